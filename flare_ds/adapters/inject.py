@@ -1,0 +1,82 @@
+"""Putting adapters into a base: PEFT's LoRA on the target modules, the fusion variant on the fused ones."""
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from flare_ds.adapters.fusion import FUSIONS
+from flare_ds.adapters.variant import FusionVariant
+from flare_ds.config import AdapterConfig
+from flare_ds.exceptions import ConfigError
+from flare_ds.registry import suggestion
+
+ADAPTER = "default"
+
+
+def lora_config(adapter: AdapterConfig) -> LoraConfig:
+    """The PEFT configuration of the adapter; fusion is added on top of it."""
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        bias="none",
+    )
+
+
+def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool, seed: int) -> PeftModel:
+    """Freeze the base and add a fresh adapter: A random, B zero, both fp32.
+
+    The random numbers come from `seed` alone, so every rank and every world size starts from the same adapter.
+
+    Args:
+        base: a causal language model, whole or partitioned by zero.Init.
+        adapter: its settings.
+        fused: whether the fused modules get the fusion variant (method flare) or stay plain LoRA.
+        seed: of the initialisation.
+
+    Raises:
+        ConfigError: a target or fused module is not in the model.
+    """
+    _check_modules(base, adapter, fused=fused)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = get_peft_model(base, lora_config(adapter), adapter_name=ADAPTER)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if fused:
+        for layer in fused_layers(model, adapter.fused_modules).values():
+            layer.lora_variant[ADAPTER] = FusionVariant(FUSIONS.get(adapter.fusion))
+    return model
+
+
+def fused_layers(model: nn.Module, fused_modules: list[str]) -> dict[str, LoraLayer]:
+    """LoRA layers below `model` whose own name is one of `fused_modules`, by full name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and name.rpartition(".")[2] in fused_modules
+    }
+
+
+def _check_modules(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool) -> None:
+    head = base.get_output_embeddings()
+    linears = {
+        name.rpartition(".")[2]
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    wanted = adapter.target_modules
+    targets = linears if isinstance(wanted, str) else set(wanted)
+    _require("adapter.target_modules", targets, linears)
+    if fused:
+        _require("adapter.fused_modules", set(adapter.fused_modules), targets)
+
+
+def _require(setting: str, names: set[str], known: set[str]) -> None:
+    for name in sorted(names - known):
+        raise ConfigError(f"{setting} names {name!r}, which is not among {sorted(known)}", fix=suggestion(name, known))

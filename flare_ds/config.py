@@ -1,0 +1,196 @@
+"""One YAML describes one run: typed, strict, with `key=value` overrides.
+
+    model:   which base, in which precision          adapter: the LoRA and how the source is fused into it
+    task:    what data, which two languages          train:   steps, batch, learning rate, validation
+    method:  zero_shot, lora or flare                evaluate: how test rows are scored
+
+An unknown key, a wrong type or an impossible combination raises `ConfigError` before anything is loaded.
+Relative paths are relative to the directory the command is run in.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flare_ds.exceptions import ConfigError
+from flare_ds.registry import suggestion
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """The frozen base model."""
+
+    base: str = Field(description="directory of a saved model, or a hub name")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="precision of the frozen weights")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
+
+
+class TaskConfig(_Section):
+    """The data: a task and the two languages."""
+
+    name: str = Field(description="registered task, e.g. multiemo")
+    data_dir: str = Field(description="directory that holds the task's files")
+    source_language: str = Field("en", description="language we transfer from")
+    target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
+    max_prompt_tokens: int = Field(128, ge=8, description="longest prompt; the text is cut, never the template")
+    train_rows: int | None = Field(None, ge=1, description="rows kept of the training split (null: all)")
+    validation_rows: int | None = Field(None, ge=1, description="rows kept of the validation split (null: all)")
+    test_rows: int | None = Field(None, ge=1, description="rows kept of the test split (null: all)")
+
+
+class AdapterConfig(_Section):
+    """The LoRA adapter, and how the source stream is fused into its bottleneck (method: flare)."""
+
+    r: int = Field(8, ge=1, description="width of the bottleneck")
+    alpha: float = Field(16.0, gt=0, description="adapter output is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, on both streams")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="linear layers that get an adapter"
+    )
+    fused_modules: list[str] = Field(["q_proj", "v_proj"], min_length=1, description="those of them that are fused")
+    fusion: str = Field("add_relu", description="fusion function")
+    pairing: Literal["output", "input", "module"] = Field("output", description="which source state a layer sees")
+    source_norm: bool = Field(True, description="source through the layer's input norm (output, input)")
+    align: Literal["right", "left", "stretch"] = Field("right", description="which source position meets which target")
+
+
+class TrainConfig(_Section):
+    """The optimisation."""
+
+    steps: int = Field(ge=1, description="optimizer steps")
+    batch_size: int = Field(16, ge=1, description="examples an optimizer step, over all ranks")
+    micro_batch_size: int = Field(8, ge=1, description="examples a forward pass on one rank")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
+    objective: Literal["labels", "vocabulary"] = Field("labels", description="softmax over label words, or over all")
+    seed: int = Field(1, ge=0, description="initialisation, data order and dropout")
+    validate_every: int = Field(20, ge=1, description="steps between validations (best adapter kept)")
+    save_every: int = Field(20, ge=1, description="steps between resumable checkpoints")
+
+
+class EvaluateConfig(_Section):
+    """The scoring of held-out rows."""
+
+    batch_size: int = Field(16, ge=1, description="examples a forward pass on one rank")
+
+
+class Config(_Section):
+    """Everything one run needs; saved, resolved, as `config.yaml` in its run directory."""
+
+    method: Literal["zero_shot", "lora", "flare"] = Field(description="what is trained on the target language")
+    run_dir: str = Field(description="where the run writes")
+    cache_dir: str = Field("tokenized_cache", description="where token caches live")
+    deepspeed: str = Field(description="DeepSpeed JSON, e.g. ds_configs/zero3_cpu.json")
+    model: ModelConfig
+    task: TaskConfig
+    adapter: AdapterConfig = AdapterConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _flare_needs_two_languages(self) -> "Config":
+        if self.method == "flare" and self.task.source_language == self.task.target_language:
+            raise ValueError(
+                f"task.target_language={self.task.target_language!r} equals task.source_language, but method=flare "
+                "fuses two languages; use method=lora for stage 1, or another target language"
+            )
+        return self
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the cache holds a source stream: only when the two languages differ."""
+        return self.task.source_language != self.task.target_language
+
+    def to_yaml(self) -> str:
+        """The resolved config, as it is saved with the run."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `key=value` overrides, check everything.
+
+    Args:
+        path: a YAML file, or a run directory (its saved `config.yaml`).
+        overrides: e.g. `["train.steps=10", "task.target_language=pl"]`; values are read as YAML.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a setting is unknown, mistyped or out of range.
+    """
+    file = Path(path)
+    file = file / "config.yaml" if file.is_dir() else file
+    settings = read_yaml(file)
+    for override in overrides:
+        _apply_override(settings, override)
+    return parse_config(settings, origin=str(file))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror}", fix="check the path") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}", fix="mend the line named above") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds no settings (found {settings!r})", fix="start from launchers/configs/")
+    return settings
+
+
+def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
+    """Check a nested mapping of settings and turn it into a `Config`.
+
+    Raises:
+        ConfigError: naming the first offending setting, its value, and the fix.
+    """
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise _explain(error, origin) from None
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"cannot read the override {override!r}", fix="write it as key=value, e.g. train.steps=10")
+    *sections, leaf = key.split(".")
+    for section in sections:
+        nested = settings.setdefault(section, {})
+        if not isinstance(nested, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section", fix="check the key")
+        settings = nested
+    settings[leaf] = yaml.safe_load(text)
+
+
+def _explain(error: ValidationError, origin: str) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "literal["))]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], _known_keys(path[:-1])))
+    if first["type"] == "missing":
+        return ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {name}=VALUE")
+    if first["type"] == "value_error":
+        problem, _, fix = str(first["ctx"]["error"]).rpartition("; ")
+        return ConfigError(f"{problem} (in {origin})", fix=fix)
+    return ConfigError(f"setting {name}={first['input']!r} in {origin}: {first['msg']}", fix=f"change {name}")
+
+
+def _known_keys(sections: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Data: fetching, parallel rows and their splits, the token cache, batches."""

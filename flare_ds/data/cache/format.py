@@ -1,0 +1,190 @@
+"""What a cache directory looks like on disk: section names, the manifest, and how a file is written durably.
+
+tokenized_cache/README.md describes the same for a user; this module is the only code that knows file names.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flare_ds.exceptions import CacheError, HostError
+
+FORMAT = "flare_ds token cache"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+REBUILD = "rebuild it: `flare-ds prepare CONFIG`"
+
+Stream = Literal["source", "target"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Section(_Record):
+    """One .npy file: what it must hold."""
+
+    dtype: str
+    shape: list[int]
+    bytes: int
+    sha256: str
+
+
+class SplitSummary(_Record):
+    """One split: how many rows, and per stream how many prompts were cut and how long the longest is (tokens)."""
+
+    rows: int
+    truncated: dict[Stream, int]
+    longest_prompt: dict[Stream, int]
+
+
+class Manifest(_Record):
+    """Everything about a cache but the tokens; written last, so its presence means the cache is complete.
+
+    Attributes:
+        key: content key, the sha256 of `fields`.
+        fields: everything the tokens depend on.
+        streams: the token streams of each row, source first.
+        labels: label words; `label_tokens` are the token ids of a space and each word.
+        pad_id: id to pad batches with; masked, so nothing depends on it.
+        eos_id: id that ends each answer, if the tokenizer has one.
+        vocabulary_size: one more than the largest token id the tokenizer knows.
+        counts: rows read and rows dropped, by reason, as the data reader reports them.
+        splits: a summary of each split.
+        sections: every file of the directory but the manifest.
+    """
+
+    format: str
+    format_version: int
+    key: str
+    fields: dict[str, Any]
+    streams: list[Stream]
+    labels: list[str]
+    label_tokens: list[list[int]]
+    pad_id: int
+    eos_id: int | None
+    vocabulary_size: int
+    counts: dict[str, int]
+    splits: dict[str, SplitSummary]
+    sections: dict[str, Section]
+
+
+def section_name(split: str, *parts: str) -> str:
+    """File name of a section, e.g. `train.source.tokens.npy`."""
+    return ".".join((split, *parts, "npy"))
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON whose bytes depend on the value alone; what every checksum of a structure is taken of."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def token_dtype(vocabulary_size: int) -> np.dtype:
+    """The smallest unsigned type that holds every token id: uint16, or uint32 beyond 65,536 tokens."""
+    assert 0 < vocabulary_size <= 2**32
+    return np.dtype("<u2") if vocabulary_size <= 2**16 else np.dtype("<u4")
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file's bytes, as lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_section(path: Path, array: np.ndarray) -> Section:
+    """Write one array as .npy (little-endian, data at a 64-byte boundary) and fsync it.
+
+    Raises:
+        HostError: the disk is full or the path is not writable.
+    """
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    _write_durably(path, content.getbuffer())
+    checksum = hashlib.sha256(content.getbuffer()).hexdigest()
+    return Section(dtype=array.dtype.str, shape=list(array.shape), bytes=len(content.getbuffer()), sha256=checksum)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` with its own checksum; fsync it and the directory.
+
+    Raises:
+        HostError: the disk is full or the directory is not writable.
+    """
+    content = manifest.model_dump(mode="json")
+    text = json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
+    _write_durably(directory / MANIFEST, text.encode("utf-8"))
+    sync_directory(directory)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check `manifest.json`.
+
+    Raises:
+        CacheError: there is none, it is damaged or edited, or it is of another format version.
+    """
+    try:
+        content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CacheError(f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}", fix=REBUILD) from error
+    except ValueError as error:
+        raise CacheError(f"{directory / MANIFEST} is damaged: {error}", fix=REBUILD) from error
+    _check_version(directory, content)
+    found = content.pop("checksum", None)
+    if found != _checksum(content):
+        raise CacheError(f"{directory / MANIFEST} was changed after it was written (checksum {found})", fix=REBUILD)
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise CacheError(f"{directory / MANIFEST} is malformed: {error}", fix=REBUILD) from error
+
+
+@contextmanager
+def explain_write_errors(directory: Path) -> Iterator[None]:
+    """Turn an OSError raised while writing in `directory` into a HostError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem = f"the disk that holds {directory} is full"
+            raise HostError(problem, fix="free some space, or set cache_dir to another disk") from error
+        problem = f"cannot write in {directory}: {error.strerror}"
+        raise HostError(problem, fix="set cache_dir to a directory you may write in") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Make new and renamed entries of a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_durably(path: Path, content: bytes | memoryview) -> None:
+    with explain_write_errors(path.parent), path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_version(directory: Path, content: Any) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CacheError(f"{directory / MANIFEST} does not describe a {FORMAT}", fix=REBUILD)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        problem = f"{directory} has format version {version}, this flare_ds reads version {FORMAT_VERSION}"
+        raise CacheError(problem, fix=REBUILD)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(content)).hexdigest()

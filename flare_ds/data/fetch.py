@@ -1,0 +1,166 @@
+"""Fetch a model or data set once, into a directory of the user's: download, check, unpack, rename into place.
+
+    <home>/models/<name>/   a saved Hugging Face directory        <home>/downloads/   files on their way
+    <home>/data/<name>/     the files a task reads                <home>/.<name>.lock one fetch at a time
+
+A directory is there only when it is whole: it is made under another name, `fetched.json` is written into it last,
+and it is renamed. A call after an interruption keeps the files that were already downloaded.
+"""
+
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flare_ds.data.download import download
+from flare_ds.data.sources import DATA, MODELS, Source
+from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.registry import suggestion
+
+_RECORD = "fetched.json"
+_KINDS = {"model": (MODELS, "models"), "data": (DATA, "data")}
+
+
+def home() -> Path:
+    """The directory that holds what was fetched: FLARE_DS_HOME, or `~/.cache/flare_ds`."""
+    return Path(os.environ.get("FLARE_DS_HOME") or "~/.cache/flare_ds").expanduser().resolve()
+
+
+def fetch_model(name: str) -> Path:
+    """Fetch a model and return its directory: bfloat16 safetensors and the tokenizer, as `save_pretrained` writes.
+
+    Raises:
+        ConfigError: no model has that name.
+        FetchError: the files could not be fetched, or are not the pinned ones.
+        HostError: this machine lacks disk, memory, a permission or a Python package.
+    """
+    return main_fetch("model", name)
+
+
+def fetch_data(name: str) -> Path:
+    """Fetch a data set and return the directory a task of that name reads (`task.data_dir`).
+
+    Raises:
+        ConfigError: no data set has that name.
+        FetchError: the files could not be fetched, or are not the pinned ones.
+        HostError: this machine lacks disk, memory, a permission or a Python package.
+    """
+    return main_fetch("data", name)
+
+
+def main_fetch(kind: str, name: str) -> Path:
+    """What `flare-ds fetch KIND NAME` does; everything it says goes to stderr.
+
+    Raises:
+        ConfigError: the kind is not `model` or `data`, or nothing of that kind has that name.
+        FetchError: the files could not be fetched, or are not the pinned ones.
+        HostError: this machine lacks disk, memory, a permission or a Python package.
+    """
+    if kind not in _KINDS:
+        raise ConfigError(f"cannot fetch {kind!r}", fix=suggestion(kind, _KINDS))
+    sources, folder = _KINDS[kind]
+    return fetch(sources.get(name), home() / folder / name)
+
+
+def fetch(source: Source, target: Path) -> Path:
+    """Make `target` hold `source`, unless it already does.
+
+    Raises:
+        FetchError: the files could not be fetched, or are not the pinned ones.
+        HostError: this machine lacks disk, memory, a permission or a Python package.
+    """
+    with _explained_disk_errors(target):
+        if not _is_finished(source, target):
+            with _one_at_a_time(source):
+                if not _is_finished(source, target):
+                    _build(source, target)
+    _say(f"{source.name}: in {target}; licence: {source.licence}")
+    return target
+
+
+def _build(source: Source, target: Path) -> None:
+    started = time.monotonic()
+    _check_host(source)
+    _say(f"{source.name}: fetching {len(source.packages)} files; licence: {source.licence}")
+    downloads = home() / "downloads"
+    files = download(source.packages, downloads)
+    _say(f"{source.name}: unpacking")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    source.unpack(files, partial)
+    _publish(partial, target, source)
+    for file in files:
+        file.unlink()
+    _say(f"{source.name}: done in {time.monotonic() - started:.0f} s")
+
+
+def _publish(partial: Path, target: Path, source: Source) -> None:
+    """Mark the directory whole, make it durable, and give it its name."""
+    (partial / _RECORD).write_text(json.dumps(source.record(), indent=2) + "\n", encoding="utf-8")
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    shutil.rmtree(target, ignore_errors=True)  # made from other pins
+    partial.rename(target)
+    _sync(target.parent)
+
+
+def _is_finished(source: Source, target: Path) -> bool:
+    try:
+        return bool(json.loads((target / _RECORD).read_text(encoding="utf-8")) == source.record())
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _check_host(source: Source) -> None:
+    for module in source.modules:
+        if importlib.util.find_spec(module) is None:
+            problem = f"unpacking {source.name} needs the Python package {module!r}, which is not installed"
+            raise HostError(problem, fix=f"{sys.executable} -m pip install {module}")
+    free = shutil.disk_usage(home()).free
+    if free < source.disk_bytes:
+        problem = (
+            f"fetching {source.name} needs {source.disk_bytes / 1e9:.1f} GB of disk, {home()} has {free / 1e9:.1f}"
+        )
+        raise HostError(problem, fix="free some disk, or set FLARE_DS_HOME to a directory on a larger one")
+
+
+@contextmanager
+def _one_at_a_time(source: Source) -> Iterator[None]:
+    """Hold a lock that the system drops when the process ends, however it ends."""
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / f".{source.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{source.name}: another process is fetching it; waiting")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _explained_disk_errors(target: Path) -> Iterator[None]:
+    """A full disk, a missing permission, a file in the way: all are mended by another directory."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot write {error.filename or target}: {error.strerror}"
+        raise HostError(problem, fix="set FLARE_DS_HOME to a directory you may write to, with room") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

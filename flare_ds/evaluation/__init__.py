@@ -1,0 +1,1 @@
+"""Evaluation: scoring every held-out row once, and what the scores say."""

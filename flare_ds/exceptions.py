@@ -1,0 +1,50 @@
+"""What can go wrong that a user can mend: one small tree, each error saying what, where and how to fix it.
+
+Anything raised from here is printed by the command line as one clear message, without a traceback.
+"""
+
+
+class FlareError(Exception):
+    """A problem the user can mend.
+
+    Args:
+        problem: what is wrong, naming the setting, file or row and the value found there.
+        fix: what to do about it, as a sentence or a command.
+    """
+
+    def __init__(self, problem: str, *, fix: str) -> None:
+        super().__init__(f"{problem}\n  fix: {fix}")
+        self.problem = problem
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling: ranks tell each other what went wrong."""
+        return _rebuild, (type(self), self.problem, self.fix)
+
+
+def _rebuild(kind: "type[FlareError]", problem: str, fix: str) -> "FlareError":
+    return kind(problem, fix=fix)
+
+
+class ConfigError(FlareError):
+    """A setting is unknown, of the wrong type, out of range, or at odds with another."""
+
+
+class DataError(FlareError):
+    """Task data is missing, malformed, or its two sides do not match."""
+
+
+class CacheError(FlareError):
+    """A token cache is missing, incomplete, damaged, or was built from something else."""
+
+
+class FetchError(FlareError):
+    """A model or data set could not be fetched, or is not the file it should be."""
+
+
+class CheckpointError(FlareError):
+    """An adapter, a trainer state or a merged model cannot be read, or does not fit."""
+
+
+class HostError(FlareError):
+    """This machine lacks something: a compiler, memory, disk, a working process group."""

@@ -1,0 +1,148 @@
+"""Running one command under the sweep's control: its output seen and kept, its whole process tree ended with us."""
+
+import fcntl
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from flare_ds.exceptions import HostError
+from flare_ds.files import disk_errors
+
+_CHUNK = 1 << 16
+_PATIENCE_S = 15.0
+
+# Lives in a session of its own and waits on a pipe that only we hold: when we die, even by kill -9, the pipe closes
+# and the command's group is ended. Otherwise its ranks would train on beside the sweep that continues our work.
+_GUARD = """
+read -r _
+kill -s TERM -- "-$1"
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do kill -s 0 -- "-$1" || exit 0; sleep 1; done
+kill -s KILL -- "-$1"
+"""
+
+
+def search_path() -> str:
+    """PATH for the commands: first where this Python lives, so that its own `deepspeed` or `torchrun` is found."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def run_logged(command: Sequence[str], log: Path) -> int:
+    """Run a command; its output goes to the console and to the end of `log`.
+
+    Any exception while it runs, KeyboardInterrupt above all, ends the command and everything it started.
+
+    Returns:
+        The exit status; negative when a signal ended it.
+    """
+    with disk_errors(log), log.open("ab", buffering=0) as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
+        with _own_group(command) as (process, output):
+            while chunk := output.read(_CHUNK):
+                _show(chunk, file)
+            return process.wait()
+
+
+def log_tail(log: Path, lines: int = 20) -> str:
+    """The last lines of a log, each as a terminal would show it (a redrawn progress bar is one line)."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n") if line.strip()]
+    return "\n".join(shown[-lines:])
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """Hold `directory` against a second sweep that would write into the same runs.
+
+    Raises:
+        HostError: another living process holds it.
+    """
+    with (directory / "sweep.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read()
+            raise HostError(
+                f"another sweep (process {holder}) is writing {directory}",
+                fix=f"wait for it to end, or end it: kill -INT {holder}",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _own_group(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
+    environment = {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    guard_command = ["sh", "-c", _GUARD, "guard", str(process.pid)]
+    guard = subprocess.Popen(
+        guard_command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert guard.stdin is not None
+    try:
+        yield process, process.stdout
+    except BaseException:
+        _end_group(process, process.stdout)
+        raise
+    finally:
+        guard.kill()
+        guard.wait()
+        guard.stdin.close()
+        process.stdout.close()
+
+
+def _end_group(process: subprocess.Popen, output: IO[bytes]) -> None:
+    """Ask the group to stop, the way Ctrl-C and then `kill` would, and make sure of it.
+
+    A second, impatient Ctrl-C must not cut this short: it is ignored meanwhile, for at most twice the patience.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        _signal_group(process, number)
+        if _drained(output, time.monotonic() + _PATIENCE_S):
+            break
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+    signal.signal(signal.SIGINT, before)
+
+
+def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _drained(output: IO[bytes], deadline: float) -> bool:
+    """Wait until nobody holds the write end of the output any more: the leader may go before its ranks do."""
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([output], [], [], left)[0] and not output.read(_CHUNK):
+            return True
+    return False
+
+
+def _show(chunk: bytes, log: IO[bytes]) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    log.write(chunk)

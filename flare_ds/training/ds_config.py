@@ -1,0 +1,76 @@
+"""The DeepSpeed JSON, with what depends on the model and the run filled in.
+
+A shipped JSON says how to shard and in which precision; `"auto"` stands where the value follows from the base:
+
+    stage3_max_reuse_distance            1.2 layers   a layer stays gathered between its source and its target use
+    stage3_max_live_parameters           2.5 layers
+    stage3_prefetch_bucket_size          1 layer
+    stage3_param_persistence_threshold   just over the largest adapter matrix: adapters are never partitioned away
+
+Batch sizes, accumulation and clipping always come from the YAML.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.models.loading import load_model_config
+from flare_ds.models.streams import decoder_layers
+
+
+def resolve_ds_config(config: Config, world_size: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of this run on `world_size` ranks.
+
+    Raises:
+        ConfigError: the JSON cannot be read, or its precision is at odds with `model.dtype`.
+    """
+    settings = _read(config.deepspeed)
+    bf16 = bool(settings.get("bf16", {}).get("enabled", False))
+    if bf16 != (config.model.dtype == "bfloat16"):
+        raise ConfigError(
+            f"model.dtype={config.model.dtype!r}, but bf16.enabled={str(bf16).lower()} in {config.deepspeed}",
+            fix="use a DeepSpeed JSON of the model's precision: see ds_configs/README.md",
+        )
+    zero = settings.setdefault("zero_optimization", {})
+    zero.update({key: value for key, value in _sizes(config).items() if zero.get(key) == "auto"})
+    settings.update(
+        train_micro_batch_size_per_gpu=config.train.micro_batch_size,
+        gradient_accumulation_steps=accumulation_steps(config, world_size),
+        gradient_clipping=config.train.max_grad_norm,
+    )
+    settings.pop("train_batch_size", None)
+    return settings
+
+
+def accumulation_steps(config: Config, world_size: int) -> int:
+    """Micro-steps an optimizer step, on every rank."""
+    return -(-config.train.batch_size // (config.train.micro_batch_size * world_size))
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read deepspeed={path!r}: {error.strerror}", fix="give one of ds_configs/*.json"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"deepspeed={path!r} is not valid JSON: {error}", fix="mend the place named above") from error
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(load_model_config(config.model))
+    layer = max(sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(base))
+    widest = max(max(p.shape) for layer in decoder_layers(base) for p in layer.parameters())
+    return {
+        "stage3_max_reuse_distance": int(1.2 * layer),
+        "stage3_max_live_parameters": int(2.5 * layer),
+        "stage3_prefetch_bucket_size": layer,
+        "stage3_param_persistence_threshold": config.adapter.r * widest + 1,
+    }

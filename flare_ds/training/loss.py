@@ -1,0 +1,26 @@
+"""The loss: cross-entropy of the answers, normalised so that ranks and micro-steps add up to one global mean.
+
+DeepSpeed averages over ranks and over micro-steps. With unequal rows (or label tokens) that average is not the mean
+over the step's examples, so each micro-batch's loss is its own *sum* over the step's global count, times the number
+of ranks and micro-steps that DeepSpeed will divide by.
+
+Legend: B rows, N answer positions, K logits.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from flare_ds.data.collate import NO_TARGET
+
+
+def loss_sum(logits_BNK: Tensor, answers_BN: Tensor, weights_B: Tensor) -> Tensor:
+    """Sum of the answers' negative log-likelihood, in fp32; filler rows have weight 0."""
+    losses_BN = F.cross_entropy(
+        logits_BNK.float().flatten(0, 1), answers_BN.flatten(), ignore_index=NO_TARGET, reduction="none"
+    ).view_as(answers_BN)
+    return (losses_BN * weights_B[:, None]).sum()
+
+
+def for_deepspeed(loss: Tensor, *, step_targets: int, world_size: int, micro_steps: int) -> Tensor:
+    """Scale a micro-batch's loss sum so that DeepSpeed's averaging yields the mean over the step's targets."""
+    return loss * (world_size * micro_steps / step_targets)

@@ -1,0 +1,78 @@
+"""What a run leaves to read: train_log.jsonl, TensorBoard scalars, a progress bar; rank 0 only.
+
+After a resume, lines of steps that will be done again are taken out, and TensorBoard is told to forget them.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from flare_ds.files import write_text
+
+
+class Records:
+    """Writes a run's records; on other ranks than 0 it does nothing.
+
+    Args:
+        run_dir: the run's directory.
+        first_step: the step the run starts at (0, or where it resumes).
+        steps: the last step.
+        enabled: whether this rank writes.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int, steps: int, enabled: bool) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        self._path = run_dir / "train_log.jsonl"
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= first_step]
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run_dir), purge_step=first_step + 1 if first_step else None)
+        self._bar = tqdm(
+            total=steps, initial=first_step, desc=run_dir.name, unit="step", file=sys.stderr, mininterval=2, leave=True
+        )
+
+    def step(self, step: int, **values: float) -> None:
+        """Record one optimizer step."""
+        if self.enabled:
+            self._write(step, values, prefix="train")
+            self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+            self._bar.update()
+
+    def validation(self, step: int, *, accuracy: float, loss: float) -> None:
+        """Record one validation."""
+        if self.enabled:
+            self._write(step, {"validation_accuracy": accuracy, "validation_loss": loss}, prefix="validation")
+            tqdm.write(f"step {step}: validation accuracy {accuracy:.3f}, loss {loss:.3f}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        if self.enabled:
+            self._bar.close()
+            self._file.close()
+            self._board.close()
+
+    def _write(self, step: int, values: dict[str, Any], *, prefix: str) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{prefix}/{name.removeprefix('validation_')}", value, step)
+
+    def _lines(self) -> list[str]:
+        if not self._path.exists():
+            return []
+        return [line for line in self._path.read_text(encoding="utf-8").splitlines() if _is_json(line)]
+
+
+def _is_json(line: str) -> bool:
+    """A line cut short by a kill is not a record."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""The trainer state: everything a run needs to go on as if it had never stopped, in one small file.
+
+    adapter/NAME   exp_avg/NAME   exp_avg_sq/NAME      whole fp32 matrices, in state.safetensors
+    step, best step and score, fingerprint             in the same file's metadata
+
+Only the adapter trains, so the state is adapter-sized: it is gathered, written by rank 0, and read by any number of
+ranks. One file, renamed into place, is never half a state. The data order and the learning rate are functions of the
+step, so nothing else has to be kept.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_local_optimizer_state,
+)
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from flare_ds.exceptions import CheckpointError
+from flare_ds.files import write_atomically
+from flare_ds.training.engine import RunningModel
+from flare_ds.training.process_group import rank, world_size
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        best_step: of the best validation so far; -1: none yet.
+        best_accuracy: validation accuracy there.
+        seconds: spent training so far.
+        fingerprint: of what the run trains on; a resume with another is refused.
+    """
+
+    fingerprint: str
+    step: int = 0
+    best_step: int = -1
+    best_accuracy: float = -1.0
+    seconds: float = 0.0
+
+
+def adapter_tensors(running: RunningModel) -> dict[str, Tensor]:
+    """Whole fp32 adapter matrices on every rank; a collective."""
+    return {name: safe_get_full_fp32_param(parameter).cpu() for name, parameter in running.trainable().items()}
+
+
+def save_state(path: Path, running: RunningModel, progress: Progress) -> None:
+    """Gather the state and let rank 0 write it; a collective."""
+    tensors = {f"adapter/{name}": tensor for name, tensor in adapter_tensors(running).items()}
+    for name, parameter in running.trainable().items():
+        for moment in MOMENTS:
+            tensors[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).cpu()
+    if rank() == 0:
+        metadata = {"progress": json.dumps(asdict(progress))}
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata))
+
+
+def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:
+    """Read a state file.
+
+    Returns:
+        The progress, and all tensors by their prefixed names.
+
+    Raises:
+        CheckpointError: the file is damaged, or belongs to other data or settings.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot read the trainer state {path}: {error}", fix=f"delete {path.parent}") from error
+    if progress.fingerprint != fingerprint:
+        raise CheckpointError(
+            f"{path} was written by a run with other data or settings, so it cannot be continued",
+            fix=f"use another run_dir, or delete {path.parent.parent} to start over",
+        )
+    return progress, tensors
+
+
+def restore_optimizer(running: RunningModel, tensors: dict[str, Tensor], step: int) -> None:
+    """Give each rank its share of the optimizer's moments."""
+    zero = running.engine.optimizer
+    for flat in zero.fp32_partitioned_groups_flat:
+        zero.optimizer.state[flat] = {
+            "step": torch.tensor(float(step)),
+            **{moment: torch.zeros_like(flat) for moment in MOMENTS},
+        }
+    for name, parameter in running.trainable().items():
+        for moment in MOMENTS:
+            safe_set_local_optimizer_state(parameter, _share(tensors[f"{moment}/{name}"], parameter), moment)
+
+
+def _share(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's share of a whole matrix, padded as DeepSpeed pads the last rank's."""
+    size = getattr(parameter, "ds_tensor").numel()  # noqa: B009 - DeepSpeed's attribute, unknown to torch's types
+    padded = torch.nn.functional.pad(whole.flatten(), (0, size * world_size() - whole.numel()))
+    return padded[rank() * size : (rank() + 1) * size]

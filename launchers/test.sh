@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Check everything: ruff, its formatting, mypy, then the whole test suite. Fails when any of them does.
+#
+#   ./launchers/test.sh [pytest arguments]     e.g. ./launchers/test.sh tests/data -k cache
+#   ./launchers/test.sh --help                 this text
+#
+# It needs Python 3.11+, a C++ compiler and 6 GB of disk, and installs the rest, pinned, into .venv (or $FLARE_DS_VENV;
+# the one quickstart.sh uses). PYTHON names the Python to use. The tests run on the CPU, two ranks, one thread each.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
+    usage "$0"
+    exit
+fi
+cd "$root"
+export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1
+check_compiler
+stage "install" install quickstart dev
+stage "ruff check" ruff check .
+stage "ruff format" ruff format --check .
+stage "mypy" mypy
+stage "pytest" python -m pytest "$@"
+say "total: $SECONDS s"

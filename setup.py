@@ -1,0 +1,41 @@
+"""Packaging. Tool settings live in pyproject.toml; exact versions in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "flare_ds/__init__.py").read_text(encoding="utf-8"))
+assert version is not None
+
+setup(
+    name="flare_ds",
+    version=version.group(1),
+    description="Distributed cross-lingual transfer with fused low-rank adapters (FLARE)",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["flare_ds", "flare_ds.*"]),
+    package_data={"flare_ds": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.6",
+        "deepspeed>=0.19.3",
+        "transformers>=5.0",
+        "peft>=0.19",
+        "datasets>=3.0",
+        "sentencepiece>=0.2",
+        "tensorboard>=2.15",
+        "pyyaml>=6.0",
+        "safetensors>=0.5",
+        "numpy>=1.26",
+        "pydantic>=2.5",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],
+        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["flare-ds = flare_ds.cli:main"]},
+)

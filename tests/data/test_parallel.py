@@ -1,0 +1,210 @@
+"""Parallel rows: the split against a slow independent one, leaks, caps, gaps and misaligned sides."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flare_ds.config import TaskConfig
+from flare_ds.data.parallel import ParallelData, load_parallel, normalise
+from flare_ds.exceptions import DataError
+from flare_ds.tasks import Row, Task
+
+
+class Memory(Task):
+    """A task whose texts are given; row i has label i % 2, and `gaps` are the rows a language lacks by design."""
+
+    name = "memory"
+    version = 1
+    languages = ("xx", "en", "pl")
+    original_language = "xx"
+    labels = ("no", "yes")
+    long_field = "text"
+
+    def __init__(self, texts: Mapping[str, list[str]]) -> None:
+        self.rows = {
+            language: [Row(f"r-{i}", {"text": text}, i % 2) for i, text in enumerate(side)]
+            for language, side in texts.items()
+        }
+        self.gaps: set[tuple[str, str]] = set()
+
+    def read(self, directory: Path, language: str) -> list[Row]:
+        self.check_language(language)
+        return self.rows[language]
+
+    def prompt(self, fields: Mapping[str, str]) -> str:
+        return fields["text"]
+
+    def covers(self, row_id: str, language: str) -> bool:
+        return (row_id, language) not in self.gaps
+
+
+def texts(prefix: str, number: int = 400) -> list[str]:
+    return [f"{prefix} sentence {i}" for i in range(number)]
+
+
+def plain() -> Memory:
+    return Memory({"xx": texts("x"), "en": texts("e"), "pl": texts("p")})
+
+
+def load(task: Task, source: str = "en", target: str = "pl", **caps: int) -> ParallelData:
+    return load_parallel(
+        task, TaskConfig(name="memory", data_dir="unused", source_language=source, target_language=target, **caps)
+    )
+
+
+def ids(data: ParallelData, split: str) -> list[str]:
+    return [row.id for row in data.splits[split]]
+
+
+def share(text: str) -> float:
+    """Where the hash of an original text lies between 0 and 1: the oracle of the split."""
+    digits = hashlib.sha256(text.lower().encode("utf-8")).hexdigest()
+    return int(digits, 16) / 16**64
+
+
+def test_split_and_order_follow_the_hash_of_the_original_text() -> None:
+    data = load(plain())
+    ranked = sorted((share(f"x sentence {i}"), f"r-{i}") for i in range(400))
+    assert ids(data, "test") == [name for at, name in ranked if at < 0.10]
+    assert ids(data, "validation") == [name for at, name in ranked if 0.10 <= at < 0.15]
+    assert ids(data, "train") == [name for at, name in ranked if at >= 0.15]
+    assert data.counts["rows_read"] == 400
+    assert not any(number for name, number in data.counts.items() if name.startswith("dropped"))
+
+
+def test_every_language_pair_has_the_same_split() -> None:
+    pairs = [("en", "pl"), ("pl", "en"), ("en", "en"), ("en", "xx"), ("xx", "pl")]
+    splits = [{name: ids(load(plain(), *pair), name) for name in ("train", "validation", "test")} for pair in pairs]
+    assert all(split == splits[0] for split in splits)
+
+
+def test_the_two_sides_of_a_row_belong_together() -> None:
+    for row in load(plain()).splits["train"]:
+        number = int(row.id.removeprefix("r-"))
+        assert row.source == {"text": f"e sentence {number}"}
+        assert row.target == {"text": f"p sentence {number}"}
+        assert row.label == number % 2
+
+
+def test_order_of_a_file_does_not_matter() -> None:
+    shuffled = plain()
+    shuffled.rows["pl"].reverse()
+    assert load(shuffled) == load(plain())
+
+
+def test_one_language_has_no_source() -> None:
+    data = load(plain(), "en", "en")
+    assert all(row.source is None and row.target["text"].startswith("e ") for row in data.splits["train"])
+
+
+def test_caps_keep_the_first_rows_of_each_split() -> None:
+    whole, capped = load(plain()), load(plain(), train_rows=7, validation_rows=3, test_rows=5)
+    for split, number in (("train", 7), ("validation", 3), ("test", 5)):
+        assert ids(capped, split) == ids(whole, split)[:number]
+
+
+@pytest.mark.parametrize("side", ["en", "pl"])
+@pytest.mark.parametrize(("held_out", "exposed"), [("test", "train"), ("test", "validation"), ("validation", "train")])
+def test_a_held_out_text_is_dropped_elsewhere_even_when_the_cap_drops_the_held_out_row(
+    side: str, held_out: str, exposed: str
+) -> None:
+    task = plain()
+    before = load(task)
+    leaked, kept = ids(before, exposed)[0], ids(before, held_out)[-1]
+    number = int(kept.removeprefix("r-"))
+    label = int(leaked.removeprefix("r-"))
+    task.rows[side][label] = Row(leaked, {"text": f"  {side[0].upper()}  SENTENCE\n{number} "}, label % 2)
+    after = load(task, **{f"{held_out}_rows": 1})
+    assert ids(after, exposed) == ids(before, exposed)[1:]
+    assert ids(after, held_out) == ids(before, held_out)[:1]
+    assert after.counts[f"dropped_text_of_a_{held_out}_row"] == 1
+
+
+def test_a_test_text_in_another_language_is_a_leak_too() -> None:
+    task = plain()
+    before = load(task)
+    leaked, kept = ids(before, "train")[4], ids(before, "test")[2]
+    number = int(leaked.removeprefix("r-"))
+    task.rows["pl"][number] = Row(leaked, {"text": f"e sentence {kept.removeprefix('r-')}"}, number % 2)
+    assert leaked not in ids(load(task), "train")
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyzABCDE"), min_size=120, max_size=120))
+def test_no_text_of_a_held_out_row_is_ever_trained_on(english: list[str]) -> None:
+    data = load(Memory({"xx": texts("x", 120), "en": english, "pl": texts("p", 120)}))
+    seen = {name: {row.source["text"].lower() for row in rows if row.source} for name, rows in data.splits.items()}
+    assert not seen["train"] & (seen["test"] | seen["validation"])
+    assert not seen["validation"] & seen["test"]
+
+
+def test_two_rows_with_one_original_text_share_a_split() -> None:
+    task = Memory({"xx": ["Same  text", "same text "] * 40, "en": texts("e", 80), "pl": texts("p", 80)})
+    data = load(task)
+    assert sorted(len(rows) for rows in data.splits.values()) == [0, 0, 80]
+
+
+def test_rows_with_an_empty_side_are_dropped_and_counted() -> None:
+    task = plain()
+    task.rows["pl"][3] = Row("r-3", {"text": " "}, 1)
+    task.rows["xx"][4] = Row("r-4", {"text": ""}, 0)
+    data = load(task)
+    found = {row.id for rows in data.splits.values() for row in rows}
+    assert found == {f"r-{i}" for i in range(400)} - {"r-3", "r-4"}
+    assert data.counts["dropped_empty_text"] == 2
+
+
+def test_documented_gaps_are_dropped_and_counted() -> None:
+    task = plain()
+    task.gaps = {("r-0", "pl"), ("r-1", "pl")}
+    task.rows["pl"] = task.rows["pl"][2:]
+    data = load(task)
+    assert data.counts["dropped_not_in_a_language"] == 2
+    assert sum(map(len, data.splits.values())) == 398
+
+
+def test_missing_row_is_named() -> None:
+    task = plain()
+    del task.rows["pl"][5]
+    with pytest.raises(DataError, match=r"row r-5 is missing in language 'pl' \(399 rows in 'pl', 400 expected"):
+        load(task)
+
+
+def test_unexpected_row_is_named() -> None:
+    task = plain()
+    task.rows["en"].append(Row("r-999", {"text": "more"}, 0))
+    with pytest.raises(DataError, match="row r-999 is unexpected in language 'en'"):
+        load(task)
+
+
+def test_labels_that_differ_are_named() -> None:
+    task = plain()
+    task.rows["pl"][6] = Row("r-6", {"text": "p sentence 6"}, 1)
+    with pytest.raises(DataError, match="row r-6 has label 'yes' in 'pl' but 'no' in 'xx'"):
+        load(task)
+
+
+def test_an_id_that_occurs_twice_is_named() -> None:
+    task = plain()
+    task.rows["en"][1] = task.rows["en"][0]
+    with pytest.raises(DataError, match="row r-0 occurs twice in language 'en'"):
+        load(task)
+
+
+def test_unknown_language_is_named() -> None:
+    with pytest.raises(DataError, match="did you mean 'pl'"):
+        load(plain(), "en", "pol")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Straße", "STRASSE"), ("ﬁne\u00a0day", "fine  day"), ("ＥＲ", "er"), ("\ta\n b ", "a b")]
+)
+def test_normalise_joins_what_reads_the_same(one: str, other: str) -> None:
+    assert normalise(one) == normalise(other)
+
+
+def test_normalise_keeps_letters_apart() -> None:
+    assert normalise("zażółć") != normalise("zazolc")

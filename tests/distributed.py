@@ -1,0 +1,55 @@
+"""Starting real ranks: processes that meet over gloo and run one module, as a launcher would start them."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def start_ranks(arguments: list[str], world_size: int) -> list[subprocess.Popen]:
+    """Start `python -m ARGUMENTS` on every rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=REPOSITORY,
+            env=rank_environment(rank, world_size, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def run_ranks(arguments: list[str], world_size: int, *, timeout: float = 300, expect: int = 0) -> list[str]:
+    """Run `python -m ARGUMENTS` on every rank to its end; returns each rank's output."""
+    processes = start_ranks(arguments, world_size)
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.returncode for process in processes]
+    assert codes == [expect] * world_size, f"exit codes {codes}\n" + "\n----\n".join(out[-4000:] for out in outputs)
+    return outputs

@@ -1,0 +1,211 @@
+"""Whole runs on two real ZeRO-3 ranks through the command line: learning, scoring, resuming, predicting."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from flare_ds.adapters.files import load_adapter
+from flare_ds.config import Config, load_config
+from flare_ds.data.batching import MicroBatch
+from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.data.collate import collate
+from flare_ds.models.loading import load_tokenizer
+from flare_ds.models.two_stream import build_model
+from flare_ds.training.engine import trainable_parameters
+from tests.distributed import run_ranks, start_ranks
+from tests.toy import toy_settings, write_config
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("toy")
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def train_and_evaluate(settings: dict, world_size: int = 2) -> Path:
+    config = str(write_config(settings))
+    run_ranks(["flare_ds", "train", config], world_size)
+    run_ranks(["flare_ds", "evaluate", config], world_size)
+    return Path(settings["run_dir"])
+
+
+LEARN = {"steps": 240, "batch_size": 32, "micro_batch_size": 16, "validate_every": 40, "save_every": 1000}
+
+
+@pytest.fixture(scope="module")
+def learned(root: Path) -> Path:
+    return train_and_evaluate(toy_settings(root, method="flare", name="flare", **LEARN))
+
+
+def test_flare_reads_what_only_the_source_says(learned: Path) -> None:
+    assert read_json(learned / "metrics.json")["score"] > 0.95
+
+
+def test_lora_stays_at_chance_without_the_source(root: Path) -> None:
+    run = train_and_evaluate(toy_settings(root, method="lora", name="lora", **LEARN))
+    assert read_json(run / "metrics.json")["score"] < 0.40  # four labels: chance is .25, its standard error .043
+
+
+def one_process_log_probabilities(config: Config) -> tuple[np.ndarray, list[str]]:
+    """Score the test rows one by one without an engine, from the adapter's files."""
+    cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels)).eval()
+    parameters = trainable_parameters(model)
+    for name, tensor in load_adapter(Path(config.run_dir) / "adapter", parameters).items():
+        parameters[name].data.copy_(tensor)
+    split = cache.split("test")
+    rows = []
+    for row in range(len(split)):
+        one = MicroBatch(np.array([row]), np.ones(1, np.float32))
+        batch = collate(split, one, streams=("source", "target"), objective="labels", pad_id=0)
+        with torch.no_grad():
+            rows.append(model(batch)[0, 0].log_softmax(-1).numpy())
+    return np.stack(rows), [split.ids(row) for row in range(len(split))]
+
+
+def test_a_fresh_process_gives_the_same_scores(learned: Path) -> None:
+    config = load_config(learned)
+    expected, ids = one_process_log_probabilities(config)
+    lines = [json.loads(line) for line in (learned / "predictions.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ids, "each test row once, in cache order"
+    np.testing.assert_allclose([list(line["scores"].values()) for line in lines], expected, atol=1e-4)
+    right = sum(line["label"] == line["prediction"] for line in lines)
+    assert read_json(learned / "metrics.json")["score"] == pytest.approx(right / len(lines))
+
+
+def test_scores_do_not_depend_on_the_number_of_ranks(learned: Path) -> None:
+    before = (learned / "predictions.jsonl").read_text().splitlines()
+    run_ranks(["flare_ds", "evaluate", str(learned)], 3)  # 101 rows on 3 ranks: uneven
+    after = (learned / "predictions.jsonl").read_text().splitlines()
+    for left, right in zip(map(json.loads, before), map(json.loads, after), strict=True):
+        assert left["id"] == right["id"] and left["prediction"] == right["prediction"]
+        np.testing.assert_allclose(list(left["scores"].values()), list(right["scores"].values()), atol=1e-4)
+
+
+def test_predict_reads_a_pair(learned: Path) -> None:
+    source, target = "word1 word2 awful word3 word4 word5", "word7 word8 word9 word1 word2 word3"
+    (output,) = run_ranks(["flare_ds", "predict", str(learned), "--source", source, "--target", target], 1)
+    best = output.splitlines()[-4]
+    assert best.endswith("negative") and float(best.split()[0]) > 0.5
+    (refused,) = run_ranks(["flare_ds", "predict", str(learned), "--target", target], 1, expect=1)
+    assert "needs a source text" in refused and '--source "TEXT"' in refused
+
+
+def test_adapter_files(root: Path, learned: Path) -> None:
+    weights = load_file(learned / "adapter/adapter_model.safetensors")
+    layers, modules = 2, ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    modules += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    assert set(weights) == {
+        f"base_model.model.model.layers.{layer}.{module}.lora_{side}.weight"
+        for layer in range(layers)
+        for module in modules
+        for side in "AB"
+    }
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    with pytest.raises((KeyError, ValueError, TypeError)):  # PEFT alone must not run it as plain LoRA
+        PeftConfig.from_pretrained(str(learned / "adapter"))
+
+
+def test_a_lora_adapter_loads_in_plain_peft(root: Path) -> None:
+    settings = toy_settings(root, method="lora", name="peft", steps=4)
+    run = train_and_evaluate(settings)
+    base = AutoModelForCausalLM.from_pretrained(settings["model"]["base"])
+    model = PeftModel.from_pretrained(base, str(run / "adapter"))
+    saved = load_file(run / "adapter/adapter_model.safetensors")
+    loaded = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+def test_merge_equals_peft(root: Path) -> None:
+    settings = toy_settings(root, method="lora", name="stage1", steps=6)
+    settings["task"] |= {"target_language": "en"}
+    run = train_and_evaluate(settings)
+    merged = root / "merged"
+    run_ranks(["flare_ds", "merge", str(run), "--output", str(merged)], 1)
+    base = AutoModelForCausalLM.from_pretrained(settings["model"]["base"])
+    expected = PeftModel.from_pretrained(base, str(run / "adapter")).merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(merged).state_dict()
+    assert found.keys() == expected.keys()
+    changed = 0
+    original = AutoModelForCausalLM.from_pretrained(settings["model"]["base"]).state_dict()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-6)
+        changed += not torch.equal(found[name], original[name])
+    assert changed == 2 * 7
+    again = run_ranks(["flare_ds", "merge", str(run), "--output", str(merged)], 1, expect=1)
+    assert "exists already" in again[0]
+
+
+def test_a_fusion_adapter_does_not_merge(learned: Path, root: Path) -> None:
+    (output,) = run_ranks(["flare_ds", "merge", str(learned), "--output", str(root / "no")], 1, expect=1)
+    assert "cannot be merged" in output and not (root / "no").exists()
+
+
+def kill_after(config: str, log: Path, lines: int) -> None:
+    """Train on two ranks and kill -9 both once the log has so many lines."""
+    processes = start_ranks(["flare_ds", "train", config], 2)
+    deadline = time.monotonic() + 240
+    while not (log.exists() and len(log.read_text().splitlines()) >= lines):
+        assert all(process.poll() is None for process in processes), processes[0].communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.communicate()
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_same(root: Path) -> None:
+    options = {"steps": 12, "batch_size": 16, "micro_batch_size": 4, "validate_every": 4, "save_every": 3}
+    straight = toy_settings(root, method="flare", name="straight", **options)
+    broken = toy_settings(root, method="flare", name="broken", **options)
+    for settings in (straight, broken):
+        settings["adapter"] = {"dropout": 0.2}
+    run_ranks(["flare_ds", "train", str(write_config(straight))], 2)
+    config = str(write_config(broken))
+    for lines in (5, 9):
+        kill_after(config, root / "broken/train_log.jsonl", lines)
+    run_ranks(["flare_ds", "train", config], 2)
+    for file in ("adapter/adapter_model.safetensors", "state/state.safetensors"):
+        left, right = load_file(root / "straight" / file), load_file(root / "broken" / file)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left), file
+
+    def losses(name: str) -> list:
+        lines = [json.loads(line) for line in (root / name / "train_log.jsonl").read_text().splitlines()]
+        return [(line["step"], line.get("loss"), line.get("validation_loss")) for line in lines]
+
+    assert losses("broken") == losses("straight")
+
+
+def test_resume_on_another_number_of_ranks(root: Path) -> None:
+    options = {"steps": 9, "validate_every": 3, "save_every": 3}
+    straight = toy_settings(root, method="flare", name="on-two", **options)
+    moved = toy_settings(root, method="flare", name="moved", **options)
+    run_ranks(["flare_ds", "train", str(write_config(straight))], 2)
+    kill_after(str(write_config(moved)), root / "moved/train_log.jsonl", 6)
+    run_ranks(["flare_ds", "train", str(write_config(moved))], 3)  # shares of the state are padded on 3 ranks
+    read = lambda name: [  # noqa: E731
+        json.loads(line)["loss"]
+        for line in (root / name / "train_log.jsonl").read_text().splitlines()
+        if '"loss"' in line
+    ]
+    np.testing.assert_allclose(read("moved"), read("on-two"), rtol=1e-4)
+
+
+def test_a_changed_run_is_not_continued(learned: Path) -> None:
+    outputs = run_ranks(["flare_ds", "train", str(learned), "train.learning_rate=0.5"], 2, expect=1)
+    assert "with other data or settings" in outputs[0] and "run_dir" in outputs[0]
