@@ -31,6 +31,7 @@ setup(
         "safetensors>=0.5",
         "numpy>=1.26",
         "pydantic>=2.5",
+        "psutil>=5.9",
         "tqdm>=4.60",
     ],
     extras_require={

@@ -74,7 +74,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from flare_ds.models.loading import load_tokenizer
 
     config = load_config(options.config, options.overrides)
-    print(prepare_cache(config, load_tokenizer(config.model), workers=os.cpu_count() or 1))
+    print(prepare_cache(config, load_tokenizer(config.model)))
 
 
 def _train(options: argparse.Namespace) -> None:

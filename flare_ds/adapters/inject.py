@@ -39,9 +39,9 @@ def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool
         seed: of the initialisation.
 
     Raises:
-        ConfigError: a target or fused module is not in the model.
+        ConfigError: see `check_adapter`.
     """
-    _check_modules(base, adapter, fused=fused)
+    check_adapter(base, adapter, fused=fused)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = get_peft_model(base, lora_config(adapter), adapter_name=ADAPTER)
@@ -63,7 +63,12 @@ def fused_layers(model: nn.Module, fused_modules: list[str]) -> dict[str, LoraLa
     }
 
 
-def _check_modules(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool) -> None:
+def check_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool) -> None:
+    """Check that the adapter's settings fit the base, which may be on the meta device.
+
+    Raises:
+        ConfigError: a target or fused module is not in the model, or the fusion function is unknown.
+    """
     head = base.get_output_embeddings()
     linears = {
         name.rpartition(".")[2]
@@ -74,6 +79,7 @@ def _check_modules(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool
     targets = linears if isinstance(wanted, str) else set(wanted)
     _require("adapter.target_modules", targets, linears)
     if fused:
+        FUSIONS.get(adapter.fusion)
         _require("adapter.fused_modules", set(adapter.fused_modules), targets)
 
 

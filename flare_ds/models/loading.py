@@ -46,15 +46,17 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         raise ConfigError(f"cannot load the tokenizer of model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
 
 
-def load_model_config(model: ModelConfig) -> AutoConfig:
-    """Read the base's configuration without its weights.
+def load_shape(model: ModelConfig) -> PreTrainedModel:
+    """The base without its weights: every module and parameter shape, on the meta device.
 
     Raises:
-        ConfigError: there is none at `model.base`.
+        ConfigError: there is no configuration of a causal language model at `model.base`.
     """
     _check_base(model.base)
     try:
-        return AutoConfig.from_pretrained(model.base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model.base, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
 

@@ -14,17 +14,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.loading import load_model_config
 from flare_ds.models.streams import decoder_layers
 
 
-def resolve_ds_config(config: Config, world_size: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of this run on `world_size` ranks.
+def resolve_ds_config(config: Config, shape: PreTrainedModel, world_size: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of this run.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+        world_size: number of ranks.
 
     Raises:
         ConfigError: the JSON cannot be read, or its precision is at odds with `model.dtype`.
@@ -37,7 +40,7 @@ def resolve_ds_config(config: Config, world_size: int) -> dict[str, Any]:
             fix="use a DeepSpeed JSON of the model's precision: see ds_configs/README.md",
         )
     zero = settings.setdefault("zero_optimization", {})
-    zero.update({key: value for key, value in _sizes(config).items() if zero.get(key) == "auto"})
+    zero.update({key: value for key, value in _sizes(config, shape).items() if zero.get(key) == "auto"})
     settings.update(
         train_micro_batch_size_per_gpu=config.train.micro_batch_size,
         gradient_accumulation_steps=accumulation_steps(config, world_size),
@@ -63,11 +66,9 @@ def _read(path: str) -> dict[str, Any]:
         raise ConfigError(f"deepspeed={path!r} is not valid JSON: {error}", fix="mend the place named above") from error
 
 
-def _sizes(config: Config) -> dict[str, int]:
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(load_model_config(config.model))
-    layer = max(sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(base))
-    widest = max(max(p.shape) for layer in decoder_layers(base) for p in layer.parameters())
+def _sizes(config: Config, shape: PreTrainedModel) -> dict[str, int]:
+    layer = max(sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(shape))
+    widest = max(max(p.shape) for layer in decoder_layers(shape) for p in layer.parameters())
     return {
         "stage3_max_reuse_distance": int(1.2 * layer),
         "stage3_max_live_parameters": int(2.5 * layer),

@@ -9,7 +9,9 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 from transformers.integrations import HfDeepSpeedConfig
 
+from flare_ds.adapters.inject import check_adapter
 from flare_ds.config import Config
+from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.training.ds_config import resolve_ds_config
@@ -55,10 +57,13 @@ def open_model(
         train: whether an optimizer is made; without, the engine only shards and gathers.
 
     Raises:
-        ConfigError: see `build_model` and `resolve_ds_config`.
+        ConfigError: see `check_adapter`, `resolve_ds_config` and `build_model`.
     """
     join_process_group()
-    settings = resolve_ds_config(config, world_size())
+    shape = load_shape(config.model)
+    if config.method != "zero_shot":
+        check_adapter(shape, config.adapter, fused=config.method == "flare")
+    settings = resolve_ds_config(config, shape, world_size())
     zero_init = HfDeepSpeedConfig(settings)
     model = build_model(config, label_tokens=label_tokens, labels=labels)
     parameters = trainable_parameters(model)

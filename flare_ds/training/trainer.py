@@ -24,8 +24,10 @@ from flare_ds.data.collate import collate
 from flare_ds.evaluation.ranked import score_split, streams_of
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
+from flare_ds.models.loading import load_shape
 from flare_ds.training.engine import RunningModel, count_trainable, open_model
 from flare_ds.training.loss import for_deepspeed, loss_sum
+from flare_ds.training.memory import check_memory
 from flare_ds.training.process_group import barrier, device, gather_objects, join_process_group, rank, world_size
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
@@ -42,6 +44,7 @@ class Trainer:
     Raises:
         ConfigError: the method trains nothing, or the model cannot be built.
         CheckpointError: a saved state belongs to other data or settings.
+        HostError: a micro-batch does not fit into memory.
     """
 
     def __init__(self, config: Config, cache: Cache) -> None:
@@ -55,6 +58,7 @@ class Trainer:
         self.state_path = self.run_dir / "state" / "state.safetensors"
         self.order = TrainOrder(len(self.split), config.train.batch_size, config.train.seed)
         self.lengths = np.max([self.split.prompt_lengths(stream) for stream in self.streams], axis=0)
+        check_memory(config, load_shape(config.model), longest=int(self.lengths.max()))
         self.progress = Progress(fingerprint=fingerprint(config, cache))
         self.running = self._open()
 

@@ -198,12 +198,12 @@ def test_resume_on_another_number_of_ranks(root: Path) -> None:
     run_ranks(["flare_ds", "train", str(write_config(straight))], 2)
     kill_after(str(write_config(moved)), root / "moved/train_log.jsonl", 6)
     run_ranks(["flare_ds", "train", str(write_config(moved))], 3)  # shares of the state are padded on 3 ranks
-    read = lambda name: [  # noqa: E731
-        json.loads(line)["loss"]
-        for line in (root / name / "train_log.jsonl").read_text().splitlines()
-        if '"loss"' in line
-    ]
-    np.testing.assert_allclose(read("moved"), read("on-two"), rtol=1e-4)
+
+    def losses(name: str) -> list[float]:
+        lines = map(json.loads, (root / name / "train_log.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if "loss" in line]
+
+    np.testing.assert_allclose(losses("moved"), losses("on-two"), rtol=1e-4)
 
 
 def test_a_changed_run_is_not_continued(learned: Path) -> None:

@@ -1,0 +1,89 @@
+"""Will it fit: an estimate of one rank's peak memory, made before any weight is loaded.
+
+Rough on purpose (a factor of two is common between attention implementations); it exists to stop a batch that
+cannot fit, which on a CPU would end in the kernel killing a rank without a word.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from flare_ds.config import Config
+from flare_ds.exceptions import HostError
+from flare_ds.training.process_group import device, world_size
+
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes one rank needs.
+
+    Attributes:
+        fixed: its shard of the base, the gathered layers and the embedding, the adapter and its optimizer.
+        per_row: what one row of the longest length keeps for the backward pass.
+    """
+
+    fixed: float
+    per_row: float
+
+    def bytes(self, rows: int) -> float:
+        """The peak with so many rows a micro-batch."""
+        return self.fixed + rows * self.per_row
+
+
+def estimate_memory(config: Config, shape: PreTrainedModel, *, longest: int, ranks: int) -> Estimate:
+    """Estimate a training rank's peak memory.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+        longest: tokens of the longest row.
+        ranks: how many share the base.
+    """
+    text = shape.config.get_text_config()
+    size = 2 if config.model.dtype == "bfloat16" else 4
+    weights = size * sum(p.numel() for p in shape.parameters())
+    embedding = size * text.vocab_size * text.hidden_size
+    layer = (weights - embedding) / text.num_hidden_layers
+    # A fp32 copy of each projection's and each norm's input, and the activations between them.
+    per_token = 4 * (12 * text.hidden_size + 6 * text.intermediate_size) * text.num_hidden_layers
+    streams = 1.2 if config.method == "flare" else 1.0
+    return Estimate(fixed=weights / ranks + embedding + 2.5 * layer + 1e9, per_row=streams * longest * per_token)
+
+
+def check_memory(config: Config, shape: PreTrainedModel, *, longest: int) -> None:
+    """Refuse a micro-batch that cannot fit, before anything is loaded.
+
+    Raises:
+        HostError: naming the setting, what it needs, what there is, and the largest size that fits.
+    """
+    estimate = estimate_memory(config, shape, longest=longest, ranks=world_size())
+    available = _available()
+    rows = config.train.micro_batch_size
+    if estimate.bytes(rows) <= available:
+        return
+    fitting = int((available - estimate.fixed) // estimate.per_row)
+    raise HostError(
+        f"train.micro_batch_size={rows} needs about {estimate.bytes(rows) / _GB:.1f} GB on each rank "
+        f"(longest row: {longest} tokens), but {available / _GB:.1f} GB are free for it",
+        fix=f"set train.micro_batch_size={fitting} (train.batch_size stays: the rest is accumulated)"
+        if fitting > 0
+        else "use more ranks on more machines, or a smaller base model",
+    )
+
+
+def _available() -> float:
+    """Free bytes for this rank: of its GPU, or its share of the host's."""
+    if device().type == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    free = float(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (maximum := limit.read_text().strip()) != "max":
+        free = min(free, float(maximum) - float(used.read_text()))
+    local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size()
+    return free / int(local)
