@@ -24,8 +24,8 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     }
 
 
-def start_ranks(arguments: list[str], world_size: int) -> list[subprocess.Popen]:
-    """Start `python -m ARGUMENTS` on every rank."""
+def start_ranks(arguments: list[str], world_size: int, **environment: str) -> list[subprocess.Popen]:
+    """Start `python -m ARGUMENTS` on every rank, with more environment variables if given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -33,7 +33,7 @@ def start_ranks(arguments: list[str], world_size: int) -> list[subprocess.Popen]
         subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=REPOSITORY,
-            env=rank_environment(rank, world_size, port),
+            env=rank_environment(rank, world_size, port) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -42,9 +42,11 @@ def start_ranks(arguments: list[str], world_size: int) -> list[subprocess.Popen]
     ]
 
 
-def run_ranks(arguments: list[str], world_size: int, *, timeout: float = 300, expect: int = 0) -> list[str]:
+def run_ranks(
+    arguments: list[str], world_size: int, *, timeout: float = 300, expect: int = 0, **environment: str
+) -> list[str]:
     """Run `python -m ARGUMENTS` on every rank to its end; returns each rank's output."""
-    processes = start_ranks(arguments, world_size)
+    processes = start_ranks(arguments, world_size, **environment)
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:

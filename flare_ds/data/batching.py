@@ -49,10 +49,11 @@ def split_step(
 ) -> list[list[MicroBatch]]:
     """Share the rows of a step among ranks and micro-steps.
 
-    All ranks get the same number of micro-steps, the fewest that hold the rows. Rows are sorted by length, so that
-    a micro-batch pads little and the ranks of a micro-step work equally long; the longest come first, so that a
-    step that does not fit into memory fails at once. Sizes differ by one at most; a rank that would have nothing to
-    do repeats the shortest row with weight 0.
+    All ranks get the same number of micro-steps, the fewest that hold the rows. Rows are sorted by length, so that a
+    micro-batch pads little; the longest come first, so that a step that does not fit into memory fails at once. Long
+    rows share a micro-batch with fewer others than short ones, so that the ranks work equally long: the cuts make the
+    largest micro-batch, in padded tokens, as small as it can be. A rank that would have nothing to do repeats the
+    shortest row with weight 0.
 
     Args:
         rows: row numbers, int64 [B]; one that occurs twice counts twice.
@@ -65,8 +66,9 @@ def split_step(
     """
     sorted_B = rows[np.argsort(-lengths[rows], kind="stable")]
     micro_steps = -(-len(rows) // (world_size * micro_batch_size))
-    shares = np.array_split(sorted_B, micro_steps * world_size) if micro_steps else []
-    slots = [_micro_batch(share_m, filler=sorted_B[-1]) for share_m in shares]
+    num_slots = micro_steps * world_size
+    cuts = _balanced_cuts(lengths[sorted_B].tolist(), num_slots, micro_batch_size)
+    slots = [_micro_batch(sorted_B[start:end], filler=sorted_B[-1]) for start, end in cuts]
     return [slots[rank::world_size] for rank in range(world_size)]
 
 
@@ -79,6 +81,28 @@ def evaluation_batches(lengths: np.ndarray, *, world_size: int, batch_size: int)
         batch_size: most rows in a batch.
     """
     return split_step(np.arange(len(lengths)), lengths, world_size=world_size, micro_batch_size=batch_size)
+
+
+def _balanced_cuts(lengths: list[int], num_slots: int, most: int) -> list[tuple[int, int]]:
+    """Cut descending lengths into consecutive slots whose largest (rows times longest) is smallest."""
+    if not num_slots:
+        return []
+    low, high = lengths[0], lengths[0] * most
+    while low < high:
+        budget = (low + high) // 2
+        fits = _cuts_within(budget, lengths, num_slots, most)[-1][1] == len(lengths)
+        low, high = (low, budget) if fits else (budget + 1, high)
+    return _cuts_within(low, lengths, num_slots, most)
+
+
+def _cuts_within(budget: int, lengths: list[int], num_slots: int, most: int) -> list[tuple[int, int]]:
+    """Fill slot after slot with as many rows as `most` and the budget of padded tokens allow."""
+    cuts, start = [], 0
+    for _ in range(num_slots):
+        room = min(most, budget // lengths[start]) if start < len(lengths) else 0
+        cuts.append((start, min(start + room, len(lengths))))
+        start = cuts[-1][1]
+    return cuts
 
 
 def _micro_batch(rows_m: np.ndarray, filler: np.integer) -> MicroBatch:

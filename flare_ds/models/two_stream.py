@@ -13,6 +13,7 @@ from flare_ds.adapters.alignment import align_prompts
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
+from flare_ds.models.embedding import shard_embedding
 from flare_ds.models.head import use_label_head
 from flare_ds.models.loading import load_base
 from flare_ds.models.streams import LockstepStreams
@@ -94,4 +95,5 @@ def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[
         model = inject_adapter(base, config.adapter, fused=config.method == "flare", seed=config.train.seed)
     if config.train.objective == "labels":
         use_label_head(base, label_tokens, labels)
+    shard_embedding(base)
     return TwoStreamModel(model, config)

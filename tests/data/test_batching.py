@@ -1,6 +1,7 @@
 """Batches: no row is lost or counted twice, whatever the world size and wherever a run resumes."""
 
 from collections import Counter
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 from hypothesis import given
@@ -89,11 +90,26 @@ def test_micro_batches_partition_the_rows_by_length(lengths: list[int], world_si
 
 @given(orders, st.integers(0, 5), worlds, worlds)
 def test_the_rows_of_a_step_do_not_depend_on_the_world_size(order: TrainOrder, step: int, one: int, other: int) -> None:
-    lengths = np.arange(order.num_rows) % 7
+    lengths = np.arange(order.num_rows) % 7 + 1
     steps = [
         split_step(order.rows(step), lengths, world_size=world_size, micro_batch_size=4) for world_size in (one, other)
     ]
     assert counted_rows(steps[0]) == counted_rows(steps[1])
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 3), st.integers(3, 9))
+def test_the_largest_micro_batch_is_as_small_as_any_cut_makes_it(
+    lengths: list[int], world_size: int, most: int
+) -> None:
+    ranks = split_step(np.arange(len(lengths)), np.array(lengths), world_size=world_size, micro_batch_size=most)
+    found = max(len(batch.rows) * max(lengths[row] for row in batch.rows) for batches in ranks for batch in batches)
+    ordered, slots = sorted(lengths, reverse=True), world_size * len(ranks[0])
+    possible = []
+    for cuts in combinations_with_replacement(range(len(lengths) + 1), slots - 1):
+        parts = [ordered[a:b] for a, b in pairwise([0, *cuts, len(lengths)])]
+        if all(len(part) <= most for part in parts):
+            possible.append(max(len(part) * part[0] for part in parts if part))
+    assert found == min(possible)
 
 
 def test_a_rank_without_rows_repeats_the_shortest_with_weight_zero() -> None:

@@ -76,12 +76,13 @@ def test_no_rank_holds_the_model(tmp_path: Path) -> None:
     model = LlamaForCausalLM(config).bfloat16()
     model.save_pretrained(tmp_path / "model", max_shard_size="100MB")
     out = str(tmp_path / "rank")
-    run_ranks(["tests.models.test_loading", str(tmp_path / "model"), out], 2)
+    # A fixed threshold makes glibc return freed tensors at once, so that resident memory is what is held, not what was.
+    run_ranks(["tests.models.test_loading", str(tmp_path / "model"), out], 2, MALLOC_MMAP_THRESHOLD_=str(MEGABYTE // 4))
     for rank in range(2):
         found = json.loads(Path(f"{out}.{rank}").read_text())
         assert found["whole"] > 400 * MEGABYTE, "too small to tell a whole model from noise"
         assert found["held"] < 0.51 * found["whole"]
-        assert found["rise"] < 0.8 * found["whole"], found
+        assert found["rise"] < 0.6 * found["whole"], found
         assert found["dtypes"] == ["torch.bfloat16"]
         assert found["checksum"] == model.lm_head.weight.double().sum().item()
 

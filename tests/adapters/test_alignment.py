@@ -1,0 +1,50 @@
+"""Alignment on the drawing in its module, and its invariants."""
+
+import pytest
+import torch
+
+from flare_ds.adapters.alignment import align_prompts
+
+
+def partners(mode: str, source: int, target: int, columns: int = 6, answers: int = 2) -> dict[int, int]:
+    """Which source token each target token meets, counted from each prompt's own start."""
+    found = align_prompts(
+        torch.tensor([source]), torch.tensor([target]), prompt_columns=columns, columns=columns + answers, mode=mode
+    )
+    pairs = enumerate(zip(found.index_BL[0].tolist(), found.partner_BL[0].tolist(), strict=True))
+    return {c - (columns - target): j - (columns - source) for c, (j, has) in pairs if has}
+
+
+@pytest.mark.parametrize(
+    ("mode", "source", "target", "expected"),
+    [
+        ("right", 4, 3, {0: 1, 1: 2, 2: 3}),
+        ("left", 4, 3, {0: 0, 1: 1, 2: 2}),
+        ("stretch", 4, 3, {0: 0, 1: 2, 2: 3}),
+        ("right", 2, 4, {2: 0, 3: 1}),
+        ("left", 2, 4, {0: 0, 1: 1}),
+        ("stretch", 2, 4, {0: 0, 1: 0, 2: 1, 3: 1}),
+        ("stretch", 5, 1, {0: 4}),
+        ("stretch", 1, 3, {0: 0, 1: 0, 2: 0}),
+        ("right", 0, 3, {}),
+        ("left", 0, 3, {}),
+        ("stretch", 0, 3, {}),
+    ],
+)
+def test_partners(mode: str, source: int, target: int, expected: dict[int, int]) -> None:
+    assert partners(mode, source, target) == expected
+
+
+@pytest.mark.parametrize("mode", ["right", "left", "stretch"])
+def test_partners_are_real_source_tokens_in_order(mode: str) -> None:
+    for source in range(7):
+        for target in range(1, 7):
+            found = partners(mode, source, target)
+            assert all(0 <= k < target and 0 <= j < source for k, j in found.items())
+            assert list(found.values()) == sorted(found.values())
+
+
+def test_gather_brings_each_source_vector_to_its_partner() -> None:
+    alignment = align_prompts(torch.tensor([3]), torch.tensor([2]), prompt_columns=3, columns=3, mode="left")
+    gathered = alignment.gather(torch.tensor([[[10.0], [11.0], [12.0]]]))
+    assert gathered[0, alignment.partner_BL[0], 0].tolist() == [10.0, 11.0]
