@@ -129,7 +129,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     file = file / "config.yaml" if file.is_dir() else file
     settings = read_yaml(file)
     for override in overrides:
-        _apply_override(settings, override)
+        apply_override(settings, override)
     return parse_config(settings, origin=str(file))
 
 
@@ -162,7 +162,12 @@ def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
         raise _explain(error, origin) from None
 
 
-def _apply_override(settings: dict[str, Any], override: str) -> None:
+def apply_override(settings: dict[str, Any], override: str) -> None:
+    """Set one `key=value` in a nested mapping.
+
+    Raises:
+        ConfigError: it is not of that form, or the key runs through a value.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"cannot read the override {override!r}", fix="write it as key=value, e.g. train.steps=10")

@@ -71,6 +71,7 @@ def _draw(panel, runs: Sequence[RunResult]) -> None:  # type: ignore[no-untyped-
         points = _validations(run)
         if points:
             steps, accuracies, _ = zip(*points, strict=True)
-            label = f"{run.method}, seed {run.config.train.seed}"
-            panel.plot(steps, accuracies, marker=".", color=f"C{methods.index(run.method)}", label=label)
+            panel.plot(steps, accuracies, marker=".", color=f"C{methods.index(run.method)}")
+    for i, method in enumerate(methods):
+        panel.plot([], [], color=f"C{i}", label=method)  # a method stands once in the legend, however many its seeds
     panel.legend()

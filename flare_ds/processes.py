@@ -5,6 +5,7 @@ import os
 import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,13 @@ kill -s KILL -- "-$1"
 def search_path() -> str:
     """PATH for the commands: first where this Python lives, so that its own `deepspeed` or `torchrun` is found."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def free_port() -> str:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def run_logged(command: Sequence[str], log: Path) -> int:

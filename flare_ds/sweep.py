@@ -17,7 +17,7 @@ from pathlib import Path
 from flare_ds.config import Config, load_config
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors, write_text
-from flare_ds.processes import log_tail, only_one, run_logged, search_path
+from flare_ds.processes import free_port, log_tail, only_one, run_logged, search_path
 from flare_ds.report import report
 from flare_ds.sweep_config import Plan, PlannedRun, load_sweep
 
@@ -90,9 +90,12 @@ class _Stages:
         if stage.finished:
             print(f"stage {stage.name} skipped (finished)", flush=True)
             return True
-        print(f"stage {stage.name}: {shlex.join(stage.command)}", flush=True)
+        # A port of its own for each command, so that two sweeps can share a machine.
+        port = free_port()
+        command = [word.replace("{free_port}", port) for word in stage.command]
+        print(f"stage {stage.name}: {shlex.join(command)}", flush=True)
         started = time.monotonic()
-        status = run_logged(stage.command, stage.log)
+        status = run_logged(command, stage.log)
         seconds = self.seconds[stage.name] = time.monotonic() - started
         if status != 0:
             self.failed.append(stage)

@@ -2,7 +2,8 @@
 
     base:     the settings of a run, without those the sweep sets itself
     out:      directory of the sweep
-    launch:   e.g. "deepspeed --num_accelerators 2 --module"; " flare_ds train CONFIG" is appended
+    launch:   e.g. "deepspeed --num_accelerators 2 --module"; " flare_ds train CONFIG" is appended, and {free_port}
+              becomes a port that is free here
     stage1:   settings that differ for the task adapter (`{}`: none do); null: the base is tuned already
     grid:     languages, methods, seeds
     methods:  settings that differ by method
@@ -18,7 +19,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from flare_ds.config import Config, TaskConfig, _apply_override, parse_config, read_yaml
+from flare_ds.config import Config, TaskConfig, apply_override, parse_config, read_yaml
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
 from flare_ds.tasks import TASKS
@@ -115,7 +116,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """
     settings = read_yaml(Path(path))
     for override in overrides:
-        _apply_override(settings, override)
+        apply_override(settings, override)
     try:
         config = SweepConfig.model_validate(settings)
     except ValidationError as error:

@@ -89,7 +89,7 @@ else
 fi
 if ((gpus > 0)) && [[ "${DS_ACCELERATOR:-}" != cpu ]]; then
     overrides=("base.deepspeed=ds_configs/zero3_bf16.json"
-        "launch=deepspeed --num_accelerators $((gpus < 2 ? gpus : 2)) --module" "${overrides[@]}")
+        "launch=deepspeed --num_accelerators $((gpus < 2 ? gpus : 2)) --master_port {free_port} --module" "${overrides[@]}")
 fi
 
 if [[ "$fetched" == yes ]]; then model="$(stage "fetch model $model" "$python" -m flare_ds fetch model "$model")"; fi

@@ -1,22 +1,23 @@
 """Starting real ranks: processes that meet over gloo and run one module, as a launcher would start them."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from flare_ds.processes import free_port
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+def rank_environment(rank: int, world_size: int, port: str) -> dict[str, str]:
     return {
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": port,
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(REPOSITORY),
@@ -26,9 +27,7 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 def start_ranks(arguments: list[str], world_size: int, **environment: str) -> list[subprocess.Popen]:
     """Start `python -m ARGUMENTS` on every rank, with more environment variables if given."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [
         subprocess.Popen(
             [sys.executable, "-m", *arguments],

@@ -302,6 +302,12 @@ def test_stage_1_may_have_its_own_seed(bench):
     assert load_sweep(bench.path, ["stage1.train.seed=7"]).stage1.config.train.seed == 7
 
 
+def test_each_distributed_command_is_given_a_port(bench):
+    assert sweep(bench.path, [f"launch={bench.stand_in} --port {{free_port}} --module"]) == 0
+    ports = re.findall(r"^\$ .* --port (\d+) --module", (bench.out / "pl/lora-seed1/log.txt").read_text(), re.M)
+    assert len(ports) == 2 and all(1024 <= int(port) < 65536 for port in ports)
+
+
 def test_a_missing_launcher_is_named(bench):
     with pytest.raises(HostError, match="launch='no_such_launcher'"):
         sweep(bench.path, ["launch=no_such_launcher --module"])

@@ -30,7 +30,8 @@ def shard_embedding(base: PreTrainedModel) -> None:
     if not isinstance(weight, nn.Parameter) or not is_partitioned(weight):
         return
     del module._parameters["weight"]
-    module.padding_idx = None  # rows are renumbered below, and a frozen table has no gradient to leave out
+    # Rows are renumbered below, and a frozen table has no gradient to leave out.
+    setattr(module, "padding_idx", None)  # noqa: B010 - a plain attribute, unknown to torch's types
     module.forward = _ShardedLookup(module, weight)
 
 

@@ -1,7 +1,6 @@
 """The process group: joining the ranks a launcher started, or being the only one."""
 
 import os
-import socket
 from datetime import timedelta
 
 import deepspeed
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from flare_ds.exceptions import HostError
+from flare_ds.processes import free_port
 
 TIMEOUT = timedelta(minutes=60)
 
@@ -23,12 +23,13 @@ def join_process_group() -> None:
     if dist.is_initialized():
         return
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
     try:
         deepspeed.init_distributed(get_accelerator().communication_backend_name(), timeout=TIMEOUT, verbose=False)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise HostError(f"the ranks did not meet at {address}: {error}", fix="check the launcher's address") from error
+        fix = "check the address; if another run of this machine uses the port, pass the launcher another --master_port"
+        raise HostError(f"the ranks did not meet at {address}: {error}", fix=fix) from error
 
 
 def device() -> torch.device:
@@ -59,9 +60,3 @@ def barrier() -> None:
     """Wait for every rank."""
     if world_size() > 1:
         dist.barrier()
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

@@ -11,14 +11,13 @@ class Rows:
     """Two parallel rows."""
 
     labels = np.array([3, 1], np.int32)
-    prompts = {"source": [[11, 12, 13, 14], [15]], "target": [[21, 22], [23, 24, 25]]}
-    answers = ([31, 2], [32, 33, 2])
 
     def prompt(self, stream: str, row: int) -> np.ndarray:
-        return np.array(self.prompts[stream][row], np.uint16)
+        prompts = {"source": [[11, 12, 13, 14], [15]], "target": [[21, 22], [23, 24, 25]]}
+        return np.array(prompts[stream][row], np.uint16)
 
     def answer(self, stream: str, row: int) -> np.ndarray:
-        return np.array(self.answers[row], np.uint16)
+        return np.array([[31, 2], [32, 33, 2]][row], np.uint16)
 
 
 BOTH = MicroBatch(np.array([0, 1]), np.array([1.0, 0.0], np.float32))
