@@ -12,20 +12,28 @@ from flare_ds.exceptions import HostError
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a read-only place into a HostError naming `path`."""
+def disk_errors(path: Path, *, elsewhere: str = "choose a place you may write to") -> Iterator[None]:
+    """Turn a full disk or a place that cannot be written into a HostError naming `path`.
+
+    Args:
+        path: what is being written.
+        elsewhere: how to choose another place, as a sentence.
+    """
     try:
         yield
     except OSError as error:
-        fixes = {
-            errno.ENOSPC: "free some space, then run the same command again: it continues",
-            errno.EDQUOT: "your quota is used up: free some space, then run the same command again",
-            errno.EACCES: "choose a place you may write to",
-            errno.EROFS: "choose a place you may write to",
-        }
-        if error.errno not in fixes:
-            raise
-        raise HostError(f"cannot write {path}: {error.strerror}", fix=fixes[error.errno]) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = f"free some space and run the same command again, or {elsewhere}" if full else elsewhere
+        raise HostError(f"cannot write {error.filename or path}: {error.strerror}", fix=fix) from error
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a directory's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -39,8 +47,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
-            with open(temporary, "rb") as handle:
-                os.fsync(handle.fileno())
+            sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -83,6 +83,16 @@ def test_what_training_refuses_on_every_rank(root: Path, overrides: list[str], e
     assert "flare-ds:" not in outputs[1], "one message, from rank 0"
 
 
+def test_a_lock_left_by_a_killed_compilation_is_no_obstacle(root: Path, tmp_path: Path) -> None:
+    """Torch would wait for it for ever: found when a run killed as it started made the next one hang."""
+    config = str(write_config(toy_settings(root, name="locked", steps=1)))
+    extensions = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    run_ranks(["flare_ds", "train", config], 1, **extensions)
+    (built,) = tmp_path.glob("**/deepspeed_shm_comm")
+    (built / "lock").touch()
+    run_ranks(["flare_ds", "train", config, f"run_dir={tmp_path}/again"], 2, timeout=120, **extensions)
+
+
 def test_evaluating_a_run_without_an_adapter(root: Path) -> None:
     config = write_config(toy_settings(root, name="untrained"))
     (output,) = run_ranks(["flare_ds", "evaluate", str(config)], 1, expect=1)

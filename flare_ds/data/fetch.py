@@ -21,6 +21,7 @@ from pathlib import Path
 from flare_ds.data.download import download
 from flare_ds.data.sources import DATA, MODELS, Source
 from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.files import disk_errors, sync
 from flare_ds.registry import suggestion
 
 _RECORD = "fetched.json"
@@ -75,7 +76,7 @@ def fetch(source: Source, target: Path) -> Path:
         FetchError: the files could not be fetched, or are not the pinned ones.
         HostError: this machine lacks disk, memory, a permission or a Python package.
     """
-    with _explained_disk_errors(target):
+    with disk_errors(target, elsewhere="set FLARE_DS_HOME to a directory you may write to, with room"):
         if not _is_finished(source, target):
             with _one_at_a_time(source):
                 if not _is_finished(source, target):
@@ -105,10 +106,10 @@ def _publish(partial: Path, target: Path, source: Source) -> None:
     """Mark the directory whole, make it durable, and give it its name."""
     (partial / _RECORD).write_text(json.dumps(source.record(), indent=2) + "\n", encoding="utf-8")
     for path in [*partial.rglob("*"), partial]:
-        _sync(path)
+        sync(path)
     shutil.rmtree(target, ignore_errors=True)  # made from other pins
     partial.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _is_finished(source: Source, target: Path) -> bool:
@@ -142,24 +143,6 @@ def _one_at_a_time(source: Source) -> Iterator[None]:
             _say(f"{source.name}: another process is fetching it; waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _explained_disk_errors(target: Path) -> Iterator[None]:
-    """A full disk, a missing permission, a file in the way: all are mended by another directory."""
-    try:
-        yield
-    except OSError as error:
-        problem = f"cannot write {error.filename or target}: {error.strerror}"
-        raise HostError(problem, fix="set FLARE_DS_HOME to a directory you may write to, with room") from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _say(message: str) -> None:

@@ -1,12 +1,16 @@
 """The process group: joining the ranks a launcher started, or being the only one."""
 
+import fcntl
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.torch import build_shm_op
+from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds.exceptions import HostError
 from flare_ds.processes import free_port
@@ -24,12 +28,38 @@ def join_process_group() -> None:
         return
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+    if get_accelerator().device_name() == "cpu":
+        _load_cpu_communication()
     try:
         deepspeed.init_distributed(get_accelerator().communication_backend_name(), timeout=TIMEOUT, verbose=False)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         fix = "check the address; if another run of this machine uses the port, pass the launcher another --master_port"
         raise HostError(f"the ranks did not meet at {address}: {error}", fix=fix) from error
+
+
+def _load_cpu_communication() -> None:
+    """Load (at first use: compile) DeepSpeed's CPU communication, one process of this host at a time.
+
+    torch guards the compilation by a file that a killed process leaves behind, and the next one would wait for it
+    without end. Whoever holds our lock, which dies with its process, knows that such a file is stale.
+
+    Raises:
+        HostError: it does not compile.
+    """
+    root = Path(get_default_build_root())
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "flare_ds.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in root.glob("**/deepspeed_shm_comm/lock"):
+            stale.unlink()
+        try:
+            build_shm_op()
+        except (RuntimeError, OSError) as error:
+            raise HostError(
+                f"DeepSpeed's CPU communication does not compile: {error}",
+                fix="install a C++ compiler (g++ or clang++, or set CXX) and ninja: pip install ninja",
+            ) from error
 
 
 def device() -> torch.device:

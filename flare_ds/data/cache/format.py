@@ -3,24 +3,23 @@
 tokenized_cache/README.md describes the same for a user; this module is the only code that knows file names.
 """
 
-import errno
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flare_ds.exceptions import CacheError, HostError
+from flare_ds.exceptions import CacheError
+from flare_ds.files import disk_errors, sync
 
 FORMAT = "flare_ds token cache"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+ELSEWHERE = "set cache_dir to a directory you may write in"
 REBUILD = "rebuild it: `flare-ds prepare CONFIG`"
 
 Stream = Literal["source", "target"]
@@ -123,7 +122,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     content = manifest.model_dump(mode="json")
     text = json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
     _write_durably(directory / MANIFEST, text.encode("utf-8"))
-    sync_directory(directory)
+    sync(directory)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -148,30 +147,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise CacheError(f"{directory / MANIFEST} is malformed: {error}", fix=REBUILD) from error
 
 
-@contextmanager
-def explain_write_errors(directory: Path) -> Iterator[None]:
-    """Turn an OSError raised while writing in `directory` into a HostError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            problem = f"the disk that holds {directory} is full"
-            raise HostError(problem, fix="free some space, or set cache_dir to another disk") from error
-        problem = f"cannot write in {directory}: {error.strerror}"
-        raise HostError(problem, fix="set cache_dir to a directory you may write in") from error
-
-
-def sync_directory(directory: Path) -> None:
-    """Make new and renamed entries of a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_durably(path: Path, content: bytes | memoryview) -> None:
-    with explain_write_errors(path.parent), path.open("wb") as file:
+    with disk_errors(path, elsewhere=ELSEWHERE), path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

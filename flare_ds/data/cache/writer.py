@@ -22,15 +22,14 @@ from transformers import PreTrainedTokenizerBase
 from flare_ds.config import Config
 from flare_ds.data.cache.encode import Encode, Fields, PromptEncoder, encode_in, label_tokens
 from flare_ds.data.cache.format import (
+    ELSEWHERE,
     FORMAT,
     FORMAT_VERSION,
     Manifest,
     Section,
     SplitSummary,
     Stream,
-    explain_write_errors,
     section_name,
-    sync_directory,
     token_dtype,
     write_manifest,
     write_section,
@@ -39,6 +38,7 @@ from flare_ds.data.cache.key import content_key, differences, key_fields
 from flare_ds.data.cache.reader import open_cache
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel
 from flare_ds.exceptions import CacheError, DataError
+from flare_ds.files import disk_errors, sync
 from flare_ds.tasks import TASKS
 
 _CHUNK_ROWS = 512
@@ -97,11 +97,11 @@ def _is_ready(directory: Path, fields: dict[str, Any]) -> bool:
 def _build(directory: Path, fields: dict[str, Any], data: ParallelData, encoder: PromptEncoder, workers: int) -> None:
     """Write everything into a hidden sibling directory, then rename it to its final name."""
     partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
-    with explain_write_errors(partial.parent):
+    with disk_errors(partial.parent, elsewhere=ELSEWHERE):
         partial.mkdir(parents=True)
     try:
         _write_cache(partial, fields, data, encoder, workers)
-        with explain_write_errors(directory.parent):
+        with disk_errors(directory.parent, elsewhere=ELSEWHERE):
             _publish(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -112,7 +112,7 @@ def _publish(partial: Path, directory: Path) -> None:
     while True:
         try:
             partial.rename(directory)
-            return sync_directory(directory.parent)
+            return sync(directory.parent)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
