@@ -418,9 +418,7 @@ def test_a_failing_build_removes_what_it_wrote(root: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
 @pytest.mark.parametrize("size", [1, 10**6])
 def test_a_full_disk_is_explained(size: int) -> None:
-    with pytest.raises(
-        HostError, match=r"cannot write /dev/full: No space.*\n  fix: free some .*, or set cache_dir"
-    ):
+    with pytest.raises(HostError, match=r"cannot write /dev/full: No space.*\n  fix: free some .*, or set cache_dir"):
         write_section(Path("/dev/full"), np.zeros(size))
 
 
