@@ -47,7 +47,7 @@ def _load_cpu_communication() -> None:
     Raises:
         HostError: it does not compile.
     """
-    root = Path(get_default_build_root())
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     root.mkdir(parents=True, exist_ok=True)
     with (root / "flare_ds.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
