@@ -54,8 +54,10 @@ if verb == "merge":
 """
 
 # The sweep as a process of its own, whose single-process commands go to the stand-in too.
+# A shell that starts the tests in the background has them ignore Ctrl-C, which their children inherit.
 AS_PROCESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.executable = sys.argv[1]
 from flare_ds.sweep import sweep
 sys.exit(sweep(sys.argv[2]))

@@ -106,10 +106,11 @@ def _align(task: Task, rows: Mapping[str, Mapping[str, Row]], counts: dict[str, 
 
 def _check_side(task: Task, original: Mapping[str, Row], side: Mapping[str, Row], language: str) -> None:
     """Refuse a language whose rows are not those of the original language, or whose labels differ from its labels."""
-    expected = {row_id for row_id in original if task.covers(row_id, language)}
+    expected = dict.fromkeys(row_id for row_id in original if task.covers(row_id, language))
     sizes = f"{len(side)} rows in {language!r}, {len(expected)} expected from {task.original_language!r}"
     fix = "fetch the data again: all languages must come from the same release"
-    if wrong := sorted(expected ^ side.keys()):
+    # The first in the files' own order, which is where a reader would look.
+    if wrong := [row_id for row_id in (expected | dict.fromkeys(side)) if row_id not in expected or row_id not in side]:
         where = "is missing" if wrong[0] in expected else "is unexpected"
         raise DataError(f"task {task.name}: row {wrong[0]} {where} in language {language!r} ({sizes})", fix=fix)
     for row_id, row in side.items():
