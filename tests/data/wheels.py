@@ -1,6 +1,7 @@
 """Small wheels that pip accepts."""
 
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,10 @@ def make_wheel(index: Path, name: str, members: dict[str, bytes]) -> Package:
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": "",
     }
-    with zipfile.ZipFile(path, "w") as wheel:
+    partial = index / f"{os.getpid()}.partial"  # two processes of a test may make the same wheel while pip reads it
+    with zipfile.ZipFile(partial, "w") as wheel:
         for member, content in (texts | members).items():
             wheel.writestr(zipfile.ZipInfo(member), content)  # no time stamp: the same file each time
-    return Package(f"{name}==1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    partial.replace(path)
+    return Package(f"{name}==1.0", path.name, digest)
