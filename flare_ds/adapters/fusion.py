@@ -3,19 +3,75 @@
     S = A·source, T = A·target        both [B, L, R]: one source vector already chosen for each target position
     φ(S, T)                           [B, L, R], goes on through B
 
-Legend: B rows, L positions, R width of the bottleneck.
+A function is a module, made for a bottleneck of width R: most hold nothing, cross-attention holds three R x R maps,
+which train and are saved with the adapter.
+
+Legend: B rows, L positions, C >= L positions so far (more than L when decoding with a cache), R width of the
+bottleneck, H heads, K = R / H.
 """
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flare_ds.registry import Registry
 
-FusionFunction = Callable[[Tensor, Tensor], Tensor]
+FusionFunction = Callable[[int, int], nn.Module]
+"""Makes the module of one fused layer from the bottleneck's width and the number of heads."""
 
 FUSIONS: Registry[FusionFunction] = Registry("fusion function")
+
+
+class _Elementwise(nn.Module):
+    """A function of S and T at the same position; it has nothing to train."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
+        """φ(S, T) [B, L, R]; only the last L target positions are looked at."""
+        return self.function(source_BLR, target_BCR[:, -source_BLR.shape[1] :])
+
+
+class CrossAttention(nn.Module):
+    """softmax((W_Q S)(W_K T)ᵀ / √K)·W_V T: the source asks, the target answers.
+
+    A position asks only the real target positions up to its own, so nothing looks ahead and padding is never read.
+    W_K has no bias: it would add the same number to all scores of a query, which the softmax takes out again.
+    """
+
+    def __init__(self, r: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(r, r)
+        self.key = nn.Linear(r, r, bias=False)
+        self.value = nn.Linear(r, r)
+
+    def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
+        """Attend from each source vector [B, L, R] to the target so far [B, C, R], whose last L positions it meets.
+
+        Args:
+            source_BLR: S.
+            target_BCR: T of all positions so far.
+            real_BC: which of them are not padding.
+        """
+        query, so_far = source_BLR.shape[1], target_BCR.shape[1]
+        own_LC = torch.ones(query, so_far, dtype=torch.bool, device=real_BC.device).tril(so_far - query)
+        # A position may always ask itself, so that padding, whose result is dropped, never divides by zero.
+        itself_LC = own_LC & ~own_LC.tril(-1 + so_far - query)
+        seen_BLC = (own_LC & real_BC[:, None, :]) | itself_LC
+        attended_BHLK = nn.functional.scaled_dot_product_attention(
+            self._split(self.query(source_BLR)),
+            self._split(self.key(target_BCR)),
+            self._split(self.value(target_BCR)),
+            attn_mask=seen_BLC[:, None],
+        )
+        return attended_BHLK.transpose(1, 2).flatten(2)
+
+    def _split(self, x_BCR: Tensor) -> Tensor:
+        return x_BCR.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def add(source_BLR: Tensor, target_BLR: Tensor) -> Tensor:
@@ -38,5 +94,10 @@ def mul_relu(source_BLR: Tensor, target_BLR: Tensor) -> Tensor:
     return torch.relu(source_BLR) * torch.relu(target_BLR)
 
 
+def _elementwise(function: Callable[[Tensor, Tensor], Tensor]) -> FusionFunction:
+    return lambda r, heads: _Elementwise(function)
+
+
 for _function in (add_relu, add, mul, mul_relu):
-    FUSIONS.add(_function.__name__, _function)
+    FUSIONS.add(_function.__name__, _elementwise(_function))
+FUSIONS.add("cross_attention", CrossAttention)

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.fusion import FUSIONS
-from flare_ds.adapters.variant import FusionVariant
+from flare_ds.adapters.variant import Fusion, FusionVariant
 from flare_ds.config import AdapterConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
@@ -21,36 +21,38 @@ def lora_config(adapter: AdapterConfig) -> LoraConfig:
         task_type=TaskType.CAUSAL_LM,
         r=adapter.r,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        use_rslora=adapter.rslora,
         lora_dropout=adapter.dropout,
         target_modules=adapter.target_modules,
         bias="none",
     )
 
 
-def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool, seed: int) -> PeftModel:
-    """Freeze the base and add a fresh adapter: A random, B zero, both fp32.
+def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: int, seed: int) -> PeftModel:
+    """Freeze the base and add a fresh adapter, all of it fp32: A random, B zero.
 
     The random numbers come from `seed` alone, so every rank and every world size starts from the same adapter.
 
     Args:
         base: a causal language model, whole or partitioned by zero.Init.
         adapter: its settings.
-        fused: whether the fused modules get the fusion variant (method flare) or stay plain LoRA.
+        sources: how many sources the fused modules see; 0: none is fused, all are plain LoRA.
         seed: of the initialisation.
 
     Raises:
         ConfigError: see `check_adapter`.
     """
-    check_adapter(base, adapter, fused=fused)
+    check_adapter(base, adapter, fused=sources > 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = get_peft_model(base, lora_config(adapter), adapter_name=ADAPTER)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    if fused:
-        for layer in fused_layers(model, adapter.fused_modules).values():
-            layer.lora_variant[ADAPTER] = FusionVariant(FUSIONS.get(adapter.fusion))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if sources:
+            for layer in fused_layers(model, adapter.fused_modules).values():
+                layer.lora_variant[ADAPTER] = FusionVariant()
+                layer.lora_fusion = nn.ModuleDict({ADAPTER: Fusion(adapter, sources)})  # type: ignore[attr-defined]
     return model
 
 
@@ -81,6 +83,21 @@ def check_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool)
     if fused:
         FUSIONS.get(adapter.fusion)
         _require("adapter.fused_modules", set(adapter.fused_modules), targets)
+        if adapter.pairing != "module":
+            _check_widths(base, adapter)
+
+
+def _check_widths(base: PreTrainedModel, adapter: AdapterConfig) -> None:
+    """A layer's state is as wide as the model; a fused module that reads something else cannot take it."""
+    width = base.config.get_text_config().hidden_size
+    for name, module in base.named_modules():
+        short = name.rpartition(".")[2]
+        if short in adapter.fused_modules and isinstance(module, nn.Linear) and module.in_features != width:
+            raise ConfigError(
+                f"adapter.pairing={adapter.pairing!r} hands a layer's state of width {width} to the fused modules, "
+                f"but {short!r} takes {module.in_features}",
+                fix="set adapter.pairing=module, which hands each module the source's input to that same module",
+            )
 
 
 def _require(setting: str, names: set[str], known: set[str]) -> None:

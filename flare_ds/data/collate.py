@@ -1,21 +1,27 @@
 """Batches: cached rows laid out for the model.
 
     columns      0 ............ P-1 | P ...... L-1
-    source row   . . s0 s1 s2 s3    | . . .            prompts left-padded to end in column P-1, both streams alike,
+    source row   . . s0 s1 s2 s3    | . . .            prompts left-padded to end in column P-1, all streams alike,
     target row   . . . t0 t1 t2     | a0 a1 .          answers right-padded behind; a row counts positions from its
                                                        own first token
 
 The logits that predict answer token n stand in column P-1+n, the same for every row. With objective=labels only the
-first answer token is predicted, so L = P. Training and test prompts are laid out alike.
+first answer token is predicted, so L = P. Training and test prompts are laid out alike. A source row has its own
+answer behind it with span=full only.
 
-Legend: B rows, S streams (1, or source then target), P prompt columns, L columns, N answer positions.
+Stored source states stand in columns of their own, left-padded likewise.
+
+Legend: B rows, S sources, P prompt columns, L columns, N answer positions, M columns of stored states, K states a
+position, D their width.
 """
 
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flare_ds.data.batching import MicroBatch
@@ -37,31 +43,43 @@ class Rows(Protocol):
         """Answer tokens of one row."""
 
 
+class StoredStates(Protocol):
+    """Source states of a split's rows that were computed before."""
+
+    def states(self, row: int) -> Tensor:
+        """States of one row, without padding: [n, K, D]."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch of one rank.
 
     Attributes:
-        input_ids: [S·B, L], all source rows before all target rows.
-        attention_mask: [S·B, L], 0 on padding.
-        position_ids: [S·B, L].
-        source_lengths_B: prompt tokens of the source rows (0 without a source stream).
+        input_ids: all rows of one source after those of another, then the target's: [(S+1)·B, L]; [B, L] where the
+            source states are stored, or there is no source.
+        attention_mask: of the same shape, 0 on padding.
+        position_ids: of the same shape.
+        source_lengths_SB: prompt tokens of the source rows (0: the row has no source).
+        source_answers_SB: answer tokens behind them (span=full), or None.
         target_lengths_B: prompt tokens of the target rows.
         answer_columns_N: columns whose logits predict the answer.
         answers_BN: what they should predict: label index (objective labels) or token id; NO_TARGET: nothing.
         weights_B: 1, or 0 for a filler row.
         prompt_columns: P.
+        stored_BMKD: source states that were computed before, or None.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    source_lengths_B: Tensor
+    source_lengths_SB: Tensor
+    source_answers_SB: Tensor | None
     target_lengths_B: Tensor
     answer_columns_N: Tensor
     answers_BN: Tensor
     weights_B: Tensor
     prompt_columns: int
+    stored_BMKD: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -76,45 +94,76 @@ class Batch:
         return int(self.attention_mask.sum())
 
 
-def collate(split: Rows, micro_batch: MicroBatch, *, streams: tuple[str, ...], objective: str, pad_id: int) -> Batch:
+def collate(
+    split: Rows,
+    micro_batch: MicroBatch,
+    *,
+    streams: tuple[str, ...],
+    objective: str,
+    pad_id: int,
+    source_answers: bool = False,
+    stored: StoredStates | None = None,
+) -> Batch:
     """Lay out the rows of one micro-batch.
 
     Args:
         split: the rows.
         micro_batch: which rows, and their weights.
-        streams: ("source", "target") or ("target",).
+        streams: the sources', if they run beside the target, and last "target".
         objective: labels or vocabulary.
         pad_id: fills the padding; masked, so its choice changes nothing.
+        source_answers: whether the answers of the source rows follow their prompts (span=full).
+        stored: the source states of the split's rows, where they were computed before.
     """
     rows = [int(row) for row in micro_batch.rows]
-    prompts = {stream: [split.prompt(stream, row) for row in rows] for stream in streams}
-    prompt_columns = max(len(prompt) for stream in streams for prompt in prompts[stream])
-    if objective == "labels":
-        answers = [split.labels[row : row + 1] for row in rows]
-        inputs = [np.empty(0, np.int64) for _ in rows]
-    else:
-        answers = [split.answer("target", row) for row in rows]
-        inputs = [answer[:-1] for answer in answers]
-    columns = prompt_columns + max(len(tokens) for tokens in inputs)
+    prompts_SB = [[split.prompt(stream, row) for row in rows] for stream in streams]
+    prompt_columns = max(len(prompt) for prompts in prompts_SB for prompt in prompts)
+    answers = [split.labels[row : row + 1] if objective == "labels" else split.answer("target", row) for row in rows]
+    inputs_SB = [[_answer_inputs(split, stream, row, objective, source_answers) for row in rows] for stream in streams]
+    columns = prompt_columns + max(len(tokens) for inputs in inputs_SB for tokens in inputs)
     ids = np.full((len(streams) * len(rows), columns), pad_id, np.int64)
     mask = np.zeros_like(ids)
-    lines = [(prompt, np.empty(0, np.int64)) for stream in streams[:-1] for prompt in prompts[stream]]
-    lines += list(zip(prompts["target"], inputs, strict=True))
-    for line, (prompt, answer) in enumerate(lines):
+    for line, (prompt, answer) in enumerate(zip(chain(*prompts_SB), chain(*inputs_SB), strict=True)):
         span = slice(prompt_columns - len(prompt), prompt_columns + len(answer))
         ids[line, span] = np.concatenate([prompt, answer])
         mask[line, span] = 1
+    states = None if stored is None else [stored.states(row) for row in rows]
+    source_lengths = [[len(prompt) for prompt in prompts] for prompts in prompts_SB[:-1]]
+    if states is not None:
+        source_lengths = [[len(state) for state in states]]
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
         position_ids=torch.from_numpy((mask.cumsum(1) - 1).clip(min=0)),
-        source_lengths_B=torch.tensor([len(p) for p in prompts["source"]] if "source" in prompts else [0] * len(rows)),
-        target_lengths_B=torch.tensor([len(prompt) for prompt in prompts["target"]]),
+        source_lengths_SB=torch.tensor(source_lengths, dtype=torch.long).view(-1, len(rows)),
+        source_answers_SB=torch.tensor([[len(tokens) for tokens in inputs] for inputs in inputs_SB[:-1]])
+        if source_answers and len(streams) > 1
+        else None,
+        target_lengths_B=torch.tensor([len(prompt) for prompt in prompts_SB[-1]]),
         answer_columns_N=torch.arange(prompt_columns - 1, prompt_columns - 1 + max(map(len, answers))),
         answers_BN=torch.from_numpy(_right_padded(answers)),
         weights_B=torch.from_numpy(micro_batch.weights),
         prompt_columns=prompt_columns,
+        stored_BMKD=None if states is None else _left_padded(states),
     )
+
+
+def source_streams(sources: int) -> tuple[str, ...]:
+    """Names of the source streams in a cache: source, source2, source3 ..."""
+    return tuple("source" if number == 1 else f"source{number}" for number in range(1, sources + 1))
+
+
+def _answer_inputs(split: Rows, stream: str, row: int, objective: str, source_answers: bool) -> np.ndarray:
+    """The answer tokens that are read: all but the last, which is only predicted."""
+    if objective == "labels" or (stream != "target" and not source_answers):
+        return np.empty(0, np.int64)
+    return split.answer(stream, row)[:-1]
+
+
+def _left_padded(states: list[Tensor]) -> Tensor:
+    """[n, K, D] of each row, as one [B, M, K, D]; padding is zero and has no partner."""
+    columns = max(len(state) for state in states)
+    return torch.stack([F.pad(state, (0, 0, 0, 0, columns - len(state), 0)) for state in states])
 
 
 def _right_padded(answers: list[np.ndarray]) -> np.ndarray:

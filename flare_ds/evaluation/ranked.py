@@ -17,7 +17,7 @@ from tqdm import tqdm
 from flare_ds.config import Config
 from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import Cache
-from flare_ds.data.collate import collate
+from flare_ds.data.collate import collate, source_streams
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import device, gather_objects, rank, world_size
 
@@ -69,8 +69,9 @@ def score_split(running: RunningModel, cache: Cache, split_name: str, config: Co
 
 
 def streams_of(config: Config) -> tuple[str, ...]:
-    """The cached streams a method reads."""
-    return ("source", "target") if config.method == "flare" else ("target",)
+    """The cached streams a method runs: sources, unless their states are stored, and the target."""
+    sources = config.sources if config.source.provider == "lockstep" else 0
+    return (*source_streams(sources), "target")
 
 
 def label_scores(logits_BNK: Tensor, label_tokens: list[list[int]], config: Config) -> Tensor:

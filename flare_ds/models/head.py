@@ -1,10 +1,12 @@
-"""The label head: the output matrix cut down to the label words' rows.
+"""The output head: the label words' rows of the output matrix, or a copy of all of it that trains.
 
 With ranked labels the loss and the scores need the logits of K label tokens, not of the whole vocabulary. K rows
 of the output matrix are taken once, before training, so a 262,144-word matrix is neither gathered nor multiplied
-in any step. The rows are frozen copies; final soft-capping and logit scaling stay the model's own.
+in any step. Final soft-capping and logit scaling stay the model's own.
 
-Legend: B rows, N answer positions, D the model's width, K label words.
+With adapter.train_head the head trains, as in the paper's code: in fp32, untied from the embedding, which stays frozen.
+
+Legend: B rows, N answer positions, D the model's width, K label words, or the vocabulary.
 """
 
 import torch
@@ -15,40 +17,50 @@ from flare_ds.exceptions import ConfigError
 from flare_ds.models.partitioned import gathered
 
 
-class LabelHead(nn.Module):
-    """Logits of the label words only, computed in fp32."""
+class OutputHead(nn.Module):
+    """Logits of K tokens, computed in fp32."""
 
-    def __init__(self, rows_KD: Tensor, bias_K: Tensor | None) -> None:
+    def __init__(self, weight_KD: Tensor, bias_K: Tensor | None, *, trained: bool) -> None:
         super().__init__()
-        self.rows_KD = nn.Parameter(rows_KD, requires_grad=False)
-        self.bias_K = None if bias_K is None else nn.Parameter(bias_K, requires_grad=False)
+        self.weight = nn.Parameter(weight_KD.float() if trained else weight_KD, requires_grad=trained)
+        self.bias = None if bias_K is None else nn.Parameter(bias_K, requires_grad=False)
 
     def forward(self, hidden_BND: Tensor) -> Tensor:
-        """Logits [B, N, K] of the label words at the given positions."""
-        bias = None if self.bias_K is None else self.bias_K.float()
-        return nn.functional.linear(hidden_BND.float(), self.rows_KD.float(), bias)
+        """Logits [B, N, K] at the given positions."""
+        bias = None if self.bias is None else self.bias.float()
+        return nn.functional.linear(hidden_BND.float(), self.weight.float(), bias)
 
 
-def use_label_head(base: PreTrainedModel, label_tokens: list[list[int]], labels: tuple[str, ...]) -> None:
-    """Replace the model's output layer by the label words' first tokens.
+def use_head(
+    base: PreTrainedModel, *, label_tokens: list[list[int]] | None, labels: tuple[str, ...], trained: bool
+) -> None:
+    """Replace the model's output layer by one for the label words' first tokens, or by one that trains.
 
     Args:
         base: a causal language model, whole or partitioned.
-        label_tokens: token ids of each label word.
+        label_tokens: token ids of each label word; None: the whole vocabulary.
         labels: the words, for the message.
+        trained: whether the head trains; a whole one that does not stays the model's own.
 
     Raises:
         ConfigError: two label words begin with the same token, so their first tokens cannot rank them.
     """
+    if label_tokens is None and not trained:
+        return
+    head = base.get_output_embeddings()
+    rows = slice(None) if label_tokens is None else _first_tokens(label_tokens, labels)
+    bias = getattr(head, "bias", None)
+    with gathered([head.weight] if bias is None else [head.weight, bias]), torch.no_grad():
+        weight_KD = head.weight[rows].clone()
+        bias_K = None if bias is None else bias[rows].clone()
+    base.set_output_embeddings(OutputHead(weight_KD, bias_K, trained=trained))
+
+
+def _first_tokens(label_tokens: list[list[int]], labels: tuple[str, ...]) -> list[int]:
     first_tokens = [tokens[0] for tokens in label_tokens]
     if len(set(first_tokens)) < len(first_tokens):
         raise ConfigError(
             f"two of the label words {list(labels)} begin with the same token under this tokenizer",
             fix="choose label words that differ from their first token on",
         )
-    head = base.get_output_embeddings()
-    bias = getattr(head, "bias", None)
-    with gathered([head.weight] if bias is None else [head.weight, bias]), torch.no_grad():
-        rows = head.weight[first_tokens].clone()
-        bias_rows = None if bias is None else bias[first_tokens].clone()
-    base.set_output_embeddings(LabelHead(rows, bias_rows))
+    return first_tokens

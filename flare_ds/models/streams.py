@@ -1,88 +1,168 @@
-"""The lockstep streams: source and target through the frozen base, layer by layer, inside one forward.
+"""The lockstep streams: sources and target through the frozen base, layer by layer, inside one forward.
 
-    embed        [2B, L, D]   source rows, then target rows: masks and rotary tables come for both at once
-    layer 0..n   source: the base alone, adapters off, no gradient        s'
-                 target: adapters on, fused with the source's state       t'   while the layer's weights are live
-    norm, head   [B, L, D]    the target only
+    embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once
+    layer 0..n   sources: the base alone, adapters off, no gradient       s'
+                 target:  adapters on, fused with the sources' states     t'   while the layer's weights are live
+    norm, head   [B, L, D]         the target only (decoding with span=full: all rows)
 
 Each decoder layer keeps its place and its parameter names; only its `forward` is rebound. That works at the level
 of the Hugging Face decoder layer, so no model file is copied, and under ZeRO-3 each frozen weight is gathered once
-for both streams (one root forward a step; PAPER's two-forward step gathers it three times).
+for all streams (one root forward a step; PAPER's two-forward step gathers it three times).
 
-Legend: B rows a stream, L columns, D the model's width.
+Where the source states are stored (source.provider cached, mt_encoder) only the target's rows run, and each layer is
+handed its state. Without a source a layer is plain LoRA. With gradient checkpointing the target's pass through a
+layer is recomputed in the backward pass, from the same source states.
+
+Legend: S sources, B rows a stream, X = S·B, L columns, M source columns, K stored states a position, D width.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache
 
 from flare_ds.adapters.alignment import Alignment
 from flare_ds.adapters.inject import ADAPTER, fused_layers
-from flare_ds.adapters.variant import FusionVariant
-from flare_ds.config import AdapterConfig
-from flare_ds.exceptions import ConfigError
+from flare_ds.adapters.variant import FusionVariant, Given
+from flare_ds.config import Config
+from flare_ds.models.decoder import decoder_layers, input_norm
+
+
+@dataclass
+class Sources:
+    """The sources of one forward.
+
+    Attributes:
+        alignment: how their positions meet the target's.
+        stored_BMKD: states that were computed before: one for each layer, or one for all; None: lockstep.
+        cache: of the sources' own keys and values, when they go on decoding; never the target's.
+        keep: whether the last layer also returns the source rows, before the target's.
+    """
+
+    alignment: Alignment
+    stored_BMKD: Tensor | None = None
+    cache: Cache | None = None
+    keep: bool = False
 
 
 class LockstepStreams:
-    """Runs the two streams through the decoder layers of one model.
+    """Runs all streams through the decoder layers of one model.
+
+    Args:
+        model: the base with its adapter.
+        config: the run's settings.
 
     Attributes:
-        alignment: of the batch under way; None: one stream, plain LoRA.
-        source_BLD: the source stream after the layer that ran last.
+        sources: of the forward under way; None: the target alone, plain LoRA.
+        state_XLD: the source streams after the layer that ran last.
     """
 
-    def __init__(self, model: PeftModel, adapter: AdapterConfig) -> None:
-        self.alignment: Alignment | None = None
-        self.source_BLD: Tensor | None = None
-        for layer in decoder_layers(model.get_base_model()):
-            layer.forward = _LockstepLayer(self, layer, adapter)
+    def __init__(self, model: PeftModel, config: Config) -> None:
+        self.sources: Sources | None = None
+        self.state_XLD: Tensor | None = None
+        layers = decoder_layers(model.get_base_model())
+        self.layers = [_LockstepLayer(self, layer, number, config) for number, layer in enumerate(layers)]
+        self.layers[-1].is_last = True
+        for layer, stand_in in zip(layers, self.layers, strict=True):
+            layer.forward = stand_in
+        self.variants = {
+            name: _variant(module)
+            for name, module in fused_layers(model, config.adapter.fused_modules if config.sources else []).items()
+        }
 
     @contextmanager
-    def aligned(self, alignment: Alignment | None) -> Iterator[None]:
-        """Run the forwards inside with two streams (2B rows in, B rows out), or with one for None."""
-        self.alignment = alignment
+    def reading(self, sources: Sources | None) -> Iterator[None]:
+        """Run the forwards inside with these sources, or for None with the target alone."""
+        self.sources = sources
         try:
             yield
         finally:
-            self.alignment = self.source_BLD = None
+            self.sources = self.state_XLD = None
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Let the fused layers inside remember the target's bottleneck from one forward to the next."""
+        for variant in self.variants.values():
+            variant.decoding = True
+        try:
+            yield
+        finally:
+            for variant in self.variants.values():
+                variant.decoding, variant.past_BCR = False, None
+
+    @contextmanager
+    def measuring(self) -> Iterator[dict[str, Tensor]]:
+        """Sum up, over the forwards inside, how much the source contributes to each fused layer.
+
+        Yields:
+            For each fused layer two fp64 sums: see `FusionVariant.energy`.
+        """
+        sums = {name: torch.zeros(2, dtype=torch.float64) for name in self.variants}
+        for name, variant in self.variants.items():
+            variant.energy = sums[name]
+        try:
+            yield sums
+        finally:
+            for variant in self.variants.values():
+                variant.energy = None
 
 
 class _LockstepLayer:
     """Stands in for one decoder layer's forward."""
 
-    def __init__(self, streams: LockstepStreams, layer: nn.Module, adapter: AdapterConfig) -> None:
+    def __init__(self, streams: LockstepStreams, layer: nn.Module, number: int, config: Config) -> None:
+        adapter = config.adapter
         self.streams = streams
-        self.forward: Callable[..., Tensor] = layer.forward
-        self.pairing = adapter.pairing
+        self.number = number
+        self.is_last = False
+        self.forward: Callable[..., Any] = layer.forward
+        self.checkpointing = config.train.gradient_checkpointing
+        self.pairing = adapter.pairing if config.source.provider != "mt_encoder" else "input"
         self.adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]
-        self.fused = list(fused_layers(layer, adapter.fused_modules).values())
-        self.norm = _input_norm(layer) if adapter.source_norm and self.pairing != "module" else None
+        self.fused = list(fused_layers(layer, adapter.fused_modules).values()) if config.sources else []
+        normed = adapter.source_norm and self.pairing != "module" and config.source.provider != "mt_encoder"
+        self.norm = input_norm(layer) if normed and self.fused else None
         self.module_inputs: dict[LoraLayer, Tensor] = {}
         self.in_source_pass = False
         if self.pairing == "module":
             for module in self.fused:
                 module.register_forward_pre_hook(self._keep_module_input)  # type: ignore[attr-defined]
 
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Take [2B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
-        streams = self.streams
-        if streams.alignment is None:
-            return self.forward(hidden_states, *args, **kwargs)
-        if streams.source_BLD is None:
-            streams.source_BLD, hidden_states = hidden_states.chunk(2)
-        rows = hidden_states.shape[0]
-        source_args, target_args = _halve(args, rows)
-        source_kwargs, target_kwargs = _halve(kwargs, rows)
-        before_BLD = streams.source_BLD
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Take [(S+1)·B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
+        sources = self.streams.sources
+        if sources is None:
+            return self._target_pass(hidden_states, [], args, kwargs)
+        if sources.stored_BMKD is not None:
+            states = sources.stored_BMKD
+            state_BMD = states[:, :, self.number if states.shape[2] > 1 else 0]
+            return self._target_pass(hidden_states, self._given(state_BMD, sources), args, kwargs)
+        return self._lockstep(hidden_states, sources, args, kwargs)
+
+    def _lockstep(self, hidden_states: Tensor, sources: Sources, args: Any, kwargs: Any) -> Any:
+        streams, rows = self.streams, sources.alignment.index_SBL[..., 0].numel()
+        if streams.state_XLD is None:
+            streams.state_XLD, hidden_states = hidden_states[:rows], hidden_states[rows:]
+        everybody = rows + hidden_states.shape[0]
+        source_args, target_args = split_rows(args, rows, everybody)
+        source_kwargs, target_kwargs = split_rows(kwargs, rows, everybody)
+        if "past_key_values" in source_kwargs:
+            source_kwargs["past_key_values"] = sources.cache
+        before_XLD = streams.state_XLD
         with torch.no_grad(), self._source_pass():
-            streams.source_BLD = self.forward(before_BLD, *source_args, **source_kwargs)
-        with self._source_given(before_BLD, streams.source_BLD, streams.alignment):
-            return self.forward(hidden_states, *target_args, **target_kwargs)
+            streams.state_XLD = _hidden(self.forward(before_XLD, *source_args, **source_kwargs))
+        paired_XLD = streams.state_XLD if self.pairing == "output" else before_XLD
+        output = self._target_pass(hidden_states, self._given(paired_XLD, sources), target_args, target_kwargs)
+        if self.is_last and sources.keep:
+            return torch.cat([streams.state_XLD, _hidden(output)])
+        return output
 
     @contextmanager
     def _source_pass(self) -> Iterator[None]:
@@ -97,74 +177,68 @@ class _LockstepLayer:
             for module in self.adapters:
                 module._disable_adapters = False
 
+    def _given(self, state_XMD: Tensor, sources: Sources) -> list[Given]:
+        """What each fused module of this layer fuses."""
+        if self.pairing == "module":
+            states = [self.module_inputs.pop(module) for module in self.fused]
+        else:
+            if self.norm is not None:
+                with torch.no_grad():
+                    state_XMD = self.norm(state_XMD)
+            states = [state_XMD] * len(self.fused)
+        return [Given(state, sources.alignment) for state in states]
+
+    def _target_pass(self, hidden_states: Tensor, given: list[Given], args: Any, kwargs: Any) -> Any:
+        def run(hidden_states: Tensor) -> Any:
+            with self._source_given(given):
+                return self.forward(hidden_states, *args, **kwargs)
+
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(run, hidden_states, use_reentrant=False)
+        return run(hidden_states)
+
     @contextmanager
-    def _source_given(self, before_BLD: Tensor, after_BLD: Tensor, alignment: Alignment) -> Iterator[None]:
-        """Hand each fused module the source state it pairs with, and take it away afterwards."""
-        state_BLD = after_BLD if self.pairing == "output" else before_BLD
-        if self.norm is not None:
-            with torch.no_grad():
-                state_BLD = self.norm(state_BLD)
-        variants = [_variant(module) for module in self.fused]
-        for module, variant in zip(self.fused, variants, strict=True):
-            variant.source_BLD = self.module_inputs[module] if self.pairing == "module" else state_BLD
-            variant.alignment = alignment
+    def _source_given(self, given: list[Given]) -> Iterator[None]:
+        """Hand each fused module its source, and take it away afterwards."""
+        variants = [_variant(module) for module in self.fused] if given else []
+        for variant, its in zip(variants, given, strict=True):
+            variant.given = its
         try:
             yield
         finally:
-            self.module_inputs.clear()
             for variant in variants:
-                variant.source_BLD = variant.alignment = None
+                variant.given = None
 
     def _keep_module_input(self, module: LoraLayer, inputs: tuple[Tensor, ...]) -> None:
         if self.in_source_pass:
             self.module_inputs[module] = inputs[0]
 
 
-def decoder_layers(base: nn.Module) -> list[nn.Module]:
-    """The decoder layers of a causal language model, in order.
+def split_rows(values: Any, rows: int, everybody: int) -> tuple[Any, Any]:
+    """Split what a layer is called with into the sources' rows (the first ones) and the target's.
 
-    Raises:
-        ConfigError: no list of `num_hidden_layers` layers was found.
+    Tensors with a row for everybody are cut in two; what is shared by all rows goes to both. Vectors are always
+    shared: one that counts positions may happen to be as long as there are rows.
     """
-    depth = base.config.get_text_config().num_hidden_layers  # type: ignore[operator,union-attr]
-    for module in base.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
-    raise ConfigError(
-        f"model.base is a {type(base).__name__} without a list of its {depth} decoder layers",
-        fix="use a decoder-only Hugging Face model such as Llama or Gemma",
-    )
+    if isinstance(values, Tensor):
+        if values.ndim > 1 and values.shape[0] == everybody:
+            return values[:rows], values[rows:]
+        return values, values
+    if isinstance(values, dict):
+        halves = {key: split_rows(value, rows, everybody) for key, value in values.items()}
+        return {key: half[0] for key, half in halves.items()}, {key: half[1] for key, half in halves.items()}
+    if isinstance(values, tuple):
+        pairs = [split_rows(value, rows, everybody) for value in values]
+        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+    return values, values
 
 
-def _input_norm(layer: nn.Module) -> nn.Module:
-    norm = getattr(layer, "input_layernorm", None)
-    if norm is None:
-        raise ConfigError(
-            f"adapter.source_norm=true, but a {type(layer).__name__} has no input_layernorm",
-            fix="set adapter.source_norm=false, or adapter.pairing=module",
-        )
-    return norm
+def _hidden(output: Any) -> Tensor:
+    """A layer's hidden state: some models' layers return it first in a tuple."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _variant(module: LoraLayer) -> FusionVariant:
     variant = module.lora_variant[ADAPTER]
     assert isinstance(variant, FusionVariant)
     return variant
-
-
-def _halve(values: Any, rows: int) -> tuple[Any, Any]:
-    """Split what a layer is called with into the source's half and the target's.
-
-    Tensors of 2B rows are cut in two; what is shared by all rows (one row, or no tensor) goes to both.
-    """
-    if isinstance(values, Tensor):
-        if values.ndim and values.shape[0] == 2 * rows:
-            return values[:rows], values[rows:]
-        return values, values
-    if isinstance(values, dict):
-        halves = {key: _halve(value, rows) for key, value in values.items()}
-        return {key: half[0] for key, half in halves.items()}, {key: half[1] for key, half in halves.items()}
-    if isinstance(values, tuple):
-        pairs = [_halve(value, rows) for value in values]
-        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
-    return values, values

@@ -5,18 +5,20 @@
 Legend: B target rows, L columns, N answer positions, K logits (label words, or the vocabulary).
 """
 
+from contextlib import nullcontext
+
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
-from flare_ds.adapters.alignment import align_prompts
+from flare_ds.adapters.alignment import align_streams
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
 from flare_ds.models.embedding import shard_embedding
-from flare_ds.models.head import use_label_head
+from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base
-from flare_ds.models.streams import LockstepStreams
+from flare_ds.models.streams import LockstepStreams, Sources
 
 
 class TwoStreamModel(nn.Module):
@@ -31,10 +33,8 @@ class TwoStreamModel(nn.Module):
         super().__init__()
         self.model = model
         self.align = config.adapter.align
-        self.streams = None
-        if config.method == "flare":
-            assert isinstance(model, PeftModel)
-            self.streams = LockstepStreams(model, config.adapter)
+        self.fuses = config.sources > 0
+        self.streams = LockstepStreams(model, config) if isinstance(model, PeftModel) else None
 
     @property
     def base(self) -> PreTrainedModel:
@@ -58,29 +58,40 @@ class TwoStreamModel(nn.Module):
         self.training = mode
         return self
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits [B, N, K] at the columns that predict the answers."""
-        if self.streams is None:
-            return self._logits(batch)
-        alignment = align_prompts(
-            batch.source_lengths_B,
+    def forward(self, batch: Batch, *, sources: Sources | None = None, past: Cache | None = None) -> Tensor:
+        """Logits [B, N, K] at the columns that predict the answers.
+
+        Args:
+            batch: the rows.
+            sources: what the target meets, when decoding; None: what follows from the batch.
+            past: keys and values of the target's earlier columns, when decoding; added to.
+        """
+        if sources is None and self.fuses and len(batch.source_lengths_SB):
+            sources = self.sources_of(batch)
+        with nullcontext() if self.streams is None else self.streams.reading(sources):
+            return self.base(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                logits_to_keep=batch.answer_columns_N,
+                past_key_values=past,
+                use_cache=past is not None,
+            ).logits
+
+    def sources_of(self, batch: Batch) -> Sources:
+        """How the sources of a batch meet its target rows."""
+        rows = batch.target_lengths_B.shape[0]
+        stored = batch.stored_BMKD
+        alignment = align_streams(
+            batch.source_lengths_SB,
             batch.target_lengths_B,
             prompt_columns=batch.prompt_columns,
-            columns=batch.input_ids.shape[1],
+            real_BL=batch.attention_mask[-rows:].bool(),
             mode=self.align,
+            source_columns=None if stored is None else stored.shape[1],
+            source_answers_SB=batch.source_answers_SB,
         )
-        with self.streams.aligned(alignment):
-            return self._logits(batch)
-
-    def _logits(self, batch: Batch) -> Tensor:
-        output = self.base(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            logits_to_keep=batch.answer_columns_N,
-            use_cache=False,
-        )
-        return output.logits
+        return Sources(alignment, stored_BMKD=stored)
 
 
 def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[str, ...]) -> TwoStreamModel:
@@ -92,8 +103,12 @@ def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[
     base = load_base(config.model)
     model: PeftModel | PreTrainedModel = base
     if config.method != "zero_shot":
-        model = inject_adapter(base, config.adapter, fused=config.method == "flare", seed=config.train.seed)
-    if config.train.objective == "labels":
-        use_label_head(base, label_tokens, labels)
+        model = inject_adapter(base, config.adapter, sources=config.sources, seed=config.train.seed)
+    use_head(
+        base,
+        label_tokens=label_tokens if config.train.objective == "labels" else None,
+        labels=labels,
+        trained=config.adapter.train_head and config.method != "zero_shot",
+    )
     shard_embedding(base)
     return TwoStreamModel(model, config)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.streams import decoder_layers
+from flare_ds.models.decoder import decoder_layers
 
 
 def resolve_ds_config(config: Config, shape: PreTrainedModel, world_size: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The process group: joining the ranks a launcher started, or being the only one."""
 
+import atexit
 import fcntl
 import os
 from datetime import timedelta
@@ -36,6 +37,13 @@ def join_process_group() -> None:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         fix = "check the address; if another run of this machine uses the port, pass the launcher another --master_port"
         raise HostError(f"the ranks did not meet at {address}: {error}", fix=fix) from error
+    atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    """End the group's threads before the interpreter: otherwise a finished rank now and then ends in an abort."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _load_cpu_communication() -> None:

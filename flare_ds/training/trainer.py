@@ -133,6 +133,7 @@ class Trainer:
             streams=self.streams,
             objective=self.config.train.objective,
             pad_id=self.cache.pad_id,
+            source_answers=self.config.adapter.span == "full",
         ).to(device())
         loss = loss_sum(engine(batch), batch.answers_BN, batch.weights_B)
         engine.backward(

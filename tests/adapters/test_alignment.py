@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from flare_ds.adapters.alignment import align_prompts
+from flare_ds.adapters.alignment import align_streams
 
 
 def partners(mode: str, source: int, target: int, columns: int = 6, answers: int = 2) -> dict[int, int]:
     """Which source token each target token meets, counted from each prompt's own start."""
-    found = align_prompts(
-        torch.tensor([source]), torch.tensor([target]), prompt_columns=columns, columns=columns + answers, mode=mode
+    real_BL = torch.arange(columns + answers)[None] >= columns - target
+    found = align_streams(
+        torch.tensor([[source]]), torch.tensor([target]), prompt_columns=columns, real_BL=real_BL, mode=mode
     )
-    pairs = enumerate(zip(found.index_BL[0].tolist(), found.partner_BL[0].tolist(), strict=True))
+    pairs = enumerate(zip(found.index_SBL[0, 0].tolist(), found.partner_SBL[0, 0].tolist(), strict=True))
     return {c - (columns - target): j - (columns - source) for c, (j, has) in pairs if has}
 
 
@@ -45,6 +46,7 @@ def test_partners_are_real_source_tokens_in_order(mode: str) -> None:
 
 
 def test_gather_brings_each_source_vector_to_its_partner() -> None:
-    alignment = align_prompts(torch.tensor([3]), torch.tensor([2]), prompt_columns=3, columns=3, mode="left")
-    gathered = alignment.gather(torch.tensor([[[10.0], [11.0], [12.0]]]))
+    real_BL = torch.tensor([[False, True, True]])
+    alignment = align_streams(torch.tensor([[3]]), torch.tensor([2]), prompt_columns=3, real_BL=real_BL, mode="left")
+    gathered = alignment.combine(torch.tensor([[[[10.0], [11.0], [12.0]]]]), torch.ones(1))
     assert gathered[0, alignment.partner_BL[0], 0].tolist() == [10.0, 11.0]

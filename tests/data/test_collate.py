@@ -41,7 +41,7 @@ def test_two_streams_with_answers() -> None:
     assert batch.position_ids[real].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 0, 1, 2, 3, 4]
     assert batch.answer_columns_N.tolist() == [3, 4, 5]
     assert batch.answers_BN.tolist() == [[31, 2, -100], [32, 33, 2]]
-    assert batch.source_lengths_B.tolist() == [4, 1] and batch.target_lengths_B.tolist() == [2, 3]
+    assert batch.source_lengths_SB.tolist() == [[4, 1]] and batch.target_lengths_B.tolist() == [2, 3]
     assert batch.weights_B.tolist() == [1, 0] and batch.prompt_columns == 4
 
 
@@ -50,5 +50,5 @@ def test_labels_need_no_answer_columns() -> None:
     assert batch.input_ids.tolist() == [[7, 21, 22], [23, 24, 25]]
     assert batch.answers_BN.tolist() == [[3], [1]]
     assert batch.answer_columns_N.tolist() == [2]
-    assert batch.source_lengths_B.tolist() == [0, 0]
+    assert batch.source_lengths_SB.shape == (0, 2)
     assert batch.to(torch.device("cpu")).input_ids.dtype == torch.int64

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.head import use_label_head
+from flare_ds.models.head import use_head
 from tests.small_models import small_model
 
 TOKENS = [[5, 6], [9], [30, 2]]
@@ -18,7 +18,7 @@ def test_logits_equal_the_full_models(name: str) -> None:
     columns = torch.tensor([4, 6])
     with torch.no_grad():
         full_BNV = base(input_ids=ids, logits_to_keep=columns, use_cache=False).logits
-        use_label_head(base, TOKENS, LABELS)
+        use_head(base, label_tokens=TOKENS, labels=LABELS, trained=False)
         labels_BNK = base(input_ids=ids, logits_to_keep=columns, use_cache=False).logits
     torch.testing.assert_close(labels_BNK, full_BNV[..., [5, 9, 30]])
 
@@ -26,4 +26,4 @@ def test_logits_equal_the_full_models(name: str) -> None:
 def test_label_words_that_begin_alike_are_refused() -> None:
     base, _ = small_model("llama")
     with pytest.raises(ConfigError, match="begin with the same token"):
-        use_label_head(base, [[5, 6], [5, 7]], ("unhappy", "unsure"))
+        use_head(base, label_tokens=[[5, 6], [5, 7]], labels=("unhappy", "unsure"), trained=False)

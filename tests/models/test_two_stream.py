@@ -56,7 +56,8 @@ def make_batch(rows: list, *, pad: int = 0, source: bool = True) -> Batch:
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
-        source_lengths_B=torch.tensor([len(s) if source else 0 for s, _, _ in rows]),
+        source_lengths_SB=torch.tensor([[len(s) for s, _, _ in rows]])[: int(source)],
+        source_answers_SB=None,
         target_lengths_B=torch.tensor([len(t) for _, t, _ in rows]),
         answer_columns_N=torch.arange(prompt_columns - 1, prompt_columns - 1 + extra),
         answers_BN=answers,
@@ -78,7 +79,7 @@ def build(model_name: str, **adapter: object) -> tuple[TwoStreamModel, Oracle, d
     config = make_config(**adapter)
     base, settings = small_model(model_name)
     weights = {name: parameter.detach().double().clone() for name, parameter in base.named_parameters()}
-    model = TwoStreamModel(inject_adapter(base, config.adapter, fused=config.method == "flare", seed=7), config).train()
+    model = TwoStreamModel(inject_adapter(base, config.adapter, sources=config.sources, seed=7), config).train()
     randomize_b(model)
     leaves = {}
     for name, parameter in model.named_parameters():
@@ -190,14 +191,14 @@ def test_a_fresh_adapter_leaves_the_base_bit_for_bit(pairing: str) -> None:
             logits_to_keep=batch.answer_columns_N,
             use_cache=False,
         ).logits
-        model = TwoStreamModel(inject_adapter(base, config.adapter, fused=True, seed=7), config)
+        model = TwoStreamModel(inject_adapter(base, config.adapter, sources=1, seed=7), config)
         assert torch.equal(model(batch), expected)
 
 
 def test_only_the_dropout_of_the_adapter_trains() -> None:
     config = make_config(dropout=0.5)
     base, _ = small_model("llama")
-    model = TwoStreamModel(inject_adapter(base, config.adapter, fused=True, seed=7), config).train()
+    model = TwoStreamModel(inject_adapter(base, config.adapter, sources=1, seed=7), config).train()
     training = {name for name, module in model.named_modules() if module.training and name}
     assert training and all("lora_dropout" in name for name in training)
     assert not any(module.training for module in model.eval().modules())
