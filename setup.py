@@ -36,7 +36,15 @@ setup(
     ],
     extras_require={
         "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.13",
+            "types-PyYAML",
+        ],
     },
     entry_points={"console_scripts": ["flare-ds = flare_ds.cli:main"]},
 )

@@ -5,7 +5,8 @@
 #   ./launchers/test.sh --help                 this text
 #
 # It needs Python 3.11+, a C++ compiler and 6 GB of disk, and installs the rest, pinned, into .venv (or $FLARE_DS_VENV;
-# the one quickstart.sh uses). PYTHON names the Python to use. The tests run on the CPU, two ranks, one thread each.
+# the one quickstart.sh uses). PYTHON names the Python to use. The tests run on the CPU, two files at a time, ranks with
+# one thread each.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -20,5 +21,5 @@ stage "install" install quickstart dev
 stage "ruff check" ruff check .
 stage "ruff format" ruff format --check .
 stage "mypy" mypy
-stage "pytest" python -m pytest "$@"
+stage "pytest" python -m pytest --numprocesses 2 --dist loadfile "$@"
 say "total: $SECONDS s"

@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -41,9 +42,14 @@ def join_process_group() -> None:
 
 
 def _leave_process_group() -> None:
-    """End the group's threads before the interpreter: otherwise a finished rank now and then ends in an abort."""
+    """Let Gloo's threads finish before the interpreter does, or a rank that is done may still end in an abort.
+
+    A thread may be about to drop the tensors of the last collective, for which it needs the interpreter; DeepSpeed
+    keeps the group, so destroying it does not end the threads (pytorch#190489). A thread runs while this one sleeps.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        time.sleep(0.2)
 
 
 def _load_cpu_communication() -> None:
