@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "flare_ds/__init__.py").read_text(encoding="utf-8"))
 assert version is not None
+quantization = "bitsandbytes>=0.50"
 
 setup(
     name="flare_ds",
@@ -36,7 +37,9 @@ setup(
     ],
     extras_require={
         "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],
+        "quantization": [quantization],
         "dev": [
+            quantization,
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

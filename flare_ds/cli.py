@@ -4,7 +4,7 @@ flare-ds prepare CONFIG                 build (or find) the token cache
 flare-ds train CONFIG                   train an adapter; under `deepspeed --module flare_ds`, on every rank
 flare-ds evaluate RUN_OR_CONFIG         score the test split
 flare-ds merge RUN --output DIR         task adapter into a base model
-flare-ds predict RUN --target TEXT      label words for one text, or a pair
+flare-ds predict RUN --target TEXT      label words for one text, or a pair; with --generate an answer in free text
 flare-ds sweep YAML                     every cell of a grid, resumable
 flare-ds report DIR                     the table and the curves of all runs below DIR
 flare-ds fetch model|data NAME          the quickstart's model or data, verified
@@ -61,9 +61,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=10")
     merge = verb("merge", _merge, "merge a task adapter into its base model", "config")
     merge.add_argument("--output", required=True, type=Path, help="new model directory")
-    predict = verb("predict", _predict, "label words for one text, or a pair", "config")
+    predict = verb("predict", _predict, "label words, or with --generate an answer, for one text or a pair", "config")
+    predict.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. generate.temperature=0.7")
     predict.add_argument("--target", required=True, help="text in the target language")
-    predict.add_argument("--source", help="the same text in the source language (flare)")
+    predict.add_argument(
+        "--source", action="append", default=[], help="the same text in the source language (flare); one for each"
+    )
+    predict.add_argument("--generate", action="store_true", help="decode an answer, as the generate settings say")
     verb("report", _report, "table and curves of all runs below a directory", "directory")
     verb("fetch", _fetch, "fetch a model or a data set, and print where it is", "kind", "name")
     return parser
@@ -103,14 +107,18 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from flare_ds.evaluation.predict import predict
+    from flare_ds.evaluation.predict import predict, predict_answer
     from flare_ds.training.process_group import rank
 
-    config: Config = load_config(options.config)
-    probabilities = predict(config, target=options.target, source=options.source)
+    config: Config = load_config(options.config, options.overrides)
+    if options.generate:
+        lines = [predict_answer(config, target=options.target, sources=options.source)]
+    else:
+        probabilities = predict(config, target=options.target, sources=options.source)
+        best_first = sorted(probabilities.items(), key=lambda item: -item[1])
+        lines = [f"{probability:.4f}  {word}" for word, probability in best_first]
     if rank() == 0:
-        for word, probability in sorted(probabilities.items(), key=lambda item: -item[1]):
-            print(f"{probability:.4f}  {word}")
+        print("\n".join(lines))
 
 
 def _sweep(options: argparse.Namespace) -> int:

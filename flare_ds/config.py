@@ -11,7 +11,7 @@ Relative paths are relative to the directory the command is run in.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,7 +40,9 @@ class TaskConfig(_Section):
     data_dir: str = Field(description="directory that holds the task's files")
     source_language: str = Field("en", description="language we transfer from")
     target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
-    extra_source_languages: list[str] = Field([], description="more languages fused beside source_language (flare)")
+    extra_source_languages: tuple[str, ...] = Field(
+        (), description="more languages fused beside source_language (flare)"
+    )
     max_prompt_tokens: int = Field(128, ge=8, description="longest prompt; the text is cut, never the template")
     train_rows: int | None = Field(None, ge=1, description="rows kept of the training split (null: all)")
     validation_rows: int | None = Field(None, ge=1, description="rows kept of the validation split (null: all)")
@@ -159,7 +161,7 @@ class Config(_Section):
             ),
             (
                 bool(task.extra_source_languages) and len(set(languages)) < len(languages),
-                f"task.extra_source_languages={task.extra_source_languages} repeats a language of the run",
+                f"task.extra_source_languages={list(task.extra_source_languages)} repeats a language of the run",
                 "name each source language once, and not the target language",
             ),
             (
@@ -197,6 +199,9 @@ class Config(_Section):
     def to_yaml(self) -> str:
         """The resolved config, as it is saved with the run."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+METHODS: tuple[str, ...] = get_args(Config.model_fields["method"].annotation)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -243,7 +248,7 @@ def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise _explain(error, origin) from None
+        raise explain(error, Config, origin) from None
 
 
 def apply_override(settings: dict[str, Any], override: str) -> None:
@@ -264,12 +269,21 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
     settings[leaf] = yaml.safe_load(text)
 
 
-def _explain(error: ValidationError, origin: str) -> ConfigError:
+def explain(error: ValidationError, model: type[BaseModel], origin: str) -> ConfigError:
+    """The first problem of a validation, said in our words.
+
+    Args:
+        error: what pydantic found.
+        model: the model that was to be built, whose keys are suggested.
+        origin: the file the settings come from.
+    """
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "literal["))]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], _known_keys(path[:-1])))
+        return ConfigError(
+            f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], _known_keys(model, path[:-1]))
+        )
     if first["type"] == "missing":
         return ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {name}=VALUE")
     if first["type"] == "value_error":
@@ -278,8 +292,7 @@ def _explain(error: ValidationError, origin: str) -> ConfigError:
     return ConfigError(f"setting {name}={first['input']!r} in {origin}: {first['msg']}", fix=f"change {name}")
 
 
-def _known_keys(sections: Sequence[str]) -> list[str]:
-    model: Any = Config
+def _known_keys(model: Any, sections: Sequence[str]) -> list[str]:
     for section in sections:
         model = model.model_fields[section].annotation
     return list(model.model_fields)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from flare_ds.config import METHODS
 from flare_ds.curves import write_curves
 from flare_ds.evaluation.metrics import confidence_interval, paired_difference
 from flare_ds.exceptions import DataError
 from flare_ds.files import write_text
 from flare_ds.runs import RunResult, find_runs
-from flare_ds.sweep_config import METHODS
 
 _COLUMNS = ("language", "method", "seeds", "score", "95 % interval", "trained parameters", "step time", "tokens/s")
 _DASH = "-"

@@ -15,17 +15,16 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from flare_ds.config import Config, TaskConfig, apply_override, parse_config, read_yaml
+from flare_ds.config import METHODS, Config, TaskConfig, apply_override, explain, parse_config, read_yaml
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
 from flare_ds.tasks import TASKS
 
-METHODS: tuple[str, ...] = get_args(Config.model_fields["method"].annotation)
-_SECTIONS = ("model", "task", "adapter", "train", "evaluate")
+_SECTIONS = ("model", "task", "source", "adapter", "train", "evaluate", "generate")
 _SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")  # the last not for stage 1
 
 
@@ -120,7 +119,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     try:
         config = SweepConfig.model_validate(settings)
     except ValidationError as error:
-        raise _explain(error, str(path)) from None
+        raise explain(error, SweepConfig, str(path)) from None
     _check_places(config, str(path))
     plan = _resolve(config, str(path))
     for run in plan.runs:
@@ -146,7 +145,7 @@ def _stage1(config: SweepConfig, out: Path, origin: str) -> PlannedRun:
     settings = _merged(config.base, config.stage1 or {}, {"method": "lora", "run_dir": str(out / "stage1")})
     default = TaskConfig.model_fields["source_language"].default
     language = settings.get("task", {}).get("source_language", default)
-    settings = _merged(settings, {"task": {"target_language": language}})
+    settings = _merged(settings, {"task": {"target_language": language, "extra_source_languages": []}})
     return PlannedRun("stage1", parse_config(settings, origin=f"{origin}, stage1"))
 
 
@@ -188,21 +187,10 @@ def _check_place(place: str, settings: dict[str, Any], set_by_sweep: Sequence[st
 
 def _check_languages(run: PlannedRun) -> None:
     task = TASKS.get(run.config.task.name)
-    for language in (run.config.task.source_language, run.config.task.target_language):
+    languages = run.config.task
+    for language in (languages.source_language, *languages.extra_source_languages, languages.target_language):
         if language not in task.languages:
             raise ConfigError(
                 f"task {run.config.task.name} has no language {language!r} (run {run.name})",
                 fix=suggestion(language, task.languages),
             )
-
-
-def _explain(error: ValidationError, origin: str) -> ConfigError:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        model = Grid if first["loc"][0] == "grid" else SweepConfig
-        fix = suggestion(str(first["loc"][-1]), model.model_fields)
-        return ConfigError(f"unknown setting {name!r} in {origin}", fix=fix)
-    if first["type"] == "missing":
-        return ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {name}=VALUE")
-    return ConfigError(f"setting {name}={first['input']!r} in {origin}: {first['msg']}", fix=f"change {name}")

@@ -1,21 +1,26 @@
 """An independent, deliberately slow FLARE, written from the equations: no PEFT, no DeepSpeed, no Hugging Face code.
 
-One row at a time, no padding, no batch, loops over layers, heads and positions, float64. It reads the same weights
-by name and is what the two-stream model is compared with: logits, loss and every adapter gradient.
+One row at a time, no padding, no batch, loops over layers, heads, positions and sources, float64. It reads the same
+weights by name and is what the two-stream model is compared with: logits, loss and the gradient of all that trains.
 
-Legend: n positions, d model width.
+    y = W·t + scaling·B·φ(S, T)      T = A·t, S = Σ share·A·s over the sources that have a partner at the position
+
+Legend: n positions, d model width, r bottleneck width; vectors of one position carry no suffix.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from flare_ds.config import AdapterConfig
+
 
 @dataclass
 class Settings:
-    """What the oracle needs to know of the model and the adapter."""
+    """What the oracle needs to know of the base model."""
 
     model: str  # llama, gemma2 or gemma3
     layers: int
@@ -28,33 +33,48 @@ class Settings:
     score_scale: float
     attention_cap: float | None = None
     logit_cap: float | None = None
-    targets: list[str] = field(default_factory=list)
-    fused: list[str] = field(default_factory=list)
-    scaling: float = 2.0
-    fusion: str = "add_relu"
-    pairing: str = "output"
-    source_norm: bool = True
-    align: str = "right"
 
     @property
     def gemma(self) -> bool:
         return self.model.startswith("gemma")
 
 
-def rms(x: Tensor, weight: Tensor, s: Settings) -> Tensor:
-    normed = x / torch.sqrt((x * x).mean(-1, keepdim=True) + s.eps)
-    return normed * (1 + weight if s.gemma else weight)
+@dataclass
+class Row:
+    """One example in token ids: the target's prompt and answer, and those of each source, empty if it is missing."""
+
+    target: list[int]
+    answer: list[int]
+    sources: list[tuple[list[int], list[int]]] = field(default_factory=list)
+
+
+@dataclass
+class Visit:
+    """What one layer did with a source: the states [n, d] before and after it, and what each projection read."""
+
+    before: Tensor
+    after: Tensor
+    inputs: dict[str, Tensor]
+
+
+def softmax(scores: Tensor) -> Tensor:
+    share = torch.exp(scores - scores.max())
+    return share / share.sum()
+
+
+def relu(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+def cap(x: Tensor, limit: float | None) -> Tensor:
+    return torch.tanh(x / limit) * limit if limit else x
 
 
 def rotate(vector: Tensor, position: int, theta: float) -> Tensor:
-    half = vector.shape[0] // 2
-    out = vector.clone()
-    for i in range(half):
-        angle = position * theta ** (-2 * i / vector.shape[0])
-        a, b = vector[i], vector[i + half]
-        out[i] = a * math.cos(angle) - b * math.sin(angle)
-        out[i + half] = b * math.cos(angle) + a * math.sin(angle)
-    return out
+    """Turn dimensions i and i + half of a head's vector by an angle that falls with i."""
+    a, b = vector.chunk(2)
+    angles = position * theta ** (-torch.arange(len(a), dtype=torch.float64) / len(a))
+    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()])
 
 
 def partner(k: int, target_n: int, source_n: int, align: str) -> int | None:
@@ -68,127 +88,167 @@ def partner(k: int, target_n: int, source_n: int, align: str) -> int | None:
     return j if 0 <= j < source_n else None
 
 
-def fuse(s: Tensor, t: Tensor, fusion: str) -> Tensor:
-    relu = lambda v: torch.where(v > 0, v, torch.zeros_like(v))  # noqa: E731
-    return {
-        "add": lambda: s + t,
-        "add_relu": lambda: relu(s) + relu(t),
-        "mul": lambda: s * t,
-        "mul_relu": lambda: relu(s) * relu(t),
-    }[fusion]()
+class Base:
+    """The frozen model; `project(name, x)` is how a linear layer of that name is computed."""
 
+    def __init__(self, weights: dict[str, Tensor], settings: Settings) -> None:
+        self.w, self.s = weights, settings
+        self.visits: dict[tuple[int, ...], list[Visit]] = {}
 
-class Linear:
-    """W, and the adapter on it: y = W·t + scaling·B·φ(A·s, A·t)."""
-
-    def __init__(self, weights: dict[str, Tensor], adapters: dict[str, Tensor], name: str, s: Settings) -> None:
-        self.weight, self.s = weights[name + ".weight"], s
-        self.short = name.rpartition(".")[2]
-        self.a, self.b = adapters.get(name + ".lora_A"), adapters.get(name + ".lora_B")
-
-    def __call__(self, x: Tensor, adapted: bool, source: list[Tensor | None] | None = None) -> Tensor:
-        """X [n, d]; source: for each position the source vector it meets, or None."""
-        rows = []
-        for k in range(x.shape[0]):
-            y = self.weight @ x[k]
-            if adapted and self.a is not None:
-                bottleneck = self.a @ x[k]
-                if source is not None and self.short in self.s.fused and source[k] is not None:
-                    bottleneck = fuse(self.a @ source[k], bottleneck, self.s.fusion)
-                y = y + self.s.scaling * (self.b @ bottleneck)
-            rows.append(y)
-        return torch.stack(rows)
-
-
-class Oracle:
-    """A two-stream language model computed row by row."""
-
-    def __init__(self, weights: dict[str, Tensor], adapters: dict[str, Tensor], settings: Settings) -> None:
-        self.w, self.adapters, self.s = weights, adapters, settings
-
-    def layer(self, i: int, x: Tensor, adapted: bool, given: dict | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """One decoder layer over one row [n, d]; also returns the input of each projection."""
-        s, p = self.s, f"model.layers.{i}."
-        inputs: dict[str, Tensor] = {}
-
-        def project(name: str, value: Tensor) -> Tensor:
-            short = name.rpartition(".")[2]
-            inputs[short] = value
-            source = None if given is None else given[short]
-            return Linear(self.w, self.adapters, p + name, s)(value, adapted, source)
-
-        normed = rms(x, self.w[p + "input_layernorm.weight"], s)
-        n = x.shape[0]
-        q = project("self_attn.q_proj", normed).view(n, s.heads, s.head_dim)
-        k = project("self_attn.k_proj", normed).view(n, s.kv_heads, s.head_dim)
-        v = project("self_attn.v_proj", normed).view(n, s.kv_heads, s.head_dim)
-        if s.model == "gemma3":
-            q = rms(q, self.w[p + "self_attn.q_norm.weight"], s)
-            k = rms(k, self.w[p + "self_attn.k_norm.weight"], s)
-        outs = []
-        for t in range(n):
-            heads = []
-            for h in range(s.heads):
-                g = h // (s.heads // s.kv_heads)
-                first = 0 if s.windows[i] is None else max(0, t - s.windows[i] + 1)
-                query = rotate(q[t, h], t, s.thetas[i])
-                scores = torch.stack(
-                    [query @ rotate(k[j, g], j, s.thetas[i]) * s.score_scale for j in range(first, t + 1)]
-                )
-                if s.attention_cap:
-                    scores = torch.tanh(scores / s.attention_cap) * s.attention_cap
-                share = torch.exp(scores - scores.max())
-                share = share / share.sum()
-                heads.append(sum(share[j - first] * v[j, g] for j in range(first, t + 1)))
-            outs.append(torch.cat(heads))
-        attended = project("self_attn.o_proj", torch.stack(outs))
-        if s.gemma:
-            attended = rms(attended, self.w[p + "post_attention_layernorm.weight"], s)
-        x = x + attended
-        norm_name = "pre_feedforward_layernorm" if s.gemma else "post_attention_layernorm"
-        normed = rms(x, self.w[p + norm_name + ".weight"], s)
-        gate, up = project("mlp.gate_proj", normed), project("mlp.up_proj", normed)
-        if s.gemma:
-            act = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
-        else:
-            act = gate / (1 + torch.exp(-gate))
-        out = project("mlp.down_proj", act * up)
-        if s.gemma:
-            out = rms(out, self.w[p + "post_feedforward_layernorm.weight"], s)
-        return x + out, inputs
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        normed, weight = x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.s.eps), self.w[name + ".weight"]
+        return normed * (1 + weight if self.s.gemma else weight)
 
     def embed(self, tokens: list[int]) -> Tensor:
         table = self.w["model.embed_tokens.weight"]
         return table[tokens] * (math.sqrt(table.shape[1]) if self.s.gemma else 1.0)
 
-    def given(self, i: int, before: Tensor, after: Tensor, inputs: dict[str, Tensor], meets: list[int | None]) -> dict:
-        """For each projection of layer i, the source vector that each target position meets."""
-        s = self.s
-        state = after if s.pairing == "output" else before
-        if s.source_norm:
-            state = rms(state, self.w[f"model.layers.{i}.input_layernorm.weight"], s)
-        by_name = {name: inputs[name] if s.pairing == "module" else state for name in inputs}
-        return {
-            name: [None if j is None or name not in s.fused else value[j] for j in meets]
-            for name, value in by_name.items()
-        }
+    def head(self) -> Tensor:
+        return self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])
 
-    def logits(self, target: list[int], source: list[int] | None, prompt_n: int) -> Tensor:
-        """Logits [n, vocabulary] of one target row (its first prompt_n tokens are prompt)."""
-        x = self.embed(target)
-        s_state = None if source is None else self.embed(source)
-        for i in range(self.s.layers):
-            given = None
-            if s_state is not None:
-                with torch.no_grad():
-                    s_next, inputs = self.layer(i, s_state, adapted=False, given=None)
-                    meets = [
-                        partner(k, prompt_n, len(source), self.s.align) if k < prompt_n else None
-                        for k in range(len(target))
-                    ]
-                    given = self.given(i, s_state, s_next, inputs, meets)
-                s_state = s_next
-            x, _ = self.layer(i, x, adapted=True, given=given)
-        x = rms(x, self.w["model.norm.weight"], self.s)
-        out = x @ self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"]).T
-        return torch.tanh(out / self.s.logit_cap) * self.s.logit_cap if self.s.logit_cap else out
+    def layer(self, i: int, x: Tensor, project: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """One decoder layer over one row [n, d]."""
+        p, gemma = f"model.layers.{i}.", self.s.gemma
+        attended = self.attention(i, self.norm(x, p + "input_layernorm"), project)
+        x = x + (self.norm(attended, p + "post_attention_layernorm") if gemma else attended)
+        normed = self.norm(x, p + ("pre_feedforward_layernorm" if gemma else "post_attention_layernorm"))
+        gate, up = project(p + "mlp.gate_proj", normed), project(p + "mlp.up_proj", normed)
+        if gemma:
+            act = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+        else:
+            act = gate / (1 + torch.exp(-gate))
+        out = project(p + "mlp.down_proj", act * up)
+        return x + (self.norm(out, p + "post_feedforward_layernorm") if gemma else out)
+
+    def attention(self, i: int, x: Tensor, project: Callable[[str, Tensor], Tensor]) -> Tensor:
+        s, p, n = self.s, f"model.layers.{i}.self_attn.", x.shape[0]
+        q = project(p + "q_proj", x).view(n, s.heads, s.head_dim)
+        k = project(p + "k_proj", x).view(n, s.kv_heads, s.head_dim)
+        v = project(p + "v_proj", x).view(n, s.kv_heads, s.head_dim)
+        if s.model == "gemma3":
+            q, k = self.norm(q, p + "q_norm"), self.norm(k, p + "k_norm")
+        keys = [torch.stack([rotate(k[j, g], j, s.thetas[i]) for j in range(n)]) for g in range(s.kv_heads)]
+        rows = []
+        for t in range(n):
+            first = 0 if s.windows[i] is None else max(0, t - s.windows[i] + 1)
+            heads = []
+            for h in range(s.heads):
+                g = h // (s.heads // s.kv_heads)
+                scores = keys[g][first : t + 1] @ rotate(q[t, h], t, s.thetas[i]) * s.score_scale
+                heads.append(softmax(cap(scores, s.attention_cap)) @ v[first : t + 1, g])
+            rows.append(torch.cat(heads))
+        return project(p + "o_proj", torch.stack(rows))
+
+    @torch.no_grad()
+    def read(self, tokens: list[int]) -> list[Visit]:
+        """The source stream: every layer without adapters and gradient (remembered, since no adapter changes it)."""
+        if tuple(tokens) not in self.visits:
+            states, inputs = [self.embed(tokens)], []
+            for i in range(self.s.layers):
+                seen: dict[str, Tensor] = {}
+
+                def project(name: str, x: Tensor, seen: dict[str, Tensor] = seen) -> Tensor:
+                    seen[name] = x
+                    return x @ self.w[name + ".weight"].T
+
+                states.append(self.layer(i, states[-1], project))
+                inputs.append(seen)
+            self.visits[tuple(tokens)] = [Visit(*visit) for visit in zip(states, states[1:], inputs, strict=False)]
+        return self.visits[tuple(tokens)]
+
+
+class Oracle:
+    """The model with its adapter, computed row by row.
+
+    Args:
+        base: the frozen model.
+        trained: everything that trains, by name: `model.layers.0.self_attn.q_proj.lora_A.weight` and so on.
+        adapter: the adapter's settings.
+        head_rows: rows of the output matrix that are used; None: all.
+    """
+
+    def __init__(
+        self, base: Base, trained: dict[str, Tensor], adapter: AdapterConfig, head_rows: list[int] | None = None
+    ) -> None:
+        self.base, self.trained, self.adapter, self.head_rows = base, trained, adapter, head_rows
+        self.scaling = adapter.alpha / (math.sqrt(adapter.r) if adapter.rslora else adapter.r)
+        self.energy: dict[str, Tensor] = {}
+
+    def logits(self, row: Row, answers: int) -> Tensor:
+        """Logits [answers, vocabulary or head rows] from the last prompt position on."""
+        tokens = row.target + row.answer[: answers - 1]
+        x = self.base.embed(tokens)
+        for i in range(self.base.s.layers):
+            visits = [self.base.read(self.source_tokens(*source))[i] if source[0] else None for source in row.sources]
+            x = self.base.layer(i, x, lambda name, x, i=i, v=visits: self.project(i, name, x, row, v))
+        x = self.base.norm(x, "model.norm")[len(row.target) - 1 :]
+        head = self.trained.get("lm_head.weight")
+        if head is None:
+            head = self.base.head() if self.head_rows is None else self.base.head()[self.head_rows]
+        return cap(x @ head.T, self.base.s.logit_cap)
+
+    def source_tokens(self, prompt: list[int], answer: list[int]) -> list[int]:
+        return prompt + (answer[:-1] if self.adapter.span == "full" else [])
+
+    def meets(self, k: int, row: Row) -> dict[int, int]:
+        """The sources that have a partner for target position k, and the partner's position in each."""
+        found: dict[int, int | None] = {}
+        for number, (prompt, answer) in enumerate(row.sources):
+            if k < len(row.target):
+                found[number] = partner(k, len(row.target), len(prompt), self.adapter.align)
+            elif k - len(row.target) < len(self.source_tokens(prompt, answer)) - len(prompt):
+                found[number] = len(prompt) + k - len(row.target)
+        return {number: j for number, j in found.items() if j is not None}
+
+    def project(self, i: int, name: str, x: Tensor, row: Row, visits: list[Visit | None]) -> Tensor:
+        """W, and the adapter on it, over one row [n, d]."""
+        weight, a, b = self.base.w[name + ".weight"], *(self.trained[f"{name}.lora_{m}.weight"] for m in "AB")
+        bottleneck, out = [], []
+        for k in range(x.shape[0]):
+            bottleneck.append(a @ x[k])
+            fused, met = bottleneck[k], self.meets(k, row)
+            if met and name.rpartition(".")[2] in self.adapter.fused_modules:
+                states = {number: self.state(i, name, visits[number], j) for number, j in met.items()}
+                source = self.mix(name, {number: a @ state for number, state in states.items()}, len(visits))
+                fused = self.phi(name, source, bottleneck)
+                without = self.phi(name, torch.zeros_like(source), bottleneck)
+                parts = torch.stack([(b @ (fused - without)).square().sum(), (b @ fused).square().sum()])
+                self.energy[name] = self.energy.get(name, 0) + parts.detach()
+            out.append(weight @ x[k] + self.scaling * (b @ fused))
+        return torch.stack(out)
+
+    def state(self, i: int, name: str, visit: Visit, j: int) -> Tensor:
+        """What position j of a source shows to a fused projection of layer i."""
+        if self.adapter.pairing == "module":
+            return visit.inputs[name][j]
+        state = visit.after[j] if self.adapter.pairing == "output" else visit.before[j]
+        return self.base.norm(state, f"model.layers.{i}.input_layernorm") if self.adapter.source_norm else state
+
+    def mix(self, name: str, met: dict[int, Tensor], sources: int) -> Tensor:
+        """The weighted mean of S over the sources that are met here."""
+        logits = self.trained.get(f"{name}.lora_fusion.source_logits_S", torch.zeros(sources, dtype=torch.float64))
+        share = softmax(torch.stack([logits[number] for number in met]))
+        return sum(share[place] * source for place, source in enumerate(met.values()))
+
+    def phi(self, name: str, s: Tensor, so_far: list[Tensor]) -> Tensor:
+        """φ(S, T) at the last of the target positions so far."""
+        match self.adapter.fusion:
+            case "add":
+                return s + so_far[-1]
+            case "add_relu":
+                return relu(s) + relu(so_far[-1])
+            case "mul":
+                return s * so_far[-1]
+            case "mul_relu":
+                return relu(s) * relu(so_far[-1])
+        part_of = f"{name}.lora_fusion.function."
+        w = {key.removeprefix(part_of): value for key, value in self.trained.items() if key.startswith(part_of)}
+        query = w["query.weight"] @ s + w["query.bias"]
+        keys = [w["key.weight"] @ t for t in so_far]
+        values = [w["value.weight"] @ t + w["value.bias"] for t in so_far]
+        width, heads = self.adapter.r // self.adapter.fusion_heads, []
+        for first in range(0, self.adapter.r, width):
+            part = slice(first, first + width)
+            share = softmax(torch.stack([query[part] @ key[part] for key in keys]) / math.sqrt(width))
+            heads.append(sum(share[j] * value[part] for j, value in enumerate(values)))
+        return torch.cat(heads)

@@ -30,18 +30,19 @@ COMMON = {
 }
 
 
-def small_model(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, Settings]:
-    """A random fp32 model and its oracle settings: llama, gemma2 or gemma3."""
+def small_model(name: str, *, seed: int = 0, layers: int = 3) -> tuple[PreTrainedModel, Settings]:
+    """A random fp32 model of up to three layers and its oracle settings: llama, gemma2 or gemma3."""
     torch.manual_seed(seed)
+    common = COMMON | {"num_hidden_layers": layers}
     windows: list[int | None] = [None] * 3
     thetas = [10_000.0] * 3
     settings = {"attention_cap": None, "logit_cap": None, "score_scale": 8**-0.5}
-    types = ["sliding_attention", "full_attention", "sliding_attention"]
+    types = ["sliding_attention", "full_attention", "sliding_attention"][:layers]
     if name == "llama":
-        model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**COMMON))
+        model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**common))
     elif name == "gemma2":
         config = Gemma2Config(
-            **COMMON,
+            **common,
             query_pre_attn_scalar=12,
             sliding_window=4,
             layer_types=types,
@@ -53,7 +54,7 @@ def small_model(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, Settings]
         windows = [4, None, 4]
         settings = {"attention_cap": 2.0, "logit_cap": 1.5, "score_scale": 12**-0.5}
     else:
-        config3 = Gemma3TextConfig(**COMMON, query_pre_attn_scalar=12, sliding_window=4, layer_types=types)
+        config3 = Gemma3TextConfig(**common, query_pre_attn_scalar=12, sliding_window=4, layer_types=types)
         config3.rope_parameters["sliding_attention"]["rope_theta"] = 500.0
         model = Gemma3ForCausalLM(config3)
         windows, thetas = [4, None, 4], [500.0, 1_000_000.0, 500.0]
@@ -65,12 +66,12 @@ def small_model(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, Settings]
             parameter.data *= 10  # far from the linear regime, so a wrong term shows
     return model.eval(), Settings(
         model=name,
-        layers=3,
+        layers=layers,
         heads=4,
         kv_heads=2,
         head_dim=8,
         eps=1e-6,
-        thetas=thetas,
-        windows=windows,
+        thetas=thetas[:layers],
+        windows=windows[:layers],
         **settings,
     )

@@ -55,7 +55,8 @@ class Alignment:
             weights_S: positive; only their proportions count.
         """
         index_SBLR = self.index_SBL.unsqueeze(-1).expand(-1, -1, -1, source_SBMR.shape[-1])
-        gathered_SBLR = source_SBMR.gather(2, index_SBLR)
+        # Where there is no partner stands padding, which attention may have left as anything, even NaN.
+        gathered_SBLR = source_SBMR.gather(2, index_SBLR).masked_fill(~self.partner_SBL[..., None], 0.0)
         if self.sources == 1:
             return gathered_SBLR[0]
         weights_SBL = weights_S[:, None, None] * self.partner_SBL

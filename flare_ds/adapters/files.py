@@ -1,13 +1,17 @@
-"""Adapter files: PEFT's layout and key names, and our fusion settings beside them.
+"""Adapter files: PEFT's layout and key names, with our settings beside them.
 
-    adapter/adapter_model.safetensors   base_model.model.…q_proj.lora_A.weight, fp32
-    adapter/adapter_config.json         PEFT's LoraConfig; for flare also a "flare_ds" section
+    adapter/adapter_config.json         PEFT's LoraConfig; where PEFT alone is not enough also a "flare_ds" section
+    adapter/adapter_model.safetensors   base_model.model.…q_proj.lora_A.weight, …; whole, fp32
+    adapter/README.md                   the model card, see `flare_ds.adapters.card`
 
-A plain LoRA adapter loads in PEFT as it is. A fusion adapter carries its own peft_type, so PEFT alone refuses it
-instead of silently running it as plain LoRA (PEFT only warns about config keys it does not know).
+Beside A and B there may be `…q_proj.lora_fusion.…` (what the fusion trains), the head (`…lm_head.weight`) and
+`projection.…` (MT encoder). An adapter that PEFT computes as we do is written as PEFT writes it. Any other carries its
+own peft_type, so PEFT alone refuses it instead of silently running it as plain LoRA (PEFT only warns about config keys
+it does not know).
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flare_ds.adapters.inject import ADAPTER
-from flare_ds.config import AdapterConfig, Config
+from flare_ds.adapters.settings import compared_settings, default_setting, recorded_settings
+from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
-from flare_ds.models.partitioned import full_numel
+from flare_ds.versions import versions
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-FUSION_PEFT_TYPE = "FLARE_DS"
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OWN_PEFT_TYPE, SECTION = "FLARE_DS", "flare_ds"
+KEPT = "flare_ds"
+"""Key in the weight file's metadata of what is kept with the weights: the validation and the versions, as JSON."""
 
 
 def peft_key(parameter_name: str) -> str:
@@ -31,73 +38,137 @@ def peft_key(parameter_name: str) -> str:
     return parameter_name.removeprefix("model.").replace(f".{ADAPTER}.", ".")
 
 
-def save_adapter(directory: Path, tensors: dict[str, Tensor], model: PeftModel, config: Config) -> None:
+def save_adapter(
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    model: PeftModel,
+    config: Config,
+    *,
+    label_ids: Mapping[str, int],
+    validation: Mapping[str, float],
+) -> None:
     """Write an adapter; weights last, so a directory with weights is complete.
 
     Args:
         directory: made if absent.
-        tensors: whole adapter matrices by parameter name.
+        tensors: whole trained matrices by parameter name.
         model: whose PEFT configuration is written.
         config: the run's settings.
+        label_ids: first token of each label word, in the order of the label head's rows.
+        validation: step, accuracy and loss of the validation it was kept for.
     """
-    settings = _peft_settings(model, config.model.base)
-    if config.method == "flare":
-        settings |= {"peft_type": FUSION_PEFT_TYPE, "flare_ds": config.adapter.model_dump(mode="json")}
-    write_json(directory / SETTINGS, settings)
+    write_json(directory / SETTINGS, _settings(model, config, label_ids))
     weights = {peft_key(name): tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(directory / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    metadata = {"format": "pt", KEPT: json.dumps({"validation": dict(validation), "versions": versions()})}
+    write_atomically(directory / WEIGHTS, lambda path: save_file(weights, path, metadata=metadata))
 
 
-def load_adapter(directory: Path, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+def load_adapter(directory: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Read an adapter written by `save_adapter`, by parameter name of the model that takes it.
 
     Raises:
         CheckpointError: the files are missing or damaged, or do not hold exactly this model's adapter.
     """
-    path = directory / WEIGHTS
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read the adapter {path}: {error}", fix="train it again, or check RUN") from error
-    keys = {peft_key(name): name for name in parameters}
-    if differing := sorted(keys.keys() ^ weights.keys()):
-        raise CheckpointError(
-            f"the adapter {path} and the model differ in {len(differing)} of their matrices, first {differing[0]!r}",
-            fix="use the base model and the adapter settings it was trained with",
-        )
-    for key, name in keys.items():
-        if weights[key].numel() != full_numel(parameters[name]):
+    path, weights = directory / WEIGHTS, read_weights(directory)
+    names = {peft_key(name): name for name in parameters}
+    _check_keys(path, wanted=set(names), found=set(weights))
+    for key, name in names.items():
+        shape = tuple(getattr(parameters[name], "ds_shape", parameters[name].shape))
+        if tuple(weights[key].shape) != shape:
             raise CheckpointError(
-                f"{key!r} in {path} has shape {tuple(weights[key].shape)}, which does not fit the model",
+                f"{key!r} in {path} has shape {tuple(weights[key].shape)}, where the model has {shape}",
                 fix="use the base model and the rank (adapter.r) it was trained with",
             )
-    return {name: weights[key] for key, name in keys.items()}
+    return {name: weights[key] for key, name in names.items()}
 
 
-def check_fusion(directory: Path, adapter: AdapterConfig, *, fused: bool) -> None:
-    """Check that saved fusion settings are the ones about to be used.
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """All matrices of an adapter by PEFT's keys.
 
     Raises:
-        CheckpointError: naming the first setting that differs.
+        CheckpointError: the file is missing or damaged.
     """
     try:
-        saved = json.loads((directory / SETTINGS).read_text(encoding="utf-8")).get("flare_ds")
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"cannot read {directory / SETTINGS}: {error}", fix="train it again") from error
-    if fused != (saved is not None):
-        kind = "a fusion" if saved is not None else "a plain LoRA"
+        return load_file(directory / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        problem = f"cannot read the adapter {directory / WEIGHTS}: {error}"
+        raise CheckpointError(problem, fix="train it again, or check RUN") from error
+
+
+def check_settings(directory: Path, config: Config) -> None:
+    """Check that an adapter was trained with the settings about to be used, where they change what it computes.
+
+    Raises:
+        CheckpointError: naming the first setting that differs; or the file is missing or damaged.
+    """
+    saved, wanted = saved_settings(directory), recorded_settings(config)
+    if saved["method"] != config.method:
+        kind = "a fusion" if saved["method"] == "flare" else "a plain LoRA"
         raise CheckpointError(f"{directory} holds {kind} adapter, not what method asks for", fix="correct method")
-    wanted = adapter.model_dump(mode="json")
-    for key, value in (saved or {}).items():
-        if wanted.get(key) != value:
+    for name, same in compared_settings(config).items():
+        found = saved.get(name, default_setting(name))
+        if same(found) != same(wanted[name]):
             raise CheckpointError(
-                f"{directory} was trained with adapter.{key}={value!r}, not {wanted.get(key)!r}",
-                fix=f"set adapter.{key}={value!r}",
+                f"{directory} was trained with {name}={found!r}, not {wanted[name]!r}", fix=f"set {name}={found!r}"
             )
 
 
-def _peft_settings(model: PeftModel, base: str) -> dict[str, Any]:
+def saved_settings(directory: Path) -> dict[str, Any]:
+    """The settings an adapter was trained with, by full name; those its file does not tell are absent.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    path = directory / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        section = settings.get(SECTION)
+        if section is None:
+            return _from_peft(settings)
+        # Files of the first version hold the adapter's settings alone, under their short names.
+        return section if "method" in section else {"method": "flare"} | {f"adapter.{k}": section[k] for k in section}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error!r}", fix="train it again, or check RUN") from error
+
+
+def _from_peft(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What PEFT's own configuration says; a head that PEFT can load is the whole vocabulary's."""
+    return {
+        "method": "lora",
+        "adapter.r": settings["r"],
+        "adapter.alpha": settings["lora_alpha"],
+        "adapter.rslora": settings.get("use_rslora", False),
+        "adapter.train_head": bool(settings.get("modules_to_save")),
+        "train.objective": "vocabulary",
+    }
+
+
+def _check_keys(path: Path, *, wanted: set[str], found: set[str]) -> None:
+    problems = [
+        f"{what} {len(keys)} of its matrices, first {min(keys)!r}"
+        for what, keys in (("lacks", wanted - found), ("adds to it", found - wanted))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(
+            f"the adapter {path} does not fit the model: of {len(wanted)} matrices {len(wanted & found)} match; it "
+            + " and ".join(problems),
+            fix="use the base model and the adapter settings it was trained with",
+        )
+
+
+def _settings(model: PeftModel, config: Config, label_ids: Mapping[str, int]) -> dict[str, Any]:
+    """adapter_config.json: PEFT's own, marked and with our section unless PEFT computes the same function."""
     settings = model.peft_config[ADAPTER].to_dict()
-    settings |= {"base_model_name_or_path": base, "inference_mode": True}
+    settings |= {"base_model_name_or_path": config.model.base, "inference_mode": True}
     settings["target_modules"] = sorted(settings["target_modules"])
+    base = model.get_base_model()
+    head: nn.Module = base.get_output_embeddings()  # type: ignore[operator]
+    # PEFT saves and loads a trained head with its bias, which does not train here.
+    whole_head = config.train.objective == "vocabulary" and getattr(head, "bias", None) is None
+    if config.method == "flare" or (config.adapter.train_head and not whole_head):
+        section = recorded_settings(config) | {"label_ids": dict(label_ids)}
+        return settings | {"peft_type": OWN_PEFT_TYPE, SECTION: section}
+    if config.adapter.train_head:
+        settings["modules_to_save"] = [name for name, module in base.named_modules() if module is head]
     return settings

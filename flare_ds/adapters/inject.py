@@ -1,5 +1,7 @@
 """Putting adapters into a base: PEFT's LoRA on the target modules, the fusion variant on the fused ones."""
 
+import re
+
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
@@ -10,13 +12,19 @@ from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.variant import Fusion, FusionVariant
 from flare_ds.config import AdapterConfig
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.decoder import decoder_layers, input_norm
 from flare_ds.registry import suggestion
 
 ADAPTER = "default"
 
 
-def lora_config(adapter: AdapterConfig) -> LoraConfig:
-    """The PEFT configuration of the adapter; fusion is added on top of it."""
+def lora_config(adapter: AdapterConfig, base: PreTrainedModel) -> LoraConfig:
+    """The PEFT configuration of the adapter; fusion is added on top of it.
+
+    Only the decoder layers are adapted: what stands before them is read by the source as well, which knows no adapter.
+    """
+    inside = _linears(base)
+    outside = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and name not in inside]
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=adapter.r,
@@ -24,6 +32,7 @@ def lora_config(adapter: AdapterConfig) -> LoraConfig:
         use_rslora=adapter.rslora,
         lora_dropout=adapter.dropout,
         target_modules=adapter.target_modules,
+        exclude_modules="|".join(map(re.escape, outside)) or None,
         bias="none",
     )
 
@@ -45,7 +54,7 @@ def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: in
     check_adapter(base, adapter, fused=sources > 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get_peft_model(base, lora_config(adapter), adapter_name=ADAPTER)
+        model = get_peft_model(base, lora_config(adapter, base), adapter_name=ADAPTER)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -69,14 +78,10 @@ def check_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool)
     """Check that the adapter's settings fit the base, which may be on the meta device.
 
     Raises:
-        ConfigError: a target or fused module is not in the model, or the fusion function is unknown.
+        ConfigError: the model has no linear layers, or not the target or fused ones; the fusion function is unknown;
+            or the layers have no input norm that the source could go through.
     """
-    head = base.get_output_embeddings()
-    linears = {
-        name.rpartition(".")[2]
-        for name, module in base.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
+    linears = {name.rpartition(".")[2] for name in _linears(base)}
     wanted = adapter.target_modules
     targets = linears if isinstance(wanted, str) else set(wanted)
     _require("adapter.target_modules", targets, linears)
@@ -85,14 +90,30 @@ def check_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool)
         _require("adapter.fused_modules", set(adapter.fused_modules), targets)
         if adapter.pairing != "module":
             _check_widths(base, adapter)
+            if adapter.source_norm:
+                input_norm(decoder_layers(base)[0])
+
+
+def _linears(base: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The linear layers inside the decoder layers, by full name."""
+    inside = {module for layer in decoder_layers(base) for module in layer.modules()}
+    linears = {
+        name: module for name, module in base.named_modules() if isinstance(module, nn.Linear) and module in inside
+    }
+    if not linears:
+        raise ConfigError(
+            f"model.base is a {type(base).__name__}, whose layers hold no torch.nn.Linear that could take an adapter",
+            fix="use a decoder-only Hugging Face model such as Llama or Gemma",
+        )
+    return linears
 
 
 def _check_widths(base: PreTrainedModel, adapter: AdapterConfig) -> None:
     """A layer's state is as wide as the model; a fused module that reads something else cannot take it."""
     width = base.config.get_text_config().hidden_size
-    for name, module in base.named_modules():
+    for name, module in _linears(base).items():
         short = name.rpartition(".")[2]
-        if short in adapter.fused_modules and isinstance(module, nn.Linear) and module.in_features != width:
+        if short in adapter.fused_modules and module.in_features != width:
             raise ConfigError(
                 f"adapter.pairing={adapter.pairing!r} hands a layer's state of width {width} to the fused modules, "
                 f"but {short!r} takes {module.in_features}",

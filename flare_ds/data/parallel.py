@@ -1,4 +1,4 @@
-"""Rows of two languages side by side, split so that no test text is ever trained on.
+"""Rows of several languages side by side, split so that no test text is ever trained on.
 
 Where a data set has no official split it is made here, from the text in the language the data was written in: the
 sha256 of the normalised text says test (10 %), validation (5 %) or train. So every language pair and both stages
@@ -24,17 +24,25 @@ _HELD_OUT: dict[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "v
 
 @dataclass(frozen=True)
 class ParallelRow:
-    """One example in both languages; `source` is None when source and target language are the same."""
+    """One example in every language.
+
+    Attributes:
+        id: of the row, in every language.
+        label: index into the task's label words.
+        sources: its fields in each source language, in the order of the config; none when the only source language is
+            the target language.
+        target: its fields in the target language.
+    """
 
     id: str
     label: int
-    source: Mapping[str, str] | None
+    sources: tuple[Mapping[str, str], ...]
     target: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class ParallelData:
-    """All rows of a language pair.
+    """All rows of the languages of a config.
 
     Attributes:
         splits: the rows of each split, in the order of their hash.
@@ -50,7 +58,7 @@ _Sides = Mapping[str, Row]
 
 
 def load_parallel(task: Task, config: TaskConfig) -> ParallelData:
-    """Read source, target and original language, align them by row id, split, cap, and drop leaks.
+    """Read source, target and original languages, align them by row id, split, cap, and drop leaks.
 
     Dropped and counted first are rows the data set is known to lack in one of the languages, and rows with an empty
     text. The caps then keep the first rows of each split. Of those, a train or validation row is dropped when one of
@@ -61,7 +69,8 @@ def load_parallel(task: Task, config: TaskConfig) -> ParallelData:
         DataError: a language, a file or a row is missing or malformed, or the sides are misaligned.
     """
     directory = Path(config.data_dir)
-    languages = dict.fromkeys((task.original_language, config.source_language, config.target_language))
+    sources = (config.source_language, *config.extra_source_languages)
+    languages = dict.fromkeys((task.original_language, *sources, config.target_language))
     rows = {language: _by_id(task.read(directory, language), language) for language in languages}
     counts = {"rows_read": len(rows[task.original_language])}
     splits = _split(_align(task, rows, counts), task.original_language)
@@ -73,8 +82,9 @@ def load_parallel(task: Task, config: TaskConfig) -> ParallelData:
             clean = [sides for sides in kept[name] if texts.isdisjoint(_texts(sides))]
             _count(counts, f"dropped_text_of_a_{held_out}_row", len(kept[name]) - len(clean))
             kept[name] = clean
-    pair = (config.source_language, config.target_language)
-    return ParallelData({name: [_pair(sides, *pair) for sides in kept[name]] for name in SPLITS}, counts)
+    fused = () if sources == (config.target_language,) else sources
+    parallel = {name: [_parallel_row(sides, fused, config.target_language) for sides in kept[name]] for name in SPLITS}
+    return ParallelData(parallel, counts)
 
 
 def normalise(text: str) -> str:
@@ -143,10 +153,10 @@ def _text(row: Row) -> str:
     return normalise("\n".join(row.fields.values()))
 
 
-def _pair(sides: _Sides, source_language: str, target_language: str) -> ParallelRow:
+def _parallel_row(sides: _Sides, source_languages: Iterable[str], target_language: str) -> ParallelRow:
     target = sides[target_language]
-    source = None if source_language == target_language else sides[source_language].fields
-    return ParallelRow(target.id, target.label, source, target.fields)
+    sources = tuple(sides[language].fields for language in source_languages)
+    return ParallelRow(target.id, target.label, sources, target.fields)
 
 
 def _count(counts: dict[str, int], name: str, number: int) -> None:

@@ -18,6 +18,7 @@ from flare_ds.config import Config
 from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import Cache
 from flare_ds.data.collate import collate, source_streams
+from flare_ds.data.states import StateStore
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import device, gather_objects, rank, world_size
 
@@ -50,18 +51,29 @@ class Scores:
         return float(-self.log_probabilities_nK[np.arange(len(self.labels_n)), self.labels_n].mean())
 
 
-def score_split(running: RunningModel, cache: Cache, split_name: str, config: Config) -> Scores:
-    """Score every row of a split; a collective, with the same result on every rank."""
+def score_split(
+    running: RunningModel, cache: Cache, split_name: str, config: Config, *, states: StateStore | None
+) -> Scores:
+    """Score every row of a split; a collective, with the same result on every rank.
+
+    Args:
+        running: the model.
+        cache: the run's tokens.
+        split_name: train, validation or test.
+        config: the run's settings.
+        states: the run's stored source states, if its provider stores them.
+    """
     split = cache.split(split_name)
+    stored = None if states is None else states.split(split_name)
     streams = streams_of(config)
     lengths = np.max([split.prompt_lengths(stream) for stream in streams], axis=0)
     batches = evaluation_batches(lengths, world_size=world_size(), batch_size=config.evaluate.batch_size)[rank()]
     mine: list[tuple[int, list[float]]] = []
-    running.engine.eval()
+    running.root.eval()
     for micro_batch in tqdm(batches, desc=split_name, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr):
-        batch = collate(split, micro_batch, streams=streams, objective="labels", pad_id=cache.pad_id)
+        batch = collate(split, micro_batch, streams=streams, objective="labels", pad_id=cache.pad_id, stored=stored)
         with torch.no_grad():
-            logits_BNK = running.engine(batch.to(device()))
+            logits_BNK = running.root(batch.to(device()))
         scores_BK = label_scores(logits_BNK, cache.label_tokens, config).tolist()
         kept = zip(micro_batch.rows.tolist(), scores_BK, micro_batch.weights.tolist(), strict=True)
         mine += [(row, scores) for row, scores, weight in kept if weight]

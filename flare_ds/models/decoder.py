@@ -12,7 +12,8 @@ def decoder_layers(base: nn.Module) -> list[nn.Module]:
         ConfigError: no list of `num_hidden_layers` layers was found.
     """
     depth = base.config.get_text_config().num_hidden_layers  # type: ignore[operator,union-attr]
-    for module in base.modules():
+    # of a model that also reads images, say, only the part that writes text
+    for module in base.get_decoder().modules():  # type: ignore[operator]
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return list(module)
     raise ConfigError(

@@ -1,36 +1,58 @@
 """Loading the frozen base: from a directory or a hub name, straight into ZeRO-3 shards.
 
 Under ZeRO-3 `from_pretrained` builds each parameter partitioned, so no rank ever holds the whole model. That needs a
-live `HfDeepSpeedConfig` before the call, which the caller keeps for as long as the model.
+live `HfDeepSpeedConfig` before the call, which the caller keeps for as long as the model. A quantised base is built
+whole, and then partitioned: see `flare_ds.models.quantized`.
+
+transformers fills a weight that the files lack with random numbers and goes on; here that is an error.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from flare_ds.config import ModelConfig
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.models.quantized import finish_quantized, quantization_config
 
 
 def load_base(model: ModelConfig) -> PreTrainedModel:
-    """Load the frozen base in evaluation mode.
+    """Load the frozen base in evaluation mode, quantised if `model.quantization` says so.
 
     Raises:
         ConfigError: nothing loadable is at `model.base`, or its attention implementation is not available.
+        CheckpointError: its files lack a weight of the model.
+        HostError: bitsandbytes is wanted but not installed.
     """
-    _check_base(model.base)
+    config, quantization = _load_config(model), quantization_config(model)
     try:
-        base = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.base,
+            config=config,
             dtype=getattr(torch, model.dtype),
             attn_implementation=model.attention,
             trust_remote_code=False,
+            quantization_config=quantization,
+            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"cannot load model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
+    base, found = loaded
+    _check_complete(model.base, base, found)
     base.config.use_cache = False
-    return base.eval().requires_grad_(False)
+    base.eval().requires_grad_(False)
+    if quantization is not None:
+        finish_quantized(base, model)
+    return base
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -52,12 +74,11 @@ def load_shape(model: ModelConfig) -> PreTrainedModel:
     Raises:
         ConfigError: there is no configuration of a causal language model at `model.base`.
     """
-    _check_base(model.base)
+    config = _load_config(model)
     try:
-        config = AutoConfig.from_pretrained(model.base, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"cannot read model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
 
 
@@ -71,3 +92,28 @@ def _check_base(base: str) -> None:
             raise ConfigError(f"model.base={base!r} is not a directory", fix="check the path")
         if not (path / "config.json").is_file():
             raise ConfigError(f"model.base={base!r} holds no config.json", fix=_LOAD_FIX)
+
+
+def _load_config(model: ModelConfig) -> PreTrainedConfig:
+    _check_base(model.base)
+    try:
+        config = AutoConfig.from_pretrained(model.base, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise ConfigError(
+            f"model.base={model.base!r} is stored quantised, which is not how ZeRO-3 can share it out",
+            fix="give the model it was made from, with model.quantization=nf4 or int8",
+        )
+    return config
+
+
+def _check_complete(name: str, base: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Check that every weight came from the files; those tied to another are not in them."""
+    missing = sorted(set(found["missing_keys"]) - set(base.all_tied_weights_keys))
+    if missing:
+        raise CheckpointError(
+            f"the files of model.base={name!r} lack {len(missing)} weights of a {type(base).__name__}, "
+            f"the first of them {missing[0]!r}",
+            fix="check that config.json and the weight files belong together; write them again with save_pretrained",
+        )

@@ -1,12 +1,19 @@
-"""Merging the task adapter into its base: W + (α/r)·B·A, one weight file at a time, straight from disk to disk.
+"""Merging the task adapter into its base: W + scaling·B·A, one weight file at a time, straight from disk to disk.
 
 Nothing is loaded but one safetensors file and the adapter, so the base may be larger than memory. Sums are made in
-fp32 and rounded once to the base's precision. The result is a model directory like any other.
+fp32 and rounded once to the base's precision. A trained head takes the place of the base's, or of its rows for the
+label words; where the base ties it to the embedding, the two are untied. The result is a model directory like any
+other.
 """
 
 import json
+import math
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -15,13 +22,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from flare_ds.adapters.files import SETTINGS, WEIGHTS
+from flare_ds.adapters.files import WEIGHTS, check_settings, read_weights, saved_settings
 from flare_ds.adapters.variant import merge_refused
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json
+from flare_ds.models.loading import load_shape
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+_INDEX = "model.safetensors.index.json"
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
+
+Update = Callable[[Tensor], Tensor]
+"""Makes a weight of the merged model from the base's."""
 
 
 def merge_run(config: Config, output: Path) -> Path:
@@ -32,61 +45,172 @@ def merge_run(config: Config, output: Path) -> Path:
         output: the new model directory; must not exist.
 
     Raises:
-        CheckpointError: the run fuses, its adapter is missing, an adapter matrix has no counterpart in the base's
-            files, or `output` exists.
+        CheckpointError: the run fuses, its adapter is missing or was trained with other settings, one of its matrices
+            has no counterpart in the base's files, or `output` exists.
+        ConfigError: there is no model at `model.base`.
     """
-    if config.method != "lora":
+    if config.method == "flare":
         raise merge_refused()
     if output.exists():
         raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")
-    base = _base_directory(config.model.base)
-    updates = _updates(Path(config.run_dir) / "adapter")
-    partial = output.with_name(f".{output.name}.partial")
+    adapter = Path(config.run_dir) / "adapter"
+    check_settings(adapter, config)
+    base = _open_base(config)
+    updates = _updates(adapter, config, base.head)
+    base.place(updates)
+    temporary = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
     with disk_errors(output):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write_weights(base, partial, updates)
-        for file in base.iterdir():
-            if file.is_file() and file.suffix != ".safetensors":
-                shutil.copy2(file, partial / file.name)
-        write_json(partial / "merged_from.json", {"base": config.model.base, "run": config.run_dir})
-        partial.rename(output)
+        try:
+            temporary.mkdir(parents=True)
+            _copy_other_files(base.directory, temporary)
+            _write_weights(base, temporary, updates)
+            if base.head in updates:
+                _untie(temporary / "config.json")
+            write_json(temporary / "merged_from.json", {"base": config.model.base, "run": config.run_dir})
+            temporary.rename(output)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return output
 
 
-def _base_directory(base: str) -> Path:
-    directory = Path(base) if Path(base).is_dir() else Path(snapshot_download(base))
-    if not list(directory.glob("*.safetensors")):
-        raise CheckpointError(f"{directory} holds no .safetensors files", fix="save the base with save_pretrained")
-    return directory
+@dataclass(frozen=True)
+class _Base:
+    """The files of the base.
+
+    Attributes:
+        directory: where they are.
+        file_of: name of the file that holds each weight, by the weight's name.
+        head: name of the output matrix; where it is tied to the embedding it may be in no file.
+        embedding: name of the input matrix.
+    """
+
+    directory: Path
+    file_of: dict[str, str]
+    head: str
+    embedding: str
+
+    def place(self, updates: Mapping[str, Update]) -> None:
+        """Find the file of every update; a head that is in none goes beside the embedding it was tied to."""
+        if self.head in updates and self.embedding in self.file_of:
+            self.file_of.setdefault(self.head, self.file_of[self.embedding])
+        if lost := updates.keys() - self.file_of.keys():
+            raise CheckpointError(
+                f"{len(lost)} adapter matrices match no weight of the base, first {min(lost)!r}",
+                fix="merge into the base the adapter was trained on",
+            )
 
 
-def _updates(adapter: Path) -> dict[str, Tensor]:
-    """(α/r)·B·A of each adapted weight, by its name in the base."""
+def _open_base(config: Config) -> _Base:
+    shape = load_shape(config.model)
+    names = {module: f"{name}.weight" for name, module in shape.named_modules()}
+    directory = Path(config.model.base)
     try:
-        settings = json.loads((adapter / SETTINGS).read_text(encoding="utf-8"))
-        matrices = load_file(adapter / WEIGHTS)
+        if not directory.is_dir():
+            directory = Path(snapshot_download(config.model.base, ignore_patterns=list(_OTHER_WEIGHTS)))
+        file_of: dict[str, str] = {}
+        for file in _weight_files(directory):
+            with safe_open(directory / file, framework="pt") as weights:
+                file_of |= dict.fromkeys(weights.keys(), file)
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read the task adapter {adapter}: {error}", fix="train the run first") from error
-    scaling = settings["lora_alpha"] / settings["r"]
-    names = [key.removesuffix(_DOWN) for key in matrices if key.endswith(_DOWN)]
-    return {
-        name.removeprefix(_PREFIX) + ".weight": scaling * (matrices[name + _UP] @ matrices[name + _DOWN])
-        for name in names
-    }
+        problem = f"cannot read the weights of model.base={config.model.base!r}: {error}"
+        raise CheckpointError(problem, fix="save the base again with save_pretrained") from error
+    return _Base(directory, file_of, names[shape.get_output_embeddings()], names[shape.get_input_embeddings()])
 
 
-def _write_weights(base: Path, output: Path, updates: dict[str, Tensor]) -> None:
-    left = dict(updates)
-    for file in tqdm(sorted(base.glob("*.safetensors")), desc="merge", unit="file"):
-        with safe_open(file, framework="pt") as weights:
-            metadata = weights.metadata()
-            tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118 - not a dict
-        for name in tensors.keys() & left.keys():
-            tensors[name] = (tensors[name].to(torch.float32) + left.pop(name)).to(tensors[name].dtype)
-        save_file(tensors, output / file.name, metadata=metadata)
+def _weight_files(directory: Path) -> list[str]:
+    """Names of the files that transformers would read."""
+    if (directory / _INDEX).is_file():
+        return sorted(set(_read_json(directory / _INDEX)["weight_map"].values()))
+    if not (directory / "model.safetensors").is_file():
+        raise CheckpointError(f"{directory} holds no .safetensors files", fix="save the base with save_pretrained")
+    return ["model.safetensors"]
+
+
+def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
+    """What becomes of each weight that the adapter changes, by its name in the base; every matrix is used once."""
+    left, settings = read_weights(adapter), config.adapter
+    scaling = settings.alpha / (math.sqrt(settings.r) if settings.rslora else settings.r)
+    updates: dict[str, Update] = {}
+    for key in sorted(left):
+        name = key.removesuffix(_DOWN)
+        if key != name and name + _UP in left:
+            factors = {"down": left.pop(key), "up": left.pop(name + _UP)}
+            updates[name.removeprefix(_PREFIX) + ".weight"] = partial(_add, **factors, scaling=scaling)
+    if settings.train_head and _PREFIX + head in left:
+        rows = saved_settings(adapter)["label_ids"].values() if config.train.objective == "labels" else None
+        updates[head] = partial(_replace, trained=left.pop(_PREFIX + head), rows=rows and list(rows))
     if left:
         raise CheckpointError(
-            f"{len(left)} adapter matrices match no weight of the base, first {min(left)!r}",
+            f"{len(left)} matrices of {adapter / WEIGHTS} cannot be merged, first {min(left)!r}",
+            fix="train the run again; an adapter made elsewhere is merged by what made it",
+        )
+    return updates
+
+
+def _add(weight: Tensor, *, down: Tensor, up: Tensor, scaling: float) -> Tensor:
+    return torch.addmm(weight.float(), up, down, alpha=scaling).to(weight.dtype)
+
+
+def _replace(weight: Tensor, *, trained: Tensor, rows: list[int] | None) -> Tensor:
+    if rows is None:
+        return trained.to(weight.dtype)
+    weight = weight.clone()
+    weight[rows] = trained.to(weight.dtype)
+    return weight
+
+
+def _copy_other_files(base: Path, output: Path) -> None:
+    """Configuration, tokenizer and the like; weights in other formats would still be the base's."""
+    for file in base.iterdir():
+        if file.is_file() and not any(file.match(pattern) for pattern in ("*.safetensors", *_OTHER_WEIGHTS)):
+            shutil.copy2(file, output / file.name)
+
+
+def _write_weights(base: _Base, output: Path, updates: Mapping[str, Update]) -> None:
+    files = tqdm(sorted(set(base.file_of.values())), desc="merge", unit="file")
+    total = sum(_write_file(base, file, output, updates) for file in files)
+    if (output / _INDEX).is_file():
+        write_json(output / _INDEX, {"metadata": {"total_size": total}, "weight_map": base.file_of})
+
+
+def _write_file(base: _Base, file: str, output: Path, updates: Mapping[str, Update]) -> int:
+    """Write one weight file, the only one in memory meanwhile; returns the bytes of its weights."""
+    with safe_open(base.directory / file, framework="pt") as weights:
+        metadata = weights.metadata()
+    tensors = load_file(base.directory / file)
+    for name, update in updates.items():
+        if base.file_of[name] == file:
+            if name not in tensors:
+                tensors[name] = tensors[base.embedding].clone()
+            # In place: what was read is replaced in memory, so that nothing is held twice.
+            tensors[name].copy_(_updated(name, tensors[name], update))
+    save_file(tensors, output / file, metadata=metadata)
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _updated(name: str, weight: Tensor, update: Update) -> Tensor:
+    try:
+        after = update(weight)
+        fits, problem = after.shape == weight.shape, str(tuple(after.shape))
+    except (RuntimeError, IndexError) as error:
+        fits, problem = False, str(error)
+    if not fits:
+        raise CheckpointError(
+            f"the adapter does not fit {name!r} of the base, which has shape {tuple(weight.shape)}: {problem}",
             fix="merge into the base the adapter was trained on",
         )
+    return after
+
+
+def _untie(path: Path) -> None:
+    """Say in config.json that the output matrix is no longer the embedding."""
+    settings = _read_json(path)
+    for part in (settings, settings.get("text_config")):
+        if part is not None:
+            part["tie_word_embeddings"] = False
+    write_json(path, settings)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

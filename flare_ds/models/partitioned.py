@@ -1,14 +1,23 @@
-"""ZeRO-3 parameters: telling whether a parameter is partitioned, and seeing it whole for a moment."""
+"""ZeRO-3 parameters: telling whether one is partitioned, partitioning it, and seeing it whole for a moment."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
+from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 
 
 def is_partitioned(parameter: nn.Parameter) -> bool:
     """Whether DeepSpeed holds only this rank's share of the parameter."""
     return hasattr(parameter, "ds_id")
+
+
+def partition(module: nn.Module) -> None:
+    """Shard a module that was built whole, as zero.Init would have; nothing happens without a live ZeRO-3 config."""
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        deepspeed.zero.Init(module=module, config_dict_or_path=deepspeed_config())
 
 
 def gathered(parameters: Iterable[nn.Parameter], *, modified: bool = False) -> AbstractContextManager[object]:

@@ -18,6 +18,7 @@ from flare_ds.data.collate import Batch
 from flare_ds.models.embedding import shard_embedding
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base
+from flare_ds.models.mt_encoder import make_projection
 from flare_ds.models.streams import LockstepStreams, Sources
 
 
@@ -27,11 +28,13 @@ class TwoStreamModel(nn.Module):
     Args:
         model: the base with its adapter (method lora, flare), or the bare base (zero_shot).
         config: the run's settings.
+        projection: brings an MT encoder's states to the base's width; trains beside the adapter (mt_encoder).
     """
 
-    def __init__(self, model: PeftModel | PreTrainedModel, config: Config) -> None:
+    def __init__(self, model: PeftModel | PreTrainedModel, config: Config, projection: nn.Linear | None = None) -> None:
         super().__init__()
         self.model = model
+        self.projection = projection
         self.align = config.adapter.align
         self.fuses = config.sources > 0
         self.streams = LockstepStreams(model, config) if isinstance(model, PeftModel) else None
@@ -82,6 +85,9 @@ class TwoStreamModel(nn.Module):
         """How the sources of a batch meet its target rows."""
         rows = batch.target_lengths_B.shape[0]
         stored = batch.stored_BMKD
+        if self.projection is not None:
+            assert stored is not None, "an MT encoder's states are always stored"
+            stored = self.projection(stored.float())
         alignment = align_streams(
             batch.source_lengths_SB,
             batch.target_lengths_B,
@@ -98,7 +104,7 @@ def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[
     """Load the base (partitioned where a ZeRO-3 config is live), add a fresh adapter, choose the head.
 
     Raises:
-        ConfigError: the base cannot be loaded, or does not have the wanted modules.
+        ConfigError: the base or the MT encoder cannot be loaded, or the base does not have the wanted modules.
     """
     base = load_base(config.model)
     model: PeftModel | PreTrainedModel = base
@@ -111,4 +117,8 @@ def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[
         trained=config.adapter.train_head and config.method != "zero_shot",
     )
     shard_embedding(base)
-    return TwoStreamModel(model, config)
+    projection = None
+    if config.sources and config.source.provider == "mt_encoder":
+        width = base.config.get_text_config().hidden_size
+        projection = make_projection(config.source, width, seed=config.train.seed)
+    return TwoStreamModel(model, config, projection)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.decoder import decoder_layers
+from flare_ds.models.quantized import stored_size
 
 
 def resolve_ds_config(config: Config, shape: PreTrainedModel, world_size: int) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _sizes(config: Config, shape: PreTrainedModel) -> dict[str, int]:
-    layer = max(sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(shape))
+    layer = max(stored_size(layer, config.model).elements for layer in decoder_layers(shape))
     widest = max(max(p.shape) for layer in decoder_layers(shape) for p in layer.parameters())
     return {
         "stage3_max_reuse_distance": int(1.2 * layer),

@@ -1,4 +1,8 @@
-"""The DeepSpeed engine around a two-stream model: sharded base, trainable adapter, real ranks."""
+"""Opening a two-stream model to run: sharded under the DeepSpeed engine, or for an evaluation whole on every rank.
+
+Decoding under ZeRO-3 gathers the base for every token. Where the base fits into each rank's memory,
+evaluate.whole_model loads it there once, and no collective is left in a forward.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,32 +11,44 @@ import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
-from transformers.integrations import HfDeepSpeedConfig
+from transformers import PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
 from flare_ds.adapters.inject import check_adapter
 from flare_ds.config import Config
-from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.training.ds_config import resolve_ds_config
-from flare_ds.training.process_group import join_process_group, world_size
+from flare_ds.training.memory import check_whole_model
+from flare_ds.training.process_group import device, join_process_group, world_size
 
 AdapterSource = Callable[[dict[str, nn.Parameter]], dict[str, Tensor]]
 
 
 @dataclass
 class RunningModel:
-    """A model under its engine.
+    """A model that is ready to run.
 
     Attributes:
-        engine: what forwards, backwards and steps go through.
+        root: what forwards go through: the engine, or the model itself where every rank holds it whole.
         model: the two-stream model inside it.
-        zero_init: keeps transformers loading under zero.Init; must live as long as the model.
+        zero_init: keeps transformers loading under zero.Init; must live as long as the model. None: it is whole.
     """
 
-    engine: DeepSpeedEngine
+    root: DeepSpeedEngine | TwoStreamModel
     model: TwoStreamModel
-    zero_init: HfDeepSpeedConfig
+    zero_init: HfDeepSpeedConfig | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a forward is a collective: then all ranks must run equally many."""
+        return self.root is not self.model
+
+    @property
+    def engine(self) -> DeepSpeedEngine:
+        """The engine that also backwards and steps; there is one unless the model is whole."""
+        assert self.sharded
+        return self.root
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name, in the model's order."""
@@ -42,15 +58,17 @@ class RunningModel:
 def open_model(
     config: Config,
     *,
+    shape: PreTrainedModel,
     label_tokens: list[list[int]],
     labels: tuple[str, ...],
     adapter: AdapterSource | None = None,
     train: bool = True,
 ) -> RunningModel:
-    """Load the base sharded, add the adapter, start the engine.
+    """Load the base, add the adapter, start the engine (none for an evaluation with evaluate.whole_model).
 
     Args:
         config: the run's settings.
+        shape: the base on the meta device.
         label_tokens: token ids of each label word.
         labels: the label words.
         adapter: gives the values to start from, by parameter name; None: a fresh adapter.
@@ -58,13 +76,17 @@ def open_model(
 
     Raises:
         ConfigError: see `check_adapter`, `resolve_ds_config` and `build_model`.
+        HostError: evaluate.whole_model, but the base does not fit.
     """
     join_process_group()
-    shape = load_shape(config.model)
     if config.method != "zero_shot":
         check_adapter(shape, config.adapter, fused=config.method == "flare")
     settings = resolve_ds_config(config, shape, world_size())
-    zero_init = HfDeepSpeedConfig(settings)
+    whole = config.evaluate.whole_model and not train
+    if whole:
+        check_whole_model(config, shape)
+        assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
+    zero_init = None if whole else HfDeepSpeedConfig(settings)
     model = build_model(config, label_tokens=label_tokens, labels=labels)
     parameters = trainable_parameters(model)
     if adapter is not None:
@@ -73,6 +95,8 @@ def open_model(
             parameter.data.copy_(values[name])
     if not train:
         model.requires_grad_(False)
+    if whole:
+        return RunningModel(model.to(device()), model)
     optimizer = make_optimizer(config, parameters) if train else None
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return RunningModel(engine, model, zero_init)

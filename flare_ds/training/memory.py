@@ -14,9 +14,13 @@ from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.exceptions import HostError
+from flare_ds.models.decoder import decoder_layers
+from flare_ds.models.quantized import stored_size
 from flare_ds.training.process_group import device, world_size
 
 _GB = 1e9
+_RUNTIME = 1e9
+"""What a process needs beside the model."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Estimate:
     """Bytes one rank needs.
 
     Attributes:
-        fixed: its shard of the base, the gathered layers and the embedding, the adapter and its optimizer.
+        fixed: its shard of the base, the gathered layers and the embedding, the adapter and its optimizer; at least
+            the whole base if that is quantised, since it is sharded after it is loaded.
         per_row: what one row of the longest length keeps for the backward pass.
     """
 
@@ -46,14 +51,15 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, longest: int, ran
         ranks: how many share the base.
     """
     text = shape.config.get_text_config()
-    size = 2 if config.model.dtype == "bfloat16" else 4
-    weights = size * sum(p.numel() for p in shape.parameters())
-    embedding = size * text.vocab_size * text.hidden_size
+    weights = _weights(config, shape)
+    embedding = getattr(torch, config.model.dtype).itemsize * text.vocab_size * text.hidden_size
     layer = (weights - embedding) / text.num_hidden_layers
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
     per_token = 4 * (12 * text.hidden_size + 6 * text.intermediate_size) * text.num_hidden_layers
     streams = 1.2 if config.method == "flare" else 1.0
-    return Estimate(fixed=weights / ranks + embedding + 2.5 * layer + 1e9, per_row=streams * longest * per_token)
+    training = weights / ranks + embedding + 2.5 * layer
+    loading = 0.0 if config.model.quantization == "none" else weights
+    return Estimate(fixed=max(training, loading) + _RUNTIME, per_row=streams * longest * per_token)
 
 
 def check_memory(config: Config, shape: PreTrainedModel, *, longest: int) -> None:
@@ -75,6 +81,30 @@ def check_memory(config: Config, shape: PreTrainedModel, *, longest: int) -> Non
         if fitting > 0
         else "use more ranks on more machines, or a smaller base model",
     )
+
+
+def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
+    """Refuse to load the whole base on every rank where it does not fit.
+
+    Raises:
+        HostError: naming what it needs and what there is.
+    """
+    needed = _weights(config, shape) + _RUNTIME
+    available = _available()
+    if needed > available:
+        raise HostError(
+            f"evaluate.whole_model=true needs about {needed / _GB:.1f} GB on each rank, "
+            f"but {available / _GB:.1f} GB are free for it",
+            fix="set evaluate.whole_model=false, so that the ranks share the base",
+        )
+
+
+def _weights(config: Config, shape: PreTrainedModel) -> int:
+    """Bytes of the whole base, as it is stored."""
+    layers = decoder_layers(shape)
+    outside = sum(p.numel() for p in shape.parameters()) - sum(p.numel() for la in layers for p in la.parameters())
+    stored = sum(stored_size(layer, config.model).bytes for layer in layers)
+    return stored + getattr(torch, config.model.dtype).itemsize * outside
 
 
 def _available() -> float:

@@ -38,6 +38,7 @@ def join_process_group() -> None:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         fix = "check the address; if another run of this machine uses the port, pass the launcher another --master_port"
         raise HostError(f"the ranks did not meet at {address}: {error}", fix=fix) from error
+    get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything is loaded onto a GPU
     atexit.register(_leave_process_group)
 
 

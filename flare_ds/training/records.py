@@ -5,6 +5,7 @@ After a resume, lines of steps that will be done again are taken out, and Tensor
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ class Records:
             self._write(step, {"validation_accuracy": accuracy, "validation_loss": loss}, prefix="validation")
             tqdm.write(f"step {step}: validation accuracy {accuracy:.3f}, loss {loss:.3f}", file=sys.stderr)
 
+    def fusion(self, step: int, shares: Mapping[str, float]) -> None:
+        """Record how much of each fused layer's update is due to the source, in TensorBoard alone.
+
+        Args:
+            step: the optimizer step just done.
+            shares: by the layer's module name, which is shown from its stack of decoder layers on.
+        """
+        if self.enabled:
+            for name, share in shares.items():
+                self._board.add_scalar(f"fusion/source_share/{_in_the_stack(name)}", share, step)
+
     def close(self) -> None:
         """Flush and close everything."""
         if self.enabled:
@@ -67,6 +79,13 @@ class Records:
         if not self._path.exists():
             return []
         return [line for line in self._path.read_text(encoding="utf-8").splitlines() if _is_json(line)]
+
+
+def _in_the_stack(module: str) -> str:
+    """`layers.7.self_attn.q_proj` of `base_model.model.model.layers.7.self_attn.q_proj`."""
+    names = module.split(".")
+    number = next(place for place, name in enumerate(names) if name.isdigit())
+    return ".".join(names[number - 1 :])
 
 
 def _is_json(line: str) -> bool:

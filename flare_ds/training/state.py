@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.training.engine import RunningModel
-from flare_ds.training.process_group import rank, world_size
+from flare_ds.training.process_group import barrier, rank, world_size
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -64,6 +64,7 @@ def save_state(path: Path, running: RunningModel, progress: Progress) -> None:
         metadata = {"progress": json.dumps(asdict(progress))}
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata))
+    barrier()  # whoever reads it next, on any rank, reads the same
 
 
 def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:

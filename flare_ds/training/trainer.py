@@ -8,6 +8,7 @@ every save_every: write the trainer state
 
 import hashlib
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -15,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
+from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import save_adapter
 from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch, TrainOrder, split_step
 from flare_ds.data.cache import Cache
 from flare_ds.data.collate import collate
-from flare_ds.evaluation.ranked import score_split, streams_of
+from flare_ds.evaluation.ranked import Scores, score_split, streams_of
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
 from flare_ds.models.loading import load_shape
@@ -32,6 +35,7 @@ from flare_ds.training.process_group import barrier, device, gather_objects, joi
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
 from flare_ds.training.state import Progress, adapter_tensors, load_state, restore_optimizer, save_state
+from flare_ds.training.states import prepare_states
 
 
 class Trainer:
@@ -45,6 +49,7 @@ class Trainer:
         ConfigError: the method trains nothing, or the model cannot be built.
         CheckpointError: a saved state belongs to other data or settings.
         HostError: a micro-batch does not fit into memory.
+        FlareError: see `prepare_states`.
     """
 
     def __init__(self, config: Config, cache: Cache) -> None:
@@ -58,17 +63,26 @@ class Trainer:
         self.state_path = self.run_dir / "state" / "state.safetensors"
         self.order = TrainOrder(len(self.split), config.train.batch_size, config.train.seed)
         self.lengths = np.max([self.split.prompt_lengths(stream) for stream in self.streams], axis=0)
-        check_memory(config, load_shape(config.model), longest=int(self.lengths.max()))
+        shape = load_shape(config.model)
+        check_memory(config, shape, longest=int(self.lengths.max()))
         self.progress = Progress(fingerprint=fingerprint(config, cache))
-        self.running = self._open()
+        self.states = prepare_states(config, cache)
+        self.stored = None if self.states is None else self.states.split("train")
+        self.running = self._open(shape)
 
-    def _open(self) -> RunningModel:
+    def _open(self, shape: PreTrainedModel) -> RunningModel:
         saved = load_state(self.state_path, self.progress.fingerprint) if self.state_path.exists() else None
         if saved is None:
-            return open_model(self.config, label_tokens=self.cache.label_tokens, labels=tuple(self.cache.labels))
+            return open_model(
+                self.config,
+                shape=shape,
+                label_tokens=self.cache.label_tokens,
+                labels=tuple(self.cache.labels),
+            )
         self.progress, tensors = saved
         running = open_model(
             self.config,
+            shape=shape,
             label_tokens=self.cache.label_tokens,
             labels=tuple(self.cache.labels),
             adapter=lambda parameters: {name: tensors[f"adapter/{name}"] for name in parameters},
@@ -134,6 +148,7 @@ class Trainer:
             objective=self.config.train.objective,
             pad_id=self.cache.pad_id,
             source_answers=self.config.adapter.span == "full",
+            stored=self.stored,
         ).to(device())
         loss = loss_sum(engine(batch), batch.answers_BN, batch.weights_B)
         engine.backward(
@@ -149,13 +164,30 @@ class Trainer:
         return sum(len(self.split.answer("target", int(row))) for row in rows)
 
     def _validate(self) -> None:
-        scores = score_split(self.running, self.cache, "validation", self.config)
+        streams = self.running.model.streams
+        assert streams is not None, "a model that trains has an adapter"
+        with streams.measuring() as energies:
+            scores = score_split(self.running, self.cache, "validation", self.config, states=self.states)
         self.records.validation(self.progress.step, accuracy=scores.accuracy, loss=scores.loss)
+        self.records.fusion(self.progress.step, source_shares(gather_objects(energies)))
         if scores.accuracy > self.progress.best_accuracy:
             self.progress.best_accuracy, self.progress.best_step = scores.accuracy, self.progress.step
             tensors = adapter_tensors(self.running)
             if rank() == 0:
-                save_adapter(self.run_dir / "adapter", tensors, self.running.model.peft_model, self.config)
+                self._keep(tensors, scores)
+
+    def _keep(self, tensors: dict[str, torch.Tensor], scores: Scores) -> None:
+        """Write the adapter, and the card beside it."""
+        directory = self.run_dir / "adapter"
+        save_adapter(
+            directory,
+            tensors,
+            self.running.model.peft_model,
+            self.config,
+            label_ids={word: ids[0] for word, ids in zip(self.cache.labels, self.cache.label_tokens, strict=True)},
+            validation={"step": self.progress.step, "accuracy": scores.accuracy, "loss": scores.loss},
+        )
+        write_card(directory, self.config)
 
     def _summary(self) -> dict[str, float | int]:
         lines = [json.loads(line) for line in (self.run_dir / "train_log.jsonl").read_text().splitlines()]
@@ -173,7 +205,18 @@ class Trainer:
         }
 
 
+def source_shares(energies: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """How much of each fused layer's update is due to the source: |B·(φ(S,T) - φ(0,T))| / |B·φ(S,T)|.
+
+    Args:
+        energies: of each rank, see `LockstepStreams.measuring`.
+    """
+    totals = {name: torch.stack([part[name] for part in energies]).sum(0).tolist() for name in energies[0]}
+    return {name: math.sqrt(source / whole) if whole > 0 else 0.0 for name, (source, whole) in totals.items()}
+
+
 def fingerprint(config: Config, cache: Cache) -> str:
     """What must not change between the parts of one run: data, model, adapter, optimisation."""
-    parts = config.model_dump(mode="json", include={"method", "model", "adapter", "train"})
+    parts = config.model_dump(mode="json", include={"method", "model", "source", "adapter", "train"})
+    del parts["source"]["max_store_gb"]  # how much disk there is
     return hashlib.sha256(json.dumps([cache.key, parts], sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flare_ds.adapters.alignment import align_streams
+from flare_ds.adapters.alignment import Alignment, align_streams
 
 
 def partners(mode: str, source: int, target: int, columns: int = 6, answers: int = 2) -> dict[int, int]:
@@ -50,3 +50,54 @@ def test_gather_brings_each_source_vector_to_its_partner() -> None:
     alignment = align_streams(torch.tensor([[3]]), torch.tensor([2]), prompt_columns=3, real_BL=real_BL, mode="left")
     gathered = alignment.combine(torch.tensor([[[[10.0], [11.0], [12.0]]]]), torch.ones(1))
     assert gathered[0, alignment.partner_BL[0], 0].tolist() == [10.0, 11.0]
+
+
+def two_sources() -> Alignment:
+    """Three target columns: the first meets both sources, the second only the second one, the last none."""
+    return Alignment(
+        index_SBL=torch.tensor([[[1, 0, 0]], [[0, 1, 1]]]),
+        partner_SBL=torch.tensor([[[True, False, False]], [[True, True, False]]]),
+        real_BC=torch.ones(1, 3, dtype=torch.bool),
+    )
+
+
+def test_combine_is_the_weighted_mean_of_the_sources_that_have_a_partner() -> None:
+    alignment = two_sources()
+    source_SBMR = torch.tensor([[[[10.0], [20.0]]], [[[30.0], [40.0]]]])
+    combined = alignment.combine(source_SBMR, torch.tensor([0.25, 0.75]))
+    assert combined[0, :, 0].tolist() == [0.25 * 20 + 0.75 * 30, 40.0, 0.0]
+    assert torch.equal(combined, alignment.combine(source_SBMR, torch.tensor([1.0, 3.0]))), "only proportions count"
+    assert alignment.sources == 2 and alignment.partner_BL.tolist() == [[True, True, False]]
+
+
+def test_combine_passes_finite_gradients_where_no_source_has_a_partner() -> None:
+    source_SBMR, weights_S = torch.ones(2, 1, 2, 3, requires_grad=True), torch.ones(2, requires_grad=True)
+    two_sources().combine(source_SBMR, weights_S).sum().backward()
+    assert torch.isfinite(source_SBMR.grad).all() and torch.isfinite(weights_S.grad).all()
+    assert source_SBMR.grad[0, 0, 0].tolist() == [0, 0, 0]
+
+
+def test_answers_meet_in_their_column_as_far_as_the_source_has_them() -> None:
+    real_BL = torch.tensor([[False, True, True, True, True], [True, True, True, True, False]])
+    alignment = align_streams(
+        torch.tensor([[1, 3]]),
+        torch.tensor([2, 3]),
+        prompt_columns=3,
+        real_BL=real_BL,
+        mode="right",
+        source_answers_SB=torch.tensor([[1, 2]]),
+    )
+    assert alignment.partner_SBL[0].int().tolist() == [[0, 0, 1, 1, 0], [1, 1, 1, 1, 0]]
+    assert alignment.index_SBL[alignment.partner_SBL].tolist() == [2, 3, 0, 1, 2, 3]
+
+
+def test_stored_states_stand_in_columns_of_their_own() -> None:
+    alignment = align_streams(
+        torch.tensor([[5]]),
+        torch.tensor([2]),
+        prompt_columns=3,
+        real_BL=torch.tensor([[False, True, True, True]]),
+        mode="right",
+        source_columns=7,
+    )
+    assert alignment.index_SBL[alignment.partner_SBL].tolist() == [5, 6]

@@ -20,6 +20,7 @@ from flare_ds.config import Config, parse_config
 from flare_ds.data.cache import PromptEncoder, differences, open_cache, prepare_cache, verify
 from flare_ds.data.cache.encode import label_tokens
 from flare_ds.data.cache.format import token_dtype, write_section
+from flare_ds.data.cache.key import content_key
 from flare_ds.data.parallel import load_parallel
 from flare_ds.exceptions import CacheError, DataError, HostError
 from flare_ds.tasks.base import TASKS, Row, Task
@@ -30,11 +31,11 @@ ROWS = 240
 
 
 class Moods(Task):
-    """Every row is a different sequence of colour words; `de` says them backwards."""
+    """Every row is a different sequence of colour words; the other languages say them as `said_in` has it."""
 
     name = "moods"
     version = 1
-    languages = ("en", "de")
+    languages = ("en", "de", "fr", "pl")
     original_language = "en"
     labels = ("good", "bad")
     long_field = "text"
@@ -42,12 +43,17 @@ class Moods(Task):
     def read(self, directory: Path, language: str) -> list[Row]:
         rows = []
         for index, line in enumerate((directory / "en.txt").read_text(encoding="utf-8").splitlines()):
-            words = line.split()[:: 1 if language == "en" else -1]
+            words = said_in(language, line.split())
             rows.append(Row(f"rów-{index}", {"text": " ".join(words)}, index % 2))
         return rows
 
     def prompt(self, fields: Mapping[str, str]) -> str:
         return f"say : {fields['text']} mood :"
+
+
+def said_in(language: str, words: list[str]) -> list[str]:
+    """`de` is English backwards, `fr` says everything twice, `pl` leaves the first word out."""
+    return {"en": words, "de": words[::-1], "fr": words * 2, "pl": words[1:]}[language]
 
 
 class DeadlyMoods(Moods):
@@ -160,8 +166,11 @@ def flip_byte(path: Path, position: int) -> None:
 # What is stored
 
 
-def test_every_row_holds_the_words_of_its_prompt_and_answer(root: Path, built: Path) -> None:
-    cache = open_cache(built)
+@pytest.mark.parametrize("extra", [[], ["fr"], ["pl", "fr"]])
+def test_every_row_holds_the_words_of_its_prompt_and_answer(root: Path, extra: list[str]) -> None:
+    cache = open_cache(prepare_cache(make_config(root, extra_source_languages=extra), word_tokenizer()))
+    streams = dict(zip(["source", "source2", "source3"], ["en", *extra], strict=False)) | {"target": "de"}
+    assert cache.streams == tuple(streams)
     lines = (root / "data/en.txt").read_text(encoding="utf-8").splitlines()
     seen = []
     for name in ("train", "validation", "test"):
@@ -171,9 +180,9 @@ def test_every_row_holds_the_words_of_its_prompt_and_answer(root: Path, built: P
             number = int(split.ids(index).removeprefix("rów-"))
             seen.append(number)
             assert split.labels[index] == number % 2
-            words = lines[number].split()
-            for stream, text in {"source": words, "target": words[::-1]}.items():
-                prompt = ["<bos>", "say", ":", *[w if w in WORDS else "<unk>" for w in text], "mood", ":"]
+            for stream, language in streams.items():
+                text = [word if word in WORDS else "<unk>" for word in said_in(language, lines[number].split())]
+                prompt = ["<bos>", "say", ":", *text, "mood", ":"]
                 answer = [MOODS.labels[number % 2], "<eos>"]
                 assert [WORDS[token] for token in split.prompt(stream, index)] == prompt
                 assert [WORDS[token] for token in split.answer(stream, index)] == answer
@@ -211,6 +220,17 @@ def test_arrays_are_read_only_aligned_and_of_the_documented_types(built: Path) -
                 array[0] = 1
     for path in built.glob("*.npy"):
         assert np.load(path, mmap_mode="r").offset % 64 == 0
+
+
+def test_further_sources_are_named_in_the_directory_and_the_manifest(root: Path) -> None:
+    cache = open_cache(prepare_cache(make_config(root, extra_source_languages=["pl", "fr"]), word_tokenizer()))
+    assert cache.path.name == f"moods-en+pl+fr-de-{cache.key[:16]}"
+    words = [len(line.split()) for line in (root / "data/en.txt").read_text(encoding="utf-8").splitlines()]
+    longest = {"source": max(words), "source2": max(words) - 1, "source3": 2 * max(words), "target": max(words)}
+    summary = cache.manifest.splits["train"]
+    assert summary.longest_prompt == {stream: tokens + 5 for stream, tokens in longest.items()}
+    assert set(summary.truncated) == set(longest)
+    verify(cache.path)
 
 
 def test_one_language_makes_one_stream(root: Path) -> None:
@@ -338,13 +358,46 @@ def test_the_key_does_not_depend_on_places_or_on_how_the_tokenizer_was_used(root
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_prompt_tokens": 64}, {"train_rows": 9}, {"test_rows": 9}, {"target_language": "en"}]
+    ("target", "key", "content"),
+    [
+        ("de", "bc89decd95abea17", "05d6018fb7b2fbaf"),
+        ("en", "42d7d0a0d286109b", "582b714ea184c6b2"),
+    ],
+)
+def test_a_cache_of_one_source_keeps_its_key_and_its_bytes(root: Path, target: str, key: str, content: str) -> None:
+    """As format version 1 was first written, when there was only one source: such caches stay valid."""
+    manifest = open_cache(prepare_cache(make_config(root, target_language=target), word_tokenizer())).manifest
+    assert "extra_source_languages" not in manifest.fields
+    fields = manifest.fields | {"tokenizer_sha256": ""}  # depends on the version of the tokenizers library
+    assert content_key(fields)[:16] == key
+    assert content_key({name: section.sha256 for name, section in manifest.sections.items()})[:16] == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_prompt_tokens": 64},
+        {"train_rows": 9},
+        {"test_rows": 9},
+        {"target_language": "en"},
+        {"extra_source_languages": ["fr"]},
+    ],
 )
 def test_every_setting_of_the_data_changes_the_key(root: Path, built: Path, change: dict[str, object]) -> None:
     other = prepare_cache(make_config(root, **change), word_tokenizer())
     assert open_cache(other).key != open_cache(built).key
     found = differences(open_cache(built).manifest.fields, open_cache(other).manifest.fields)
     assert any(line.startswith(next(iter(change))) for line in found)
+
+
+def test_the_order_of_the_sources_changes_the_key_and_the_method_does_not(root: Path) -> None:
+    def directory(method: str, extra: list[str]) -> Path:
+        config = make_config(root, extra_source_languages=extra)
+        return prepare_cache(config.model_copy(update={"method": method}), word_tokenizer())
+
+    assert directory("lora", ["fr", "pl"]) == directory("flare", ["fr", "pl"])
+    one, other = (open_cache(directory("flare", extra)).key for extra in (["fr", "pl"], ["pl", "fr"]))
+    assert one != other
 
 
 def test_one_changed_letter_of_the_data_changes_the_key(root: Path, built: Path) -> None:

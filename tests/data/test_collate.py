@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import collate
+from flare_ds.data.collate import collate, source_streams
 
 
 class Rows:
@@ -13,11 +13,20 @@ class Rows:
     labels = np.array([3, 1], np.int32)
 
     def prompt(self, stream: str, row: int) -> np.ndarray:
-        prompts = {"source": [[11, 12, 13, 14], [15]], "target": [[21, 22], [23, 24, 25]]}
+        prompts = {
+            "source": [[11, 12, 13, 14], [15]],
+            "source2": [[41], []],
+            "target": [[21, 22], [23, 24, 25]],
+        }
         return np.array(prompts[stream][row], np.uint16)
 
     def answer(self, stream: str, row: int) -> np.ndarray:
-        return np.array([[31, 2], [32, 33, 2]][row], np.uint16)
+        answers = {
+            "source": [[16, 17, 18, 2], [19, 2]],
+            "source2": [[42, 2], []],
+            "target": [[31, 2], [32, 33, 2]],
+        }
+        return np.array(answers[stream][row], np.uint16)
 
 
 BOTH = MicroBatch(np.array([0, 1]), np.array([1.0, 0.0], np.float32))
@@ -52,3 +61,44 @@ def test_labels_need_no_answer_columns() -> None:
     assert batch.answer_columns_N.tolist() == [2]
     assert batch.source_lengths_SB.shape == (0, 2)
     assert batch.to(torch.device("cpu")).input_ids.dtype == torch.int64
+
+
+def test_source_answers_follow_their_prompts() -> None:
+    streams = (*source_streams(2), "target")
+    batch = collate(Rows(), BOTH, streams=streams, objective="vocabulary", pad_id=0, source_answers=True)
+    assert batch.input_ids.tolist() == [
+        [11, 12, 13, 14, 16, 17, 18],
+        [0, 0, 0, 15, 19, 0, 0],
+        [0, 0, 0, 41, 42, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 21, 22, 31, 0, 0],
+        [0, 23, 24, 25, 32, 33, 0],
+    ]
+    assert torch.equal(batch.attention_mask, (batch.input_ids != 0).long())
+    assert batch.source_lengths_SB.tolist() == [[4, 1], [1, 0]]
+    assert batch.source_answers_SB.tolist() == [[3, 1], [1, 0]]
+    assert batch.target_lengths_B.tolist() == [2, 3]
+    assert batch.position_ids[0].tolist() == list(range(7)) and batch.position_ids[5, 1:6].tolist() == list(range(5))
+    assert batch.answers_BN.tolist() == [[31, 2, -100], [32, 33, 2]] and batch.answer_columns_N.tolist() == [3, 4, 5]
+
+
+def test_without_source_answers_only_the_targets_are_read() -> None:
+    batch = collate(Rows(), BOTH, streams=("source", "source2", "target"), objective="vocabulary", pad_id=0)
+    assert batch.input_ids[:4, 4:].any().item() is False and batch.source_answers_SB is None
+    assert source_streams(3) == ("source", "source2", "source3") and source_streams(0) == ()
+
+
+class Stored:
+    """States of two rows, two a position, three wide; row r, position p holds 10r + p + 1."""
+
+    def states(self, row: int) -> torch.Tensor:
+        length = (3, 1)[row]
+        return torch.arange(1.0, length + 1)[:, None, None].expand(-1, 2, 3) + 10 * row
+
+
+def test_stored_states_are_left_padded_in_columns_of_their_own() -> None:
+    batch = collate(Rows(), BOTH, streams=("target",), objective="labels", pad_id=0, stored=Stored())
+    assert batch.input_ids.tolist() == [[0, 21, 22], [23, 24, 25]]
+    assert batch.stored_BMKD.shape == (2, 3, 2, 3)
+    assert batch.stored_BMKD[:, :, 0, 0].tolist() == [[1, 2, 3], [0, 0, 11]]
+    assert batch.source_lengths_SB.tolist() == [[3, 1]] and batch.source_answers_SB is None

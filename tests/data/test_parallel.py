@@ -19,7 +19,7 @@ class Memory(Task):
 
     name = "memory"
     version = 1
-    languages = ("xx", "en", "pl")
+    languages = ("xx", "en", "de", "pl")
     original_language = "xx"
     labels = ("no", "yes")
     long_field = "text"
@@ -47,13 +47,12 @@ def texts(prefix: str, number: int = 400) -> list[str]:
 
 
 def plain() -> Memory:
-    return Memory({"xx": texts("x"), "en": texts("e"), "pl": texts("p")})
+    return Memory({"xx": texts("x"), "en": texts("e"), "de": texts("d"), "pl": texts("p")})
 
 
-def load(task: Task, source: str = "en", target: str = "pl", **caps: int) -> ParallelData:
-    return load_parallel(
-        task, TaskConfig(name="memory", data_dir="unused", source_language=source, target_language=target, **caps)
-    )
+def load(task: Task, source: str = "en", target: str = "pl", **settings: object) -> ParallelData:
+    languages = {"source_language": source, "target_language": target}
+    return load_parallel(task, TaskConfig.model_validate({"name": "memory", "data_dir": "", **languages, **settings}))
 
 
 def ids(data: ParallelData, split: str) -> list[str]:
@@ -85,9 +84,17 @@ def test_every_language_pair_has_the_same_split() -> None:
 def test_the_two_sides_of_a_row_belong_together() -> None:
     for row in load(plain()).splits["train"]:
         number = int(row.id.removeprefix("r-"))
-        assert row.source == {"text": f"e sentence {number}"}
+        assert row.sources == ({"text": f"e sentence {number}"},)
         assert row.target == {"text": f"p sentence {number}"}
         assert row.label == number % 2
+
+
+def test_further_sources_stand_in_the_order_of_the_config_and_leave_the_split_alone() -> None:
+    data = load(plain(), extra_source_languages=["xx", "de"])
+    for row in data.splits["train"]:
+        number = row.id.removeprefix("r-")
+        assert row.sources == tuple({"text": f"{prefix} sentence {number}"} for prefix in "exd")
+    assert {name: ids(data, name) for name in data.splits} == {name: ids(load(plain()), name) for name in data.splits}
 
 
 def test_order_of_a_file_does_not_matter() -> None:
@@ -98,7 +105,7 @@ def test_order_of_a_file_does_not_matter() -> None:
 
 def test_one_language_has_no_source() -> None:
     data = load(plain(), "en", "en")
-    assert all(row.source is None and row.target["text"].startswith("e ") for row in data.splits["train"])
+    assert all(row.sources == () and row.target["text"].startswith("e ") for row in data.splits["train"])
 
 
 def test_caps_keep_the_first_rows_of_each_split() -> None:
@@ -107,36 +114,37 @@ def test_caps_keep_the_first_rows_of_each_split() -> None:
         assert ids(capped, split) == ids(whole, split)[:number]
 
 
-@pytest.mark.parametrize("side", ["en", "pl"])
+@pytest.mark.parametrize("side", ["en", "pl", "de"])
 @pytest.mark.parametrize(("held_out", "exposed"), [("test", "train"), ("test", "validation"), ("validation", "train")])
 def test_a_held_out_text_is_dropped_elsewhere_even_when_the_cap_drops_the_held_out_row(
     side: str, held_out: str, exposed: str
 ) -> None:
-    task = plain()
-    before = load(task)
+    task, extra = plain(), ["de"]
+    before = load(task, extra_source_languages=extra)
     leaked, kept = ids(before, exposed)[0], ids(before, held_out)[-1]
     number = int(kept.removeprefix("r-"))
     label = int(leaked.removeprefix("r-"))
     task.rows[side][label] = Row(leaked, {"text": f"  {side[0].upper()}  SENTENCE\n{number} "}, label % 2)
-    after = load(task, **{f"{held_out}_rows": 1})
+    after = load(task, extra_source_languages=extra, **{f"{held_out}_rows": 1})
     assert ids(after, exposed) == ids(before, exposed)[1:]
     assert ids(after, held_out) == ids(before, held_out)[:1]
     assert after.counts[f"dropped_text_of_a_{held_out}_row"] == 1
 
 
-def test_a_test_text_in_another_language_is_a_leak_too() -> None:
+@pytest.mark.parametrize("prefix", ["e", "d"])
+def test_a_test_text_in_another_language_is_a_leak_too(prefix: str) -> None:
     task = plain()
     before = load(task)
     leaked, kept = ids(before, "train")[4], ids(before, "test")[2]
     number = int(leaked.removeprefix("r-"))
-    task.rows["pl"][number] = Row(leaked, {"text": f"e sentence {kept.removeprefix('r-')}"}, number % 2)
-    assert leaked not in ids(load(task), "train")
+    task.rows["pl"][number] = Row(leaked, {"text": f"{prefix} sentence {kept.removeprefix('r-')}"}, number % 2)
+    assert leaked not in ids(load(task, extra_source_languages=["de"]), "train")
 
 
 @given(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyzABCDE"), min_size=120, max_size=120))
 def test_no_text_of_a_held_out_row_is_ever_trained_on(english: list[str]) -> None:
     data = load(Memory({"xx": texts("x", 120), "en": english, "pl": texts("p", 120)}))
-    seen = {name: {row.source["text"].lower() for row in rows if row.source} for name, rows in data.splits.items()}
+    seen = {name: {row.sources[0]["text"].lower() for row in rows} for name, rows in data.splits.items()}
     assert not seen["train"] & (seen["test"] | seen["validation"])
     assert not seen["validation"] & seen["test"]
 
@@ -166,11 +174,13 @@ def test_documented_gaps_are_dropped_and_counted() -> None:
     assert sum(map(len, data.splits.values())) == 398
 
 
-def test_missing_row_is_named() -> None:
+@pytest.mark.parametrize("language", ["pl", "de"])
+def test_missing_row_is_named(language: str) -> None:
     task = plain()
-    del task.rows["pl"][5]
-    with pytest.raises(DataError, match=r"row r-5 is missing in language 'pl' \(399 rows in 'pl', 400 expected"):
-        load(task)
+    del task.rows[language][5]
+    message = rf"row r-5 is missing in language '{language}' \(399 rows in '{language}', 400 expected"
+    with pytest.raises(DataError, match=message):
+        load(task, extra_source_languages=["de"])
 
 
 def test_unexpected_row_is_named() -> None:

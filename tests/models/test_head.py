@@ -27,3 +27,37 @@ def test_label_words_that_begin_alike_are_refused() -> None:
     base, _ = small_model("llama")
     with pytest.raises(ConfigError, match="begin with the same token"):
         use_head(base, label_tokens=[[5, 6], [5, 7]], labels=("unhappy", "unsure"), trained=False)
+
+
+def test_an_untrained_head_over_the_vocabulary_stays_the_models_own() -> None:
+    base, _ = small_model("llama")
+    own = base.get_output_embeddings()
+    use_head(base, label_tokens=None, labels=LABELS, trained=False)
+    assert base.get_output_embeddings() is own
+
+
+@pytest.mark.parametrize("tokens", [TOKENS, None])
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_a_trained_head_is_an_fp32_copy_apart_from_the_embedding(name: str, tokens: list | None) -> None:
+    base, _ = small_model(name)
+    base = base.bfloat16().requires_grad_(False)
+    embedding = base.get_input_embeddings().weight
+    own = base.get_output_embeddings().weight.clone()
+    use_head(base, label_tokens=tokens, labels=LABELS, trained=True)
+    head = base.get_output_embeddings().weight
+    assert head.requires_grad and head.dtype == torch.float32 and not embedding.requires_grad
+    assert torch.equal(head, (own if tokens is None else own[[5, 9, 30]]).float())
+    before = embedding.clone()
+    with torch.no_grad():
+        head += 1
+    assert torch.equal(embedding, before), "tied no more"
+
+
+def test_the_heads_bias_is_taken_along() -> None:
+    """Some models (Phi, GPT-J) add a bias to their logits."""
+    base, _ = small_model("llama")
+    head = torch.nn.Linear(16, 64)
+    base.set_output_embeddings(head)
+    use_head(base, label_tokens=TOKENS, labels=LABELS, trained=False)
+    hidden = torch.randn(2, 1, 16)
+    torch.testing.assert_close(base.get_output_embeddings()(hidden), head(hidden)[..., [5, 9, 30]])

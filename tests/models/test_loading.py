@@ -1,4 +1,7 @@
-"""Loading under zero.Init on two ranks: no rank's private memory ever holds the whole model."""
+"""Loading, alone and under zero.Init on two ranks.
+
+No rank's private memory ever holds the whole model, and a weight that the files lack is an error, not a random matrix.
+"""
 
 import json
 import sys
@@ -6,10 +9,16 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flare_ds.config import ModelConfig
+from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.models.loading import load_base, load_shape
 from tests.distributed import run_ranks
+from tests.small_models import small_model
 from tests.toy import REPOSITORY
 
 MEGABYTE = 2**20
@@ -31,8 +40,6 @@ def worker(directory: str, out: str) -> None:
     """One rank: load the model sharded, and report how far private memory rose above where it was."""
     from transformers.integrations import HfDeepSpeedConfig
 
-    from flare_ds.config import ModelConfig
-    from flare_ds.models.loading import load_base
     from flare_ds.models.partitioned import full_numel, gathered
     from flare_ds.training.process_group import join_process_group, rank
 
@@ -46,7 +53,7 @@ def worker(directory: str, out: str) -> None:
     peak = [before]
     sampler = threading.Thread(target=sample_peak, args=(stop, peak))
     sampler.start()
-    base = load_base(ModelConfig(base=directory))
+    base = load_base(ModelConfig(base=f"{directory}/model"))
     stop.set()
     sampler.join()
     assert alive is not None
@@ -58,8 +65,60 @@ def worker(directory: str, out: str) -> None:
         "held": 2 * sum(parameter.ds_tensor.numel() for parameter in base.parameters()),
         "dtypes": sorted({str(parameter.dtype) for parameter in base.parameters()}),
         "checksum": checksum,
+        "refused": refusal(Path(directory, "renamed")),
     }
     Path(f"{out}.{rank()}").write_text(json.dumps(result))
+
+
+def refusal(directory: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_base(ModelConfig(base=str(directory)))
+    return caught.value.problem
+
+
+def write_renamed(directory: Path, *, tied: bool = False, only: str = "") -> Path:
+    """A model whose weight files name their tensors as a wrapper would; `only`: just those with this in their name."""
+    base, _ = small_model("llama")
+    base.config.tie_word_embeddings = tied
+    if tied:
+        base.tie_weights()
+    base.save_pretrained(directory)
+    file = directory / "model.safetensors"
+    weights = {(f"wrapped.{name}" if only in name else name): tensor for name, tensor in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    return directory
+
+
+def test_files_of_which_no_key_matches_are_refused(tmp_path: Path) -> None:
+    problem = refusal(write_renamed(tmp_path))
+    assert "lack 30 weights" in problem and "'lm_head.weight'" in problem
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+def test_one_lacking_weight_is_refused(tmp_path: Path, quantization: str) -> None:
+    write_renamed(tmp_path, only="layers.1.mlp.up_proj")
+    with pytest.raises(CheckpointError, match=r"lack 1 weights .*'model.layers.1.mlp.up_proj.weight'"):
+        load_base(ModelConfig(base=str(tmp_path), quantization=quantization))
+
+
+def test_tied_weights_and_unknown_extra_ones_are_accepted(tmp_path: Path) -> None:
+    write_renamed(tmp_path, tied=True, only="nothing")
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    assert "lm_head.weight" not in weights
+    save_file(weights | {"unknown": torch.zeros(1)}, file, metadata={"format": "pt"})
+    base = load_base(ModelConfig(base=str(tmp_path), dtype="float32"))
+    assert torch.equal(base.lm_head.weight, weights["model.embed_tokens.weight"])
+
+
+def test_a_base_that_is_stored_quantised_is_refused(tmp_path: Path) -> None:
+    small_model("llama")[0].save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for load in (load_base, load_shape):
+        with pytest.raises(ConfigError, match="stored quantised"):
+            load(ModelConfig(base=str(tmp_path)))
 
 
 def test_no_rank_holds_the_model(tmp_path: Path) -> None:
@@ -75,15 +134,17 @@ def test_no_rank_holds_the_model(tmp_path: Path) -> None:
     )
     model = LlamaForCausalLM(config).bfloat16()
     model.save_pretrained(tmp_path / "model", max_shard_size="100MB")
+    write_renamed(tmp_path / "renamed")
     out = str(tmp_path / "rank")
     # A fixed threshold makes glibc return freed tensors at once, so that resident memory is what is held, not what was.
-    run_ranks(["tests.models.test_loading", str(tmp_path / "model"), out], 2, MALLOC_MMAP_THRESHOLD_=str(MEGABYTE // 4))
+    run_ranks(["tests.models.test_loading", str(tmp_path), out], 2, MALLOC_MMAP_THRESHOLD_=str(MEGABYTE // 4))
     for rank in range(2):
         found = json.loads(Path(f"{out}.{rank}").read_text())
         assert found["whole"] > 400 * MEGABYTE, "too small to tell a whole model from noise"
         assert found["held"] < 0.51 * found["whole"]
         assert found["rise"] < 0.6 * found["whole"], found
         assert found["dtypes"] == ["torch.bfloat16"]
+        assert "lack 30 weights" in found["refused"]
         assert found["checksum"] == model.lm_head.weight.double().sum().item()
 
 

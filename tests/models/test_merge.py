@@ -1,49 +1,206 @@
-"""Merging refuses what does not fit, and leaves nothing behind."""
+"""The merged model computes what base and adapter compute, made in one file's memory; what does not fit is refused."""
 
 import json
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from flare_ds.config import Config
-from flare_ds.exceptions import CheckpointError
+from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.merge import merge_run
-from tests.toy import toy_settings
+from tests.adapters.adapters import a_batch, make_settings, save_trained, says, trained_model
+from tests.by_hand import LABELS
+from tests.distributed import run_ranks
+from tests.small_models import COMMON, small_model
+from tests.toy import write_config
+
+HEAD = "lm_head.weight"
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config.model_validate(toy_settings(tmp_path, method="lora"))
+def make_base(name: str) -> PreTrainedModel:
+    """One with an output matrix of its own (llama); gemma2 and tied share theirs with the embedding."""
+    if name != "tied":
+        return small_model(name, layers=2)[0]
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**COMMON | {"num_hidden_layers": 2}, tie_word_embeddings=True))
 
 
-def write_adapter(config: Config, module: str) -> None:
-    directory = Path(config.run_dir) / "adapter"
-    directory.mkdir(parents=True)
-    (directory / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
-    key = f"base_model.model.{module}"
-    matrices = {f"{key}.lora_A.weight": torch.ones(2, 64), f"{key}.lora_B.weight": torch.ones(64, 2)}
-    save_file(matrices, directory / "adapter_model.safetensors")
+def make_run(root: Path, kind: str, *, base: str = "llama", shard: str = "1GB", dtype: str = "float32") -> Config:
+    """A trained run of that kind on a base saved in files of that size."""
+    model = make_base(base).to(getattr(torch, dtype))
+    model.save_pretrained(root / "model", max_shard_size=shard)
+    settings = make_settings(root, kind)
+    settings["model"] |= {"dtype": dtype, "attention": "eager" if base == "gemma2" else "sdpa"}
+    write_config(settings)
+    return Config.model_validate(settings)
 
 
-def test_an_adapter_that_matches_no_weight_is_an_error(config: Config, tmp_path: Path) -> None:
-    write_adapter(config, "model.layers.9.self_attn.q_proj")
-    with pytest.raises(CheckpointError, match=r"match no weight of the base.*layers\.9"):
-        merge_run(config, tmp_path / "merged")
+def read(directory: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def check_index(directory: Path) -> None:
+    """The index names each weight's file, all files that are there, and their size."""
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    files = {file.name: load_file(file) for file in directory.glob("*.safetensors")}
+    assert len(files) > 4
+    assert index["weight_map"] == {name: file for file, tensors in files.items() for name in tensors}
+    assert index["metadata"]["total_size"] == sum(t.nbytes for tensors in files.values() for t in tensors.values())
+
+
+@pytest.mark.parametrize("shard", ["1GB", "5KB"])
+@pytest.mark.parametrize("base", ["llama", "tied", "gemma2"])
+@pytest.mark.parametrize("kind", ["lora", "rslora", "lora_head", "lora_words"])
+def test_the_merged_model_says_what_base_and_adapter_say(tmp_path: Path, kind: str, base: str, shard: str) -> None:
+    config = make_run(tmp_path, kind, base=base, shard=shard)
+    model = trained_model(config)
+    save_trained(config, model)
+    merge_run(config, tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", attn_implementation=config.model.attention)
+    batch = a_batch(config)
+    inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "position_ids")}
+    with torch.no_grad():
+        logits_BNK = merged(**inputs).logits[:, batch.answer_columns_N]
+    if config.train.objective == "labels":
+        logits_BNK = logits_BNK[..., list(LABELS.values())]
+    torch.testing.assert_close(logits_BNK, says(model, config), atol=1e-5, rtol=1e-5)
+    before, after = read(tmp_path / "model"), read(tmp_path / "merged")
+    assert torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+    assert merged.config.tie_word_embeddings == (base != "llama" and not config.adapter.train_head)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if "_proj" in name} == before.keys() - same - {HEAD}
+    if shard == "5KB":
+        check_index(tmp_path / "merged")
+    if kind == "lora_words":
+        others = [token for token in range(64) if token not in LABELS.values()]
+        torch.testing.assert_close(after[HEAD][others], make_base(base).get_output_embeddings().weight[others])
+
+
+def test_sums_are_rounded_once(tmp_path: Path) -> None:
+    config = make_run(tmp_path, "rslora", dtype="bfloat16")
+    adapter = load_file(save_trained(config, trained_model(config)) / "adapter_model.safetensors")
+    merge_run(config, tmp_path / "merged")
+    before, after = read(tmp_path / "model"), read(tmp_path / "merged")
+    name = "model.layers.1.mlp.down_proj"
+    up, down = (adapter[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "BA")
+    expected = before[f"{name}.weight"].double() + 8 / math.sqrt(4) * up @ down
+    assert after[f"{name}.weight"].dtype == torch.bfloat16
+    half_a_step = expected.abs() * 2.0**-8
+    assert ((after[f"{name}.weight"].double() - expected).abs() <= half_a_step * 1.001).all()
+
+
+Change = Callable[[dict[str, Tensor]], object]
+Q = "base_model.model.model.layers.1.self_attn.q_proj"
+OTHER = Q.replace("layers.1", "layers.9")
+CHANGES: dict[str, tuple[Change, str]] = {
+    "no B": (lambda w: w.pop(Q + ".lora_B.weight"), r"1 matrices of .* cannot be merged, first .*q_proj\.lora_A"),
+    "no A": (lambda w: w.pop(Q + ".lora_A.weight"), r"1 matrices of .* cannot be merged, first .*q_proj\.lora_B"),
+    "unknown": (lambda w: w.update({Q + ".lora_magnitude_vector": torch.ones(2)}), r"first .*lora_magnitude_vector"),
+    "a head": (lambda w: w.update({f"base_model.model.{HEAD}": torch.ones(64, 16)}), r"1 matrices .*first .*lm_head"),
+    "elsewhere": (
+        lambda w: w.update({OTHER + side: w.pop(Q + side) for side in (".lora_A.weight", ".lora_B.weight")}),
+        r"1 adapter matrices match no weight of the base, first .*layers\.9",
+    ),
+    "wider": (lambda w: w.update({Q + ".lora_A.weight": torch.ones(4, 20)}), r"does not fit 'model.*q_proj.weight'"),
+    "higher": (lambda w: w.update({Q + ".lora_B.weight": torch.ones(36, 4)}), r"does not fit 'model.*q_proj.weight'"),
+    "rank": (lambda w: w.update({Q + ".lora_A.weight": torch.ones(5, 16)}), r"does not fit 'model.*q_proj.weight'"),
+}
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = make_run(tmp_path_factory.mktemp("lora"), "lora", shard="5KB")
+    save_trained(config, trained_model(config))
+    return config
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_every_matrix_is_used_once_or_nothing_is_written(lora: Config, tmp_path: Path, case: str) -> None:
+    change, message = CHANGES[case]
+    path = Path(lora.run_dir) / "adapter/adapter_model.safetensors"
+    whole = path.read_bytes()
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+    try:
+        with pytest.raises(CheckpointError, match=message):
+            merge_run(lora, tmp_path / "merged")
+    finally:
+        path.write_bytes(whole)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_a_task_adapter_of_these_settings_merges(lora: Config, tmp_path: Path) -> None:
+    flare = lora.model_copy(update={"method": "flare"})
+    with pytest.raises(CheckpointError, match="depends on the source text"):
+        merge_run(flare, tmp_path / "merged")
+    save_trained(flare.model_copy(update={"run_dir": str(tmp_path / "fused")}), trained_model(flare))
+    with pytest.raises(CheckpointError, match="holds a fusion adapter"):
+        merge_run(lora.model_copy(update={"run_dir": str(tmp_path / "fused")}), tmp_path / "merged")
+    other = lora.model_copy(update={"adapter": lora.adapter.model_copy(update={"rslora": True})})
+    with pytest.raises(CheckpointError, match=r"adapter\.rslora=False"):
+        merge_run(other, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_the_sum_is_the_formula(config: Config, tmp_path: Path) -> None:
-    write_adapter(config, "model.layers.1.self_attn.q_proj")
-    merge_run(config, tmp_path / "merged")
-    before = load_file(tmp_path / "model/model.safetensors")
-    after = load_file(tmp_path / "merged/model.safetensors")
-    for name, tensor in before.items():
-        shift = 4 / 2 * 2 if name == "model.layers.1.self_attn.q_proj.weight" else 0  # (alpha / r) times ones · ones
-        torch.testing.assert_close(after[name], tensor + shift)
+def test_a_run_without_an_adapter_or_base(lora: Config, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read .*adapter_config"):
+        merge_run(lora.model_copy(update={"run_dir": str(tmp_path)}), tmp_path / "merged")
+    model = lora.model.model_copy(update={"base": str(tmp_path / "no")})
+    with pytest.raises(ConfigError, match="is not a directory"):
+        merge_run(lora.model_copy(update={"model": model}), tmp_path / "merged")
 
 
-def test_a_run_without_an_adapter(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot read the task adapter"):
-        merge_run(config, tmp_path / "merged")
+def test_a_damaged_base(lora: Config, tmp_path: Path) -> None:
+    file = sorted(Path(lora.model.base).glob("*.safetensors"))[1]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5])
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot read the weights of model\.base"):
+            merge_run(lora, tmp_path / "merged")
+    finally:
+        file.write_bytes(whole)
+
+
+def test_other_weights_of_the_base_are_left_behind(lora: Config, tmp_path: Path) -> None:
+    base = Path(lora.model.base)
+    for name in ("pytorch_model.bin", "consolidated.safetensors", "tokenizer_config.json"):
+        (base / name).write_bytes(b"{}")
+    merge_run(lora, tmp_path / "merged")
+    names = {file.name for file in (tmp_path / "merged").iterdir()}
+    assert {"tokenizer_config.json", "config.json", "merged_from.json"} < names
+    assert not {"pytorch_model.bin", "consolidated.safetensors"} & names
+
+
+def test_one_file_in_memory_at_a_time(lora: Config, tmp_path: Path) -> None:
+    shape: dict[str, Any] = {"num_hidden_layers": 12, "hidden_size": 512, "intermediate_size": 1536, "head_dim": 64}
+    shape |= {"num_attention_heads": 8, "num_key_value_heads": 8}
+    LlamaForCausalLM(LlamaConfig(**COMMON | shape)).save_pretrained(tmp_path / "model", max_shard_size="15MB")
+    config = make_run_on(tmp_path)
+    shards = [file.stat().st_size for file in (tmp_path / "model").glob("*.safetensors")]
+    first = Path(lora.run_dir).with_suffix(".yaml")
+    arguments = [str(first), str(tmp_path / "lora.yaml"), str(tmp_path / "merged")]
+    # Real weights are too large for malloc's pools, which would keep the room of these for later.
+    (output,) = run_ranks(["tests.models.merge_worker", *arguments], 1, MALLOC_MMAP_THRESHOLD_=str(2**20))
+    rise = int(re.findall(r"rise (-?\d+)", output)[-1])
+    total, largest = sum(shards) / 1e6, max(shards) / 1e6
+    print(f"{total:.0f} MB in {len(shards)} files of up to {largest:.0f} MB: rise {rise / 1e6:.0f} MB")
+    assert len(shards) >= 10
+    assert rise < 2 * max(shards)
+    assert set(read(tmp_path / "merged")) == set(read(Path(config.model.base)))
+
+
+def make_run_on(root: Path) -> Config:
+    """A lora run on the base at root/model."""
+    config = Config.model_validate(make_settings(root, "lora"))
+    write_config(make_settings(root, "lora"))
+    save_trained(config, trained_model(config))
+    return config

@@ -1,204 +1,213 @@
-"""The two-stream model against the slow oracle: logits, loss, and every adapter gradient."""
+"""The two-stream model against the slow oracle: logits, loss, and the gradient of all that trains.
+
+Every fusion, pairing, source_norm and align with each other; every other setting at least once with every value of
+every other.
+"""
 
 import itertools
+import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from flare_ds.adapters.inject import ADAPTER, inject_adapter
+from flare_ds.adapters.fusion import FUSIONS
+from flare_ds.adapters.inject import inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.collate import NO_TARGET, Batch
+from flare_ds.models.streams import split_rows
 from flare_ds.models.two_stream import TwoStreamModel
-from tests.oracle import Oracle
-from tests.small_models import VOCAB, small_model
+from flare_ds.training.trainer import source_shares
+from tests.by_hand import (
+    TARGETS,
+    build,
+    make_batch,
+    make_config,
+    make_oracle,
+    make_rows,
+    oracle_base,
+    short_name,
+)
+from tests.oracle import Oracle, Row
+from tests.small_models import small_model
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-# (source prompt, target prompt, answer) lengths: source longer, equal, shorter, and rows without a source
-LENGTHS = [(9, 5, 2), (6, 6, 1), (3, 7, 3), (0, 4, 2), (5, 1, 1)]
-
-
-def make_config(**adapter: object) -> Config:
-    return Config.model_validate(
-        {
-            "method": adapter.pop("method", "flare"),
-            "run_dir": "unused",
-            "deepspeed": "unused",
-            "model": {"base": "unused", "dtype": "float32"},
-            "task": {"name": "unused", "data_dir": "unused", "target_language": "pl"},
-            "adapter": {"r": 4, "alpha": 8, "target_modules": TARGETS, **adapter},
-            "train": {"steps": 1, "objective": "vocabulary"},
-        }
-    )
-
-
-def make_rows(seed: int = 3) -> list[tuple[list[int], list[int], list[int]]]:
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda n: torch.randint(3, VOCAB, (n,), generator=generator).tolist()  # noqa: E731
-    return [(draw(s), draw(t), draw(a)) for s, t, a in LENGTHS]
-
-
-def make_batch(rows: list, *, pad: int = 0, source: bool = True) -> Batch:
-    """Lay the rows out by hand, so `collate` is not trusted with checking itself."""
-    prompt_columns = max(max(len(s), len(t)) for s, t, _ in rows)
-    extra = max(len(a) for _, _, a in rows)
-    columns = prompt_columns + extra - 1
-    lines = [(s, []) for s, _, _ in rows] * source + [(t, a[:-1]) for _, t, a in rows]
-    ids = torch.full((len(lines), columns), pad)
-    mask, positions = torch.zeros_like(ids), torch.zeros_like(ids)
-    for i, (prompt, answer) in enumerate(lines):
-        for k, token in enumerate(prompt + answer):
-            column = prompt_columns - len(prompt) + k
-            ids[i, column], mask[i, column], positions[i, column] = token, 1, k
-    answers = torch.full((len(rows), extra), NO_TARGET)
-    for i, (_, _, answer) in enumerate(rows):
-        answers[i, : len(answer)] = torch.tensor(answer)
-    return Batch(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        source_lengths_SB=torch.tensor([[len(s) for s, _, _ in rows]])[: int(source)],
-        source_answers_SB=None,
-        target_lengths_B=torch.tensor([len(t) for _, t, _ in rows]),
-        answer_columns_N=torch.arange(prompt_columns - 1, prompt_columns - 1 + extra),
-        answers_BN=answers,
-        weights_B=torch.ones(len(rows)),
-        prompt_columns=prompt_columns,
-    )
+# how a layer is shown the source: every meaningful pair of pairing and source_norm
+PAIRINGS: list[dict[str, Any]] = [
+    {"pairing": "output", "source_norm": True},
+    {"pairing": "output", "source_norm": False},
+    {"pairing": "input", "source_norm": True},
+    {"pairing": "input", "source_norm": False},
+    {"pairing": "module"},
+]
+# every other setting, and gemma3 with its norms on queries and keys and its two rope bases
+FACTORS: dict[str, list[Any]] = {
+    "model": ["llama", "gemma2", "gemma3"],
+    "fusion": [{"fusion": name} for name in FUSIONS],
+    "pairing": [*PAIRINGS, {"pairing": "module", "fused_modules": TARGETS}],
+    "align": [{"align": name} for name in ("right", "left", "stretch")],
+    "answers": [{"span": "prompt"}, {"span": "full"}, {"objective": "labels"}],
+    "sources": [
+        {"sources": 1},
+        {"sources": 2},
+        {"sources": 2, "source_weights": "learned"},
+        {"sources": 3, "source_weights": "learned"},
+    ],
+    "heads": [{"fusion_heads": 1}, {"fusion_heads": 2}],
+    "scaling": [{"rslora": False}, {"rslora": True}],
+    "head": [{"train_head": False}, {"train_head": True}],
+    "memory": [{"checkpointing": False}, {"checkpointing": True}],
+}
 
 
-def randomize_b(model: TwoStreamModel) -> None:
-    """With B = 0 the gradient of A is exactly 0 and proves nothing."""
-    generator = torch.Generator().manual_seed(5)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+def all_pairs(factors: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Few cases that contain every pair of values of any two factors (greedy, always the same)."""
+    draw = random.Random(0)
+
+    def pairs(case: dict[str, int]) -> set[tuple]:
+        return set(itertools.combinations(case.items(), 2))
+
+    wanted = {
+        ((a, x), (b, y))
+        for a, b in itertools.combinations(factors, 2)
+        for x, y in itertools.product(range(len(factors[a])), range(len(factors[b])))
+    }
+    cases = []
+    while wanted:
+        must = dict(min(wanted))
+        tries = [{name: draw.randrange(len(factors[name])) for name in factors} | must for _ in range(60)]
+        best = max(tries, key=lambda case: len(wanted & pairs(case)))
+        wanted -= pairs(best)
+        cases.append({name: factors[name][value] for name, value in best.items()})
+    return cases
 
 
-def build(model_name: str, **adapter: object) -> tuple[TwoStreamModel, Oracle, dict[str, torch.Tensor]]:
-    """The two-stream model and an oracle holding float64 copies of the same weights."""
-    config = make_config(**adapter)
-    base, settings = small_model(model_name)
-    weights = {name: parameter.detach().double().clone() for name, parameter in base.named_parameters()}
-    model = TwoStreamModel(inject_adapter(base, config.adapter, sources=config.sources, seed=7), config).train()
-    randomize_b(model)
-    leaves = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            short = name.removeprefix("model.base_model.model.").replace(f".{ADAPTER}.weight", "")
-            leaves[short] = parameter.detach().double().clone().requires_grad_()
-    settings.targets, settings.scaling = TARGETS, 8 / 4
-    for key in ("fusion", "pairing", "source_norm", "align"):
-        setattr(settings, key, getattr(config.adapter, key))
-    settings.fused = config.adapter.fused_modules if config.method == "flare" else []
-    return model, Oracle(weights, leaves, settings), leaves
+def setting(model: str, *parts: dict[str, Any]) -> Any:
+    """One case: its model and its settings, with a name that shows them."""
+    merged = {key: value for part in parts for key, value in part.items()}
+    shown = "-".join("all" if value is TARGETS else f"{key}:{value}" for key, value in merged.items())
+    return pytest.param(model, merged, id=f"{model}-{shown}")
+
+
+PRODUCT = itertools.product(["llama", "gemma2"], FACTORS["fusion"], PAIRINGS, FACTORS["align"])
+CASES = [setting(*case) for case in PRODUCT] + [setting(*case.values()) for case in all_pairs(FACTORS)]
 
 
 def cross_entropy(logits: torch.Tensor, token: int) -> torch.Tensor:
     return torch.logsumexp(logits, 0) - logits[token]
 
 
-def assert_equal_to_oracle(model: TwoStreamModel, oracle: Oracle, leaves: dict, rows: list, batch: Batch) -> None:
+def assert_equal_to_oracle(
+    model: TwoStreamModel, oracle: Oracle, config: Config, rows: list[Row], batch: Batch | None = None
+) -> None:
+    """Equal to 1e-5; gradients to 1e-5 of their largest element, and to 1e-7 where a sum cancels in fp32."""
+    batch = batch or make_batch(rows, config)
     logits_BNK = model(batch)
     loss = torch.nn.functional.cross_entropy(
         logits_BNK.flatten(0, 1), batch.answers_BN.flatten(), ignore_index=NO_TARGET, reduction="sum"
     )
     loss.backward()
     expected_loss = torch.zeros((), dtype=torch.float64)
-    for i, (source, target, answer) in enumerate(rows):
-        expected = oracle.logits(target + answer[:-1], source or None, prompt_n=len(target))
-        for k, token in enumerate(answer):
-            wanted = expected[len(target) - 1 + k]
-            torch.testing.assert_close(logits_BNK[i, k].double(), wanted, atol=1e-5, rtol=1e-5)
-            expected_loss = expected_loss + cross_entropy(wanted, token)
+    for i, row in enumerate(rows):
+        answer_N = [token for token in batch.answers_BN[i].tolist() if token != NO_TARGET]
+        expected_NK = oracle.logits(row, len(answer_N))
+        torch.testing.assert_close(logits_BNK[i, : len(answer_N)].double(), expected_NK, atol=1e-5, rtol=1e-5)
+        expected_loss = expected_loss + sum(map(cross_entropy, expected_NK, answer_N))
     torch.testing.assert_close(loss.double(), expected_loss, atol=1e-5, rtol=1e-5)
     expected_loss.backward()
-    checked = 0
+    compared = set()
     for name, parameter in model.named_parameters():
-        short = name.removeprefix("model.base_model.model.").replace(f".{ADAPTER}.weight", "")
-        if short in leaves:
-            wanted = leaves[short].grad
-            scale = wanted.abs().max()
-            assert scale > 0, f"{short}: the oracle's gradient is zero, nothing is compared"
-            torch.testing.assert_close(parameter.grad.double() / scale, wanted / scale, atol=1e-5, rtol=1e-5)
-            checked += 1
+        if short_name(name) in oracle.trained:
+            wanted = oracle.trained[short_name(name)].grad
+            largest = float(wanted.abs().max())
+            assert largest > 0, f"{name}: the oracle's gradient is zero, nothing is compared"
+            worst = float((parameter.grad.double() - wanted).abs().max())
+            assert worst <= 1e-5 * largest + 1e-7, f"{name}: gradient off by {worst}, largest element {largest}"
+            compared.add(short_name(name))
         else:
             assert parameter.grad is None, f"{name} is frozen but has a gradient"
-    assert checked == 2 * 7 * 3
+    assert compared == oracle.trained.keys()
 
 
-CASES = [
-    *itertools.product(["llama", "gemma3"], ["output", "input"], ["right", "left", "stretch"], [True, False]),
-    *itertools.product(["llama", "gemma3"], ["module"], ["right", "left", "stretch"], [True]),
-    ("gemma2", "output", "right", True),
-    ("gemma2", "module", "stretch", True),
-]
-
-
-@pytest.mark.parametrize(("model_name", "pairing", "align", "source_norm"), CASES)
-def test_equals_the_oracle(model_name: str, pairing: str, align: str, source_norm: bool) -> None:
-    model, oracle, leaves = build(model_name, pairing=pairing, align=align, source_norm=source_norm)
-    rows = make_rows()
-    assert_equal_to_oracle(model, oracle, leaves, rows, make_batch(rows))
-
-
-@pytest.mark.parametrize("fusion", ["add", "mul", "mul_relu"])
-def test_every_fusion_equals_the_oracle(fusion: str) -> None:
-    model, oracle, leaves = build("llama", fusion=fusion)
-    rows = make_rows()
-    assert_equal_to_oracle(model, oracle, leaves, rows, make_batch(rows))
-
-
-def test_any_linear_layer_can_be_fused_by_module() -> None:
-    model, oracle, leaves = build("gemma3", pairing="module", fused_modules=TARGETS)
-    rows = make_rows()
-    assert_equal_to_oracle(model, oracle, leaves, rows, make_batch(rows))
+@pytest.mark.parametrize(("model_name", "settings"), CASES)
+def test_equals_the_oracle(model_name: str, settings: dict[str, Any]) -> None:
+    config = make_config(**settings)
+    model = build(model_name, config)
+    oracle = make_oracle(model, oracle_base(model_name), config)
+    assert_equal_to_oracle(model, oracle, config, make_rows(config.sources))
 
 
 def test_plain_lora_equals_the_oracle() -> None:
-    model, oracle, leaves = build("llama", method="lora")
-    rows = [([], target, answer) for _, target, answer in make_rows()]
-    assert_equal_to_oracle(model, oracle, leaves, rows, make_batch(rows, source=False))
+    config = make_config(method="lora")
+    model = build("gemma3", config, layers=3)
+    assert_equal_to_oracle(model, make_oracle(model, oracle_base("gemma3", 3), config), config, make_rows(0))
 
 
-def test_what_a_pad_token_holds_changes_nothing() -> None:
-    model, _, _ = build("gemma3", align="left")
-    first, second = make_batch(make_rows(), pad=0), make_batch(make_rows(), pad=40)
-    real = first.answers_BN != NO_TARGET  # the other logits stand behind the row's end
-    assert torch.equal(model(first)[real], model(second)[real])
+@pytest.mark.parametrize("model_name", ["llama", "gemma2"])
+@pytest.mark.parametrize(("sources", "rows"), [(1, 3), (1, 6), (2, 2), (2, 3)])
+def test_as_many_rows_as_columns(model_name: str, sources: int, rows: int) -> None:
+    """Six columns, and six rows of all streams, of the target, or of the sources: nothing takes one for the other."""
+    config = make_config(sources=sources, span="full")
+    lengths = [([(5, 2)] * sources, (3, 2)), *([([(2, 1)] * sources, (4, 2))] * (rows - 1))]
+    model, made = build(model_name, config), make_rows(sources, lengths)
+    columns = make_batch(made, config).input_ids.shape[1]
+    assert columns == 6 and columns in ((sources + 1) * rows, sources * rows, rows)
+    assert_equal_to_oracle(model, make_oracle(model, oracle_base(model_name), config), config, made)
 
 
-def test_a_source_changes_only_its_own_row() -> None:
-    model, _, _ = build("llama")
-    rows = make_rows()
-    before = model(make_batch(rows))
-    rows[1] = ([token % 50 + 5 for token in rows[1][0]], *rows[1][1:])
-    after = model(make_batch(rows))
-    changed = (before - after).abs().amax((1, 2)) > 0
-    assert changed.tolist() == [False, True, False, False, False]
+def test_vectors_are_shared_by_all_rows() -> None:
+    """One that counts positions may be as long as there are rows."""
+    rows, vector = torch.arange(12).view(6, 2), torch.arange(6)
+    source, target = split_rows({"mask": rows, "both": (rows, vector)}, 2, 6)
+    assert source["both"][1] is vector is target["both"][1]
+    assert source["mask"].tolist() == source["both"][0].tolist() == rows[:2].tolist()
+    assert target["mask"].tolist() == target["both"][0].tolist() == rows[2:].tolist()
 
 
-@pytest.mark.parametrize("pairing", ["output", "input", "module"])
-def test_a_fresh_adapter_leaves_the_base_bit_for_bit(pairing: str) -> None:
-    base, _ = small_model("gemma3")
-    config = make_config(pairing=pairing)
-    batch = make_batch(make_rows())
-    rows = batch.target_lengths_B.shape[0]
-    with torch.no_grad():
-        expected = base(
-            input_ids=batch.input_ids[rows:],
-            attention_mask=batch.attention_mask[rows:],
-            position_ids=batch.position_ids[rows:],
-            logits_to_keep=batch.answer_columns_N,
-            use_cache=False,
-        ).logits
-        model = TwoStreamModel(inject_adapter(base, config.adapter, sources=1, seed=7), config)
-        assert torch.equal(model(batch), expected)
+@pytest.mark.parametrize("source_norm", [True, False])
+@pytest.mark.parametrize("pairing", ["output", "input"])
+def test_stored_states(pairing: str, source_norm: bool) -> None:
+    """The target runs alone, beside the states that the oracle's source stream had after (before) each layer."""
+    config = make_config(provider="cached", pairing=pairing, source_norm=source_norm)
+    model, rows = build("gemma2", config), make_rows(1)
+    base, batch = oracle_base("gemma2"), make_batch(rows, config)
+    stored_BMKD = torch.full((len(rows), 6, base.s.layers, 16), 9.0)  # padding holds anything
+    for i, row in enumerate(rows):
+        prompt = row.sources[0][0]
+        for number, visit in enumerate(base.read(prompt) if prompt else []):
+            stored_BMKD[i, 6 - len(prompt) :, number] = visit.after if pairing == "output" else visit.before
+    batch = replace(
+        batch,
+        input_ids=batch.input_ids[len(rows) :],
+        attention_mask=batch.attention_mask[len(rows) :],
+        position_ids=batch.position_ids[len(rows) :],
+        stored_BMKD=stored_BMKD,
+    )
+    assert_equal_to_oracle(model, make_oracle(model, base, config), config, rows, batch)
 
 
-def test_only_the_dropout_of_the_adapter_trains() -> None:
-    config = make_config(dropout=0.5)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_energy(fusion: str) -> None:
+    """How much the source contributes: sums over the positions with a partner, while measuring and only then."""
+    config = make_config(fusion=fusion, sources=2, source_weights="learned", span="full")
+    model, rows = build("llama", config), make_rows(2)
+    oracle = make_oracle(model, oracle_base("llama"), config)
+    with torch.no_grad(), model.streams.measuring() as energies:
+        model(make_batch(rows, config))
+    model(make_batch(rows, config))
+    for row in rows:
+        oracle.logits(row, len(row.answer))
+    found = {short_name(f"model.{name}"): sums for name, sums in energies.items()}
+    assert found.keys() == oracle.energy.keys() and len(found) == 4
+    for name, sums in found.items():
+        torch.testing.assert_close(sums, oracle.energy[name], rtol=1e-5, atol=0)
+
+
+def test_a_fresh_adapter_has_no_energy_and_no_share() -> None:
+    config = make_config()
     base, _ = small_model("llama")
-    model = TwoStreamModel(inject_adapter(base, config.adapter, sources=1, seed=7), config).train()
-    training = {name for name, module in model.named_modules() if module.training and name}
-    assert training and all("lora_dropout" in name for name in training)
-    assert not any(module.training for module in model.eval().modules())
+    model = TwoStreamModel(inject_adapter(base, config.adapter, sources=1, seed=7), config)
+    with torch.no_grad(), model.streams.measuring() as energies:
+        model(make_batch(make_rows(), config))
+    assert len(energies) == 6 and all(sums.tolist() == [0, 0] for sums in energies.values())
+    assert set(source_shares([energies, energies]).values()) == {0.0}

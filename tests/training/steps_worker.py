@@ -1,6 +1,7 @@
-"""One rank of the equivalence test: ten real engine steps, and what must be true of the engine meanwhile.
+"""One rank of the equivalence tests: ten real engine steps, and what must be true of the engine meanwhile.
 
-Run as `python -m tests.training.steps_worker CONFIG OUT`; rank 0 writes the losses and the final logits.
+Run as `python -m tests.training.steps_worker CONFIG`; rank 0 writes losses, final logits and the trained
+parameters' names to CONFIG with the suffix `.json`.
 """
 
 import hashlib
@@ -9,19 +10,25 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from flare_ds.config import load_config
+from flare_ds.config import Config, load_config
 from flare_ds.data.batching import MicroBatch
 from flare_ds.data.collate import collate
 from flare_ds.models.partitioned import full_numel, gathered
+from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.training.process_group import rank, world_size
 from flare_ds.training.run import open_run
-from flare_ds.training.state import adapter_tensors
+from flare_ds.training.state import adapter_tensors, save_state
 from flare_ds.training.trainer import Trainer
 
+STEPS = 10
 
-def frozen_checksum(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
+
+def frozen_checksum(model: TwoStreamModel) -> str:
+    """Of every frozen parameter, and of the embedding's shard, which is no longer a parameter."""
+    digest = hashlib.sha256(model.base.get_input_embeddings().forward.shard.float().numpy().tobytes())
     for _, parameter in sorted(model.named_parameters()):
         if not parameter.requires_grad:
             with gathered([parameter]):
@@ -29,11 +36,15 @@ def frozen_checksum(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def is_trained(name: str, config: Config) -> bool:
+    return "lora_" in name or (config.adapter.train_head and name.endswith(".lm_head.weight"))
+
+
 def check_engine(trainer: Trainer) -> None:
     """Sharded base, fp32 adapter, fp32 gradients on the wire and in the sums, only the adapter trains."""
     running, config = trainer.running, trainer.config
     for name, parameter in running.model.named_parameters():
-        assert parameter.requires_grad == ("lora_" in name), name
+        assert parameter.requires_grad == is_trained(name, config), name
         wanted = torch.float32 if parameter.requires_grad else getattr(torch, config.model.dtype)
         assert parameter.dtype == wanted, f"{name} is {parameter.dtype}"
         share = -(-full_numel(parameter) // world_size())
@@ -47,24 +58,53 @@ def check_engine(trainer: Trainer) -> None:
     assert {flat.dtype for flat in zero.fp32_partitioned_groups_flat} == {torch.float32}
 
 
-def main(config_path: str, out: str) -> None:
-    config = load_config(config_path)
+def check_resume(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+    """A state saved now and opened again has the same adapter, and goes on with the same losses, bit for bit."""
+    trainer.progress.step = STEPS
+    save_state(trainer.state_path, trainer.running, trainer.progress)
+    unset_hf_deepspeed_config()  # as in a new process
+    again = Trainer(trainer.config, trainer.cache)
+    assert again.progress.step == STEPS
+    restored = adapter_tensors(again.running)
+    assert restored.keys() == tensors.keys()
+    assert all(torch.equal(restored[name], tensors[name]) for name in tensors)
+    for step in range(STEPS, STEPS + 2):
+        assert again._step(step)["loss"] == trainer._step(step)["loss"], f"step {step} after a resume"
+
+
+def run(config: Config) -> dict:
+    """Ten steps of one config, checked; what the test compares."""
     cache = open_run(config)
     trainer = Trainer(config, cache)
-    before = frozen_checksum(trainer.running.model)
+    model = trainer.running.model
+    before, fresh = frozen_checksum(model), adapter_tensors(trainer.running)
     check_engine(trainer)
-    losses = [trainer._step(step)["loss"] for step in range(10)]
+    losses = [trainer._step(step)["loss"] for step in range(STEPS)]
     check_engine(trainer)
-    assert frozen_checksum(trainer.running.model) == before, "a frozen weight changed"
+    assert frozen_checksum(model) == before, "a frozen weight changed"
+    tensors = adapter_tensors(trainer.running)
+    # Without weight decay AdamW moves a matrix only where it got a gradient.
+    still = [name for name, tensor in tensors.items() if torch.equal(tensor, fresh[name])]
+    assert not still, f"no gradient reached {still}"
     rows = MicroBatch(torch.arange(8).numpy(), torch.ones(8).numpy())
     batch = collate(trainer.split, rows, streams=trainer.streams, objective=config.train.objective, pad_id=cache.pad_id)
     trainer.running.engine.eval()
     with torch.no_grad():
         logits = trainer.running.engine(batch)
-    tensors = adapter_tensors(trainer.running)
+    if config.adapter.train_head:
+        check_resume(trainer, tensors)
+    return {
+        "losses": losses,
+        "logits": logits.flatten().tolist(),
+        "trained": sorted(tensors),
+        "micro_steps": trainer.running.engine.gradient_accumulation_steps(),
+    }
+
+
+def main(config_path: str) -> None:
+    found = run(load_config(config_path))
     if rank() == 0:
-        norms = {name: tensor.norm().item() for name, tensor in tensors.items()}
-        Path(out).write_text(json.dumps({"losses": losses, "logits": logits.flatten().tolist(), "norms": norms}))
+        Path(config_path).with_suffix(".json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,8 +21,6 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ELSEWHERE = "set cache_dir to a directory you may write in"
 REBUILD = "rebuild it: `flare-ds prepare CONFIG`"
-
-Stream = Literal["source", "target"]
 
 
 class _Record(BaseModel):
@@ -42,8 +40,8 @@ class SplitSummary(_Record):
     """One split: how many rows, and per stream how many prompts were cut and how long the longest is (tokens)."""
 
     rows: int
-    truncated: dict[Stream, int]
-    longest_prompt: dict[Stream, int]
+    truncated: dict[str, int]
+    longest_prompt: dict[str, int]
 
 
 class Manifest(_Record):
@@ -52,7 +50,7 @@ class Manifest(_Record):
     Attributes:
         key: content key, the sha256 of `fields`.
         fields: everything the tokens depend on.
-        streams: the token streams of each row, source first.
+        streams: the token streams of each row: source, source2 ..., last target.
         labels: label words; `label_tokens` are the token ids of a space and each word.
         pad_id: id to pad batches with; masked, so nothing depends on it.
         eos_id: id that ends each answer, if the tokenizer has one.
@@ -66,7 +64,7 @@ class Manifest(_Record):
     format_version: int
     key: str
     fields: dict[str, Any]
-    streams: list[Stream]
+    streams: list[str]
     labels: list[str]
     label_tokens: list[list[int]]
     pad_id: int

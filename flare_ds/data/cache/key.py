@@ -27,11 +27,13 @@ def key_fields(
 ) -> dict[str, Any]:
     """Collect all that the tokens of a cache depend on, as JSON values."""
     field_names = [*data.splits["train"][0].target]
+    extra = list(config.extra_source_languages)
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name,
         "task_version": task.version,
         "source_language": config.source_language,
+        **({"extra_source_languages": extra} if extra else {}),  # absent, so that a plain pair keeps its key
         "target_language": config.target_language,
         "train_rows": config.train_rows,
         "validation_rows": config.validation_rows,
@@ -66,7 +68,7 @@ def rows_fingerprint(data: ParallelData) -> str:
     checksum = hashlib.sha256()
     for split, rows in data.splits.items():
         for row in rows:
-            sides = [side and dict(side) for side in (row.source, row.target)]
+            sides = [*map(dict, row.sources), dict(row.target)] if row.sources else [None, dict(row.target)]
             checksum.update(canonical_json([split, row.id, row.label, *sides]) + b"\n")
     return checksum.hexdigest()
 

@@ -84,7 +84,7 @@ class Cache:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """`("source", "target")`, or just `("target",)` when the two languages are the same."""
+        """Sources first, e.g. `("source", "source2", "target")`; just `("target",)` for a single language."""
         return tuple(self.manifest.streams)
 
     @property

@@ -28,7 +28,6 @@ from flare_ds.data.cache.format import (
     Manifest,
     Section,
     SplitSummary,
-    Stream,
     section_name,
     token_dtype,
     write_manifest,
@@ -36,6 +35,7 @@ from flare_ds.data.cache.format import (
 )
 from flare_ds.data.cache.key import content_key, differences, key_fields
 from flare_ds.data.cache.reader import open_cache
+from flare_ds.data.collate import source_streams
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel
 from flare_ds.exceptions import CacheError, DataError
 from flare_ds.files import disk_errors, sync
@@ -65,8 +65,9 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
     data = load_parallel(task, config.task)
     _check_splits_have_rows(task.name, data)
     fields = key_fields(config.task, task, data, tokenizer)
-    languages = f"{config.task.source_language}-{config.task.target_language}"
-    directory = Path(config.cache_dir) / f"{task.name}-{languages}-{content_key(fields)[:16]}"
+    sources = "+".join([config.task.source_language, *config.task.extra_source_languages])
+    name = f"{task.name}-{sources}-{config.task.target_language}-{content_key(fields)[:16]}"
+    directory = Path(config.cache_dir) / name
     if not _is_ready(directory, fields):
         encoder = PromptEncoder(task, tokenizer, config.task.max_prompt_tokens)
         _build(directory, fields, data, encoder, workers)
@@ -133,7 +134,7 @@ def _write_cache(
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     words = label_tokens(labels, tokenizer)
     vocabulary_size = max(tokenizer.get_vocab().values()) + 1
-    streams = _streams(data.splits["train"])
+    streams = [*_streams(data.splits["train"][0])]
     prompts = len(streams) * sum(map(len, data.splits.values()))
     with encode_in(workers, encoder) as encode, tqdm(total=prompts, desc="tokenize", unit="prompt") as progress:
         answers = [word + ([] if eos is None else [eos]) for word in words]
@@ -157,8 +158,9 @@ def _write_cache(
     write_manifest(directory, manifest)
 
 
-def _streams(rows: Sequence[ParallelRow]) -> list[Stream]:
-    return ["target"] if rows[0].source is None else ["source", "target"]
+def _streams(row: ParallelRow) -> dict[str, Fields]:
+    """What each stream of a row says, sources first."""
+    return {**dict(zip(source_streams(len(row.sources)), row.sources, strict=True)), "target": row.target}
 
 
 @dataclass
@@ -179,16 +181,16 @@ class _SplitWriter:
         self._put(np.frombuffer(b"".join(ids), np.uint8), split, "ids")
         self._put(_offsets([len(row_id) for row_id in ids]), split, "ids", "offsets")
         self._put(np.array([row.label for row in rows], np.int32), split, "labels")
-        truncated: dict[Stream, int] = {}
-        longest: dict[Stream, int] = {}
-        for stream in _streams(rows):
+        truncated: dict[str, int] = {}
+        longest: dict[str, int] = {}
+        for stream in _streams(rows[0]):
             truncated[stream], longest[stream] = self._write_stream(split, stream, rows)
         return SplitSummary(rows=len(rows), truncated=truncated, longest_prompt=longest)
 
-    def _write_stream(self, split: str, stream: Stream, rows: Sequence[ParallelRow]) -> tuple[int, int]:
-        """Tokenize one side of the rows; return how many prompts were cut, and the tokens of the longest."""
+    def _write_stream(self, split: str, stream: str, rows: Sequence[ParallelRow]) -> tuple[int, int]:
+        """Tokenize one stream of the rows; return how many prompts were cut, and the tokens of the longest."""
         chunks = [rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS)]
-        encoded = self.encode([_side(row, stream) for row in chunk] for chunk in chunks)
+        encoded = self.encode([_streams(row)[stream] for row in chunk] for chunk in chunks)
         truncated = 0
         prompt_lengths: list[int] = []
         lengths: list[int] = []
@@ -209,12 +211,6 @@ class _SplitWriter:
     def _put(self, array: np.ndarray, split: str, *parts: str) -> None:
         name = section_name(split, *parts)
         self.sections[name] = write_section(self.directory / name, array)
-
-
-def _side(row: ParallelRow, stream: Stream) -> Fields:
-    fields = row.target if stream == "target" else row.source
-    assert fields is not None
-    return fields
 
 
 def _offsets(lengths: Sequence[int]) -> np.ndarray:

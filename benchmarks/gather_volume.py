@@ -1,0 +1,135 @@
+"""Elements that DeepSpeed all-gathers in a training step, over the elements of the model; prints JSON.
+
+    python benchmarks/gather_volume.py [--layers 8] [--width 256]
+
+On two real gloo ranks and a small random Llama, for the lockstep step, the same with gradient checkpointing, and two
+forwards. Steps 1 and 2 record DeepSpeed's parameter trace; steps 3 to 5 are measured. `invalidations` counts the
+message that a trace was invalidated in those, with log_trace_cache_warnings on. `gathers_a_step` holds one for each
+adapter matrix, which DeepSpeed gathers again after the optimizer's step.
+
+The elements of the model are those of the base but for the input embedding, whose rows are looked up in the shards
+and never gathered (flare_ds/models/embedding.py); the output matrix counts, and is gathered as in any model.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deepspeed.comm.torch import TorchBackend
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from two_forwards import TwoForwards
+from workload import REPOSITORY, make_batch, make_config, run_ranks, write_model
+
+from flare_ds.models.loading import load_shape
+from flare_ds.models.partitioned import full_numel
+from flare_ds.training.engine import RunningModel, open_model
+from flare_ds.training.loss import loss_sum
+from flare_ds.training.process_group import rank
+
+FIRST, LAST = 3, 5  # measured steps
+VARIANTS = {"lockstep": False, "lockstep_checkpointing": True, "two_forwards": False}  # whether layers are recomputed
+VOCABULARY, ROWS, LENGTH = 512, 2, 16
+
+
+class GatherCounter:
+    """Counts what passes through DeepSpeed's all-gathers."""
+
+    def __init__(self) -> None:
+        self.elements = self.calls = 0
+        for name in ("all_gather_into_tensor", "all_gather"):
+            setattr(TorchBackend, name, self._counted(getattr(TorchBackend, name)))
+
+    def _counted(self, gather: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(backend: TorchBackend, *args: Any, **kwargs: Any) -> Any:
+            output = next(iter(kwargs.values())) if kwargs else args[0]
+            parts = output if isinstance(output, list) else [output]
+            self.calls += 1
+            self.elements += sum(part.numel() for part in parts)
+            return gather(backend, *args, **kwargs)
+
+        return counted
+
+
+def deepspeed_config(directory: Path) -> Path:
+    """The shipped JSON with the trace's warnings on."""
+    settings = json.loads((REPOSITORY / "ds_configs/zero3_fp32_cpu.json").read_text())
+    settings["zero_optimization"]["log_trace_cache_warnings"] = True
+    path = directory / "trace_warnings.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]:
+    """Train a few steps and count the last ones."""
+    unset_hf_deepspeed_config()  # of the variant before
+    config = make_config(
+        model,
+        method="flare",
+        batch=ROWS,
+        deepspeed=deepspeed_config(model),
+        gradient_checkpointing=VARIANTS[variant],
+    )
+    running = open_model(config, shape=load_shape(config.model), label_tokens=[], labels=())
+    forward = TwoForwards(running.model) if variant == "two_forwards" else lambda root, batch: root(batch)
+    elements = sum(full_numel(parameter) for parameter in running.model.parameters() if not parameter.requires_grad)
+    losses = []
+    for step in range(1, LAST + 1):
+        if step == FIRST:
+            counter.elements = counter.calls = 0
+            warnings = io.StringIO()
+        with contextlib.redirect_stdout(warnings if step >= FIRST else sys.stderr):
+            losses.append(train_step(running, forward))
+    steps = LAST - FIRST + 1
+    return {
+        "elements_gathered_a_step": counter.elements / steps,
+        "gathers_a_step": counter.calls / steps,
+        "elements_of_the_model": elements,
+        "ratio": counter.elements / steps / elements,
+        "invalidations": warnings.getvalue().count("Invalidate trace cache"),
+        "losses": losses,
+    }
+
+
+def train_step(running: RunningModel, forward: Callable[..., Any]) -> float:
+    """One optimizer step; returns the loss."""
+    batch = make_batch(VOCABULARY, rows=ROWS, length=LENGTH)
+    running.engine.train()
+    loss = loss_sum(forward(running.engine, batch), batch.answers_BN, batch.weights_B)
+    running.engine.backward(loss)
+    running.engine.step()
+    return loss.item()
+
+
+def worker(model: str, out: str) -> None:
+    """One rank."""
+    counter = GatherCounter()
+    found = {variant: measure(variant, Path(model), counter) for variant in VARIANTS}
+    if rank() == 0:
+        Path(out).write_text(json.dumps(found))
+
+
+def main() -> None:
+    """Start the ranks and print what they found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=256)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        model = write_model(Path(directory), layers=arguments.layers, width=arguments.width, vocabulary=VOCABULARY)
+        variants = run_ranks(__file__, ["--worker", str(model)], ranks=2)
+    counted = "all frozen parameters but the input embedding, which is not gathered"
+    result = {"ranks": 2, "log_trace_cache_warnings": True, "steps_measured": [FIRST, LAST], "model_elements": counted}
+    print(json.dumps(result | vars(arguments) | {"variants": variants}, indent=2))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,173 @@
+"""Time and peak memory of a training step: flare in lockstep, flare in two forwards, plain LoRA; prints JSON.
+
+    python benchmarks/step_cost.py [--model DIR --dtype bfloat16] [--engine RANKS] [--steps N] [--batch N] [--length N]
+
+The same model, the same batch, the same optimizer. `lora` is PEFT alone on the target rows: no part of flare_ds is in
+it but, under the engine, the sharded embedding, which all three have, so that the ratios are about the streams.
+--engine 0 (the default) is plain PyTorch in one process, --engine N the DeepSpeed engine on N ranks. Without --model
+it is a small random Llama.
+
+Times: all three in one process, taking turns step by step, after two steps that are not counted; medians. Memory: a
+fresh process for each; how far the resident memory of the fullest rank rose over the loaded model (`rise_bytes`), and
+its peak. Compare times only on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from memory import peak_memory
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from two_forwards import TwoForwards, part
+from workload import make_batch, make_config, run_ranks, write_model
+
+from flare_ds.adapters.inject import lora_config
+from flare_ds.config import Config
+from flare_ds.data.collate import Batch
+from flare_ds.models.embedding import shard_embedding
+from flare_ds.models.loading import load_base, load_shape
+from flare_ds.models.two_stream import build_model
+from flare_ds.training.ds_config import resolve_ds_config
+from flare_ds.training.engine import make_optimizer, trainable_parameters
+from flare_ds.training.loss import loss_sum
+from flare_ds.training.process_group import barrier, gather_objects, join_process_group, rank, world_size
+
+VARIANTS = ("flare", "flare_two_forwards", "lora")
+WARM_UP = 2
+
+
+class PlainLora(nn.Module):
+    """PEFT's LoRA on the target rows, with logits at the same positions as flare's."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        base = load_base(config.model)
+        self.model = get_peft_model(base, lora_config(config.adapter, base))
+        shard_embedding(base)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B, N, K] at the columns that predict the answers."""
+        target = part(batch, slice(-len(batch.target_lengths_B), None))
+        return self.model(
+            input_ids=target.input_ids,
+            attention_mask=target.attention_mask,
+            position_ids=target.position_ids,
+            logits_to_keep=target.answer_columns_N,
+            use_cache=False,
+        ).logits
+
+
+class Training:
+    """One variant: a model, its optimizer or engine, and its step."""
+
+    def __init__(self, variant: str, config: Config, *, engine: bool) -> None:
+        self.zero_init: HfDeepSpeedConfig | None = None
+        if engine:
+            unset_hf_deepspeed_config()  # of the variant before
+            settings = resolve_ds_config(config, load_shape(config.model), world_size())
+            self.zero_init = HfDeepSpeedConfig(settings)
+        model = PlainLora(config) if variant == "lora" else build_model(config, label_tokens=[], labels=())
+        self.optimizer = make_optimizer(config, trainable_parameters(model))
+        self.root: Any = model.train()
+        if engine:
+            self.root, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=settings)
+        self.forward: Callable[[Any, Batch], Tensor] = lambda root, batch: root(batch)
+        if variant == "flare_two_forwards":
+            self.forward = TwoForwards(model)  # type: ignore[arg-type]
+
+    def step(self, batch: Batch) -> float:
+        """Forward, backward, optimizer step; returns the loss."""
+        loss = loss_sum(self.forward(self.root, batch), batch.answers_BN, batch.weights_B)
+        if self.zero_init is not None:
+            self.root.backward(loss)
+            self.root.step()
+        else:
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return loss.item()
+
+
+def worker(options: str, variants: str, out: str) -> None:
+    """Train the variants in turns, on one rank; rank 0 writes what was measured."""
+    given = argparse.Namespace(**json.loads(options))
+    if given.engine:
+        join_process_group()
+    config = make_config(Path(given.model), method="flare", batch=given.batch, dtype=given.dtype)
+    vocabulary = AutoConfig.from_pretrained(given.model).get_text_config().vocab_size
+    batch = make_batch(vocabulary, rows=given.batch, length=given.length)
+    trainings = {name: Training(name, config, engine=bool(given.engine)) for name in variants.split(",")}
+    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    losses: dict[str, list[float]] = {name: [] for name in trainings}
+    with peak_memory() as memory:
+        for _ in range(WARM_UP + given.steps):
+            for name, training in trainings.items():
+                barrier()
+                start = time.perf_counter()
+                losses[name].append(training.step(batch))
+                seconds[name].append(time.perf_counter() - start)
+    every_rank = gather_objects(memory)
+    if rank() == 0:
+        fullest = max(every_rank, key=lambda one: one["rise_bytes"])
+        timed = {name: values[WARM_UP:] for name, values in seconds.items()}
+        Path(out).write_text(json.dumps({"memory": fullest, "seconds": timed, "losses": losses}))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times of all variants together, then the memory of each alone."""
+
+    def run(variants: tuple[str, ...]) -> dict[str, Any]:
+        options = json.dumps(vars(arguments))
+        return run_ranks(__file__, ["--worker", options, ",".join(variants)], ranks=arguments.engine)
+
+    together = run(VARIANTS)
+    found: dict[str, Any] = {}
+    for name in VARIANTS:
+        seconds = together["seconds"][name]
+        found[name] = {"median_seconds": statistics.median(seconds), "seconds": seconds}
+        found[name] |= run((name,))["memory"] | {"losses": together["losses"][name]}
+    return found
+
+
+def ratios(found: dict[str, Any], quantity: str) -> dict[str, float]:
+    """Each way of flare over plain LoRA."""
+    return {f"{name}/lora": found[name][quantity] / found["lora"][quantity] for name in VARIANTS if name != "lora"}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="directory of a saved model (default: a small random one)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--engine", type=int, default=0, metavar="RANKS", help="0: no engine")
+    parser.add_argument("--steps", type=int, default=10, help="counted steps")
+    parser.add_argument("--batch", type=int, default=4, help="target rows on a rank")
+    parser.add_argument("--length", type=int, default=64, help="tokens of each prompt")
+    arguments = parser.parse_args()
+    shown = dict(vars(arguments))
+    with tempfile.TemporaryDirectory() as directory:
+        if arguments.model is None:
+            arguments.model = str(write_model(Path(directory), layers=4, width=128, vocabulary=512))
+        found = measure(arguments)
+    quantities = ("median_seconds", "rise_bytes", "peak_bytes")
+    result = {"torch": torch.__version__, "deepspeed": deepspeed.__version__, "variants": found}
+    print(json.dumps(shown | result | {"ratios": {name: ratios(found, name) for name in quantities}}, indent=2))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,157 @@
+"""The model card: a README.md beside the adapter, with front matter as the Hugging Face hub reads it.
+
+The card follows from the adapter's files and the run's config, so it can be written again at any time: with the
+adapter, with what it scored in validation, and after `evaluate` with the test scores added.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from safetensors import SafetensorError, safe_open
+
+from flare_ds.adapters.files import KEPT, OWN_PEFT_TYPE, SETTINGS, WEIGHTS
+from flare_ds.config import Config
+from flare_ds.exceptions import CheckpointError
+from flare_ds.files import write_text
+
+CARD = "README.md"
+
+
+def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | None = None) -> None:
+    """Write the card of a saved adapter.
+
+    Args:
+        directory: the adapter's.
+        config: the run's settings.
+        test: accuracy, (macro) f1 and number of rows of the test split; None: not evaluated yet.
+
+    Raises:
+        CheckpointError: the adapter's files are missing or damaged.
+    """
+    plain, trained, kept = _read(directory)
+    validation = kept.get("validation")
+    parts = [
+        f"---\n{_front_matter(config, plain, validation, test).to_yaml()}\n---",
+        f"# {config.method}: {config.task.name} in {config.task.target_language}",
+        _description(config, trained),
+        _scores_table(validation, test),
+        _how_to_load(config, plain),
+        f"## Settings\n\n```yaml\n{config.to_yaml()}```",
+        "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in kept.get("versions", {}).items()),
+    ]
+    write_text(directory / CARD, "\n\n".join(parts) + "\n")
+
+
+def _read(directory: Path) -> tuple[bool, int, Mapping[str, Any]]:
+    """Whether PEFT alone can load the adapter, how many parameters it has, and what was kept with them."""
+    try:
+        settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
+        with safe_open(directory / WEIGHTS, framework="pt") as weights:
+            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118 - not a dict
+            kept = json.loads((weights.metadata() or {}).get(KEPT, "{}"))
+        return settings["peft_type"] != OWN_PEFT_TYPE, sum(map(math.prod, shapes)), kept
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        problem = f"cannot read the adapter {directory}: {error!r}"
+        raise CheckpointError(problem, fix="train it again, or check RUN") from error
+
+
+def _sources(config: Config) -> list[str]:
+    """The source languages the adapter reads."""
+    stored = config.source.provider == "mt_encoder"
+    return [] if stored or not config.sources else [config.task.source_language, *config.task.extra_source_languages]
+
+
+def _front_matter(
+    config: Config, plain: bool, validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None
+) -> ModelCardData:
+    splits = (("validation", validation or {}), ("test", test or {}))
+    results = [
+        _result(config, split, metric, scores[metric])
+        for split, scores in splits
+        for metric in ("accuracy", "f1")
+        if metric in scores
+    ]
+    words_only = config.adapter.train_head and config.train.objective == "labels"
+    fused = [] if config.method == "lora" else [f"fusion:{config.adapter.fusion}"]
+    return ModelCardData(
+        base_model=config.model.base,
+        library_name="peft" if plain else "flare_ds",
+        pipeline_tag="text-classification" if words_only else "text-generation",
+        language=list(dict.fromkeys([config.task.source_language, *_sources(config), config.task.target_language])),
+        tags=["flare_ds", config.method, "lora", "cross-lingual-transfer", config.task.name, *fused],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=f"{config.method}-{config.task.name}-{config.task.target_language}" if results else None,
+        eval_results=results or None,
+    )
+
+
+def _result(config: Config, split: str, metric: str, value: float) -> EvalResult:
+    language = config.task.target_language
+    return EvalResult(
+        task_type="text-classification",
+        dataset_type=config.task.name,
+        dataset_name=f"{config.task.name} ({language})",
+        dataset_config=language,
+        dataset_split=split,
+        metric_type=metric,
+        metric_value=value,
+    )
+
+
+def _description(config: Config, trained: int) -> str:
+    adapter, task = config.adapter, config.task
+    scale = "sqrt(r)" if adapter.rslora else "r"
+    lines = [f"An adapter with {trained:,} trained parameters for `{config.model.base}`, which stays frozen:"]
+    if config.method == "lora":
+        lines.append(f"LoRA, y = W·x + (α/{scale})·B·A·x, trained on `{task.name}` in `{task.target_language}`.")
+    else:
+        reads = f"the text in `{'`, `'.join(_sources(config))}`"
+        if config.source.provider == "mt_encoder":
+            reads = f"the states of the MT encoder `{config.source.mt_encoder}`"
+        lines.append(
+            f"FLARE, y = W·t + (α/{scale})·B·φ(A·s, A·t) with φ = {adapter.fusion} in "
+            f"{', '.join(adapter.fused_modules)}, trained on `{task.name}` in `{task.target_language}` (t), "
+            f"reading {reads} beside it (s)."
+        )
+    if adapter.train_head:
+        rows = "the label words' rows of it" if config.train.objective == "labels" else "all of it"
+        lines.append(f"The output matrix is trained too: {rows}.")
+    return " ".join(lines)
+
+
+def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None) -> str:
+    rows = ["| split | accuracy | macro F1 | rows |", "|---|---|---|---|"]
+    if validation is not None:
+        rows.append(f"| validation (step {validation['step']}) | {validation['accuracy']:.4f} | – | – |")
+    if test is not None:
+        rows.append(f"| test | {test['accuracy']:.4f} | {test['f1']:.4f} | {test['rows']} |")
+    if len(rows) == 2:
+        rows = ["Not evaluated yet."]
+    return "## Scores\n\n" + "\n".join(rows)
+
+
+def _how_to_load(config: Config, plain: bool) -> str:
+    run = shlex.quote(config.run_dir)
+    texts = "".join(f' --source "TEXT in {language}"' for language in _sources(config))
+    commands = [
+        f"flare-ds evaluate {run}",
+        f'flare-ds predict {run}{texts} --target "TEXT in {config.task.target_language}"',
+    ]
+    if config.method == "lora":
+        commands.append(f"flare-ds merge {run} --output {shlex.quote(config.run_dir + '-merged')}")
+    text = (
+        "## How to load it\n\nWith flare_ds, as the directory `adapter/` of a run whose `config.yaml` holds the "
+        "settings below:\n\n```bash\n" + "\n".join(commands) + "\n```\n\n"
+    )
+    if not plain:
+        return text + "PEFT alone refuses it: it would compute something else."
+    return text + (
+        "With PEFT alone:\n\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({config.model.base!r})\n"
+        f"model = PeftModel.from_pretrained(base, {config.run_dir + '/adapter'!r})\n```"
+    )

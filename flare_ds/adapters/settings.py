@@ -1,0 +1,66 @@
+"""Which settings an adapter's function depends on: what its file records, and what must be the same on loading.
+
+Settings go by their full names, e.g. `adapter.align`. What only matters while training (dropout) may differ later, and
+so may what the keys of the matrices tell anyway (which modules have an adapter).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flare_ds.config import AdapterConfig, Config
+
+_PLAIN = ("adapter.r", "adapter.alpha", "adapter.rslora", "adapter.train_head")
+_FUSED = tuple(f"adapter.{name}" for name in AdapterConfig.model_fields if name not in ("dropout", "target_modules"))
+_SOURCE = ("source.provider", "task.source_language", "task.extra_source_languages")
+_MT = ("source.mt_encoder", "source.mt_language")
+_RECORDED = (*(f"adapter.{name}" for name in AdapterConfig.model_fields), *_SOURCE, *_MT, "train.objective")
+
+
+def recorded_settings(config: Config) -> dict[str, Any]:
+    """The method and every setting that may change the adapter's function, as JSON values."""
+    sections = config.model_dump(mode="json")
+    values = {}
+    for name in _RECORDED:
+        section, _, key = name.partition(".")
+        values[name] = sections[section][key]
+    return {"method": config.method, **values}
+
+
+def default_setting(name: str) -> Any:
+    """The default of a setting, as a JSON value; None if it has none."""
+    section, _, key = name.partition(".")
+    model: Any = Config.model_fields[section].annotation
+    default = model.model_fields[key].default
+    return list(default) if isinstance(default, tuple) else default
+
+
+def compared_settings(config: Config) -> dict[str, Callable[[Any], Any]]:
+    """The settings that must be the same when an adapter is loaded.
+
+    Returns:
+        By name: what of its value must be the same.
+    """
+    names = _PLAIN if config.method == "lora" else _FUSED + _SOURCE
+    if config.method == "flare" and config.source.provider == "mt_encoder":
+        names += _MT
+    if config.adapter.train_head:
+        names += ("train.objective",)
+    return {name: _SAME.get(name, _itself) for name in names}
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _computed_by(provider: str) -> str:
+    """The base's states are the same whether they are stored or not."""
+    return "lockstep" if provider == "cached" else provider
+
+
+def _last_part(name: str | None) -> str | None:
+    """A model keeps the last part of its name when it is fetched or moved."""
+    return name and Path(name).name
+
+
+_SAME: dict[str, Callable[[Any], Any]] = {"source.provider": _computed_by, "source.mt_encoder": _last_part}

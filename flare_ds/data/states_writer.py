@@ -1,0 +1,176 @@
+"""Filling a store of source states: the space taken first, rows written by any process, names given last.
+
+Builders of the same store do not wait for each other. Their files are equally good and each appears whole, so
+whichever come last, the store is good; who has opened a file before keeps it. All ranks see one `cache_dir`, as they
+do for the token cache. A build that is killed leaves hidden `.tmp` files, which may be deleted.
+
+Legend: n positions of a row, K states a position, D their width.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flare_ds.data.states import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    StateStore,
+    StoreId,
+    offsets_file,
+    open_store,
+    states_file,
+)
+from flare_ds.exceptions import ConfigError
+from flare_ds.files import disk_errors, sync, write_atomically, write_json
+
+_ELSEWHERE = "set cache_dir to a directory you may write in"
+_CARRIERS = {2: torch.int16, 4: torch.int32}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How much a store will hold, known before any state is computed.
+
+    Attributes:
+        lengths: n of each row, for each split.
+        shape: (K, D).
+        dtype: of the states.
+    """
+
+    lengths: Mapping[str, np.ndarray]
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+    @cached_property
+    def offsets(self) -> dict[str, np.ndarray]:
+        """The token where each row begins, and where the last one ends: int64, one longer than the split."""
+        return {split: np.concatenate([[0], np.cumsum(n)]).astype(np.int64) for split, n in self.lengths.items()}
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one position."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    def split_bytes(self, split: str) -> int:
+        """Bytes of one split."""
+        return int(self.offsets[split][-1]) * self.token_bytes
+
+
+def check_size(layout: Layout, cache_dir: Path, max_gb: float) -> None:
+    """Refuse a store that is larger than allowed or than the free disk, before anything is computed.
+
+    Raises:
+        ConfigError: with the size and how it comes about.
+        HostError: `cache_dir` cannot be made.
+    """
+    tokens = sum(int(offsets[-1]) for offsets in layout.offsets.values())
+    needed = tokens * layout.token_bytes
+    size = (
+        f"the source states take {needed / 1e9:.3g} GB ({tokens:,} tokens x {layout.shape[0]} states x "
+        f"{layout.shape[1]} wide x {layout.dtype.itemsize} bytes)"
+    )
+    if needed > max_gb * 1e9:
+        fix = "raise source.max_store_gb, lower task.train_rows, or set source.provider=lockstep"
+        raise ConfigError(f"{size}, but source.max_store_gb={max_gb:g}", fix=fix)
+    with disk_errors(cache_dir, elsewhere=_ELSEWHERE):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(cache_dir).free
+    if needed > free:
+        fix = "free some space, set cache_dir to another disk, or set source.provider=lockstep"
+        raise ConfigError(f"{size}, but {free / 1e9:.3g} GB are free in cache_dir={str(cache_dir)!r}", fix=fix)
+
+
+class StoreWriter:
+    """One build of a store: one process reserves and publishes, any number of them write rows.
+
+    Args:
+        store: which.
+        layout: of it.
+        cache_dir: where stores lie.
+        tag: names this build's temporary files; the same in all its processes, and in no other build.
+    """
+
+    def __init__(self, store: StoreId, layout: Layout, cache_dir: Path, tag: str) -> None:
+        self.store, self.layout = store, layout
+        self.path = store.directory(cache_dir)
+        self._partial = {split: self.path / f".{split}.states.{tag}.tmp" for split in layout.lengths}
+
+    def reserve(self) -> None:
+        """Take the space of all states, so that no process finds the disk full later.
+
+        Raises:
+            HostError: the disk is full or not writable.
+        """
+        with disk_errors(self.path, elsewhere=_ELSEWHERE):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for split, file in self._partial.items():
+                with file.open("wb") as reserved:
+                    os.posix_fallocate(reserved.fileno(), 0, self.layout.split_bytes(split))
+
+    def write(self, split: str, row: int, states_nKD: Tensor) -> None:
+        """Write the states of one row.
+
+        Raises:
+            HostError: the disk is not writable.
+        """
+        layout, file = self.layout, self._partial[split]
+        assert states_nKD.shape == (layout.lengths[split][row], *layout.shape), states_nKD.shape
+        assert states_nKD.dtype == layout.dtype, states_nKD.dtype
+        carried = states_nKD.detach().cpu().contiguous().view(_CARRIERS[layout.dtype.itemsize])
+        with disk_errors(file, elsewhere=_ELSEWHERE), file.open("r+b") as place:
+            place.seek(int(layout.offsets[split][row]) * layout.token_bytes)
+            place.write(carried.numpy().tobytes())
+
+    def sync(self) -> None:
+        """Make what this process wrote survive a power cut.
+
+        Raises:
+            HostError: it cannot be written out.
+        """
+        with disk_errors(self.path, elsewhere=_ELSEWHERE):
+            for file in self._partial.values():
+                sync(file)
+
+    def publish(self) -> StateStore:
+        """Give every file its name, the manifest last; all rows have been written and synced.
+
+        Raises:
+            HostError: the disk is full or not writable.
+        """
+        for split, offsets in self.layout.offsets.items():
+            write_atomically(offsets_file(self.path, split), partial(_save, offsets))
+            with disk_errors(self.path, elsewhere=_ELSEWHERE):
+                os.replace(self._partial[split], states_file(self.path, split))
+        files = [file(self.path, split) for split in self.layout.lengths for file in (states_file, offsets_file)]
+        write_json(
+            self.path / MANIFEST,
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "key": self.store.key,
+                "fields": dict(self.store.fields),
+                "shape": list(self.layout.shape),
+                "dtype": str(self.layout.dtype).removeprefix("torch."),
+                "bytes": {file.name: file.stat().st_size for file in files},
+            },
+        )
+        sync(self.path)
+        return open_store(self.path)
+
+    def discard(self) -> None:
+        """Remove what a failed build left."""
+        for file in self._partial.values():
+            file.unlink(missing_ok=True)
+
+
+def _save(offsets: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, offsets, allow_pickle=False)

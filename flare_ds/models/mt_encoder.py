@@ -1,0 +1,122 @@
+"""The MT encoder of FLARE-MT: a frozen M2M100 or NLLB encoder that reads the target text, in its own language.
+
+Its last hidden states stand in for the source's: no text in the source language is needed. The tokenizer marks the
+text with the *target* language's tag (`pol_Latn` for NLLB, `pl` for M2M100). One shared linear layer, which trains,
+brings the states to the base's width.
+
+Legend: B texts, M columns, n tokens of a text, D the encoder's width.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from flare_ds.config import SourceConfig
+from flare_ds.exceptions import ConfigError
+from flare_ds.registry import suggestion
+
+_FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
+_NLLB_TAG = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+
+
+class MTEncoder:
+    """A frozen encoder and its tokenizer.
+
+    Args:
+        source: names the model and the language tag.
+        dtype: precision of its weights and states.
+        device: where it runs.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or does not know the tag.
+    """
+
+    def __init__(self, source: SourceConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+        assert not is_deepspeed_zero3_enabled(), "the encoder must be whole: load it before the base"
+        self.tokenizer = load_mt_tokenizer(source)
+        try:
+            model = AutoModelForSeq2SeqLM.from_pretrained(str(source.mt_encoder), dtype=dtype, trust_remote_code=False)
+        except (OSError, ValueError, ImportError) as error:
+            raise _unusable(source, error) from error
+        self.encoder: PreTrainedModel = model.get_encoder().eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Last hidden states [n, 1, D] of each tokenized text."""
+        padded = self.tokenizer.pad(
+            {"input_ids": [list(text) for text in texts]}, padding_side="right", return_tensors="pt"
+        )
+        inputs = padded.to(self.encoder.device)
+        hidden_BMD = self.encoder(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).last_hidden_state
+        return [hidden_BMD[row, : len(text), None] for row, text in enumerate(texts)]
+
+
+def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
+    """Load the encoder's tokenizer, set to the target language.
+
+    Raises:
+        ConfigError: there is none, or it does not know `source.mt_language`.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.mt_encoder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unusable(source, error) from error
+    known = _language_tags(tokenizer)
+    if not known:
+        raise _unusable(source, "its tokenizer has no language tags")
+    if source.mt_language not in known:
+        raise ConfigError(
+            f"source.mt_language={source.mt_language!r} is no language of source.mt_encoder={source.mt_encoder!r}",
+            fix=suggestion(str(source.mt_language), known),
+        )
+    tokenizer.src_lang = source.mt_language
+    return tokenizer
+
+
+def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, longest: int) -> list[list[int]]:
+    """Token ids of each text, tag and end mark included; a longer text loses its end."""
+    return tokenizer(list(texts), truncation=True, max_length=longest, verbose=False)["input_ids"]
+
+
+def mt_text(fields: Mapping[str, str]) -> str:
+    """What the encoder reads of a row: its fields in the task's order, without the prompt around them."""
+    return " ".join(fields.values())
+
+
+def mt_width(source: SourceConfig) -> int:
+    """Width of the encoder's states.
+
+    Raises:
+        ConfigError: there is no configuration of a model at `source.mt_encoder`.
+    """
+    try:
+        return AutoConfig.from_pretrained(str(source.mt_encoder), trust_remote_code=False).hidden_size
+    except (OSError, ValueError) as error:
+        raise _unusable(source, error) from error
+
+
+def make_projection(source: SourceConfig, width: int, *, seed: int) -> nn.Linear:
+    """A fresh fp32 linear layer from the encoder's width to the base's; a function of the seed alone.
+
+    Raises:
+        ConfigError: see `mt_width`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(mt_width(source), width, dtype=torch.float32)
+
+
+def _language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """M2M100 lists its languages; NLLB's are special tokens such as `pol_Latn`."""
+    listed = getattr(tokenizer, "lang_code_to_id", None)
+    return set(listed) if listed else {token for token in tokenizer.all_special_tokens if _NLLB_TAG.fullmatch(token)}
+
+
+def _unusable(source: SourceConfig, reason: object) -> ConfigError:
+    return ConfigError(f"source.mt_encoder={source.mt_encoder!r} cannot be used: {reason}", fix=_FIX)

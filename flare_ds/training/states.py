@@ -1,0 +1,133 @@
+"""Source states from a store (source.provider cached, mt_encoder): found, or computed once on all ranks.
+
+Legend: n positions of a row, D width of the states.
+"""
+
+import gc
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from flare_ds.config import Config
+from flare_ds.data.batching import evaluation_batches
+from flare_ds.data.cache import Cache
+from flare_ds.data.collate import StoredStates
+from flare_ds.data.states import StateStore, StoreId, find_store
+from flare_ds.data.states_writer import StoreWriter, check_size
+from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.models.mt_encoder import MTEncoder, mt_text, tokenize_texts
+from flare_ds.training.process_group import barrier, device, join_process_group, rank, world_size
+from flare_ds.training.providers import BaseStates, EncoderStates, StateComputer, states_dtype
+from flare_ds.training.rank_zero import on_rank_zero
+
+
+def prepare_states(config: Config, cache: Cache) -> StateStore | None:
+    """Find the run's stored source states, or compute them; a collective, before the run's model is opened.
+
+    Returns:
+        The store; None where the source streams run beside the target, or there is no source.
+
+    Raises:
+        ConfigError: the store would be too large, or the model that computes it cannot be used.
+        DataError: the task's rows are not those of the token cache.
+        HostError: the disk is full or not writable.
+    """
+    if not config.sources or config.source.provider == "lockstep":
+        return None
+    join_process_group()
+    store, found = on_rank_zero(partial(_look_up, config, cache))
+    return found or _build(store, config, cache)
+
+
+def for_free_text(config: Config) -> Config:
+    """The settings for a text that is in no cache: where its states would be stored, the source runs beside it."""
+    if config.source.provider != "cached":
+        return config
+    return config.model_copy(update={"source": config.source.model_copy(update={"provider": "lockstep"})})
+
+
+def free_text_states(config: Config, fields: Mapping[str, str]) -> StoredStates | None:
+    """The source states of one target text that is in no cache; called before the run's model is opened.
+
+    Args:
+        config: see `for_free_text`.
+        fields: the target text, as the task's fields.
+
+    Raises:
+        ConfigError: the MT encoder cannot be used.
+    """
+    if not config.sources or config.source.provider == "lockstep":
+        return None
+    assert config.source.provider == "mt_encoder"
+    encoder = MTEncoder(config.source, dtype=states_dtype(config), device=device())
+    tokens = tokenize_texts(encoder.tokenizer, [mt_text(fields)], longest=config.task.max_prompt_tokens)
+    return _OneText(encoder.states(tokens)[0].cpu())
+
+
+@dataclass(frozen=True)
+class _OneText:
+    states_n1D: Tensor
+
+    def states(self, row: int) -> Tensor:
+        assert row == 0
+        return self.states_n1D
+
+
+def store_id(config: Config, cache_key: str) -> StoreId:
+    """Which store holds the source states of a run: all they depend on, the contents of the model files included.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    source = config.source
+    fields: dict[str, Any] = {"cache_key": cache_key, "dtype": config.model.dtype}
+    if source.provider == "cached":
+        fields |= config.model.model_dump() | {"base": model_fingerprint(config.model.base)}
+        fields |= {"pairing": config.adapter.pairing}
+    else:
+        assert source.mt_encoder is not None
+        fields |= {"mt_encoder": model_fingerprint(source.mt_encoder), "mt_language": source.mt_language}
+    return StoreId(source.provider, fields)
+
+
+def _look_up(config: Config, cache: Cache) -> tuple[StoreId, StateStore | None]:
+    store = store_id(config, cache.key)
+    return store, find_store(store, Path(config.cache_dir))
+
+
+def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
+    computer: StateComputer = (BaseStates if store.kind == "cached" else EncoderStates)(config, cache)
+    cache_dir = Path(config.cache_dir)
+    on_rank_zero(partial(check_size, computer.layout, cache_dir, config.source.max_store_gb))
+    writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(secrets.token_hex))
+    try:
+        on_rank_zero(writer.reserve)
+        computer.load()
+        _compute(computer, writer, config.evaluate.batch_size)
+        writer.sync()
+        barrier()
+        return on_rank_zero(writer.publish)
+    finally:
+        writer.discard()
+        # What computed the states makes room for the run's own model, engine and hooks with their cycles included.
+        del computer
+        gc.collect()
+
+
+def _compute(computer: StateComputer, writer: StoreWriter, batch_size: int) -> None:
+    """Compute the states of every row of every split once, each rank its share, and write them."""
+    for split, lengths in computer.layout.lengths.items():
+        batches = evaluation_batches(lengths, world_size=world_size(), batch_size=batch_size)[rank()]
+        progress = tqdm(batches, desc=f"states of {split}", unit="batch", disable=rank() > 0, file=sys.stderr)
+        for micro_batch in progress:
+            states = computer.states(split, micro_batch)
+            for row, weight, states_nKD in zip(micro_batch.rows, micro_batch.weights, states, strict=True):
+                if weight:
+                    writer.write(split, int(row), states_nKD)

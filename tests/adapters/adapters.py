@@ -1,0 +1,96 @@
+"""Adapters of every kind with trained-looking values, and what a model with one says of a batch; used by tests here."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flare_ds.adapters.card import write_card
+from flare_ds.adapters.files import save_adapter
+from flare_ds.config import Config
+from flare_ds.data.collate import Batch
+from flare_ds.models.two_stream import TwoStreamModel, build_model
+from flare_ds.training.engine import trainable_parameters
+from tests.by_hand import LABELS, TARGETS, make_batch, make_rows
+from tests.distributed import REPOSITORY
+from tests.mt import write_mt_model
+from tests.small_models import small_model
+
+WORDS = {"labels": tuple(LABELS), "label_tokens": [[token] for token in LABELS.values()]}
+VALIDATION = {"step": 20, "accuracy": 0.75, "loss": 0.5}
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora"},
+    "rslora": {"method": "lora", "adapter": {"rslora": True}},
+    "lora_head": {"method": "lora", "adapter": {"train_head": True}, "train": {"objective": "vocabulary"}},
+    "lora_words": {"method": "lora", "adapter": {"train_head": True}},
+    "flare": {},
+    "flare_words": {"adapter": {"train_head": True, "align": "left", "pairing": "input"}},
+    "flare_full": {
+        "adapter": {
+            "fusion": "cross_attention",
+            "fusion_heads": 2,
+            "source_weights": "learned",
+            "train_head": True,
+            "rslora": True,
+        },
+        "train": {"objective": "vocabulary"},
+        "task": {"extra_source_languages": ["de"]},
+    },
+    "flare_mt": {"source": {"provider": "mt_encoder", "mt_language": "pol_Latn"}},
+}
+PLAIN = ("lora", "rslora", "lora_head")
+
+
+def make_settings(root: Path, kind: str) -> dict[str, Any]:
+    """Settings of a run of that kind, on a small model saved below `root`."""
+    if not (root / "model").exists():
+        small_model("llama", layers=2)[0].save_pretrained(root / "model")
+        write_mt_model(root / "mt")
+    settings: dict[str, Any] = {
+        "method": "flare",
+        "run_dir": str(root / kind),
+        "deepspeed": str(REPOSITORY / "ds_configs/zero3_fp32_cpu.json"),
+        "model": {"base": str(root / "model"), "dtype": "float32"},
+        "task": {"name": "multiemo", "data_dir": "unused", "target_language": "pl"},
+        "source": {"mt_encoder": str(root / "mt")},
+        "adapter": {"r": 4, "alpha": 8, "target_modules": TARGETS},
+        "train": {"steps": 1},
+    }
+    for section, value in KINDS[kind].items():
+        settings[section] = settings[section] | value if isinstance(value, dict) else value
+    return settings
+
+
+def trained_model(config: Config) -> TwoStreamModel:
+    """A model none of whose trained matrices is as it began."""
+    model = build_model(config, **WORDS).eval()
+    generator = torch.Generator().manual_seed(11)
+    for parameter in trainable_parameters(model).values():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def save_trained(config: Config, model: TwoStreamModel) -> Path:
+    """Write its adapter and card as training does."""
+    directory = Path(config.run_dir) / "adapter"
+    tensors = {name: parameter.detach() for name, parameter in trainable_parameters(model).items()}
+    save_adapter(directory, tensors, model.peft_model, config, label_ids=LABELS, validation=VALIDATION)
+    write_card(directory, config)
+    return directory
+
+
+def a_batch(config: Config) -> Batch:
+    """Rows of several lengths; with stored states where the config's provider stores them."""
+    if config.source.provider != "mt_encoder":
+        return make_batch(make_rows(max(config.sources, 1)), config)
+    batch = make_batch(make_rows(), config.model_copy(update={"method": "lora"}))
+    stored_BMKD = torch.randn(5, 6, 1, 24, generator=torch.Generator().manual_seed(2))
+    return replace(batch, stored_BMKD=stored_BMKD, source_lengths_SB=torch.tensor([[6, 5, 4, 3, 2]]))
+
+
+@torch.no_grad()
+def says(model: TwoStreamModel, config: Config) -> Tensor:
+    """Its logits for the batch."""
+    return model(a_batch(config))

@@ -1,0 +1,143 @@
+"""The model card: front matter the hub can read, and commands that work as they stand."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from peft import PeftModel
+
+from flare_ds.adapters.card import write_card
+from flare_ds.config import Config
+from flare_ds.exceptions import CheckpointError
+from flare_ds.models.two_stream import build_model
+from flare_ds.versions import versions
+from tests.adapters.adapters import KINDS, PLAIN, make_settings, save_trained, trained_model
+from tests.distributed import REPOSITORY
+from tests.toy import toy_settings, write_config
+
+
+def card_of(config: Config) -> tuple[dict, str]:
+    """Front matter and text."""
+    _, front, text = (Path(config.run_dir) / "adapter/README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def block(text: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cards")
+
+
+def saved(root: Path, kind: str) -> Config:
+    config = Config.model_validate(make_settings(root, kind))
+    save_trained(config, trained_model(config))
+    return config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_front_matter_and_settings(root: Path, kind: str) -> None:
+    config = saved(root, kind)
+    front, text = card_of(config)
+    languages = {"flare_full": ["en", "de", "pl"]}.get(kind, ["en", "pl"])
+    assert front["base_model"] == config.model.base
+    assert front["library_name"] == ("peft" if kind in PLAIN else "flare_ds")
+    assert front["language"] == languages and front["metrics"] == ["accuracy"]
+    assert front["pipeline_tag"] == ("text-classification" if kind.endswith("words") else "text-generation")
+    assert {"flare_ds", config.method, "multiemo"} <= set(front["tags"])
+    assert not {"license", "eval_results", "model_name"} & set(front)
+    (result,) = front["model-index"][0]["results"]
+    assert result["dataset"] == {"type": "multiemo", "name": "multiemo (pl)", "config": "pl", "split": "validation"}
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    assert Config.model_validate(yaml.safe_load(block(text, "yaml"))) == config
+    trained = sum(p.numel() for p in build_parameters(config))
+    assert f"{trained:,} trained parameters" in text
+    assert all(f"{name} {version}" in text for name, version in versions().items())
+    assert ("PEFT alone refuses it" in text) == (kind not in PLAIN)
+
+
+def build_parameters(config: Config) -> list:
+    return [p for p in trained_model(config).parameters() if p.requires_grad]
+
+
+def test_evaluation_adds_the_test_scores_each_time_anew(root: Path) -> None:
+    config = saved(root, "flare")
+    for accuracy in (0.5, 0.625):
+        test = {"accuracy": accuracy, "f1": 0.25, "rows": 101}
+        write_card(Path(config.run_dir) / "adapter", config, test=test)
+        front, text = card_of(config)
+        found = {
+            (result["dataset"]["split"], metric["type"]): metric["value"]
+            for result in front["model-index"][0]["results"]
+            for metric in result["metrics"]
+        }
+        assert found == {("validation", "accuracy"): 0.75, ("test", "accuracy"): accuracy, ("test", "f1"): 0.25}
+        assert front["metrics"] == ["accuracy", "f1"]
+        assert f"| test | {accuracy:.4f} | 0.2500 | 101 |" in text and "| validation (step 20) | 0.7500 |" in text
+
+
+def test_a_language_that_yaml_would_read_as_false(root: Path) -> None:
+    settings = make_settings(root, "flare")
+    settings["task"] |= {"target_language": "no"}
+    config = Config.model_validate(settings | {"run_dir": str(root / "norwegian")})
+    save_trained(config, trained_model(config))
+    assert card_of(config)[0]["language"] == ["en", "no"]
+
+
+def test_there_is_no_card_of_a_damaged_adapter(root: Path, tmp_path: Path) -> None:
+    config = saved(root, "flare")
+    shutil.copy(Path(config.run_dir) / "adapter/adapter_config.json", tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="cannot read the adapter"):
+        write_card(tmp_path, config)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
+    """Saved adapters of the toy world, whose model has a tokenizer."""
+    root = tmp_path_factory.mktemp("toy runs")  # the space must be quoted
+    configs = {}
+    for method in ("lora", "flare"):
+        settings = toy_settings(root, method=method, name=method)
+        config = configs[method] = Config.model_validate(settings)
+        model = build_model(config, label_tokens=[[7], [8], [9], [10]], labels=("a", "b", "c", "d"))
+        save_trained(config, model)
+        shutil.copy(write_config(settings), Path(config.run_dir) / "config.yaml")
+    return configs
+
+
+def run_shell(command: str, directory: Path) -> str:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "DS_ACCELERATOR": "cpu",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(command, shell=True, cwd=directory, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_commands_work_as_they_stand(toy: dict[str, Config], tmp_path: Path) -> None:
+    for method, verbs in (("flare", ["evaluate", "predict"]), ("lora", ["evaluate", "predict", "merge"])):
+        commands = block(card_of(toy[method])[1], "bash").splitlines()
+        assert [command.split()[:2] for command in commands] == [["flare-ds", verb] for verb in verbs]
+        for command in commands[1 if method == "flare" else 2 :]:
+            run_shell(command.replace("flare-ds", f"{sys.executable} -m flare_ds", 1), tmp_path)
+    assert (Path(toy["lora"].run_dir + "-merged") / "model.safetensors").is_file()
+
+
+def test_the_lines_for_peft_work_as_they_stand(toy: dict[str, Config]) -> None:
+    found: dict = {}
+    exec(block(card_of(toy["lora"])[1], "python"), found)
+    assert isinstance(found["model"], PeftModel)
+    assert "```python" not in card_of(toy["flare"])[1]

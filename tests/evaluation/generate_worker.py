@@ -1,0 +1,63 @@
+"""One rank of the generation test: the test split decoded with the whole model on every rank, then sharded.
+
+Run as `python -m tests.evaluation.generate_worker CONFIG OUT`; rank 0 writes the answers.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flare_ds.config import Config, load_config
+from flare_ds.data.cache import Cache
+from flare_ds.evaluation.generate import generate_split, with_whole_head
+from flare_ds.models.loading import load_shape
+from flare_ds.models.partitioned import is_partitioned
+from flare_ds.training.engine import RunningModel, open_model
+from flare_ds.training.process_group import rank
+from flare_ds.training.run import open_run
+
+SETTINGS: list[dict] = [
+    {"generate": {"max_new_tokens": 6}, "adapter": {"span": "prompt"}},
+    {"generate": {"max_new_tokens": 6, "temperature": 1.0, "top_p": 0.9}, "adapter": {"span": "full"}},
+]
+
+
+def random_adapter(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return {name: 0.1 * torch.randn(parameter.shape, generator=generator) for name, parameter in parameters.items()}
+
+
+def answers(config: Config, cache: Cache, whole: bool) -> list[list[int]]:
+    evaluate = config.evaluate.model_copy(update={"whole_model": whole})
+    running: RunningModel = open_model(
+        with_whole_head(config.model_copy(update={"evaluate": evaluate})),
+        shape=load_shape(config.model),
+        label_tokens=cache.label_tokens,
+        labels=tuple(cache.labels),
+        adapter=random_adapter,
+        train=False,
+    )
+    frozen = [parameter for name, parameter in running.model.named_parameters() if "base_layer" in name]
+    assert frozen and all(is_partitioned(parameter) != whole for parameter in frozen)
+    assert running.sharded != whole
+    return generate_split(running, cache, "test", config, states=None)
+
+
+def main(config_path: str, out: str) -> None:
+    config = load_config(config_path)
+    cache = open_run(config)
+    configs = [Config.model_validate(config.model_dump() | settings) for settings in SETTINGS]
+    # The whole models first: transformers shards while a sharded model is open.
+    found = {
+        "whole": [answers(config, cache, True) for config in configs],
+        "sharded": [answers(config, cache, False) for config in configs],
+    }
+    if rank() == 0:
+        Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

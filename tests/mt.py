@@ -1,0 +1,37 @@
+"""A tiny random NLLB: the classes of the real one, and a tokenizer of single characters."""
+
+from pathlib import Path
+
+import torch
+from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
+
+from tests.toy import FILLER
+
+LANGUAGES = ["eng_Latn", "pol_Latn", "slk_Latn"]
+
+
+def write_mt_model(directory: Path, *, width: int = 24, seed: int = 0) -> Path:
+    """A random encoder and decoder that read the toy world's filler words."""
+    characters = ["<s>", "<pad>", "</s>", "<unk>", "▁", *sorted(set("".join(FILLER)))]
+    tokenizer = NllbTokenizer(
+        vocab={character: number for number, character in enumerate(characters)},
+        merges=[],
+        additional_special_tokens=LANGUAGES,
+    )
+    tokenizer.save_pretrained(directory)
+    torch.manual_seed(seed)
+    config = M2M100Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=width,
+        decoder_ffn_dim=width,
+        init_std=0.3,
+        dropout=0.5,
+        max_position_embeddings=64,
+    )
+    M2M100ForConditionalGeneration(config).save_pretrained(directory)
+    return directory

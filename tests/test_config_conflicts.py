@@ -1,0 +1,77 @@
+"""Settings that are each right and mean nothing together: refused while the config is read, with what to do."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flare_ds.config import load_config
+from flare_ds.exceptions import ConfigError
+
+SETTINGS = {
+    "method": "flare",
+    "run_dir": "runs/x",
+    "deepspeed": "ds_configs/zero3_cpu.json",
+    "model": {"base": "m"},
+    "task": {"name": "multiemo", "data_dir": "d", "target_language": "pl"},
+    "train": {"steps": 1},
+}
+MT = ["source.provider=mt_encoder", "source.mt_encoder=nllb", "source.mt_language=pol_Latn"]
+CACHED = ["source.provider=cached"]
+EXTRA = ["task.extra_source_languages=[de, fr]"]
+CROSS = ["adapter.fusion=cross_attention", "adapter.fusion_heads=3"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "run.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem", "fix"),
+    [
+        (CROSS, "adapter.fusion_heads=3 does not divide adapter.r=8", "choose a divisor of adapter.r"),
+        (["task.extra_source_languages=[en]"], "['en'] repeats a language", "name each source language once"),
+        (["task.extra_source_languages=[pl]"], "['pl'] repeats a language", "not the target language"),
+        (["task.extra_source_languages=[de, de]"], "['de', 'de'] repeats a language", "name each source language once"),
+        (CACHED + EXTRA, "source.provider='cached' reads one source", "use source.provider=lockstep"),
+        (MT + EXTRA, "source.provider='mt_encoder' reads one source", "use source.provider=lockstep"),
+        ([*CACHED, "adapter.span=full"], "'cached' stores prompts only", "use adapter.span=prompt"),
+        ([*MT, "adapter.span=full"], "'mt_encoder' stores prompts only", "use adapter.span=prompt"),
+        ([*CACHED, "adapter.pairing=module"], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
+        (MT[:1], "needs source.mt_encoder and source.mt_language", "add both, e.g. source.mt_encoder=facebook/nllb"),
+        (MT[:2], "needs source.mt_encoder and source.mt_language", "add both, e.g. source.mt_encoder=facebook/nllb"),
+        (["task.target_language=en"], "method=flare fuses two languages", "use method=lora for stage 1"),
+    ],
+)
+def test_refused(path: Path, overrides: list[str], problem: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(path, overrides)
+    assert problem in refused.value.problem and str(path) in refused.value.problem
+    assert fix in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["adapter.fusion_heads=3"],
+        [*CROSS[:1], "adapter.fusion_heads=4"],
+        EXTRA,
+        CACHED,
+        [*CACHED, "adapter.pairing=input"],
+        MT,
+        ["adapter.span=full", "adapter.pairing=module", *EXTRA],
+        ["method=lora", "task.target_language=en"],
+    ],
+)
+def test_accepted(path: Path, overrides: list[str]) -> None:
+    load_config(path, overrides)
+
+
+def test_how_many_sources_are_fused(path: Path) -> None:
+    assert load_config(path).sources == 1
+    assert load_config(path, EXTRA).sources == 3
+    assert load_config(path, [*EXTRA, "method=lora"]).sources == 0
