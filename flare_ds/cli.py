@@ -16,8 +16,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from flare_ds.config import Config, load_config
+from flare_ds.config import Config
 from flare_ds.exceptions import FlareError
+from flare_ds.settings import load_config
 
 INTERRUPTED = 130
 

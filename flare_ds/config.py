@@ -5,19 +5,13 @@
     task:    what data, which languages              evaluate: how test rows are scored
     source:  where the source states come from       generate: how answers are decoded
 
-An unknown key, a wrong type or an impossible combination raises `ConfigError` before anything is loaded.
-Relative paths are relative to the directory the command is run in.
+Relative paths are relative to the directory the command is run in. `flare_ds.settings` reads a file into a `Config`.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from flare_ds.exceptions import ConfigError
-from flare_ds.registry import suggestion
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
@@ -40,13 +34,16 @@ class TaskConfig(_Section):
     data_dir: str = Field(description="directory that holds the task's files")
     source_language: str = Field("en", description="language we transfer from")
     target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
-    extra_source_languages: tuple[str, ...] = Field(
-        (), description="more languages fused beside source_language (flare)"
-    )
+    extra_source_languages: tuple[str, ...] = Field((), description="more languages fused beside it (flare)")
     max_prompt_tokens: int = Field(128, ge=8, description="longest prompt; the text is cut, never the template")
     train_rows: int | None = Field(None, ge=1, description="rows kept of the training split (null: all)")
     validation_rows: int | None = Field(None, ge=1, description="rows kept of the validation split (null: all)")
     test_rows: int | None = Field(None, ge=1, description="rows kept of the test split (null: all)")
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """All languages we transfer from, in the order of their streams."""
+        return (self.source_language, *self.extra_source_languages)
 
 
 class SourceConfig(_Section):
@@ -152,7 +149,7 @@ class Config(_Section):
         """Combinations that mean nothing: whether present, what is wrong, what to do."""
         source, adapter, task = self.source, self.adapter, self.task
         stored = source.provider != "lockstep"
-        languages = [task.source_language, *task.extra_source_languages, task.target_language]
+        languages = [*task.source_languages, task.target_language]
         return [
             (
                 adapter.fusion == "cross_attention" and adapter.r % adapter.fusion_heads != 0,
@@ -189,7 +186,7 @@ class Config(_Section):
     @property
     def sources(self) -> int:
         """How many source streams or stored sources a fused layer sees."""
-        return (1 + len(self.task.extra_source_languages)) if self.method == "flare" else 0
+        return len(self.task.source_languages) if self.method == "flare" else 0
 
     @property
     def has_source(self) -> bool:
@@ -202,97 +199,3 @@ class Config(_Section):
 
 
 METHODS: tuple[str, ...] = get_args(Config.model_fields["method"].annotation)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `key=value` overrides, check everything.
-
-    Args:
-        path: a YAML file, or a run directory (its saved `config.yaml`).
-        overrides: e.g. `["train.steps=10", "task.target_language=pl"]`; values are read as YAML.
-
-    Raises:
-        ConfigError: the file is missing or not YAML, or a setting is unknown, mistyped or out of range.
-    """
-    file = Path(path)
-    file = file / "config.yaml" if file.is_dir() else file
-    settings = read_yaml(file)
-    for override in overrides:
-        apply_override(settings, override)
-    return parse_config(settings, origin=str(file))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or is not a mapping.
-    """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}", fix="check the path") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}", fix="mend the line named above") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds no settings (found {settings!r})", fix="start from launchers/configs/")
-    return settings
-
-
-def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
-    """Check a nested mapping of settings and turn it into a `Config`.
-
-    Raises:
-        ConfigError: naming the first offending setting, its value, and the fix.
-    """
-    try:
-        return Config.model_validate(settings)
-    except ValidationError as error:
-        raise explain(error, Config, origin) from None
-
-
-def apply_override(settings: dict[str, Any], override: str) -> None:
-    """Set one `key=value` in a nested mapping.
-
-    Raises:
-        ConfigError: it is not of that form, or the key runs through a value.
-    """
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"cannot read the override {override!r}", fix="write it as key=value, e.g. train.steps=10")
-    *sections, leaf = key.split(".")
-    for section in sections:
-        nested = settings.setdefault(section, {})
-        if not isinstance(nested, dict):
-            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section", fix="check the key")
-        settings = nested
-    settings[leaf] = yaml.safe_load(text)
-
-
-def explain(error: ValidationError, model: type[BaseModel], origin: str) -> ConfigError:
-    """The first problem of a validation, said in our words.
-
-    Args:
-        error: what pydantic found.
-        model: the model that was to be built, whose keys are suggested.
-        origin: the file the settings come from.
-    """
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "literal["))]
-    name = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return ConfigError(
-            f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], _known_keys(model, path[:-1]))
-        )
-    if first["type"] == "missing":
-        return ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {name}=VALUE")
-    if first["type"] == "value_error":
-        problem, _, fix = str(first["ctx"]["error"]).rpartition("; ")
-        return ConfigError(f"{problem} (in {origin})", fix=fix)
-    return ConfigError(f"setting {name}={first['input']!r} in {origin}: {first['msg']}", fix=f"change {name}")
-
-
-def _known_keys(model: Any, sections: Sequence[str]) -> list[str]:
-    for section in sections:
-        model = model.model_fields[section].annotation
-    return list(model.model_fields)

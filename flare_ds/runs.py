@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flare_ds.config import Config, load_config
+from flare_ds.config import Config
 from flare_ds.exceptions import DataError
+from flare_ds.settings import load_config
 
 METRICS_SCHEMA = 1
 

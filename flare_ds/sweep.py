@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flare_ds.config import Config, load_config
+from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors, write_text
 from flare_ds.processes import free_port, log_tail, only_one, run_logged, search_path
 from flare_ds.report import report
+from flare_ds.settings import load_config
 from flare_ds.sweep_config import Plan, PlannedRun, load_sweep
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C

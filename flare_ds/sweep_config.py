@@ -19,9 +19,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from flare_ds.config import METHODS, Config, TaskConfig, apply_override, explain, parse_config, read_yaml
+from flare_ds.config import METHODS, Config, TaskConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
+from flare_ds.settings import apply_override, explain, parse_config, read_yaml
 from flare_ds.tasks import TASKS
 
 _SECTIONS = ("model", "task", "source", "adapter", "train", "evaluate", "generate")
@@ -188,7 +189,7 @@ def _check_place(place: str, settings: dict[str, Any], set_by_sweep: Sequence[st
 def _check_languages(run: PlannedRun) -> None:
     task = TASKS.get(run.config.task.name)
     languages = run.config.task
-    for language in (languages.source_language, *languages.extra_source_languages, languages.target_language):
+    for language in (*languages.source_languages, languages.target_language):
         if language not in task.languages:
             raise ConfigError(
                 f"task {run.config.task.name} has no language {language!r} (run {run.name})",

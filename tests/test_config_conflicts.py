@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flare_ds.config import load_config
 from flare_ds.exceptions import ConfigError
+from flare_ds.settings import load_config
 
 SETTINGS = {
     "method": "flare",

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flare_ds.config import parse_config
 from flare_ds.exceptions import DataError
 from flare_ds.report import report
 from flare_ds.runs import find_runs
+from flare_ds.settings import parse_config
 
 
 def write_run(root: Path, name: str, method: str, seed: int, correct=None, *, target="pl", steps=40, r=8) -> Path:

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flare_ds.adapters.inject import inject_adapter
-from flare_ds.config import Config, load_config
+from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.settings import load_config
 from flare_ds.sweep_config import load_sweep
 from flare_ds.training.engine import count_trainable
 

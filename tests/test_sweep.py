@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flare_ds.config import load_config
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.processes import log_tail, run_logged
+from flare_ds.settings import load_config
 from flare_ds.sweep import sweep
 from flare_ds.sweep_config import load_sweep
 

@@ -63,7 +63,7 @@ def _read(directory: Path) -> tuple[bool, int, Mapping[str, Any]]:
 def _sources(config: Config) -> list[str]:
     """The source languages the adapter reads."""
     stored = config.source.provider == "mt_encoder"
-    return [] if stored or not config.sources else [config.task.source_language, *config.task.extra_source_languages]
+    return [] if stored or not config.sources else list(config.task.source_languages)
 
 
 def _front_matter(

@@ -69,7 +69,7 @@ def load_parallel(task: Task, config: TaskConfig) -> ParallelData:
         DataError: a language, a file or a row is missing or malformed, or the sides are misaligned.
     """
     directory = Path(config.data_dir)
-    sources = (config.source_language, *config.extra_source_languages)
+    sources = config.source_languages
     languages = dict.fromkeys((task.original_language, *sources, config.target_language))
     rows = {language: _by_id(task.read(directory, language), language) for language in languages}
     counts = {"rows_read": len(rows[task.original_language])}

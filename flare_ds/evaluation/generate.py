@@ -9,7 +9,6 @@ Legend: S sources, B rows a stream, X rows that decode: the target's B, or (S+1)
 import sys
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,7 +21,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.collate import Batch, collate
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
-from flare_ds.evaluation.ranked import streams_of
+from flare_ds.evaluation.ranked import longest_prompts, streams_of
 from flare_ds.exceptions import ConfigError
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import device, gather_objects, rank, world_size
@@ -67,7 +66,7 @@ def generate_split(
     """
     split, streams = cache.split(split_name), streams_of(config)
     stored = None if states is None else states.split(split_name)
-    lengths = np.max([split.prompt_lengths(stream) for stream in streams], axis=0)
+    lengths = longest_prompts(split, streams)
     batches = evaluation_batches(lengths, world_size=world_size(), batch_size=config.evaluate.batch_size)[rank()]
     mine: list[tuple[int, list[int]]] = []
     for micro_batch in tqdm(batches, desc=split_name, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr):

@@ -109,7 +109,7 @@ def _texts(config: Config, target: str, sources: Sequence[str]) -> dict[str, str
     """The text of each stream."""
     *streams, _ = streams_of(config)
     if streams and (len(sources) != len(streams) or not all(sources)):
-        languages = ", ".join([config.task.source_language, *config.task.extra_source_languages])
+        languages = ", ".join(config.task.source_languages)
         raise ConfigError(
             f"method={config.method} needs a source text for each of: {languages}; got {list(sources)}",
             fix='pass --source "TEXT" once for each, in that order',

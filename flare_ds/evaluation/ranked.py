@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from flare_ds.config import Config
 from flare_ds.data.batching import evaluation_batches
-from flare_ds.data.cache import Cache
+from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.collate import collate, source_streams
 from flare_ds.data.states import StateStore
 from flare_ds.training.engine import RunningModel
@@ -66,7 +66,7 @@ def score_split(
     split = cache.split(split_name)
     stored = None if states is None else states.split(split_name)
     streams = streams_of(config)
-    lengths = np.max([split.prompt_lengths(stream) for stream in streams], axis=0)
+    lengths = longest_prompts(split, streams)
     batches = evaluation_batches(lengths, world_size=world_size(), batch_size=config.evaluate.batch_size)[rank()]
     mine: list[tuple[int, list[float]]] = []
     running.root.eval()
@@ -84,6 +84,11 @@ def streams_of(config: Config) -> tuple[str, ...]:
     """The cached streams a method runs: sources, unless their states are stored, and the target."""
     sources = config.sources if config.source.provider == "lockstep" else 0
     return (*source_streams(sources), "target")
+
+
+def longest_prompts(split: CacheSplit, streams: tuple[str, ...]) -> np.ndarray:
+    """Tokens of each row's longest prompt over the streams that run: int [n]."""
+    return np.max([split.prompt_lengths(stream) for stream in streams], axis=0)
 
 
 def label_scores(logits_BNK: Tensor, label_tokens: list[list[int]], config: Config) -> Tensor:

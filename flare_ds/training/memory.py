@@ -56,7 +56,7 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, longest: int, ran
     layer = (weights - embedding) / text.num_hidden_layers
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
     per_token = 4 * (12 * text.hidden_size + 6 * text.intermediate_size) * text.num_hidden_layers
-    streams = 1.2 if config.method == "flare" else 1.0
+    streams = 1 + 0.2 * config.sources
     training = weights / ranks + embedding + 2.5 * layer
     loading = 0.0 if config.model.quantization == "none" else weights
     return Estimate(fixed=max(training, loading) + _RUNTIME, per_row=streams * longest * per_token)

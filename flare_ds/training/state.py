@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.training.engine import RunningModel
-from flare_ds.training.process_group import barrier, rank, world_size
+from flare_ds.training.process_group import rank, world_size
+from flare_ds.training.rank_zero import on_rank_zero
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -60,11 +61,10 @@ def save_state(path: Path, running: RunningModel, progress: Progress) -> None:
     for name, parameter in running.trainable().items():
         for moment in MOMENTS:
             tensors[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).cpu()
-    if rank() == 0:
-        metadata = {"progress": json.dumps(asdict(progress))}
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata))
-    barrier()  # whoever reads it next, on any rank, reads the same
+    metadata = {"progress": json.dumps(asdict(progress))}
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    # All ranks wait for the file: whoever reads it next, on any rank, reads the same.
+    on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
 
 
 def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:

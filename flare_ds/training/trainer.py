@@ -24,7 +24,7 @@ from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch, TrainOrder, split_step
 from flare_ds.data.cache import Cache
 from flare_ds.data.collate import collate
-from flare_ds.evaluation.ranked import Scores, score_split, streams_of
+from flare_ds.evaluation.ranked import Scores, longest_prompts, score_split, streams_of
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
 from flare_ds.models.loading import load_shape
@@ -32,6 +32,7 @@ from flare_ds.training.engine import RunningModel, count_trainable, open_model
 from flare_ds.training.loss import for_deepspeed, loss_sum
 from flare_ds.training.memory import check_memory
 from flare_ds.training.process_group import barrier, device, gather_objects, join_process_group, rank, world_size
+from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
 from flare_ds.training.state import Progress, adapter_tensors, load_state, restore_optimizer, save_state
@@ -62,7 +63,7 @@ class Trainer:
         self.run_dir = Path(config.run_dir)
         self.state_path = self.run_dir / "state" / "state.safetensors"
         self.order = TrainOrder(len(self.split), config.train.batch_size, config.train.seed)
-        self.lengths = np.max([self.split.prompt_lengths(stream) for stream in self.streams], axis=0)
+        self.lengths = longest_prompts(self.split, self.streams)
         shape = load_shape(config.model)
         check_memory(config, shape, longest=int(self.lengths.max()))
         self.progress = Progress(fingerprint=fingerprint(config, cache))
@@ -173,8 +174,7 @@ class Trainer:
         if scores.accuracy > self.progress.best_accuracy:
             self.progress.best_accuracy, self.progress.best_step = scores.accuracy, self.progress.step
             tensors = adapter_tensors(self.running)
-            if rank() == 0:
-                self._keep(tensors, scores)
+            on_rank_zero(lambda: self._keep(tensors, scores))
 
     def _keep(self, tensors: dict[str, torch.Tensor], scores: Scores) -> None:
         """Write the adapter, and the card beside it."""

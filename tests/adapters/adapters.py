@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import save_adapter
@@ -16,7 +17,7 @@ from flare_ds.training.engine import trainable_parameters
 from tests.by_hand import LABELS, TARGETS, make_batch, make_rows
 from tests.distributed import REPOSITORY
 from tests.mt import write_mt_model
-from tests.small_models import small_model
+from tests.small_models import COMMON
 
 WORDS = {"labels": tuple(LABELS), "label_tokens": [[token] for token in LABELS.values()]}
 VALIDATION = {"step": 20, "accuracy": 0.75, "loss": 0.5}
@@ -43,10 +44,17 @@ KINDS: dict[str, dict[str, Any]] = {
 PLAIN = ("lora", "rslora", "lora_head")
 
 
+def tied_model() -> PreTrainedModel:
+    """A random Llama whose output matrix is the embedding: a trained head must not become the embedding too."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**COMMON | {"num_hidden_layers": 2}, tie_word_embeddings=True)).eval()
+
+
 def make_settings(root: Path, kind: str) -> dict[str, Any]:
-    """Settings of a run of that kind, on a small model saved below `root`."""
+    """Settings of a run of that kind, on the model at root/model; if there is none, a small one with a tied head."""
     if not (root / "model").exists():
-        small_model("llama", layers=2)[0].save_pretrained(root / "model")
+        tied_model().save_pretrained(root / "model")
+    if not (root / "mt").exists():
         write_mt_model(root / "mt")
     settings: dict[str, Any] = {
         "method": "flare",

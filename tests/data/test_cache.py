@@ -16,13 +16,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from flare_ds.config import Config, parse_config
+from flare_ds.config import Config
 from flare_ds.data.cache import PromptEncoder, differences, open_cache, prepare_cache, verify
 from flare_ds.data.cache.encode import label_tokens
 from flare_ds.data.cache.format import token_dtype, write_section
 from flare_ds.data.cache.key import content_key
 from flare_ds.data.parallel import load_parallel
 from flare_ds.exceptions import CacheError, DataError, HostError
+from flare_ds.settings import parse_config
 from flare_ds.tasks.base import TASKS, Row, Task
 
 COLOURS = ("red", "blue", "green", "grey")

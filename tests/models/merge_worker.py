@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-from flare_ds.config import load_config
 from flare_ds.models.merge import merge_run
+from flare_ds.settings import load_config
 
 
 def resident(peak: bool) -> int:

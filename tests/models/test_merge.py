@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.merge import merge_run
-from tests.adapters.adapters import a_batch, make_settings, save_trained, says, trained_model
+from tests.adapters.adapters import a_batch, make_settings, save_trained, says, tied_model, trained_model
 from tests.by_hand import LABELS
 from tests.distributed import run_ranks
 from tests.small_models import COMMON, small_model
@@ -27,10 +27,7 @@ HEAD = "lm_head.weight"
 
 def make_base(name: str) -> PreTrainedModel:
     """One with an output matrix of its own (llama); gemma2 and tied share theirs with the embedding."""
-    if name != "tied":
-        return small_model(name, layers=2)[0]
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**COMMON | {"num_hidden_layers": 2}, tie_word_embeddings=True))
+    return tied_model() if name == "tied" else small_model(name, layers=2)[0]
 
 
 def make_run(root: Path, kind: str, *, base: str = "llama", shard: str = "1GB", dtype: str = "float32") -> Config:

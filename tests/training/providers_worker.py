@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from flare_ds.adapters.files import load_adapter, save_adapter
-from flare_ds.config import Config, load_config
+from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.ranked import score_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.models.partitioned import full_numel
+from flare_ds.settings import load_config
 from flare_ds.training.engine import count_trainable
 from flare_ds.training.process_group import barrier, gather_objects, join_process_group, rank, world_size
 from flare_ds.training.run import open_run

@@ -14,11 +14,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from flare_ds.config import parse_config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.collate import Batch
 from flare_ds.evaluation.ranked import score_split
 from flare_ds.models.loading import load_tokenizer
+from flare_ds.settings import parse_config
 from tests.distributed import run_ranks
 from tests.toy import FILLER, LABELS, toy_settings, write_config, write_model
 
@@ -52,11 +52,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LEARN = {
-    "steps": 80,
+    "steps": 100,
     "batch_size": 32,
     "micro_batch_size": 16,
     "learning_rate": 0.02,
-    "validate_every": 20,
+    "validate_every": 25,
     "save_every": 1000,
 }
 
@@ -93,7 +93,7 @@ def test_the_share_of_the_source_is_on_the_board_and_not_on_the_console(root: Pa
     fused = [f"layers.{layer}.self_attn.{module}_proj" for layer in range(2) for module in "qv"]
     assert set(shares) == {f"fusion/source_share/{module}" for module in fused}
     for events in shares.values():
-        assert [event.step for event in events] == [20, 40, 60, 80]
+        assert [event.step for event in events] == [25, 50, 75, 100]
         assert all(event.value > 0 for event in events)
     assert "source_share" not in of_both[1]
 

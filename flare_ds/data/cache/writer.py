@@ -65,7 +65,7 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
     data = load_parallel(task, config.task)
     _check_splits_have_rows(task.name, data)
     fields = key_fields(config.task, task, data, tokenizer)
-    sources = "+".join([config.task.source_language, *config.task.extra_source_languages])
+    sources = "+".join(config.task.source_languages)
     name = f"{task.name}-{sources}-{config.task.target_language}-{content_key(fields)[:16]}"
     directory = Path(config.cache_dir) / name
     if not _is_ready(directory, fields):
