@@ -1,9 +1,11 @@
 """Time and peak memory of a training step: flare in lockstep, flare in two forwards, plain LoRA; prints JSON.
 
     python benchmarks/step_cost.py [--model DIR --dtype bfloat16] [--engine RANKS] [--steps N] [--batch N] [--length N]
+                                   [--objective labels]
 
 The same model, the same batch, the same optimizer. `lora` is PEFT alone on the target rows: no part of flare_ds is in
-it but, under the engine, the sharded embedding, which all three have, so that the ratios are about the streams.
+it but the label head (with --objective labels) and, under the engine, the sharded embedding, which all three have, so
+that the ratios are about the streams. A large output matrix, --objective vocabulary, makes all three alike.
 --engine 0 (the default) is plain PyTorch in one process, --engine N the DeepSpeed engine on N ranks. Without --model
 it is a small random Llama.
 
@@ -37,6 +39,7 @@ from flare_ds.adapters.inject import lora_config
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
 from flare_ds.models.embedding import shard_embedding
+from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base, load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.training.ds_config import resolve_ds_config
@@ -46,6 +49,12 @@ from flare_ds.training.process_group import barrier, gather_objects, join_proces
 
 VARIANTS = ("flare", "flare_two_forwards", "lora")
 WARM_UP = 2
+LABELS = ("a", "b", "c", "d")
+
+
+def label_tokens(config: Config) -> list[list[int]] | None:
+    """Tokens of the label words; None: the whole vocabulary is predicted."""
+    return [[2], [3], [4], [5]] if config.train.objective == "labels" else None
 
 
 class PlainLora(nn.Module):
@@ -54,6 +63,7 @@ class PlainLora(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         base = load_base(config.model)
+        use_head(base, label_tokens=label_tokens(config), labels=LABELS, trained=False)
         self.model = get_peft_model(base, lora_config(config.adapter, base))
         shard_embedding(base)
 
@@ -78,7 +88,11 @@ class Training:
             unset_hf_deepspeed_config()  # of the variant before
             settings = resolve_ds_config(config, load_shape(config.model), world_size())
             self.zero_init = HfDeepSpeedConfig(settings)
-        model = PlainLora(config) if variant == "lora" else build_model(config, label_tokens=[], labels=())
+        model = (
+            PlainLora(config)
+            if variant == "lora"
+            else build_model(config, label_tokens=label_tokens(config) or [], labels=LABELS)
+        )
         self.optimizer = make_optimizer(config, trainable_parameters(model))
         self.root: Any = model.train()
         if engine:
@@ -105,9 +119,11 @@ def worker(options: str, variants: str, out: str) -> None:
     given = argparse.Namespace(**json.loads(options))
     if given.engine:
         join_process_group()
-    config = make_config(Path(given.model), method="flare", batch=given.batch, dtype=given.dtype)
+    config = make_config(
+        Path(given.model), method="flare", batch=given.batch, dtype=given.dtype, objective=given.objective
+    )
     vocabulary = AutoConfig.from_pretrained(given.model).get_text_config().vocab_size
-    batch = make_batch(vocabulary, rows=given.batch, length=given.length)
+    batch = make_batch(vocabulary, rows=given.batch, length=given.length, objective=given.objective)
     trainings = {name: Training(name, config, engine=bool(given.engine)) for name in variants.split(",")}
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
     losses: dict[str, list[float]] = {name: [] for name in trainings}
@@ -151,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="directory of a saved model (default: a small random one)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--objective", choices=["vocabulary", "labels"], default="vocabulary")
     parser.add_argument("--engine", type=int, default=0, metavar="RANKS", help="0: no engine")
     parser.add_argument("--steps", type=int, default=10, help="counted steps")
     parser.add_argument("--batch", type=int, default=4, help="target rows on a rank")

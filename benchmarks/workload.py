@@ -44,7 +44,7 @@ def make_config(
 ) -> Config:
     """Settings of a run whose optimizer step is one micro-batch of `batch` rows on each rank.
 
-    The objective is `vocabulary`, so that the output matrix takes part, as it does in plain PEFT.
+    Unless `train` says otherwise the objective is `vocabulary`: the output matrix takes part, as it does in plain PEFT.
     """
     precision = "zero3_cpu.json" if dtype == "bfloat16" else "zero3_fp32_cpu.json"
     rows = batch * int(os.environ.get("WORLD_SIZE", "1"))
@@ -55,7 +55,12 @@ def make_config(
             "deepspeed": str(deepspeed or REPOSITORY / "ds_configs" / precision),
             "model": {"base": str(model), "dtype": dtype},
             "task": {"name": "random", "data_dir": "unused", "target_language": "pl"},
-            "train": {"steps": 1, "batch_size": rows, "micro_batch_size": batch, "objective": "vocabulary", **train},
+            "train": {
+                "steps": 1,
+                "batch_size": rows,
+                "micro_batch_size": batch,
+                **({"objective": "vocabulary"} | train),
+            },
         }
     )
 
@@ -78,11 +83,11 @@ class RandomRows:
         return self._answers[row]
 
 
-def make_batch(vocabulary: int, *, rows: int, length: int) -> Batch:
+def make_batch(vocabulary: int, *, rows: int, length: int, objective: str = "vocabulary") -> Batch:
     """A batch of both streams."""
     every = MicroBatch(np.arange(rows), np.ones(rows, np.float32))
     split = RandomRows(vocabulary=vocabulary, rows=rows, length=length)
-    return collate(split, every, streams=("source", "target"), objective="vocabulary", pad_id=0)
+    return collate(split, every, streams=("source", "target"), objective=objective, pad_id=0)
 
 
 def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
