@@ -38,8 +38,19 @@ def join_process_group() -> None:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         fix = "check the address; if another run of this machine uses the port, pass the launcher another --master_port"
         raise HostError(f"the ranks did not meet at {address}: {error}", fix=fix) from error
+    _unlink_shared_memory()
     get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything is loaded onto a GPU
     atexit.register(_leave_process_group)
+
+
+def _unlink_shared_memory() -> None:
+    """Take the name of this rank's communication buffer away: the memory then goes when the last rank of the host ends.
+
+    DeepSpeed never does, so every run on a CPU would leave 69 MB a rank in memory until the host restarts.
+    """
+    dist.barrier()  # every rank has mapped the others' buffers
+    name = f"{os.getuid()}_{os.environ['MASTER_ADDR']}_{os.environ['MASTER_PORT']}_{dist.get_rank()}"
+    Path(f"/dev/shm/deepspeed_allreduce_buffer_{name}").unlink(missing_ok=True)
 
 
 def _leave_process_group() -> None:

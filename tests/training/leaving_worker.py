@@ -3,6 +3,8 @@
 Run as `python -m tests.training.leaving_worker`.
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -11,6 +13,7 @@ from flare_ds.training.process_group import join_process_group
 
 def main() -> None:
     join_process_group()
+    print(f"port {os.environ['MASTER_PORT']}")
     for _ in range(30):
         values = torch.ones(200_000)
         values.known_to_python = True  # so that dropping it needs the interpreter
