@@ -42,7 +42,7 @@ def start_ranks(arguments: list[str], world_size: int, **environment: str) -> li
 
 
 def run_ranks(
-    arguments: list[str], world_size: int, *, timeout: float = 300, expect: int = 0, **environment: str
+    arguments: list[str], world_size: int, *, timeout: float = 560, expect: int = 0, **environment: str
 ) -> list[str]:
     """Run `python -m ARGUMENTS` on every rank to its end; returns each rank's output."""
     processes = start_ranks(arguments, world_size, **environment)

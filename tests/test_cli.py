@@ -90,7 +90,7 @@ def test_a_lock_left_by_a_killed_compilation_is_no_obstacle(root: Path, tmp_path
     run_ranks(["flare_ds", "train", config], 1, **extensions)
     (built,) = tmp_path.glob("**/deepspeed_shm_comm")
     (built / "lock").touch()
-    run_ranks(["flare_ds", "train", config, f"run_dir={tmp_path}/again"], 2, timeout=120, **extensions)
+    run_ranks(["flare_ds", "train", config, f"run_dir={tmp_path}/again"], 2, timeout=300, **extensions)
 
 
 def test_evaluating_a_run_without_an_adapter(root: Path) -> None:
