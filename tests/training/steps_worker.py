@@ -80,7 +80,7 @@ def run(config: Config) -> dict:
     model = trainer.running.model
     before, fresh = frozen_checksum(model), adapter_tensors(trainer.running)
     check_engine(trainer)
-    losses = [trainer._step(step)["loss"] for step in range(STEPS)]
+    steps = [trainer._step(step) for step in range(STEPS)]
     check_engine(trainer)
     assert frozen_checksum(model) == before, "a frozen weight changed"
     tensors = adapter_tensors(trainer.running)
@@ -95,7 +95,8 @@ def run(config: Config) -> dict:
     if config.adapter.train_head:
         check_resume(trainer, tensors)
     return {
-        "losses": losses,
+        "losses": [step["loss"] for step in steps],
+        "grad_norms": [step["grad_norm"] for step in steps],
         "logits": logits.flatten().tolist(),
         "trained": sorted(tensors),
         "micro_steps": trainer.running.engine.gradient_accumulation_steps(),

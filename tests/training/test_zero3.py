@@ -62,7 +62,7 @@ def plain_torch(config: Config) -> dict[str, list[float]]:
         )
         return model(batch), batch.answers_BN
 
-    losses = []
+    losses, norms = [], []
     for step in range(STEPS):
         warmup = train.steps * 0.1
         share = (step + 1) / warmup if step < warmup else 1 - (step - warmup) / (train.steps - warmup)
@@ -75,12 +75,12 @@ def plain_torch(config: Config) -> dict[str, list[float]]:
         loss = -sum(picked) / len(picked)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, train.max_grad_norm)
+        norms.append(torch.nn.utils.clip_grad_norm_(trainable, train.max_grad_norm).item())
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():
         logits, _ = logits_and_targets(np.arange(8))
-    return {"losses": losses, "logits": logits.flatten().tolist()}
+    return {"losses": losses, "grad_norms": norms, "logits": logits.flatten().tolist()}
 
 
 @pytest.mark.parametrize(("name", "world_size"), [("labels", 1), ("rich", 1), *((name, 2) for name in SETTINGS)])
@@ -92,6 +92,8 @@ def test_ranks_equal_plain_torch(root: Path, name: str, world_size: int) -> None
     settings["train"] |= {"gradient_checkpointing": False}
     expected = plain_torch(Config.model_validate(settings))
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+    # Adam takes the same step for a gradient of any scale, so losses alone would not show a wrong normalisation.
+    np.testing.assert_allclose(found["grad_norms"], expected["grad_norms"], rtol=1e-3)
     np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4, rtol=1e-4)
     if world_size == 2:
         assert found["micro_steps"] == MICRO_STEPS[settings["train"]["micro_batch_size"]]
