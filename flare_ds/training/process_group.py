@@ -38,8 +38,9 @@ def join_process_group() -> None:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         fix = "check the address; if another run of this machine uses the port, pass the launcher another --master_port"
         raise HostError(f"the ranks did not meet at {address}: {error}", fix=fix) from error
-    _unlink_shared_memory()
     get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything is loaded onto a GPU
+    if get_accelerator().device_name() == "cpu":
+        _unlink_shared_memory()
     atexit.register(_leave_process_group)
 
 
