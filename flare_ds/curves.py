@@ -1,4 +1,4 @@
-"""Learning curves: validation accuracy against optimizer steps, as a CSV and, where matplotlib is, as a picture."""
+"""Learning curves: validation score against optimizer steps, as a CSV and, where matplotlib is, as a picture."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 from flare_ds.files import write_atomically, write_text
 from flare_ds.runs import RunResult
 
-COLUMNS = ("run", "language", "method", "seed", "step", "validation_accuracy", "validation_loss")
+COLUMNS = ("run", "language", "method", "seed", "step", "validation_score", "validation_loss")
 
 
 def write_curves(runs: Sequence[RunResult], root: Path, out: Path) -> list[Path]:
@@ -37,12 +37,12 @@ def write_curves(runs: Sequence[RunResult], root: Path, out: Path) -> list[Path]
     return files
 
 
-def _validations(run: RunResult) -> list[tuple[int, float, float]]:
-    """Step, accuracy and loss of each validation."""
+def _validations(run: RunResult) -> list[tuple[int, float, float | None]]:
+    """Step, score and loss of each validation; free answers have no loss."""
     return [
-        (line["step"], line["validation_accuracy"], line["validation_loss"])
+        (line["step"], line["validation_score"], line.get("validation_loss"))
         for line in run.train_log
-        if "validation_accuracy" in line
+        if "validation_score" in line
     ]
 
 
@@ -59,7 +59,7 @@ def _picture(runs: Sequence[RunResult]) -> bytes | None:
     panels = figure.subplots(1, len(languages), squeeze=False)[0]
     for panel, language in zip(panels, languages, strict=True):
         _draw(panel, [run for run in runs if run.config.task.target_language == language])
-        panel.set(title=language, xlabel="optimizer steps", ylabel="validation accuracy")
+        panel.set(title=language, xlabel="optimizer steps", ylabel="validation score")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()
@@ -70,8 +70,8 @@ def _draw(panel, runs: Sequence[RunResult]) -> None:  # type: ignore[no-untyped-
     for run in runs:
         points = _validations(run)
         if points:
-            steps, accuracies, _ = zip(*points, strict=True)
-            panel.plot(steps, accuracies, marker=".", color=f"C{methods.index(run.method)}")
+            steps, scores, _ = zip(*points, strict=True)
+            panel.plot(steps, scores, marker=".", color=f"C{methods.index(run.method)}")
     for i, method in enumerate(methods):
         panel.plot([], [], color=f"C{i}", label=method)  # a method stands once in the legend, however many its seeds
     panel.legend()

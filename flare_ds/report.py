@@ -12,7 +12,7 @@ import numpy as np
 
 from flare_ds.config import METHODS
 from flare_ds.curves import write_curves
-from flare_ds.evaluation.metrics import confidence_interval, paired_difference
+from flare_ds.evaluation.metrics import Outcome, confidence_interval, paired_difference
 from flare_ds.exceptions import DataError
 from flare_ds.files import write_text
 from flare_ds.runs import RunResult, find_runs
@@ -82,7 +82,7 @@ def _results(runs: Sequence[RunResult]) -> tuple[str, ...]:
     lo, hi = (
         runs[0].metrics["confidence_interval"]
         if len(runs) == 1
-        else confidence_interval(list(_mean_correct(runs).values()))
+        else confidence_interval(runs[0].metrics["metric"], _outcomes(runs))
     )
     interval = f"{lo:.3f} to {hi:.3f}"
     if not all(run.training for run in runs):
@@ -94,17 +94,22 @@ def _results(runs: Sequence[RunResult]) -> tuple[str, ...]:
     return f"{score:.3f}", interval, f"{parameters:,.0f}", f"{seconds:.2f} s", f"{speed:,.0f}"
 
 
-def _mean_correct(runs: Sequence[RunResult]) -> dict[str, float]:
-    """For each test row, the share of the runs that got it right: rows are the sample, not runs.
+def _outcomes(runs: Sequence[RunResult]) -> list[list[Outcome]]:
+    """What each run said of the test examples, in the order of the first run's.
 
     Raises:
-        DataError: the runs were scored on different rows.
+        DataError: the runs were scored on different examples, or by different metrics.
     """
     for run in runs[1:]:
-        if run.correct.keys() != runs[0].correct.keys():
-            problem = f"{run.directory} and {runs[0].directory} were scored on different test rows"
+        if not _same_test(run, runs[0]):
+            problem = f"{run.directory} and {runs[0].directory} were scored on different test rows or by other metrics"
             raise DataError(problem, fix="delete metrics.json of the older one and evaluate it again")
-    return {row: float(np.mean([run.correct[row] for run in runs])) for row in runs[0].correct}
+    return [[run.outcomes[example] for example in runs[0].outcomes] for run in runs]
+
+
+def _same_test(run: RunResult, other: RunResult) -> bool:
+    same_metric = run.metrics["metric"] == other.metrics["metric"]
+    return same_metric and run.outcomes.keys() == other.outcomes.keys()
 
 
 def _differences(runs: Sequence[RunResult]) -> str:
@@ -135,10 +140,11 @@ def _compared(flare: Sequence[RunResult], lora: Sequence[RunResult]) -> list[tup
 def _difference(flare: Sequence[RunResult], lora: Sequence[RunResult]) -> tuple[str, ...]:
     runs = "all of them" if len(flare) > 1 else f"{flare[0].directory.name}, {lora[0].directory.name}"
     about = (flare[0].config.task.target_language, _seeds(flare), runs)
-    flare_correct, lora_correct = _mean_correct(flare), _mean_correct(lora)
-    if flare_correct.keys() != lora_correct.keys():
-        return (*about, "scored on different test rows", _DASH)
-    result = paired_difference(list(flare_correct.values()), [lora_correct[row] for row in flare_correct])
+    if not _same_test(flare[0], lora[0]):
+        return (*about, "scored on different test rows or by other metrics", _DASH)
+    outcomes = _outcomes([*flare, *lora])
+    metric = flare[0].metrics["metric"]
+    result = paired_difference(metric, outcomes[: len(flare)], outcomes[len(flare) :])
     return (*about, f"{result.mean:+.3f}", f"{result.lo:+.3f} to {result.hi:+.3f}")
 
 
@@ -157,7 +163,7 @@ def _pictures(curves: Sequence[Path], root: Path) -> str:
     lines = ["## Learning curves", ""]
     names = [path.name for path in curves]
     if "learning_curves.png" in names:
-        lines += ["![validation accuracy against steps](learning_curves.png)", ""]
+        lines += ["![validation score against steps](learning_curves.png)", ""]
     else:
         lines += ["No picture: pip install matplotlib, or no validation yet.", ""]
     lines += [f"Files: {', '.join(str(path) for path in curves)}", f"TensorBoard: `tensorboard --logdir {root}`"]

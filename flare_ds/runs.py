@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.config import Config
+from flare_ds.evaluation.metrics import Outcome, outcome
 from flare_ds.exceptions import DataError
 from flare_ds.settings import load_config
 
-METRICS_SCHEMA = 1
+METRICS_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,15 @@ class RunResult:
         return {} if self.config.method == "zero_shot" else self._json("training.json")
 
     @cached_property
-    def correct(self) -> Mapping[str, bool]:
-        """For each test row, by id, whether it was predicted right.
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """For each test example, by id, what the metric sees of it.
 
         Raises:
             DataError: predictions.jsonl is missing or damaged.
         """
-        rows = self._json_lines("predictions.jsonl")
+        records = self._json_lines("predictions.jsonl")
         try:
-            return {row["id"]: row["prediction"] == row["label"] for row in rows}
+            return {record["id"]: outcome(self.metrics["metric"], record) for record in records}
         except KeyError as error:
             problem = f"a row of {self.directory}/predictions.jsonl has no {error}"
             raise DataError(problem, fix=self._evaluate_again) from None
@@ -84,7 +85,11 @@ class RunResult:
         if (self.directory / "training.json").is_file():
             return "trained, not evaluated"
         steps = max((line["step"] for line in self.train_log), default=0)
-        return f"trained {steps} of {self.config.train.steps} steps" if steps else "not started"
+        train = self.config.train
+        done = (
+            f"{steps} of {train.steps} steps" if train.epochs is None else f"{steps} steps of {train.epochs:g} epochs"
+        )
+        return f"trained {done}" if steps else "not started"
 
     @property
     def _evaluate_again(self) -> str:

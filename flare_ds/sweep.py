@@ -1,8 +1,8 @@
 """A sweep: one YAML, every cell of languages x methods x seeds, continued by the same command wherever it stopped.
 
-The stages, each a command of its own: prepare the caches; tune the task adapter, evaluate it on the source language
-and merge it into the base; train and evaluate every cell. A stage whose result is there is skipped. A cell that fails
-does not stop the others.
+The stages, each a command of its own: translate and prepare the caches; tune the task adapter, evaluate it on the
+source language and merge it into the base; train and evaluate every cell. A stage whose result is there is skipped.
+A cell that fails does not stop the others.
 """
 
 import json
@@ -154,7 +154,7 @@ def _flat(config: Config) -> dict[str, object]:
 
 def _run(plan: Plan, stages: _Stages) -> None:
     """All caches, then stage 1, which every cell needs, then the cells, which need only their own cache."""
-    prepared = [run for runs in _sharing_a_cache(plan) if stages.run(_prepare(runs, plan)) for run in runs]
+    prepared = [run for runs in _sharing_a_cache(plan) if stages.run_all(_prepare(runs, plan)) for run in runs]
     if plan.stage1 and not (plan.stage1 in prepared and stages.run_all(_stage1(plan.stage1, plan))):
         print("stage 1 failed, so no cell can be run", flush=True)
         return
@@ -171,7 +171,10 @@ def _sharing_a_cache(plan: Plan) -> list[list[PlannedRun]]:
     """The runs, grouped by the cache they read."""
     groups: dict[tuple, list[PlannedRun]] = {}
     for run in plan.runs:
-        groups.setdefault((run.config.task, run.config.cache_dir, _tokenizer(run, plan)), []).append(run)
+        config = run.config
+        mt_encoder = config.source if config.reads_mt_encoder else None
+        key = (config.task, config.translate, config.cache_dir, _tokenizer(run, plan), mt_encoder)
+        groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
@@ -181,15 +184,19 @@ def _tokenizer(run: PlannedRun, plan: Plan) -> str:
     return plan.stage1.config.model.base if plan.stage1 and base == str(plan.tuned_base) else base
 
 
-def _prepare(runs: Sequence[PlannedRun], plan: Plan) -> _Stage:
+def _prepare(runs: Sequence[PlannedRun], plan: Plan) -> list[_Stage]:
+    """The cache of some runs, and before it the translation it is made from, if it is."""
     run = runs[0]
     task = run.config.task
     languages = task.target_language if run is plan.stage1 else f"{task.source_language}-{task.target_language}"
     base = _tokenizer(run, plan)
     overrides = [] if base == run.config.model.base else [f"model.base={json.dumps(base)}"]
-    command = _single("prepare", str(run.directory), *overrides)
     results = tuple(other.directory / "metrics.json" for other in runs)
-    return _Stage(f"prepare {languages}", command, run.directory / "log.txt", results)
+    log = run.directory / "log.txt"
+    prepare = _Stage(f"prepare {languages}", _single("prepare", str(run.directory), *overrides), log, results)
+    if not task.is_translated:
+        return [prepare]
+    return [_Stage(f"translate {languages}", _single("translate", str(run.directory)), log, results), prepare]
 
 
 def _stage1(run: PlannedRun, plan: Plan) -> list[_Stage]:

@@ -20,12 +20,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flare_ds.config import METHODS, Config, TaskConfig
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.registry import suggestion
 from flare_ds.settings import apply_override, explain, parse_config, read_yaml
-from flare_ds.tasks import TASKS
+from flare_ds.tasks.load import check_languages, task_of
 
-_SECTIONS = ("model", "task", "source", "adapter", "train", "evaluate", "generate")
+_SECTIONS = ("model", "task", "translate", "source", "adapter", "train", "evaluate", "generate")
 _SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")  # the last not for stage 1
 
 
@@ -187,11 +187,8 @@ def _check_place(place: str, settings: dict[str, Any], set_by_sweep: Sequence[st
 
 
 def _check_languages(run: PlannedRun) -> None:
-    task = TASKS.get(run.config.task.name)
-    languages = run.config.task
-    for language in (*languages.source_languages, languages.target_language):
-        if language not in task.languages:
-            raise ConfigError(
-                f"task {run.config.task.name} has no language {language!r} (run {run.name})",
-                fix=suggestion(language, task.languages),
-            )
+    config = run.config.task
+    try:
+        check_languages(task_of(config), config)
+    except DataError as error:
+        raise ConfigError(f"{error.problem} (run {run.name})", fix=error.fix) from None

@@ -35,3 +35,21 @@ def write_mt_model(directory: Path, *, width: int = 24, seed: int = 0) -> Path:
     )
     M2M100ForConditionalGeneration(config).save_pretrained(directory)
     return directory
+
+
+def write_speaking_mt_model(directory: Path) -> Path:
+    """A random model whose translations are text that depends on both languages, not special tokens."""
+    write_mt_model(directory)
+    config = M2M100Config.from_pretrained(directory)
+    config.tie_word_embeddings, config.init_std = False, 1.0
+    torch.manual_seed(1)
+    model = M2M100ForConditionalGeneration(config)
+    tokenizer = NllbTokenizer.from_pretrained(directory)
+    with torch.no_grad():
+        # The mean of the scores of two characters is never the best score.
+        weight = model.lm_head.weight
+        special = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
+        plain = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids]
+        weight[sorted(special)] = weight[plain[-2:]].mean(dim=0)
+    model.save_pretrained(directory)
+    return directory

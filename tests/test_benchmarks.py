@@ -59,3 +59,16 @@ def test_head_memory() -> None:
     assert every["logits_bytes"] == 4 * 32768 * 129 * 4  # rows, words, columns, fp32
     assert answer["logits_bytes"] == 4 * 32768 * 2 * 4
     assert found["saved_bytes"] > every["logits_bytes"] - answer["logits_bytes"]
+
+
+def test_cache() -> None:
+    small = ["--rows", "3000", "--build-rows", "200", "--workers", "1", "--openings", "1"]
+    found = run_benchmark("cache.py", *small)
+    assert found["rows"] == found["build"]["large"]["rows"] == 3000
+    assert 0 <= found["open"]["rise_bytes"] < 50 * 2**20
+    for access in ("random", "epoch"):
+        assert found[access]["arrow_us"].keys() == {"plain", "numpy"}
+        fastest = min(found[access]["arrow_us"].values())
+        assert found[access]["arrow/cache"] == pytest.approx(fastest / found[access]["cache_us"])
+    assert found["random"]["arrow/cache"] > 2, "ten on a machine that does nothing else"
+    assert found["build"]["1 workers"]["rows_per_second_per_worker"] > 0

@@ -2,11 +2,19 @@
 
 import os
 import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import yaml
 
-from flare_ds.cli import main
+from flare_ds import cli
+from flare_ds.cli import _parse, main
+from flare_ds.cli.arguments import overrides_of
+from flare_ds.config import Config
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config
 
@@ -45,6 +53,132 @@ def test_a_wrong_setting(root: Path, capsys: pytest.CaptureFixture[str], overrid
     config = write_config(toy_settings(root))
     message = refused(capsys, "prepare", str(config), override).replace("\n", " ")
     assert re.search(expected, message), message
+
+
+def test_a_file_of_the_users_own_defines_the_task(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a name that YAML would read as something else, and with the rows of the built-in task."""
+    config = str(write_config(toy_settings(root)).resolve())
+    monkeypatch.chdir(tmp_path)
+    Path("[a: b].py").write_text(
+        "from flare_ds.tasks.multiemo import MultiEmo\n\n\nclass Mine(MultiEmo):\n    name = 'mine'\n"
+    )
+    own = ["--task-path", "[a: b].py", "task.name=mine"]
+    assert main(["prepare", config, *own]) == 0
+    path = capsys.readouterr().out.strip()
+    assert Path(path).name.startswith("mine-en-pl-")
+    assert main(["inspect", config, "--rows", "1", *own]) == 0
+    assert "train row 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verb", "key"),
+    [
+        *((verb, "task.path") for verb in ("prepare", "inspect", "translate", "train", "evaluate", "predict")),
+        ("sweep", "base.task.path"),
+    ],
+)
+def test_task_path_is_an_override_after_all_others(verb: str, key: str) -> None:
+    more = ["--target", "text"] if verb == "predict" else []
+    options = _parse([verb, "run.yaml", "task.path=old.py", "--task-path", "my.py", *more, "train.steps=3"])
+    assert overrides_of(options) == ["task.path=old.py", "train.steps=3", f'{key}="my.py"']
+
+
+def test_a_sweep_takes_a_task_file(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = toy_settings(root)
+    del base["method"], base["run_dir"], base["task"]["target_language"]
+    grid = {"languages": ["pl"], "methods": ["lora"], "seeds": [1]}
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(yaml.safe_dump({"base": base, "out": str(tmp_path), "launch": "false", "grid": grid}))
+    assert "nowhere.yaml" in refused(capsys, "sweep", str(sweep), "--task-path", "nowhere.yaml")
+
+
+VERBS = ["prepare", "inspect", "translate", "fetch", "train", "evaluate", "merge", "predict", "sweep", "report"]
+CACHE_VERBS = ["ls", "stats", "verify", "diff", "rm"]
+
+
+@pytest.mark.parametrize("verb", [*([verb] for verb in VERBS), ["cache"], *(["cache", verb] for verb in CACHE_VERBS)])
+def test_every_verb_explains_itself_with_an_example_that_parses(
+    verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*verb, "--help"])
+    assert stopped.value.code == 0
+    *_, examples = capsys.readouterr().out.partition("examples:\n")
+    assert examples.strip()
+    for example in examples.strip().splitlines():
+        words = shlex.split(example)
+        (start,) = (place for place, word in enumerate(words) if word in ("flare-ds", "flare_ds"))
+        assert words[start + 1 :][: len(verb)] == verb
+        _parse(words[start + 1 :])
+
+
+def test_all_verbs_are_in_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out
+    assert cli.__doc__ is not None
+    for verb in (*VERBS, "cache"):
+        assert f"\n    {verb}" in listed and f"\nflare-ds {verb} " in cli.__doc__
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare"],
+        ["prepare", "run.yaml", "--worker-count", "3"],
+        ["prepare", "run.yaml", "--workers", "0"],
+        ["inspect", "run.yaml", "--rows", "-1"],
+        ["inspect", "run.yaml", "--first", "1", "--id", "a"],
+        ["inspect", "run.yaml", "--split", "tset"],
+        ["cache"],
+        ["cache", "diff", "one"],
+        ["cache", "ls", "one", "two"],
+        ["cache", "rm", "--older-than", "soon"],
+        ["report", "one", "two"],
+    ],
+    ids=" ".join,
+)
+def test_arguments_that_mean_nothing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+def test_the_console_script_and_the_module_are_one_program(root: Path) -> None:
+    """As the deepspeed launcher calls it, too: with the local rank before the verb."""
+    (script,) = entry_points(group="console_scripts", name="flare-ds")
+    assert script.load() is main
+    config = str(write_config(toy_settings(root)))
+    command = [sys.executable, "-m", "flare_ds", "--local_rank=0", "prepare", config, "train.steps=0"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr.startswith("flare-ds: ") and "train.steps=0" in process.stderr
+
+
+def test_translate_prints_where_the_translations_are(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paths on stdout, how good they are on stderr; the translation itself has tests of its own."""
+    called = []
+
+    def translate(config: Config, *, workers: int) -> list[Path]:
+        called.append((config.task.target_language, workers))
+        return [Path("translations/a"), Path("translations/b")]
+
+    monkeypatch.setattr("flare_ds.translation.run.translate", translate)
+    monkeypatch.setattr("flare_ds.translation.run.describe", lambda task, directories: ["a: 3 rows failed"])
+    config = str(write_config(toy_settings(root)))
+    assert main(["translate", config, "--workers", "2", "task.target_language=es"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "translations/a\ntranslations/b\n" and captured.err.endswith("a: 3 rows failed\n")
+    assert called == [("es", 2)]
+
+
+def test_translate_with_nothing_to_do(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "translate", str(write_config(toy_settings(root))))
+    assert "task.sides='own'" in message and "nothing is to be translated" in message
 
 
 def test_a_missing_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,18 +35,22 @@ def write_run(root: Path, name: str, method: str, seed: int, correct=None, *, ta
 
 def write_result(directory: Path, method: str, correct, seed: int) -> None:
     rows = [{"id": f"r{i}", "label": "yes", "prediction": "yes" if right else "no"} for i, right in enumerate(correct)]
-    (directory / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    metrics = {
-        "schema": 1,
-        "metric": "accuracy",
-        "score": float(np.mean(correct)),
-        "num_examples": len(correct),
-        "confidence_interval": [0.111, 0.999],
-    }
-    (directory / "metrics.json").write_text(json.dumps(metrics))
+    write_scores(directory, "accuracy", float(np.mean(correct)), rows)
     if method != "zero_shot":
         costs = {"trained_parameters": 123456, "median_step_seconds": 1.0 + seed, "tokens_per_second": 1000.0 * seed}
         (directory / "training.json").write_text(json.dumps(costs))
+
+
+def write_scores(directory: Path, metric: str, score: float, rows: list[dict]) -> None:
+    (directory / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = {
+        "schema": 2,
+        "metric": metric,
+        "score": score,
+        "num_examples": len(rows),
+        "confidence_interval": [0.111, 0.999],
+    }
+    (directory / "metrics.json").write_text(json.dumps(metrics))
 
 
 def write_log(directory: Path, *lines: dict, torn: str = "") -> None:
@@ -54,7 +58,7 @@ def write_log(directory: Path, *lines: dict, torn: str = "") -> None:
 
 
 def validation(step: int, score: float) -> dict:
-    return {"step": step, "validation_accuracy": score, "validation_loss": 1 - score}
+    return {"step": step, "validation_score": score, "validation_loss": 1 - score}
 
 
 def cells(text: str) -> list[list[str]]:
@@ -147,6 +151,62 @@ def test_runs_scored_on_different_rows_are_not_compared(tmp_path):
     assert "+0." not in text
 
 
+def differences(text: str) -> dict[str, tuple[float, list[float]]]:
+    """Of the table of differences: seeds, the difference, its bounds."""
+    lines = [row for row in cells(text) if len(row) == 5 and row[1][0].isdigit()]
+    return {row[1]: (float(row[3]), [float(bound) for bound in row[4].split(" to ")]) for row in lines}
+
+
+def test_free_answers_are_compared_by_their_exact_matches(tmp_path):
+    matches = {}
+    for method, share in (("flare", 0.7), ("lora", 0.5)):
+        for seed in (1, 2):
+            found = matches[method, seed] = random_correct(seed + len(method), share)
+            # What was said never equals a gold answer letter by letter.
+            rows = [
+                {"id": f"r{i}", "answers": ["Rome"], "prediction": "rome.", "exact_match": bool(match), "f1": 0.9}
+                for i, match in enumerate(found)
+            ]
+            directory = write_run(tmp_path, f"hi/{method}-seed{seed}", method, seed, [True])
+            write_scores(directory, "exact_match", float(found.mean()), rows)
+    text = report(tmp_path)
+    (line,) = [row for row in cells(text) if row[1] == "lora"]
+    assert float(line[3]) == pytest.approx(np.mean([matches["lora", seed] for seed in (1, 2)]), abs=5e-4)
+    values = sum(matches["flare", seed].astype(float) - matches["lora", seed] for seed in (1, 2)) / 2
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    mean, bounds = differences(text)["1, 2"]
+    assert mean == pytest.approx(values.mean(), abs=5e-4)
+    assert bounds == pytest.approx([values.mean() - half, values.mean() + half], abs=0.007)
+    assert "Score: exact_match on 300 test rows" in text
+
+
+def test_macro_f1_is_compared_as_itself_not_as_a_mean_over_rows(tmp_path):
+    """The rare class decides macro F1 and hardly moves accuracy."""
+    true = ["neutral"] * 180 + ["negative"] * 20
+    said = {"flare": true, "lora": ["neutral"] * 200}
+    for method, predictions in said.items():
+        directory = write_run(tmp_path, f"ace/{method}-seed1", method, 1, [True])
+        rows = [
+            {"id": f"r{i}", "label": label, "prediction": prediction}
+            for i, (label, prediction) in enumerate(zip(true, predictions, strict=True))
+        ]
+        write_scores(directory, "macro_f1", 1.0, rows)
+    mean, (lo, hi) = differences(report(tmp_path))["1"]
+    f1 = 2 * 0.9 / 1.9 / 2  # of the lora run: the rare class is never right
+    assert mean == pytest.approx(1 - f1, abs=5e-4)
+    samples = np.random.default_rng(0).binomial(200, 0.9, 20_000) / 200
+    expected = np.quantile(1 - samples / (1 + samples), [0.025, 0.975])
+    assert (lo, hi) == pytest.approx(expected, abs=0.002)
+
+
+def test_runs_scored_by_different_metrics_are_not_compared(tmp_path):
+    for method in ("flare", "lora"):
+        write_run(tmp_path, f"pl/{method}-seed1", method, 1, [True, True])
+    metrics = tmp_path / "pl/lora-seed1/metrics.json"
+    metrics.write_text(metrics.read_text().replace("accuracy", "macro_f1"))
+    assert "by other metrics" in report(tmp_path)
+
+
 def test_learning_curves_hold_the_validations(tmp_path):
     directory = write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True])
     write_log(
@@ -159,13 +219,21 @@ def test_learning_curves_hold_the_validations(tmp_path):
     out = tmp_path / "elsewhere"
     text = report(tmp_path, out=out)
     rows = list(csv.DictReader((out / "learning_curves.csv").open()))
-    assert [(row["run"], row["step"], row["validation_accuracy"]) for row in rows] == [
+    assert [(row["run"], row["step"], row["validation_score"]) for row in rows] == [
         ("pl/lora-seed1", "20", "0.5"),
         ("pl/lora-seed1", "40", "0.6"),
     ]
     assert (out / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "(learning_curves.png)" in text
     assert sorted(path.name for path in out.iterdir()) == ["learning_curves.csv", "learning_curves.png", "report.md"]
+
+
+def test_learning_curves_of_free_answers_have_no_loss(tmp_path):
+    directory = write_run(tmp_path, "hi/lora-seed1", "lora", 1, [True])
+    write_log(directory, {"step": 20, "validation_score": 0.5, "validation_exact_match": 0.5, "validation_f1": 0.6})
+    report(tmp_path)
+    (row,) = csv.DictReader((tmp_path / "learning_curves.csv").open())
+    assert (row["validation_score"], row["validation_loss"]) == ("0.5", "")
 
 
 def test_without_matplotlib_there_is_still_the_csv(tmp_path, monkeypatch):
@@ -193,8 +261,8 @@ def test_a_damaged_file_is_named(tmp_path, name):
 
 def test_metrics_of_another_schema_are_refused(tmp_path):
     write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True])
-    (tmp_path / "pl/lora-seed1/metrics.json").write_text('{"schema": 2}')
-    with pytest.raises(DataError, match="schema 2"):
+    (tmp_path / "pl/lora-seed1/metrics.json").write_text('{"schema": 1}')
+    with pytest.raises(DataError, match="schema 1"):
         report(tmp_path)
 
 

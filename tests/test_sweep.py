@@ -46,7 +46,7 @@ if verb == "train":
 if verb == "evaluate":
     rows = [{{"id": str(i), "label": "a", "prediction": "a" if i % 3 else "b"}} for i in range(30)]
     (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
-    metrics = {{"schema": 1, "metric": "accuracy", "score": 2 / 3, "num_examples": 30}}
+    metrics = {{"schema": 2, "metric": "accuracy", "score": 2 / 3, "num_examples": 30}}
     metrics["confidence_interval"] = [0.5, 0.8]
     (run / "metrics.json").write_text(json.dumps(metrics))
 if verb == "merge":

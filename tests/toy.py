@@ -6,6 +6,7 @@ better than chance, and one that fuses the source can be right every time.
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,9 +23,14 @@ FILLER = [f"word{i}" for i in range(20)]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def write_model(directory: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) -> Path:
+WORDS = ["Review", ":", "Sentiment", *LABELS, *SIGNAL.values(), *FILLER]
+
+
+def write_model(
+    directory: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0, words: Sequence[str] = WORDS
+) -> Path:
     """A random Llama with a word-level tokenizer."""
-    words = ["<bos>", "<eos>", "<pad>", "<unk>", "Review", ":", "Sentiment", *LABELS, *SIGNAL.values(), *FILLER]
+    words = ["<bos>", "<eos>", "<pad>", "<unk>", *words]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])

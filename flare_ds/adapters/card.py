@@ -20,6 +20,13 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_text
 
 CARD = "README.md"
+_METRICS = {
+    "accuracy": ("accuracy", "accuracy"),
+    "macro_f1": ("f1", "macro F1"),
+    "exact_match": ("exact_match", "exact match"),
+    "f1": ("f1", "F1"),
+}
+"""Figures the card tells: what the hub calls each, and what a reader does."""
 
 
 def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | None = None) -> None:
@@ -28,7 +35,7 @@ def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | Non
     Args:
         directory: the adapter's.
         config: the run's settings.
-        test: accuracy, (macro) f1 and number of rows of the test split; None: not evaluated yet.
+        test: figures and number of examples of the test split; None: not evaluated yet.
 
     Raises:
         CheckpointError: the adapter's files are missing or damaged.
@@ -73,7 +80,7 @@ def _front_matter(
     results = [
         _result(config, split, metric, scores[metric])
         for split, scores in splits
-        for metric in ("accuracy", "f1")
+        for metric in _METRICS
         if metric in scores
     ]
     words_only = config.adapter.train_head and config.train.objective == "labels"
@@ -92,13 +99,15 @@ def _front_matter(
 
 def _result(config: Config, split: str, metric: str, value: float) -> EvalResult:
     language = config.task.target_language
+    kind, name = _METRICS[metric]
     return EvalResult(
-        task_type="text-classification",
+        task_type="question-answering" if metric in ("exact_match", "f1") else "text-classification",
         dataset_type=config.task.name,
         dataset_name=f"{config.task.name} ({language})",
         dataset_config=language,
         dataset_split=split,
-        metric_type=metric,
+        metric_type=kind,
+        metric_name=name,
         metric_value=value,
     )
 
@@ -125,14 +134,16 @@ def _description(config: Config, trained: int) -> str:
 
 
 def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None) -> str:
-    rows = ["| split | accuracy | macro F1 | rows |", "|---|---|---|---|"]
+    scored = [scores for scores in (validation, test) if scores is not None]
+    if not scored:
+        return "## Scores\n\nNot evaluated yet."
+    metrics = [metric for metric in _METRICS if metric in scored[0]]
+    rows = [["split", *(_METRICS[metric][1] for metric in metrics), "examples"], ["---"] * (len(metrics) + 2)]
     if validation is not None:
-        rows.append(f"| validation (step {validation['step']}) | {validation['accuracy']:.4f} | – | – |")
+        rows.append([f"validation (step {validation['step']})", *(f"{validation[m]:.4f}" for m in metrics), "–"])
     if test is not None:
-        rows.append(f"| test | {test['accuracy']:.4f} | {test['f1']:.4f} | {test['rows']} |")
-    if len(rows) == 2:
-        rows = ["Not evaluated yet."]
-    return "## Scores\n\n" + "\n".join(rows)
+        rows.append(["test", *(f"{test[m]:.4f}" for m in metrics), str(test["examples"])])
+    return "## Scores\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _how_to_load(config: Config, plain: bool) -> str:

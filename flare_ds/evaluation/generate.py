@@ -6,25 +6,42 @@ nothing until the last rank's have. With evaluate.whole_model each rank decodes 
 Legend: S sources, B rows a stream, X rows that decode: the target's B, or (S+1)·B with the sources first.
 """
 
-import sys
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import Cache
-from flare_ds.data.collate import Batch, collate
+from flare_ds.data.collate import Batch
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
-from flare_ds.evaluation.ranked import longest_prompts, streams_of
 from flare_ds.exceptions import ConfigError
 from flare_ds.training.engine import RunningModel
-from flare_ds.training.process_group import device, gather_objects, rank, world_size
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An answer as the model said it.
+
+    Attributes:
+        tokens: without the eos.
+        log_probability: mean over its tokens and the eos, if it came to one, whatever the temperature.
+    """
+
+    tokens: list[int]
+    log_probability: float
+
+    def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The answer in words. It is one line: what an untrained model says behind it is no part of it."""
+        said = tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(said).strip().partition("\n")[0].rstrip()
 
 
 def with_whole_head(config: Config) -> Config:
@@ -42,16 +59,22 @@ def with_whole_head(config: Config) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"objective": "vocabulary"})})
 
 
-def eos_ids(base: PreTrainedModel) -> list[int]:
-    """The tokens that end an answer; none: every answer has generate.max_new_tokens."""
+def eos_ids(base: PreTrainedModel, trained: int | None) -> list[int]:
+    """The tokens that end an answer; none: every answer has generate.max_new_tokens.
+
+    Args:
+        base: whose generation settings name some.
+        trained: the tokenizer's eos, with which answers end in training, whatever those settings say.
+    """
     settings = base.generation_config
-    ids = None if settings is None else settings.eos_token_id
-    return [ids] if isinstance(ids, int) else list(ids or [])
+    named = None if settings is None else settings.eos_token_id
+    ids = {named} if isinstance(named, int) else set(named or [])
+    return sorted(ids if trained is None else ids | {trained})
 
 
 def generate_split(
     running: RunningModel, cache: Cache, split_name: str, config: Config, *, states: StateStore | None
-) -> list[list[int]]:
+) -> list[Decoded]:
     """Decode an answer for every row of a split; a collective, with the same result on every rank.
 
     Args:
@@ -62,29 +85,20 @@ def generate_split(
         states: the run's stored source states, if its provider stores them.
 
     Returns:
-        Answer tokens of each row in cache order, without the eos.
+        The answer of each row in cache order.
     """
-    split, streams = cache.split(split_name), streams_of(config)
-    stored = None if states is None else states.split(split_name)
-    lengths = longest_prompts(split, streams)
-    batches = evaluation_batches(lengths, world_size=world_size(), batch_size=config.evaluate.batch_size)[rank()]
-    mine: list[tuple[int, list[int]]] = []
-    for micro_batch in tqdm(batches, desc=split_name, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr):
-        batch = collate(split, micro_batch, streams=streams, objective="labels", pad_id=cache.pad_id, stored=stored)
-        rows = micro_batch.rows.tolist()
-        answers = generate(running, batch.to(device()), config, eos=eos_ids(running.model.base), rows=rows)
-        kept = zip(rows, answers, micro_batch.weights.tolist(), strict=True)
-        mine += [(row, answer) for row, answer, weight in kept if weight]
-    decoded = [pair for part in gather_objects(mine) for pair in part]
-    by_row = dict(decoded)
-    assert len(by_row) == len(decoded) == len(split), "a row was decoded twice or not at all"
-    return [by_row[row] for row in range(len(split))]
+    eos = eos_ids(running.model.base, cache.manifest.eos_id)
+
+    def ask(batch: Batch, rows: list[int]) -> list[Decoded]:
+        return generate(running, batch, config, eos=eos, rows=rows)
+
+    return ask_each_row(ask, cache, split_name, config, states=states)
 
 
 @torch.no_grad()
 def generate(
     running: RunningModel, batch: Batch, config: Config, *, eos: Sequence[int], rows: Sequence[int]
-) -> list[list[int]]:
+) -> list[Decoded]:
     """Decode an answer for every target row of a batch; a collective where the model is sharded.
 
     Args:
@@ -95,7 +109,7 @@ def generate(
         rows: a number for each of the B rows, from which its random draws follow.
 
     Returns:
-        Answer tokens of each row, without the eos.
+        The answer of each row.
     """
     running.root.eval()
     decoder = Decoder(running, batch, config.adapter.span)
@@ -107,15 +121,18 @@ def generate(
     alive_X = torch.cat([has_source_X, batch.weights_B > 0])
     eos_E = torch.tensor(eos, dtype=torch.long, device=alive_X.device)
     tokens: list[Tensor] = []
+    log_probabilities: list[Tensor] = []
     with decoder.remembering():
         logits_XK = decoder.prefill()
         while True:
             tokens.append(choose(logits_XK))
+            log_probabilities.append(-F.cross_entropy(logits_XK.float(), tokens[-1], reduction="none"))
             alive_X = alive_X & ~torch.isin(tokens[-1], eos_E)
             if len(tokens) == config.generate.max_new_tokens or not _anyone(running, alive_X[-len(rows) :]):
                 break
             logits_XK = decoder.step(tokens[-1], alive_X)
-    return [_until(row, eos) for row in torch.stack(tokens, 1)[-len(rows) :].tolist()]
+    said = zip(torch.stack(tokens, 1).tolist(), torch.stack(log_probabilities, 1).tolist(), strict=True)
+    return [_decoded(*row, eos) for row in list(said)[-len(rows) :]]
 
 
 def _anyone(running: RunningModel, alive_B: Tensor) -> bool:
@@ -126,7 +143,7 @@ def _anyone(running: RunningModel, alive_B: Tensor) -> bool:
     return bool(going)
 
 
-def _until(tokens: list[int], eos: Sequence[int]) -> list[int]:
-    """The tokens before the first eos."""
+def _decoded(tokens: list[int], log_probabilities: list[float], eos: Sequence[int]) -> Decoded:
+    """The answer up to the first eos, which counts in its probability."""
     end = next((place for place, token in enumerate(tokens) if token in eos), len(tokens))
-    return tokens[:end]
+    return Decoded(tokens[:end], statistics.fmean(log_probabilities[: end + 1]))

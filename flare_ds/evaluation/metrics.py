@@ -1,78 +1,127 @@
-"""What the predictions on held-out rows say, and how sure of it one may be.
+"""Scores of held-out examples, and how sure of them one may be.
 
-Intervals are 95 % percentile bootstraps over examples: the test rows are the sample, the training seed is not. They
-say how far the score would move with other test rows, not with another seed. All rows right (or wrong) gives an
-interval of no width.
+A score is a function of the mean, over examples, of some numbers each example gives:
 
-Shape suffixes: N examples, R resamples, V distinct values, C classes.
+    accuracy, exact_match    1 where it is right, else 0                   the mean itself
+    macro_f1                 three for each class, 1 where that class is   mean over classes of 2·right / (said + true)
+                             both said and true (right), said, true
+
+So one bootstrap serves all: draw examples, take the mean of their numbers, then the function. Intervals are 95 %
+percentiles: the test examples are the sample, the training seed is not. They say how far the score would move with
+other examples, not with another seed. All right (or wrong) gives an interval of no width.
+
+Shape suffixes: N examples, S systems (runs of different seeds, say), F numbers an example gives, R resamples,
+V distinct examples, C classes.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from flare_ds.tasks.base import Metric
 
 RESAMPLES = 10_000
 _TAILS = (0.025, 0.975)
 
+Outcome = bool | tuple[str, str]
+"""What a metric sees of one example: whether it is right, or the label that was said and the true one (macro_f1)."""
+
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of a − b over the same examples, with its 95 % confidence interval."""
+    """Score of a − score of b on the same examples, with its 95 % confidence interval."""
 
     mean: float
     lo: float
     hi: float
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Share of the N predictions (words or indices) that equal their label."""
-    predictions_N, labels_N = _paired(predictions, labels)
-    return float(np.mean(predictions_N == labels_N))
+def outcome(metric: Metric, record: Mapping[str, Any]) -> Outcome:
+    """What a metric sees of a line of predictions.jsonl.
+
+    Raises:
+        KeyError: the line lacks a field.
+    """
+    if metric == "exact_match":
+        return bool(record["exact_match"])
+    said, true = record["prediction"], record["label"]
+    return (said, true) if metric == "macro_f1" else said == true
 
 
-def macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Mean F1 over the classes that occur among the N predictions or labels; a class never right counts 0."""
-    predictions_N, labels_N = _paired(predictions, labels)
-    classes_C = np.unique(np.concatenate([predictions_N, labels_N]))
-    predicted_CN = predictions_N == classes_C[:, None]
-    labelled_CN = labels_N == classes_C[:, None]
-    hits_C = (predicted_CN & labelled_CN).sum(axis=1)
-    return float(np.mean(2 * hits_C / (predicted_CN.sum(axis=1) + labelled_CN.sum(axis=1))))
+def score(metric: Metric, outcomes: Sequence[Outcome]) -> float:
+    """The score of one system on N examples.
+
+    Macro F1 is over the classes that are said or true at least once; a class never right counts 0.
+    """
+    return float(_scores(metric, _numbers(metric, [outcomes]).mean(0))[0])
 
 
-def confidence_interval(correct: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """Bounds of the mean of `correct` [N]: booleans, or each example's mean over several training seeds."""
-    lo, hi = np.quantile(_bootstrap_means(np.asarray(correct, dtype=np.float64), seed), _TAILS)
-    return float(lo), float(hi)
-
-
-def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, seed: int = 0) -> PairedDifference:
-    """Compare two systems on the same examples, in the same order.
+def confidence_interval(metric: Metric, systems: Sequence[Sequence[Outcome]], seed: int = 0) -> tuple[float, float]:
+    """Bounds of the mean score of S systems on the same N examples, in the same order.
 
     Args:
-        correct_a: [N] booleans, or means over training seeds.
-        correct_b: [N] the same for the other system.
+        metric: what is bounded.
+        systems: outcomes of each.
         seed: of the bootstrap.
     """
-    a_N, b_N = _paired(correct_a, correct_b)
-    difference_N = a_N.astype(np.float64) - b_N.astype(np.float64)
-    lo, hi = confidence_interval(difference_N, seed)
-    return PairedDifference(float(difference_N.mean()), lo, hi)
+    return _bounds(_resampled(metric, systems, seed).mean(1))
 
 
-def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray, NDArray]:
-    a_N, b_N = np.asarray(a), np.asarray(b)
-    assert a_N.ndim == 1 and a_N.shape == b_N.shape and a_N.size > 0, (a_N.shape, b_N.shape)
-    return a_N, b_N
+def paired_difference(
+    metric: Metric, systems_a: Sequence[Sequence[Outcome]], systems_b: Sequence[Sequence[Outcome]], seed: int = 0
+) -> PairedDifference:
+    """Compare the mean scores of two sets of systems on the same N examples, in the same order.
 
-
-def _bootstrap_means(values_N: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Means of resampled examples, [R].
-
-    Drawing N examples with replacement is drawing how often each distinct value comes up: the same distribution,
-    without N x R indices.
+    Args:
+        metric: what is compared.
+        systems_a: outcomes of each.
+        systems_b: outcomes of each of the others.
+        seed: of the bootstrap.
     """
-    distinct_V, counts_V = np.unique(values_N, return_counts=True)
-    drawn_RV = np.random.default_rng(seed).multinomial(values_N.size, counts_V / values_N.size, size=RESAMPLES)
-    return drawn_RV @ distinct_V / values_N.size
+    scores_RS = _resampled(metric, [*systems_a, *systems_b], seed)
+    lo, hi = _bounds(scores_RS[:, : len(systems_a)].mean(1) - scores_RS[:, len(systems_a) :].mean(1))
+    mean_a, mean_b = (np.mean([score(metric, system) for system in side]) for side in (systems_a, systems_b))
+    return PairedDifference(float(mean_a - mean_b), lo, hi)
+
+
+def _numbers(metric: Metric, systems: Sequence[Sequence[Outcome]]) -> NDArray[np.float64]:
+    """What each example gives for each system: [N, S, F]."""
+    examples = len(systems[0])
+    assert examples and all(len(system) == examples for system in systems), [len(system) for system in systems]
+    if metric != "macro_f1":
+        return np.array(systems, np.float64).T[:, :, None]
+    said_NS, true_NS = np.array(systems).transpose(2, 1, 0)
+    classes_C = np.unique([said_NS, true_NS])
+    said_NSC, true_NSC = said_NS[..., None] == classes_C, true_NS[..., None] == classes_C
+    return np.concatenate([said_NSC & true_NSC, said_NSC, true_NSC], axis=-1).astype(np.float64)
+
+
+def _scores(metric: Metric, means_xSF: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The score of each system from the mean of its examples' numbers: [..., S]."""
+    if metric != "macro_f1":
+        return means_xSF[..., 0]
+    right_xSC, said_xSC, true_xSC = np.split(means_xSF, 3, axis=-1)
+    occurs_xSC = said_xSC + true_xSC > 0
+    f1_xSC = 2 * right_xSC / np.where(occurs_xSC, said_xSC + true_xSC, 1)
+    return f1_xSC.sum(-1) / occurs_xSC.sum(-1)
+
+
+def _resampled(metric: Metric, systems: Sequence[Sequence[Outcome]], seed: int) -> NDArray[np.float64]:
+    """Scores of all systems on the same resampled examples, [R, S].
+
+    Drawing N examples with replacement is drawing how often each distinct one comes up: the same distribution,
+    without R x N indices.
+    """
+    numbers_NSF = _numbers(metric, systems)
+    distinct_VSF, counts_V = np.unique(numbers_NSF, axis=0, return_counts=True)
+    examples = len(numbers_NSF)
+    drawn_RV = np.random.default_rng(seed).multinomial(examples, counts_V / examples, size=RESAMPLES)
+    return _scores(metric, np.tensordot(drawn_RV, distinct_VSF, 1) / examples)
+
+
+def _bounds(scores_R: NDArray[np.float64]) -> tuple[float, float]:
+    lo, hi = np.quantile(scores_R, _TAILS)
+    return float(lo), float(hi)

@@ -23,6 +23,7 @@ from transformers import (
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.quantized import finish_quantized, quantization_config
+from flare_ds.models.sentencepiece_file import bare_model_file, load_model_file
 
 
 def load_base(model: ModelConfig) -> PreTrainedModel:
@@ -56,11 +57,13 @@ def load_base(model: ModelConfig) -> PreTrainedModel:
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """Load the base's tokenizer.
+    """Load the base's tokenizer; where its directory holds but a sentencepiece file, or is one, from that.
 
     Raises:
         ConfigError: there is none at `model.base`.
     """
+    if file := bare_model_file(model.base):
+        return load_model_file(file)
     _check_base(model.base)
     try:
         return AutoTokenizer.from_pretrained(model.base, trust_remote_code=False)

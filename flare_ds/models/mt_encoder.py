@@ -7,20 +7,15 @@ brings the states to the base's width.
 Legend: B texts, M columns, n tokens of a text, D the encoder's width.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flare_ds.config import SourceConfig
-from flare_ds.exceptions import ConfigError
-from flare_ds.registry import suggestion
-
-_FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
-_NLLB_TAG = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+from flare_ds.data.mt_tokens import load_mt_tokenizer, unusable
 
 
 class MTEncoder:
@@ -41,7 +36,7 @@ class MTEncoder:
         try:
             model = AutoModelForSeq2SeqLM.from_pretrained(str(source.mt_encoder), dtype=dtype, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
-            raise _unusable(source, error) from error
+            raise unusable(source, error) from error
         self.encoder: PreTrainedModel = model.get_encoder().eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
@@ -57,38 +52,6 @@ class MTEncoder:
         return [hidden_BMD[row, : len(text), None] for row, text in enumerate(texts)]
 
 
-def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
-    """Load the encoder's tokenizer, set to the target language.
-
-    Raises:
-        ConfigError: there is none, or it does not know `source.mt_language`.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.mt_encoder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unusable(source, error) from error
-    known = _language_tags(tokenizer)
-    if not known:
-        raise _unusable(source, "its tokenizer has no language tags")
-    if source.mt_language not in known:
-        raise ConfigError(
-            f"source.mt_language={source.mt_language!r} is no language of source.mt_encoder={source.mt_encoder!r}",
-            fix=suggestion(str(source.mt_language), known),
-        )
-    tokenizer.src_lang = source.mt_language
-    return tokenizer
-
-
-def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, longest: int) -> list[list[int]]:
-    """Token ids of each text, tag and end mark included; a longer text loses its end."""
-    return tokenizer(list(texts), truncation=True, max_length=longest, verbose=False)["input_ids"]
-
-
-def mt_text(fields: Mapping[str, str]) -> str:
-    """What the encoder reads of a row: its fields in the task's order, without the prompt around them."""
-    return " ".join(fields.values())
-
-
 def mt_width(source: SourceConfig) -> int:
     """Width of the encoder's states.
 
@@ -98,7 +61,7 @@ def mt_width(source: SourceConfig) -> int:
     try:
         return AutoConfig.from_pretrained(str(source.mt_encoder), trust_remote_code=False).hidden_size
     except (OSError, ValueError) as error:
-        raise _unusable(source, error) from error
+        raise unusable(source, error) from error
 
 
 def make_projection(source: SourceConfig, width: int, *, seed: int) -> nn.Linear:
@@ -110,13 +73,3 @@ def make_projection(source: SourceConfig, width: int, *, seed: int) -> nn.Linear
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Linear(mt_width(source), width, dtype=torch.float32)
-
-
-def _language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """M2M100 lists its languages; NLLB's are special tokens such as `pol_Latn`."""
-    listed = getattr(tokenizer, "lang_code_to_id", None)
-    return set(listed) if listed else {token for token in tokenizer.all_special_tokens if _NLLB_TAG.fullmatch(token)}
-
-
-def _unusable(source: SourceConfig, reason: object) -> ConfigError:
-    return ConfigError(f"source.mt_encoder={source.mt_encoder!r} cannot be used: {reason}", fix=_FIX)

@@ -1,66 +1,113 @@
-"""What a task is: rows that are the same in several languages, a prompt, and the label words that may answer it."""
+r"""What a task is: rows in several languages, a prompt, and either label words or free answers.
+
+    rows of a language ──read──> Row(id, fields, label | answers) ──prompt──> "Premise: ...\nLabel:" ──> " neutral"
+
+Rows of several languages meet by their ids; what a row asks is the prompt, and what answers it continues the prompt.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from flare_ds.exceptions import DataError
 from flare_ds.registry import Registry, suggestion
 
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Pool = Literal["all", "train", "validation", "test"]
+"""A part of a data set as its publisher cut it; `all` where nobody did."""
+Metric = Literal["accuracy", "macro_f1", "exact_match"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One right answer in free text.
+
+    Attributes:
+        text: the answer.
+        start: where it stands in the task's long field, in characters; None: it was not found there.
+    """
+
+    text: str
+    start: int | None = None
+
 
 @dataclass(frozen=True)
 class Row:
-    """One labelled example in one language.
+    """One example in one language.
 
     Attributes:
-        id: the same in every language, so the two sides of a pair meet by it.
+        id: the same in every language, so the sides of a pair meet by it.
         fields: the texts the prompt is made of, by name; each may be empty, none is missing.
-        label: index into the task's `labels`.
+        label: index into the task's `labels`; None where answers are free text.
+        answers: the right answers, the first of which is trained on; none where there are label words.
     """
 
     id: str
     fields: Mapping[str, str]
-    label: int
+    label: int | None = None
+    answers: tuple[Answer, ...] = ()
 
 
 class Task(ABC):
-    """A labelled data set that exists, row by row, in several languages.
+    """A data set that exists, row by row, in one or several languages.
 
     Attributes:
         name: how configs call it.
         version: raised whenever the same files would give other rows or prompts, so that caches are rebuilt.
         languages: codes of the languages it has.
-        original_language: the one the rows were written in; its text decides the split.
-        labels: the label words, in the order of `Row.label`.
-        long_field: the field that is cut when a prompt is too long.
+        nllb_tags: NLLB tags of languages that `flare_ds.tasks.languages` does not know, by code.
+        parallel: whether a row says the same in every language; otherwise the other side is machine-translated.
+        original_language: the one the rows were written in, whose text decides a split made by us; None where each
+            language was written by itself.
+        pools: the parts it is published in: all; train and test; or train, validation and test.
+        fields: names of a row's texts, in the order they are said.
+        split_fields: those whose text decides a split made by us, so that rows that share them stay together.
+        long_field: the field that is cut, or read through windows, when a prompt is too long.
+        labels: the label words, in the order of `Row.label`; none where answers are free text.
         metric: how predictions are scored.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int]
-    languages: ClassVar[tuple[str, ...]]
-    original_language: ClassVar[str]
-    labels: ClassVar[tuple[str, ...]]
-    long_field: ClassVar[str]
-    metric: ClassVar[Literal["accuracy"]] = "accuracy"
+    name: str
+    version: int
+    languages: tuple[str, ...]
+    nllb_tags: Mapping[str, str] = {}
+    parallel: bool = True
+    original_language: str | None = None
+    pools: tuple[Pool, ...] = ("all",)
+    fields: tuple[str, ...] = ("text",)
+    split_fields: tuple[str, ...] = ("text",)
+    long_field: str = "text"
+    labels: tuple[str, ...] = ()
+    metric: Metric = "accuracy"
 
     @abstractmethod
-    def read(self, directory: Path, language: str) -> list[Row]:
-        """Read every row the data set has in one language.
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterable[Row]:
+        """Read the rows of one language and pool, in the order of the files; may be lazy.
+
+        Args:
+            data_dir: directory that holds the task's files; None: the hub.
+            language: one of `languages`.
+            pool: one of `pools`.
 
         Raises:
-            DataError: the task lacks the language, or a file is missing or malformed (naming file and row).
+            DataError: the task lacks the language, or a file or row is missing or malformed (naming file, row and
+                field).
         """
 
     @abstractmethod
     def prompt(self, fields: Mapping[str, str]) -> str:
-        """Render one row; the text ends so that a space and a label word continue it."""
+        """Render one row; the text ends so that a space and a label word or an answer continue it."""
 
     def covers(self, row_id: str, language: str) -> bool:
         """Whether the data set has this row in that language: False only for gaps known and documented."""
         return True
+
+    @property
+    def free_answers(self) -> bool:
+        """Whether answers are free text rather than label words."""
+        return not self.labels
 
     def check_language(self, language: str) -> None:
         """Refuse a language the task lacks.

@@ -4,13 +4,11 @@ Labels are from human annotators of the Polish originals. The English side is it
 translating a target back to English is an unusually strong baseline here. Licence: CC BY 4.0.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from flare_ds.exceptions import DataError
-from flare_ds.tasks.base import TASKS, Row, Task
+from flare_ds.tasks.base import TASKS, Pool, Row, Task
+from flare_ds.tasks.bigbench import path_in, read_choice, read_examples
 
 _DOMAINS = ("medicine", "products")
 _UNALIGNED = {("medicine", "pt")}
@@ -25,17 +23,16 @@ class MultiEmo(Task):
     languages = ("en", "pl", "de", "es", "fr", "it", "ja", "nl", "pt", "ru", "zh")
     original_language = "pl"
     labels = ("positive", "negative", "neutral", "ambivalent")
-    long_field = "text"
 
-    def read(self, directory: Path, language: str) -> list[Row]:
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
         """Read both domains of one language; ids are `<domain>-<row index>`.
 
         Raises:
             DataError: the language is not one of MultiEmo's, or a file is missing or malformed.
         """
         self.check_language(language)
-        files = self.files(language)
-        return [row for domain, name in files.items() for row in self._read_file(directory / name, domain)]
+        paths = {domain: path_in(data_dir, name, self.name) for domain, name in self.files(language).items()}
+        return [row for domain, path in paths.items() for row in self._read_file(path, domain)]
 
     def prompt(self, fields: Mapping[str, str]) -> str:
         """The sentence, then the word `Sentiment:`."""
@@ -51,38 +48,10 @@ class MultiEmo(Task):
         domains = [domain for domain in _DOMAINS if (domain, language) not in _UNALIGNED]
         return {domain: f"{domain}_sentence_{language}.json" for domain in domains}
 
-    def _read_file(self, path: Path, domain: str) -> list[Row]:
-        examples = _load_examples(path)
-        return [self._parse(example, f"{domain}-{index}", path) for index, example in enumerate(examples)]
-
-    def _parse(self, example: Any, row_id: str, path: Path) -> Row:
-        try:
-            text, scores = example["input"], example["target_scores"]
-            chosen = [word for word in self.labels if scores[word] == 1]
-        except (TypeError, KeyError) as error:
-            raise _malformed(path, row_id, f"is not a labelled text: {example!r:.100}") from error
-        if not isinstance(text, str):
-            raise _malformed(path, row_id, f"has input={text!r}, not a text")
-        if len(chosen) != 1 or set(scores) != set(self.labels):
-            raise _malformed(path, row_id, f"has target_scores={scores!r}, not exactly one of {', '.join(self.labels)}")
-        return Row(row_id, {"text": text.strip()}, self.labels.index(chosen[0]))
-
-
-def _load_examples(path: Path) -> list[Any]:
-    try:
-        examples = json.loads(path.read_text(encoding="utf-8"))["examples"]
-    except OSError as error:
-        fix = "run `flare-ds fetch data multiemo` and set task.data_dir to the path it prints"
-        raise DataError(f"cannot read {path}: {error.strerror}", fix=fix) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is not a MultiEmo file: {error}", fix="delete it and fetch it again") from error
-    if not isinstance(examples, list) or not examples:
-        raise DataError(f"{path} holds no list of examples", fix="delete it and fetch it again")
-    return examples
-
-
-def _malformed(path: Path, row_id: str, what: str) -> DataError:
-    return DataError(f"row {row_id} of {path} {what}", fix="delete the file and fetch it again, or mend that row")
+    def _read_file(self, path: Path, domain: str) -> Iterator[Row]:
+        for number, record in enumerate(read_examples(path, self.name)):
+            fields = {"text": record.text("input").strip()}
+            yield Row(f"{domain}-{number}", fields, read_choice(record, self.labels))
 
 
 TASKS.add(MultiEmo.name, MultiEmo())

@@ -7,7 +7,7 @@ A shipped JSON says how to shard and in which precision; `"auto"` stands where t
     stage3_prefetch_bucket_size          1 layer
     stage3_param_persistence_threshold   just over the largest adapter matrix: adapters are never partitioned away
 
-Batch sizes, accumulation and clipping always come from the YAML.
+The micro-batch size and the clipping always come from the YAML; micro-steps are counted by the trainer.
 """
 
 import json
@@ -44,16 +44,11 @@ def resolve_ds_config(config: Config, shape: PreTrainedModel, world_size: int) -
     zero.update({key: value for key, value in _sizes(config, shape).items() if zero.get(key) == "auto"})
     settings.update(
         train_micro_batch_size_per_gpu=config.train.micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(config, world_size),
+        gradient_accumulation_steps=1,  # how many micro-steps a step has differs: the trainer says which is the last
         gradient_clipping=config.train.max_grad_norm,
     )
     settings.pop("train_batch_size", None)
     return settings
-
-
-def accumulation_steps(config: Config, world_size: int) -> int:
-    """Micro-steps an optimizer step, on every rank."""
-    return -(-config.train.batch_size // (config.train.micro_batch_size * world_size))
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The loss: cross-entropy of the answers, normalised so that ranks and micro-steps add up to one global mean.
 
-DeepSpeed averages over ranks and over micro-steps. With unequal rows (or label tokens) that average is not the mean
-over the step's examples, so each micro-batch's loss is its own *sum* over the step's global count, times the number
-of ranks and micro-steps that DeepSpeed will divide by.
+DeepSpeed averages over ranks. With unequal rows (or label tokens) that average is not the mean over the step's
+examples, so each micro-batch's loss is its own *sum* over the step's global count, times the number of ranks that
+DeepSpeed will divide by. Over micro-steps it only sums: the trainer tells it which of them is the last.
 
 Legend: B rows, N answer positions, K logits.
 """
@@ -21,6 +21,6 @@ def loss_sum(logits_BNK: Tensor, answers_BN: Tensor, weights_B: Tensor) -> Tenso
     return (losses_BN * weights_B[:, None]).sum()
 
 
-def for_deepspeed(loss: Tensor, *, step_targets: int, world_size: int, micro_steps: int) -> Tensor:
+def for_deepspeed(loss: Tensor, *, step_targets: int, world_size: int) -> Tensor:
     """Scale a micro-batch's loss sum so that DeepSpeed's averaging yields the mean over the step's targets."""
-    return loss * (world_size * micro_steps / step_targets)
+    return loss * (world_size / step_targets)

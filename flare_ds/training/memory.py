@@ -12,7 +12,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from flare_ds.config import Config
+from flare_ds.config import Config, TrainConfig
 from flare_ds.exceptions import HostError
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.quantized import stored_size
@@ -30,24 +30,24 @@ class Estimate:
     Attributes:
         fixed: its shard of the base, the gathered layers and the embedding, the adapter and its optimizer; at least
             the whole base if that is quantised, since it is sharded after it is loaded.
-        per_row: what one row of the longest length keeps for the backward pass.
+        per_token: what a padded token, of any stream that runs, keeps for the backward pass.
     """
 
     fixed: float
-    per_row: float
+    per_token: float
 
-    def bytes(self, rows: int) -> float:
-        """The peak with so many rows a micro-batch."""
-        return self.fixed + rows * self.per_row
+    def bytes(self, tokens: int) -> float:
+        """The peak with so many padded tokens in a micro-batch."""
+        return self.fixed + tokens * self.per_token
 
 
-def estimate_memory(config: Config, shape: PreTrainedModel, *, longest: int, ranks: int) -> Estimate:
+def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ranks: int) -> Estimate:
     """Estimate a training rank's peak memory.
 
     Args:
         config: the run's settings.
         shape: the base on the meta device.
-        longest: tokens of the longest row.
+        streams: how many run, the target's included.
         ranks: how many share the base.
     """
     text = shape.config.get_text_config()
@@ -55,32 +55,47 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, longest: int, ran
     embedding = getattr(torch, config.model.dtype).itemsize * text.vocab_size * text.hidden_size
     layer = (weights - embedding) / text.num_hidden_layers
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
-    per_token = 4 * (12 * text.hidden_size + 6 * text.intermediate_size) * text.num_hidden_layers
-    streams = 1 + 0.2 * config.sources
+    per_target_token = 4 * (12 * text.hidden_size + 6 * text.intermediate_size) * text.num_hidden_layers
+    per_column = (1 + 0.2 * config.sources) * per_target_token
     training = weights / ranks + embedding + 2.5 * layer
     loading = 0.0 if config.model.quantization == "none" else weights
-    return Estimate(fixed=max(training, loading) + _RUNTIME, per_row=streams * longest * per_token)
+    return Estimate(fixed=max(training, loading) + _RUNTIME, per_token=per_column / streams)
 
 
-def check_memory(config: Config, shape: PreTrainedModel, *, longest: int) -> None:
+def check_memory(config: Config, shape: PreTrainedModel, *, row_tokens: int, streams: int) -> None:
     """Refuse a micro-batch that cannot fit, before anything is loaded.
 
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+        row_tokens: padded tokens of the longest row, over the streams that run.
+        streams: how many run, the target's included.
+
     Raises:
-        HostError: naming the setting, what it needs, what there is, and the largest size that fits.
+        HostError: naming the setting, what it needs, what there is, and the largest value that fits.
     """
-    estimate = estimate_memory(config, shape, longest=longest, ranks=world_size())
+    estimate = estimate_memory(config, shape, streams=streams, ranks=world_size())
     available = _available()
-    rows = config.train.micro_batch_size
-    if estimate.bytes(rows) <= available:
+    setting, value, tokens_each = _limit(config.train, row_tokens)
+    tokens = max(row_tokens, value * tokens_each)
+    if estimate.bytes(tokens) <= available:
         return
-    fitting = int((available - estimate.fixed) // estimate.per_row)
+    fitting = int((available - estimate.fixed) // estimate.per_token)
     raise HostError(
-        f"train.micro_batch_size={rows} needs about {estimate.bytes(rows) / _GB:.1f} GB on each rank "
-        f"(longest row: {longest} tokens), but {available / _GB:.1f} GB are free for it",
-        fix=f"set train.micro_batch_size={fitting} (train.batch_size stays: the rest is accumulated)"
-        if fitting > 0
+        f"{setting}={value} needs about {estimate.bytes(tokens) / _GB:.1f} GB on each rank "
+        f"(longest row: {row_tokens // streams} tokens), but {available / _GB:.1f} GB are free for it",
+        fix=f"set {setting}={fitting // tokens_each} (a step stays as it is: the rest is accumulated)"
+        if fitting >= row_tokens
         else "use more ranks on more machines, or a smaller base model",
     )
+
+
+def _limit(train: TrainConfig, row_tokens: int) -> tuple[str, int, int]:
+    """What limits the largest micro-batch: the setting, its value, and how many padded tokens one of it is."""
+    by_size, by_tokens = train.micro_batch_size, train.micro_batch_tokens
+    if by_tokens is not None and by_tokens < by_size * row_tokens:
+        return "train.micro_batch_tokens", by_tokens, 1
+    return "train.micro_batch_size", by_size, row_tokens
 
 
 def check_whole_model(config: Config, shape: PreTrainedModel) -> None:

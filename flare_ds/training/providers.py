@@ -17,18 +17,15 @@ from torch import Tensor, nn
 
 from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch
-from flare_ds.data.cache import Cache
+from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.collate import collate
-from flare_ds.data.parallel import SPLITS, load_parallel
 from flare_ds.data.states_writer import Layout
-from flare_ds.exceptions import DataError
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.loading import load_shape
-from flare_ds.models.mt_encoder import MTEncoder, load_mt_tokenizer, mt_text, mt_width, tokenize_texts
-from flare_ds.tasks import TASKS
+from flare_ds.models.mt_encoder import MTEncoder, mt_width
+from flare_ds.tasks.base import SPLITS
 from flare_ds.training.engine import RunningModel, open_model
 from flare_ds.training.process_group import device
-from flare_ds.training.rank_zero import on_rank_zero
 
 
 class StateComputer(Protocol):
@@ -105,21 +102,20 @@ class BaseStates:
 
 
 class EncoderStates:
-    """An MT encoder's last hidden states of every target text; made by all ranks, a collective.
+    """An MT encoder's last hidden states of every target text, whose tokens are a stream of the cache.
 
     Args:
         config: the run's settings.
-        cache: the run's token cache, whose rows the texts must be.
+        cache: the run's token cache.
 
     Raises:
-        ConfigError: the encoder cannot be used, or does not know the language.
-        DataError: the task's files changed since the cache was built.
+        ConfigError: there is no such encoder.
     """
 
     def __init__(self, config: Config, cache: Cache) -> None:
         self.config = config
-        self.tokens: dict[str, list[list[int]]] = on_rank_zero(lambda: _target_tokens(config, cache))
-        lengths = {split: np.array([len(text) for text in texts]) for split, texts in self.tokens.items()}
+        self.splits: dict[str, CacheSplit] = {split: cache.split(split) for split in SPLITS}
+        lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("mt") for name, split in self.splits.items()}
         self.layout = Layout(lengths, (1, mt_width(config.source)), states_dtype(config))
 
     def load(self) -> None:
@@ -128,26 +124,9 @@ class EncoderStates:
 
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
         """States [n, 1, D] of each target text."""
-        return self.encoder.states([self.tokens[split][row] for row in micro_batch.rows])
+        return self.encoder.states([self.splits[split].prompt("mt", row).tolist() for row in micro_batch.rows])
 
 
 def states_dtype(config: Config) -> torch.dtype:
     """The precision in which states are computed and kept: the base's."""
     return getattr(torch, config.model.dtype)
-
-
-def _target_tokens(config: Config, cache: Cache) -> dict[str, list[list[int]]]:
-    """Every target text of the task, tokenized for the MT encoder, in the order of the token cache."""
-    tokenizer = load_mt_tokenizer(config.source)
-    data = load_parallel(TASKS.get(config.task.name), config.task)
-    for split, rows in data.splits.items():
-        cached = cache.split(split)
-        if [row.id for row in rows] != [cached.ids(row) for row in range(len(cached))]:
-            raise DataError(
-                f"the {split} rows in task.data_dir={config.task.data_dir!r} are not those of the cache {cache.path}",
-                fix="leave the files alone while a run starts, and start it again",
-            )
-    return {
-        split: tokenize_texts(tokenizer, [mt_text(row.target) for row in rows], longest=config.task.max_prompt_tokens)
-        for split, rows in data.splits.items()
-    }

@@ -45,11 +45,19 @@ class Records:
             self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
             self._bar.update()
 
-    def validation(self, step: int, *, accuracy: float, loss: float) -> None:
-        """Record one validation."""
+    def validation(self, step: int, *, score: float, figures: Mapping[str, float]) -> None:
+        """Record one validation.
+
+        Args:
+            step: the optimizer step just done.
+            score: the task's metric, which says what adapter is best.
+            figures: all that was measured, by name.
+        """
         if self.enabled:
-            self._write(step, {"validation_accuracy": accuracy, "validation_loss": loss}, prefix="validation")
-            tqdm.write(f"step {step}: validation accuracy {accuracy:.3f}, loss {loss:.3f}", file=sys.stderr)
+            named = {"score": score, **figures}
+            self._write(step, {f"validation_{name}": value for name, value in named.items()}, prefix="validation")
+            said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            tqdm.write(f"step {step}: validation {said}", file=sys.stderr)
 
     def fusion(self, step: int, shares: Mapping[str, float]) -> None:
         """Record how much of each fused layer's update is due to the source, in TensorBoard alone.

@@ -5,12 +5,12 @@ import math
 from flare_ds.config import TrainConfig
 
 
-def learning_rate(step: int, train: TrainConfig) -> float:
-    """Learning rate of optimizer step `step` (0-based): linear warm-up, then the chosen decay to zero."""
-    warmup = round(train.warmup_ratio * train.steps)
+def learning_rate(step: int, train: TrainConfig, *, steps: int) -> float:
+    """Learning rate of optimizer step `step` (0-based) of `steps`: linear warm-up, then the chosen decay to zero."""
+    warmup = round(train.warmup_ratio * steps)
     if step < warmup:
         return train.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, train.steps - warmup)
+    done = (step - warmup) / max(1, steps - warmup)
     match train.schedule:
         case "linear":
             share = 1.0 - done

@@ -9,7 +9,7 @@ step, so nothing else has to be kept.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         best_step: of the best validation so far; -1: none yet.
-        best_accuracy: validation accuracy there.
+        best_standing: the validation score there, and what breaks its ties; see `Scores.standing`.
         seconds: spent training so far.
         fingerprint: of what the run trains on; a resume with another is refused.
     """
@@ -46,7 +46,7 @@ class Progress:
     fingerprint: str
     step: int = 0
     best_step: int = -1
-    best_accuracy: float = -1.0
+    best_standing: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 

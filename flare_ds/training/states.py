@@ -6,7 +6,7 @@ Legend: n positions of a row, D width of the states.
 import gc
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,14 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from flare_ds.config import Config
+from flare_ds.config import Config, EvaluateConfig
 from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import Cache
 from flare_ds.data.collate import StoredStates
 from flare_ds.data.states import StateStore, StoreId, find_store
 from flare_ds.data.states_writer import StoreWriter, check_size
 from flare_ds.models.fingerprint import model_fingerprint
-from flare_ds.models.mt_encoder import MTEncoder, mt_text, tokenize_texts
+from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.training.process_group import barrier, device, join_process_group, rank, world_size
 from flare_ds.training.providers import BaseStates, EncoderStates, StateComputer, states_dtype
 from flare_ds.training.rank_zero import on_rank_zero
@@ -53,31 +53,26 @@ def for_free_text(config: Config) -> Config:
     return config.model_copy(update={"source": config.source.model_copy(update={"provider": "lockstep"})})
 
 
-def free_text_states(config: Config, fields: Mapping[str, str]) -> StoredStates | None:
-    """The source states of one target text that is in no cache; called before the run's model is opened.
+def free_text_states(config: Config, texts: Sequence[Sequence[int]]) -> StoredStates:
+    """What the MT encoder says of texts that are in no cache; called before the run's model is opened.
 
     Args:
-        config: see `for_free_text`.
-        fields: the target text, as the task's fields.
+        config: with source.provider=mt_encoder.
+        texts: tokens of its own tokenizer.
 
     Raises:
         ConfigError: the MT encoder cannot be used.
     """
-    if not config.sources or config.source.provider == "lockstep":
-        return None
-    assert config.source.provider == "mt_encoder"
     encoder = MTEncoder(config.source, dtype=states_dtype(config), device=device())
-    tokens = tokenize_texts(encoder.tokenizer, [mt_text(fields)], longest=config.task.max_prompt_tokens)
-    return _OneText(encoder.states(tokens)[0].cpu())
+    return _Texts([states_n1D.cpu() for states_n1D in encoder.states(texts)])
 
 
 @dataclass(frozen=True)
-class _OneText:
-    states_n1D: Tensor
+class _Texts:
+    states_of_texts: list[Tensor]
 
     def states(self, row: int) -> Tensor:
-        assert row == 0
-        return self.states_n1D
+        return self.states_of_texts[row]
 
 
 def store_id(config: Config, cache_key: str) -> StoreId:
@@ -110,7 +105,7 @@ def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
     try:
         on_rank_zero(writer.reserve)
         computer.load()
-        _compute(computer, writer, config.evaluate.batch_size)
+        _compute(computer, writer, config.evaluate)
         writer.sync()
         barrier()
         return on_rank_zero(writer.publish)
@@ -121,10 +116,12 @@ def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
         gc.collect()
 
 
-def _compute(computer: StateComputer, writer: StoreWriter, batch_size: int) -> None:
+def _compute(computer: StateComputer, writer: StoreWriter, evaluate: EvaluateConfig) -> None:
     """Compute the states of every row of every split once, each rank its share, and write them."""
     for split, lengths in computer.layout.lengths.items():
-        batches = evaluation_batches(lengths, world_size=world_size(), batch_size=batch_size)[rank()]
+        batches = evaluation_batches(
+            lengths, world_size=world_size(), batch_size=evaluate.batch_size, batch_tokens=evaluate.batch_tokens
+        )[rank()]
         progress = tqdm(batches, desc=f"states of {split}", unit="batch", disable=rank() > 0, file=sys.stderr)
         for micro_batch in progress:
             states = computer.states(split, micro_batch)

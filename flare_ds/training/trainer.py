@@ -21,16 +21,19 @@ from transformers import PreTrainedModel
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import save_adapter
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch, TrainOrder, split_step
+from flare_ds.data.batching import MicroBatch, split_step
 from flare_ds.data.cache import Cache
 from flare_ds.data.collate import collate
-from flare_ds.evaluation.ranked import Scores, longest_prompts, score_split, streams_of
+from flare_ds.evaluation.batches import streams_of
+from flare_ds.evaluation.scores import Scores
+from flare_ds.evaluation.split import score_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
 from flare_ds.models.loading import load_shape
 from flare_ds.training.engine import RunningModel, count_trainable, open_model
 from flare_ds.training.loss import for_deepspeed, loss_sum
 from flare_ds.training.memory import check_memory
+from flare_ds.training.order import number_of_steps, open_order, padded_tokens
 from flare_ds.training.process_group import barrier, device, gather_objects, join_process_group, rank, world_size
 from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.training.records import Records
@@ -47,7 +50,7 @@ class Trainer:
         cache: the run's token cache.
 
     Raises:
-        ConfigError: the method trains nothing, or the model cannot be built.
+        ConfigError: the method trains nothing, a row is larger than a step, or the model cannot be built.
         CheckpointError: a saved state belongs to other data or settings.
         HostError: a micro-batch does not fit into memory.
         FlareError: see `prepare_states`.
@@ -62,10 +65,12 @@ class Trainer:
         self.streams = streams_of(config)
         self.run_dir = Path(config.run_dir)
         self.state_path = self.run_dir / "state" / "state.safetensors"
-        self.order = TrainOrder(len(self.split), config.train.batch_size, config.train.seed)
-        self.lengths = longest_prompts(self.split, self.streams)
+        self.order = open_order(config, cache)
+        self.steps = number_of_steps(config.train, self.order)
+        self.lengths = padded_tokens(config, self.split)
+        self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
         shape = load_shape(config.model)
-        check_memory(config, shape, longest=int(self.lengths.max()))
+        check_memory(config, shape, row_tokens=int(self.lengths.max()), streams=len(self.streams))
         self.progress = Progress(fingerprint=fingerprint(config, cache))
         self.states = prepare_states(config, cache)
         self.stored = None if self.states is None else self.states.split("train")
@@ -96,15 +101,15 @@ class Trainer:
         train = self.config.train
         self.trained_parameters = count_trainable(self.running.model)
         first = self.progress.step
-        self.records = Records(self.run_dir, first_step=first, steps=train.steps, enabled=rank() == 0)
+        self.records = Records(self.run_dir, first_step=first, steps=self.steps, enabled=rank() == 0)
         if rank() == 0 and first:
             tqdm.write(f"continuing {self.run_dir} after step {first}")
-        for step in range(first, train.steps):
+        for step in range(first, self.steps):
             self._timed_step(step)
             done = step + 1
-            if done % train.validate_every == 0 or done == train.steps:
+            if done % train.validate_every == 0 or done == self.steps:
                 self._validate()
-            if done % train.save_every == 0 or done == train.steps:
+            if done % train.save_every == 0 or done == self.steps:
                 save_state(self.state_path, self.running, self.progress)
         self.records.close()
         if rank() == 0:
@@ -123,24 +128,35 @@ class Trainer:
         """One optimizer step; returns what is recorded of it."""
         train, engine = self.config.train, self.running.engine
         rows = self.order.rows(step)
-        micro_batches = split_step(
-            rows, self.lengths, world_size=world_size(), micro_batch_size=train.micro_batch_size
-        )[rank()]
-        rate = learning_rate(step, train)
+        micro_batches = self._micro_batches(rows)
+        rate = learning_rate(step, train, steps=self.steps)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(hash((train.seed, step, rank())) % 2**63)  # dropout of this step, whatever came before
         engine.train()
-        total = sum(self._micro_step(micro, self._targets(rows), len(micro_batches)) for micro in micro_batches)
+        targets, total = self._targets(rows), 0.0
+        for place, micro_batch in enumerate(micro_batches, start=1):
+            engine.set_gradient_accumulation_boundary(place == len(micro_batches))
+            total += self._micro_step(micro_batch, targets)
         return {
-            "loss": sum(gather_objects(total)) / self._targets(rows),
+            "loss": sum(gather_objects(total)) / targets,
             "learning_rate": rate,
             "grad_norm": float(engine.get_global_grad_norm()),
             "tokens": int(self.split.prompt_lengths("target")[rows].sum()),
         }
 
-    def _micro_step(self, micro_batch: MicroBatch, step_targets: int, micro_steps: int) -> float:
-        """Forward, loss, backward of one micro-batch; the engine steps after the last. Returns the loss sum."""
+    def _micro_batches(self, rows: np.ndarray) -> list[MicroBatch]:
+        """This rank's share of a step; all ranks have equally many."""
+        return split_step(
+            rows,
+            self.lengths,
+            world_size=world_size(),
+            micro_batch_size=self.config.train.micro_batch_size,
+            micro_batch_tokens=self.config.train.micro_batch_tokens,
+        )[rank()]
+
+    def _micro_step(self, micro_batch: MicroBatch, step_targets: int) -> float:
+        """Forward, loss, backward of one micro-batch; at the boundary the engine steps. Returns the loss sum."""
         engine = self.running.engine
         batch = collate(
             self.split,
@@ -152,9 +168,7 @@ class Trainer:
             stored=self.stored,
         ).to(device())
         loss = loss_sum(engine(batch), batch.answers_BN, batch.weights_B)
-        engine.backward(
-            for_deepspeed(loss, step_targets=step_targets, world_size=world_size(), micro_steps=micro_steps)
-        )
+        engine.backward(for_deepspeed(loss, step_targets=step_targets, world_size=world_size()))
         engine.step()
         return loss.item()
 
@@ -162,17 +176,17 @@ class Trainer:
         """What the loss is the mean over: rows, or answer tokens; known to every rank without asking."""
         if self.config.train.objective == "labels":
             return len(rows)
-        return sum(len(self.split.answer("target", int(row))) for row in rows)
+        return int(self.answer_lengths[rows].sum())
 
     def _validate(self) -> None:
         streams = self.running.model.streams
         assert streams is not None, "a model that trains has an adapter"
         with streams.measuring() as energies:
             scores = score_split(self.running, self.cache, "validation", self.config, states=self.states)
-        self.records.validation(self.progress.step, accuracy=scores.accuracy, loss=scores.loss)
+        self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
         self.records.fusion(self.progress.step, source_shares(gather_objects(energies)))
-        if scores.accuracy > self.progress.best_accuracy:
-            self.progress.best_accuracy, self.progress.best_step = scores.accuracy, self.progress.step
+        if scores.standing > self.progress.best_standing:
+            self.progress.best_standing, self.progress.best_step = scores.standing, self.progress.step
             tensors = adapter_tensors(self.running)
             on_rank_zero(lambda: self._keep(tensors, scores))
 
@@ -185,7 +199,7 @@ class Trainer:
             self.running.model.peft_model,
             self.config,
             label_ids={word: ids[0] for word, ids in zip(self.cache.labels, self.cache.label_tokens, strict=True)},
-            validation={"step": self.progress.step, "accuracy": scores.accuracy, "loss": scores.loss},
+            validation={"step": self.progress.step, **scores.figures},
         )
         write_card(directory, self.config)
 
@@ -199,7 +213,7 @@ class Trainer:
             "median_step_seconds": median,
             "tokens_per_second": sum(line["tokens"] for line in steps) / sum(line["step_seconds"] for line in steps),
             "best_step": self.progress.best_step,
-            "best_validation_accuracy": self.progress.best_accuracy,
+            "best_validation_score": self.progress.best_standing[0],
             "train_seconds": self.progress.seconds,
             "world_size": world_size(),
         }

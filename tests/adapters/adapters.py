@@ -20,7 +20,7 @@ from tests.mt import write_mt_model
 from tests.small_models import COMMON
 
 WORDS = {"labels": tuple(LABELS), "label_tokens": [[token] for token in LABELS.values()]}
-VALIDATION = {"step": 20, "accuracy": 0.75, "loss": 0.5}
+VALIDATION = {"step": 20, "accuracy": 0.75, "macro_f1": 0.625, "loss": 0.5}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora"},
     "rslora": {"method": "lora", "adapter": {"rslora": True}},

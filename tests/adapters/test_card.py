@@ -16,6 +16,7 @@ from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.models.two_stream import build_model
 from flare_ds.versions import versions
+from tests.adapters import adapters
 from tests.adapters.adapters import KINDS, PLAIN, make_settings, save_trained, trained_model
 from tests.distributed import REPOSITORY
 from tests.toy import toy_settings, write_config
@@ -51,13 +52,16 @@ def test_front_matter_and_settings(root: Path, kind: str) -> None:
     languages = {"flare_full": ["en", "de", "pl"]}.get(kind, ["en", "pl"])
     assert front["base_model"] == config.model.base
     assert front["library_name"] == ("peft" if kind in PLAIN else "flare_ds")
-    assert front["language"] == languages and front["metrics"] == ["accuracy"]
+    assert front["language"] == languages and front["metrics"] == ["accuracy", "f1"]
     assert front["pipeline_tag"] == ("text-classification" if kind.endswith("words") else "text-generation")
     assert {"flare_ds", config.method, "multiemo"} <= set(front["tags"])
     assert not {"license", "eval_results", "model_name"} & set(front)
     (result,) = front["model-index"][0]["results"]
     assert result["dataset"] == {"type": "multiemo", "name": "multiemo (pl)", "config": "pl", "split": "validation"}
-    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    assert result["metrics"] == [
+        {"type": "accuracy", "name": "accuracy", "value": 0.75},
+        {"type": "f1", "name": "macro F1", "value": 0.625},
+    ]
     assert Config.model_validate(yaml.safe_load(block(text, "yaml"))) == config
     trained = sum(p.numel() for p in build_parameters(config))
     assert f"{trained:,} trained parameters" in text
@@ -69,20 +73,48 @@ def build_parameters(config: Config) -> list:
     return [p for p in trained_model(config).parameters() if p.requires_grad]
 
 
+def scores_in(front: dict) -> dict[tuple[str, str, str], float]:
+    """Of the front matter: split, task and metric, and the value."""
+    return {
+        (result["dataset"]["split"], result["task"]["type"], metric["type"]): metric["value"]
+        for result in front["model-index"][0]["results"]
+        for metric in result["metrics"]
+    }
+
+
 def test_evaluation_adds_the_test_scores_each_time_anew(root: Path) -> None:
     config = saved(root, "flare")
+    kind = "text-classification"
     for accuracy in (0.5, 0.625):
-        test = {"accuracy": accuracy, "f1": 0.25, "rows": 101}
+        test = {"examples": 101, "accuracy": accuracy, "macro_f1": 0.25, "loss": 1.5}
         write_card(Path(config.run_dir) / "adapter", config, test=test)
         front, text = card_of(config)
-        found = {
-            (result["dataset"]["split"], metric["type"]): metric["value"]
-            for result in front["model-index"][0]["results"]
-            for metric in result["metrics"]
+        assert scores_in(front) == {
+            ("validation", kind, "accuracy"): 0.75,
+            ("validation", kind, "f1"): 0.625,
+            ("test", kind, "accuracy"): accuracy,
+            ("test", kind, "f1"): 0.25,
         }
-        assert found == {("validation", "accuracy"): 0.75, ("test", "accuracy"): accuracy, ("test", "f1"): 0.25}
         assert front["metrics"] == ["accuracy", "f1"]
-        assert f"| test | {accuracy:.4f} | 0.2500 | 101 |" in text and "| validation (step 20) | 0.7500 |" in text
+        assert "| split | accuracy | macro F1 | examples |" in text
+        assert "| validation (step 20) | 0.7500 | 0.6250 | – |" in text
+        assert f"| test | {accuracy:.4f} | 0.2500 | 101 |" in text
+
+
+def test_scores_of_free_answers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "VALIDATION", {"step": 5, "exact_match": 0.5, "f1": 0.625})
+    config = saved(root, "lora")
+    test = {"examples": 60, "exact_match": 0.25, "f1": 0.375}
+    write_card(Path(config.run_dir) / "adapter", config, test=test)
+    front, text = card_of(config)
+    kind = "question-answering"
+    assert scores_in(front) == {
+        ("validation", kind, "exact_match"): 0.5,
+        ("validation", kind, "f1"): 0.625,
+        ("test", kind, "exact_match"): 0.25,
+        ("test", kind, "f1"): 0.375,
+    }
+    assert "| split | exact match | F1 | examples |" in text and "| test | 0.2500 | 0.3750 | 60 |" in text
 
 
 def test_a_language_that_yaml_would_read_as_false(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches: no row is lost or counted twice, whatever the world size and wherever a run resumes."""
+"""A step shared among ranks and micro-batches: no row lost or counted twice, on any number of ranks."""
 
 from collections import Counter
 from itertools import combinations_with_replacement, pairwise
@@ -7,11 +7,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_ds.data.batching import MicroBatch, TrainOrder, evaluation_batches, split_step
+from flare_ds.data.batching import MicroBatch, evaluation_batches, split_step
 
 worlds = st.integers(1, 9)
 micro_sizes = st.integers(1, 7)
-orders = st.builds(TrainOrder, st.integers(1, 60), st.integers(1, 40), st.integers(0, 2**32))
+budgets = st.none() | st.integers(1, 40) | st.integers(40, 200)
 
 
 def counted_rows(ranks: list[list[MicroBatch]]) -> Counter[int]:
@@ -25,52 +25,45 @@ def counted_rows(ranks: list[list[MicroBatch]]) -> Counter[int]:
     )
 
 
-@given(orders, st.integers(0, 20))
-def test_every_epoch_is_a_permutation_wherever_a_run_resumes(order: TrainOrder, first_step: int) -> None:
-    from_start = [TrainOrder(order.num_rows, order.batch_size, order.seed).rows(step) for step in range(first_step)]
-    resumed = [order.rows(step) for step in range(first_step, first_step + 2 * order.num_rows)]
-    stream = np.concatenate(from_start + resumed)
-    whole_epochs = len(stream) // order.num_rows
-    assert whole_epochs >= 2
-    for epoch in stream[: whole_epochs * order.num_rows].reshape(whole_epochs, order.num_rows):
-        assert sorted(epoch) == list(range(order.num_rows))
-
-
-@given(orders, st.integers(0, 20))
-def test_a_step_has_the_batch_size(order: TrainOrder, step: int) -> None:
-    rows = order.rows(step)
-    assert rows.shape == (order.batch_size,)
-    assert rows.dtype == np.int64
-
-
-def test_epochs_and_seeds_shuffle_differently() -> None:
-    first, second = TrainOrder(100, 100, 1).rows(0), TrainOrder(100, 100, 1).rows(1)
-    other_seed = TrainOrder(100, 100, 2).rows(0)
-    for other in (second, other_seed, np.arange(100)):
-        assert (first != other).sum() > 80  # two random orders of 100 agree in one place on average
-
-
-def test_the_order_is_the_same_in_every_version() -> None:
-    """A run resumed after an upgrade must not see a row twice; PCG64's raw stream is promised to stay."""
-    assert TrainOrder(8, 8, 1).rows(0).tolist() == [2, 4, 7, 5, 0, 6, 3, 1]
-
-
-@given(st.lists(st.integers(1, 50), max_size=70), worlds, micro_sizes, st.data())
+@given(st.lists(st.integers(1, 50), max_size=70), worlds, micro_sizes, budgets, st.data())
 def test_a_step_counts_every_row_once_on_any_world_size(
-    lengths: list[int], world_size: int, micro_batch_size: int, data: st.DataObject
+    lengths: list[int], world_size: int, most_rows: int, most_tokens: int | None, data: st.DataObject
 ) -> None:
     chosen = data.draw(st.lists(st.sampled_from(range(len(lengths))), max_size=40)) if lengths else []
     rows = np.array(chosen, np.int64)
-    ranks = split_step(rows, np.array(lengths, np.int32), world_size=world_size, micro_batch_size=micro_batch_size)
+    ranks = split_step(
+        rows,
+        np.array(lengths, np.int32),
+        world_size=world_size,
+        micro_batch_size=most_rows,
+        micro_batch_tokens=most_tokens,
+    )
     assert len(ranks) == world_size
     assert counted_rows(ranks) == Counter(chosen)
-    # The fewest micro-steps that can hold the rows, equal on all ranks.
-    assert {len(micro_batches) for micro_batches in ranks} == {-(-len(chosen) // (world_size * micro_batch_size))}
+    # Equally many micro-steps on all ranks, the fewest that can hold the rows.
+    assert {len(micro_batches) for micro_batches in ranks} == {
+        -(-fewest_pieces(sorted((lengths[row] for row in chosen), reverse=True), most_rows, most_tokens) // world_size)
+    }
     for batch in [batch for micro_batches in ranks for batch in micro_batches]:
-        assert 1 <= len(batch.rows) <= micro_batch_size
+        assert 1 <= len(batch.rows) <= most_rows
+        if most_tokens is not None and len(batch.rows) > 1:
+            assert len(batch.rows) * max(lengths[row] for row in batch.rows) <= most_tokens
         assert batch.rows.dtype == np.int64 and batch.weights.dtype == np.float32
         assert set(batch.weights) <= {0, 1}
         assert set(batch.rows) <= set(chosen)
+
+
+def fewest_pieces(lengths: list[int], most_rows: int, most_tokens: int | None) -> int:
+    """Of descending lengths, by trying every end of every piece: fewest[i] pieces hold the first i rows."""
+    fewest = [0]
+    for end in range(1, len(lengths) + 1):
+        starts = [
+            start
+            for start in range(max(0, end - most_rows), end)
+            if end - start == 1 or most_tokens is None or (end - start) * lengths[start] <= most_tokens
+        ]
+        fewest.append(1 + min(fewest[start] for start in starts))
+    return fewest[-1]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=70), worlds, micro_sizes)
@@ -88,20 +81,17 @@ def test_micro_batches_partition_the_rows_by_length(lengths: list[int], world_si
     assert ordered == sorted(lengths, reverse=True)
 
 
-@given(orders, st.integers(0, 5), worlds, worlds)
-def test_the_rows_of_a_step_do_not_depend_on_the_world_size(order: TrainOrder, step: int, one: int, other: int) -> None:
-    lengths = np.arange(order.num_rows) % 7 + 1
-    steps = [
-        split_step(order.rows(step), lengths, world_size=world_size, micro_batch_size=4) for world_size in (one, other)
-    ]
-    assert counted_rows(steps[0]) == counted_rows(steps[1])
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 3), st.integers(3, 9))
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 3), st.integers(3, 9), budgets)
 def test_the_largest_micro_batch_is_as_small_as_any_cut_makes_it(
-    lengths: list[int], world_size: int, most: int
+    lengths: list[int], world_size: int, most: int, most_tokens: int | None
 ) -> None:
-    ranks = split_step(np.arange(len(lengths)), np.array(lengths), world_size=world_size, micro_batch_size=most)
+    ranks = split_step(
+        np.arange(len(lengths)),
+        np.array(lengths),
+        world_size=world_size,
+        micro_batch_size=most,
+        micro_batch_tokens=most_tokens,
+    )
     found = max(len(batch.rows) * max(lengths[row] for row in batch.rows) for batches in ranks for batch in batches)
     ordered, slots = sorted(lengths, reverse=True), world_size * len(ranks[0])
     possible = []
@@ -116,3 +106,9 @@ def test_a_rank_without_rows_repeats_the_shortest_with_weight_zero() -> None:
     ranks = split_step(np.array([4, 2]), np.array([9, 9, 5, 9, 7]), world_size=3, micro_batch_size=8)
     assert [batch.rows.tolist() for (batch,) in ranks] == [[4], [2], [2]]
     assert [batch.weights.tolist() for (batch,) in ranks] == [[1], [1], [0]]
+
+
+def test_a_row_longer_than_the_budget_goes_alone_and_frees_no_other() -> None:
+    lengths = np.array([10, 50, 10, 10])
+    (batches,) = split_step(np.arange(4), lengths, world_size=1, micro_batch_size=8, micro_batch_tokens=20)
+    assert [batch.rows.tolist() for batch in batches] == [[1], [0, 2], [3]]

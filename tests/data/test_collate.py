@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import collate, source_streams
+from flare_ds.data.collate import collate
+from flare_ds.data.streams import source_streams
 
 
 class Rows:

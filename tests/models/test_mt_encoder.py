@@ -13,8 +13,9 @@ from transformers import AutoModelForSeq2SeqLM, M2M100Tokenizer
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.config import SourceConfig
 from flare_ds.data.collate import NO_TARGET
+from flare_ds.data.mt_tokens import load_mt_tokenizer, mt_text, tokenize_texts
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.mt_encoder import MTEncoder, load_mt_tokenizer, make_projection, mt_text, tokenize_texts
+from flare_ds.models.mt_encoder import MTEncoder, make_projection
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import make_batch, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.mt import LANGUAGES, write_mt_model

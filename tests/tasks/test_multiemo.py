@@ -30,7 +30,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_reads_both_domains_with_ids_texts_and_labels(directory: Path) -> None:
-    found = [(row.id, row.fields["text"], TASK.labels[row.label]) for row in TASK.read(directory, "en")]
+    found = [(row.id, row.fields["text"], TASK.labels[row.label]) for row in TASK.read(str(directory), "en", "all")]
     assert found == [
         ("medicine-0", "It helped.", "positive"),
         ("medicine-1", "Zażółć", "neutral"),
@@ -42,13 +42,13 @@ def test_reads_both_domains_with_ids_texts_and_labels(directory: Path) -> None:
 def test_portuguese_has_products_only_even_if_the_unaligned_file_is_there(tmp_path: Path) -> None:
     write(tmp_path, "medicine", "pt", [example("Errada", "neutral")])
     write(tmp_path, "products", "pt", [example("Partiu-se.", "negative")])
-    assert [row.id for row in TASK.read(tmp_path, "pt")] == ["products-0"]
+    assert [row.id for row in TASK.read(str(tmp_path), "pt", "all")] == ["products-0"]
     assert not TASK.covers("medicine-0", "pt")
     assert TASK.covers("products-0", "pt") and TASK.covers("medicine-0", "pl")
 
 
 def test_prompt_holds_the_text_and_is_continued_by_a_space_and_a_label_word() -> None:
-    prompt = TASK.prompt({TASK.long_field: "It {broke}."})
+    prompt = TASK.prompt({"text": "It {broke}."})
     assert prompt == "Review: It {broke}.\nSentiment:"
     assert not prompt[-1].isspace()
     assert all(word == word.strip().lower() for word in TASK.labels)
@@ -56,7 +56,7 @@ def test_prompt_holds_the_text_and_is_continued_by_a_space_and_a_label_word() ->
 
 def test_unknown_language_names_the_nearest(directory: Path) -> None:
     with pytest.raises(DataError, match=r"no language 'pll'[\s\S]*did you mean 'pl'"):
-        TASK.read(directory, "pll")
+        TASK.read(str(directory), "pll", "all")
 
 
 def test_unknown_task_names_the_nearest() -> None:
@@ -66,16 +66,25 @@ def test_unknown_task_names_the_nearest() -> None:
 
 def test_missing_file_names_it_and_the_fetch_command(directory: Path) -> None:
     with pytest.raises(DataError, match=r"medicine_sentence_pl\.json[\s\S]*flare-ds fetch data multiemo"):
-        TASK.read(directory, "pl")
+        TASK.read(str(directory), "pl", "all")
+
+
+def test_it_is_nowhere_on_the_hub_so_files_are_asked_for() -> None:
+    with pytest.raises(DataError, match=r"not on the hub[\s\S]*flare-ds fetch data multiemo"):
+        TASK.read(None, "pl", "all")
+
+
+def test_one_pool_from_polish_sentences() -> None:
+    assert (TASK.pools, TASK.original_language, TASK.parallel) == (("all",), "pl", True)
 
 
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
         (example(None, "positive"), "input=None"),
-        ({"input": "no label"}, "not a labelled text: .*no label"),
-        ("not a mapping", "not a labelled text"),
-        ({"input": "x", "target_scores": None}, "not a labelled text"),
+        ({"input": "no label"}, "no column 'target_scores'"),
+        ("not a mapping", "is not an object"),
+        ({"input": "x", "target_scores": None}, "target_scores=None"),
         (example("no label chosen", "great"), "exactly one of"),
         ({"input": "x", "target_scores": dict.fromkeys(TASK.labels, 1)}, "exactly one of"),
         ({"input": "x", "target_scores": {**dict.fromkeys(TASK.labels, 0), "positive": 1, "good": 0}}, "exactly one"),
@@ -83,8 +92,8 @@ def test_missing_file_names_it_and_the_fetch_command(directory: Path) -> None:
 )
 def test_malformed_row_is_named(directory: Path, bad: object, said: str) -> None:
     path = write(directory, "medicine", "en", [example("fine", "neutral"), bad])
-    with pytest.raises(DataError, match=f"row medicine-1 of {path}.*{said}"):
-        TASK.read(directory, "en")
+    with pytest.raises(DataError, match=f"row 1 of {path}.*{said}"):
+        TASK.read(str(directory), "en", "all")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"examples": []}', '{"examples": 3}', "{}"])
@@ -92,4 +101,4 @@ def test_a_file_that_is_something_else_is_named(directory: Path, content: str) -
     path = directory / "products_sentence_en.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=str(path)):
-        TASK.read(directory, "en")
+        TASK.read(str(directory), "en", "all")

@@ -14,7 +14,7 @@ import torch
 from flare_ds.adapters.files import load_adapter, save_adapter
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.evaluation.ranked import score_split
+from flare_ds.evaluation.split import score_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.models.partitioned import full_numel
@@ -82,7 +82,7 @@ def run(config: Config, cache: Cache) -> dict[str, Any]:
     gc.collect()
     return {
         "losses": losses,
-        "scores": scores.log_probabilities_nK.tolist(),
+        "scores": [list(record["scores"].values()) for record in scores.records],
         "projection": {name: tensor.tolist() for name, tensor in tensors.items() if "projection" in name},
         "trained": trained,
         "encoded_at_start": encoded_at_start,
@@ -117,7 +117,7 @@ def main(out: str, *config_paths: str) -> None:
     results: dict[str, Any] = {}
     for path in config_paths:
         config = load_config(path)
-        cache = open_run(config)
+        cache = open_run(config, train=True)
         results[Path(config.run_dir).name] = run(config, cache)
         gc.collect()
     results["refusals"] = refusals(config, cache)

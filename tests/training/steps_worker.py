@@ -75,12 +75,13 @@ def check_resume(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
 
 def run(config: Config) -> dict:
     """Ten steps of one config, checked; what the test compares."""
-    cache = open_run(config)
+    cache = open_run(config, train=True)
     trainer = Trainer(config, cache)
     model = trainer.running.model
     before, fresh = frozen_checksum(model), adapter_tensors(trainer.running)
     check_engine(trainer)
     steps = [trainer._step(step) for step in range(STEPS)]
+    micro_steps = trainer.running.engine.micro_steps / STEPS
     check_engine(trainer)
     assert frozen_checksum(model) == before, "a frozen weight changed"
     tensors = adapter_tensors(trainer.running)
@@ -99,7 +100,7 @@ def run(config: Config) -> dict:
         "grad_norms": [step["grad_norm"] for step in steps],
         "logits": logits.flatten().tolist(),
         "trained": sorted(tensors),
-        "micro_steps": trainer.running.engine.gradient_accumulation_steps(),
+        "micro_steps": micro_steps,
     }
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch, TrainOrder
+from flare_ds.data.batching import MicroBatch
 from flare_ds.data.cache import Cache, CacheSplit, open_cache, prepare_cache
 from flare_ds.data.collate import collate
+from flare_ds.data.order import RowOrder
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
 from flare_ds.training.states import for_free_text, free_text_states, store_id
@@ -109,7 +110,7 @@ def plain_torch(config: Config) -> tuple[list[float], Tensor, int]:
 
 def train_plainly(config: Config, cache: Cache, optimizer: torch.optim.Optimizer, trained: list, forward) -> list:
     train, split = config.train, cache.split("train")
-    order, losses = TrainOrder(len(split), train.batch_size, train.seed), []
+    order, losses = RowOrder(len(split), train.batch_size, train.seed), []
     for step in range(STEPS):
         warmup = train.steps * 0.1
         share = (step + 1) / warmup if step < warmup else 1 - (step - warmup) / (train.steps - warmup)
@@ -155,10 +156,12 @@ def test_a_free_text_gets_the_states_it_would_be_stored_with(root: Path) -> None
     config = Config.model_validate(make_settings(root, "mt"))
     split = open_cache(prepare_cache(config, load_tokenizer(config.model))).split("test")
     texts = EncodedTexts(config, split)
-    stored = free_text_states(for_free_text(config), {"text": texts.text(5)})
+    stored = free_text_states(config, [split.prompt("mt", 5).tolist()])
     torch.testing.assert_close(stored.states(0), texts.states(5))
-    lockstep = for_free_text(Config.model_validate(make_settings(root, "cached-output")))
-    assert lockstep.source.provider == "lockstep" and free_text_states(lockstep, {"text": "word1"}) is None
+
+
+def test_where_states_would_be_stored_a_free_text_has_its_source_beside_it(root: Path) -> None:
+    assert for_free_text(Config.model_validate(make_settings(root, "cached-output"))).source.provider == "lockstep"
 
 
 def test_whatever_changes_the_states_changes_their_store(root: Path) -> None:

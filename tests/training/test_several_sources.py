@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.collate import Batch
-from flare_ds.evaluation.ranked import score_split
+from flare_ds.evaluation.split import score_split
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.settings import parse_config
 from tests.distributed import run_ranks
@@ -70,9 +70,9 @@ def settings(root: Path, *extra: str) -> dict:
 
 
 def train(settings: dict) -> tuple[float, str]:
-    """Train on two ranks; returns the best validation accuracy and what the first rank printed."""
+    """Train on two ranks; returns the best validation score and what the first rank printed."""
     output, _ = run_ranks(["flare_ds", "train", str(write_config(settings))], 2)
-    return json.loads((Path(settings["run_dir"]) / "training.json").read_text())["best_validation_accuracy"], output
+    return json.loads((Path(settings["run_dir"]) / "training.json").read_text())["best_validation_score"], output
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 """The token cache: parallel prompts tokenized once, stored as memory-mapped sections, opened by every consumer."""
 
-from flare_ds.data.cache.encode import PromptEncoder
 from flare_ds.data.cache.format import Manifest
 from flare_ds.data.cache.key import differences
 from flare_ds.data.cache.reader import Cache, CacheSplit, open_cache, verify
 from flare_ds.data.cache.writer import prepare_cache
 
-__all__ = ["Cache", "CacheSplit", "Manifest", "PromptEncoder", "differences", "open_cache", "prepare_cache", "verify"]
+__all__ = ["Cache", "CacheSplit", "Manifest", "differences", "open_cache", "prepare_cache", "verify"]

@@ -1,10 +1,9 @@
-"""What a cache directory looks like on disk: section names, the manifest, and how a file is written durably.
+"""What a cache directory looks like on disk: section names, and the manifest that describes them.
 
 tokenized_cache/README.md describes the same for a user; this module is the only code that knows file names.
 """
 
 import hashlib
-import io
 import json
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from flare_ds.exceptions import CacheError
 from flare_ds.files import disk_errors, sync
 
 FORMAT = "flare_ds token cache"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ELSEWHERE = "set cache_dir to a directory you may write in"
 REBUILD = "rebuild it: `flare-ds prepare CONFIG`"
@@ -37,9 +36,21 @@ class Section(_Record):
 
 
 class SplitSummary(_Record):
-    """One split: how many rows, and per stream how many prompts were cut and how long the longest is (tokens)."""
+    """One split.
+
+    Attributes:
+        rows: what a model reads, one after another: examples, or windows of them.
+        examples: of the task.
+        windowed: examples whose text is read through several windows, one a row.
+        tokens: of all prompts and answers, by stream.
+        truncated: prompts that leave out text which no other row of the example shows, by stream.
+        longest_prompt: its tokens, by stream.
+    """
 
     rows: int
+    examples: int
+    windowed: int
+    tokens: dict[str, int]
     truncated: dict[str, int]
     longest_prompt: dict[str, int]
 
@@ -50,12 +61,13 @@ class Manifest(_Record):
     Attributes:
         key: content key, the sha256 of `fields`.
         fields: everything the tokens depend on.
-        streams: the token streams of each row: source, source2 ..., last target.
-        labels: label words; `label_tokens` are the token ids of a space and each word.
+        streams: the token streams of each row and the language of each: source, source2 ..., target, and mt where an MT
+            encoder reads the target text.
+        labels: label words, none where answers are free; `label_tokens` are the token ids of a space and each word.
         pad_id: id to pad batches with; masked, so nothing depends on it.
         eos_id: id that ends each answer, if the tokenizer has one.
-        vocabulary_size: one more than the largest token id the tokenizer knows.
-        counts: rows read and rows dropped, by reason, as the data reader reports them.
+        vocabulary_size: one more than the largest token id the base's tokenizer knows.
+        counts: rows read and rows dropped, by reason.
         splits: a summary of each split.
         sections: every file of the directory but the manifest.
     """
@@ -64,7 +76,7 @@ class Manifest(_Record):
     format_version: int
     key: str
     fields: dict[str, Any]
-    streams: list[str]
+    streams: dict[str, str]
     labels: list[str]
     label_tokens: list[list[int]]
     pad_id: int
@@ -97,29 +109,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_section(path: Path, array: np.ndarray) -> Section:
-    """Write one array as .npy (little-endian, data at a 64-byte boundary) and fsync it.
-
-    Raises:
-        HostError: the disk is full or the path is not writable.
-    """
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
-    _write_durably(path, content.getbuffer())
-    checksum = hashlib.sha256(content.getbuffer()).hexdigest()
-    return Section(dtype=array.dtype.str, shape=list(array.shape), bytes=len(content.getbuffer()), sha256=checksum)
-
-
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` with its own checksum; fsync it and the directory.
 
     Raises:
         HostError: the disk is full or the directory is not writable.
     """
-    content = manifest.model_dump(mode="json")
-    text = json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
-    _write_durably(directory / MANIFEST, text.encode("utf-8"))
+    path = directory / MANIFEST
+    with disk_errors(path, elsewhere=ELSEWHERE), path.open("wb") as file:
+        file.write(_with_checksum(manifest.model_dump(mode="json")))
+        file.flush()
+        os.fsync(file.fileno())
     sync(directory)
 
 
@@ -130,26 +130,20 @@ def read_manifest(directory: Path) -> Manifest:
         CacheError: there is none, it is damaged or edited, or it is of another format version.
     """
     try:
-        content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        written = (directory / MANIFEST).read_bytes()
+        content = json.loads(written.decode("utf-8"))
     except OSError as error:
         raise CacheError(f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}", fix=REBUILD) from error
     except ValueError as error:
         raise CacheError(f"{directory / MANIFEST} is damaged: {error}", fix=REBUILD) from error
     _check_version(directory, content)
     found = content.pop("checksum", None)
-    if found != _checksum(content):
+    if written != _with_checksum(content):
         raise CacheError(f"{directory / MANIFEST} was changed after it was written (checksum {found})", fix=REBUILD)
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         raise CacheError(f"{directory / MANIFEST} is malformed: {error}", fix=REBUILD) from error
-
-
-def _write_durably(path: Path, content: bytes | memoryview) -> None:
-    with disk_errors(path, elsewhere=ELSEWHERE), path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _check_version(directory: Path, content: Any) -> None:
@@ -161,5 +155,7 @@ def _check_version(directory: Path, content: Any) -> None:
         raise CacheError(problem, fix=REBUILD)
 
 
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+def _with_checksum(content: dict[str, Any]) -> bytes:
+    checksum = hashlib.sha256(canonical_json(content)).hexdigest()
+    text = json.dumps(content | {"checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "surrogatepass")

@@ -10,41 +10,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from flare_ds.config import TaskConfig
+from flare_ds.config import Config
 from flare_ds.data.cache.format import FORMAT_VERSION, canonical_json
-from flare_ds.data.parallel import ParallelData
+from flare_ds.data.cache.windows import WINDOWS_VERSION
+from flare_ds.data.mt_tokens import load_mt_tokenizer
+from flare_ds.data.parallel import ParallelData, Side
 from flare_ds.tasks.base import Task
 
 SPECIAL_TOKENS = "prompt: the tokenizer's own, less a final eos; answer: eos, if there is one"
 _SETTINGS_FILES = ("tokenizer_config.json", "chat_template.jinja")
-"""Saved tokenizer files that say where it was loaded from or how to chat, but not how text becomes ids."""
+"""Saved tokenizer files that say where it was loaded from or how to chat, and seldom how text becomes ids."""
+_SAMPLE = "A a Á a\u0301 ﬁ ½ ... don't 12,345 http://a.b @you 中文 שלום 😀\t \n ."
+"""Text that most settings of a tokenizer show in: cases, accents, compatible forms, white space."""
 
 
-def key_fields(
-    config: TaskConfig, task: Task, data: ParallelData, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """Collect all that the tokens of a cache depend on, as JSON values."""
-    field_names = [*data.splits["train"][0].target]
-    extra = list(config.extra_source_languages)
+def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Collect all that the tokens of a cache depend on, as JSON values.
+
+    What a translation or a file of the user's own contributes is in the rows and the prompt template.
+
+    Raises:
+        ConfigError: the MT encoder's tokenizer cannot be used.
+    """
+    settings, mt = config.task, config.reads_mt_encoder
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name,
         "task_version": task.version,
-        "source_language": config.source_language,
-        **({"extra_source_languages": extra} if extra else {}),  # absent, so that a plain pair keeps its key
-        "target_language": config.target_language,
-        "train_rows": config.train_rows,
-        "validation_rows": config.validation_rows,
-        "test_rows": config.test_rows,
+        "sides": settings.sides,
+        "source_language": settings.source_language,
+        "extra_source_languages": list(settings.extra_source_languages),
+        "target_language": settings.target_language,
+        "train_rows": settings.train_rows,
+        "validation_rows": settings.validation_rows,
+        "test_rows": settings.test_rows,
         "rows_sha256": rows_fingerprint(data),
         "labels": list(task.labels),
-        "prompt_template": task.prompt({name: "{" + name + "}" for name in field_names}),
-        "cut_field": task.long_field,
-        "max_prompt_tokens": config.max_prompt_tokens,
+        "prompt_template": task.prompt({name: "{" + name + "}" for name in task.fields}),
+        "long_field": task.long_field,
+        "max_prompt_tokens": settings.max_prompt_tokens,
+        "windows_version": WINDOWS_VERSION,
         "special_tokens": SPECIAL_TOKENS,
         "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
+        "mt_language": config.source.mt_language if mt else None,
+        "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source)) if mt else None,
     }
 
 
@@ -64,27 +76,34 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def rows_fingerprint(data: ParallelData) -> str:
-    """Checksum of every row of every split, in order; independent of where the files lie."""
+    """Checksum of every row of every split, in order; independent of where the files lie. Reads each row once."""
     checksum = hashlib.sha256()
-    for split, rows in data.splits.items():
-        for row in rows:
-            sides = [*map(dict, row.sources), dict(row.target)] if row.sources else [None, dict(row.target)]
-            checksum.update(canonical_json([split, row.id, row.label, *sides]) + b"\n")
+    with tqdm(total=sum(map(len, data.splits.values())), desc="checksum", unit="row", delay=1) as progress:
+        for split, rows in data.splits.items():
+            for row in rows:
+                sides = [side and _content(side) for side in (*row.sources, row.target)]
+                checksum.update(canonical_json([split, row.id, row.label, *sides]) + b"\n")
+                progress.update()
     return checksum.hexdigest()
+
+
+def _content(side: Side) -> list[Any]:
+    return [dict(side.fields), [[answer.text, answer.start] for answer in side.answers]]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Checksum of how the tokenizer turns text into ids; equal for a saved and reloaded copy of it.
 
-    Taken over the files it saves, less what loading and calling it leave there (paths, padding, truncation), and
-    over the special ids that the cache uses.
+    Taken over the files it saves, less what loading and calling it leave there (paths, padding, truncation), over
+    the ids it gives to a sample, since a slow tokenizer's files are not all it depends on, and over the special ids
+    that the cache uses.
     """
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
         saved = sorted(path for path in Path(directory).iterdir() if path.name not in _SETTINGS_FILES)
         files = {path.name: hashlib.sha256(_lasting_content(path)).hexdigest() for path in saved}
-    added = tokenizer("")["input_ids"]
-    return content_key({"files": files, "added": added, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id})
+    sample = tokenizer(_SAMPLE)["input_ids"]
+    return content_key({"files": files, "sample": sample, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id})
 
 
 def _lasting_content(path: Path) -> bytes:

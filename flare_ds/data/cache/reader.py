@@ -1,35 +1,46 @@
-"""Opening a cache: sizes are checked at once, sections are memory-mapped when first used, slices copy nothing.
+"""Opening a cache: sizes are checked at once, sections are memory-mapped when a split opens, slices copy nothing.
 
 Shapes: n rows of a split, p tokens of a prompt, a tokens of an answer.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from flare_ds.data.cache.format import REBUILD, Manifest, file_sha256, read_manifest, section_name
+from flare_ds.data.cache.section import map_section
 from flare_ds.exceptions import CacheError
 
 _REMOVE = f"delete the directory, then {REBUILD}"
 
 
 class CacheSplit:
-    """The rows of one split. Arrays are read-only views of the files; pickling sends no tokens, but reopens."""
+    """The rows of one split. Arrays are read-only views of the files; pickling sends no tokens, but reopens.
+
+    A row is an example, or one of several windows of it: those stand one behind another.
+    """
 
     def __init__(self, directory: Path, manifest: Manifest, name: str) -> None:
         self.name = name
         self._directory = directory
         self._manifest = manifest
-        self._ids = self._map("ids")
-        self._id_offsets = self._map("ids", "offsets")
         self.labels = self._map("labels")
-        """int32 [n]: index into the cache's label words."""
-        self._tokens: dict[str, np.ndarray] = {stream: self._map(stream, "tokens") for stream in manifest.streams}
-        self._offsets: dict[str, np.ndarray] = {stream: self._map(stream, "offsets") for stream in manifest.streams}
+        """int32 [n]: index into the cache's label words; -1 where answers are free."""
+        self.examples = self._map("examples")
+        """int32 [n]: which example, counted from 0, a row belongs to."""
+        self._texts = {name: self._map_items(name, name) for name in ("ids", *(() if manifest.labels else ("golds",)))}
+        self._tokens = {stream: self._map_items(stream, f"{stream}.tokens") for stream in manifest.streams}
         self._prompt_lengths: dict[str, np.ndarray] = {
-            stream: self._map(stream, "prompt_lengths") for stream in manifest.streams
+            stream: self._map(f"{stream}.prompt_lengths") for stream in manifest.streams
+        }
+        # A memoryview hands out Python's integers, several times faster than an array its own.
+        self._rows = {
+            stream: (tokens, offsets.data, self._prompt_lengths[stream].data)
+            for stream, (tokens, offsets) in self._tokens.items()
         }
 
     def __len__(self) -> int:
@@ -39,35 +50,77 @@ class CacheSplit:
         return CacheSplit, (self._directory, self._manifest, self.name)
 
     def ids(self, index: int) -> str:
-        """Id of a row."""
-        start, end = self._id_offsets[index : index + 2]
-        return self._ids[start:end].tobytes().decode("utf-8")
+        """Id of a row's example.
+
+        Raises:
+            CacheError: the section is damaged; so do all that look up a row.
+        """
+        return self._text("ids", index)
+
+    def golds(self, index: int) -> list[str]:
+        """All right answers to a row's example, in the target language; none where there are label words."""
+        if "golds" not in self._texts:
+            return []
+        try:
+            return json.loads(self._text("golds", index))
+        except ValueError as error:
+            raise self._damaged("golds", f"row {index}: {error}") from error
 
     def prompt_lengths(self, stream: str) -> np.ndarray:
-        """Tokens in each prompt: int32 [n]."""
+        """Tokens in each prompt, 0 where a row has none in this stream: int32 [n]."""
         return self._prompt_lengths[stream]
+
+    def lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt and answer together: int [n]."""
+        _, offsets = self._tokens[stream]
+        return np.diff(offsets)
 
     def prompt(self, stream: str, index: int) -> np.ndarray:
         """Tokens of a row's prompt, special tokens included: uint16 or uint32 [p]."""
-        start = self._offsets[stream][index]
-        return self._tokens[stream][start : start + self._prompt_lengths[stream][index]]
+        tokens, start, middle, _ = self._bounds(stream, index)
+        return tokens[start:middle]
 
     def answer(self, stream: str, index: int) -> np.ndarray:
-        """Tokens of a row's label word, then eos if the tokenizer has one: uint16 or uint32 [a]."""
-        start, end = self._offsets[stream][index : index + 2]
-        return self._tokens[stream][start + self._prompt_lengths[stream][index] : end]
+        """Tokens of a row's label word or answer, then eos if the tokenizer has one: uint16 or uint32 [a]."""
+        tokens, _, middle, end = self._bounds(stream, index)
+        return tokens[middle:end]
 
-    def _map(self, *parts: str) -> np.ndarray:
-        name = section_name(self.name, *parts)
-        section = self._manifest.sections[name]
+    def _bounds(self, stream: str, index: int) -> tuple[np.ndarray, int, int, int]:
+        """All tokens, and where in them a row's prompt starts, where it ends, and where its answer does."""
+        tokens, offsets, prompt_lengths = self._rows[stream]
+        start, end = offsets[index], offsets[index + 1]
+        middle = start + prompt_lengths[index]
+        if not 0 <= start <= middle <= end <= tokens.size:
+            raise self._damaged(
+                f"{stream}.offsets", f"row {index} has tokens {start}, {middle}, {end} of {len(tokens)}"
+            )
+        return tokens, start, middle, end
+
+    def _text(self, name: str, index: int) -> str:
+        content, offsets = self._texts[name]
+        start, end = offsets.item(index), offsets.item(index + 1)
+        if not 0 <= start <= end <= len(content):
+            raise self._damaged(f"{name}.offsets", f"row {index} has bytes {start} to {end} of {len(content)}")
         try:
-            array = np.load(self._directory / name, mmap_mode="r", allow_pickle=False)
+            return content[start:end].tobytes().decode("utf-8")
+        except ValueError as error:
+            raise self._damaged(name, f"row {index}: {error}") from error
+
+    def _map_items(self, name: str, content: str) -> tuple[np.ndarray, np.ndarray]:
+        return self._map(content), self._map(f"{name}.offsets")
+
+    def _map(self, part: str) -> np.ndarray:
+        name = section_name(self.name, part)
+        if name not in self._manifest.sections:
+            raise CacheError(f"the manifest of {self._directory} has no section {name}", fix=_REMOVE)
+        try:
+            return map_section(self._directory / name, self._manifest.sections[name])
         except (OSError, ValueError) as error:
-            raise CacheError(f"section {name} of {self._directory} is damaged: {error}", fix=_REMOVE) from error
-        if (array.dtype.str, list(array.shape)) != (section.dtype, section.shape):
-            problem = f"section {name} of {self._directory} is damaged: it holds {array.dtype.str} {array.shape}"
-            raise CacheError(f"{problem}, the manifest says {section.dtype} {section.shape}", fix=_REMOVE)
-        return array.view(np.ndarray)  # a plain view: slicing np.memmap itself is several times slower
+            raise self._damaged(part, str(error)) from error
+
+    def _damaged(self, part: str, why: str) -> CacheError:
+        name = section_name(self.name, part)
+        return CacheError(f"section {name} of {self._directory} is damaged: {why}", fix=_REMOVE)
 
 
 @dataclass(frozen=True)
@@ -84,12 +137,15 @@ class Cache:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Sources first, e.g. `("source", "source2", "target")`; just `("target",)` for a single language."""
+        """Sources first, e.g. `("source", "source2", "target")`; just `("target",)` for a single language.
+
+        The last is `mt` where an MT encoder reads the target text.
+        """
         return tuple(self.manifest.streams)
 
     @property
     def labels(self) -> list[str]:
-        """The label words, in the order of the row labels."""
+        """The label words, in the order of the row labels; none where answers are free."""
         return self.manifest.labels
 
     @property
@@ -136,6 +192,15 @@ def verify(path: Path) -> None:
         CacheError: as `open_cache`, or naming every section whose content was changed.
     """
     sections = open_cache(path).manifest.sections
-    damaged = [name for name, section in sections.items() if file_sha256(path / name) != section.sha256]
+    damaged = []
+    total = sum(section.bytes for section in sections.values())
+    with tqdm(total=total, desc="verify", unit="B", unit_scale=True, delay=1) as progress:
+        for name, section in sections.items():
+            try:
+                if file_sha256(path / name) != section.sha256:
+                    damaged.append(name)
+            except OSError as error:
+                raise CacheError(f"cannot read {error.filename}: {error.strerror}", fix=_REMOVE) from error
+            progress.update(section.bytes)
     if damaged:
         raise CacheError(f"{path} is damaged: the content of {', '.join(damaged)} was changed", fix=_REMOVE)

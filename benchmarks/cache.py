@@ -1,0 +1,259 @@
+"""The token cache of many short pairs: opening it, reading it against Arrow, building it; prints JSON.
+
+    python benchmarks/cache.py [--rows 1000000] [--build-rows 20000] [--workers 1 2]
+
+The large cache holds random tokens, written as a build writes them but without reading and tokenizing any text.
+
+`open`: the median over fresh processes of the time to open the cache and its largest split and to read a row, and of
+the resident memory that this adds. `random` and `epoch`: microseconds of processor time a row to read tokens and label
+of rows drawn at random (the best of five rounds), and of all rows in order, from the cache and from the same rows in a
+memory-mapped Arrow table of `datasets`; a ratio is against the faster of Arrow's formats (plain gives lists), and
+in order Arrow hands out a thousand rows at a time, the cache one. `build`: rows a second of a whole `prepare_cache`,
+from rows to files, for each number of workers (whose start is most of a short build), and how far the memory of the
+calling process rose; likewise of writing the large cache.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, load_from_disk
+from memory import peak_memory, resident_memory
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from workload import make_config, run_ranks
+
+from flare_ds.config import Config
+from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache
+from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Section, SplitSummary, write_manifest
+from flare_ds.data.cache.publish import building
+from flare_ds.data.cache.rows import EncodedRows, EncodedStream
+from flare_ds.data.cache.split_writer import SplitWriter
+from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.tasks.base import TASKS, Pool, Row, Task
+
+WORDS = [f"w{number}" for number in range(4096)]
+STREAMS = ("source", "target")
+FORMATS = {"plain": None, "numpy": "numpy"}
+ARROW_BATCH = 1000
+RANDOM_READS = {"cache": 20_000, "arrow": 2_000}
+ROUNDS = 5
+CHUNK_ROWS = 256
+
+
+class Pairs(Task):
+    """Rows of 5 to 20 words in two languages, each with its number, so that no text occurs twice."""
+
+    name = "pairs"
+    version = 1
+    languages = ("en", "pl")
+    labels = ("good", "bad")
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterator[Row]:
+        """As many rows as `data_dir` says."""
+        draw = random.Random(language)
+        for number in range(int(data_dir or 0)):
+            first = draw.randrange(len(WORDS) - 20)
+            yield Row(
+                str(number), {"text": " ".join([str(number), *WORDS[first : first + 4 + number % 16]])}, number % 2
+            )
+
+    def prompt(self, fields: Mapping[str, str]) -> str:
+        """The text between two words."""
+        return f"say {fields['text']} mood"
+
+
+TASKS.add(Pairs.name, Pairs())
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word."""
+    words = ["<unk>", "<eos>", "say", "mood", *Pairs.labels, *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
+
+
+def config_of(rows: int, directory: Path) -> Config:
+    """Settings of a cache of that many rows."""
+    config = make_config(Path("unused"), method="lora", batch=1)
+    task = {"name": Pairs.name, "data_dir": str(rows), "target_language": "pl"}
+    return Config.model_validate(config.model_dump() | {"cache_dir": str(directory), "task": task})
+
+
+def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
+    """One build, in a process of its own."""
+    with peak_memory() as found:
+        began = time.perf_counter()
+        prepare_cache(config_of(int(rows), Path(directory)), word_tokenizer(), workers=int(workers))
+        seconds = time.perf_counter() - began
+    rate = int(rows) / seconds
+    per_worker = {"rows_per_second": rate, "rows_per_second_per_worker": rate / int(workers)}
+    Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, **per_worker, **found}))
+
+
+def write_large(directory: str, rows: str, out: str) -> None:
+    """A cache of that many rows of random tokens, in a process of its own."""
+    with peak_memory() as found, building(Path(directory)) as place:
+        began = time.perf_counter()
+        dtypes = dict.fromkeys(STREAMS, np.dtype("<u2"))
+        with SplitWriter(place, "train", dtypes, free_answers=False) as writer:
+            for start in range(0, int(rows), CHUNK_ROWS):
+                writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, int(rows)))))
+            summary, sections = writer.finish()
+        write_manifest(place, manifest_of(summary, sections))
+        seconds = time.perf_counter() - began
+    rate = int(rows) / seconds
+    Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, "rows_per_second": rate, **found}))
+
+
+def random_rows(numbers: range) -> tuple[list[ParallelRow], EncodedRows]:
+    """Rows of prompts of 6 to 21 tokens and answers of two."""
+    draw = np.random.default_rng(numbers.start)
+    streams = {}
+    for stream in STREAMS:
+        lengths_n = draw.integers(6, 22, len(numbers)).astype(np.int32)
+        tokens_t = draw.integers(0, len(WORDS), lengths_n.sum() + 2 * len(numbers)).astype(np.uint16)
+        streams[stream] = EncodedStream(tokens_t, lengths_n + 2, lengths_n, truncated=0)
+    side = Side({"text": ""})
+    rows = [ParallelRow(str(number), number % 2, (side,), side) for number in numbers]
+    return rows, EncodedRows(np.ones(len(rows), np.int64), streams)
+
+
+def manifest_of(summary: SplitSummary, sections: dict[str, Section]) -> Manifest:
+    """The manifest of the large cache."""
+    return Manifest(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        key="",
+        fields={},
+        streams=dict(zip(STREAMS, Pairs.languages, strict=True)),
+        labels=[*Pairs.labels],
+        label_tokens=[[4], [5]],
+        pad_id=1,
+        eos_id=1,
+        vocabulary_size=len(WORDS),
+        counts={"rows_read": summary.rows},
+        splits={"train": summary},
+        sections=sections,
+    )
+
+
+def measure_open(path: str, out: str) -> None:
+    """One opening, in a process of its own."""
+    before, began = resident_memory(), time.perf_counter()
+    read_row(open_cache(Path(path)).split("train"), 0)
+    seconds = time.perf_counter() - began
+    Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
+
+
+def read_row(split: CacheSplit, row: int) -> tuple[Any, ...]:
+    """What training reads of a row."""
+    source = split.prompt("source", row), split.answer("source", row)
+    return *source, split.prompt("target", row), split.answer("target", row), split.labels[row]
+
+
+def write_arrow(split: CacheSplit, directory: Path) -> None:
+    """The same rows as a table: of each stream the list of its tokens and how many of them are the prompt."""
+    columns: dict[str, Any] = {"label": pa.array(split.labels)}
+    for stream in STREAMS:
+        pieces = [read(stream, row) for row in range(len(split)) for read in (split.prompt, split.answer)]
+        offsets = np.concatenate([[0], np.cumsum(split.lengths(stream))]).astype(np.int32)
+        columns[stream] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(pieces)))
+        columns[f"{stream}_prompt_length"] = pa.array(split.prompt_lengths(stream))
+    Dataset(pa.table(columns)).save_to_disk(directory, max_shard_size="100GB")
+
+
+def microseconds_a_row(read: Callable[[int], object], rows: Iterable[int]) -> float:
+    """Read rows one by one."""
+    rows = list(rows)
+    began = time.process_time()
+    for row in rows:
+        read(row)
+    return 1e6 * (time.process_time() - began) / len(rows)
+
+
+def microseconds_in_batches(table: Dataset) -> float:
+    """Read all rows in order."""
+    began = time.process_time()
+    for batch in table.iter(ARROW_BATCH):
+        for _ in zip(*(batch[stream] for stream in STREAMS), batch["label"], strict=True):
+            pass
+    return 1e6 * (time.process_time() - began) / len(table)
+
+
+def measure_reads(split: CacheSplit, directory: Path) -> dict[str, Any]:
+    """Random access and an epoch, from the cache and from Arrow."""
+    write_arrow(split, directory)
+    tables = {name: load_from_disk(str(directory)).with_format(kind) for name, kind in FORMATS.items()}
+    check_equal(split, tables["plain"])
+    rounds = [read_at_random(split, tables, seed) for seed in range(ROUNDS)]
+    at_random = {name: min(times[name] for times in rounds) for name in ("cache", *tables)}
+    in_order = {name: microseconds_in_batches(table) for name, table in tables.items()}
+    return {
+        "rows": len(split),
+        "random": compare(at_random.pop("cache"), at_random),
+        "epoch": compare(microseconds_a_row(partial(read_row, split), range(len(split))), in_order),
+    }
+
+
+def read_at_random(split: CacheSplit, tables: dict[str, Dataset], seed: int) -> dict[str, float]:
+    """One round: the cache and each of the tables."""
+    draw = np.random.default_rng(seed)
+    places = {name: draw.integers(0, len(split), number).tolist() for name, number in RANDOM_READS.items()}
+    cache = microseconds_a_row(partial(read_row, split), places["cache"])
+    return {"cache": cache} | {
+        name: microseconds_a_row(table.__getitem__, places["arrow"]) for name, table in tables.items()
+    }
+
+
+def check_equal(split: CacheSplit, table: Dataset) -> None:
+    """Both hold the same rows."""
+    assert len(split) == len(table)
+    for row in range(0, len(split), max(len(split) // 100, 1)):
+        for stream in STREAMS:
+            assert [*split.prompt(stream, row), *split.answer(stream, row)] == table[row][stream]
+
+
+def compare(cache: float, arrow: dict[str, float]) -> dict[str, Any]:
+    """Times, and how many times faster the cache is than the faster format."""
+    best = min(arrow, key=arrow.__getitem__)
+    return {"cache_us": cache, "arrow_us": arrow, "fastest_arrow": best, "arrow/cache": arrow[best] / cache}
+
+
+def main() -> None:
+    """Build, open and read, and print what that took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the cache that is opened and read")
+    parser.add_argument("--build-rows", type=int, default=20_000, help="of those that are built from rows of text")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of each of these builds")
+    parser.add_argument("--openings", type=int, default=5, help="how often the large cache is opened")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        large = str(Path(place, "large"))
+        builds = {"large": run_ranks(__file__, ["large", large, str(options.rows)], ranks=0)}
+        openings = [run_ranks(__file__, ["open", large], ranks=0) for _ in range(options.openings)]
+        reads = measure_reads(open_cache(Path(large)).split("train"), Path(place, "arrow"))
+        for workers in options.workers:
+            arguments = ["build", str(Path(place, str(workers))), str(options.build_rows), str(workers)]
+            builds[f"{workers} workers"] = run_ranks(__file__, arguments, ranks=0)
+    opened = {name: median(opening[name] for opening in openings) for name in openings[0]}
+    print(json.dumps({"open": opened, **reads, "build": builds}, indent=2))
+
+
+if __name__ == "__main__":
+    verbs: dict[str, Callable[..., None]] = {"build": measure_build, "large": write_large, "open": measure_open}
+    if sys.argv[1:2] and sys.argv[1] in verbs:
+        verbs[sys.argv[1]](*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,73 @@
+"""The command line: one verb a stage. `flare-ds VERB --help` shows examples.
+
+flare-ds prepare CONFIG                 build (or find) the token cache
+flare-ds inspect CONFIG_OR_CACHE        its rows decoded side by side, how long they are, what was dropped and why
+flare-ds cache ls|stats|verify|diff|rm  look after the caches
+flare-ds translate CONFIG               machine-translate the other side of the data, once, resumable
+flare-ds train CONFIG                   train an adapter; under `deepspeed --module flare_ds`, on every rank
+flare-ds evaluate RUN_OR_CONFIG         score the test split
+flare-ds merge RUN --output DIR         task adapter into a base model
+flare-ds predict RUN --target TEXT      label words for one text, or a pair; with --generate an answer in free text
+flare-ds sweep YAML                     every cell of a grid, resumable
+flare-ds report DIR                     the table and the curves of all runs below DIR
+flare-ds fetch model|data NAME          the quickstart's model or data, verified
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from flare_ds.cli import caches, data, runs
+from flare_ds.cli.arguments import complain
+from flare_ds.exceptions import FlareError
+
+INTERRUPTED = 130
+CLOSED_PIPE = 141  # as a shell says it: 128 + SIGPIPE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; problems a user can mend end in one message and exit code 1."""
+    options = _parse(arguments)
+    # torch renames two collectives and says so at every call; DeepSpeed still uses the old names.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
+    try:
+        code = options.run(options) or 0
+        sys.stdout.flush()  # here, where a closed pipe is still handled
+        return code
+    except FlareError as error:
+        if os.environ.get("RANK", "0") == "0":
+            complain(error)
+        return 1
+    except KeyboardInterrupt:
+        print("flare-ds: interrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `flare-ds inspect ... | head`: nobody reads on; Python must not flush into it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; what comes after an option still belongs to the list that the verb ends in.
+
+    argparse gives `prepare CONFIG --workers 2 task.test_rows=9` an empty list of overrides, and leaves the last word.
+    """
+    parser = _parser()
+    options, unread = parser.parse_known_args(arguments)
+    if unread and ("list" not in options or any(word.startswith("-") for word in unread)):
+        parser.error(f"cannot read {' '.join(unread)}")
+    if unread:
+        getattr(options, options.list).extend(unread)
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flare-ds", description="Cross-lingual transfer with fused adapters.")
+    # The deepspeed launcher puts this before the verb; the rank itself is read from the environment.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    data.add_verbs(verbs)
+    caches.add_verbs(verbs)
+    runs.add_verbs(verbs)
+    return parser

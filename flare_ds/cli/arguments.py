@@ -1,0 +1,98 @@
+"""What the verbs share: how a verb is declared, how a config is given to it, how a problem is told."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flare_ds.config import Config
+from flare_ds.exceptions import FlareError
+from flare_ds.settings import load_config
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Run = Callable[[argparse.Namespace], int | None]
+
+
+def add_verb(
+    verbs: "Verbs", name: str, run: Run | None, summary: str, examples: Sequence[str]
+) -> argparse.ArgumentParser:
+    """Declare a verb.
+
+    Args:
+        verbs: of `add_subparsers`.
+        name: what the user types.
+        run: what it does, returning an exit code or None for 0; None where verbs of its own do it.
+        summary: for the list of verbs, and above its own help.
+        examples: whole commands, shown below its help.
+    """
+    parser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog="\n  ".join(["examples:", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_section: str = "task") -> None:
+    """Let a verb take a config with overrides, and a file of the user's own that defines the task.
+
+    Args:
+        parser: of the verb.
+        name: of the positional argument.
+        task_section: where the config describes its task.
+    """
+    parser.add_argument("config", metavar=name.upper())
+    add_list(parser, "overrides", "*", metavar="key=value", help="settings that differ, e.g. train.steps=10")
+    parser.add_argument("--task-path", metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task")
+    parser.set_defaults(task_section=task_section)
+
+
+def add_list(parser: argparse.ArgumentParser, name: str, nargs: str, *, metavar: str, help: str) -> None:
+    """Let a verb end in a list, whose items may also stand after its options."""
+    parser.add_argument(name, nargs=nargs, metavar=metavar, help=help)
+    parser.set_defaults(list=name)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of argument: a whole number, not below `least`."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+        return int(text)
+
+    return number
+
+
+def overrides_of(options: argparse.Namespace) -> list[str]:
+    """The overrides of a verb with a config; `--task-path` is one of them."""
+    if options.task_path is None:
+        return options.overrides
+    return [*options.overrides, f"{options.task_section}.path={json.dumps(options.task_path)}"]
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """Read the config of a verb.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    return load_config(options.config, overrides_of(options))
+
+
+def is_cache_path(path: str | Path) -> bool:
+    """Whether a cache is named, and not a config: a directory that is no run directory."""
+    path = Path(path)
+    return path.is_dir() and not (path / "config.yaml").is_file()
+
+
+def complain(error: FlareError) -> None:
+    """Tell the user what is wrong and how to mend it."""
+    print(f"flare-ds: {error}", file=sys.stderr)

@@ -1,0 +1,148 @@
+"""The verb `cache`: list, describe, check, compare and remove token caches."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flare_ds.cli.arguments import add_list, add_verb, at_least, complain, is_cache_path
+from flare_ds.config import Config
+from flare_ds.exceptions import CacheError, ConfigError
+from flare_ds.settings import load_config
+
+if TYPE_CHECKING:
+    from flare_ds.cli.arguments import Verbs
+    from flare_ds.data.cache.directory import StoredCache
+
+_DEFAULT_DIRECTORY = Config.model_fields["cache_dir"].default
+DIFFERENT = 1
+"""Exit code of `cache diff`, as of diff(1)."""
+
+
+def add_verbs(verbs: "Verbs") -> None:
+    """Declare them."""
+    summary = "list, describe, check, compare and remove token caches"
+    examples = ["flare-ds cache ls", "flare-ds cache verify tokenized_cache/*", "flare-ds cache rm --older-than 30"]
+    cache = add_verb(verbs, "cache", None, summary, examples)
+    own = cache.add_subparsers(required=True, metavar="ls|stats|verify|diff|rm")
+    ls = add_verb(own, "ls", _ls, "list the caches of a directory", ["flare-ds cache ls /shared/caches"])
+    ls.add_argument("directory", nargs="?", default=_DEFAULT_DIRECTORY, metavar="DIR", help="default: %(default)s")
+    one = "tokenized_cache/multiemo-en-pl-3f2a9c0d1b4e5f60"
+    stats = add_verb(own, "stats", _stats, "rows, lengths and size of a cache", [f"flare-ds cache stats {one}"])
+    stats.add_argument("cache", type=Path, metavar="CACHE")
+    summary = "read every byte of caches, and say what is damaged; exit code 1 if anything is"
+    verify = add_verb(own, "verify", _verify, summary, ["flare-ds cache verify tokenized_cache/*"])
+    add_list(verify, "caches", "+", metavar="CACHE", help="cache directories")
+    summary = "how two caches, or the caches that configs want, differ; exit code 1 if they do"
+    diff = add_verb(own, "diff", _diff, summary, [f"flare-ds cache diff {one} run.yaml"])
+    for name in ("a", "b"):
+        diff.add_argument(name, type=Path, metavar=name.upper(), help="cache directory, run directory or config")
+    _add_rm(own)
+
+
+def _add_rm(verbs: "Verbs") -> None:
+    examples = ["flare-ds cache rm --unfinished", "flare-ds cache rm --older-than 30 --in /shared/caches --yes"]
+    rm = add_verb(verbs, "rm", _rm, "remove caches; nothing that reads one is disturbed", examples)
+    add_list(rm, "caches", "*", metavar="CACHE", help="cache directories")
+    which = rm.add_mutually_exclusive_group()
+    which.add_argument("--unfinished", action="store_true", help="what killed builds left an hour ago or more")
+    which.add_argument("--older-than", type=at_least(0), metavar="DAYS", help="what was written longer ago")
+    rm.add_argument(
+        "--in", dest="directory", type=Path, default=_DEFAULT_DIRECTORY, metavar="DIR", help="default: %(default)s"
+    )
+    rm.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _ls(options: argparse.Namespace) -> None:
+    from flare_ds.data.cache.directory import stored_caches
+    from flare_ds.data.cache.listing import table
+
+    print("\n".join(table(stored_caches(Path(options.directory)))))
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from flare_ds.data.cache import open_cache
+    from flare_ds.data.cache.statistics import damage_told, describe
+
+    cache = open_cache(options.cache)
+    with damage_told(cache.path):
+        print("\n".join(describe(cache)))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from flare_ds.data.cache import verify
+
+    damaged = 0
+    for path in options.caches:
+        try:
+            verify(Path(path))
+            print(f"{path}: whole")
+        except CacheError as error:
+            damaged += 1
+            complain(error)
+    return min(damaged, 1)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from flare_ds.data.cache.compare import compare
+
+    lines = list(compare(_fields(options.a), _fields(options.b)))
+    print("\n".join(lines) or "equal")
+    return DIFFERENT if lines else 0
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """What the tokens of a cache depend on: of one that is there, or of the one that a config wants."""
+    from flare_ds.data.cache.format import read_manifest
+    from flare_ds.data.cache.key import key_fields
+    from flare_ds.data.parallel import load_parallel
+    from flare_ds.models.loading import load_tokenizer
+    from flare_ds.tasks.load import task_of
+
+    if is_cache_path(path):
+        return read_manifest(path).fields
+    config = load_config(path)
+    task = task_of(config.task)
+    data = load_parallel(task, config.task, config.translate)
+    return key_fields(config, task, data, load_tokenizer(config.model))
+
+
+def _rm(options: argparse.Namespace) -> None:
+    from flare_ds.data.cache.directory import remove
+    from flare_ds.data.cache.listing import human_size
+
+    caches = _chosen(options)
+    for cache in caches:
+        print(f"{cache.path}  {cache.state}, {human_size(cache.bytes)}", file=sys.stderr)
+    if not caches:
+        print("nothing to remove", file=sys.stderr)
+    elif options.yes or _agreed(len(caches)):
+        for cache in caches:
+            remove(cache)
+
+
+def _chosen(options: argparse.Namespace) -> "list[StoredCache]":
+    from flare_ds.data.cache.directory import is_abandoned, stored_cache, stored_caches
+
+    by_rule = options.unfinished or options.older_than is not None
+    if by_rule == bool(options.caches):
+        problem = "cache rm takes either cache directories or one of --unfinished and --older-than"
+        raise ConfigError(problem, fix="see `flare-ds cache rm --help`")
+    if options.caches:
+        return [stored_cache(Path(path)) for path in options.caches]
+    stored = stored_caches(options.directory)
+    if options.unfinished:
+        return [cache for cache in stored if is_abandoned(cache)]
+    days = options.older_than
+    return [cache for cache in stored if cache.seconds_old > days * 86_400]
+
+
+def _agreed(number: int) -> bool:
+    """Ask, if there is someone to ask.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nobody is there to agree to the removal of {number} caches", fix="add --yes")
+    return input(f"remove {number} caches? [y/N] ").strip().lower() in ("y", "yes")

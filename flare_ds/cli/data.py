@@ -1,0 +1,152 @@
+"""Verbs about data: prepare, inspect, translate, fetch.
+
+Each imports what it needs when its config is read, so that a mistake in one is told at once.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, is_cache_path
+from flare_ds.exceptions import ConfigError
+from flare_ds.tasks.base import SPLITS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from flare_ds.cli.arguments import Verbs
+    from flare_ds.data.cache import Cache
+
+
+def add_verbs(verbs: "Verbs") -> None:
+    """Declare them."""
+    summary = "build (or find) the token cache of a config, and print where it is"
+    examples = ["flare-ds prepare run.yaml", "flare-ds prepare run.yaml task.target_language=es --workers 8"]
+    prepare = add_verb(verbs, "prepare", _prepare, summary, examples)
+    add_config(prepare)
+    _add_workers(prepare, "that tokenize; the files do not depend on it")
+    _add_inspect(verbs)
+    summary = "machine-translate the other side of the data of a config, and print where it is"
+    examples = ["flare-ds translate run.yaml --workers 2"]
+    translate = add_verb(verbs, "translate", _translate, summary, examples)
+    add_config(translate)
+    _add_workers(translate, "that translate, each on a GPU of its own where there are any")
+    summary = "fetch a model or a data set, and print where it is"
+    fetch = add_verb(verbs, "fetch", _fetch, summary, ["flare-ds fetch data multiemo"])
+    fetch.add_argument("kind", metavar="model|data")
+    fetch.add_argument("name", metavar="NAME")
+
+
+def _add_inspect(verbs: "Verbs") -> None:
+    summary = "show rows of a cache decoded side by side, and what lengths, cuts and drops it has"
+    examples = [
+        "flare-ds inspect run.yaml --split test --rows 3",
+        "flare-ds inspect run.yaml --id products-4711",
+        "flare-ds inspect tokenized_cache/multiemo-en-pl-3f2a9c0d1b4e5f60 --tokenizer models/gemma",
+    ]
+    inspect = add_verb(verbs, "inspect", _inspect, summary, examples)
+    add_config(inspect, "config_or_cache")
+    inspect.add_argument("--split", choices=SPLITS, default="train", help="default: train")
+    inspect.add_argument("--rows", type=at_least(0), default=5, metavar="N", help="how many are shown (default: 5)")
+    which = inspect.add_mutually_exclusive_group()
+    which.add_argument("--first", type=at_least(0), default=0, metavar="N", help="number of the first row shown")
+    which.add_argument("--id", help="show the row with this id; all its windows, if it is read through several")
+    inspect.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="of the base model, where a cache is given and no config; without it tokens are shown as numbers",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help=f"processes {help} (default: 1)")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    config = config_of(options)
+
+    from flare_ds.data.cache import open_cache, prepare_cache
+    from flare_ds.data.cache.format import MANIFEST
+    from flare_ds.data.cache.statistics import summary
+    from flare_ds.models.loading import load_tokenizer
+
+    there = {manifest: manifest.stat().st_mtime_ns for manifest in Path(config.cache_dir).glob(f"*/{MANIFEST}")}
+    path = prepare_cache(config, load_tokenizer(config.model), workers=options.workers)
+    found = there.get(path / MANIFEST) == (path / MANIFEST).stat().st_mtime_ns
+    print("\n".join(["found, whole" if found else "built", *summary(open_cache(path))]), file=sys.stderr)
+    print(path)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    cache, tokenizers = _named_cache(options) if is_cache_path(options.config) else _cache_of_config(options)
+
+    from rich.console import Console
+
+    from flare_ds.data.cache.inspect import MARK, RowPrinter, rows_of
+    from flare_ds.data.cache.statistics import damage_told, describe_counts, describe_split
+
+    split = cache.split(options.split)
+    console = Console(highlight=False, markup=False)
+    with damage_told(cache.path):
+        rows = rows_of(split, first=options.first, number=options.rows, row_id=options.id)
+        if rows:
+            console.print(f"{MARK} where the prompt ends and the answer begins\n")
+        printer = RowPrinter(console, cache, split, tokenizers)
+        for row in rows:
+            printer.print(row)
+        print("\n".join([*describe_split(cache, options.split), *describe_counts(cache.manifest)]))
+
+
+def _named_cache(options: argparse.Namespace) -> "tuple[Cache, dict[str, PreTrainedTokenizerBase]]":
+    """A cache directory; and, if `--tokenizer` is given, the tokenizer of each stream but the MT encoder's."""
+    if options.overrides or options.task_path:
+        raise ConfigError(f"{options.config} is a cache: it has no settings to override", fix="name the config instead")
+
+    from flare_ds.config import ModelConfig
+    from flare_ds.data.cache import open_cache
+    from flare_ds.data.cache.inspect import check_tokenizer
+    from flare_ds.models.loading import load_tokenizer
+
+    cache = open_cache(Path(options.config))
+    if options.tokenizer is None:
+        return cache, {}
+    try:
+        tokenizer = load_tokenizer(ModelConfig(base=options.tokenizer))
+    except ConfigError as error:
+        raise ConfigError(f"--tokenizer {options.tokenizer}: {error.problem}", fix=error.fix) from error
+    check_tokenizer(cache, tokenizer, options.tokenizer)
+    return cache, {stream: tokenizer for stream in cache.streams if stream != "mt"}
+
+
+def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, PreTrainedTokenizerBase]]":
+    """The cache of a config, built if it is not there; and the tokenizer of each stream."""
+    config = config_of(options)
+    if options.tokenizer is not None:
+        problem = f"--tokenizer {options.tokenizer} beside a config, whose model.base={config.model.base!r} has one"
+        raise ConfigError(problem, fix="leave --tokenizer out, or name a cache directory")
+
+    from flare_ds.data.cache import open_cache, prepare_cache
+    from flare_ds.data.mt_tokens import load_mt_tokenizer
+    from flare_ds.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(config.model)
+    cache = open_cache(prepare_cache(config, tokenizer))
+    tokenizers = dict.fromkeys(cache.streams, tokenizer)
+    return cache, tokenizers | ({"mt": load_mt_tokenizer(config.source)} if config.reads_mt_encoder else {})
+
+
+def _translate(options: argparse.Namespace) -> None:
+    config = config_of(options)
+
+    from flare_ds.translation.run import describe, translate
+
+    directories = translate(config, workers=options.workers)
+    print("\n".join(describe(config.task, directories)), file=sys.stderr)
+    print("\n".join(map(str, directories)))
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from flare_ds.data.fetch import main_fetch
+
+    print(main_fetch(options.kind, options.name))

@@ -1,0 +1,113 @@
+"""What a model reads of each example, stream by stream, so that every prompt fits.
+
+                  target                              each source
+    label words   the end of the text is cut          likewise
+    training      one window, around the answer       one window, around its own answer; where it has none, around the
+                                                      same place
+    evaluation    windows side by side, a row each    one window for each of them, around the same place
+
+A place is where something stands in a text, as a share of its length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flare_ds.data.cache.windows import Fields, Wanted, Window, Windows
+from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.data.streams import source_streams
+from flare_ds.tasks.base import Answer, Split
+
+_NOTHING = Window(0, 0, [])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One row to be.
+
+    Attributes:
+        example: number of the example among those given.
+        place: what it is about.
+        windows: what each stream shows; an empty prompt where the example has no such side.
+    """
+
+    example: int
+    place: float
+    windows: dict[str, Window] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExampleReader:
+    """Chooses what is read of the examples of one task.
+
+    Attributes:
+        windows: finds windows of its long field.
+        free_answers: whether its answers are free text.
+    """
+
+    windows: Windows
+    free_answers: bool
+
+    def read(self, split: Split, rows: Sequence[ParallelRow]) -> list[Reading]:
+        """One reading of each example, or several side by side; some may be longer than is allowed."""
+        if self.slides(split):
+            readings = self._slide(rows)
+        else:
+            readings = [Reading(number, self._place(split, row)) for number, row in enumerate(rows)]
+            self._add("target", split, [row.target for row in rows], readings)
+        for number, stream in enumerate(source_streams(len(rows[0].sources))):
+            self._add(stream, split, [rows[reading.example].sources[number] for reading in readings], readings)
+        return readings
+
+    def slides(self, split: Split) -> bool:
+        """Whether targets of a split are read through several windows where they are long."""
+        return self.free_answers and split != "train"
+
+    def text(self, side: Side) -> str:
+        """The text that windows are chosen of."""
+        return side.fields[self.windows.long_field]
+
+    def shown(self, side: Side, reading: Reading) -> Fields:
+        """The fields of a target side as its reading shows them."""
+        window = reading.windows["target"]
+        return self.windows.shown(side.fields, window.start, window.end)
+
+    def _slide(self, rows: Sequence[ParallelRow]) -> list[Reading]:
+        slid = self.windows.slide([row.target.fields for row in rows])
+        lengths = [max(1, len(self.text(row.target))) for row in rows]
+        return [
+            Reading(number, window.middle / lengths[number], {"target": window})
+            for number, windows in enumerate(slid)
+            for window in windows
+        ]
+
+    def _add(self, stream: str, split: Split, sides: Sequence[Side | None], readings: Sequence[Reading]) -> None:
+        """Add a stream to readings: as much as fits of the side that each has there."""
+        pairs = zip(sides, readings, strict=True)
+        wanted = [self._wanted(split, side, reading.place) for side, reading in pairs if side is not None]
+        windows = iter(self.windows.fit(wanted))
+        for side, reading in zip(sides, readings, strict=True):
+            reading.windows[stream] = _NOTHING if side is None else next(windows)
+
+    def _wanted(self, split: Split, side: Side, place: float) -> Wanted:
+        answer = self._trained_answer(split, side)
+        if answer is None:
+            return Wanted(side.fields, place * len(self.text(side)))
+        return Wanted(side.fields, _middle(answer), len(answer.text))
+
+    def _place(self, split: Split, row: ParallelRow) -> float:
+        """Where the answer stands: in the target, or in the first source that has it; else where the text begins."""
+        for side in (row.target, *row.sources):
+            if side is not None and (answer := self._trained_answer(split, side)) is not None:
+                return _middle(answer) / len(self.text(side))
+        return 0.0
+
+    def _trained_answer(self, split: Split, side: Side) -> Answer | None:
+        """The answer that is trained on, where it stands in the text; only training may look at it."""
+        if split != "train" or not side.answers or side.answers[0].start is None:
+            return None
+        return side.answers[0]
+
+
+def _middle(answer: Answer) -> float:
+    assert answer.start is not None
+    return answer.start + len(answer.text) / 2

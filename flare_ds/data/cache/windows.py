@@ -1,0 +1,159 @@
+"""Which part of a long text a prompt shows, so that it fits: the widest window around a place, or windows side by side.
+
+    fit     one window, as wide as fits, with a place in its middle as far as the ends of the text allow
+                 |--------------.............|      place at the start: the end is cut
+                 |.....[---answer---]........|      training: the answer is inside
+    slide   windows that together show all of the text
+                 |---------------            |
+                 |           ---------------|      neighbours share a quarter of the first of the two, so an answer
+                                                     no longer than that is whole in one of them
+
+Widths are found by bisection over tokenized prompts, all rows at once: no tokenizer has to say where its tokens stand.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+
+Fields = Mapping[str, str]
+
+WINDOWS_VERSION = 1
+"""Raised whenever another part of a text would be shown."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Part of a text, and the prompt that shows it.
+
+    Attributes:
+        start: its first character.
+        end: one behind its last.
+        prompt: token ids.
+    """
+
+    start: int
+    end: int
+    prompt: list[int]
+
+    @property
+    def middle(self) -> float:
+        """Where it stands, in characters."""
+        return (self.start + self.end) / 2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One row, and which part of its long field it is about.
+
+    Attributes:
+        fields: of the row.
+        middle: place in the long field, in characters.
+        narrowest: characters around that place which a window must show.
+    """
+
+    fields: Fields
+    middle: float = 0.0
+    narrowest: int = 0
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """Windows of every width around one place between two ends; each lies inside all wider ones."""
+
+    first: int
+    last: int
+    middle: float
+    narrowest: int
+
+    def of_width(self, width: int) -> tuple[int, int]:
+        start = max(self.first, min(floor(self.middle - width / 2), self.last - width))
+        return start, start + width
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Chooses windows of the long field of rows.
+
+    Attributes:
+        tokenize: the prompts of rows, as token ids.
+        long_field: the field that is shown in part.
+        most_tokens: the longest prompt.
+    """
+
+    tokenize: Callable[[Sequence[Fields]], list[list[int]]]
+    long_field: str
+    most_tokens: int
+
+    def fit(self, wanted: Sequence[Wanted]) -> list[Window]:
+        """One window a row, as wide as fits. Where not even the narrowest does, it is given nevertheless."""
+        windows = self._whole([row.fields for row in wanted])
+        too_long = [number for number, window in enumerate(windows) if not self.fits(window)]
+        growths = [_Growth(0, windows[row].end, wanted[row].middle, wanted[row].narrowest) for row in too_long]
+        widest = self._widest([wanted[row].fields for row in too_long], growths)
+        for row, window in zip(too_long, widest, strict=True):
+            windows[row] = window
+        return windows
+
+    def slide(self, fields: Sequence[Fields]) -> list[list[Window]]:
+        """Windows of each row, from the start of the text to its end; one, if all of it fits.
+
+        Where not even a single character fits, its window is given nevertheless, alone.
+        """
+        found: list[list[Window]] = [[] for _ in fields]
+        windows = dict(enumerate(self._whole(fields)))
+        ends = [window.end for window in windows.values()]
+        growing = {row: 0 for row, window in windows.items() if not self.fits(window)}
+        for row in windows.keys() - growing.keys():
+            found[row] = [windows[row]]
+        while growing:
+            growths = [_Growth(start, ends[row], start, min(1, ends[row])) for row, start in growing.items()]
+            widest = self._widest([fields[row] for row in growing], growths)
+            for row, window in zip(list(growing), widest, strict=True):
+                found[row].append(window)
+                growing[row] = window.end - (window.end - window.start) // 4
+                if window.end == ends[row] or not self.fits(window):
+                    del growing[row]
+        self._widen_last(fields, found)
+        return found
+
+    def fits(self, window: Window) -> bool:
+        """Whether its prompt is short enough."""
+        return len(window.prompt) <= self.most_tokens
+
+    def _widen_last(self, fields: Sequence[Fields], found: list[list[Window]]) -> None:
+        """Let the last of several windows begin as early as fits: it may hold just a few characters."""
+        rows = [row for row, windows in enumerate(found) if len(windows) > 1]
+        lasts = [found[row][-1] for row in rows]
+        growths = [_Growth(0, last.end, last.end, last.end - last.start) for last in lasts]
+        for row, window in zip(rows, self._widest([fields[row] for row in rows], growths), strict=True):
+            found[row][-1] = window
+
+    def _widest(self, fields: Sequence[Fields], growths: Sequence[_Growth]) -> list[Window]:
+        """The widest window that fits, by bisection; widths are first tried near the expected one, then doubled."""
+        best = self._show(fields, [growth.of_width(growth.narrowest) for growth in growths])
+        fitting = [growth.narrowest for growth in growths]
+        failing = [growth.last - growth.first + 1 if self.fits(best[row]) else 0 for row, growth in enumerate(growths)]
+        while active := [row for row in range(len(growths)) if failing[row] - fitting[row] > 1]:
+            widths = [
+                min((fitting[row] + failing[row]) // 2, max(2 * fitting[row], self.most_tokens)) for row in active
+            ]
+            shown = [growths[row].of_width(width) for row, width in zip(active, widths, strict=True)]
+            tried = self._show([fields[row] for row in active], shown)
+            for row, width, window in zip(active, widths, tried, strict=True):
+                if self.fits(window):
+                    fitting[row], best[row] = width, window
+                else:
+                    failing[row] = width
+        return best
+
+    def _whole(self, fields: Sequence[Fields]) -> list[Window]:
+        return self._show(fields, [(0, len(row[self.long_field])) for row in fields])
+
+    def _show(self, fields: Sequence[Fields], spans: Sequence[tuple[int, int]]) -> list[Window]:
+        shown = [self.shown(row, *span) for row, span in zip(fields, spans, strict=True)]
+        prompts = self.tokenize(shown) if shown else []
+        return [Window(*span, prompt) for span, prompt in zip(spans, prompts, strict=True)]
+
+    def shown(self, fields: Fields, start: int, end: int) -> Fields:
+        """A row's fields as a window shows them."""
+        return {**fields, self.long_field: fields[self.long_field][start:end]}

@@ -1,0 +1,58 @@
+"""What an MT encoder reads: the target text, tokenized by its own tokenizer as a text of the target language."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from flare_ds.config import SourceConfig
+from flare_ds.exceptions import ConfigError
+from flare_ds.registry import suggestion
+
+_FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
+_NLLB_TAG = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+
+
+def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
+    """Load the encoder's tokenizer, set to the target language.
+
+    Raises:
+        ConfigError: there is none, or it does not know `source.mt_language`.
+    """
+    from transformers import AutoTokenizer  # imports torch, which worker processes do without
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.mt_encoder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise unusable(source, error) from error
+    known = language_tags(tokenizer)
+    if not known:
+        raise unusable(source, "its tokenizer has no language tags")
+    if source.mt_language not in known:
+        raise ConfigError(
+            f"source.mt_language={source.mt_language!r} is no language of source.mt_encoder={source.mt_encoder!r}",
+            fix=suggestion(str(source.mt_language), known),
+        )
+    tokenizer.src_lang = source.mt_language
+    return tokenizer
+
+
+def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, longest: int) -> list[list[int]]:
+    """Token ids of each text, tag and end mark included; a longer text loses its end."""
+    return tokenizer(list(texts), truncation=True, max_length=longest, verbose=False)["input_ids"]
+
+
+def mt_text(fields: Mapping[str, str]) -> str:
+    """What the encoder reads of a row: its fields in the task's order, without the prompt around them."""
+    return " ".join(fields.values())
+
+
+def language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The languages of an MT tokenizer: M2M100 lists its own; NLLB's are special tokens such as `pol_Latn`."""
+    listed = getattr(tokenizer, "lang_code_to_id", None)
+    return set(listed) if listed else {token for token in tokenizer.all_special_tokens if _NLLB_TAG.fullmatch(token)}
+
+
+def unusable(source: SourceConfig, reason: object) -> ConfigError:
+    """The error that the MT encoder a config names cannot be used."""
+    return ConfigError(f"source.mt_encoder={source.mt_encoder!r} cannot be used: {reason}", fix=_FIX)

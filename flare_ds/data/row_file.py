@@ -1,0 +1,80 @@
+"""Rows of one language on disk: data sets larger than memory are read once, row by row, and looked up afterwards.
+
+What stays in memory is what splitting and joining need of each row: its id, its label and two checksums.
+"""
+
+import hashlib
+import json
+import tempfile
+import unicodedata
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+from flare_ds.exceptions import DataError
+from flare_ds.tasks.base import Answer, Row
+
+
+class RowFile(Sequence[Row]):
+    """Rows in a temporary file of their own, which goes away with this object (TMPDIR says where).
+
+    Args:
+        rows: read once.
+        name: what they are, for messages.
+        split_fields: fields whose text decides a split made by us.
+
+    Attributes:
+        ids: of each row.
+        labels: of each row; None where answers are free text.
+        texts: sha256 of each row's normalised text; empty where all its fields are.
+        split_texts: sha256 of each row's normalised `split_fields`.
+
+    Raises:
+        DataError: an id occurs twice.
+    """
+
+    def __init__(self, rows: Iterable[Row], *, name: str, split_fields: Sequence[str]) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as this object)
+        self._starts = array("q", [0])
+        self.ids: list[str] = []
+        self.labels: list[int | None] = []
+        self.texts: list[bytes] = []
+        self.split_texts: list[bytes] = []
+        for row in rows:
+            line = json.dumps([row.id, row.fields, row.label, [(a.text, a.start) for a in row.answers]]).encode()
+            self._file.write(line)
+            self._starts.append(self._starts[-1] + len(line))
+            self.ids.append(row.id)
+            self.labels.append(row.label)
+            self.texts.append(text_checksum(row.fields.values()))
+            self.split_texts.append(text_checksum(row.fields[field] for field in split_fields))
+        self.places = {row_id: place for place, row_id in enumerate(self.ids)}
+        if len(self.places) < len(self.ids):
+            twice = next(row_id for place, row_id in enumerate(self.ids) if self.places[row_id] != place)
+            raise DataError(f"row {twice} occurs twice in {name}", fix="give every row its own id")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        assert isinstance(index, int), "rows are looked up one by one"
+        index = range(len(self))[index]
+        start, end = self._starts[index], self._starts[index + 1]
+        self._file.seek(start)
+        row_id, fields, label, answers = json.loads(self._file.read(end - start))
+        return Row(row_id, fields, label, tuple(Answer(text, place) for text, place in answers))
+
+
+def normalise(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def text_checksum(texts: Iterable[str]) -> bytes:
+    """The sha256 of some texts as one, normalised; empty if there is nothing in them."""
+    text = normalise("\n".join(texts))
+    return hashlib.sha256(text.encode("utf-8")).digest() if text else b""

@@ -1,0 +1,75 @@
+"""Free answers: decoded, then compared with the right ones.
+
+A text too long for one prompt is read through windows: several rows of the cache that are one example, of which most
+do not hold the answer. The example's answer is that of the window whose answer the model finds likeliest, by the mean
+log-probability of its tokens.
+
+    row                0    1    2    3    4    5
+    example            0    0    0    1    2    2
+    log-probability  -2.1 -0.3 -1.7 -0.9 -0.8 -0.2      rows 1, 3 and 5 answer
+
+Legend: n rows of the split, E examples.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from flare_ds.config import Config, ModelConfig
+from flare_ds.data.cache import Cache
+from flare_ds.data.states import StateStore
+from flare_ds.evaluation.generate import generate_split
+from flare_ds.evaluation.qa import exact_match, token_f1
+from flare_ds.evaluation.scores import Scores
+from flare_ds.models.loading import load_tokenizer
+from flare_ds.tasks.base import Metric
+from flare_ds.training.engine import RunningModel
+
+
+def score_answers(
+    running: RunningModel, cache: Cache, split_name: str, config: Config, *, metric: Metric, states: StateStore | None
+) -> Scores:
+    """Decode and score an answer for every example of a split; a collective, with the same result on every rank.
+
+    Args:
+        running: the model, with its whole head.
+        cache: the run's tokens.
+        split_name: train, validation or test.
+        config: the run's settings; `generate` says how.
+        metric: the task's.
+        states: the run's stored source states, if its provider stores them.
+    """
+    split, tokenizer = cache.split(split_name), _tokenizer(config.model)
+    decoded = generate_split(running, cache, split_name, config, states=states)
+    records = []
+    for row in best_windows(split.examples, [answer.log_probability for answer in decoded]).tolist():
+        prediction, right = decoded[row].text(tokenizer), split.golds(row)
+        records.append(
+            {
+                "id": split.ids(row),
+                "answers": right,
+                "prediction": prediction,
+                "exact_match": exact_match(prediction, right),
+                "f1": token_f1(prediction, right),
+                "log_probability": decoded[row].log_probability,
+            }
+        )
+    figures = {name: fmean(record[name] for record in records) for name in ("exact_match", "f1")}
+    return Scores(metric, figures, records)
+
+
+def best_windows(examples_n: NDArray[np.integer], log_probabilities_n: Sequence[float]) -> NDArray[np.integer]:
+    """The row that answers each example: its likeliest, of equals the first: int [E]."""
+    order_n = np.lexsort((-np.array(log_probabilities_n), examples_n))
+    _, first_E = np.unique(examples_n[order_n], return_index=True)
+    return order_n[first_E]
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """Read once: a run validates many times."""
+    return load_tokenizer(model)

@@ -1,0 +1,33 @@
+"""Exact match and F1 of a free answer, as SQuAD v1.1's evaluation has them, which is TyDiQA-GoldP's too.
+
+Texts are compared in lower case, without ASCII punctuation, without English articles and with single spaces, in
+every language alike: other scripts' punctuation and articles stay. Several right answers: the best one counts.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """The text as it is compared; punctuation goes before articles, so "(the)" is one and "the-cat" is none."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> bool:
+    """Whether a prediction is one of the right answers."""
+    return normalise(prediction) in map(normalise, answers)
+
+
+def token_f1(prediction: str, answers: Sequence[str]) -> float:
+    """Harmonic mean of precision and recall over white-space tokens, counted with their repeats."""
+    return max(_f1(normalise(prediction).split(), normalise(answer).split()) for answer in answers)
+
+
+def _f1(predicted: list[str], right: list[str]) -> float:
+    shared = (Counter(predicted) & Counter(right)).total()
+    return 2 * shared / (len(predicted) + len(right)) if shared else 0.0

@@ -1,0 +1,41 @@
+"""What scoring a split gives, the same for label words and for free answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flare_ds.evaluation.metrics import Outcome, outcome
+from flare_ds.tasks.base import Metric
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A scored split.
+
+    Attributes:
+        metric: the task's; one of the figures.
+        figures: all that is measured, by name: accuracy, macro_f1 and loss, or exact_match and f1.
+        records: a line of predictions.jsonl for each example, in cache order.
+    """
+
+    metric: Metric
+    figures: Mapping[str, float]
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def score(self) -> float:
+        """The task's metric."""
+        return self.figures[self.metric]
+
+    @property
+    def standing(self) -> list[float]:
+        """What adapters are compared by, the most important first.
+
+        Exact matches are few while a model learns to answer at all, so F1 breaks their ties.
+        """
+        return [self.score, self.figures.get("f1", 0.0)]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What the metric sees of each example."""
+        return [outcome(self.metric, record) for record in self.records]

@@ -1,0 +1,73 @@
+"""What the cells of a table mean: ids, labels and answers, each refused by row and column where it means nothing."""
+
+import json
+from collections.abc import Mapping
+
+from flare_ds.tasks.base import Answer
+from flare_ds.tasks.records import Record
+
+
+def read_id(record: Record, column: str) -> str:
+    """The row's id, as a text.
+
+    Raises:
+        DataError: it is missing, empty, or neither a text nor an integer.
+    """
+    value = record[column]
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise record.refuse(column, "an id")
+    return str(value)
+
+
+def read_label(record: Record, column: str, indices: Mapping[int | str, int]) -> int:
+    """The index of the row's label word.
+
+    Args:
+        record: the row.
+        column: where its label stands.
+        indices: the index behind each value the column may have.
+
+    Raises:
+        DataError: it has another value, or none.
+    """
+    value = record[column]
+    # One null among integers makes floats of them all, in pandas; only the null is wrong.
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, bool) or not isinstance(value, str | int) or value not in indices:
+        known = ", ".join(dict.fromkeys(map(str, indices)))
+        raise record.refuse(column, f"one of {known}")
+    return indices[value]
+
+
+def read_answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:
+    """The right answers and where each stands in the context.
+
+    They come as SQuAD has them, {text: [...], answer_start: [...]}; as a list of pairs; or, in CSV, as JSON of either.
+
+    Raises:
+        DataError: there are none, or they are something else.
+    """
+    found = record[column]
+    try:
+        found = json.loads(found) if isinstance(found, str) else found
+        pairs = [(pair["text"], pair["answer_start"]) for pair in found] if isinstance(found, list) else None
+        pairs = pairs if pairs is not None else list(zip(found["text"], found["answer_start"], strict=True))
+    except (TypeError, KeyError, ValueError):
+        raise record.refuse(column, "{text: [...], answer_start: [...]} of equal lengths") from None
+    if not pairs or not all(isinstance(text, str) and text for text, _ in pairs):
+        raise record.refuse(column, "at least one answer, each a text")
+    if any(isinstance(start, bool) or not isinstance(start, int) for _, start in pairs):
+        raise record.refuse(column, "answers with integer starts")
+    return tuple(Answer(text, locate(text, context, near=start)) for text, start in pairs)
+
+
+def locate(text: str, context: str, *, near: int) -> int | None:
+    """Where an answer stands in its context: at `near` if it does, else at the nearest place; None: nowhere."""
+    if context[near : near + len(text)] == text and near >= 0:
+        return near
+    starts: list[int] = []
+    start: int = context.find(text)
+    while start >= 0:
+        starts.append(start)
+        start = context.find(text, start + 1)
+    return min(starts, key=lambda start: abs(start - near), default=None)

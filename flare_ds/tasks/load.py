@@ -1,0 +1,144 @@
+"""Finding the task a config names, built in or in a file of the user's own, and checking the config's languages.
+
+    task.path: my_task.yaml    the arguments of a TableTask
+    task.path: my_task.py      a module that makes a Task of that name, or defines a class of one
+
+Tasks of both kinds can be sent to worker processes.
+"""
+
+import copyreg
+import hashlib
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from pydantic import TypeAdapter, ValidationError
+
+from flare_ds.config import TaskConfig
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.registry import suggestion
+from flare_ds.settings import read_yaml
+from flare_ds.tasks.base import TASKS, Task
+from flare_ds.tasks.languages import nllb_tag
+from flare_ds.tasks.table import TableTask
+
+_KEYS: dict[str, str] = {
+    key: schema["description"] for key, schema in TypeAdapter(TableTask).json_schema()["properties"].items()
+}
+"""What each key of a YAML declaration says."""
+
+
+def task_of(config: TaskConfig) -> Task:
+    """The task that a config names.
+
+    Raises:
+        ConfigError: no task has that name, or `task.path` is not a file that defines it.
+    """
+    if config.path is None:
+        return TASKS.get(config.name)
+    path = Path(config.path)
+    if path.suffix == ".py":
+        return _task_in_module(path.absolute(), config.name)
+    if path.suffix in (".yaml", ".yml"):
+        return _checked_name(_task_in_yaml(path), config.name, path)
+    raise ConfigError(f"task.path={config.path!r} is neither .yaml nor .py", fix="docs/tasks.md shows both")
+
+
+def check_languages(task: Task, config: TaskConfig) -> None:
+    """Refuse languages that the task cannot give, before anything is read.
+
+    Raises:
+        DataError: a language the task lacks, sides that do not exist, or a target nothing can translate into.
+    """
+    if config.sides == "own":
+        _check_own(task, config)
+        return
+    task.check_language(config.source_language)
+    if config.extra_source_languages:
+        problem = f"task.extra_source_languages={list(config.extra_source_languages)} with task.sides=translated"
+        raise DataError(problem, fix="remove them (one source is translated), or set task.sides=own")
+    if config.is_translated:
+        nllb_tag(task, config.source_language)
+        nllb_tag(task, config.target_language)
+
+
+def _check_own(task: Task, config: TaskConfig) -> None:
+    languages = dict.fromkeys((*config.source_languages, config.target_language))
+    translated = "set task.sides=translated to have the other side machine-translated"
+    for language in languages:
+        if language not in task.languages:
+            problem = f"task {task.name} has no language {language!r}"
+            raise DataError(problem, fix=f"{suggestion(language, task.languages)}, or {translated}")
+    if len(languages) > 1 and not task.parallel:
+        problem = f"the rows of task {task.name} are not the same in {', '.join(languages)}"
+        raise DataError(f"{problem}, so they make no pairs (task.sides=own)", fix=translated)
+
+
+def _checked_name(task: Task, name: str, path: Path) -> Task:
+    if task.name != name:
+        problem = f"task.name={name!r}, but {path} defines task {task.name!r}"
+        raise ConfigError(problem, fix=f"set task.name={task.name}")
+    return task
+
+
+def _task_in_yaml(path: Path) -> TableTask:
+    settings = read_yaml(path)
+    for key in settings:
+        if key not in _KEYS:
+            raise ConfigError(f"unknown key {key!r} in {path}", fix=suggestion(str(key), _KEYS))
+    try:
+        return TypeAdapter(TableTask).validate_python(settings)
+    except ValidationError as error:
+        raise _explain(error, path) from None
+
+
+def _explain(error: ValidationError, path: Path) -> ConfigError:
+    """The first problem of a declaration, said in our words."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        problem, _, fix = str(first["ctx"]["error"]).rpartition("; ")
+        return ConfigError(f"{problem} (in {path})", fix=fix)
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return ConfigError(f"key {key!r} is missing in {path}", fix=f"add it: {_KEYS[key]}")
+    return ConfigError(f"{key} has {first['input']!r} in {path}: {first['msg']}", fix=f"change {key}: {_KEYS[key]}")
+
+
+def _task_in_module(path: Path, name: str) -> Task:
+    module = _import(path)
+    values = [value for key, value in vars(module).items() if not key.startswith("__")]
+    made = [value for value in values if isinstance(value, Task)]
+    kinds = [
+        kind for kind in values if inspect.isclass(kind) and issubclass(kind, Task) and not inspect.isabstract(kind)
+    ]
+    tasks = [task for task in made if task.name == name]
+    tasks = tasks or [kind() for kind in kinds if getattr(kind, "name", None) == name]
+    if len(tasks) != 1:
+        names = sorted({value.name for value in (*made, *kinds) if hasattr(value, "name")})
+        problem = f"{path} defines {len(tasks)} tasks named {name!r} (task.name), not one (it has: {', '.join(names)})"
+        raise ConfigError(problem, fix="set task.name to the task's name, and make one task of that name in the file")
+    kind = type(tasks[0])
+    if kind.__module__ == module.__name__:
+        # A worker process cannot import the module by its name: it reads the file again.
+        copyreg.pickle(kind, lambda _: (_task_in_module, (path, name)))
+    return tasks[0]
+
+
+def _import(path: Path) -> ModuleType:
+    """Run a Python file as a module of a private name, once for each content, so that a changed file is never stale."""
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read task.path={str(path)!r}: {error.strerror}", fix="check the path") from error
+    name = f"flare_ds_task_{hashlib.sha256(bytes(path) + source).hexdigest()[:16]}"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        sys.modules[name] = module  # dataclasses look themselves up there
+        try:
+            exec(compile(source, str(path), "exec"), vars(module))
+        except Exception as error:
+            del sys.modules[name]
+            raise ConfigError(f"{path} fails: {type(error).__name__}: {error}", fix="run it with python") from error
+    return sys.modules[name]

@@ -1,0 +1,221 @@
+"""Records of a table, one by one: on the hub, or in local files with the hub's columns.
+
+    <data_dir>/<config>/<split>.parquet | .jsonl | .json | .csv        one file, or the hub's own shards:
+    <data_dir>/<config>/<split>-00000-of-00002.parquet                 as the hub names them,
+    <data_dir>/<config>/<split>/0000.parquet                           as its conversion of loading scripts names them
+
+Local files are read in place: a changed file is never read stale, and a large one never held whole (but for `.json`,
+one array). They are not opened through `datasets`, which quietly turns a number among texts into a text, and NaN
+among integers into null, when it stands far enough from the start of a file.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flare_ds.exceptions import DataError
+
+PARQUET_CONVERSION = "refs/convert/parquet"
+"""The hub's own conversion of a data set that is a loading script: folders stand where the script had configs."""
+_BATCH = 1000
+_USE_FILES = "or set task.data_dir to a directory that holds the same tables (docs/tasks.md says how they lie)"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a table.
+
+    Attributes:
+        where: the row's number and the file, for messages.
+        values: by column.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+
+    def __getitem__(self, column: str) -> Any:
+        """The value of a column.
+
+        Raises:
+            DataError: the record lacks it.
+        """
+        if column not in self.values:
+            columns = ", ".join(map(str, self.values))
+            fix = "the columns must be those of the hub, or as the task's `columns` name them"
+            raise DataError(f"{self.where} has no column {column!r} (it has: {columns})", fix=fix)
+        return self.values[column]
+
+    def text(self, column: str) -> str:
+        """The value of a column that holds texts; may be empty.
+
+        Raises:
+            DataError: the record lacks it, or it is null, a number, or not Unicode.
+        """
+        value = self[column]
+        if not isinstance(value, str):
+            raise self.refuse(column, "a text")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise self.refuse(column, "valid Unicode") from None
+        return value
+
+    def refuse(self, column: str, expected: str) -> DataError:
+        """The error that says that a value is not what it should be."""
+        value = repr(self.values[column])
+        problem = f"{self.where} has {column}={value:.100}, not {expected}"
+        return DataError(problem, fix="mend or remove that row, or fetch the data again")
+
+
+@dataclass(frozen=True)
+class Records:
+    """All records of a table, in its order; to be iterated once.
+
+    Attributes:
+        origin: the file, or the place on the hub.
+        classes: the names behind the integers of each column that is a ClassLabel.
+    """
+
+    origin: str
+    classes: Mapping[str, Sequence[str]]
+    records: Iterable[Record]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+
+def open_hub(name: str, config: str | None, split: str, revision: str | None) -> Records:
+    """Load one split of a data set on the hub; it is kept in the hub's local cache.
+
+    Raises:
+        DataError: it is not there, or the hub cannot be reached.
+    """
+    import datasets  # slow to import, and local files do not need it
+
+    place = {"data_dir": config} if revision == PARQUET_CONVERSION else {"name": config}
+    origin = f"{name} ({config or 'default'}, {split})"
+    try:
+        table = datasets.load_dataset(name, split=split, revision=revision, **place)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        fix = f"check the connection to the hub, {_USE_FILES}"
+        raise DataError(f"cannot load {origin} from the hub: {error}", fix=fix) from error
+    return Records(origin, _classes(table.features), _hub_records(table, origin))
+
+
+def _hub_records(table: Any, origin: str) -> Iterator[Record]:
+    rows = (row for batch in table.iter(_BATCH) for row in zip(*batch.values(), strict=True))
+    for number, row in enumerate(rows):
+        yield Record(f"row {number} of {origin}", dict(zip(table.column_names, row, strict=True)))
+
+
+def open_files(data_dir: str, folders: Sequence[str], split: str) -> Records:
+    """Open the local file, or the shards, of one split.
+
+    Args:
+        data_dir: where to look.
+        folders: folders below it that may hold the split; empty: the directory itself.
+        split: its name on the hub.
+
+    Raises:
+        DataError: there is no such file, or there are several forms of it.
+    """
+    files = _find(Path(data_dir), folders, split)
+    suffix = files[0].suffix
+    classes = _parquet_classes(files[0]) if suffix == ".parquet" else {}
+    origin = str(files[0] if len(files) == 1 else files[0].parent)
+    return Records(origin, classes, (record for file in files for record in _read(file, _READERS[suffix])))
+
+
+def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
+    directories = [data_dir / folder for folder in folders]
+    patterns = [f"{split}{shard}{suffix}" for shard in ("", "-*", "/*") for suffix in _READERS]
+    forms = [sorted(directory.glob(pattern)) for directory in directories for pattern in patterns]
+    found = [files for files in forms if files]
+    if not found:
+        looked = " or ".join(str(directory / f"{split}.{{{','.join(_suffixes())}}}") for directory in directories)
+        fix = "put the table there, check task.data_dir, or leave task.data_dir out to read the hub (docs/tasks.md)"
+        raise DataError(f"found no {looked}", fix=fix)
+    if len(found) > 1:
+        raise DataError(f"both {found[0][0]} and {found[1][0]} hold the split {split!r}", fix="keep one of them")
+    return found[0]
+
+
+def _suffixes() -> list[str]:
+    return [suffix.removeprefix(".") for suffix in _READERS]
+
+
+def _read(path: Path, reader: Callable[[Path], Iterator[Any]]) -> Iterator[Record]:
+    """Number the rows of a file; say where it broke, if it does."""
+    from pyarrow import ArrowException
+
+    rows = reader(path)
+    number = 0
+    while True:
+        where = f"row {number} of {path}"
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except (OSError, ValueError, csv.Error, ArrowException) as error:
+            raise DataError(f"{where} cannot be read: {error}", fix="mend the file, or fetch it again") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where} is not an object with columns: {row!r:.100}", fix="write one object a row")
+        yield Record(where, row)
+        number += 1
+
+
+def _read_parquet(path: Path) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path, memory_map=True) as file:
+        for batch in file.iter_batches(_BATCH):
+            yield from batch.to_pylist()
+
+
+def _parquet_classes(path: Path) -> dict[str, Sequence[str]]:
+    from datasets import Features
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        return _classes(Features.from_arrow_schema(read_schema(path)))
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{path} is not a parquet file: {error}", fix="fetch it again") from error
+
+
+def _classes(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    from datasets import ClassLabel
+
+    return {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
+
+
+def _read_jsonl(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8-sig") as file:
+        yield from (json.loads(line) for line in file if not line.isspace())
+
+
+def _read_json(path: Path) -> Iterator[Any]:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(rows, list):
+        raise ValueError(f"it holds {type(rows).__name__}, not an array of rows")
+    yield from rows
+
+
+def _read_csv(path: Path) -> Iterator[Any]:
+    """Cells are texts: `NA` and `null` too, and an empty cell is an empty text."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, strict=True):
+            if None in row or None in row.values():
+                raise ValueError("it has more or fewer cells than the first line names")
+            yield row
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Any]]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+}

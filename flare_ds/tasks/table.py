@@ -1,0 +1,177 @@
+r"""A task that is declared: which tables it lies in, what their columns mean, and how a row becomes a prompt.
+
+    a table's row    premise: A dog.    hypothesis: An animal.    label: 0
+    the template     "Premise: {premise}\nHypothesis: {hypothesis}\nLabel:"    continued by " entailment"
+
+The built-in tasks of the hub are written this way, and so are a user's own, in YAML or Python (docs/tasks.md).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from string import Formatter
+
+from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic.dataclasses import dataclass
+
+from flare_ds.exceptions import DataError
+from flare_ds.registry import suggestion
+from flare_ds.tasks.base import Metric, Pool, Row, Task
+from flare_ds.tasks.cells import read_answers, read_id, read_label
+from flare_ds.tasks.records import Record, Records, open_files, open_hub
+
+_POOLS: tuple[tuple[Pool, ...], ...] = (("all",), ("train", "test"), ("train", "validation", "test"))
+
+
+@dataclass(config=ConfigDict(extra="forbid"), frozen=True, kw_only=True)
+class TableTask(Task):
+    """A task over tables of the hub, or over local files with the same columns."""
+
+    name: str = Field(description="how configs call it")
+    version: int = Field(default=1, ge=1, description="raised whenever the same files would give other rows or prompts")
+    languages: tuple[str, ...] = Field(min_length=1, description="codes of the languages it has")
+    nllb_tags: Mapping[str, str] = Field(
+        default={}, description="NLLB tags of languages that flare_ds does not know, by code"
+    )
+    parallel: bool = Field(default=True, description="whether a row says the same in every language")
+    original_language: str | None = Field(default=None, description="the one the rows were written in")
+    hub: str | None = Field(default=None, description="data set on the hub (null: local files only)")
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
+    config: str | dict[str, str] | None = Field(
+        default="{language}", description="config on the hub, and folder below data_dir: a template, or by language"
+    )
+    pools: tuple[Pool, ...] = Field(description="all; train and test; or train, validation and test")
+    splits: Mapping[Pool, str] = Field(
+        default={}, description="names of the tables' splits that differ from the pools'"
+    )
+    fields: tuple[str, ...] = Field(min_length=1, description="names of a row's texts, in the order they are said")
+    columns: Mapping[str, str] = Field(default={}, description="columns of fields that are named otherwise")
+    id_column: str | None = Field(default=None, description="column of ids (null: the row's number)")
+    id_prefixes: Mapping[str, str] = Field(
+        default={}, description="what the ids of each language begin with, where one table holds all languages"
+    )
+    labels: tuple[str, ...] = Field(default=(), description="label words; none: answers are free text")
+    label_column: str = Field(default="label", description="column of labels: words, or their places among `labels`")
+    label_values: Mapping[StrictInt | StrictStr, str] = Field(
+        default={}, description="label word of each value, if neither"
+    )
+    answers_column: str = Field(
+        default="answers", description="column of free answers: {text: [...], answer_start: [...]}"
+    )
+    template: str = Field(description="the prompt, with {field}s; a space and the answer continue it")
+    split_fields: tuple[str, ...] = Field(
+        default_factory=lambda data: data["fields"], description="those that decide a split made by us"
+    )
+    long_field: str = Field(
+        default_factory=lambda data: data["fields"][0], description="the one that is cut when too long"
+    )
+    metric: Metric = Field(
+        default_factory=lambda data: "accuracy" if data["labels"] else "exact_match", description="the score"
+    )
+
+    @model_validator(mode="after")
+    def _declaration_fits_together(self) -> "TableTask":
+        for broken, problem, fix in self._conflicts():
+            if broken:
+                raise ValueError(f"{problem}; {fix}")
+        return self
+
+    def _conflicts(self) -> list[tuple[bool, str, str]]:
+        """Declarations that mean nothing: whether present, what is wrong, what to do."""
+        said = _fields_of(self.template)
+        strange = sorted((said | {*self.split_fields, self.long_field, *self.columns}) - set(self.fields))
+        words = set(self.label_values.values()) - set(self.labels)
+        one_table = len(self.languages) > 1 and self._shares_a_table
+        return [
+            (bool(strange), f"{', '.join(strange)!r} is not among fields={list(self.fields)}", "name fields only"),
+            (self.template != self.template.rstrip(), "template ends in white space", "end it with e.g. 'Label:'"),
+            (self.pools not in _POOLS, f"pools={list(self.pools)}", "use [all], [train, test] or all three splits"),
+            (len({*self.labels}) < len(self.labels), f"labels={list(self.labels)} repeats one", "say each word once"),
+            (bool(words), f"label_values has the words {sorted(words)}", f"use {', '.join(self.labels)}"),
+            (
+                (self.metric == "exact_match") == bool(self.labels),
+                f"metric={self.metric!r} with labels={list(self.labels)}",
+                "exact_match is for free answers (no labels), the others are for label words",
+            ),
+            (
+                one_table and set(self.id_prefixes) != set(self.languages),
+                f"config={self.config!r} is one table for {len(self.languages)} languages",
+                "give each language its id_prefixes and set id_column, or put {language} into config",
+            ),
+            (
+                bool(self.id_prefixes) and (self.parallel or self.id_column is None),
+                "id_prefixes needs id_column, and rows that are not parallel",
+                "set id_column, and parallel: false",
+            ),
+            (
+                self.original_language is not None and self.original_language not in self.languages,
+                f"original_language={self.original_language!r} is not among languages",
+                suggestion(self.original_language or "", self.languages),
+            ),
+        ]
+
+    @property
+    def _shares_a_table(self) -> bool:
+        return self.config is None or (isinstance(self.config, str) and "{language}" not in self.config)
+
+    def prompt(self, fields: Mapping[str, str]) -> str:
+        """The template, filled in."""
+        return self.template.format_map(fields)
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterator[Row]:
+        """Read the rows of one language and pool, lazily, in the order of the table.
+
+        Raises:
+            DataError: the task lacks the language, a table is missing, or (while iterating) a row is malformed.
+        """
+        self.check_language(language)
+        assert pool in self.pools, f"task {self.name} has no pool {pool!r}"
+        return self._rows(self._open(data_dir, language, self.splits.get(pool, pool)), language, pool)
+
+    def _open(self, data_dir: str | None, language: str, split: str) -> Records:
+        config = self.config.get(language, language) if isinstance(self.config, dict) else self.config
+        config = config and config.replace("{language}", language)
+        if data_dir is not None:
+            return open_files(data_dir, [*([config] if config else []), *([""] if self._shares_a_table else [])], split)
+        if self.hub is None:
+            raise DataError(f"task {self.name} is not on the hub", fix="set task.data_dir to where its files are")
+        return open_hub(self.hub, config, split, self.revision)
+
+    def _rows(self, records: Records, language: str, pool: Pool) -> Iterator[Row]:
+        prefix = self.id_prefixes.get(language, "")
+        indices = self._label_indices(records.classes.get(self.label_column))
+        found = False
+        for number, record in enumerate(records):
+            row_id = f"{pool}-{number}" if self.id_column is None else read_id(record, self.id_column)
+            if row_id.startswith(prefix):
+                found = True
+                yield self._row(record, row_id, indices)
+        if not found:
+            problem = f"{records.origin} holds no row of language {language!r}"
+            raise DataError(problem, fix=f"its ids should begin with {prefix!r}" if prefix else "fetch it again")
+
+    def _row(self, record: Record, row_id: str, indices: Mapping[int | str, int]) -> Row:
+        fields = {field: record.text(self.columns.get(field, field)) for field in self.fields}
+        if self.free_answers:
+            answers = read_answers(record, self.answers_column, fields[self.long_field])
+            return Row(row_id, fields, answers=answers)
+        return Row(row_id, fields, read_label(record, self.label_column, indices))
+
+    def _label_indices(self, classes: Sequence[str] | None) -> dict[int | str, int]:
+        """The label behind each value of the table.
+
+        Integers are places among `labels`, unless the table names its own classes: then they are what it says.
+        """
+        words: dict[int | str, int] = {word: index for index, word in enumerate(self.labels)}
+        places: dict[int | str, int] = {} if classes else {index: index for index in range(len(self.labels))}
+        values = (
+            {value: words[word] for value, word in self.label_values.items()} if self.label_values else words | places
+        )
+        named: dict[int | str, int] = {i: values[name] for i, name in enumerate(classes or ()) if name in values}
+        texts: dict[int | str, int] = {str(value): index for value, index in values.items()}  # CSV holds no integers
+        return texts | values | named
+
+
+def _fields_of(template: str) -> set[str]:
+    try:
+        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"template={template!r}: {error}; write a brace that is meant as one twice") from None

@@ -1,0 +1,1 @@
+"""Machine translation of one side of a data set, once, kept by content."""

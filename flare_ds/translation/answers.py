@@ -1,0 +1,113 @@
+"""Finding an answer again in the translation of the text it stands in.
+
+    He lives in Soho Square.        ──mark──>    He lives in "Soho Square".
+                                                         │ translate
+    Ele mora na Praça de Soho.     <──unmark──   Ele mora na "Praça de Soho".
+
+The marks travel through the translation; taking them out again moves the answer by those removed before it. Measured
+in docs/translation.md: the straight quote is kept most often. It is used wherever the sentence has no quotes of its
+own; otherwise the next mark is.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flare_ds.translation.segments import Span
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A pair of marks.
+
+    Attributes:
+        opening: what is written before an answer.
+        closing: what is written behind it.
+        also_opening: what a translator may write for `opening`.
+        also_closing: what a translator may write for `closing`.
+    """
+
+    opening: str
+    closing: str
+    also_opening: str = ""
+    also_closing: str = ""
+
+    def places(self, text: str) -> list[int]:
+        """Where any of the marks stands in a text."""
+        marks = self.opening + self.closing + self.also_opening + self.also_closing
+        return [place for place, character in enumerate(text) if character in marks]
+
+
+MARKS = (Mark('"', '"', "“„«»「", "”“»«」"), Mark("[", "]"), Mark("*", "*"))
+"""From the one kept most often."""
+_WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Scripts that put no space between words: Thai, Lao, Burmese, Khmer, Kana, Chinese."""
+
+
+def mark(sentence: str, answer: Span) -> str | None:
+    """Put marks around the answer of a sentence; None if every mark occurs in the sentence already."""
+    chosen = _mark_for(sentence)
+    if chosen is None:
+        return None
+    start, end = answer
+    return f"{sentence[:start]}{chosen.opening}{sentence[start:end]}{chosen.closing}{sentence[end:]}"
+
+
+def unmark(translation: str, sentence: str) -> tuple[str, Span] | None:
+    """Take the marks out of the translation of a marked sentence.
+
+    Args:
+        translation: of what `mark` made.
+        sentence: that was marked.
+
+    Returns:
+        The translation without marks, and where the answer stands in it; None if the marks did not survive as one
+        pair with something in it.
+    """
+    chosen = _mark_for(sentence)
+    assert chosen is not None, "the sentence was marked"
+    places = chosen.places(translation)
+    if len(places) != 2:
+        return None
+    before, inside, after = (translation[start:end] for start, end in _between(places, len(translation)))
+    opens = translation[places[0]] in chosen.opening + chosen.also_opening
+    closes = translation[places[1]] in chosen.closing + chosen.also_closing
+    answer = inside.strip()
+    if not (opens and closes and answer):
+        return None
+    # A space on the inner side of a mark belongs to the text around it, unless there is one already.
+    before += " " if inside[0].isspace() and before and not before[-1].isspace() else ""
+    after = (" " if inside[-1].isspace() and after[:1].isalnum() else "") + after
+    return before + answer + after, (len(before), len(before) + len(answer))
+
+
+def find(answer: str, text: str, within: Sequence[Span]) -> Span | None:
+    """Find an answer in a text as whole words, whatever the case of its letters.
+
+    Args:
+        answer: what is looked for.
+        text: where.
+        within: spans of the text, the likeliest first.
+
+    Returns:
+        The first place in the first span that has it; None: there is none.
+    """
+    if not answer.strip():
+        return None
+    words = re.escape(answer.strip())
+    bounded = words if _WITHOUT_SPACES.search(answer) else rf"(?<!\w){words}(?!\w)"
+    for start, end in within:
+        for flags in (0, re.IGNORECASE):
+            match = re.compile(bounded, flags).search(text, start, end)
+            if match:
+                return match.span()
+    return None
+
+
+def _mark_for(sentence: str) -> Mark | None:
+    return next((candidate for candidate in MARKS if not candidate.places(sentence)), None)
+
+
+def _between(places: Sequence[int], length: int) -> list[Span]:
+    first, last = places
+    return [(0, first), (first + 1, last), (last + 1, length)]

@@ -1,0 +1,62 @@
+"""The unfinished part of a translation: batches of segments, each a file of its own once it is translated.
+
+    translations/.eng_Latn-por_Latn-1f0c...d2.partial/batches/<checksum of the segments>.json
+
+A batch is found by what is in it, and its file is there only when it is whole, so a run that was killed is taken up
+where it was, by any number of workers.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_ds.files import write_text
+from flare_ds.translation.engines import Direction
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Segments that are translated at once.
+
+    Attributes:
+        direction: from which language into which.
+        segments: what is translated.
+        path: where the translations are, once they are there.
+    """
+
+    direction: Direction
+    segments: tuple[str, ...]
+    path: Path
+
+    def write(self, translations: Sequence[str | None]) -> None:
+        """Keep the translations.
+
+        Raises:
+            HostError: the disk is full or not writable.
+        """
+        assert len(translations) == len(self.segments)
+        write_text(self.path, json.dumps(translations, ensure_ascii=False))
+
+    def read(self) -> Iterator[tuple[str, str | None]]:
+        """Each segment and its translation."""
+        return zip(self.segments, json.loads(self.path.read_text(encoding="utf-8")), strict=True)
+
+
+def make_batches(segments: Iterable[str], size: int, direction: Direction, directory: Path) -> list[Batch]:
+    """Cut segments into batches of like length, the longest first: what is too much for the memory shows at once.
+
+    Args:
+        segments: in any order; each is translated once, however often it occurs.
+        size: segments of a batch.
+        direction: from which language into which.
+        directory: the batches' files go into.
+    """
+    unique = sorted(set(segments), key=lambda segment: (-len(segment), segment))
+    cut = (tuple(unique[start : start + size]) for start in range(0, len(unique), size))
+    return [Batch(direction, batch, directory / f"{_checksum(batch)}.json") for batch in cut]
+
+
+def _checksum(segments: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(segments).encode()).hexdigest()[:32]

@@ -1,0 +1,64 @@
+"""What an engine is: something that translates sentences of one language into another, in one process."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flare_ds.config import TranslateConfig
+from flare_ds.exceptions import HostError
+from flare_ds.registry import Registry
+
+INSTALL = "pip install 'flare_ds[translation]'"
+
+
+class Direction(NamedTuple):
+    """From which language into which, as NLLB tags."""
+
+    from_language: str
+    to_language: str
+
+    def __str__(self) -> str:
+        return f"{self.from_language}->{self.to_language}"
+
+
+class Engine(ABC):
+    """A translator of one direction, loaded.
+
+    Args:
+        translate: which model, and how it decodes.
+        direction: of the translation.
+        worker: number of this process; it uses the GPU of that number, where there is one.
+
+    Raises:
+        ConfigError: the engine does not know the direction, or the model cannot be loaded.
+        HostError: this machine lacks a package or a program.
+    """
+
+    @abstractmethod
+    def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
+        """All that its translations depend on beside the text, as JSON values.
+
+        Raises:
+            ConfigError: the engine does not know the direction, or there is no such model.
+            HostError: this machine lacks a package or a program.
+        """
+
+    @abstractmethod
+    def translate(self, sentences: Sequence[str]) -> list[str | None]:
+        """Translate sentences, none of which is empty or holds a line break.
+
+        Returns:
+            A translation of each; None: it has none. Raises anything if it cannot do these at once.
+        """
+
+
+ENGINES: Registry[type[Engine]] = Registry("translate.engine")
+
+
+def missing_package(engine: str, package: str) -> HostError:
+    """What to raise when an engine's Python package is not installed."""
+    return HostError(f"translate.engine={engine!r} needs the Python package {package}", fix=INSTALL)

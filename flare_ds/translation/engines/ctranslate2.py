@@ -1,0 +1,54 @@
+"""ctranslate2: NLLB or M2M100 converted for CTranslate2, several times faster, with the same tokenizer.
+
+It reads a model as ct2-transformers-converter writes it, with tokenizer.json and tokenizer_config.json beside it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flare_ds.config import TranslateConfig
+from flare_ds.exceptions import ConfigError
+from flare_ds.translation.engines.base import ENGINES, Direction, Engine, missing_package
+from flare_ds.translation.engines.nllb import Nllb, load_tokenizer
+
+_FIX = (
+    f"convert a model: ct2-transformers-converter --model {TranslateConfig().model} --output_dir DIR "
+    "--copy_files tokenizer.json tokenizer_config.json; and set translate.model=DIR"
+)
+
+
+class CTranslate2(Engine):
+    """A converted model, as precise as it was converted."""
+
+    def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
+        import ctranslate2
+
+        self._tokenizer, target_id = load_tokenizer(translate, direction)
+        self._target = self._tokenizer.convert_ids_to_tokens(target_id)
+        gpus = ctranslate2.get_cuda_device_count()
+        where = {"device": "cuda", "device_index": worker % gpus} if gpus else {"device": "cpu"}
+        self._translator = ctranslate2.Translator(translate.model, **where)
+        self._settings = {"beam_size": translate.beams, "max_decoding_length": translate.max_new_tokens}
+
+    @classmethod
+    def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
+        """The converted model's content, and how it decodes."""
+        if not (Path(translate.model) / "model.bin").is_file():
+            raise ConfigError(f"translate.model={translate.model!r} holds no model.bin of CTranslate2", fix=_FIX)
+        try:
+            import ctranslate2  # noqa: F401
+        except ImportError as error:
+            raise missing_package("ctranslate2", "ctranslate2") from error
+        return Nllb.identity(translate, direction)
+
+    def translate(self, sentences: Sequence[str]) -> list[str | None]:
+        """Translate one batch."""
+        tokens = [self._tokenizer.convert_ids_to_tokens(ids) for ids in self._tokenizer(list(sentences))["input_ids"]]
+        prefix = [[self._target]] * len(tokens)
+        results = self._translator.translate_batch(tokens, target_prefix=prefix, **self._settings)
+        ids: Any = [self._tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
+        return list(self._tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+
+ENGINES.add("ctranslate2", CTranslate2)

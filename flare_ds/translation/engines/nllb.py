@@ -1,0 +1,93 @@
+"""nllb: NLLB-200, or M2M100, through transformers; on a GPU in bfloat16 where there is one."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flare_ds.config import TranslateConfig
+from flare_ds.exceptions import ConfigError
+from flare_ds.registry import suggestion
+from flare_ds.tasks.languages import two_letter_code
+from flare_ds.translation.engines.base import ENGINES, Direction, Engine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FIX = "set translate.model to an NLLB or M2M100 model: a saved directory, or a hub name this machine can reach"
+
+
+class Nllb(Engine):
+    """A whole model on one device; sentences of a batch are padded to the longest."""
+
+    def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
+        import torch
+        from transformers import AutoModelForSeq2SeqLM
+
+        gpus = torch.cuda.device_count()
+        self._device = torch.device("cuda", worker % gpus) if gpus else torch.device("cpu")
+        self._tokenizer, self._target_id = load_tokenizer(translate, direction)
+        dtype = torch.bfloat16 if gpus else torch.float32
+        try:
+            model = AutoModelForSeq2SeqLM.from_pretrained(translate.model, dtype=dtype, trust_remote_code=False)
+        except (OSError, ValueError, ImportError) as error:
+            raise ConfigError(f"translate.model={translate.model!r} cannot be loaded: {error}", fix=FIX) from error
+        self._model = model.eval().requires_grad_(False).to(self._device)
+        self._settings = {"num_beams": translate.beams, "max_new_tokens": translate.max_new_tokens}
+
+    @classmethod
+    def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
+        """The model's content, and how it decodes."""
+        from flare_ds.models.fingerprint import model_fingerprint
+
+        load_tokenizer(translate, direction)  # refuses a language before hours are spent
+        return {
+            "model_sha256": model_fingerprint(translate.model),
+            "beams": translate.beams,
+            "max_new_tokens": translate.max_new_tokens,
+        }
+
+    def translate(self, sentences: Sequence[str]) -> list[str | None]:
+        """Translate one batch."""
+        import torch
+
+        inputs = self._tokenizer(list(sentences), padding=True, return_tensors="pt").to(self._device)
+        with torch.inference_mode():
+            ids = self._model.generate(**inputs, forced_bos_token_id=self._target_id, do_sample=False, **self._settings)
+        return list(self._tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+
+def load_tokenizer(translate: TranslateConfig, direction: Direction) -> "tuple[PreTrainedTokenizerBase, int]":
+    """Load the tokenizer, set to the language translated from.
+
+    Returns:
+        The tokenizer, and the id a translation begins with: the tag of the language translated into.
+
+    Raises:
+        ConfigError: there is none, or it does not know the languages.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(translate.model, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"translate.model={translate.model!r} has no tokenizer: {error}", fix=FIX) from error
+    tokenizer.src_lang, target = (_name(tokenizer, translate, tag) for tag in direction)
+    lang_tokens = getattr(tokenizer, "lang_code_to_token", {})  # M2M100 writes `pl` as `__pl__`
+    target_id = tokenizer.convert_tokens_to_ids(lang_tokens.get(target, target))
+    assert isinstance(target_id, int)
+    return tokenizer, target_id
+
+
+def _name(tokenizer: "PreTrainedTokenizerBase", translate: TranslateConfig, tag: str) -> str:
+    """What the model calls a language: NLLB by its tag, M2M100 by two letters."""
+    from flare_ds.data.mt_tokens import language_tags
+
+    known = language_tags(tokenizer)
+    for name in (tag, two_letter_code(tag)):
+        if name in known:
+            return name
+    raise ConfigError(
+        f"translate.model={translate.model!r} knows no {tag}", fix=suggestion(tag, known) if known else FIX
+    )
+
+
+ENGINES.add("nllb", Nllb)

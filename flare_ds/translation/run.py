@@ -1,0 +1,153 @@
+"""Translating what a config needs, once: `flare-ds translate CONFIG`."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flare_ds.config import Config, TaskConfig, TranslateConfig
+from flare_ds.data.parallel import translation_jobs
+from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.files import disk_errors, sync
+from flare_ds.tasks.base import Row
+from flare_ds.tasks.languages import SUBSTITUTES
+from flare_ds.tasks.load import task_of
+from flare_ds.translation.batches import Batch, make_batches
+from flare_ds.translation.engines import Direction
+from flare_ds.translation.job import TranslationJob
+from flare_ds.translation.quality import Inspector
+from flare_ds.translation.rows import Translations, UntranslatedError, segments_of, translate_row
+from flare_ds.translation.store import (
+    ELSEWHERE,
+    ROWS,
+    Manifest,
+    key_fields,
+    place_of,
+    read_manifest,
+    write_manifest,
+    write_rows,
+)
+from flare_ds.translation.workers import run_batches
+
+
+def translate(config: Config, *, workers: int) -> list[Path]:
+    """Translate every split of a config whose other side is a translation; what is there already is kept.
+
+    Args:
+        config: its `task` and `translate`.
+        workers: processes; the translations do not depend on it.
+
+    Returns:
+        The directory of each split's translation.
+
+    Raises:
+        ConfigError: nothing is to be translated, or the engine cannot be used so.
+        DataError: the rows cannot be read.
+        HostError: this machine lacks what the engine needs, or disk.
+    """
+    jobs = translation_jobs(task_of(config.task), config.task)
+    if not jobs:
+        problem = f"task.sides={config.task.sides!r} from {config.task.source_language!r} into"
+        fix = "set task.sides=translated and another task.target_language"
+        raise ConfigError(f"{problem} {config.task.target_language!r}: nothing is to be translated", fix=fix)
+    return translate_jobs(jobs, config.translate, workers=workers)
+
+
+def translate_jobs(jobs: Sequence[TranslationJob], translate: TranslateConfig, *, workers: int = 1) -> list[Path]:
+    """Translate some jobs; every language and model is checked before the first of them starts.
+
+    Raises:
+        ConfigError: the engine cannot be used so.
+        HostError: this machine lacks what the engine needs, or disk; or the engine translated nothing.
+    """
+    tasks = [_Task.of(job, translate) for job in jobs]
+    unfinished = [task for task in tasks if not task.directory.exists()]
+    batches = [batch for task in unfinished for batch in task.batches]
+    todo = [batch for batch in batches if not batch.path.exists()]
+    bar = tqdm(total=len(batches), initial=len(batches) - len(todo), desc="translate", unit="batch", disable=None)
+    with bar:
+        for _ in run_batches(todo, translate, workers):
+            bar.update()
+    for task in tasks:
+        task.finish()
+    return [task.directory for task in tasks]
+
+
+def describe(config: TaskConfig, directories: Sequence[Path]) -> list[str]:
+    """The quality reports of translations as lines to print, and which languages others stand in for."""
+    lines = [f"{code} is in no NLLB model: {tag} stands in for it" for code, tag in _substitutes(config).items()]
+    for directory in directories:
+        lines += [str(directory), *read_manifest(directory).report.lines()]
+    return lines
+
+
+def _substitutes(config: TaskConfig) -> dict[str, str]:
+    own = task_of(config).nllb_tags
+    codes = (config.source_language, config.target_language)
+    return {code: SUBSTITUTES[code] for code in codes if code in SUBSTITUTES and code not in own}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One job on its way: its place when finished, where it is worked on, and its batches."""
+
+    job: TranslationJob
+    fields: dict[str, Any]
+    directory: Path
+    batches: list[Batch]
+
+    @classmethod
+    def of(cls, job: TranslationJob, translate: TranslateConfig) -> "_Task":
+        fields = key_fields(job, translate)
+        directory = place_of(fields, translate)
+        segments = (segment for row in job.rows for segment in segments_of(row, job.long_field))
+        direction = Direction(job.from_language, job.to_language)
+        batches = make_batches(segments, translate.batch_size, direction, _partial(directory) / "batches")
+        return cls(job, fields, directory, batches)
+
+    def finish(self) -> None:
+        """Make the finished translation of the batches, unless it is there; then drop the batches.
+
+        Raises:
+            HostError: the engine translated nothing, or the disk is full or not writable.
+        """
+        partial = _partial(self.directory)
+        result = partial / f"result-{os.getpid()}"
+        if not self.directory.exists():
+            with disk_errors(result, elsewhere=ELSEWHERE):
+                result.mkdir(parents=True, exist_ok=True)
+                self._write(result)
+                result.rename(self.directory)
+                sync(self.directory.parent)
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def _write(self, directory: Path) -> None:
+        translations = dict(pair for batch in self.batches for pair in batch.read())
+        inspector = Inspector(self.job.to_language)
+        size, checksum = write_rows(directory / ROWS, self._rows(translations, inspector))
+        report = inspector.report()
+        if report.rows and report.failed == report.rows:
+            shutil.rmtree(_partial(self.directory))
+            problem = f"translate.engine={self.fields['engine']!r} translated no row of the {self.job.split} split"
+            raise HostError(problem, fix="see its messages above; the same command tries again")
+        write_manifest(directory, Manifest(fields=self.fields, rows_bytes=size, rows_sha256=checksum, report=report))
+
+    def _rows(self, translations: Translations, inspector: Inspector) -> Iterator[Row | None]:
+        for row in tqdm(self.job.rows, desc=f"{self.job.split} rows", unit="row", file=sys.stderr, disable=None):
+            try:
+                translated = translate_row(row, self.job.long_field, translations)
+            except UntranslatedError as error:
+                inspector.add_failed(empty=error.empty)
+                yield None
+            else:
+                inspector.add(row, translated)
+                yield translated
+
+
+def _partial(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.partial")

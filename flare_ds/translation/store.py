@@ -1,0 +1,206 @@
+"""Finished translations on disk, found by what was translated and how, so that every config with these rows shares one.
+
+    translations/eng_Latn-por_Latn-1f0c...d2/
+        rows.jsonl       a line for each row, in their order: [fields, [[answer, start], ...]], or null: it failed
+        manifest.json    what the key was made of, checksums, the quality report
+
+The directory gets its name when it is whole. Ids and labels are not in it: they are the rows' own.
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flare_ds.config import TranslateConfig
+from flare_ds.exceptions import DataError
+from flare_ds.files import disk_errors, sync
+from flare_ds.tasks.base import Answer, Row
+from flare_ds.translation.engines import ENGINES, Direction
+from flare_ds.translation.job import TranslationJob
+from flare_ds.translation.quality import Report
+
+FORMAT_VERSION = 1
+"""Raised whenever the same rows and engine would give another translation: other segments, other marks."""
+ROWS, MANIFEST = "rows.jsonl", "manifest.json"
+ELSEWHERE = "set translate.directory to a directory you may write in"
+_COMMAND = "flare-ds translate CONFIG"
+
+
+class Manifest(BaseModel):
+    """Everything about a translation but its texts.
+
+    Attributes:
+        fields: what the key was made of.
+        rows_bytes: size of rows.jsonl.
+        rows_sha256: its checksum.
+        report: what is wrong with the translations, counted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    fields: dict[str, Any]
+    rows_bytes: int
+    rows_sha256: str
+    report: Report
+
+
+def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any]:
+    """Collect all that a translation depends on.
+
+    Raises:
+        ConfigError: the engine does not know the languages, or there is no such model.
+        HostError: this machine lacks what the engine needs.
+    """
+    direction = Direction(job.from_language, job.to_language)
+    texts = hashlib.sha256()
+    for row in job.rows:
+        texts.update(_json([dict(row.fields), [[answer.text, answer.start] for answer in row.answers]]))
+    return {
+        "format_version": FORMAT_VERSION,
+        **direction._asdict(),
+        "rows": len(job.rows),
+        "rows_sha256": texts.hexdigest(),
+        "long_field": job.long_field,
+        "engine": translate.engine,
+        **ENGINES.get(translate.engine).identity(translate, direction),
+    }
+
+
+def place_of(fields: dict[str, Any], translate: TranslateConfig) -> Path:
+    """The directory of the translation with these key fields."""
+    key = hashlib.sha256(_json(fields)).hexdigest()[:16]
+    return Path(translate.directory) / f"{fields['from_language']}-{fields['to_language']}-{key}"
+
+
+def open_translation(job: TranslationJob, translate: TranslateConfig) -> Sequence[Row | None]:
+    """Open the finished translation of a job; its rows are read one by one, when they are looked up.
+
+    Returns:
+        The translation of each of `job.rows`; None: it failed. An answer that was not found again has start None.
+
+    Raises:
+        DataError: there is none yet, or it is damaged.
+        ConfigError: see `key_fields`.
+        HostError: see `key_fields`.
+    """
+    directory = place_of(key_fields(job, translate), translate)
+    if not directory.exists():
+        problem = (
+            f"the {job.split} rows are not translated yet ({job.from_language}->{job.to_language}): no {directory}"
+        )
+        raise DataError(problem, fix=_COMMAND)
+    return Translation(job.rows, directory)
+
+
+class Translation(Sequence[Row | None]):
+    """A finished translation.
+
+    Args:
+        rows: that were translated.
+        directory: it lies in.
+
+    Raises:
+        DataError: it is damaged.
+    """
+
+    def __init__(self, rows: Sequence[Row], directory: Path) -> None:
+        self._rows, self._directory = rows, directory
+        self._starts = array("q", [0])
+        manifest, checksum = read_manifest(directory), hashlib.sha256()
+        try:
+            self._file: BinaryIO = (directory / ROWS).open("rb")
+        except OSError as error:
+            raise damaged(directory, f"{ROWS}: {error.strerror}") from error
+        for line in self._file:
+            checksum.update(line)
+            self._starts.append(self._starts[-1] + len(line))
+        if checksum.hexdigest() != manifest.rows_sha256:
+            size = f"{self._starts[-1]} bytes, {manifest.rows_bytes} expected"
+            raise damaged(directory, f"the checksum of {ROWS} does not match ({size})")
+        assert len(self._starts) == len(rows) + 1, "the key holds the number of rows"
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row | None]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row | None] | None:
+        assert isinstance(index, int), "rows are looked up one by one"
+        index = range(len(self))[index]
+        start, end = self._starts[index], self._starts[index + 1]
+        # Not seek and read: a forked process shares the position.
+        line = json.loads(os.pread(self._file.fileno(), end - start, start))
+        if line is None:
+            return None
+        fields, answers = line
+        row = self._rows[index]
+        return Row(row.id, fields, row.label, tuple(Answer(text, place) for text, place in answers))
+
+
+def write_rows(path: Path, rows: Iterable[Row | None]) -> tuple[int, str]:
+    """Write and sync rows.jsonl; returns its size and checksum.
+
+    Raises:
+        HostError: the disk is full or not writable.
+    """
+    checksum = hashlib.sha256()
+    with disk_errors(path, elsewhere=ELSEWHERE), path.open("wb") as file:
+        for row in rows:
+            answers = [] if row is None else [[answer.text, answer.start] for answer in row.answers]
+            value = None if row is None else [dict(row.fields), answers]
+            line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+            checksum.update(line)
+            file.write(line)
+        file.flush()
+        sync(path)
+        return file.tell(), checksum.hexdigest()
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write and sync manifest.json, with a checksum of its own.
+
+    Raises:
+        HostError: the disk is full or not writable.
+    """
+    content = manifest.model_dump(mode="json")
+    content["checksum"] = hashlib.sha256(_json(content)).hexdigest()
+    path = directory / MANIFEST
+    with disk_errors(path, elsewhere=ELSEWHERE):
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sync(path)
+        sync(directory)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check manifest.json.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        content = json.loads((directory / MANIFEST).read_bytes())
+        checksum = content.pop("checksum")
+        manifest = Manifest.model_validate(content)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+        raise damaged(directory, f"{MANIFEST}: {type(error).__name__}: {error}") from error
+    if checksum != hashlib.sha256(_json(content)).hexdigest():
+        raise damaged(directory, f"{MANIFEST} was changed after it was written")
+    return manifest
+
+
+def damaged(directory: Path, problem: str) -> DataError:
+    """What to raise about a translation that cannot be used."""
+    return DataError(f"the translation {directory} is damaged: {problem}", fix=f"rm -r {directory}; {_COMMAND}")
+
+
+def _json(value: Any) -> bytes:
+    """JSON whose bytes depend on the value alone."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

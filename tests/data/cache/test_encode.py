@@ -1,0 +1,80 @@
+"""Prompts, label words and their tokens."""
+
+import string
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from flare_ds.data.cache.encode import PromptEncoder, label_tokens, tokenize_answers
+from flare_ds.data.cache.format import token_dtype
+from flare_ds.data.cache.rows import RowEncoder
+from flare_ds.data.cache.windows import Wanted
+from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.exceptions import DataError
+from tests.data.cache.moods import MOODS, WORDS, word_tokenizer
+from tests.data.cache.texts import byte_tokenizer
+
+
+@pytest.mark.parametrize("limit", [24, 25, 40])
+def test_a_long_prompt_is_cut_as_little_as_possible(limit: int) -> None:
+    encoder = PromptEncoder(MOODS, byte_tokenizer(), limit)
+    texts = [string.ascii_lowercase * 2, "", "short", "żółć" * 9, "x" * 9, "x" * 10, "x" * 11]
+    windows = encoder.windows.fit([Wanted({"text": text}) for text in texts])
+    expected = []
+    for text in texts:
+        prefixes = [MOODS.prompt({"text": text[:end]}).encode() for end in range(len(text) + 1)]
+        expected.append(max((prefix for prefix in prefixes if len(prefix) <= limit), key=len))
+    assert [encoder.tokenizer.decode(window.prompt).encode() for window in windows] == expected
+
+
+def test_a_prompt_begins_with_bos_and_never_ends_in_eos() -> None:
+    encoder = PromptEncoder(MOODS, word_tokenizer(), 100)
+    (prompt,) = encoder.tokenize_prompts([{"text": "red <eos> blue"}])
+    assert [WORDS[token] for token in prompt] == ["<bos>", "say", ":", "red", "<eos>", "blue", "mood", ":"]
+
+
+def test_an_answer_follows_a_space_and_ends_in_eos_if_there_is_one() -> None:
+    tokenizer = byte_tokenizer()
+    (ids,) = tokenize_answers(tokenizer, ["zażółć"])
+    assert tokenizer.decode(ids[:-1]) == " zażółć" and ids[-1] == tokenizer.eos_token_id
+    assert tokenize_answers(word_tokenizer(eos_token=None, pad_token=None), ["good"]) == [[WORDS.index("good")]]
+
+
+def test_label_words_with_equal_tokens_are_refused() -> None:
+    with pytest.raises(DataError, match=r"'up'.*equal.*'down'"):
+        label_tokens(["good", "up", "down"], word_tokenizer())  # both are unknown to the tokenizer
+
+
+@pytest.mark.parametrize("labels", [("good", "goodness"), ("goodness", "good")])
+def test_a_label_word_that_begins_another_is_refused(labels: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"'good'.*begin those of 'goodness'"):
+        label_tokens(labels, byte_tokenizer())
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(65536, "uint16"), (65537, "uint32")])
+def test_tokens_take_two_bytes_where_the_vocabulary_allows(size: int, dtype: str) -> None:
+    assert token_dtype(size) == np.dtype(dtype)
+    assert np.array([size - 1]).astype(token_dtype(size))[0] == size - 1
+
+
+class StrangeTokenizer(PreTrainedTokenizerFast):
+    """Gives an id that it does not know, once it has been made use of."""
+
+    strange = 0
+
+    def __call__(self, texts: Sequence[str], **settings: object) -> dict[str, list[list[int]]]:
+        return {
+            "input_ids": [[0, self.strange] if self.strange else ids for ids in super().__call__(texts)["input_ids"]]
+        }
+
+
+@pytest.mark.parametrize("token", [len(WORDS), 2**16 + 1, -1])
+def test_a_token_that_does_not_fit_is_refused(token: int) -> None:
+    tokenizer = StrangeTokenizer(tokenizer_object=word_tokenizer().backend_tokenizer, eos_token="<eos>")
+    encoder = RowEncoder(MOODS, tokenizer, 100)
+    tokenizer.strange = token
+    side = Side({"text": "red"})
+    with pytest.raises(DataError, match=f"gave token id {token}, but knows only 0 to {len(WORDS) - 1}"):
+        encoder.encode("test", [ParallelRow("1", 0, (side,), side)])

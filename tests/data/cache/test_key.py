@@ -1,0 +1,117 @@
+"""The content key: one cache for what is the same, another for every difference, and each difference has a name."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from flare_ds.data.cache import differences, open_cache, prepare_cache
+from flare_ds.data.cache.key import content_key, rows_fingerprint
+from flare_ds.data.parallel import ParallelData, ParallelRow, Side
+from flare_ds.tasks.base import Answer
+from tests.data.cache.moods import MOODS, moods_config, word_tokenizer
+from tests.data.cache.texts import byte_tokenizer
+
+
+def test_a_second_call_finds_the_first_cache(root: Path, built: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in built.iterdir()}
+    assert prepare_cache(moods_config(root), word_tokenizer()) == built
+    assert {path: path.stat().st_mtime_ns for path in built.iterdir()} == before
+
+
+def test_the_key_does_not_depend_on_places_or_on_how_the_tokenizer_was_used(root: Path, built: Path) -> None:
+    tokenizer = word_tokenizer()
+    tokenizer(["say", "say mood"], padding=True, truncation=True, max_length=5)
+    tokenizer.save_pretrained(root / "tokenizer")
+    reloaded = AutoTokenizer.from_pretrained(root / "tokenizer")
+    (root / "data").rename(root / "moved")
+    again = prepare_cache(moods_config(root, data_dir=str(root / "moved")), reloaded)
+    assert again == built
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "content"),
+    [
+        ("de", "d720dbcffa70e033", "1f0410471545b0ef"),
+        ("en", "25ea4e675d97448c", "1eb1bec2a452b8bf"),
+    ],
+)
+def test_a_cache_keeps_its_key_and_its_bytes(root: Path, target: str, key: str, content: str) -> None:
+    """As format version 2 was first written: who changes them raises the version."""
+    manifest = open_cache(prepare_cache(moods_config(root, target_language=target), word_tokenizer())).manifest
+    fields = manifest.fields | {"tokenizer_sha256": ""}  # depends on the version of the tokenizers library
+    assert content_key(fields)[:16] == key
+    assert content_key({name: section.sha256 for name, section in manifest.sections.items()})[:16] == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_prompt_tokens": 64},
+        {"train_rows": 9},
+        {"test_rows": 9},
+        {"target_language": "en"},
+        {"extra_source_languages": ["fr"]},
+    ],
+)
+def test_every_setting_of_the_data_changes_the_key(root: Path, built: Path, change: dict[str, object]) -> None:
+    other = prepare_cache(moods_config(root, **change), word_tokenizer())
+    assert open_cache(other).key != open_cache(built).key
+    found = differences(open_cache(built).manifest.fields, open_cache(other).manifest.fields)
+    assert any(line.startswith(next(iter(change))) for line in found)
+
+
+def test_the_order_of_the_sources_changes_the_key_and_the_method_does_not(root: Path) -> None:
+    def directory(method: str, extra: list[str]) -> Path:
+        config = moods_config(root, extra_source_languages=extra)
+        return prepare_cache(config.model_copy(update={"method": method}), word_tokenizer())
+
+    assert directory("lora", ["fr", "pl"]) == directory("flare", ["fr", "pl"])
+    one, other = (open_cache(directory("flare", extra)).key for extra in (["fr", "pl"], ["pl", "fr"]))
+    assert one != other
+
+
+def test_one_changed_letter_of_the_data_changes_the_key(root: Path, built: Path) -> None:
+    path = root / "data/en.txt"
+    path.write_text(path.read_text(encoding="utf-8").replace("unseen7\n", "unseen8x\n"), encoding="utf-8")
+    assert prepare_cache(moods_config(root), word_tokenizer()) != built
+
+
+def test_a_changed_prompt_or_version_of_the_task_changes_the_key(
+    root: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed() -> list[str]:
+        fields = open_cache(prepare_cache(moods_config(root), word_tokenizer())).manifest.fields
+        return [name for name, value in open_cache(built).manifest.fields.items() if fields[name] != value]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MOODS, "version", 2)
+        assert changed() == ["task_version"]
+    monkeypatch.setattr(MOODS, "prompt", lambda fields: f"say : {fields['text']} mood : mood :")
+    assert changed() == ["prompt_template"]
+
+
+def test_another_tokenizer_changes_the_key(root: Path, built: Path) -> None:
+    assert prepare_cache(moods_config(root), byte_tokenizer()) != built
+    assert prepare_cache(moods_config(root), word_tokenizer(eos_token="<pad>")) != built
+
+
+def row(label: int | None = 0, source: str | None = "a", answers: tuple[Answer, ...] = ()) -> ParallelRow:
+    return ParallelRow(
+        "id", label, (source if source is None else Side({"text": source}),), Side({"text": "b"}, answers)
+    )
+
+
+def test_every_part_of_a_row_is_in_the_checksum() -> None:
+    splits = [{"test": [one]} for one in (row(), row(1), row(None), row(source="b"), row(source=None))]
+    splits += [{"test": [row(answers=(answer,))]} for answer in (Answer("b"), Answer("b", 0), Answer("", 0))]
+    splits += [
+        {"train": [row()]},
+        {"test": [row(), row()]},
+        {"test": [ParallelRow("other", 0, row().sources, row().target)]},
+    ]
+    assert len({rows_fingerprint(ParallelData(one, {})) for one in splits}) == len(splits)
+
+
+def test_differences_name_each_field() -> None:
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 3, not 2", "c: 4, not None"]

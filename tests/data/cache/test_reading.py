@@ -1,0 +1,264 @@
+"""What rows with free answers show of long texts: in training around the answer, in evaluation all, whoever answers."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flare_ds.config import Config
+from flare_ds.data.cache import open_cache, prepare_cache, verify
+from flare_ds.data.cache.rows import EncodedRows, EncodedStream, RowEncoder
+from flare_ds.data.mt_tokens import load_mt_tokenizer
+from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.exceptions import DataError
+from flare_ds.tasks.base import Answer, Pool, Row, Task
+from tests.data.cache.moods import MOODS, word_tokenizer
+from tests.data.cache.texts import byte_tokenizer, decode, make_config, make_settings, write_tables
+from tests.mt import write_mt_model
+
+LIMIT = 60
+TOKENIZER = byte_tokenizer()
+
+
+class Quiz(Task):
+    """A question about a text, answered by a piece of it."""
+
+    name = "quiz"
+    version = 1
+    languages = ("en", "pl")
+    fields = ("text", "question")
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
+        raise NotImplementedError
+
+    def prompt(self, fields: Mapping[str, str]) -> str:
+        return f"{fields['text']}\n{fields['question']}\n>"
+
+
+def text_of(draw: random.Random, length: int) -> str:
+    return "".join(draw.choices("abcd żółć ", k=length))
+
+
+def side(draw: random.Random, length: int, answer: int, *, found: bool = True) -> Side:
+    """A text, and an answer of some characters that stands somewhere in it."""
+    text, start = text_of(draw, length), draw.randint(0, length - answer)
+    said = Answer(text[start : start + answer], start if found else None)
+    return Side({"text": text, "question": "who?"}, (said, Answer("another", None)))
+
+
+def example(number: int, *, found: tuple[bool, bool] = (True, True), answer: int = 6) -> ParallelRow:
+    draw = random.Random(number)
+    source, target = (side(draw, draw.randint(answer, 300), answer, found=one) for one in found)
+    return ParallelRow(f"q{number}", None, (source,), target)
+
+
+def prompts(stream: EncodedStream) -> list[str]:
+    ends = stream.lengths_n.cumsum()
+    starts = ends - stream.lengths_n
+    return [
+        decode(TOKENIZER, stream.tokens_t[start : start + length].tolist())
+        for start, length in zip(starts, stream.prompt_lengths_n, strict=True)
+    ]
+
+
+def answers(stream: EncodedStream) -> list[str]:
+    ends = stream.lengths_n.cumsum()
+    starts = ends - stream.lengths_n + stream.prompt_lengths_n
+    return [TOKENIZER.decode(stream.tokens_t[start:end].tolist()) for start, end in zip(starts, ends, strict=True)]
+
+
+def shown(stream: EncodedStream) -> list[str]:
+    """The part of the text in each prompt; none is cut within a character."""
+    assert not any("\ufffd" in prompt for prompt in prompts(stream))
+    return [prompt.removesuffix("\nwho?\n>") for prompt in prompts(stream)]
+
+
+def encode(split: str, rows: Sequence[ParallelRow], limit: int = LIMIT) -> EncodedRows:
+    return RowEncoder(Quiz(), TOKENIZER, limit).encode(split, rows)
+
+
+def room(side: Side) -> int:
+    """Bytes of text that fit into a prompt."""
+    return LIMIT - len(Quiz().prompt({**side.fields, "text": ""}).encode())
+
+
+def stands_near(place: float, part: str, text: str) -> bool:
+    """Whether a part of a text has a place in its middle, as far as the ends of the text allow."""
+    start = min(max(0, place - len(part) / 2), len(text) - len(part))
+    return any(text.startswith(part, near) for near in range(len(text)) if abs(near - start) < 1)
+
+
+def test_a_training_prompt_holds_its_own_answer_with_as_much_around_it_as_fits() -> None:
+    rows = [example(number) for number in range(100)]
+    encoded = encode("train", rows)
+    assert (encoded.windows_e == 1).all()
+    for number, stream in enumerate(("source", "target")):
+        cut = 0
+        for row, part, said in zip(rows, shown(encoded.streams[stream]), answers(encoded.streams[stream]), strict=True):
+            one = (*row.sources, row.target)[number]
+            answer, text = one.answers[0], one.fields["text"]
+            assert said == f" {answer.text}<eos>"
+            starts = [start for start in range(answer.start + 1) if text.startswith(part, start)]
+            start = min(starts, key=lambda start: abs(start + len(part) / 2 - answer.start - len(answer.text) / 2))
+            assert start <= answer.start and answer.start + len(answer.text) <= start + len(part)
+            if part != text:
+                cut += 1
+                assert room(one) - 2 < len(part.encode()) <= room(one)  # one more character might have taken two bytes
+                left, right = answer.start - start, start + len(part) - answer.start - len(answer.text)
+                at_an_end = start == 0 or start + len(part) == len(text)
+                assert at_an_end or abs(left - right) <= 1
+        assert encoded.streams[stream].truncated == cut > 50
+
+
+@pytest.mark.parametrize("without", ["source", "target"])
+def test_a_side_without_the_answer_shows_the_same_place(without: str) -> None:
+    rows = [example(number, found=(without != "source", without != "target")) for number in range(50)]
+    for row, part in zip(rows, shown(encode("train", rows).streams[without]), strict=True):
+        one, other = (row.sources[0], row.target) if without == "source" else (row.target, row.sources[0])
+        answer, text = other.answers[0], one.fields["text"]
+        place = (answer.start + len(answer.text) / 2) / len(other.fields["text"])
+        assert stands_near(place * len(text), part, text)
+
+
+def test_where_no_side_has_the_answer_the_text_begins() -> None:
+    nowhere = [example(number, found=(False, False)) for number in range(9)]
+    for row, part in zip(nowhere, shown(encode("train", nowhere).streams["target"]), strict=True):
+        assert row.target.fields["text"].startswith(part)
+
+
+@pytest.mark.parametrize("long_side", ["source", "target"])
+def test_a_training_row_whose_answer_does_not_fit_is_dropped(long_side: str) -> None:
+    fine, long = example(1), example(2, answer=LIMIT)
+    mixed = replace(fine, sources=long.sources) if long_side == "source" else replace(fine, target=long.target)
+    encoded = encode("train", [fine, mixed, fine])
+    assert encoded.windows_e.tolist() == [1, 0, 1]
+    assert len(set(prompts(encoded.streams[long_side]))) == 1 and len(prompts(encoded.streams["target"])) == 2
+    assert encode("test", [mixed]).windows_e[0] > 0
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_windows_of_an_example_show_all_of_its_text_and_its_source_beside_it(split: str) -> None:
+    rows = [example(number) for number in range(60)]
+    encoded = encode(split, rows)
+    targets, sources = shown(encoded.streams["target"]), shown(encoded.streams["source"])
+    assert encoded.streams["target"].truncated == 0
+    first, cut = 0, 0
+    for row, windows in zip(rows, encoded.windows_e.tolist(), strict=True):
+        text, source, at, seen = row.target.fields["text"], row.sources[0].fields["text"], 0, 0
+        assert (windows > 1) == (len(text.encode()) > room(row.target))
+        for part, beside in zip(targets[first : first + windows], sources[first : first + windows], strict=True):
+            at = text.index(part, at)
+            assert at <= seen
+            seen = at + len(part)
+            assert stands_near((at + seen) / 2 / len(text) * len(source), beside, source)
+            cut += beside != source
+        assert seen == len(text)
+        first += windows
+    assert encoded.streams["source"].truncated == cut > 0
+
+
+def test_evaluation_never_looks_where_the_answer_is() -> None:
+    rows = [example(number) for number in range(30)]
+    blind = [example(number, found=(False, False)) for number in range(30)]
+    assert [row.target.fields for row in rows] == [row.target.fields for row in blind]
+    for stream, encoded in encode("test", rows).streams.items():
+        assert (encoded.tokens_t == encode("test", blind).streams[stream].tokens_t).all()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_row_without_a_source_has_nothing_there(split: str) -> None:
+    rows = [replace(example(number), sources=(None,)) if number % 2 else example(number) for number in range(6)]
+    encoded = encode(split, rows)
+    numbers = np.repeat(np.arange(6), encoded.windows_e)
+    assert ((encoded.streams["source"].lengths_n == 0) == (numbers % 2 == 1)).all()
+    assert (encoded.streams["target"].lengths_n > 0).all()
+
+
+def test_a_question_that_leaves_no_room_is_refused_in_evaluation() -> None:
+    row = example(3)
+    row = replace(row, sources=(Side(row.sources[0].fields | {"question": "?" * LIMIT}, row.sources[0].answers),))
+    with pytest.raises(
+        DataError, match=r"row q3 of task quiz has a source prompt of \d+ tokens .*max_prompt_tokens=60"
+    ):
+        encode("test", [row])
+
+
+# The same in a cache
+
+
+def table(split: str, rows: int) -> dict[str, list[dict[str, object]]]:
+    found: dict[str, list[dict[str, object]]] = {"en": [], "pl": []}
+    for number in range(rows):
+        for language in found:
+            draw = random.Random(f"{split}-{number}-{language}")
+            one = side(draw, draw.randint(100, 400), 5 if number else 90)
+            said = [{"text": answer.text, "answer_start": answer.start} for answer in one.answers[:1]]
+            record = {"id": f"{split}{number}", "text": one.fields["text"], "note": f"{split}{number}", "answers": said}
+            found[language].append(record)
+    return found
+
+
+@pytest.fixture(scope="module")
+def quiz_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("quiz")
+    write_tables(root, {split: table(split, rows) for split, rows in (("train", 300), ("validation", 9), ("test", 20))})
+    return root
+
+
+def test_a_cache_numbers_examples_and_counts_windows_and_dropped_rows(quiz_root: Path) -> None:
+    config = make_config(quiz_root, free_answers=True, max_prompt_tokens=80)
+    cache = open_cache(prepare_cache(config, TOKENIZER))
+    verify(cache.path)
+    assert cache.labels == [] and cache.label_tokens == []
+    assert cache.manifest.counts["dropped_answer_does_not_fit_in_prompt"] == 1
+    for name, examples in (("train", 299), ("validation", 9), ("test", 20)):
+        split, summary = cache.split(name), cache.manifest.splits[name]
+        assert summary.rows == len(split) and summary.examples == examples
+        numbers, windows = np.unique(split.examples, return_counts=True)
+        assert numbers.tolist() == list(range(examples)) and (np.diff(split.examples) >= 0).all()
+        assert summary.windowed == (windows > 1).sum()
+        assert (len(split) > examples) == (name != "train") == (summary.windowed > 0)
+        assert (split.labels == -1).all()
+        records = {record["id"]: record for record in table(name, 300)["pl"]}
+        ids = [split.ids(row) for row in range(len(split))]
+        assert len(set(ids)) == examples
+        for row in range(len(split)):
+            assert (ids[row] == ids[row - 1]) == (row > 0 and split.examples[row] == split.examples[row - 1])
+            assert split.golds(row) == [answer["text"] for answer in records[ids[row]]["answers"]]
+        for stream in cache.streams:
+            lengths = [len(split.prompt(stream, row)) + len(split.answer(stream, row)) for row in range(len(split))]
+            assert summary.tokens[stream] == sum(lengths)
+            assert summary.longest_prompt[stream] == max(split.prompt_lengths(stream)) <= 80
+
+
+def test_an_mt_encoder_reads_what_the_target_shows(quiz_root: Path) -> None:
+    write_mt_model(quiz_root / "mt")
+    source = {"provider": "mt_encoder", "mt_encoder": str(quiz_root / "mt"), "mt_language": "pol_Latn"}
+    settings = make_settings(quiz_root, free_answers=True, max_prompt_tokens=80)
+    config = Config.model_validate(settings | {"method": "flare", "source": source})
+    cache = open_cache(prepare_cache(config, TOKENIZER))
+    assert cache.streams == ("source", "target", "mt")
+    assert cache.manifest.streams == {"source": "en", "target": "pl", "mt": "pol_Latn"}
+    tokenizer = load_mt_tokenizer(config.source)
+    for name in ("train", "test"):
+        split, cut = cache.split(name), 0
+        for row in range(len(split)):
+            note, _, text = decode(TOKENIZER, split.prompt("target", row).tolist()).partition(": ")
+            whole = tokenizer(f"{text.removesuffix(' Answer:')} {note}")["input_ids"]
+            cut += len(whole) > 80
+            assert split.prompt("mt", row).tolist() == (whole if len(whole) <= 80 else [*whole[:79], whole[-1]])
+            assert len(split.answer("mt", row)) == 0
+        assert cache.manifest.splits[name].truncated["mt"] == cut
+    text = Side({"text": "word1 " * 50})
+    encoded = RowEncoder(MOODS, word_tokenizer(), 20, tokenizer).encode("train", [ParallelRow("1", 0, (text,), text)])
+    assert encoded.streams["mt"].truncated == 1
+    assert (
+        encoded.streams["mt"].tokens_t.tolist() == tokenizer("word1 " * 50, truncation=True, max_length=20)["input_ids"]
+    )
+    lora = config.model_copy(update={"method": "lora"})
+    english = config.model_copy(update={"source": config.source.model_copy(update={"mt_language": "eng_Latn"})})
+    plain, other = (open_cache(prepare_cache(one, TOKENIZER)) for one in (lora, english))
+    assert plain.streams == ("source", "target") and len({plain.key, other.key, cache.key}) == 3

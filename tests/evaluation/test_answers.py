@@ -1,0 +1,164 @@
+"""Free answers: the right window speaks for each example, and a QA task is learned on two real ZeRO-3 ranks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest import approx
+
+from flare_ds.adapters.files import load_adapter
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache, open_cache, prepare_cache
+from flare_ds.evaluation import answers
+from flare_ds.evaluation.answers import best_windows, score_answers
+from flare_ds.evaluation.generate import Decoded, generate_split
+from flare_ds.evaluation.scores import Scores
+from flare_ds.models.loading import load_tokenizer
+from flare_ds.models.two_stream import build_model
+from flare_ds.training.engine import RunningModel, trainable_parameters
+from flare_ds.training.state import Progress
+from tests.distributed import run_ranks
+from tests.qa_world import ROWS, qa_settings
+from tests.toy import write_config
+
+LIKELY = st.lists(st.tuples(st.integers(0, 9), st.sampled_from([-3.0, -2.5, -1.0, -0.0])), min_size=1, max_size=30)
+
+
+@given(LIKELY)
+def test_the_likeliest_window_answers(rows: list[tuple[int, float]]) -> None:
+    rows = sorted(rows, key=lambda row: row[0])
+    best: dict[int, int] = {}
+    for number, (example, likely) in enumerate(rows):
+        if example not in best or likely > rows[best[example]][1]:
+            best[example] = number
+    examples_n, likely_n = np.array([row[0] for row in rows], np.int32), [row[1] for row in rows]
+    assert best_windows(examples_n, likely_n).tolist() == list(best.values())
+
+
+class _Words:
+    """Stands in for a tokenizer: token n is the n-th word."""
+
+    def decode(self, tokens: Sequence[int], **_: object) -> str:
+        return " ".join(("Rome", "Paris", "the", "moon")[token] for token in tokens)
+
+
+def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    golds = [["rome"], ["Paris", "moon"], ["Paris Rome"]]
+    split = SimpleNamespace(
+        examples=np.array([0, 0, 1, 2, 2, 2], np.int32),
+        ids=lambda row: "aabccc"[row],
+        golds=lambda row: golds[[0, 0, 1, 2, 2, 2][row]],
+    )
+    decoded = [([3], -2.0), ([2, 0], -0.5), ([3], -9.0), ([2], -0.4), ([0], -0.3), ([0, 1], -0.6)]
+    monkeypatch.setattr(answers, "generate_split", lambda *_, **__: [Decoded(*answer) for answer in decoded])
+    monkeypatch.setattr(answers, "_tokenizer", lambda _: _Words())
+    cache = SimpleNamespace(split=lambda _: split)
+    config = SimpleNamespace(model=None)
+    scores = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
+    assert [(record["id"], record["prediction"]) for record in scores.records] == [
+        ("a", "the Rome"),
+        ("b", "moon"),
+        ("c", "Rome"),
+    ]
+    assert [record["exact_match"] for record in scores.records] == [True, True, False]
+    assert [record["answers"] for record in scores.records] == golds
+    assert scores.score == scores.figures["exact_match"] == approx(2 / 3)
+    assert scores.figures["f1"] == approx((1 + 1 + 2 / 3) / 3)
+    assert scores.outcomes == [True, True, False]
+
+
+def test_f1_breaks_ties_of_exact_match() -> None:
+    few, same, more = (
+        Scores("exact_match", {"exact_match": em, "f1": f1}, []).standing for em, f1 in ((0, 0.3), (0, 0.2), (0.1, 0.1))
+    )
+    assert Progress("").best_standing < same < few < more
+    of_labels = Scores("macro_f1", {"accuracy": 0.9, "macro_f1": 0.4, "loss": 1.0}, [])
+    assert of_labels.score == 0.4 and of_labels.standing == Scores("macro_f1", {"macro_f1": 0.4}, []).standing
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return qa_settings(tmp_path_factory.mktemp("qa"), steps=80, validate_every=20)
+
+
+@pytest.fixture(scope="module")
+def learned(settings: dict) -> Path:
+    """Trained and evaluated on two ranks."""
+    config = str(write_config(settings))
+    run_ranks(["flare_ds", "train", config], 2)
+    run_ranks(["flare_ds", "evaluate", config], 2)
+    return Path(settings["run_dir"])
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def opened(settings: dict) -> tuple[Config, Cache, RunningModel]:
+    """The run's cache, and its model with a fresh adapter, in this process."""
+    config = Config.model_validate(settings)
+    cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    model = build_model(config, label_tokens=[], labels=()).eval()
+    return config, cache, RunningModel(model, model)
+
+
+def test_a_qa_task_is_learned_from_cache_to_score(learned: Path, settings: dict) -> None:
+    config, cache, running = opened(settings)
+    before = score_answers(running, cache, "test", config, metric="exact_match", states=None)
+    metrics = json.loads((learned / "metrics.json").read_text())
+    lines = read_lines(learned / "predictions.jsonl")
+    assert metrics["metric"] == "exact_match" and metrics["num_examples"] == len(lines) == ROWS["test"]
+    assert before.score < 0.1 and metrics["score"] > 0.75
+    assert metrics["score"] == approx(np.mean([line["exact_match"] for line in lines]))
+    assert metrics["figures"] == approx(
+        {name: np.mean([line[name] for line in lines]) for name in ("exact_match", "f1")}
+    )
+    lo, hi = metrics["confidence_interval"]
+    assert lo <= metrics["score"] <= hi
+    raw = read_lines(Path(settings["task"]["data_dir"]) / "pl/test.jsonl")
+    assert {line["id"]: line["answers"] for line in lines} == {row["id"]: row["answers"]["text"] for row in raw}
+    for line in lines:
+        assert line["exact_match"] == (line["prediction"].lower() == line["answers"][0])
+
+
+def test_the_window_that_holds_the_answer_speaks(learned: Path, settings: dict) -> None:
+    """One process without an engine, rows decoded one at a time, and another choice say what the two ranks said."""
+    config, cache, running = opened(settings)
+    parameters = trainable_parameters(running.model)
+    for name, tensor in load_adapter(learned / "adapter", parameters).items():
+        parameters[name].data.copy_(tensor)
+    alone = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": 1})})
+    decoded = generate_split(running, cache, "test", alone, states=None)
+    split, tokenizer = cache.split("test"), load_tokenizer(config.model)
+    windows: dict[str, list[Decoded]] = {}
+    for row, answer in enumerate(decoded):
+        windows.setdefault(split.ids(row), []).append(answer)
+    assert sum(len(of_example) > 2 for of_example in windows.values()) == ROWS["test"] // 2
+    lines = read_lines(learned / "predictions.jsonl")
+    assert [line["id"] for line in lines] == list(windows)
+    for line in lines:
+        best = max(windows[line["id"]], key=lambda answer: answer.log_probability)
+        assert line["prediction"] == tokenizer.decode(best.tokens)
+        assert line["log_probability"] == approx(best.log_probability, abs=1e-4)
+    read_long = [line for line in lines if len(windows[line["id"]]) > 2]
+    first = [tokenizer.decode(windows[line["id"]][0].tokens) == line["answers"][0] for line in read_long]
+    assert np.mean([line["exact_match"] for line in read_long]) > np.mean(first) + 0.3
+
+
+def test_the_best_adapter_is_kept(learned: Path) -> None:
+    validations = [line for line in read_lines(learned / "train_log.jsonl") if "validation_score" in line]
+    assert [line["step"] for line in validations] == [20, 40, 60, 80]
+    standings = [(line["validation_exact_match"], line["validation_f1"]) for line in validations]
+    assert [line["validation_score"] for line in validations] == [standing[0] for standing in standings]
+    best = validations[standings.index(max(standings))]
+    training = json.loads((learned / "training.json").read_text())
+    assert training["best_step"] == best["step"]
+    assert training["best_validation_score"] == best["validation_score"]
+    card = (learned / "adapter/README.md").read_text()
+    assert f"| validation (step {best['step']}) | {best['validation_exact_match']:.4f} |" in card
+    assert f"| {ROWS['test']} |" in card

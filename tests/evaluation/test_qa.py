@@ -1,0 +1,139 @@
+"""EM and F1 against another reading of SQuAD v1.1's rules, without regular expressions, and cases done by hand."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flare_ds.evaluation.qa import exact_match, normalise, token_f1
+
+PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+
+
+def slow_normalise(text: str) -> str:
+    """Letter by letter: runs of word characters (the rest being space by now) that are an article are dropped."""
+    kept = [letter for letter in text.lower() if letter not in PUNCTUATION]
+    words, word = [], ""
+    for letter in [*kept, " "]:
+        in_word = letter.isalnum() or letter == "_"
+        if word and (in_word != (word[-1].isalnum() or word[-1] == "_")):
+            words.append(word)
+            word = ""
+        word += letter
+    words.append(word)
+    text = "".join(" " if word in ("a", "an", "the") else word for word in words)
+    found, token = [], ""
+    for letter in [*text, " "]:
+        if letter.isspace():
+            found += [token] if token else []
+            token = ""
+        else:
+            token += letter
+    return " ".join(found)
+
+
+def slow_f1(prediction: str, answer: str) -> float:
+    said, true = slow_normalise(prediction).split(" "), slow_normalise(answer).split(" ")
+    said, true = [word for word in said if word], [word for word in true if word]
+    left, shared = list(true), 0
+    for word in said:
+        if word in left:
+            left.remove(word)
+            shared += 1
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(said), shared / len(true)
+    return 2 * precision * recall / (precision + recall)
+
+
+TEXTS = [
+    "",
+    " ",
+    "the",
+    "The  A an",
+    "a-the",
+    "the-cat",
+    "(The) cat!",
+    "theatre",
+    "cat the",
+    "U.S.A.",
+    "USA",
+    "the U.S.A",
+    "3,5",
+    "35",
+    "1 000",
+    "١٩٧٦",  # Arabic-Indic digits
+    "1976",
+    "১৯৭১ সালে",  # Bengali
+    "১৯৭১ সালে।",  # a danda is no ASCII punctuation
+    "2014లో",  # Telugu
+    "2014 లో",
+    "กรุงเทพมหานคร",  # Thai, without spaces
+    "กรุงเทพ มหานคร",
+    "القاهرة",
+    "قاهرة",  # the Arabic article stays
+    "القاهرة،",
+    "“quoted”",
+    '"quoted"',
+    "l'État",
+    "l’État",
+    "İstanbul",  # two letters in lower case
+    "i̇stanbul",
+    "STRASSE",
+    "Straße",
+    "e\u0301te\u0301",  # decomposed
+    "\u00e9t\u00e9",
+    "non\u00a0breaking",
+    "non breaking",
+    "zero\u200bwidth",
+    "line\nbreak\ttab",
+    "line break tab",
+    "cat cat dog",
+    "cat dog dog",
+    "🎉 party",
+    "a🎉",
+    "a_b",
+    "an,other",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_normalise_equals_the_slow_version(text: str) -> None:
+    assert normalise(text) == slow_normalise(text)
+
+
+def test_scores_equal_the_slow_versions_on_all_pairs() -> None:
+    for prediction, answer in product(TEXTS, TEXTS):
+        same = slow_normalise(prediction) == slow_normalise(answer)
+        assert exact_match(prediction, [answer]) == same, (prediction, answer)
+        assert token_f1(prediction, [answer]) == pytest.approx(slow_f1(prediction, answer)), (prediction, answer)
+
+
+WORD = st.sampled_from(["a", "an", "the", "The", "cat", "٣", "లో", "ก", "é", "e\u0301", "🎉", "İ"])
+GAP = st.sampled_from(["", " ", "  ", "-", ".", "'", "\u2019", "\u00a0", "\n", "_", "।", "،"])
+MIXED = st.lists(st.tuples(GAP, WORD), max_size=6).map(lambda parts: "".join(gap + word for gap, word in parts))
+
+
+@given(st.one_of(MIXED, st.text(max_size=20)), st.lists(MIXED, min_size=1, max_size=3))
+def test_the_best_right_answer_counts(prediction: str, answers: list[str]) -> None:
+    assert exact_match(prediction, answers) == any(slow_normalise(prediction) == slow_normalise(a) for a in answers)
+    assert token_f1(prediction, answers) == pytest.approx(max(slow_f1(prediction, answer) for answer in answers))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "em", "f1"),
+    [
+        ("The Eiffel Tower.", ["Eiffel tower"], True, 1.0),
+        ("in the Eiffel Tower", ["Eiffel Tower", "Paris"], False, 0.8),
+        ("Paris", ["Eiffel Tower", "Paris"], True, 1.0),
+        ("cat cat dog", ["cat dog dog"], False, 2 / 3),
+        ("the", ["an"], True, 0.0),  # both are empty: v1.1 calls them equal, but they share no token
+        ("القاهرة", ["قاهرة"], False, 0.0),
+        ("১৯৭১ সালে।", ["১৯৭১ সালে"], False, 0.5),
+        ("1,000 people", ["1000 People"], True, 1.0),
+    ],
+)
+def test_by_hand(prediction: str, answers: list[str], em: bool, f1: float) -> None:
+    assert exact_match(prediction, answers) is em
+    assert token_f1(prediction, answers) == pytest.approx(f1)

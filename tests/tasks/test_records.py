@@ -1,0 +1,207 @@
+"""What is refused while a table is read: each time the row, the column and the file are named."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from datasets import ClassLabel, Features, Value
+
+from flare_ds.exceptions import DataError
+from flare_ds.tasks import NUSAX, TYDIQA, TableTask
+from tests.tasks.tables import write_table
+
+NAN = float("nan")
+GOOD = {"id": "1", "text": "fine", "label": 0}
+TASK = TableTask(
+    name="mine",
+    languages=("en", "de"),
+    pools=("train", "test"),
+    fields=("text",),
+    labels=("no", "yes"),
+    template="{text}\nAnswer:",
+)
+
+
+def read(task: TableTask, directory: Path, language: str = "en") -> list:
+    return list(task.read(str(directory), language, "train"))
+
+
+def write_lines(path: Path, *rows: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"label": 3}, "label=3, not one of negative, neutral, positive, 0, 1, 2"),
+        ({"label": -1}, "label=-1, not one of"),
+        ({"label": NAN}, "label=nan, not one of"),
+        ({"label": 0.5}, "label=0.5, not one of"),
+        ({"label": None}, "label=None, not one of"),
+        ({"label": True}, "label=True, not one of"),
+        ({"label": "good"}, "label='good', not one of"),
+        ({"label": [0]}, r"label=\[0\], not one of"),
+        ({"text": None}, "text=None, not a text"),
+        ({"text": NAN}, "text=nan, not a text"),
+        ({"text": 5}, "text=5, not a text"),
+        ({"text": ["a"]}, r"text=\['a'\], not a text"),
+        ({"text": "\ud800"}, "text=.*not valid Unicode"),
+        ({"id": None}, "id=None, not an id"),
+        ({"id": ""}, "id='', not an id"),
+        ({"id": 1.5}, "id=1.5, not an id"),
+    ],
+)
+def test_a_cell_that_means_nothing_is_refused_by_row_column_and_file(tmp_path: Path, change: dict, said: str) -> None:
+    path = write_lines(tmp_path / "eng/train.jsonl", GOOD, *[GOOD] * 2000, GOOD | change)
+    with pytest.raises(DataError, match=f"row 2001 of {path} has {said}"):
+        read(NUSAX, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        None,
+        {},
+        "not JSON",
+        {"text": [], "answer_start": []},
+        {"text": ["a", "b"], "answer_start": [0]},
+        {"text": [None], "answer_start": [0]},
+        {"text": [""], "answer_start": [0]},
+        {"text": ["a"], "answer_start": ["0"]},
+        {"text": ["a"], "answer_start": [None]},
+        [{"text": "a"}],
+        [],
+    ],
+)
+def test_answers_that_are_none_are_refused(tmp_path: Path, answers: object) -> None:
+    row = {"id": "english-1", "context": "a b", "question": "?", "answers": answers}
+    path = write_lines(tmp_path / "train.jsonl", row)
+    with pytest.raises(DataError, match=f"row 0 of {path} has answers="):
+        read(TYDIQA, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "json", "csv"])
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"eng/train.{suffix}", [{"id": "1", "sentence": "a", "label": 0}])
+    with pytest.raises(DataError, match=rf"row 0 of {path} has no column 'text' \(it has: id, sentence, label\)"):
+        read(NUSAX, tmp_path)
+
+
+def test_nulls_and_nan_in_typed_columns_are_refused_too(tmp_path: Path) -> None:
+    for column, values in (("text", ["a", None]), ("label", [0, None]), ("label", [0.0, NAN])):
+        table = {"id": ["1", "2"], "text": ["a", "b"], "label": [0, 1]} | {column: values}
+        (tmp_path / "eng").mkdir(exist_ok=True)
+        pa.parquet.write_table(pa.table(table), tmp_path / "eng/train.parquet")
+        with pytest.raises(DataError, match=f"row 1 of .*train.parquet has {column}="):
+            read(NUSAX, tmp_path)
+
+
+def test_floats_that_are_whole_are_labels(tmp_path: Path) -> None:
+    write_lines(tmp_path / "eng/train.jsonl", GOOD | {"label": 2.0})
+    assert [row.label for row in read(NUSAX, tmp_path)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("train.jsonl", '{"text": "a", "label": 0}\n{"text": \n', "row 1 of .* cannot be read: "),
+        ("train.jsonl", "[1]\n", "row 0 of .* is not an object with columns"),
+        ("train.json", '{"data": []}', "holds dict, not an array of rows"),
+        ("train.json", "[", "cannot be read"),
+        ("train.csv", 'text,label\na,0\n"b', "row 1 of .* cannot be read"),
+        ("train.csv", 'text,label\n"a"b,0\n', "row 0 of .* cannot be read"),
+        ("train.csv", "text,label\na,0\nb\n", "row 1 of .* more or fewer cells"),
+        ("train.csv", "text,label\na,0,1\n", "row 0 of .* more or fewer cells"),
+        ("train.csv", "text,label\n", "holds no row of language 'en'"),
+        ("train.parquet", "PAR1 not really", "is not a parquet file"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=said) as caught:
+        read(TASK, tmp_path)
+    assert str(tmp_path / "en" / name) in caught.value.problem
+
+
+def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "en/train.parquet", [{"text": "a" * 99, "label": 0}])
+    content = path.read_bytes()
+    for size in (0, 3, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            read(TASK, tmp_path)
+    path.write_bytes(content[:8] + b"\xff" * 60 + content[68:])
+    with pytest.raises(DataError, match=f"row 0 of {path} cannot be read"):
+        read(TASK, tmp_path)
+
+
+def test_missing_files_are_listed_with_what_to_do(tmp_path: Path) -> None:
+    looked = re.escape(f"{tmp_path}/en/train.{{parquet,jsonl,json,csv}}")
+    with pytest.raises(DataError, match=rf"found no {looked}\n  fix: put the table there, check task\.data_dir"):
+        read(TASK, tmp_path)
+    two = f"{tmp_path}/secondary_task/train.{{parquet,jsonl,json,csv}} or {tmp_path}/train.{{"
+    with pytest.raises(DataError, match=re.escape(two)):
+        read(TYDIQA, tmp_path)
+
+
+def test_two_forms_of_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "train.csv"):
+        write_table(tmp_path / "en" / name, [{"text": "a", "label": 0}])
+    with pytest.raises(DataError, match=r"both .*train\.jsonl and .*train\.csv hold the split 'train'.*\n.*keep one"):
+        read(TASK, tmp_path)
+
+
+@pytest.mark.parametrize("names", [("train-00000-of-00002", "train-00001-of-00002"), ("train/0000", "train/0001")])
+def test_shards_are_one_table_in_their_order(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, texts in zip(reversed(names), (("c",), ("a", "b")), strict=True):
+        write_table(tmp_path / f"en/{name}.parquet", [{"text": text, "label": 0} for text in texts])
+    assert [(row.id, row.fields["text"]) for row in read(TASK, tmp_path)] == [
+        ("train-0", "a"),
+        ("train-1", "b"),
+        ("train-2", "c"),
+    ]
+
+
+@pytest.mark.parametrize(("names", "labels"), [(["no", "yes"], [0, 1]), (["yes", "no"], [1, 0])])
+def test_class_names_of_the_table_decide_what_its_integers_mean(tmp_path: Path, names: list, labels: list) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}, {"text": "b", "label": 1}], features)
+    assert [row.label for row in read(TASK, tmp_path)] == labels
+
+
+def test_class_names_that_are_no_label_words_are_refused(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["wrong", "right"])})
+    write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}], features)
+    with pytest.raises(DataError, match=r"row 0 of .* has label=0, not one of no, yes"):
+        read(TASK, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("train.csv", "text,label\na,yes\n"), ("train.jsonl", '{"text": "a", "label": "yes"}\n\n')]
+)
+def test_a_byte_order_mark_and_a_blank_line_are_no_data(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / name).write_text(content, encoding="utf-8-sig")
+    assert [(row.fields["text"], row.label) for row in read(TASK, tmp_path)] == [("a", 1)]
+
+
+def test_rows_are_read_lazily(tmp_path: Path) -> None:
+    write_lines(tmp_path / "en/train.jsonl", {"text": "a", "label": 0}, {"text": "b", "label": 9})
+    rows = TASK.read(str(tmp_path), "en", "train")
+    assert next(iter(rows)).fields == {"text": "a"}
+
+
+def test_a_task_without_a_hub_asks_for_files() -> None:
+    with pytest.raises(DataError, match=r"task mine is not on the hub[\s\S]*task\.data_dir"):
+        TASK.read(None, "en", "train")
+
+
+def test_unknown_language_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"task mine has no language 'dee'.*\n.*did you mean 'de'"):
+        TASK.read(str(tmp_path), "dee", "train")

