@@ -150,6 +150,20 @@ def test_the_window_that_holds_the_answer_speaks(learned: Path, settings: dict) 
     assert np.mean([line["exact_match"] for line in read_long]) > np.mean(first) + 0.3
 
 
+def test_a_long_text_on_the_command_line_is_answered_as_in_the_cache(learned: Path, settings: dict) -> None:
+    line = read_lines(learned / "predictions.jsonl")[-1]
+    texts = {}
+    for option, language in (("--source", "en"), ("--target", "pl")):
+        rows = read_lines(Path(settings["task"]["data_dir"]) / language / "test.jsonl")
+        (row,) = [row for row in rows if row["id"] == line["id"]]
+        texts[option] = json.dumps({"text": row["text"], "question": row["question"]})
+    both = [word for option in texts.items() for word in option]
+    (output,) = run_ranks(["flare_ds", "predict", str(learned), *both], 1)
+    assert output.strip().splitlines()[-1] == line["prediction"]
+    (refused,) = run_ranks(["flare_ds", "predict", str(learned), "--source", "x", "--target", "x"], 1, expect=1)
+    assert "does not say text and question of task who" in refused
+
+
 def test_the_best_adapter_is_kept(learned: Path) -> None:
     validations = [line for line in read_lines(learned / "train_log.jsonl") if "validation_score" in line]
     assert [line["step"] for line in validations] == [20, 40, 60, 80]
