@@ -8,10 +8,10 @@ they read, and two rows with one text never fall into different splits.
 
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
+from flare_ds.data.lookup import Lookup
 from flare_ds.data.row_file import RowFile
 from flare_ds.tasks.base import SPLITS, Pool, Row, Split, Task
 
@@ -73,7 +73,7 @@ class DealtRows:
         return self.pools[pool].files.items()
 
 
-class OneLanguage(Sequence[Row]):
+class OneLanguage(Lookup[Row]):
     """The rows of one split in one language, read from disk one by one."""
 
     def __init__(self, rows: DealtRows, language: str) -> None:
@@ -82,13 +82,9 @@ class OneLanguage(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        assert isinstance(index, int), "rows are looked up one by one"
-        return self._rows.sides(range(len(self))[index])[self._language]
+    def look_up(self, index: int) -> Row:
+        """One row."""
+        return self._rows.sides(index)[self._language]
 
 
 def deal(task: Task, pools: Sequence[JoinedPool]) -> dict[Split, DealtRows]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
 
+from flare_ds.data.lookup import Lookup
 from flare_ds.tasks.base import Answer, Row, Split
 
 
@@ -38,7 +38,7 @@ class ParallelRow:
     target: Side
 
 
-class ParallelRows(Sequence[ParallelRow]):
+class ParallelRows(Lookup[ParallelRow]):
     """Rows of one split, each put together when it is looked up.
 
     Args:
@@ -52,12 +52,8 @@ class ParallelRows(Sequence[ParallelRow]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> ParallelRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[ParallelRow]: ...
-    def __getitem__(self, index: int | slice) -> ParallelRow | Sequence[ParallelRow]:
-        assert isinstance(index, int), "rows are looked up one by one"
+    def look_up(self, index: int) -> ParallelRow:
+        """One row, put together."""
         return self._build(self._numbers[index])
 
 

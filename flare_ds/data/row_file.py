@@ -9,13 +9,13 @@ import tempfile
 import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import overload
 
+from flare_ds.data.lookup import Lookup
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Answer, Row
 
 
-class RowFile(Sequence[Row]):
+class RowFile(Lookup[Row]):
     """Rows in a temporary file of their own, which goes away with this object (TMPDIR says where).
 
     Args:
@@ -58,13 +58,8 @@ class RowFile(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        assert isinstance(index, int), "rows are looked up one by one"
-        index = range(len(self))[index]
+    def look_up(self, index: int) -> Row:
+        """One row, read from the file."""
         start, end = self._starts[index], self._starts[index + 1]
         self._file.seek(start)
         row_id, fields, label, answers = json.loads(self._file.read(end - start))

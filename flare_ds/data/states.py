@@ -10,7 +10,6 @@ whole. `states_writer` fills it.
 Legend: n positions of a row, K states a position (one for each layer, or one for all), D their width.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flare_ds.data.cache.format import canonical_json
+from flare_ds.checksums import json_sha256
 from flare_ds.exceptions import CacheError
 
 FORMAT, FORMAT_VERSION = "flare_ds states", 1
@@ -44,7 +43,7 @@ class StoreId:
     @property
     def key(self) -> str:
         """The sha256 of the fields."""
-        return hashlib.sha256(canonical_json({"format_version": FORMAT_VERSION, **self.fields})).hexdigest()
+        return json_sha256({"format_version": FORMAT_VERSION, **self.fields})
 
     def directory(self, cache_dir: Path) -> Path:
         """Where the store lies."""

@@ -1,11 +1,10 @@
 """Telling two models apart: what of a model decides the states it computes."""
 
-import hashlib
 from pathlib import Path
 
 from transformers import AutoConfig
 
-from flare_ds.data.cache.format import file_sha256
+from flare_ds.checksums import directory_sha256
 from flare_ds.exceptions import ConfigError
 
 
@@ -23,9 +22,7 @@ def model_fingerprint(name: str) -> str:
     """
     directory = Path(name)
     if directory.is_dir():
-        files = sorted(file for file in directory.iterdir() if file.is_file())
-        digests = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
-        return hashlib.sha256(digests.encode()).hexdigest()
+        return directory_sha256(directory)
     try:
         commit = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
     except (OSError, ValueError) as error:

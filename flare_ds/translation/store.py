@@ -13,11 +13,13 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import TranslateConfig
+from flare_ds.data.lookup import Lookup
 from flare_ds.exceptions import DataError
 from flare_ds.files import disk_errors, sync
 from flare_ds.tasks.base import Answer, Row
@@ -60,7 +62,7 @@ def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any
     direction = Direction(job.from_language, job.to_language)
     texts = hashlib.sha256()
     for row in job.rows:
-        texts.update(_json([dict(row.fields), [[answer.text, answer.start] for answer in row.answers]]))
+        texts.update(canonical_json([dict(row.fields), [[answer.text, answer.start] for answer in row.answers]]))
     return {
         "format_version": FORMAT_VERSION,
         **direction._asdict(),
@@ -74,7 +76,7 @@ def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any
 
 def place_of(fields: dict[str, Any], translate: TranslateConfig) -> Path:
     """The directory of the translation with these key fields."""
-    key = hashlib.sha256(_json(fields)).hexdigest()[:16]
+    key = json_sha256(fields)[:16]
     return Path(translate.directory) / f"{fields['from_language']}-{fields['to_language']}-{key}"
 
 
@@ -98,7 +100,7 @@ def open_translation(job: TranslationJob, translate: TranslateConfig) -> Sequenc
     return Translation(job.rows, directory)
 
 
-class Translation(Sequence[Row | None]):
+class Translation(Lookup[Row | None]):
     """A finished translation.
 
     Args:
@@ -128,13 +130,8 @@ class Translation(Sequence[Row | None]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Row | None: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row | None]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row | None] | None:
-        assert isinstance(index, int), "rows are looked up one by one"
-        index = range(len(self))[index]
+    def look_up(self, index: int) -> Row | None:
+        """The translation of a row."""
         start, end = self._starts[index], self._starts[index + 1]
         # Not seek and read: a forked process shares the position.
         line = json.loads(os.pread(self._file.fileno(), end - start, start))
@@ -171,7 +168,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         HostError: the disk is full or not writable.
     """
     content = manifest.model_dump(mode="json")
-    content["checksum"] = hashlib.sha256(_json(content)).hexdigest()
+    content["checksum"] = json_sha256(content)
     path = directory / MANIFEST
     with disk_errors(path, elsewhere=ELSEWHERE):
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -191,7 +188,7 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = Manifest.model_validate(content)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
         raise damaged(directory, f"{MANIFEST}: {type(error).__name__}: {error}") from error
-    if checksum != hashlib.sha256(_json(content)).hexdigest():
+    if checksum != json_sha256(content):
         raise damaged(directory, f"{MANIFEST} was changed after it was written")
     return manifest
 
@@ -199,8 +196,3 @@ def read_manifest(directory: Path) -> Manifest:
 def damaged(directory: Path, problem: str) -> DataError:
     """What to raise about a translation that cannot be used."""
     return DataError(f"the translation {directory} is damaged: {problem}", fix=f"rm -r {directory}; {_COMMAND}")
-
-
-def _json(value: Any) -> bytes:
-    """JSON whose bytes depend on the value alone."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

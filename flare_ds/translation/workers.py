@@ -1,9 +1,7 @@
 """Processes that translate batches, each with an engine and, where there is one, a GPU of its own."""
 
 import multiprocessing
-import os
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +11,7 @@ from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import FlareError, HostError
 from flare_ds.translation.batches import Batch
 from flare_ds.translation.engines import ENGINES, Direction, Engine
+from flare_ds.worker_process import end_with_parent
 
 
 class Worker:
@@ -107,14 +106,7 @@ def _begin(translate: TranslateConfig, numbers: "Synchronized[int]") -> None:
     with numbers.get_lock():
         number, numbers.value = numbers.value, numbers.value + 1
     _worker = Worker(translate, number)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _run(batch: Batch) -> None:

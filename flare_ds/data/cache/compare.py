@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flare_ds.data.cache.key import differing
+
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
     """Say each field that differs, with its value on both sides; nothing where all are equal.
@@ -11,11 +13,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
         a: the `fields` of a manifest, or those a config wants.
         b: the same of another.
     """
-    for name in dict.fromkeys([*a, *b]):
-        if a.get(name) != b.get(name):
-            yield name
-            yield f"  a  {_said(a, name)}"
-            yield f"  b  {_said(b, name)}"
+    for name in differing(a, b):
+        yield name
+        yield f"  a  {_said(a, name)}"
+        yield f"  b  {_said(b, name)}"
 
 
 def _said(fields: Mapping[str, Any], name: str) -> str:

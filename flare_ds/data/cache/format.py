@@ -3,7 +3,6 @@
 tokenized_cache/README.md describes the same for a user; this module is the only code that knows file names.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from flare_ds.checksums import json_sha256
 from flare_ds.exceptions import CacheError
 from flare_ds.files import disk_errors, sync
 
@@ -92,21 +92,10 @@ def section_name(split: str, *parts: str) -> str:
     return ".".join((split, *parts, "npy"))
 
 
-def canonical_json(value: Any) -> bytes:
-    """JSON whose bytes depend on the value alone; what every checksum of a structure is taken of."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
-
-
 def token_dtype(vocabulary_size: int) -> np.dtype:
     """The smallest unsigned type that holds every token id: uint16, or uint32 beyond 65,536 tokens."""
     assert 0 < vocabulary_size <= 2**32
     return np.dtype("<u2") if vocabulary_size <= 2**16 else np.dtype("<u4")
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file's bytes, as lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -156,6 +145,6 @@ def _check_version(directory: Path, content: Any) -> None:
 
 
 def _with_checksum(content: dict[str, Any]) -> bytes:
-    checksum = hashlib.sha256(canonical_json(content)).hexdigest()
+    checksum = json_sha256(content)
     text = json.dumps(content | {"checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "surrogatepass")

@@ -13,8 +13,9 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import Config
-from flare_ds.data.cache.format import FORMAT_VERSION, canonical_json
+from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.windows import WINDOWS_VERSION
 from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelData, Side
@@ -62,17 +63,17 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
 
 def content_key(fields: Mapping[str, Any]) -> str:
     """The sha256 of the fields, as lower-case hex."""
-    return hashlib.sha256(canonical_json(dict(fields))).hexdigest()
+    return json_sha256(dict(fields))
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Say field by field how a cache differs from what is wanted, e.g. `max_prompt_tokens: 64, not 128`."""
-    names = [*wanted, *(name for name in found if name not in wanted)]
-    return [
-        f"{name}: {found.get(name)!r}, not {wanted.get(name)!r}"
-        for name in names
-        if found.get(name) != wanted.get(name)
-    ]
+    return [f"{name}: {found.get(name)!r}, not {wanted.get(name)!r}" for name in differing(wanted, found)]
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names of the fields in which two caches differ."""
+    return [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
 
 
 def rows_fingerprint(data: ParallelData) -> str:

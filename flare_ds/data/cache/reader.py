@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from flare_ds.data.cache.format import REBUILD, Manifest, file_sha256, read_manifest, section_name
+from flare_ds.checksums import file_sha256
+from flare_ds.data.cache.format import REBUILD, Manifest, read_manifest, section_name
 from flare_ds.data.cache.section import map_section
 from flare_ds.exceptions import CacheError
 

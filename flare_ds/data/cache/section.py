@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_ds.data.cache.format import ELSEWHERE, Section, file_sha256
+from flare_ds.checksums import file_sha256
+from flare_ds.data.cache.format import ELSEWHERE, Section
 from flare_ds.files import disk_errors
 
 HEADER_BYTES = 128

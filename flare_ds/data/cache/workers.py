@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from threading import Thread
+from multiprocessing import get_context
 
 from flare_ds.data.cache.rows import EncodedRows, RowEncoder
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.exceptions import HostError
 from flare_ds.tasks.base import Split
+from flare_ds.worker_process import end_with_parent
 
 Chunk = Sequence[ParallelRow]
 Encode = Callable[[Split, Iterable[Chunk]], Iterator[tuple[Chunk, EncodedRows]]]
@@ -61,15 +61,7 @@ def _start_worker(encoder: RowEncoder) -> None:
     global _worker_encoder
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker_encoder = encoder
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool does not notice that its parent was killed, and would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _encode_in_worker(split: Split, chunk: Chunk) -> EncodedRows:

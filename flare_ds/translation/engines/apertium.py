@@ -1,12 +1,12 @@
 """apertium: rule-based translation by the external program of that name; fast, rough, for CPUs."""
 
-import hashlib
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from flare_ds.checksums import directory_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.translation.engines.base import ENGINES, Direction, Engine
@@ -37,7 +37,7 @@ class Apertium(Engine):
         if shutil.which("apertium") is None or not data.is_dir():
             problem = f"translate.engine='apertium' needs the program apertium with {package} for {direction}"
             raise HostError(problem, fix=f"apt install apertium {package}")
-        return {"mode": mode, "data_sha256": _checksum(data)}
+        return {"mode": mode, "data_sha256": directory_sha256(data)}
 
     def translate(self, sentences: Sequence[str]) -> list[str | None]:
         """Translate all in one run of the program."""
@@ -62,13 +62,6 @@ def _mode(direction: Direction) -> tuple[str, str]:
     known = ", ".join(f"{first}<->{last}" for first, last in _PAIRS.values())
     problem = f"translate.engine='apertium' has no {direction}, only {known}"
     raise ConfigError(problem, fix="set translate.engine=nllb, or choose another task.target_language")
-
-
-def _checksum(directory: Path) -> str:
-    checksum = hashlib.sha256()
-    for file in sorted(directory.iterdir()):
-        checksum.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return checksum.hexdigest()
 
 
 ENGINES.add("apertium", Apertium)

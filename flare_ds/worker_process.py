@@ -1,0 +1,17 @@
+"""What every process of a pool of ours does."""
+
+import os
+from multiprocessing import parent_process
+from threading import Thread
+
+
+def end_with_parent() -> None:
+    """From now on, end when the parent is gone: a pool does not notice that its parent was killed, and would wait."""
+    Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
