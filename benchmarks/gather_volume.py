@@ -27,9 +27,9 @@ from two_forwards import TwoForwards
 from workload import REPOSITORY, make_batch, make_config, run_ranks, write_model
 
 from flare_ds.models.loading import load_shape
+from flare_ds.models.loss import loss_sum
 from flare_ds.models.partitioned import full_numel
 from flare_ds.training.engine import RunningModel, open_model
-from flare_ds.training.loss import loss_sum
 from flare_ds.training.process_group import rank
 
 FIRST, LAST = 3, 5  # measured steps

@@ -9,10 +9,11 @@ from typing import Any
 
 from flare_ds.config import Config
 from flare_ds.evaluation.metrics import Outcome, outcome
+from flare_ds.evaluation.predictions import PREDICTIONS, read_predictions
 from flare_ds.exceptions import DataError
 from flare_ds.settings import load_config
 
-METRICS_SCHEMA = 2
+METRICS_SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class RunResult:
     @property
     def method(self) -> str:
         """The method, or `task adapter` for a lora trained on the source language itself (stage 1)."""
-        stage1 = self.config.method == "lora" and not self.config.has_source
+        recipe = self.config.recipe
+        stage1 = recipe.trains and not recipe.fuses and not self.config.has_source
         return "task adapter" if stage1 else self.config.method
 
     @cached_property
@@ -58,26 +60,38 @@ class RunResult:
         Raises:
             DataError: it is damaged, or missing although the method trains.
         """
-        return {} if self.config.method == "zero_shot" else self._json("training.json")
+        return self._json("training.json") if self.config.recipe.trains else {}
 
     @cached_property
     def outcomes(self) -> Mapping[str, Outcome]:
         """For each test example, by id, what the metric sees of it.
 
         Raises:
-            DataError: predictions.jsonl is missing or damaged.
+            DataError: predictions.parquet is missing or damaged.
         """
-        records = self._json_lines("predictions.jsonl")
+        path, metric = self.directory / PREDICTIONS, self.metrics["metric"]
         try:
-            return {record["id"]: outcome(self.metrics["metric"], record) for record in records}
+            return {record["id"]: outcome(metric, record) for record in read_predictions(path)}
         except KeyError as error:
-            problem = f"a row of {self.directory}/predictions.jsonl has no {error}"
-            raise DataError(problem, fix=self._evaluate_again) from None
+            raise DataError(f"{path} has no column {error}", fix=self._evaluate_again) from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path}: {error}", fix=self._evaluate_again) from error
 
     @cached_property
     def train_log(self) -> list[Mapping[str, Any]]:
-        """The lines of train_log.jsonl; none if training has not started."""
-        return self._json_lines("train_log.jsonl") if (self.directory / "train_log.jsonl").is_file() else []
+        """The complete lines of train_log.jsonl; none if training has not started.
+
+        Raises:
+            DataError: one of them is damaged.
+        """
+        path = self.directory / "train_log.jsonl"
+        if not path.is_file():
+            return []
+        try:
+            *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a crash cut the last off
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path}: {error}", fix=self._train_again) from error
 
     @property
     def progress(self) -> str:
@@ -95,20 +109,16 @@ class RunResult:
     def _evaluate_again(self) -> str:
         return f"flare-ds evaluate {self.directory}"
 
+    @property
+    def _train_again(self) -> str:
+        return f"flare-ds train {self.directory}"
+
     def _json(self, name: str) -> Mapping[str, Any]:
         try:
             return json.loads((self.directory / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            fix = self._evaluate_again if name == "metrics.json" else f"flare-ds train {self.directory}/config.yaml"
+            fix = self._evaluate_again if name == "metrics.json" else self._train_again
             raise DataError(f"cannot read {self.directory / name}: {error}", fix=fix) from error
-
-    def _json_lines(self, name: str) -> list[Mapping[str, Any]]:
-        """The complete lines of a file; what follows the last newline was cut off by a crash."""
-        try:
-            *lines, _ = (self.directory / name).read_text(encoding="utf-8").split("\n")
-            return [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {self.directory / name}: {error}", fix=self._evaluate_again) from error
 
 
 def find_runs(directory: Path) -> list[RunResult]:

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ValidationError
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
+from flare_ds.tasks.languages import nllb_tag
+from flare_ds.tasks.load import task_of
+from flare_ds.yaml_file import read_yaml
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -33,33 +36,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return parse_config(settings, origin=str(file))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or is not a mapping.
-    """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}", fix="check the path") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}", fix="mend the line named above") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds no settings (found {settings!r})", fix="start from launchers/configs/")
-    return settings
-
-
 def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
     """Check a nested mapping of settings and turn it into a `Config`.
 
     Raises:
         ConfigError: naming the first offending setting, its value, and the fix.
+        DataError: the task or NLLB's tag of its target language is not known (where an MT encoder is used).
     """
     try:
-        return Config.model_validate(settings)
+        return _with_mt_language(Config.model_validate(settings))
     except ValidationError as error:
         raise explain(error, Config, origin) from None
+
+
+def _with_mt_language(config: Config) -> Config:
+    """The MT encoder's language, where it is not given: NLLB's tag of the target language, so that a sweep has many."""
+    if config.source.mt_encoder is None or config.source.mt_language is not None:
+        return config
+    tag = nllb_tag(task_of(config.task), config.task.target_language)
+    return config.model_copy(update={"source": config.source.model_copy(update={"mt_language": tag})})
 
 
 def apply_override(settings: dict[str, Any], override: str) -> None:

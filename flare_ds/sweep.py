@@ -1,8 +1,8 @@
 """A sweep: one YAML, every cell of languages x methods x seeds, continued by the same command wherever it stopped.
 
-The stages, each a command of its own: translate and prepare the caches; tune the task adapter, evaluate it on the
-source language and merge it into the base; train and evaluate every cell. A stage whose result is there is skipped.
-A cell that fails does not stop the others.
+The stages, each a command of its own: translate and prepare the caches; tune the task adapter, merge it into the base
+and evaluate it on the source language; train and evaluate every cell. A stage whose result is there is skipped. A cell
+that fails does not stop the others.
 """
 
 import json
@@ -172,7 +172,7 @@ def _sharing_a_cache(plan: Plan) -> list[list[PlannedRun]]:
     groups: dict[tuple, list[PlannedRun]] = {}
     for run in plan.runs:
         config = run.config
-        mt_encoder = config.source if config.reads_mt_encoder else None
+        mt_encoder = config.source if config.caches_mt else None
         key = (config.task, config.translate, config.cache_dir, _tokenizer(run, plan), mt_encoder)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
@@ -200,16 +200,13 @@ def _prepare(runs: Sequence[PlannedRun], plan: Plan) -> list[_Stage]:
 
 
 def _stage1(run: PlannedRun, plan: Plan) -> list[_Stage]:
-    merge = _single("merge", str(run.directory), "--output", str(plan.tuned_base))
-    return [
-        _train(run, plan),
-        _evaluate(run, plan),
-        _Stage("stage1 merge", merge, run.directory / "log.txt", (plan.tuned_base,)),
-    ]
+    command = (*plan.launch, "flare_ds", "stage1", str(run.directory / "config.yaml"))
+    command += ("--output", str(plan.tuned_base))
+    return [_Stage(run.name, command, run.directory / "log.txt", (plan.tuned_base,)), _evaluate(run, plan)]
 
 
 def _cell(run: PlannedRun, plan: Plan) -> list[_Stage]:
-    return [_evaluate(run, plan)] if run.config.method == "zero_shot" else [_train(run, plan), _evaluate(run, plan)]
+    return [_evaluate(run, plan)] if not run.config.recipe.trains else [_train(run, plan), _evaluate(run, plan)]
 
 
 def _train(run: PlannedRun, plan: Plan) -> _Stage:

@@ -19,13 +19,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from flare_ds.config import METHODS, Config, TaskConfig
+from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.methods import METHODS
 from flare_ds.registry import suggestion
-from flare_ds.settings import apply_override, explain, parse_config, read_yaml
+from flare_ds.settings import apply_override, explain, parse_config
 from flare_ds.tasks.load import check_languages, task_of
+from flare_ds.yaml_file import read_yaml
 
-_SECTIONS = ("model", "task", "translate", "source", "adapter", "train", "evaluate", "generate")
+_SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train", "evaluate", "generate")
 _SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")  # the last not for stage 1
 
 
@@ -34,7 +36,7 @@ class _Section(BaseModel):
 
 
 class Grid(_Section):
-    """A cell for each combination; zero_shot trains nothing, so it gets one cell a language, under the first seed."""
+    """A cell for each combination; a method that trains nothing gets one cell a language, under the first seed."""
 
     languages: list[str] = Field(min_length=1, description="target languages")
     methods: list[str] = Field(min_length=1, description="methods, in the order they run")
@@ -51,7 +53,7 @@ class Grid(_Section):
         """Language, method and seed of each cell, in the order they run."""
         for language in self.languages:
             for method in self.methods:
-                for seed in self.seeds[:1] if method == "zero_shot" else self.seeds:
+                for seed in self.seeds if METHODS.get(method).trains else self.seeds[:1]:
                     yield language, method, seed
 
 

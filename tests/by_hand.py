@@ -36,6 +36,7 @@ def make_config(
     objective: str = "vocabulary",
     checkpointing: bool = False,
     provider: str = "lockstep",
+    mixup: dict[str, Any] | None = None,
     **adapter: Any,
 ) -> Config:
     languages = ["de", "fr"][: sources - 1]
@@ -53,6 +54,7 @@ def make_config(
             },
             "source": {"provider": provider, "mt_encoder": "unused", "mt_language": "unused"},
             "adapter": {"r": 4, "alpha": 8, "target_modules": TARGETS, **adapter},
+            "mixup": mixup or {},
             "train": {"steps": 1, "objective": objective, "gradient_checkpointing": checkpointing},
         }
     )
@@ -75,6 +77,7 @@ def make_batch(
     right: int = 0,
     pad_seed: int | None = None,
     everywhere: bool = False,
+    source_targets: bool = False,
 ) -> Batch:
     """Lay rows out as a batch.
 
@@ -85,10 +88,12 @@ def make_batch(
         right: and on the right.
         pad_seed: fill the padding with random tokens; None: with 0.
         everywhere: take the logits of all columns, not of the answers only.
+        source_targets: the source rows are to predict their answers, too.
     """
     labels, full = config.train.objective == "labels", config.adapter.span == "full"
-    lines = [(*row.sources[q],) for q in range(config.sources) for row in rows]
-    lines = [(prompt, answer[:-1] if full and not labels else []) for prompt, answer in lines]
+    sources = max(config.sources, config.streams_beside)
+    lines = [(*row.sources[q],) for q in range(sources) for row in rows]
+    lines = [(prompt, answer[:-1] if (full or source_targets) and not labels else []) for prompt, answer in lines]
     lines += [(row.target, [] if labels else row.answer[:-1]) for row in rows]
     end = left + max(len(prompt) for prompt, _ in lines)
     columns = end + max(len(answer) for _, answer in lines) + right
@@ -101,7 +106,10 @@ def make_batch(
             column = end - len(prompt) + k
             ids[line, column], mask[line, column], positions[line, column] = token, 1, k
     wanted = [[row.answer[0] % len(LABELS)] if labels else row.answer for row in rows]
-    answers = torch.full((len(rows), max(map(len, wanted))), NO_TARGET)
+    if source_targets:  # of the one source; those of the target go on being the last
+        said = [(row.answer if labels else answer) if prompt else [] for row in rows for prompt, answer in row.sources]
+        wanted = [[token % len(LABELS) for token in answer[:1]] if labels else answer for answer in said] + wanted
+    answers = torch.full((len(wanted), max(map(len, wanted))), NO_TARGET)
     for line, answer in enumerate(wanted):
         answers[line, : len(answer)] = torch.tensor(answer)
     count = lambda of: torch.tensor([len(line[of]) for line in lines]).view(-1, len(rows))[:-1]  # noqa: E731
@@ -113,9 +121,10 @@ def make_batch(
         source_answers_SB=count(1) if full and config.sources else None,
         target_lengths_B=torch.tensor([len(row.target) for row in rows]),
         answer_columns_N=torch.arange(columns) if everywhere else torch.arange(answers.shape[1]) + end - 1,
-        answers_BN=answers,
+        answers_BN=answers[-len(rows) :],
         weights_B=torch.ones(len(rows)),
         prompt_columns=end,
+        source_targets_SBN=answers[None, : len(rows)] if source_targets else None,
     )
 
 
@@ -130,8 +139,12 @@ def build(model_name: str, config: Config, *, layers: int = 2) -> TwoStreamModel
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # with B = 0 the gradient of A is exactly 0 and proves nothing
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+        elif "mixing" in name:
+            parameter.data = 0.4 * torch.randn(parameter.shape, generator=generator)
         elif "source_logits" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator)
+        elif "opening" in name:  # gates of a size of about 1, either way
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 32
     return model
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flare_ds.processes import free_port
@@ -47,7 +48,9 @@ def run_ranks(
     """Run `python -m ARGUMENTS` on every rank to its end; returns each rank's output."""
     processes = start_ranks(arguments, world_size, **environment)
     try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+        # All at once: a rank whose output nobody reads stops when the pipe is full, and the others wait for it.
+        with ThreadPoolExecutor(world_size) as pool:
+            outputs = list(pool.map(lambda process: process.communicate(timeout=timeout)[0], processes))
     finally:
         for process in processes:
             process.kill()

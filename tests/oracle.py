@@ -3,7 +3,8 @@
 One row at a time, no padding, no batch, loops over layers, heads, positions and sources, float64. It reads the same
 weights by name and is what the two-stream model is compared with: logits, loss and the gradient of all that trains.
 
-    y = W·t + scaling·B·φ(S, T)      T = A·t, S = Σ share·A·s over the sources that have a partner at the position
+    y = W·t + scaling·B·φ(S, T)      T = A·t, S = Σ share·A·s over the sources that have a partner at the position;
+                                     source_down=own: S is made with another A than T
 
 Legend: n positions, d model width, r bottleneck width; vectors of one position carry no suffix.
 """
@@ -209,13 +210,19 @@ class Oracle:
             fused, met = bottleneck[k], self.meets(k, row)
             if met and name.rpartition(".")[2] in self.adapter.fused_modules:
                 states = {number: self.state(i, name, visits[number], j) for number, j in met.items()}
-                source = self.mix(name, {number: a @ state for number, state in states.items()}, len(visits))
+                source_a = self.source_down(name)
+                source = self.mix(name, {number: source_a @ state for number, state in states.items()}, len(visits))
                 fused = self.phi(name, source, bottleneck)
                 without = self.phi(name, torch.zeros_like(source), bottleneck)
                 parts = torch.stack([(b @ (fused - without)).square().sum(), (b @ fused).square().sum()])
                 self.energy[name] = self.energy.get(name, 0) + parts.detach()
             out.append(weight @ x[k] + self.scaling * (b @ fused))
         return torch.stack(out)
+
+    def source_down(self, name: str) -> Tensor:
+        """The A that the source goes through."""
+        own = self.adapter.source_down == "own"
+        return self.trained[f"{name}.lora_fusion.source_down.weight" if own else f"{name}.lora_A.weight"]
 
     def state(self, i: int, name: str, visit: Visit, j: int) -> Tensor:
         """What position j of a source shows to a fused projection of layer i."""
@@ -243,6 +250,8 @@ class Oracle:
                 return relu(s) * relu(so_far[-1])
         part_of = f"{name}.lora_fusion.function."
         w = {key.removeprefix(part_of): value for key, value in self.trained.items() if key.startswith(part_of)}
+        if self.adapter.fusion == "gate":
+            return so_far[-1] + 32 * w["opening_R"] * s
         query = w["query.weight"] @ s + w["query.bias"]
         keys = [w["key.weight"] @ t for t in so_far]
         values = [w["value.weight"] @ t + w["value.bias"] for t in so_far]

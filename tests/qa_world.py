@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.toy import FILLER, REPOSITORY, write_model
+from tests.toy import FILLER, REPOSITORY, word_tokenizer, write_model
 
 FIRST = [f"first{i}" for i in range(6)]
 FAMILY = [f"family{i}" for i in range(6)]
@@ -52,7 +52,7 @@ def write_data(directory: Path, *, long_test: int = 60) -> Path:
 def qa_settings(root: Path, *, method: str = "flare", name: str = "run", **train: object) -> dict:
     """A run's settings on this world below `root`, made there if absent."""
     if not (root / "model").exists():
-        write_model(root / "model", words=WORDS)
+        write_model(root / "model", tokenizer=word_tokenizer(WORDS))
         # Not the tokenizer's eos: only the cache knows what ends an answer.
         (root / "model/generation_config.json").write_text('{"eos_token_id": 3}')
         write_data(root / "data")

@@ -1,13 +1,19 @@
 """The benchmarks run, print JSON and nothing else, and show what does not depend on the machine's speed."""
 
+import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.by_hand import make_batch, make_config, make_rows
 from tests.distributed import REPOSITORY
+from tests.small_models import small_model
+from tests.toy import toy_settings, write_config
 
 
 def run_benchmark(name: str, *arguments: str) -> dict:
@@ -59,6 +65,34 @@ def test_head_memory() -> None:
     assert every["logits_bytes"] == 4 * 32768 * 129 * 4  # rows, words, columns, fp32
     assert answer["logits_bytes"] == 4 * 32768 * 2 * 4
     assert found["saved_bytes"] > every["logits_bytes"] - answer["logits_bytes"]
+
+
+def test_probe(tmp_path: Path) -> None:
+    """Only the English text tells the label: its states show it, the Polish ones do not."""
+    settings = toy_settings(tmp_path)
+    del settings["task"]["validation_rows"]
+    found = run_benchmark("probe.py", str(write_config(settings)), "--rows", "900")
+    assert found["rows"]["train"] == 900 and found["rows"]["validation"] > 40
+    chance = found["majority_share"] + 4 * found["standard_error"]
+    embedded, *layers = found["layers"]
+    assert [layer["layer"] for layer in layers] == [1, 2]
+    assert embedded["last"] == dict.fromkeys(("source", "target", "both"), found["majority_share"]), "one token, ':'"
+    assert embedded["mean"]["source"] == 1
+    assert layers[0]["last"]["source"] > 0.9
+    for layer in layers:
+        for place in ("last", "mean"):
+            assert min(layer[place]["source"], layer[place]["both"]) > 0.7
+            assert layer[place]["target"] < chance
+
+
+def test_the_probed_states_see_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    probe, base = importlib.import_module("probe"), small_model("llama")[0]
+    rows, config = make_rows(0), make_config(method="lora", objective="labels")
+    together = probe.read(base, make_batch(rows, config, pad_seed=1))
+    for number, row in enumerate(rows):
+        for place, state_KBD in probe.read(base, make_batch([row], config)).items():
+            torch.testing.assert_close(together[place][:, number], state_KBD[:, 0])
 
 
 def test_cache() -> None:

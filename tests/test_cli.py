@@ -94,7 +94,19 @@ def test_a_sweep_takes_a_task_file(root: Path, tmp_path: Path, capsys: pytest.Ca
     assert "nowhere.yaml" in refused(capsys, "sweep", str(sweep), "--task-path", "nowhere.yaml")
 
 
-VERBS = ["prepare", "inspect", "translate", "fetch", "train", "evaluate", "merge", "predict", "sweep", "report"]
+VERBS = [
+    "prepare",
+    "inspect",
+    "translate",
+    "fetch",
+    "train",
+    "stage1",
+    "evaluate",
+    "merge",
+    "predict",
+    "sweep",
+    "report",
+]
 CACHE_VERBS = ["ls", "stats", "verify", "diff", "rm"]
 
 
@@ -137,6 +149,7 @@ def test_all_verbs_are_in_the_summary(capsys: pytest.CaptureFixture[str]) -> Non
         ["cache", "ls", "one", "two"],
         ["cache", "rm", "--older-than", "soon"],
         ["report", "one", "two"],
+        ["predict", "run.yaml", "--target", "text", "--file", "rows.jsonl"],
     ],
     ids=" ".join,
 )
@@ -179,6 +192,24 @@ def test_translate_prints_where_the_translations_are(
 def test_translate_with_nothing_to_do(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "translate", str(write_config(toy_settings(root))))
     assert "task.sides='own'" in message and "nothing is to be translated" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--file", "nowhere.jsonl"], "nowhere.jsonl is no file that ends in"),
+        (["--file", "rows.jsonl", "--source", "text"], "--source is given beside --file"),
+        (["--target", "text", "--source", "text", "--output", "said.csv"], "--output='said.csv' is of no known form"),
+        (["--source", "text"], "method=flare reads the target text"),
+        (["--target", "text"], "method=flare needs a source text for each of: en; got []"),
+    ],
+    ids=str,
+)
+def test_what_predict_refuses_before_it_loads_anything(
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    config = write_config(toy_settings(root, name="unasked"))
+    assert expected in refused(capsys, "predict", str(config), *arguments, "model.base=/nowhere")
 
 
 def test_a_missing_config(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,4 +270,4 @@ def test_evaluating_with_other_fusion_settings(root: Path) -> None:
     (output,) = run_ranks(["flare_ds", "evaluate", str(config), "adapter.align=left"], 1, expect=1)
     assert "adapter.align='right'" in output
     (output,) = run_ranks(["flare_ds", "evaluate", str(config), "method=lora"], 1, expect=1)
-    assert "a fusion adapter" in output
+    assert "holds an adapter of flare" in output

@@ -16,7 +16,7 @@ SETTINGS = {
     "task": {"name": "multiemo", "data_dir": "d", "target_language": "pl"},
     "train": {"steps": 1},
 }
-MT = ["source.provider=mt_encoder", "source.mt_encoder=nllb", "source.mt_language=pol_Latn"]
+MT = ["method=flare_mt", "source.mt_encoder=nllb", "source.mt_language=pol_Latn"]
 CACHED = ["source.provider=cached"]
 EXTRA = ["task.extra_source_languages=[de, fr]"]
 CROSS = ["adapter.fusion=cross_attention", "adapter.fusion_heads=3"]
@@ -36,14 +36,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["task.extra_source_languages=[en]"], "['en'] repeats a language", "name each source language once"),
         (["task.extra_source_languages=[pl]"], "['pl'] repeats a language", "not the target language"),
         (["task.extra_source_languages=[de, de]"], "['de', 'de'] repeats a language", "name each source language once"),
-        (CACHED + EXTRA, "source.provider='cached' reads one source", "use source.provider=lockstep"),
-        (MT + EXTRA, "source.provider='mt_encoder' reads one source", "use source.provider=lockstep"),
+        (CACHED + EXTRA, "with source.provider='cached' reads one source", "with source.provider=lockstep"),
+        (MT + EXTRA, "method=flare_mt with", "use method=flare with source.provider=lockstep"),
         ([*CACHED, "adapter.span=full"], "'cached' stores prompts only", "use adapter.span=prompt"),
-        ([*MT, "adapter.span=full"], "'mt_encoder' stores prompts only", "use adapter.span=prompt"),
+        (
+            [*MT, "adapter.span=full"],
+            "method=flare_mt with source.provider='lockstep' stores prompts only",
+            "use adapter.span=prompt",
+        ),
         ([*CACHED, "adapter.pairing=module"], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
-        (MT[:1], "needs source.mt_encoder and source.mt_language", "add both, e.g. source.mt_encoder=facebook/nllb"),
-        (MT[:2], "needs source.mt_encoder and source.mt_language", "add both, e.g. source.mt_encoder=facebook/nllb"),
-        (["task.target_language=en"], "method=flare fuses two languages", "use method=lora for stage 1"),
+        (MT[:1], "method=flare_mt needs source.mt_encoder", "add it, e.g. source.mt_encoder=facebook/nllb"),
+        (["task.target_language=en"], "method=flare reads two languages", "use method=lora for stage 1"),
+        (["method=input_fusion", "task.target_language=en"], "method=input_fusion reads two", "use method=lora"),
+        (["method=flair"], "unknown method 'flair'", "did you mean 'flare'?"),
     ],
 )
 def test_refused(path: Path, overrides: list[str], problem: str, fix: str) -> None:
@@ -75,3 +80,19 @@ def test_how_many_sources_are_fused(path: Path) -> None:
     assert load_config(path).sources == 1
     assert load_config(path, EXTRA).sources == 3
     assert load_config(path, [*EXTRA, "method=lora"]).sources == 0
+    assert load_config(path, [*EXTRA, "method=x_mixup"]).sources == 0
+    assert load_config(path, MT).sources == 1
+
+
+def test_how_many_sources_run_beside_the_row(path: Path) -> None:
+    assert load_config(path, EXTRA).streams_beside == 3
+    assert load_config(path, ["method=x_mixup"]).streams_beside == 1
+    for overrides in (CACHED, MT, ["method=input_fusion"], ["method=translate_test"], ["method=zero_shot"]):
+        assert load_config(path, overrides).streams_beside == 0
+
+
+def test_the_mt_language_follows_from_the_target_language(path: Path) -> None:
+    assert load_config(path, MT[:2]).source.mt_language == "pol_Latn"
+    assert load_config(path, [*MT[:2], "task.target_language=es"]).source.mt_language == "spa_Latn"
+    assert load_config(path, [*MT[:2], "source.mt_language=pl"]).source.mt_language == "pl"
+    assert load_config(path).source.mt_language is None

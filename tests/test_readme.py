@@ -48,6 +48,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(REPOSITORY / "ds_configs", root / "ds_configs")
     (root / "flare_ds").symlink_to(REPOSITORY / "flare_ds")
     (root / "hosts").write_text("localhost slots=2\n")
+    (root / "pairs.jsonl").write_text('{"id": "a", "source": "word1 great word2", "target": "word3 word4"}\n')
     settings = toy_settings(root, steps=2, validate_every=2)
     write_data(root / "data", languages=("en", "pl", "es"), rows=300)
     for name, target, method in (("pl-flare", "pl", "flare"), ("en-lora", "en", "lora")):
@@ -92,6 +93,8 @@ def extended(command: str, root: Path) -> str:
     if "sweep_languages.sh" in command:
         small += " 'grid.methods=[zero_shot, lora]' 'grid.languages=[es]' 'grid.seeds=[1]' stage1=null"
         return f"{command} base.model.base={root}/model base.task.data_dir={root}/data out=runs/languages {small}"
+    if " stage1 " in command:  # in two steps nothing would be learned, and the base would not be kept
+        command += " train.steps=40 train.learning_rate=0.01 train.validate_every=20"
     if command.startswith("deepspeed "):  # a port of its own, so that nothing else on this machine is in the way
         return command.replace("deepspeed ", f"deepspeed --master_port {free_port()} ")
     if command == "./launchers/test.sh":
@@ -122,8 +125,8 @@ def serves(root: Path, command: str) -> None:
 
 
 def test_the_readme_has_its_commands() -> None:
-    verbs = ("quickstart.sh", "test.sh", "prepare", "train", "evaluate", "predict", "merge", "report", "tensorboard")
-    for word in (*verbs, "hostfile.sh", "sbatch", "sweep_languages.sh"):
+    verbs = ("quickstart.sh", "test.sh", "prepare", "train", "evaluate", "predict", "stage1", "merge", "report")
+    for word in (*verbs, "tensorboard", "hostfile.sh", "sbatch", "sweep_languages.sh"):
         assert any(word in command for command in COMMANDS), word
 
 

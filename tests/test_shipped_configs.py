@@ -1,5 +1,6 @@
 """Every shipped YAML validates, says of every setting what its type and default are, and fits the model it names."""
 
+import importlib
 import json
 import re
 from dataclasses import dataclass
@@ -12,22 +13,26 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from flare_ds.adapters.inject import inject_adapter
+from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.settings import load_config
 from flare_ds.sweep_config import load_sweep
 from flare_ds.training.engine import count_trainable
+from tests.distributed import REPOSITORY
+from tests.small_models import small_model
 
-CONFIGS = sorted((Path(__file__).parent.parent / "launchers/configs").glob("*.yaml"))
-RUNS = [path for path in CONFIGS if "grid" not in yaml.safe_load(path.read_text())]
-SWEEPS = [path for path in CONFIGS if path not in RUNS]
+CONFIGS = sorted((REPOSITORY / "launchers/configs").glob("*.yaml"))
+SWEEPS, STUDIES = (
+    [path for path in CONFIGS if key in yaml.safe_load(path.read_text())] for key in ("grid", "variants")
+)
+RUNS = [path for path in CONFIGS if path not in (*SWEEPS, *STUDIES)]
 MENTIONED = re.compile(r"#.*\((.+)\)")
 
 
-def test_there_are_both_kinds() -> None:
-    assert RUNS and SWEEPS
+def test_there_are_all_kinds() -> None:
+    assert RUNS and SWEEPS and STUDIES
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
@@ -43,9 +48,23 @@ def test_a_shipped_sweep_validates(path: Path) -> None:
     assert load_sweep(path).runs
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_shipped_study_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variant is asked for, no two are the same run, and each fits a Gemma 3."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    study = importlib.import_module("study").load_study(path, [])
+    assert {variant for variant, _ in study.runs} == study.file.variants.keys()
+    settings = [run.config.model_dump_json(exclude={"run_dir"}) for run in study.runs.values()]
+    assert len(set(settings)) == len(settings)
+    base, _ = small_model("gemma3", layers=1)
+    for run in study.runs.values():
+        check_adapter(base, run.config.adapter, fused=run.config.sources > 0)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_setting_is_commented_with_type_and_default(path: Path) -> None:
-    for line in path.read_text().splitlines():
+    settings, _, _ = path.read_text().partition("\nvariants:")  # of a study, a command line each
+    for line in settings.splitlines():
         key, _, value = line.partition(": ")
         if line.lstrip().startswith("#") or not value.partition("#")[0].strip():
             continue

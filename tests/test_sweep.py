@@ -1,158 +1,22 @@
-"""The sweep's logic: what it runs, skips, refuses and continues, with a stand-in for the commands it starts.
-
-The stand-in is a script that does what train, evaluate, merge and prepare leave behind, in no time. It is started, seen
-and ended as the real commands are: real processes, signals and files. Distributed training is tested elsewhere.
-"""
+"""What a sweep runs, skips and refuses, with a stand-in for the commands. Distributed training is tested elsewhere."""
 
 import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from flare_ds.exceptions import ConfigError, HostError
-from flare_ds.processes import log_tail, run_logged
 from flare_ds.settings import load_config
 from flare_ds.sweep import sweep
 from flare_ds.sweep_config import load_sweep
-
-STAND_IN = """#!{python}
-import json, os, pathlib, subprocess, sys, time
-import yaml
-
-verb, path, *rest = sys.argv[sys.argv.index("flare_ds") + 1 :]
-run = pathlib.Path(path)
-run = run if run.is_dir() else run.parent
-config = yaml.safe_load((run / "config.yaml").read_text())
-here = pathlib.Path(__file__).parent
-call = f"{{verb}} {{run.relative_to(here / 'out')}}"
-with (here / "calls.txt").open("a") as file:
-    print(call, *rest, file=file)
-print("hello from", call, flush=True)
-if call == os.environ.get("HANG"):
-    child = subprocess.Popen(["sleep", "600"])
-    (here / "hanging.txt").write_text(f"{{os.getpid()}} {{child.pid}}")
-    time.sleep(600)
-if call == os.environ.get("FAIL"):
-    sys.exit("no luck with " + call)
-if verb == "train":
-    costs = {{"trained_parameters": 10, "median_step_seconds": 0.5, "tokens_per_second": 100.0}}
-    (run / "training.json").write_text(json.dumps(costs))
-if verb == "evaluate":
-    rows = [{{"id": str(i), "label": "a", "prediction": "a" if i % 3 else "b"}} for i in range(30)]
-    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
-    metrics = {{"schema": 2, "metric": "accuracy", "score": 2 / 3, "num_examples": 30}}
-    metrics["confidence_interval"] = [0.5, 0.8]
-    (run / "metrics.json").write_text(json.dumps(metrics))
-if verb == "merge":
-    pathlib.Path(rest[rest.index("--output") + 1]).mkdir()
-"""
-
-# The sweep as a process of its own, whose single-process commands go to the stand-in too.
-# A shell that starts the tests in the background has them ignore Ctrl-C, which their children inherit.
-AS_PROCESS = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.executable = sys.argv[1]
-from flare_ds.sweep import sweep
-sys.exit(sweep(sys.argv[2]))
-"""
-
-CELLS = [f"pl/{name}" for name in ("zero_shot-seed1", "lora-seed1", "lora-seed2", "flare-seed1", "flare-seed2")]
-UNTUNED = 'model.base="models/small"'  # the tuned base, whose tokenizer is the same, is not there yet
-PREPARED = ["prepare stage1", f"prepare pl/zero_shot-seed1 {UNTUNED}"]
-
-
-class Bench:
-    """A sweep YAML and the stand-in, in one directory."""
-
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.directory = directory
-        self.out = directory / "out"
-        self.path = directory / "sweep.yaml"
-        self.stand_in = directory / "stand_in"
-        self.stand_in.write_text(STAND_IN.format(python=sys.executable))
-        self.stand_in.chmod(0o755)
-        self.python = sys.executable
-        monkeypatch.setattr(sys, "executable", str(self.stand_in))
-        self.settings = {
-            "base": {
-                "deepspeed": "ds.json",
-                "model": {"base": "models/small"},
-                "task": {"name": "multiemo", "data_dir": "data"},
-                "train": {"steps": 40},
-            },
-            "out": str(self.out),
-            "launch": f"{self.stand_in} --ranks 2 --module",
-            "stage1": {"train": {"steps": 60}},
-            "grid": {"languages": ["pl"], "methods": ["zero_shot", "lora", "flare"], "seeds": [1, 2]},
-            "methods": {"flare": {"adapter": {"pairing": "module"}}},
-        }
-        self.write()
-
-    def write(self) -> None:
-        self.path.write_text(yaml.safe_dump(self.settings))
-
-    def calls(self) -> list[str]:
-        """What the stand-in was asked for since the last look."""
-        file = self.directory / "calls.txt"
-        lines = file.read_text().splitlines() if file.exists() else []
-        file.unlink(missing_ok=True)
-        return lines
-
-    def start(self, hang: str) -> subprocess.Popen:
-        """Start the sweep as a process, and wait until it hangs in the call named."""
-        process = subprocess.Popen(
-            [self.python, "-c", AS_PROCESS, str(self.stand_in), str(self.path)],
-            env={**os.environ, "HANG": hang},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        wait_for((self.directory / "hanging.txt").exists)
-        return process
-
-    def hanging(self) -> list[int]:
-        """Process ids of the command that hangs, and of its child."""
-        file = self.directory / "hanging.txt"
-        wait_for(lambda: len(file.read_text().split()) == 2)
-        return [int(word) for word in file.read_text().split()]
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+from tests.sweep_bench import CELLS, PREPARED, UNTUNED, Bench, expected_calls, stage1_calls
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     return Bench(tmp_path, monkeypatch)
-
-
-def expected_calls(cells=tuple(CELLS)) -> list[str]:
-    calls = []
-    for cell in cells:
-        calls += [f"evaluate {cell}"] if "zero_shot" in cell else [f"train {cell}", f"evaluate {cell}"]
-    return calls
-
-
-def stage1_calls(bench: Bench) -> list[str]:
-    return ["train stage1", "evaluate stage1", f"merge stage1 --output {bench.out}/base"]
 
 
 def test_every_stage_runs_once_in_order(bench, capfd):
@@ -161,7 +25,7 @@ def test_every_stage_runs_once_in_order(bench, capfd):
     console = capfd.readouterr().out
     assert "hello from train pl/flare-seed2" in console
     assert "stage pl/flare-seed2 train done in" in console
-    assert "flare − lora" in console and "s  in all" in console
+    assert "method − lora" in console and "s  in all" in console
     log = (bench.out / "pl/lora-seed1/log.txt").read_text()
     assert log.count("hello from") == 2 and f"{bench.stand_in} --ranks 2 --module flare_ds train" in log
 
@@ -185,7 +49,7 @@ def test_a_second_call_runs_nothing(bench, capfd):
     assert sweep(bench.path) == 0
     assert bench.calls() == []
     console = capfd.readouterr().out
-    assert console.count("skipped (finished)") == 2 + 3 + len(CELLS)
+    assert console.count("skipped (finished)") == 2 + 2 + len(CELLS)
     assert "0.667" in console
 
 
@@ -208,7 +72,7 @@ def test_a_grid_that_grows_runs_only_what_is_new(bench):
 def test_a_failing_cell_does_not_stop_the_others(bench, monkeypatch, capfd):
     monkeypatch.setenv("FAIL", "train pl/lora-seed1")
     assert sweep(bench.path) == 1
-    assert bench.calls()[5:] == [call for call in expected_calls() if call != "evaluate pl/lora-seed1"]
+    assert bench.calls()[4:] == [call for call in expected_calls() if call != "evaluate pl/lora-seed1"]
     console = capfd.readouterr().out
     assert "stage pl/lora-seed1 train FAILED (exit status 1)" in console
     assert console.count("no luck with train pl/lora-seed1") == 2  # as it happened, and at the end
@@ -228,9 +92,9 @@ def test_a_cell_whose_evaluation_failed_is_not_trained_again(bench, monkeypatch)
 
 
 def test_without_stage_1_no_cell_runs(bench, monkeypatch, capfd):
-    monkeypatch.setenv("FAIL", "merge stage1")
+    monkeypatch.setenv("FAIL", "stage1 stage1")
     assert sweep(bench.path) == 1
-    assert bench.calls() == [*PREPARED, *stage1_calls(bench)]
+    assert bench.calls() == [*PREPARED, stage1_calls(bench)[0]]
     assert "stage 1 failed" in capfd.readouterr().out
 
 
@@ -314,70 +178,6 @@ def test_a_missing_launcher_is_named(bench):
     with pytest.raises(HostError, match="launch='no_such_launcher'"):
         sweep(bench.path, ["launch=no_such_launcher --module"])
     assert bench.calls() == []
-
-
-@pytest.mark.parametrize("hang", ["train stage1", "evaluate pl/lora-seed2"])
-def test_ctrl_c_ends_the_command_and_the_same_command_continues(bench, hang):
-    process = bench.start(hang)
-    process.send_signal(signal.SIGINT)
-    console, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert console.splitlines()[-1].endswith(f"flare-ds sweep {bench.path}")
-    wait_for(lambda: not any(map(alive, bench.hanging())))
-    continues(bench, hang)
-
-
-@pytest.mark.parametrize("hang", ["merge stage1", "train pl/lora-seed2"])
-def test_after_kill_9_nothing_is_left_running_and_the_same_command_continues(bench, hang):
-    process = bench.start(hang)
-    pids = bench.hanging()
-    assert all(map(alive, pids))
-    process.kill()
-    process.communicate()
-    wait_for(lambda: not any(map(alive, pids)))
-    continues(bench, hang)
-
-
-def continues(bench: Bench, hang: str) -> None:
-    """The same command does the interrupted stage again, and no finished one."""
-    everything = [*PREPARED, *stage1_calls(bench), *expected_calls()]
-    interrupted = next(call for call in everything if call.startswith(hang))
-    assert bench.calls()[-1] == interrupted
-    assert sweep(bench.path) == 0
-    calls = [call for call in bench.calls() if not call.startswith("prepare")]
-    assert calls == everything[everything.index(interrupted) :]
-
-
-def test_two_sweeps_never_write_the_same_directory(bench):
-    process = bench.start("train stage1")
-    with pytest.raises(HostError, match=f"process {process.pid}"):
-        sweep(bench.path)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-
-
-def test_a_command_that_ignores_the_signals_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr("flare_ds.processes._PATIENCE_S", 0.2)
-    script = (
-        "import os, signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; print(os.getpid(), flush=True)"
-    )
-    log = tmp_path / "log.txt"
-    pids = []
-
-    def interrupt(chunk, file):
-        pids.append(int(chunk))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("flare_ds.processes._show", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run_logged([os.path.realpath("/proc/self/exe"), "-c", f"{script}; time.sleep(600)"], log)
-    assert not alive(pids[0])
-
-
-def test_the_tail_of_a_log_shows_a_progress_bar_once(tmp_path):
-    log = tmp_path / "log.txt"
-    log.write_text("first\nstep 1\rstep 2\rstep 3\n\nerror: no\n")
-    assert log_tail(log, 2) == "step 3\nerror: no"
 
 
 def test_the_saved_report_is_the_printed_one(bench, capfd):

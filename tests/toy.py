@@ -26,20 +26,31 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 WORDS = ["Review", ":", "Sentiment", *LABELS, *SIGNAL.values(), *FILLER]
 
 
-def write_model(
-    directory: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0, words: Sequence[str] = WORDS
-) -> Path:
-    """A random Llama with a word-level tokenizer."""
+def word_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    """A token for each word."""
     words = ["<bos>", "<eos>", "<pad>", "<unk>", *words]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
-    PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
-    ).save_pretrained(directory)
+    )
+
+
+def write_model(
+    directory: Path,
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Path:
+    """A random Llama with a tokenizer, by default one of the toy world's words."""
+    tokenizer = tokenizer or word_tokenizer()
+    tokenizer.save_pretrained(directory)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,

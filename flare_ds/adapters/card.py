@@ -69,8 +69,8 @@ def _read(directory: Path) -> tuple[bool, int, Mapping[str, Any]]:
 
 def _sources(config: Config) -> list[str]:
     """The source languages the adapter reads."""
-    stored = config.source.provider == "mt_encoder"
-    return [] if stored or not config.sources else list(config.task.source_languages)
+    languages = config.task.source_languages[: max(config.sources, 1)]
+    return list(languages) if config.recipe.needs_source else []
 
 
 def _front_matter(
@@ -84,7 +84,7 @@ def _front_matter(
         if metric in scores
     ]
     words_only = config.adapter.train_head and config.train.objective == "labels"
-    fused = [] if config.method == "lora" else [f"fusion:{config.adapter.fusion}"]
+    fused = [f"fusion:{config.adapter.fusion}"] if config.sources else []
     return ModelCardData(
         base_model=config.model.base,
         library_name="peft" if plain else "flare_ds",
@@ -113,24 +113,32 @@ def _result(config: Config, split: str, metric: str, value: float) -> EvalResult
 
 
 def _description(config: Config, trained: int) -> str:
-    adapter, task = config.adapter, config.task
-    scale = "sqrt(r)" if adapter.rslora else "r"
     lines = [f"An adapter with {trained:,} trained parameters for `{config.model.base}`, which stays frozen:"]
-    if config.method == "lora":
-        lines.append(f"LoRA, y = W·x + (α/{scale})·B·A·x, trained on `{task.name}` in `{task.target_language}`.")
-    else:
-        reads = f"the text in `{'`, `'.join(_sources(config))}`"
-        if config.source.provider == "mt_encoder":
-            reads = f"the states of the MT encoder `{config.source.mt_encoder}`"
-        lines.append(
-            f"FLARE, y = W·t + (α/{scale})·B·φ(A·s, A·t) with φ = {adapter.fusion} in "
-            f"{', '.join(adapter.fused_modules)}, trained on `{task.name}` in `{task.target_language}` (t), "
-            f"reading {reads} beside it (s)."
-        )
-    if adapter.train_head:
+    lines.append(_function(config))
+    if config.adapter.train_head:
         rows = "the label words' rows of it" if config.train.objective == "labels" else "all of it"
         lines.append(f"The output matrix is trained too: {rows}.")
     return " ".join(lines)
+
+
+def _function(config: Config) -> str:
+    """What the adapter computes, from which texts."""
+    adapter, task, recipe = config.adapter, config.task, config.recipe
+    scale = "sqrt(r)" if adapter.rslora else "r"
+    reads = f"the text in `{'`, `'.join(_sources(config))}`"
+    if recipe.fuses == "bottleneck":
+        if config.reads_mt_encoder:
+            reads = f"the states of the MT encoder `{config.source.mt_encoder}`"
+        down = "A" if adapter.source_down == "shared" else "A'"
+        return (
+            f"FLARE, y = W·t + (α/{scale})·B·φ({down}·s, A·t) with φ = {adapter.fusion} in "
+            f"{', '.join(adapter.fused_modules)}, trained on `{task.name}` in `{task.target_language}` (t), "
+            f"reading {reads} beside it (s)."
+        )
+    lora = f"LoRA, y = W·x + (α/{scale})·B·A·x, trained on `{task.name}` in `{task.target_language}`."
+    if recipe.fuses == "mixup":
+        return f"{lora} At one layer its states are mixed with what they find in those of {reads} (x_mixup)."
+    return f"{lora} It reads {reads} in front of it (input_fusion)." if recipe.reads == "joint" else lora
 
 
 def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None) -> str:
@@ -153,7 +161,7 @@ def _how_to_load(config: Config, plain: bool) -> str:
         f"flare-ds evaluate {run}",
         f'flare-ds predict {run}{texts} --target "TEXT in {config.task.target_language}"',
     ]
-    if config.method == "lora":
+    if config.recipe.fuses is None:
         commands.append(f"flare-ds merge {run} --output {shlex.quote(config.run_dir + '-merged')}")
     text = (
         "## How to load it\n\nWith flare_ds, as the directory `adapter/` of a run whose `config.yaml` holds the "

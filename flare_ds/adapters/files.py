@@ -4,10 +4,10 @@
     adapter/adapter_model.safetensors   base_model.model.…q_proj.lora_A.weight, …; whole, fp32
     adapter/README.md                   the model card, see `flare_ds.adapters.card`
 
-Beside A and B there may be `…q_proj.lora_fusion.…` (what the fusion trains), the head (`…lm_head.weight`) and
-`projection.…` (MT encoder). An adapter that PEFT computes as we do is written as PEFT writes it. Any other carries its
-own peft_type, so PEFT alone refuses it instead of silently running it as plain LoRA (PEFT only warns about config keys
-it does not know).
+Beside A and B there may be `…q_proj.lora_fusion.…` (what the fusion trains), the head (`…lm_head.weight`),
+`projection.…` (MT encoder) and `mixing.…` (the mixing layer of x_mixup). An adapter that PEFT computes as we do is
+written as PEFT writes it. Any other carries its own peft_type, so PEFT alone refuses it instead of silently running it
+as plain LoRA (PEFT only warns about config keys it does not know).
 """
 
 import json
@@ -25,6 +25,7 @@ from flare_ds.adapters.settings import compared_settings, default_setting, recor
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
+from flare_ds.methods import METHODS
 from flare_ds.versions import versions
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -102,15 +103,22 @@ def check_settings(directory: Path, config: Config) -> None:
         CheckpointError: naming the first setting that differs; or the file is missing or damaged.
     """
     saved, wanted = saved_settings(directory), recorded_settings(config)
-    if saved["method"] != config.method:
-        kind = "a fusion" if saved["method"] == "flare" else "a plain LoRA"
-        raise CheckpointError(f"{directory} holds {kind} adapter, not what method asks for", fix="correct method")
+    if _kind(saved["method"]) != _kind(config.method):
+        raise CheckpointError(
+            f"{directory} holds an adapter of {_kind(saved['method'])}, not of method={config.method}",
+            fix="correct method",
+        )
     for name, same in compared_settings(config).items():
         found = saved.get(name, default_setting(name))
         if same(found) != same(wanted[name]):
             raise CheckpointError(
                 f"{directory} was trained with {name}={found!r}, not {wanted[name]!r}", fix=f"set {name}={found!r}"
             )
+
+
+def _kind(method: str) -> str:
+    """What adapters of a method are; the matrices of plain LoRA do not tell what rows they were trained on."""
+    return method if METHODS.get(method).fuses else "plain LoRA"
 
 
 def saved_settings(directory: Path) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def _settings(model: PeftModel, config: Config, label_ids: Mapping[str, int]) ->
     head: nn.Module = base.get_output_embeddings()  # type: ignore[operator]
     # PEFT saves and loads a trained head with its bias, which does not train here.
     whole_head = config.train.objective == "vocabulary" and getattr(head, "bias", None) is None
-    if config.method == "flare" or (config.adapter.train_head and not whole_head):
+    if config.recipe.fuses or (config.adapter.train_head and not whole_head):
         section = recorded_settings(config) | {"label_ids": dict(label_ids)}
         return settings | {"peft_type": OWN_PEFT_TYPE, SECTION: section}
     if config.adapter.train_head:

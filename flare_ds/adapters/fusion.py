@@ -3,8 +3,8 @@
     S = A·source, T = A·target        both [B, L, R]: one source vector already chosen for each target position
     φ(S, T)                           [B, L, R], goes on through B
 
-A function is a module, made for a bottleneck of width R: most hold nothing, cross-attention holds three R x R maps,
-which train and are saved with the adapter.
+A function is a module, made for a bottleneck of width R: most hold nothing, the gate holds R numbers, cross-attention
+three R x R maps, which train and are saved with the adapter.
 
 Legend: B rows, L positions, C >= L positions so far (more than L when decoding with a cache), R width of the
 bottleneck, H heads, K = R / H.
@@ -33,6 +33,30 @@ class _Elementwise(nn.Module):
     def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
         """φ(S, T) [B, L, R]; only the last L target positions are looked at."""
         return self.function(source_BLR, target_BCR[:, -source_BLR.shape[1] :])
+
+
+class Gate(nn.Module):
+    """T + g ∘ S: each dimension of the bottleneck learns how much of the source it reads.
+
+    While B is zero, as at the start, only B has a gradient, made of the φ it is shown. From g = 0 it would learn from
+    the target alone and A not from the source at all; from g = 1 it begins as `add`. START is between: B learns to
+    read the source from the first step on, and the gate is still near enough to shut.
+
+    Adam moves whatever trains by about the learning rate a step. A's elements begin at about 1/√D, so some tens of
+    steps change A; the same steps would leave a number near START where it is. So the gate trains as g / SCALE, which
+    begins as small as A does.
+    """
+
+    START = 0.25
+    SCALE = 32.0
+
+    def __init__(self, r: int, heads: int) -> None:
+        super().__init__()
+        self.opening_R = nn.Parameter(torch.full((r,), self.START / self.SCALE))
+
+    def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
+        """φ(S, T) [B, L, R]; only the last L target positions are looked at."""
+        return target_BCR[:, -source_BLR.shape[1] :] + self.SCALE * self.opening_R * source_BLR
 
 
 class CrossAttention(nn.Module):
@@ -100,4 +124,5 @@ def _elementwise(function: Callable[[Tensor, Tensor], Tensor]) -> FusionFunction
 
 for _function in (add_relu, add, mul, mul_relu):
     FUSIONS.add(_function.__name__, _elementwise(_function))
+FUSIONS.add("gate", Gate)
 FUSIONS.add("cross_attention", CrossAttention)

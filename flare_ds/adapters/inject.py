@@ -61,7 +61,8 @@ def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: in
         if sources:
             for layer in fused_layers(model, adapter.fused_modules).values():
                 layer.lora_variant[ADAPTER] = FusionVariant()
-                layer.lora_fusion = nn.ModuleDict({ADAPTER: Fusion(adapter, sources)})  # type: ignore[attr-defined]
+                fusion = Fusion(adapter, sources, layer.in_features)  # type: ignore[arg-type]
+                layer.lora_fusion = nn.ModuleDict({ADAPTER: fusion})  # type: ignore[attr-defined]
     return model
 
 

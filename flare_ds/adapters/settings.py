@@ -12,9 +12,10 @@ from flare_ds.config import AdapterConfig, Config
 
 _PLAIN = ("adapter.r", "adapter.alpha", "adapter.rslora", "adapter.train_head")
 _FUSED = tuple(f"adapter.{name}" for name in AdapterConfig.model_fields if name not in ("dropout", "target_modules"))
-_SOURCE = ("source.provider", "task.source_language", "task.extra_source_languages")
+_SOURCE = ("task.source_language", "task.extra_source_languages")
+_MIXED = ("mixup.layer", "mixup.heads", "mixup.ratio", "task.source_language")
 _MT = ("source.mt_encoder", "source.mt_language")
-_RECORDED = (*(f"adapter.{name}" for name in AdapterConfig.model_fields), *_SOURCE, *_MT, "train.objective")
+_RECORDED = (*(f"adapter.{name}" for name in AdapterConfig.model_fields), *_SOURCE, *_MIXED, *_MT, "train.objective")
 
 
 def recorded_settings(config: Config) -> dict[str, Any]:
@@ -41,8 +42,8 @@ def compared_settings(config: Config) -> dict[str, Callable[[Any], Any]]:
     Returns:
         By name: what of its value must be the same.
     """
-    names = _PLAIN if config.method == "lora" else _FUSED + _SOURCE
-    if config.method == "flare" and config.source.provider == "mt_encoder":
+    names = {"bottleneck": _FUSED + _SOURCE, "mixup": _PLAIN + _MIXED, None: _PLAIN}[config.recipe.fuses]
+    if config.reads_mt_encoder:
         names += _MT
     if config.adapter.train_head:
         names += ("train.objective",)
@@ -53,14 +54,9 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _computed_by(provider: str) -> str:
-    """The base's states are the same whether they are stored or not."""
-    return "lockstep" if provider == "cached" else provider
-
-
 def _last_part(name: str | None) -> str | None:
     """A model keeps the last part of its name when it is fetched or moved."""
     return name and Path(name).name
 
 
-_SAME: dict[str, Callable[[Any], Any]] = {"source.provider": _computed_by, "source.mt_encoder": _last_part}
+_SAME: dict[str, Callable[[Any], Any]] = {"source.mt_encoder": _last_part}

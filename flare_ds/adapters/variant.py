@@ -8,13 +8,14 @@
     source s->|  A  |----->
               +-----+  S      y = W·t + scaling·B·φ(A·s, A·t)     (paper, section 1.1)
 
-Only the target goes through W; A and B are shared by both. Where a target position has no partner the bottleneck
-is T itself, as plain LoRA's. Dropout, when set, is drawn for each stream on its own.
+Only the target goes through W. A and B are shared by both; with source_down=own the source goes through an A of its
+own. Where a target position has no partner the bottleneck is T itself, as plain LoRA's. Dropout, when set, is drawn
+for each stream on its own.
 PEFT hands the whole of the adapter's forward to a variant, so dropout and scaling are applied here; it casts the
 target to the adapter's dtype before and the sum back to the base's after.
 
-What a fused layer trains besides A and B (cross-attention's maps, the weights of several sources) is registered in
-it as `lora_fusion`, beside PEFT's own `lora_A` and `lora_B`.
+What a fused layer trains besides A and B (the source's own A, the gate, cross-attention's maps, the weights of several
+sources) is registered in it as `lora_fusion`, beside PEFT's own `lora_A` and `lora_B`.
 
 Legend: S sources, B rows, L columns, C >= L target columns so far, M source columns, D width of the layer's input,
 O of its output, R of the bottleneck.
@@ -40,10 +41,16 @@ class Fusion(nn.Module):
     Args:
         adapter: its settings.
         sources: how many sources meet in the bottleneck.
+        width: D.
+
+    Attributes:
+        source_down: the source's own A, which begins as PEFT begins A; None: it goes through the target's.
     """
 
-    def __init__(self, adapter: AdapterConfig, sources: int) -> None:
+    def __init__(self, adapter: AdapterConfig, sources: int, width: int) -> None:
         super().__init__()
+        own = adapter.source_down == "own"
+        self.source_down = nn.Linear(width, adapter.r, bias=False) if own else None
         self.function = FUSIONS.get(adapter.fusion)(adapter.r, adapter.fusion_heads)
         self.sources = sources
         learned = adapter.source_weights == "learned" and sources > 1
@@ -105,7 +112,8 @@ class FusionVariant(LoraVariant):
         target_BCR = self._with_past(bottleneck_BLR)
         if self.given is not None:
             fusion, alignment = module.lora_fusion[active_adapter], self.given.alignment  # type: ignore[attr-defined]
-            source_XMR = down(dropout(self.given.source_XMD.to(x.dtype)))
+            source_down = fusion.source_down or down
+            source_XMR = source_down(dropout(self.given.source_XMD.to(x.dtype)))
             source_SBMR = source_XMR.unflatten(0, (alignment.sources, -1))
             bottleneck_BLR = fusion(source_SBMR, target_BCR, alignment)
             if self.energy is not None:

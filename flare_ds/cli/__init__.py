@@ -6,10 +6,12 @@ flare-ds cache ls|stats|verify|diff|rm  look after the caches
 flare-ds translate CONFIG               machine-translate the other side of the data, once, resumable
 flare-ds train CONFIG                   train an adapter; under `deepspeed --module flare_ds`, on every rank
 flare-ds evaluate RUN_OR_CONFIG         score the test split
+flare-ds stage1 CONFIG --output DIR     task adapter trained, merged and checked, by one command; on every rank
 flare-ds merge RUN --output DIR         task adapter into a base model
-flare-ds predict RUN --target TEXT      label words for one text, or a pair; with --generate an answer in free text
+flare-ds predict RUN --target|--file    label words for a text, a pair or a file of rows; with --generate free text
+flare-ds lm-eval ARGUMENTS              lm-evaluation-harness with --model flare_ds --model_args run=RUN
 flare-ds sweep YAML                     every cell of a grid, resumable
-flare-ds report DIR                     the table and the curves of all runs below DIR
+flare-ds report DIR                     the table of methods and the curves of all runs below DIR
 flare-ds fetch model|data NAME          the quickstart's model or data, verified
 """
 
@@ -19,7 +21,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from flare_ds.cli import caches, data, runs
+from flare_ds.cli import caches, data, lm_eval, runs
 from flare_ds.cli.arguments import complain
 from flare_ds.exceptions import FlareError
 
@@ -70,4 +72,5 @@ def _parser() -> argparse.ArgumentParser:
     data.add_verbs(verbs)
     caches.add_verbs(verbs)
     runs.add_verbs(verbs)
+    lm_eval.add_verbs(verbs)
     return parser

@@ -133,7 +133,7 @@ def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, Pre
     tokenizer = load_tokenizer(config.model)
     cache = open_cache(prepare_cache(config, tokenizer))
     tokenizers = dict.fromkeys(cache.streams, tokenizer)
-    return cache, tokenizers | ({"mt": load_mt_tokenizer(config.source)} if config.reads_mt_encoder else {})
+    return cache, tokenizers | ({"mt": load_mt_tokenizer(config.source)} if config.caches_mt else {})
 
 
 def _translate(options: argparse.Namespace) -> None:

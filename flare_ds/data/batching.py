@@ -1,4 +1,4 @@
-"""A step's rows cut into micro-batches of similar lengths, equally many on every rank.
+"""A step's or a split's rows cut into micro-batches of similar lengths, equally many on every rank.
 
 Legend: N rows of a split, B rows of a step, m rows of a micro-batch.
 """
@@ -54,29 +54,45 @@ def split_step(
     fewest = len(cut(lengths_B, tokens=micro_batch_tokens, rows=micro_batch_size))
     num_slots = -(-fewest // world_size) * world_size
     pieces = cut_evenly(lengths_B, num_slots, tokens=micro_batch_tokens, rows=micro_batch_size)
-    slots = [_micro_batch(sorted_B[start:end]) for start, end in pieces]
-    slots += [_filler(sorted_B[-1])] * (num_slots - len(slots)) if slots else []
-    return [slots[rank::world_size] for rank in range(world_size)]
+    return _dealt([_micro_batch(sorted_B[start:end]) for start, end in pieces], world_size)
 
 
 def evaluation_batches(
     lengths: np.ndarray, *, world_size: int, batch_size: int, batch_tokens: int | None = None
 ) -> list[list[MicroBatch]]:
-    """Share all rows of a split among ranks, each row once; see `split_step`.
+    """Share all rows of a split among ranks, each row once.
+
+    The micro-batches are cut before they are shared, so a row is in the same one, beside the same rows and as much
+    padding, on any number of ranks: what the model says of it does not depend on how many there are. They are dealt
+    like cards, the largest first, so that ranks that run side by side have about equally much to do.
+
+        micro-batches, by padded tokens     a b c d e f g
+        on three ranks                      a d g | b e . | c f .       . a filler of weight 0
 
     Args:
         lengths: length in tokens of every row: int [N].
         world_size: number of ranks.
         batch_size: most rows in a batch.
         batch_tokens: most padded tokens in a batch (None: any number); a longer row goes alone.
+
+    Returns:
+        For each rank, its micro-batches in order, equally many.
     """
-    return split_step(
+    (batches,) = split_step(
         np.arange(len(lengths)),
         lengths,
-        world_size=world_size,
+        world_size=1,
         micro_batch_size=batch_size,
         micro_batch_tokens=batch_tokens,
     )
+    batches.sort(key=lambda batch: -len(batch.rows) * int(lengths[batch.rows[0]]))
+    return _dealt(batches, world_size)
+
+
+def _dealt(batches: list[MicroBatch], world_size: int) -> list[list[MicroBatch]]:
+    """Deal micro-batches to ranks in turn; a rank left without one repeats a row of the last with weight 0."""
+    fillers = [_filler(batches[-1].rows[-1]) for _ in range(-len(batches) % world_size)]
+    return [[*batches, *fillers][rank::world_size] for rank in range(world_size)]
 
 
 def _micro_batch(rows_m: np.ndarray) -> MicroBatch:

@@ -7,7 +7,7 @@
 
 The logits that predict answer token n stand in column P-1+n, the same for every row. With objective=labels only the
 first answer token is predicted, so L = P. Training and test prompts are laid out alike. A source row has its own
-answer behind it with span=full only.
+answer behind it with span=full, and where it is to predict it as well (x_mixup).
 
 Stored source states stand in columns of their own, left-padded likewise.
 
@@ -60,11 +60,12 @@ class Batch:
         attention_mask: of the same shape, 0 on padding.
         position_ids: of the same shape.
         source_lengths_SB: prompt tokens of the source rows (0: the row has no source).
-        source_answers_SB: answer tokens behind them (span=full), or None.
+        source_answers_SB: answer tokens behind them (span=full, x_mixup), or None.
         target_lengths_B: prompt tokens of the target rows.
-        answer_columns_N: columns whose logits predict the answer.
+        answer_columns_N: columns whose logits predict an answer.
         answers_BN: what they should predict: label index (objective labels) or token id; NO_TARGET: nothing.
         weights_B: 1, or 0 for a filler row.
+        source_targets_SBN: what the source rows should predict (x_mixup), or None.
         prompt_columns: P.
         stored_BMKD: source states that were computed before, or None.
     """
@@ -79,6 +80,7 @@ class Batch:
     answers_BN: Tensor
     weights_B: Tensor
     prompt_columns: int
+    source_targets_SBN: Tensor | None = None
     stored_BMKD: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
@@ -102,6 +104,7 @@ def collate(
     objective: str,
     pad_id: int,
     source_answers: bool = False,
+    source_targets: bool = False,
     stored: StoredStates | None = None,
 ) -> Batch:
     """Lay out the rows of one micro-batch.
@@ -113,12 +116,15 @@ def collate(
         objective: labels or vocabulary.
         pad_id: fills the padding; masked, so its choice changes nothing.
         source_answers: whether the answers of the source rows follow their prompts (span=full).
+        source_targets: whether they do so and are to be predicted, too (training of x_mixup).
         stored: the source states of the split's rows, where they were computed before.
     """
     rows = [int(row) for row in micro_batch.rows]
     prompts_SB = [[split.prompt(stream, row) for row in rows] for stream in streams]
     prompt_columns = max(len(prompt) for prompts in prompts_SB for prompt in prompts)
-    answers = [split.labels[row : row + 1] if objective == "labels" else split.answer("target", row) for row in rows]
+    predicting = streams if source_targets else streams[-1:]
+    targets_SBN = _right_padded([[_targets(split, stream, row, objective) for row in rows] for stream in predicting])
+    source_answers = source_answers or source_targets
     inputs_SB = [[_answer_inputs(split, stream, row, objective, source_answers) for row in rows] for stream in streams]
     columns = prompt_columns + max(len(tokens) for inputs in inputs_SB for tokens in inputs)
     ids = np.full((len(streams) * len(rows), columns), pad_id, np.int64)
@@ -140,12 +146,20 @@ def collate(
         if source_answers and len(streams) > 1
         else None,
         target_lengths_B=torch.tensor([len(prompt) for prompt in prompts_SB[-1]]),
-        answer_columns_N=torch.arange(prompt_columns - 1, prompt_columns - 1 + max(map(len, answers))),
-        answers_BN=torch.from_numpy(_right_padded(answers)),
+        answer_columns_N=torch.arange(prompt_columns - 1, prompt_columns - 1 + targets_SBN.shape[2]),
+        answers_BN=targets_SBN[-1],
         weights_B=torch.from_numpy(micro_batch.weights),
         prompt_columns=prompt_columns,
+        source_targets_SBN=targets_SBN[:-1] if source_targets else None,
         stored_BMKD=None if states is None else _left_padded(states),
     )
+
+
+def _targets(split: Rows, stream: str, row: int, objective: str) -> np.ndarray:
+    """What a row should predict; nothing where it has no text."""
+    if not len(split.prompt(stream, row)):
+        return np.empty(0, np.int64)
+    return split.labels[row : row + 1] if objective == "labels" else split.answer(stream, row)
 
 
 def _answer_inputs(split: Rows, stream: str, row: int, objective: str, source_answers: bool) -> np.ndarray:
@@ -161,8 +175,10 @@ def _left_padded(states: list[Tensor]) -> Tensor:
     return torch.stack([F.pad(state, (0, 0, 0, 0, columns - len(state), 0)) for state in states])
 
 
-def _right_padded(answers: list[np.ndarray]) -> np.ndarray:
-    padded_BN = np.full((len(answers), max(len(answer) for answer in answers)), NO_TARGET, np.int64)
-    for row, answer in enumerate(answers):
-        padded_BN[row, : len(answer)] = answer
-    return padded_BN
+def _right_padded(answers_SB: list[list[np.ndarray]]) -> Tensor:
+    longest = max(len(answer) for answers in answers_SB for answer in answers)
+    padded_SBN = torch.full((len(answers_SB), len(answers_SB[0]), longest), NO_TARGET)
+    for stream, answers in enumerate(answers_SB):
+        for row, answer in enumerate(answers):
+            padded_SBN[stream, row, : len(answer)] = torch.from_numpy(np.asarray(answer, np.int64))
+    return padded_SBN

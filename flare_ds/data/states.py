@@ -33,7 +33,7 @@ class StoreId:
     """Which store: two runs share one exactly when both attributes are equal.
 
     Attributes:
-        kind: the source provider.
+        kind: whose states they are: cached (the base), mt_encoder.
         fields: everything the states depend on, as JSON values.
     """
 

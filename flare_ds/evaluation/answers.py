@@ -14,6 +14,7 @@ Legend: n rows of the split, E examples.
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +44,11 @@ def score_answers(
         metric: the task's.
         states: the run's stored source states, if its provider stores them.
     """
-    split, tokenizer = cache.split(split_name), _tokenizer(config.model)
-    decoded = generate_split(running, cache, split_name, config, states=states)
+    split = cache.split(split_name)
+    said = written(running, cache, split_name, config, states=states)
     records = []
-    for row in best_windows(split.examples, [answer.log_probability for answer in decoded]).tolist():
-        prediction, right = decoded[row].text(tokenizer), split.golds(row)
+    for row in best_windows(split.examples, [answer.log_probability for answer in said]).tolist():
+        prediction, right = said[row].text, split.golds(row)
         records.append(
             {
                 "id": split.ids(row),
@@ -55,11 +56,11 @@ def score_answers(
                 "prediction": prediction,
                 "exact_match": exact_match(prediction, right),
                 "f1": token_f1(prediction, right),
-                "log_probability": decoded[row].log_probability,
+                "log_probability": said[row].log_probability,
             }
         )
     figures = {name: fmean(record[name] for record in records) for name in ("exact_match", "f1")}
-    return Scores(metric, figures, records)
+    return Scores(metric, "generated", figures, records)
 
 
 def best_windows(examples_n: NDArray[np.integer], log_probabilities_n: Sequence[float]) -> NDArray[np.integer]:
@@ -67,6 +68,22 @@ def best_windows(examples_n: NDArray[np.integer], log_probabilities_n: Sequence[
     order_n = np.lexsort((-np.array(log_probabilities_n), examples_n))
     _, first_E = np.unique(examples_n[order_n], return_index=True)
     return order_n[first_E]
+
+
+class Written(NamedTuple):
+    """An answer in words, and the mean log-probability of its tokens."""
+
+    text: str
+    log_probability: float
+
+
+def written(
+    running: RunningModel, cache: Cache, split_name: str, config: Config, *, states: StateStore | None
+) -> list[Written]:
+    """What the model writes behind every row of a split, in cache order; a collective, see `generate_split`."""
+    tokenizer = _tokenizer(config.model)
+    decoded = generate_split(running, cache, split_name, config, states=states)
+    return [Written(answer.text(tokenizer), answer.log_probability) for answer in decoded]
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from flare_ds.config import Config
 from flare_ds.data.batching import evaluation_batches
-from flare_ds.data.cache import Cache, CacheSplit
-from flare_ds.data.collate import Batch, collate
+from flare_ds.data.cache import Cache
+from flare_ds.data.collate import Batch, StoredStates, collate
+from flare_ds.data.rows_read import SplitRows, rows_read
 from flare_ds.data.states import StateStore
 from flare_ds.data.streams import source_streams
 from flare_ds.training.process_group import device, gather_objects, rank, world_size
@@ -38,32 +39,70 @@ def ask_each_row(ask: Ask[T], cache: Cache, split_name: str, config: Config, *, 
     Returns:
         The answers in cache order: n of them.
     """
-    split, streams = cache.split(split_name), streams_of(config)
+    split = rows_read(cache.split(split_name), config, cache.manifest)
     stored = None if states is None else states.split(split_name)
+    return ask_rows(ask, split, config, streams=streams_of(config), pad_id=cache.pad_id, stored=stored, what=split_name)
+
+
+def ask_rows(
+    ask: Ask[T],
+    rows: SplitRows,
+    config: Config,
+    *,
+    streams: tuple[str, ...],
+    what: str,
+    objective: str = "labels",
+    pad_id: int = 0,
+    stored: StoredStates | None = None,
+) -> list[T]:
+    """Ask something of any rows, as `ask_each_row` does of a cached split's.
+
+    Args:
+        ask: what is asked.
+        rows: as the method reads them.
+        config: the run's settings.
+        streams: those that run: sources, and last "target".
+        what: what the rows are called while it lasts.
+        objective: labels: a batch ends with the prompts; vocabulary: answers follow them.
+        pad_id: fills the padding.
+        stored: the rows' source states, where they were computed before.
+    """
+    of_row = longest_prompts(rows, streams) if objective == "labels" else _longest(rows.lengths, streams)
     batches = evaluation_batches(
-        len(streams) * longest_prompts(split, streams),
+        len(streams) * of_row,
         world_size=world_size(),
         batch_size=config.evaluate.batch_size,
         batch_tokens=config.evaluate.batch_tokens,
     )[rank()]
     mine: list[tuple[int, T]] = []
-    for micro_batch in tqdm(batches, desc=split_name, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr):
-        batch = collate(split, micro_batch, streams=streams, objective="labels", pad_id=cache.pad_id, stored=stored)
-        rows = micro_batch.rows.tolist()
-        answers = zip(rows, ask(batch.to(device()), rows), micro_batch.weights, strict=True)
+    for micro_batch in tqdm(batches, desc=what, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr):
+        batch = collate(
+            rows,
+            micro_batch,
+            streams=streams,
+            objective=objective,
+            pad_id=pad_id,
+            source_answers=config.adapter.span == "full",
+            stored=stored,
+        )
+        numbers = micro_batch.rows.tolist()
+        answers = zip(numbers, ask(batch.to(device()), numbers), micro_batch.weights, strict=True)
         mine += [(row, answer) for row, answer, weight in answers if weight]
     answered = [pair for part in gather_objects(mine) for pair in part]
     by_row = dict(answered)
-    assert len(by_row) == len(answered) == len(split), "a row was asked twice or not at all"
-    return [by_row[row] for row in range(len(split))]
+    assert len(by_row) == len(answered) == len(rows), "a row was asked twice or not at all"
+    return [by_row[row] for row in range(len(rows))]
 
 
 def streams_of(config: Config) -> tuple[str, ...]:
-    """The cached streams a method runs: sources, unless their states are stored, and the target."""
-    sources = config.sources if config.source.provider == "lockstep" else 0
-    return (*source_streams(sources), "target")
+    """The streams a method runs: sources, unless their states are stored, and what it reads in the target's place."""
+    return (*source_streams(config.streams_beside), "target")
 
 
-def longest_prompts(split: CacheSplit, streams: tuple[str, ...]) -> np.ndarray:
+def longest_prompts(split: SplitRows, streams: tuple[str, ...]) -> np.ndarray:
     """Tokens of each row's longest prompt over the streams that run: int [n]."""
-    return np.max([split.prompt_lengths(stream) for stream in streams], axis=0)
+    return _longest(split.prompt_lengths, streams)
+
+
+def _longest(lengths: Callable[[str], np.ndarray], streams: tuple[str, ...]) -> np.ndarray:
+    return np.max([lengths(stream) for stream in streams], axis=0)

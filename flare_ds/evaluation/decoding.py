@@ -4,7 +4,8 @@
     step k    column P+k          answer token k of every row, at the position behind its own prompt
 
 Each stream's keys and values are its own: the target's cache never holds a source row. With span=prompt (and for
-stored source states) the sources end with the prefill, and the target decodes alone. With span=full they decode
+stored source states) the sources end with the prefill, and the target decodes alone; x_mixup's target goes on asking
+the source's states at the mixing layer, which are kept from the prefill. With span=full the sources decode
 along, each its own answer, adapters off (a head that trained is everybody's); answer token k of the target meets the
 source's as long as that has not ended.
 
@@ -12,8 +13,8 @@ Legend: S sources, B rows a stream, X rows that decode: the target's B, or (S+1)
 far, K the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from flare_ds.adapters.alignment import Alignment
 from flare_ds.config import GenerateConfig
 from flare_ds.data.collate import Batch
-from flare_ds.models.streams import Sources
+from flare_ds.models.streams import LockstepStreams, Sources
 from flare_ds.training.engine import RunningModel
 
 
@@ -35,7 +36,7 @@ class Decoder:
     Args:
         running: the model, with its whole head.
         batch: whose prompts are read; answers in it are not.
-        span: adapter.span, prompt or full.
+        along: whether the source streams decode along (span=full).
 
     Attributes:
         sources: how many source streams decode along.
@@ -43,10 +44,10 @@ class Decoder:
         source_cache: those of the sources, when they decode along.
     """
 
-    def __init__(self, running: RunningModel, batch: Batch, span: str) -> None:
+    def __init__(self, running: RunningModel, batch: Batch, *, along: bool) -> None:
         self.running = running
         self.prompts = _prompts(batch)
-        self.sources = len(batch.source_lengths_SB) if span == "full" else 0
+        self.sources = len(batch.source_lengths_SB) if along else 0
         self.rows = len(batch.target_lengths_B)
         decoding = (self.sources + 1) * self.rows
         self.mask_XC = self.prompts.attention_mask[-decoding:]
@@ -56,21 +57,20 @@ class Decoder:
         self.target_cache = DynamicCache(config=config)
         self.source_cache = DynamicCache(config=config) if self.sources else None
 
-    @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Let the fused layers keep the target's bottleneck between the forwards inside, where they fuse in all."""
+    def remembering(self) -> AbstractContextManager[None]:
+        """Let the streams keep, between the forwards inside, what later ones need of earlier ones."""
         streams = self.running.model.streams
-        if not self.sources or streams is None:
-            yield
-            return
-        with streams.decoding():
-            yield
+        return nullcontext() if streams is None else streams.decoding()
 
     def prefill(self) -> Tensor:
         """Read the prompts; logits [X, K] of the first answer token."""
         sources = None
         if self.sources:
-            sources = replace(self.running.model.sources_of(self.prompts), cache=self.source_cache, keep=True)
+            streams = self.running.model.streams
+            assert isinstance(streams, LockstepStreams)
+            met = streams.sources_of(self.prompts)
+            assert met is not None, "what decodes along is fused"
+            sources = replace(met, cache=self.source_cache, keep=True)
         return self._forward(self.prompts, sources)
 
     def step(self, tokens_X: Tensor, alive_X: Tensor) -> Tensor:
@@ -146,5 +146,6 @@ def _prompts(batch: Batch) -> Batch:
         attention_mask=batch.attention_mask[:, :end],
         position_ids=batch.position_ids[:, :end],
         source_answers_SB=None,
+        source_targets_SBN=None,
         answer_columns_N=batch.answer_columns_N[:1],
     )

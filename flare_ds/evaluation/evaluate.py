@@ -1,17 +1,21 @@
-"""Evaluating a run: its best adapter on the test split, written as metrics.json and predictions.jsonl."""
+"""Evaluating a run: its best adapter on the test split, written as metrics.json and predictions.parquet."""
 
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 from flare_ds.adapters.card import write_card
-from flare_ds.adapters.files import check_settings, load_adapter
+from flare_ds.adapters.files import WEIGHTS, check_settings, load_adapter
+from flare_ds.checksums import file_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.evaluation.metrics import confidence_interval
+from flare_ds.evaluation.generate import with_whole_head
+from flare_ds.evaluation.metrics import INTERVAL, confidence_interval
+from flare_ds.evaluation.predictions import PREDICTIONS, write_predictions
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
-from flare_ds.files import write_json, write_text
+from flare_ds.files import write_json
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
 from flare_ds.training.engine import RunningModel, open_model
@@ -25,25 +29,27 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
 
     Raises:
         CheckpointError: the run's adapter is missing, damaged, or was trained with other settings.
+        ConfigError: answers are to be generated, but the run's head cannot, or label words cannot be told apart.
         FlareError: see `prepare_states`.
     """
     states = prepare_states(config, cache)
-    running = open_trained(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels))
+    asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
+    running = open_trained(asked, label_tokens=cache.label_tokens, labels=tuple(cache.labels))
     start = time.perf_counter()
-    scores = score_split(running, cache, "test", config, states=states)
+    scores = score_split(running, cache, "test", asked, states=states)
     if rank() == 0:
         _write(Path(config.run_dir), scores, config, cache, seconds=time.perf_counter() - start)
     return scores
 
 
 def open_trained(config: Config, *, label_tokens: list[list[int]], labels: tuple[str, ...]) -> RunningModel:
-    """Open the base with the run's saved adapter (none for zero_shot), without an optimizer.
+    """Open the base with the run's saved adapter (none for a method that trains nothing), without an optimizer.
 
     Raises:
         CheckpointError: see `load_adapter` and `check_settings`.
     """
     directory, shape = Path(config.run_dir) / "adapter", load_shape(config.model)
-    if config.method == "zero_shot":
+    if not config.recipe.trains:
         return open_model(config, shape=shape, label_tokens=label_tokens, labels=labels, train=False)
     check_settings(directory, config)
     return open_model(
@@ -57,28 +63,38 @@ def open_trained(config: Config, *, label_tokens: list[list[int]], labels: tuple
 
 
 def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, *, seconds: float) -> None:
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in scores.records)
-    write_text(run_dir / "predictions.jsonl", "".join(lines))
-    if config.method != "zero_shot":
+    write_predictions(run_dir / PREDICTIONS, scores.records)
+    if config.recipe.trains:
         write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})
-    write_json(
-        run_dir / "metrics.json",
-        {
-            "schema": METRICS_SCHEMA,
-            "task": config.task.name,
-            "split": "test",
-            "source_language": config.task.source_language,
-            "target_language": config.task.target_language,
-            "method": config.method,
-            "seed": config.train.seed,
-            "metric": scores.metric,
-            "score": scores.score,
-            "num_examples": len(scores.records),
-            "confidence_interval": list(confidence_interval(scores.metric, [scores.outcomes])),
-            "figures": scores.figures,
-            "evaluate_seconds": seconds,
-            "cache_key": cache.key,
-            "model": config.model.base,
-            "versions": versions(),
-        },
-    )
+    write_json(run_dir / "metrics.json", {**_what_was_scored(run_dir, config, cache), **_how_well(scores, seconds)})
+
+
+def _what_was_scored(run_dir: Path, config: Config, cache: Cache) -> dict[str, Any]:
+    return {
+        "schema": METRICS_SCHEMA,
+        "task": config.task.name,
+        "task_version": cache.manifest.fields["task_version"],
+        "split": "test",
+        "source_language": config.task.source_language,
+        "target_language": config.task.target_language,
+        "cache_key": cache.key,
+        "method": config.method,
+        "seed": config.train.seed,
+        "model": config.model.base,
+        "model_fingerprint": model_fingerprint(config.model.base),
+        "adapter_sha256": file_sha256(run_dir / "adapter" / WEIGHTS) if config.recipe.trains else None,
+        "versions": versions(),
+    }
+
+
+def _how_well(scores: Scores, seconds: float) -> dict[str, Any]:
+    return {
+        "answers": scores.answers,
+        "metric": scores.metric,
+        "score": scores.score,
+        "num_examples": len(scores.records),
+        "confidence_interval": list(confidence_interval(scores.metric, [scores.outcomes])),
+        "interval": INTERVAL,
+        "figures": scores.figures,
+        "evaluate_seconds": seconds,
+    }

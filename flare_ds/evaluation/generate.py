@@ -50,7 +50,7 @@ def with_whole_head(config: Config) -> Config:
     Raises:
         ConfigError: the run's head was trained for the label words alone.
     """
-    if config.method != "zero_shot" and config.adapter.train_head and config.train.objective == "labels":
+    if config.recipe.trains and config.adapter.train_head and config.train.objective == "labels":
         raise ConfigError(
             "adapter.train_head=true with train.objective='labels' trained the label words' rows of the output matrix "
             "only, so nothing else can be generated",
@@ -112,7 +112,7 @@ def generate(
         The answer of each row.
     """
     running.root.eval()
-    decoder = Decoder(running, batch, config.adapter.span)
+    decoder = Decoder(running, batch, along=config.sources > 0 and config.adapter.span == "full")
     # The target's key is the same whether sources decode along or not.
     streams = [*range(1, decoder.sources + 1), 0]
     choose = TokenChoice(config.generate, [(row, stream) for stream in streams for row in rows])

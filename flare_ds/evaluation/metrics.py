@@ -1,6 +1,15 @@
 """Scores of held-out examples, and how sure of them one may be.
 
-A score is a function of the mean, over examples, of some numbers each example gives:
+Accuracy and macro F1 are scikit-learn's, exact matches are SQuAD's (`flare_ds.evaluation.qa`).
+
+    accuracy    share of examples whose label word was said
+    macro_f1    mean over the task's classes of their F1; a class that is neither said nor true has none, and does not
+                count. What is said and no label word is no class either: it is only missing where it should be right
+
+Averaging over whatever strings occur, as scikit-learn does unless told the labels, would make each slip of a
+generating model a class of F1 0; and counting absent classes as 0 would punish a small sample.
+
+A score is also a function of the mean, over examples, of some numbers each example gives:
 
     accuracy, exact_match    1 where it is right, else 0                   the mean itself
     macro_f1                 three for each class, 1 where that class is   mean over classes of 2·right / (said + true)
@@ -16,23 +25,28 @@ V distinct examples, C classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, f1_score
 
 from flare_ds.tasks.base import Metric
 
+LEVEL = 0.95
 RESAMPLES = 10_000
-_TAILS = (0.025, 0.975)
+INTERVAL = {"level": LEVEL, "method": "percentile bootstrap over examples", "resamples": RESAMPLES}
+"""What intervals are, in the words of metrics.json."""
 
-Outcome = bool | tuple[str, str]
-"""What a metric sees of one example: whether it is right, or the label that was said and the true one (macro_f1)."""
+Outcome = bool | tuple[str | None, str]
+"""What a metric sees of one example: whether it is right (exact_match), or the label word that was said, None where
+what was said is none, and the true one."""
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Score of a − score of b on the same examples, with its 95 % confidence interval."""
+    """Score of a − score of b on the same examples, with its confidence interval."""
 
     mean: float
     lo: float
@@ -40,23 +54,24 @@ class PairedDifference:
 
 
 def outcome(metric: Metric, record: Mapping[str, Any]) -> Outcome:
-    """What a metric sees of a line of predictions.jsonl.
+    """What a metric sees of a row of predictions.parquet.
 
     Raises:
-        KeyError: the line lacks a field.
+        KeyError: the row lacks a field.
     """
     if metric == "exact_match":
         return bool(record["exact_match"])
-    said, true = record["prediction"], record["label"]
-    return (said, true) if metric == "macro_f1" else said == true
+    return record["prediction"], record["label"]
 
 
 def score(metric: Metric, outcomes: Sequence[Outcome]) -> float:
-    """The score of one system on N examples.
-
-    Macro F1 is over the classes that are said or true at least once; a class never right counts 0.
-    """
-    return float(_scores(metric, _numbers(metric, [outcomes]).mean(0))[0])
+    """The score of one system on N examples."""
+    if metric == "exact_match":
+        return fmean(map(bool, outcomes))
+    (said_N,), (true_N,), classes = _label_numbers([outcomes])
+    if metric == "accuracy":
+        return float(accuracy_score(true_N, said_N))
+    return float(f1_score(true_N, said_N, labels=range(classes), average="macro"))
 
 
 def confidence_interval(metric: Metric, systems: Sequence[Sequence[Outcome]], seed: int = 0) -> tuple[float, float]:
@@ -91,12 +106,24 @@ def _numbers(metric: Metric, systems: Sequence[Sequence[Outcome]]) -> NDArray[np
     """What each example gives for each system: [N, S, F]."""
     examples = len(systems[0])
     assert examples and all(len(system) == examples for system in systems), [len(system) for system in systems]
-    if metric != "macro_f1":
+    if metric == "exact_match":
         return np.array(systems, np.float64).T[:, :, None]
-    said_NS, true_NS = np.array(systems).transpose(2, 1, 0)
-    classes_C = np.unique([said_NS, true_NS])
-    said_NSC, true_NSC = said_NS[..., None] == classes_C, true_NS[..., None] == classes_C
+    said_SN, true_SN, classes = _label_numbers(systems)
+    if metric == "accuracy":
+        return (said_SN == true_SN).astype(np.float64).T[:, :, None]
+    said_NSC, true_NSC = (numbers_SN.T[..., None] == np.arange(classes) for numbers_SN in (said_SN, true_SN))
     return np.concatenate([said_NSC & true_NSC, said_NSC, true_NSC], axis=-1).astype(np.float64)
+
+
+def _label_numbers(systems: Sequence[Sequence[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """What was said and what is true, each [S, N], as numbers of the C label words that occur, and C.
+
+    What is no label word is -1.
+    """
+    words = sorted({word for system in systems for pair in system for word in pair if word is not None})
+    number = {word: place for place, word in enumerate(words)} | {None: -1}
+    pairs_SN2 = np.array([[[number[word] for word in pair] for pair in system] for system in systems])
+    return pairs_SN2[..., 0], pairs_SN2[..., 1], len(words)
 
 
 def _scores(metric: Metric, means_xSF: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,5 +150,5 @@ def _resampled(metric: Metric, systems: Sequence[Sequence[Outcome]], seed: int) 
 
 
 def _bounds(scores_R: NDArray[np.float64]) -> tuple[float, float]:
-    lo, hi = np.quantile(scores_R, _TAILS)
+    lo, hi = np.quantile(scores_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(lo), float(hi)

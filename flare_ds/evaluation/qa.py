@@ -1,7 +1,8 @@
 """Exact match and F1 of a free answer, as SQuAD v1.1's evaluation has them, which is TyDiQA-GoldP's too.
 
 Texts are compared in lower case, without ASCII punctuation, without English articles and with single spaces, in
-every language alike: other scripts' punctuation and articles stay. Several right answers: the best one counts.
+every language alike: other scripts' punctuation and articles stay. Several right answers: the best one counts. Texts
+of which nothing is left are equal, but share no token: F1 is 0 (SQuAD v2 says 1, where no answer is an answer).
 """
 
 import re
@@ -15,7 +16,12 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 def normalise(text: str) -> str:
     """The text as it is compared; punctuation goes before articles, so "(the)" is one and "the-cat" is none."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", unpunctuated(text)).split())
+
+
+def unpunctuated(text: str) -> str:
+    """The text in lower case without ASCII punctuation."""
+    return text.lower().translate(_PUNCTUATION)
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:

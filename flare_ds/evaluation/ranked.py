@@ -1,7 +1,8 @@
 """Ranked label words: each row's label words scored by the model.
 
 The score of a label word is the log-probability of its first token among the label words' first tokens, at the last
-prompt position.
+prompt position. First tokens are all different (a cache of label words that share one is not built), so they tell the
+words apart in one forward pass, and a word of many tokens has no worse a start than a short one.
 
 Legend: n rows of the split, B rows of a micro-batch, N answer positions, K label words.
 """
@@ -15,8 +16,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.collate import Batch
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
-from flare_ds.evaluation.metrics import outcome, score
-from flare_ds.evaluation.scores import Scores
+from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.tasks.base import Metric
 from flare_ds.training.engine import RunningModel
 
@@ -47,14 +47,12 @@ def score_labels(
             "id": split.ids(row),
             "label": words[label],
             "prediction": words[int(scores_K.argmax())],
-            "scores": dict(zip(words, scores_K.tolist(), strict=True)),
+            **{f"log_probability_{word}": score for word, score in zip(words, scores_K.tolist(), strict=True)},
         }
         for row, (label, scores_K) in enumerate(zip(split.labels, log_probabilities_nK, strict=True))
     ]
-    metrics: tuple[Metric, ...] = ("accuracy", "macro_f1")
-    figures: dict[str, float] = {name: score(name, [outcome(name, record) for record in records]) for name in metrics}
     loss = -log_probabilities_nK[np.arange(len(split)), split.labels].mean()
-    return Scores(metric, {**figures, "loss": float(loss)}, records)
+    return Scores(metric, "ranked", {**label_figures(records), "loss": float(loss)}, records)
 
 
 def label_scores(logits_BNK: Tensor, label_tokens: list[list[int]], config: Config) -> Tensor:

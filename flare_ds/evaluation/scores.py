@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from flare_ds.evaluation.metrics import Outcome, outcome
+from flare_ds.evaluation.metrics import Outcome, outcome, score
 from flare_ds.tasks.base import Metric
 
 
@@ -14,11 +14,13 @@ class Scores:
 
     Attributes:
         metric: the task's; one of the figures.
-        figures: all that is measured, by name: accuracy, macro_f1 and loss, or exact_match and f1.
-        records: a line of predictions.jsonl for each example, in cache order.
+        answers: whether label words were ranked, or answers generated.
+        figures: all that is measured, by name: accuracy, macro_f1 and loss or not_a_label, or exact_match and f1.
+        records: a row of predictions.parquet for each example, in cache order.
     """
 
     metric: Metric
+    answers: Literal["ranked", "generated"]
     figures: Mapping[str, float]
     records: Sequence[Mapping[str, Any]]
 
@@ -39,3 +41,9 @@ class Scores:
     def outcomes(self) -> list[Outcome]:
         """What the metric sees of each example."""
         return [outcome(self.metric, record) for record in self.records]
+
+
+def label_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Accuracy and macro F1 of records that hold a label and a prediction."""
+    metrics: tuple[Metric, ...] = ("accuracy", "macro_f1")
+    return {metric: score(metric, [outcome(metric, record) for record in records]) for metric in metrics}

@@ -1,9 +1,10 @@
-"""Scoring a split in the way its task asks for: ranked label words, or free answers."""
+"""Scoring a split in the way its task and the settings ask for: label words, ranked or generated, or free answers."""
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.answers import score_answers
+from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.ranked import score_labels
 from flare_ds.evaluation.scores import Scores
 from flare_ds.tasks.load import task_of
@@ -15,6 +16,8 @@ def score_split(
 ) -> Scores:
     """Score every example of a split; a collective, with the same result on every rank.
 
+    Validation under train.objective=labels ranks the label words, whatever `evaluate.answers` says of the test rows.
+
     Args:
         running: the model.
         cache: the run's tokens.
@@ -23,5 +26,8 @@ def score_split(
         states: the run's stored source states, if its provider stores them.
     """
     task = task_of(config.task)
-    score = score_answers if task.free_answers else score_labels
+    # A head that is trained for the label words alone ranks them; it cannot write.
+    writes = config.evaluate.answers == "generated" and config.train.objective == "vocabulary"
+    of_labels = score_generated_labels if writes else score_labels
+    score = score_answers if task.free_answers else of_labels
     return score(running, cache, split_name, config, metric=task.metric, states=states)

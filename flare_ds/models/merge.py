@@ -49,7 +49,7 @@ def merge_run(config: Config, output: Path) -> Path:
             has no counterpart in the base's files, or `output` exists.
         ConfigError: there is no model at `model.base`.
     """
-    if config.method == "flare":
+    if config.recipe.fuses:
         raise merge_refused()
     if output.exists():
         raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")

@@ -9,8 +9,8 @@ Each decoder layer keeps its place and its parameter names; only its `forward` i
 of the Hugging Face decoder layer, so no model file is copied, and under ZeRO-3 each frozen weight is gathered once
 for all streams (one root forward a step; PAPER's two-forward step gathers it three times).
 
-Where the source states are stored (source.provider cached, mt_encoder) only the target's rows run, and each layer is
-handed its state. Without a source a layer is plain LoRA. With gradient checkpointing the target's pass through a
+Where the source states are stored (source.provider=cached, method flare_mt) only the target's rows run, and each layer
+is handed its state. Without a source a layer is plain LoRA. With gradient checkpointing the target's pass through a
 layer is recomputed in the backward pass, from the same source states.
 
 Legend: S sources, B rows a stream, X = S·B, L columns, M source columns, K stored states a position, D width.
@@ -25,14 +25,16 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 
-from flare_ds.adapters.alignment import Alignment
+from flare_ds.adapters.alignment import Alignment, align_streams
 from flare_ds.adapters.inject import ADAPTER, fused_layers
 from flare_ds.adapters.variant import FusionVariant, Given
 from flare_ds.config import Config
+from flare_ds.data.collate import Batch
 from flare_ds.models.decoder import decoder_layers, input_norm
+from flare_ds.models.layer_calls import call_layer, hidden_of, split_rows
+from flare_ds.models.loss import loss_sum
 
 
 @dataclass
@@ -58,13 +60,16 @@ class LockstepStreams:
     Args:
         model: the base with its adapter.
         config: the run's settings.
+        projection: brings an MT encoder's states to the base's width (flare_mt).
 
     Attributes:
         sources: of the forward under way; None: the target alone, plain LoRA.
         state_XLD: the source streams after the layer that ran last.
     """
 
-    def __init__(self, model: PeftModel, config: Config) -> None:
+    def __init__(self, model: PeftModel, config: Config, projection: nn.Linear | None = None) -> None:
+        self.align, self.span = config.adapter.align, config.adapter.span
+        self.projection = projection
         self.sources: Sources | None = None
         self.state_XLD: Tensor | None = None
         layers = decoder_layers(model.get_base_model())
@@ -77,6 +82,25 @@ class LockstepStreams:
             for name, module in fused_layers(model, config.adapter.fused_modules if config.sources else []).items()
         }
 
+    def sources_of(self, batch: Batch) -> Sources | None:
+        """How the sources of a batch meet its target rows; None where nothing is fused."""
+        if not self.variants:
+            return None
+        stored = batch.stored_BMKD
+        if self.projection is not None:
+            assert stored is not None, "an MT encoder's states are always stored"
+            stored = self.projection(stored.float())
+        alignment = align_streams(
+            batch.source_lengths_SB,
+            batch.target_lengths_B,
+            prompt_columns=batch.prompt_columns,
+            real_BL=batch.attention_mask[-len(batch.target_lengths_B) :].bool(),
+            mode=self.align,
+            source_columns=None if stored is None else stored.shape[1],
+            source_answers_SB=batch.source_answers_SB,
+        )
+        return Sources(alignment, stored_BMKD=stored)
+
     @contextmanager
     def reading(self, sources: Sources | None) -> Iterator[None]:
         """Run the forwards inside with these sources, or for None with the target alone."""
@@ -88,9 +112,9 @@ class LockstepStreams:
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Let the fused layers inside remember the target's bottleneck from one forward to the next."""
+        """Let the fused layers remember the target's bottleneck between the forwards inside, if all of them fuse."""
         for variant in self.variants.values():
-            variant.decoding = True
+            variant.decoding = self.span == "full"
         try:
             yield
         finally:
@@ -113,6 +137,10 @@ class LockstepStreams:
             for variant in self.variants.values():
                 variant.energy = None
 
+    def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
+        """The loss of a batch, summed over its answers."""
+        return loss_sum(logits_BNK, batch.answers_BN, batch.weights_B)
+
 
 class _LockstepLayer:
     """Stands in for one decoder layer's forward."""
@@ -124,10 +152,10 @@ class _LockstepLayer:
         self.is_last = False
         self.forward: Callable[..., Any] = layer.forward
         self.checkpointing = config.train.gradient_checkpointing
-        self.pairing = adapter.pairing if config.source.provider != "mt_encoder" else "input"
+        self.pairing = "input" if config.reads_mt_encoder else adapter.pairing
         self.adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]
         self.fused = list(fused_layers(layer, adapter.fused_modules).values()) if config.sources else []
-        normed = adapter.source_norm and self.pairing != "module" and config.source.provider != "mt_encoder"
+        normed = adapter.source_norm and self.pairing != "module" and not config.reads_mt_encoder
         self.norm = input_norm(layer) if normed and self.fused else None
         self.module_inputs: dict[LoraLayer, Tensor] = {}
         self.in_source_pass = False
@@ -157,11 +185,11 @@ class _LockstepLayer:
             source_kwargs["past_key_values"] = sources.cache
         before_XLD = streams.state_XLD
         with torch.no_grad(), self._source_pass():
-            streams.state_XLD = _hidden(self.forward(before_XLD, *source_args, **source_kwargs))
+            streams.state_XLD = hidden_of(self.forward(before_XLD, *source_args, **source_kwargs))
         paired_XLD = streams.state_XLD if self.pairing == "output" else before_XLD
         output = self._target_pass(hidden_states, self._given(paired_XLD, sources), target_args, target_kwargs)
         if self.is_last and sources.keep:
-            return torch.cat([streams.state_XLD, _hidden(output)])
+            return torch.cat([streams.state_XLD, hidden_of(output)])
         return output
 
     @contextmanager
@@ -193,9 +221,7 @@ class _LockstepLayer:
             with self._source_given(given):
                 return self.forward(hidden_states, *args, **kwargs)
 
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(run, hidden_states, use_reentrant=False)
-        return run(hidden_states)
+        return call_layer(run, hidden_states, recompute=self.checkpointing)
 
     @contextmanager
     def _source_given(self, given: list[Given]) -> Iterator[None]:
@@ -212,30 +238,6 @@ class _LockstepLayer:
     def _keep_module_input(self, module: LoraLayer, inputs: tuple[Tensor, ...]) -> None:
         if self.in_source_pass:
             self.module_inputs[module] = inputs[0]
-
-
-def split_rows(values: Any, rows: int, everybody: int) -> tuple[Any, Any]:
-    """Split what a layer is called with into the sources' rows (the first ones) and the target's.
-
-    Tensors with a row for everybody are cut in two; what is shared by all rows goes to both. Vectors are always
-    shared: one that counts positions may happen to be as long as there are rows.
-    """
-    if isinstance(values, Tensor):
-        if values.ndim > 1 and values.shape[0] == everybody:
-            return values[:rows], values[rows:]
-        return values, values
-    if isinstance(values, dict):
-        halves = {key: split_rows(value, rows, everybody) for key, value in values.items()}
-        return {key: half[0] for key, half in halves.items()}, {key: half[1] for key, half in halves.items()}
-    if isinstance(values, tuple):
-        pairs = [split_rows(value, rows, everybody) for value in values]
-        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
-    return values, values
-
-
-def _hidden(output: Any) -> Tensor:
-    """A layer's hidden state: some models' layers return it first in a tuple."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _variant(module: LoraLayer) -> FusionVariant:

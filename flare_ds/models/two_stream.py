@@ -11,33 +11,44 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from flare_ds.adapters.alignment import align_streams
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
 from flare_ds.models.embedding import shard_embedding
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base
+from flare_ds.models.mixup import make_mixing
+from flare_ds.models.mixup_streams import MixedSource, MixupStreams
 from flare_ds.models.mt_encoder import make_projection
 from flare_ds.models.streams import LockstepStreams, Sources
 
 
 class TwoStreamModel(nn.Module):
-    """A base with an adapter, fed with one or two streams.
+    """A base with an adapter, fed with one or several streams.
 
     Args:
-        model: the base with its adapter (method lora, flare), or the bare base (zero_shot).
+        model: the base with its adapter, or the bare base where the method trains nothing.
         config: the run's settings.
-        projection: brings an MT encoder's states to the base's width; trains beside the adapter (mt_encoder).
+        projection: brings an MT encoder's states to the base's width; trains beside the adapter (flare_mt).
+
+    Attributes:
+        mixing: the mixing layer, which trains beside the adapter (x_mixup).
+        streams: how the rows go through the layers; None: as the bare base takes them.
+
+    Raises:
+        ConfigError: see `make_mixing`.
     """
 
     def __init__(self, model: PeftModel | PreTrainedModel, config: Config, projection: nn.Linear | None = None) -> None:
         super().__init__()
         self.model = model
         self.projection = projection
-        self.align = config.adapter.align
-        self.fuses = config.sources > 0
-        self.streams = LockstepStreams(model, config) if isinstance(model, PeftModel) else None
+        self.mixing = make_mixing(self.base, config) if config.recipe.fuses == "mixup" else None
+        self.streams: LockstepStreams | MixupStreams | None = None
+        if self.mixing is not None:
+            self.streams = MixupStreams(self.peft_model, self.mixing, config)
+        elif isinstance(model, PeftModel):
+            self.streams = LockstepStreams(model, config, projection)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -48,7 +59,7 @@ class TwoStreamModel(nn.Module):
 
     @property
     def peft_model(self) -> PeftModel:
-        """The model with its adapter; there is one unless the method is zero_shot."""
+        """The model with its adapter; there is one if the method trains."""
         assert isinstance(self.model, PeftModel)
         return self.model
 
@@ -61,18 +72,28 @@ class TwoStreamModel(nn.Module):
         self.training = mode
         return self
 
-    def forward(self, batch: Batch, *, sources: Sources | None = None, past: Cache | None = None) -> Tensor:
-        """Logits [B, N, K] at the columns that predict the answers.
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        sources: Sources | MixedSource | None = None,
+        past: Cache | None = None,
+        with_loss: bool = False,
+    ) -> Tensor:
+        """Logits [B, N, K] at the columns that predict the answers, or the loss that is made of them.
+
+        Where source rows go on to the head as well, their logits come first.
 
         Args:
             batch: the rows.
             sources: what the target meets, when decoding; None: what follows from the batch.
             past: keys and values of the target's earlier columns, when decoding; added to.
+            with_loss: return the loss of the batch instead, summed over its answers: a number.
         """
-        if sources is None and self.fuses and len(batch.source_lengths_SB):
-            sources = self.sources_of(batch)
-        with nullcontext() if self.streams is None else self.streams.reading(sources):
-            return self.base(
+        if sources is None and self.streams is not None and len(batch.source_lengths_SB):
+            sources = self.streams.sources_of(batch)
+        with nullcontext() if self.streams is None else self.streams.reading(sources):  # type: ignore[arg-type]
+            logits_BNK = self.base(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
@@ -80,45 +101,31 @@ class TwoStreamModel(nn.Module):
                 past_key_values=past,
                 use_cache=past is not None,
             ).logits
-
-    def sources_of(self, batch: Batch) -> Sources:
-        """How the sources of a batch meet its target rows."""
-        rows = batch.target_lengths_B.shape[0]
-        stored = batch.stored_BMKD
-        if self.projection is not None:
-            assert stored is not None, "an MT encoder's states are always stored"
-            stored = self.projection(stored.float())
-        alignment = align_streams(
-            batch.source_lengths_SB,
-            batch.target_lengths_B,
-            prompt_columns=batch.prompt_columns,
-            real_BL=batch.attention_mask[-rows:].bool(),
-            mode=self.align,
-            source_columns=None if stored is None else stored.shape[1],
-            source_answers_SB=batch.source_answers_SB,
-        )
-        return Sources(alignment, stored_BMKD=stored)
+            if not with_loss:
+                return logits_BNK
+            assert self.streams is not None, "only a method that trains has a loss"
+            return self.streams.loss(logits_BNK, batch)
 
 
 def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[str, ...]) -> TwoStreamModel:
     """Load the base (partitioned where a ZeRO-3 config is live), add a fresh adapter, choose the head.
 
     Raises:
-        ConfigError: the base or the MT encoder cannot be loaded, or the base does not have the wanted modules.
+        ConfigError: the base or the MT encoder cannot be loaded, or the base lacks the wanted modules or layers.
     """
     base = load_base(config.model)
     model: PeftModel | PreTrainedModel = base
-    if config.method != "zero_shot":
+    if config.recipe.trains:
         model = inject_adapter(base, config.adapter, sources=config.sources, seed=config.train.seed)
     use_head(
         base,
         label_tokens=label_tokens if config.train.objective == "labels" else None,
         labels=labels,
-        trained=config.adapter.train_head and config.method != "zero_shot",
+        trained=config.adapter.train_head and config.recipe.trains,
     )
     shard_embedding(base)
     projection = None
-    if config.sources and config.source.provider == "mt_encoder":
+    if config.reads_mt_encoder:
         width = base.config.get_text_config().hidden_size
         projection = make_projection(config.source, width, seed=config.train.seed)
     return TwoStreamModel(model, config, projection)

@@ -18,10 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from flare_ds.config import TaskConfig
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.registry import suggestion
-from flare_ds.settings import read_yaml
 from flare_ds.tasks.base import TASKS, Task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.table import TableTask
+from flare_ds.yaml_file import read_yaml
 
 _KEYS: dict[str, str] = {
     key: schema["description"] for key, schema in TypeAdapter(TableTask).json_schema()["properties"].items()

@@ -129,6 +129,18 @@ def open_files(data_dir: str, folders: Sequence[str], split: str) -> Records:
     return Records(origin, classes, (record for file in files for record in _read(file, _READERS[suffix])))
 
 
+def read_file(path: Path) -> Iterator[Record]:
+    """The records of one local file, whatever its form.
+
+    Raises:
+        DataError: there is no such file, it has another form, or it breaks off at a row.
+    """
+    if path.suffix not in _READERS or not path.is_file():
+        problem = f"{path} is no file that ends in {' or '.join(_READERS)}"
+        raise DataError(problem, fix="check the path, or write the rows in one of these forms")
+    yield from _read(path, _READERS[path.suffix])
+
+
 def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
     directories = [data_dir / folder for folder in folders]
     patterns = [f"{split}{shard}{suffix}" for shard in ("", "-*", "/*") for suffix in _READERS]

@@ -4,6 +4,7 @@ Decoding under ZeRO-3 gathers the base for every token. Where the base fits into
 evaluate.whole_model loads it there once, and no collective is left in a forward.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.adapters.inject import check_adapter
 from flare_ds.config import Config
+from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.training.ds_config import resolve_ds_config
@@ -75,12 +78,14 @@ def open_model(
         train: whether an optimizer is made; without, the engine only shards and gathers.
 
     Raises:
-        ConfigError: see `check_adapter`, `resolve_ds_config` and `build_model`.
+        ConfigError: see `check_adapter`, `check_mixup`, `resolve_ds_config` and `build_model`.
         HostError: evaluate.whole_model, but the base does not fit.
     """
     join_process_group()
-    if config.method != "zero_shot":
-        check_adapter(shape, config.adapter, fused=config.method == "flare")
+    if config.recipe.trains:
+        check_adapter(shape, config.adapter, fused=config.sources > 0)
+    if config.recipe.fuses == "mixup":
+        check_mixup(shape, config.mixup)
     settings = resolve_ds_config(config, shape, world_size())
     whole = config.evaluate.whole_model and not train
     if whole:
@@ -103,8 +108,22 @@ def open_model(
 
 
 def make_optimizer(config: Config, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW over the adapter; the learning rate is set before every step."""
-    return torch.optim.AdamW(parameters.values(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
+    """AdamW over the adapter; before every step a group's learning rate is set to `ratio` times the schedule's."""
+    train = config.train
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(train.learning_rate_ratio if "lora_B" in name else 1.0, []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": group, "ratio": ratio} for ratio, group in groups.items()],
+        lr=train.learning_rate,
+        weight_decay=train.weight_decay,
+    )
+
+
+def make_room() -> None:
+    """Let a model that nobody holds any more go, so that another can be opened, sharded or whole."""
+    gc.collect()  # an engine and its hooks hold one another
+    unset_hf_deepspeed_config()
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -56,7 +56,9 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     layer = (weights - embedding) / text.num_hidden_layers
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
     per_target_token = 4 * (12 * text.hidden_size + 6 * text.intermediate_size) * text.num_hidden_layers
-    per_column = (1 + 0.2 * config.sources) * per_target_token
+    # What meets the target in the bottleneck keeps little; what trains beside it keeps as much as the target.
+    beside = config.streams_beside if config.recipe.fuses == "mixup" else 0.2 * config.sources
+    per_column = (1 + beside) * per_target_token
     training = weights / ranks + embedding + 2.5 * layer
     loading = 0.0 if config.model.quantization == "none" else weights
     return Estimate(fixed=max(training, loading) + _RUNTIME, per_token=per_column / streams)

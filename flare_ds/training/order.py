@@ -14,6 +14,7 @@ import numpy as np
 from flare_ds.config import Config, TrainConfig
 from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.order import Order, RowOrder, TokenOrder
+from flare_ds.data.rows_read import SplitRows
 from flare_ds.data.streams import source_streams
 from flare_ds.evaluation.batches import longest_prompts, streams_of
 from flare_ds.exceptions import ConfigError
@@ -43,7 +44,7 @@ def number_of_steps(train: TrainConfig, order: Order) -> int:
     return math.ceil(Fraction(str(train.epochs)) * order.steps_per_epoch)
 
 
-def padded_tokens(config: Config, split: CacheSplit) -> np.ndarray:
+def padded_tokens(config: Config, split: SplitRows) -> np.ndarray:
     """Tokens each row takes in a forward in which it is the longest, over all streams that run: int [n].
 
     columns = the row's longest prompt + the split's longest answer     since prompts end, and answers start,

@@ -30,10 +30,11 @@ class Records:
         if not enabled:
             return
         self._path = run_dir / "train_log.jsonl"
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= first_step]
+        # A run that starts anew scores its start anew as well.
+        kept = [line for line in self._lines() if first_step and json.loads(line)["step"] <= first_step]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir), purge_step=first_step + 1 if first_step else None)
+        self._board = SummaryWriter(str(run_dir), purge_step=first_step + 1 if first_step else 0)
         self._bar = tqdm(
             total=steps, initial=first_step, desc=run_dir.name, unit="step", file=sys.stderr, mininterval=2, leave=True
         )
@@ -49,7 +50,7 @@ class Records:
         """Record one validation.
 
         Args:
-            step: the optimizer step just done.
+            step: the optimizer step just done; 0 before the first.
             score: the task's metric, which says what adapter is best.
             figures: all that was measured, by name.
         """

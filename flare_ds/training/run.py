@@ -1,6 +1,8 @@
 """Opening a run on every rank: its directory claimed, its config and versions saved, its cache found.
 
-`cache.json` in the run directory says what the run's tokens were made of; a run that has begun goes on with no others.
+`cache.json` in the run directory says which cache the run reads, what that is made of, and which settings asked for
+it. A run that has begun goes on with no other tokens; one that is evaluated with the same settings opens its cache by
+the key, so neither the raw data nor the tokenizer need be there any more.
 """
 
 import json
@@ -10,7 +12,10 @@ from typing import Any
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, differences, open_cache, prepare_cache
-from flare_ds.exceptions import CacheError, ConfigError
+from flare_ds.data.cache.directory import stored_caches
+from flare_ds.evaluation.generate import with_whole_head
+from flare_ds.evaluation.generated_labels import label_readings
+from flare_ds.exceptions import CacheError, ConfigError, FlareError
 from flare_ds.files import write_json, write_text
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.tasks.load import task_of
@@ -18,6 +23,7 @@ from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.versions import versions
 
+_RECORD = "cache.json"
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 """Fields of a cache in which a trained run may be evaluated on another."""
 
@@ -30,8 +36,9 @@ def open_run(config: Config, *, train: bool) -> Cache:
         train: whether the run is to be trained, rather than evaluated.
 
     Raises:
-        ConfigError: the objective does not suit the task.
-        CacheError: the run has begun with other tokens (naming what differs).
+        ConfigError: the settings do not suit the task.
+        CacheError: the run has begun with other tokens (naming what differs), or its cache is gone and cannot be
+            built again.
         FlareError: what else rank 0 met, on every rank, before any of them starts work.
     """
     join_process_group()
@@ -39,31 +46,72 @@ def open_run(config: Config, *, train: bool) -> Cache:
 
 
 def _prepare(config: Config, train: bool) -> Path:
-    _check_objective(config)
-    cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    _check_answers(config)
     run_dir = Path(config.run_dir)
-    _check_same_tokens(run_dir, cache, train)
-    write_json(run_dir / "cache.json", {"key": cache.key, "fields": cache.manifest.fields})
+    record = _record(run_dir)
+    cache = _prepared(config) if train or not _asks_the_same(record, config) else _recorded(config, record["key"])
+    _check_same_tokens(run_dir, record, cache, train)
+    write_json(
+        run_dir / _RECORD, {"key": cache.key, "fields": cache.manifest.fields, "settings": _cache_settings(config)}
+    )
     write_text(run_dir / "config.yaml", config.to_yaml())
     write_json(run_dir / "versions.json", versions())
     return cache.path
 
 
-def _check_objective(config: Config) -> None:
+def _check_answers(config: Config) -> None:
+    """Refuse before anything is read what neither training nor evaluation could do with the task's answers."""
     task = task_of(config.task)
     if task.free_answers and config.train.objective != "vocabulary":
         raise ConfigError(
             f"train.objective={config.train.objective!r}, but the answers of task {task.name} are free text",
             fix="set train.objective=vocabulary",
         )
+    if not task.free_answers and config.evaluate.answers == "generated":
+        with_whole_head(config)
+        label_readings(task.labels)
 
 
-def _check_same_tokens(run_dir: Path, cache: Cache, train: bool) -> None:
-    record = run_dir / "cache.json"
-    if not (record.exists() and (run_dir / "state").exists()):
+def _record(run_dir: Path) -> dict[str, Any]:
+    """cache.json; empty for a run that has none yet."""
+    path = run_dir / _RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _cache_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide which cache a run reads."""
+    return config.model_dump(
+        mode="json",
+        include={"task": True, "translate": True, "model": {"base"}, "source": {"mt_encoder", "mt_language"}},
+    )
+
+
+def _asks_the_same(record: dict[str, Any], config: Config) -> bool:
+    return record.get("settings") == _cache_settings(config)
+
+
+def _prepared(config: Config) -> Cache:
+    return open_cache(prepare_cache(config, load_tokenizer(config.model)))
+
+
+def _recorded(config: Config, key: str) -> Cache:
+    """The cache of a key, wherever in cache_dir; where it is gone, built again from the raw data."""
+    cache_dir = Path(config.cache_dir)
+    for stored in stored_caches(cache_dir) if cache_dir.is_dir() else []:
+        if stored.state == "whole" and stored.manifest is not None and stored.manifest.key == key:
+            return open_cache(stored.path)
+    try:
+        return _prepared(config)
+    except FlareError as error:
+        problem = f"the run's cache {key[:16]} is not in cache_dir={config.cache_dir!r}, and it cannot be built again"
+        fix = f"set cache_dir to where a directory *-{key[:16]} is, or build it again: {error.fix}"
+        raise CacheError(f"{problem}: {error.problem}", fix=fix) from error
+
+
+def _check_same_tokens(run_dir: Path, record: dict[str, Any], cache: Cache, train: bool) -> None:
+    if not (record and (run_dir / "state").exists()):
         return
-    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["fields"]
-    wanted = cache.manifest.fields
+    found, wanted = record["fields"], cache.manifest.fields
     if not train:
         found, wanted = ({k: v for k, v in fields.items() if k not in _WHICH_ROWS} for fields in (found, wanted))
     if changes := differences(found, wanted):

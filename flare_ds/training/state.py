@@ -1,7 +1,7 @@
 """The trainer state: everything a run needs to go on as if it had never stopped, in one small file.
 
     adapter/NAME   exp_avg/NAME   exp_avg_sq/NAME      whole fp32 matrices, in state.safetensors
-    step, best step and score, fingerprint             in the same file's metadata
+    step, scores so far, fingerprint                   in the same file's metadata
 
 Only the adapter trains, so the state is adapter-sized: it is gathered, written by rank 0, and read by any number of
 ranks. One file, renamed into place, is never half a state. The data order and the learning rate are functions of the
@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.training.engine import RunningModel
@@ -37,17 +38,26 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
+        start_score: of the validation before the first; None: not done yet.
         best_step: of the best validation so far; -1: none yet.
         best_standing: the validation score there, and what breaks its ties; see `Scores.standing`.
+        validations_since: how many came after it.
         seconds: spent training so far.
         fingerprint: of what the run trains on; a resume with another is refused.
     """
 
     fingerprint: str
     step: int = 0
+    start_score: float | None = None
     best_step: int = -1
     best_standing: list[float] = field(default_factory=list)
+    validations_since: int = 0
     seconds: float = 0.0
+
+
+def state_path(config: Config) -> Path:
+    """Where a run keeps its state."""
+    return Path(config.run_dir) / "state" / "state.safetensors"
 
 
 def adapter_tensors(running: RunningModel) -> dict[str, Tensor]:

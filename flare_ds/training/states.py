@@ -1,4 +1,4 @@
-"""Source states from a store (source.provider cached, mt_encoder): found, or computed once on all ranks.
+"""Source states from a store (source.provider=cached, method flare_mt): found, or computed once on all ranks.
 
 Legend: n positions of a row, D width of the states.
 """
@@ -39,7 +39,7 @@ def prepare_states(config: Config, cache: Cache) -> StateStore | None:
         DataError: the task's rows are not those of the token cache.
         HostError: the disk is full or not writable.
     """
-    if not config.sources or config.source.provider == "lockstep":
+    if not config.stores_states:
         return None
     join_process_group()
     store, found = on_rank_zero(partial(_look_up, config, cache))
@@ -57,22 +57,25 @@ def free_text_states(config: Config, texts: Sequence[Sequence[int]]) -> StoredSt
     """What the MT encoder says of texts that are in no cache; called before the run's model is opened.
 
     Args:
-        config: with source.provider=mt_encoder.
+        config: of method flare_mt.
         texts: tokens of its own tokenizer.
 
     Raises:
         ConfigError: the MT encoder cannot be used.
     """
-    encoder = MTEncoder(config.source, dtype=states_dtype(config), device=device())
-    return _Texts([states_n1D.cpu() for states_n1D in encoder.states(texts)])
+    return _Texts(MTEncoder(config.source, dtype=states_dtype(config), device=device()), texts)
 
 
 @dataclass(frozen=True)
 class _Texts:
-    states_of_texts: list[Tensor]
+    """Encoded when they are asked for, one at a time: the states of a large file would not fit into memory."""
+
+    encoder: MTEncoder
+    texts: Sequence[Sequence[int]]
 
     def states(self, row: int) -> Tensor:
-        return self.states_of_texts[row]
+        (states_n1D,) = self.encoder.states([self.texts[row]])
+        return states_n1D.cpu()
 
 
 def store_id(config: Config, cache_key: str) -> StoreId:
@@ -83,13 +86,12 @@ def store_id(config: Config, cache_key: str) -> StoreId:
     """
     source = config.source
     fields: dict[str, Any] = {"cache_key": cache_key, "dtype": config.model.dtype}
-    if source.provider == "cached":
-        fields |= config.model.model_dump() | {"base": model_fingerprint(config.model.base)}
-        fields |= {"pairing": config.adapter.pairing}
-    else:
+    if config.reads_mt_encoder:
         assert source.mt_encoder is not None
         fields |= {"mt_encoder": model_fingerprint(source.mt_encoder), "mt_language": source.mt_language}
-    return StoreId(source.provider, fields)
+        return StoreId("mt_encoder", fields)
+    fields |= config.model.model_dump() | {"base": model_fingerprint(config.model.base)}
+    return StoreId("cached", fields | {"pairing": config.adapter.pairing})
 
 
 def _look_up(config: Config, cache: Cache) -> tuple[StoreId, StateStore | None]:

@@ -27,19 +27,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora_head": {"method": "lora", "adapter": {"train_head": True}, "train": {"objective": "vocabulary"}},
     "lora_words": {"method": "lora", "adapter": {"train_head": True}},
     "flare": {},
-    "flare_words": {"adapter": {"train_head": True, "align": "left", "pairing": "input"}},
+    "flare_words": {"adapter": {"train_head": True, "align": "left", "pairing": "input", "fusion": "gate"}},
     "flare_full": {
         "adapter": {
             "fusion": "cross_attention",
             "fusion_heads": 2,
             "source_weights": "learned",
+            "source_down": "own",
             "train_head": True,
             "rslora": True,
         },
         "train": {"objective": "vocabulary"},
         "task": {"extra_source_languages": ["de"]},
     },
-    "flare_mt": {"source": {"provider": "mt_encoder", "mt_language": "pol_Latn"}},
+    "flare_mt": {"method": "flare_mt", "source": {"mt_language": "pol_Latn"}},
+    "x_mixup": {"method": "x_mixup", "mixup": {"layer": 2, "heads": 4}},
 }
 PLAIN = ("lora", "rslora", "lora_head")
 
@@ -67,7 +69,7 @@ def make_settings(root: Path, kind: str) -> dict[str, Any]:
         "train": {"steps": 1},
     }
     for section, value in KINDS[kind].items():
-        settings[section] = settings[section] | value if isinstance(value, dict) else value
+        settings[section] = settings.get(section, {}) | value if isinstance(value, dict) else value
     return settings
 
 
@@ -91,7 +93,7 @@ def save_trained(config: Config, model: TwoStreamModel) -> Path:
 
 def a_batch(config: Config) -> Batch:
     """Rows of several lengths; with stored states where the config's provider stores them."""
-    if config.source.provider != "mt_encoder":
+    if not config.reads_mt_encoder:
         return make_batch(make_rows(max(config.sources, 1)), config)
     batch = make_batch(make_rows(), config.model_copy(update={"method": "lora"}))
     stored_BMKD = torch.randn(5, 6, 1, 24, generator=torch.Generator().manual_seed(2))

@@ -67,6 +67,8 @@ def test_front_matter_and_settings(root: Path, kind: str) -> None:
     assert f"{trained:,} trained parameters" in text
     assert all(f"{name} {version}" in text for name, version in versions().items())
     assert ("PEFT alone refuses it" in text) == (kind not in PLAIN)
+    assert ("FLARE, y =" in text) == ("flare" in kind) and ("its states are mixed" in text) == (kind == "x_mixup")
+    assert ("flare-ds merge" in text) == kind.startswith(("lora", "rslora"))
 
 
 def build_parameters(config: Config) -> list:

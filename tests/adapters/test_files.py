@@ -21,7 +21,7 @@ from tests.adapters.adapters import KINDS, PLAIN, a_batch, make_settings, save_t
 from tests.distributed import run_ranks
 from tests.toy import write_config
 
-SHARDED = ("flare_full", "flare_mt")
+SHARDED = ("flare_full", "flare_mt", "x_mixup")
 Trained = dict[str, tuple[Config, TwoStreamModel, Path]]
 
 
@@ -72,9 +72,13 @@ def test_keys_are_pefts_and_all_is_fp32(trained: Trained) -> None:
     fused = [f"{layer}.self_attn.{name}_proj.lora_fusion" for layer in layers for name in "qv"]
     extra = {f"{module}.function.{part}" for module in fused for part in parts}
     assert keys["lora"] == keys["rslora"] == keys["flare"] == plain
-    assert keys["lora_head"] == keys["lora_words"] == keys["flare_words"] == plain | head
-    assert keys["flare_full"] == plain | head | extra | {f"{module}.source_logits_S" for module in fused}
+    extra |= {f"{module}.{part}" for module in fused for part in ("source_down.weight", "source_logits_S")}
+    assert keys["lora_head"] == keys["lora_words"] == plain | head
+    assert keys["flare_words"] == plain | head | {f"{module}.function.opening_R" for module in fused}
+    assert keys["flare_full"] == plain | head | extra
     assert keys["flare_mt"] == plain | {"projection.weight", "projection.bias"}
+    maps = {f"mixing.{name}.{part}.weight" for name in ("query", "key", "value") for part in ("down", "up")}
+    assert keys["x_mixup"] == plain | maps | {"mixing.gate.weight", "mixing.gate.bias"}
     assert all(tensor.dtype == torch.float32 for *_, where in trained.values() for tensor in read(where).values())
 
 
@@ -190,12 +194,16 @@ DIFFERENT = [
     ("flare", "adapter.align", "stretch"),
     ("flare", "adapter.span", "full"),
     ("flare_full", "adapter.source_weights", "mean"),
-    ("flare_mt", "source.provider", "lockstep"),
     ("flare_mt", "source.mt_language", "slk_Latn"),
     ("flare_mt", "source.mt_encoder", "facebook/another"),
     ("flare", "task.source_language", "fr"),
     ("flare_full", "task.extra_source_languages", ["fr"]),
     ("flare_words", "train.objective", "vocabulary"),
+    ("x_mixup", "adapter.alpha", 9.0),
+    ("x_mixup", "mixup.layer", 1),
+    ("x_mixup", "mixup.heads", 2),
+    ("x_mixup", "mixup.ratio", 0.25),
+    ("x_mixup", "task.source_language", "fr"),
 ]
 
 
@@ -218,6 +226,9 @@ SAME = [
     ("flare", "train.objective", "vocabulary"),
     ("flare_mt", "source.mt_encoder", "/moved/to/mt"),
     ("flare_full", "model.dtype", "bfloat16"),
+    ("x_mixup", "mixup.kl_weight", 0.0),
+    ("x_mixup", "adapter.span", "full"),
+    ("x_mixup", "task.extra_source_languages", ["fr"]),
 ]
 
 
@@ -228,10 +239,12 @@ def test_settings_that_change_nothing_may_differ(trained: Trained, kind: str, na
 
 
 def test_another_method_is_refused(trained: Trained) -> None:
-    with pytest.raises(CheckpointError, match="holds a fusion adapter"):
+    with pytest.raises(CheckpointError, match="holds an adapter of flare, not of method=lora"):
         check_settings(trained["flare"][2], trained["lora"][0])
+    with pytest.raises(CheckpointError, match="holds an adapter of x_mixup, not of method=flare"):
+        check_settings(trained["x_mixup"][2], trained["flare"][0])
     for kind in ("lora", "lora_words"):
-        with pytest.raises(CheckpointError, match="holds a plain LoRA adapter"):
+        with pytest.raises(CheckpointError, match="holds an adapter of plain LoRA, not of method=flare"):
             check_settings(trained[kind][2], trained["flare"][0])
 
 

@@ -1,12 +1,18 @@
-"""Fusion functions alone, at numbers small enough to check by hand."""
+"""Fusion functions alone, at numbers small enough to check by hand, and what they train."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from flare_ds.adapters.fusion import FUSIONS, CrossAttention
+from flare_ds.adapters.inject import inject_adapter
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.two_stream import TwoStreamModel
+from tests.by_hand import make_batch, make_config, make_rows, short_name
+from tests.oracle import Row
+from tests.small_models import small_model
 
 S, T = torch.tensor([[[-1.0, 2.0], [3.0, -4.0]]]), torch.tensor([[[5.0, 6.0], [-7.0, 8.0]]])
 REAL = torch.ones(1, 2, dtype=torch.bool)
@@ -29,9 +35,74 @@ def test_elementwise(name: str, expected: list[list[float]]) -> None:
 
 
 def test_an_unknown_function_suggests_the_nearest() -> None:
-    assert list(FUSIONS) == ["add_relu", "add", "mul", "mul_relu", "cross_attention"]
+    assert list(FUSIONS) == ["add_relu", "add", "mul", "mul_relu", "gate", "cross_attention"]
     with pytest.raises(ConfigError, match=r"'cross_atention'\n.*did you mean 'cross_attention'"):
         FUSIONS.get("cross_atention")
+
+
+def test_the_gate_by_hand() -> None:
+    gate = FUSIONS.get("gate")(2, 1)
+    assert gate(S, T, REAL).tolist() == [[[5 - 0.25, 6 + 0.5], [-7 + 0.75, 8 - 1]]], "a quarter of the source at first"
+    with torch.no_grad():
+        gate.opening_R.copy_(torch.tensor([2.0, -1.0]) / 32)
+    assert gate(S, T, REAL).tolist() == [[[5 - 2, 6 - 2], [-7 + 6, 8 + 4]]]
+    assert gate(S[:, 1:], T, REAL).tolist() == [[[-1, 12]]], "decoding: only the last position is new"
+
+
+def fresh(seed: int = 7, **settings: Any) -> TwoStreamModel:
+    """A small Llama with a fresh fusion adapter."""
+    config = make_config(**settings)
+    return TwoStreamModel(inject_adapter(small_model("llama")[0], config.adapter, sources=1, seed=seed), config)
+
+
+def trained(model: TwoStreamModel) -> dict[str, torch.Tensor]:
+    return {short_name(name): value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def test_a_fresh_gate_teaches_b_the_source_at_once() -> None:
+    model, rows = fresh(fusion="gate"), make_rows()
+    other = [Row(row.target, row.answer, [(prompt[::-1], answer) for prompt, answer in row.sources]) for row in rows]
+
+    def gradients(rows: list[Row]) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model(make_batch(rows, make_config(fusion="gate")), with_loss=True).backward()
+        return {name: value.grad.clone() for name, value in trained(model).items()}
+
+    first, of_others = gradients(rows), gradients(other)
+    fused_b = [name for name in first if name.endswith(("q_proj.lora_B.weight", "v_proj.lora_B.weight"))]
+    assert all(not torch.equal(first[name], of_others[name]) for name in fused_b), "other sources, another first step"
+    assert all((grad != 0).any() == ("lora_B" in name) for name, grad in first.items()), "B = 0 stops all others"
+    with torch.no_grad():
+        for name in first:
+            trained(model)[name].sub_(first[name], alpha=0.01)
+    assert all((grad != 0).any() for grad in gradients(rows).values())
+
+
+def test_what_trains_besides_a_and_b() -> None:
+    def count(**settings: Any) -> int:
+        return sum(value.numel() for value in trained(fresh(**settings)).values())
+
+    fused, r, width = 3 * 2, 4, 16  # layers, and q_proj and v_proj in each
+    assert count(fusion="gate") - count() == fused * r
+    assert count(source_down="own") - count() == fused * r * width
+    assert count(fusion="cross_attention") - count() == fused * (3 * r * r + 2 * r)
+    wide = {"pairing": "module", "fused_modules": ["down_proj"]}
+    assert count(**wide, source_down="own") - count(**wide) == 3 * r * 24
+
+
+def test_the_sources_own_a_begins_as_the_targets_does() -> None:
+    shared, own = trained(fresh()), trained(fresh(source_down="own"))
+    extra = {name: own.pop(name) for name in list(own) if "source_down" in name}
+    assert own.keys() == shared.keys() and all(torch.equal(own[name], shared[name]) for name in own)
+    again, another = trained(fresh(source_down="own")), trained(fresh(source_down="own", seed=8))
+    targets = {name: own[name.replace("lora_fusion.source_down", "lora_A")] for name in extra}
+    for name, value in extra.items():
+        assert value.shape == targets[name].shape and value.dtype == torch.float32
+        assert torch.equal(value, again[name])
+        assert not torch.equal(value, another[name]) and not torch.equal(value, targets[name])
+    ours, pefts = (torch.stack(list(values.values())) for values in (extra, targets))
+    assert ours.abs().max() <= 16**-0.5, "U(-1/√D, 1/√D)"
+    assert ours.std().item() == pytest.approx(pefts.std().item(), rel=0.1)
 
 
 def identity_attention(heads: int = 1) -> CrossAttention:

@@ -66,19 +66,35 @@ def fewest_pieces(lengths: list[int], most_rows: int, most_tokens: int | None) -
     return fewest[-1]
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=70), worlds, micro_sizes)
-def test_evaluation_scores_every_row_once(lengths: list[int], world_size: int, batch_size: int) -> None:
-    ranks = evaluation_batches(np.array(lengths, np.int32), world_size=world_size, batch_size=batch_size)
+@given(st.lists(st.integers(1, 50), max_size=70), worlds, micro_sizes, budgets)
+def test_evaluation_batches_are_the_same_on_any_world_size(
+    lengths: list[int], world_size: int, batch_size: int, most_tokens: int | None
+) -> None:
+    """Not their rows alone: a row's padding, too, follows from those beside it."""
+    lengths_N = np.array(lengths, np.int32)
+    (alone,) = evaluation_batches(lengths_N, world_size=1, batch_size=batch_size, batch_tokens=most_tokens)
+    ranks = evaluation_batches(lengths_N, world_size=world_size, batch_size=batch_size, batch_tokens=most_tokens)
+    assert len(ranks) == world_size and {len(batches) for batches in ranks} == {-(-len(alone) // world_size)}
+    dealt = [ranks[rank][step] for step in range(len(ranks[0])) for rank in range(world_size)]
+    assert [batch.rows.tolist() for batch in dealt[: len(alone)]] == [batch.rows.tolist() for batch in alone]
+    assert all(batch.weights.all() for batch in alone) and not any(batch.weights.any() for batch in dealt[len(alone) :])
     assert counted_rows(ranks) == Counter(range(len(lengths)))
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=70), worlds, micro_sizes)
-def test_micro_batches_partition_the_rows_by_length(lengths: list[int], world_size: int, batch_size: int) -> None:
-    """In the order they run, the shortest row of one is at least as long as the longest of the next: no less pads."""
-    ranks = evaluation_batches(np.array(lengths, np.int32), world_size=world_size, batch_size=batch_size)
-    by_time = [ranks[rank][step] for step in range(len(ranks[0])) for rank in range(world_size)]
-    ordered = [lengths[row] for batch in by_time for row in batch.rows[batch.weights == 1]]
-    assert ordered == sorted(lengths, reverse=True)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=70), worlds, micro_sizes, budgets)
+def test_ranks_that_evaluate_side_by_side_have_about_equally_much_to_do(
+    lengths: list[int], world_size: int, batch_size: int, most_tokens: int | None
+) -> None:
+    """Batches come by padded tokens, the largest first; each holds neighbours in length, so that no cut pads less."""
+    ranks = evaluation_batches(
+        np.array(lengths, np.int32), world_size=world_size, batch_size=batch_size, batch_tokens=most_tokens
+    )
+    in_time = [ranks[rank][step] for step in range(len(ranks[0])) for rank in range(world_size)]
+    tokens = [len(batch.rows) * max(lengths[row] for row in batch.rows) for batch in in_time]
+    assert tokens == sorted(tokens, reverse=True)
+    kept = [sorted(lengths[row] for row in batch.rows) for batch in in_time if batch.weights.any()]
+    by_length = sorted(kept, key=lambda of_batch: (of_batch[-1], of_batch[0]))
+    assert [length for of_batch in by_length for length in of_batch] == sorted(lengths)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 3), st.integers(3, 9), budgets)

@@ -83,6 +83,19 @@ def test_source_answers_follow_their_prompts() -> None:
     assert batch.answers_BN.tolist() == [[31, 2, -100], [32, 33, 2]] and batch.answer_columns_N.tolist() == [3, 4, 5]
 
 
+def test_source_rows_may_be_asked_for_their_answers_too() -> None:
+    """Those of a row without a text predict nothing; there are as many answer columns as the longest answer takes."""
+    layout = {"streams": ("source", "target"), "pad_id": 0, "source_targets": True}
+    batch = collate(Rows(), BOTH, objective="vocabulary", **layout)
+    assert batch.input_ids[:2].tolist() == [[11, 12, 13, 14, 16, 17, 18], [0, 0, 0, 15, 19, 0, 0]]
+    assert batch.source_targets_SBN.tolist() == [[[16, 17, 18, 2], [19, 2, -100, -100]]]
+    assert batch.answers_BN.tolist() == [[31, 2, -100, -100], [32, 33, 2, -100]]
+    assert batch.answer_columns_N.tolist() == [3, 4, 5, 6]
+    assert collate(Rows(), BOTH, objective="labels", **layout).source_targets_SBN.tolist() == [[[3], [1]]]
+    without = collate(Rows(), BOTH, objective="labels", **layout | {"streams": ("source2", "target")})
+    assert without.source_targets_SBN.tolist() == [[[3], [-100]]] and without.answers_BN.tolist() == [[3], [1]]
+
+
 def test_without_source_answers_only_the_targets_are_read() -> None:
     batch = collate(Rows(), BOTH, streams=("source", "source2", "target"), objective="vocabulary", pad_id=0)
     assert batch.input_ids[:4, 4:].any().item() is False and batch.source_answers_SB is None

@@ -23,6 +23,7 @@ from flare_ds.training.run import open_run
 SETTINGS: list[dict] = [
     {"generate": {"max_new_tokens": 6}, "adapter": {"span": "prompt"}},
     {"generate": {"max_new_tokens": 6, "temperature": 1.0, "top_p": 0.9}, "adapter": {"span": "full"}},
+    {"generate": {"max_new_tokens": 6}, "method": "x_mixup"},
 ]
 
 

@@ -17,6 +17,7 @@ from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.evaluation import answers
 from flare_ds.evaluation.answers import best_windows, score_answers
 from flare_ds.evaluation.generate import Decoded, generate_split
+from flare_ds.evaluation.predictions import PREDICTIONS, read_predictions
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
@@ -74,11 +75,12 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_f1_breaks_ties_of_exact_match() -> None:
     few, same, more = (
-        Scores("exact_match", {"exact_match": em, "f1": f1}, []).standing for em, f1 in ((0, 0.3), (0, 0.2), (0.1, 0.1))
+        Scores("exact_match", "generated", {"exact_match": em, "f1": f1}, []).standing
+        for em, f1 in ((0, 0.3), (0, 0.2), (0.1, 0.1))
     )
     assert Progress("").best_standing < same < few < more
-    of_labels = Scores("macro_f1", {"accuracy": 0.9, "macro_f1": 0.4, "loss": 1.0}, [])
-    assert of_labels.score == 0.4 and of_labels.standing == Scores("macro_f1", {"macro_f1": 0.4}, []).standing
+    of_labels = Scores("macro_f1", "ranked", {"accuracy": 0.9, "macro_f1": 0.4, "loss": 1.0}, [])
+    assert of_labels.score == 0.4 and of_labels.standing == Scores("macro_f1", "ranked", {"macro_f1": 0.4}, []).standing
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +113,9 @@ def test_a_qa_task_is_learned_from_cache_to_score(learned: Path, settings: dict)
     config, cache, running = opened(settings)
     before = score_answers(running, cache, "test", config, metric="exact_match", states=None)
     metrics = json.loads((learned / "metrics.json").read_text())
-    lines = read_lines(learned / "predictions.jsonl")
+    lines = read_predictions(learned / PREDICTIONS)
     assert metrics["metric"] == "exact_match" and metrics["num_examples"] == len(lines) == ROWS["test"]
+    assert metrics["answers"] == "generated"
     assert before.score < 0.1 and metrics["score"] > 0.75
     assert metrics["score"] == approx(np.mean([line["exact_match"] for line in lines]))
     assert metrics["figures"] == approx(
@@ -139,7 +142,7 @@ def test_the_window_that_holds_the_answer_speaks(learned: Path, settings: dict) 
     for row, answer in enumerate(decoded):
         windows.setdefault(split.ids(row), []).append(answer)
     assert sum(len(of_example) > 2 for of_example in windows.values()) == ROWS["test"] // 2
-    lines = read_lines(learned / "predictions.jsonl")
+    lines = read_predictions(learned / PREDICTIONS)
     assert [line["id"] for line in lines] == list(windows)
     for line in lines:
         best = max(windows[line["id"]], key=lambda answer: answer.log_probability)
@@ -151,7 +154,7 @@ def test_the_window_that_holds_the_answer_speaks(learned: Path, settings: dict) 
 
 
 def test_a_long_text_on_the_command_line_is_answered_as_in_the_cache(learned: Path, settings: dict) -> None:
-    line = read_lines(learned / "predictions.jsonl")[-1]
+    line = read_predictions(learned / PREDICTIONS)[-1]
     texts = {}
     for option, language in (("--source", "en"), ("--target", "pl")):
         rows = read_lines(Path(settings["task"]["data_dir"]) / language / "test.jsonl")
@@ -166,7 +169,8 @@ def test_a_long_text_on_the_command_line_is_answered_as_in_the_cache(learned: Pa
 
 def test_the_best_adapter_is_kept(learned: Path) -> None:
     validations = [line for line in read_lines(learned / "train_log.jsonl") if "validation_score" in line]
-    assert [line["step"] for line in validations] == [20, 40, 60, 80]
+    untrained, *validations = validations
+    assert untrained["step"] == 0 and [line["step"] for line in validations] == [20, 40, 60, 80]
     standings = [(line["validation_exact_match"], line["validation_f1"]) for line in validations]
     assert [line["validation_score"] for line in validations] == [standing[0] for standing in standings]
     best = validations[standings.index(max(standings))]

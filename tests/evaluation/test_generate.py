@@ -18,7 +18,6 @@ from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.collate import Batch
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
 from flare_ds.evaluation.generate import Decoded, eos_ids, generate, generate_split, with_whole_head
-from flare_ds.evaluation.predict import predict_answer
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.two_stream import TwoStreamModel, build_model
@@ -99,6 +98,7 @@ CASES = [
     {"span": "full", "fusion": "cross_attention"},
     {"span": "full", "fusion": "cross_attention", "pairing": "module", "sources": 2, "source_weights": "learned"},
     {"span": "prompt", "fusion": "cross_attention", "sources": 2},
+    {"method": "x_mixup"},
 ]
 
 
@@ -107,7 +107,7 @@ CASES = [
 def test_the_cache_changes_no_token(model_name: str, case: dict) -> None:
     config = decoding(make_config(**case))
     model = build(model_name, config).eval()
-    rows = make_rows(config.sources, LENGTHS)
+    rows = make_rows(config.streams_beside, LENGTHS)
     free = by_full_forwards(model_name, model, rows, config, eos=[])
     # One token that ends a target, and one that ends a source while its target goes on.
     eos = [free[0].tokens[2], *(of_base(model_name, prompt, [])[1] for prompt, _ in rows[1].sources[:1])]
@@ -122,7 +122,7 @@ def test_the_cache_changes_no_token(model_name: str, case: dict) -> None:
 def decoded(config: Config, rows: list[Row], steps: int = 2) -> tuple[Decoder, torch.Tensor]:
     """A decoder some greedy steps on, and the logits of the last."""
     model = build("gemma3", config).eval()
-    decoder = Decoder(RunningModel(model, model), make_batch(rows, config), config.adapter.span)
+    decoder = Decoder(RunningModel(model, model), make_batch(rows, config), along=config.adapter.span == "full")
     with torch.no_grad(), decoder.remembering():
         logits_XK = decoder.prefill()
         for _ in range(steps):
@@ -130,9 +130,9 @@ def decoded(config: Config, rows: list[Row], steps: int = 2) -> tuple[Decoder, t
     return decoder, logits_XK
 
 
-@pytest.mark.parametrize("span", ["prompt", "full"])
-def test_a_source_reaches_only_its_own_row(span: str) -> None:
-    config = decoding(make_config(span=span))
+@pytest.mark.parametrize("settings", [{"span": "prompt"}, {"span": "full"}, {"method": "x_mixup"}], ids=str)
+def test_a_source_reaches_only_its_own_row(settings: dict) -> None:
+    config = decoding(make_config(**settings))
     rows = make_rows(1, LENGTHS)
     before, logits = decoded(config, rows)
     prompt, answer = rows[1].sources[0]
@@ -173,6 +173,23 @@ def test_the_source_is_dropped_after_the_prefill(span: str, rows_a_step: list[in
     projection.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     generate(RunningModel(model, model), make_batch(make_rows(2, LENGTHS), config), config, eos=[], rows=range(4))
     assert passes == [8, 4] + rows_a_step * (NEW - 1)
+
+
+def test_a_mixed_source_ends_at_the_mixing_layer_and_is_remembered() -> None:
+    """Rows that go through the frozen q_proj of each layer, in each pass; the source's states are read in the first."""
+    config = decoding(make_config(method="x_mixup"))
+    model = build("llama", config).eval()
+    passes: list[list[int]] = [[], []]
+    for layer, rows in zip(model.base.model.layers, passes, strict=True):
+        projection = layer.self_attn.q_proj.base_layer
+        projection.register_forward_pre_hook(lambda _, inputs, rows=rows: rows.append(len(inputs[0])))
+    read: list[int] = []
+    model.mixing.key.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
+    batch = make_batch(make_rows(1, LENGTHS), config)
+    generate(RunningModel(model, model), batch, config, eos=[], rows=range(4))
+    assert passes == [[8] + [4] * (NEW - 1), [4] * NEW]
+    assert read == [batch.prompt_columns]
+    assert model.streams.memory is None
 
 
 def test_stored_states_are_read_in_the_prefill_only() -> None:
@@ -269,13 +286,6 @@ def test_predict_prints_an_answer(tmp_path: Path) -> None:
     for _ in range(4):
         tokens.append(int(base(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
     assert output.splitlines()[-1] == tokenizer.decode(tokens[-4:], skip_special_tokens=True)
-
-
-def test_predict_wants_a_text_in_each_source_language(tmp_path: Path) -> None:
-    settings = toy_settings(tmp_path)
-    settings["task"]["extra_source_languages"] = ["de"]
-    with pytest.raises(ConfigError, match=r"a source text for each of: en, de; got \['one'\]"):
-        predict_answer(Config.model_validate(settings), target="text", sources=["one"])
 
 
 def test_a_head_of_label_words_cannot_generate() -> None:

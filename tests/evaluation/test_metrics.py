@@ -1,4 +1,4 @@
-"""Metrics against slow versions written out by hand, exact binomials, and known coverage on simulated data."""
+"""Metrics against slow versions written out by hand, scikit-learn, scipy, exact binomials, and known coverage."""
 
 import math
 
@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
 
+from flare_ds.evaluation import metrics
 from flare_ds.evaluation.metrics import confidence_interval, outcome, paired_difference, score
 
 WORDS = ["positive", "negative", "neutral", "ambivalent"]
-PAIRS = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(WORDS)), min_size=1, max_size=60)
+PAIRS = st.lists(st.tuples(st.sampled_from([*WORDS, None]), st.sampled_from(WORDS)), min_size=1, max_size=60)
 
 
-def slow_macro_f1(predictions: list[str], labels: list[str]) -> float:
+def slow_macro_f1(predictions: list[str | None], labels: list[str]) -> float:
     scores = []
-    for word in set(predictions) | set(labels):
+    for word in (set(predictions) | set(labels)) - {None}:
         hits = sum(p == word and t == word for p, t in zip(predictions, labels, strict=True))
         precision = hits / predictions.count(word) if word in predictions else 0.0
         recall = hits / labels.count(word) if word in labels else 0.0
@@ -33,8 +36,9 @@ def binomial_quantile(share: float, n: int, tail: float) -> float:
     return 1.0
 
 
-def right(values) -> list[bool]:
-    return list(map(bool, values))
+def right(values) -> list[tuple[str, str]]:
+    """What accuracy sees of examples that are right or not."""
+    return [("yes" if value else "no", "yes") for value in values]
 
 
 def labelled(generator, n: int, share: float, classes=WORDS[:3], weights=(0.5, 0.3, 0.2)) -> list[tuple[str, str]]:
@@ -47,8 +51,69 @@ def labelled(generator, n: int, share: float, classes=WORDS[:3], weights=(0.5, 0
 @given(PAIRS)
 def test_scores_equal_the_slow_versions(pairs):
     predictions, labels = map(list, zip(*pairs, strict=True))
-    assert score("accuracy", [p == t for p, t in pairs]) == pytest.approx(sum(p == t for p, t in pairs) / len(pairs))
+    assert score("accuracy", pairs) == pytest.approx(sum(p == t for p, t in pairs) / len(pairs))
     assert score("macro_f1", pairs) == pytest.approx(slow_macro_f1(predictions, labels))
+
+
+@given(PAIRS)
+def test_scores_equal_scikit_learns(pairs):
+    """Its macro F1 is over the strings that occur; what is no label word must not be one of them."""
+    said, true = zip(*((said or "none of them", true) for said, true in pairs), strict=True)
+    occurring = sorted({*said, *true} & {*WORDS})
+    assert score("accuracy", pairs) == pytest.approx(accuracy_score(true, said))
+    assert score("macro_f1", pairs) == pytest.approx(f1_score(true, said, labels=occurring, average="macro"))
+    if "none of them" not in said:
+        assert score("macro_f1", pairs) == pytest.approx(f1_score(true, said, average="macro"))
+
+
+def test_what_is_no_label_word_is_wrong_and_no_class():
+    pairs = [("positive", "positive"), (None, "positive"), ("negative", "negative"), (None, "negative")]
+    assert score("accuracy", pairs) == 0.5
+    assert score("macro_f1", pairs) == pytest.approx(2 / 3)  # both: precision 1, recall 1/2
+    assert score("macro_f1", [(None, "positive")]) == 0
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_each_resample_scores_as_scikit_learn_says(metric):
+    generator = np.random.default_rng(6)
+    pairs = [*labelled(generator, 23, 0.6), (None, "positive"), ("ambivalent", "ambivalent")]
+    said, true = np.array([[str(said), true] for said, true in pairs]).T
+    numbers_NSF = metrics._numbers(metric, [pairs])
+    absent = 0
+    for rows in generator.integers(0, 25, size=(200, 25)):
+        drawn = sorted({*said[rows], *true[rows]} & {*WORDS})
+        absent += len(drawn) < len(WORDS)
+        expected = (
+            accuracy_score(true[rows], said[rows])
+            if metric == "accuracy"
+            else f1_score(true[rows], said[rows], labels=drawn, average="macro")
+        )
+        assert metrics._scores(metric, numbers_NSF[rows].mean(0))[0] == pytest.approx(expected)
+    assert absent > 20, "every class is in every resample"
+
+
+def test_intervals_are_those_of_scipy():
+    """Its bootstrap draws rows one by one, and scores each resample with scikit-learn."""
+    generator = np.random.default_rng(8)
+    pairs = labelled(generator, 150, 0.6)
+    said, true = np.array(pairs).T
+
+    def macro_f1(rows) -> float:
+        return f1_score(true[rows], said[rows], average="macro")
+
+    options = {"method": "percentile", "confidence_level": metrics.LEVEL, "rng": 1}
+    slow = stats.bootstrap((np.arange(150),), macro_f1, vectorized=False, n_resamples=1000, **options)
+    assert confidence_interval("macro_f1", [pairs]) == pytest.approx(tuple(slow.confidence_interval), abs=0.012)
+    a, b = said == true, generator.random(150) < 0.5
+    single = stats.bootstrap((a,), np.mean, n_resamples=metrics.RESAMPLES, **options)
+    assert confidence_interval("accuracy", [pairs]) == pytest.approx(tuple(single.confidence_interval), abs=0.008)
+
+    def difference(a, b, axis):
+        return a.mean(axis) - b.mean(axis)
+
+    both = stats.bootstrap((a, b), difference, paired=True, n_resamples=metrics.RESAMPLES, **options)
+    ours = paired_difference("exact_match", [a.tolist()], [b.tolist()])
+    assert (ours.lo, ours.hi) == pytest.approx(tuple(both.confidence_interval), abs=0.008)
 
 
 def test_macro_f1_counts_each_class_alike():
@@ -58,8 +123,8 @@ def test_macro_f1_counts_each_class_alike():
 
 def test_outcomes_are_what_the_metric_sees_of_a_line():
     line = {"prediction": "yes", "label": "no"}
-    assert outcome("accuracy", line) is False and outcome("accuracy", line | {"label": "yes"}) is True
-    assert outcome("macro_f1", line) == ("yes", "no")
+    assert outcome("accuracy", line) == outcome("macro_f1", line) == ("yes", "no")
+    assert outcome("accuracy", line | {"prediction": None}) == (None, "no")
     assert outcome("exact_match", {"prediction": "Yes!", "answers": ["yes"], "exact_match": True}) is True
 
 
@@ -75,7 +140,7 @@ def test_interval_over_seeds_equals_resampling_row_by_row():
     values = generator.random((3, 300)) < generator.choice([0, 0.3, 0.6, 1], size=300)
     rows = generator.integers(0, 300, size=(20_000, 300))
     expected = np.quantile(values.mean(0)[rows].mean(axis=1), [0.025, 0.975])
-    assert confidence_interval("exact_match", list(map(right, values)), seed=1) == pytest.approx(expected, abs=0.002)
+    assert confidence_interval("exact_match", values.tolist(), seed=1) == pytest.approx(expected, abs=0.002)
 
 
 def test_macro_f1_is_resampled_itself():
@@ -140,7 +205,7 @@ def test_paired_interval_covers_the_truth_as_often_as_it_says():
     for i in range(400):
         ease = generator.random(400)  # rows hard for one are hard for the other: the pairing matters
         a, b = ease < 0.70, (ease + 0.1 * generator.standard_normal(400)) < 0.65
-        result = paired_difference("exact_match", [right(a)], [right(b)], seed=i)
+        result = paired_difference("exact_match", [a.tolist()], [b.tolist()], seed=i)
         truth = 0.70 - 0.65  # the noise moves as many rows up as down, far from the ends of [0, 1]
         covered += result.lo <= truth <= result.hi
     assert 0.92 <= covered / 400 <= 0.98
@@ -158,11 +223,10 @@ def test_pairing_narrows_the_interval_of_systems_that_agree():
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 def test_a_system_does_not_differ_from_itself(metric):
     pairs = labelled(np.random.default_rng(4), 100, 0.6)
-    outcomes = pairs if metric == "macro_f1" else [said == true for said, true in pairs]
-    result = paired_difference(metric, [outcomes], [outcomes])
+    result = paired_difference(metric, [pairs], [pairs])
     assert (result.mean, result.lo, result.hi) == (0, 0, 0)
 
 
 def test_different_numbers_of_rows_are_never_compared():
     with pytest.raises(AssertionError):
-        paired_difference("accuracy", [[True, False]], [[True]])
+        paired_difference("exact_match", [[True, False]], [[True]])

@@ -1,12 +1,15 @@
-"""EM and F1 against another reading of SQuAD v1.1's rules, without regular expressions, and cases done by hand."""
+"""EM and F1 against another reading of SQuAD v1.1's rules, torchmetrics' scorer, and cases done by hand."""
 
+import random
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torchmetrics.functional.text import squad
 
 from flare_ds.evaluation.qa import exact_match, normalise, token_f1
+from tests.evaluation.adversarial import disguised, strings
 
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
@@ -119,6 +122,28 @@ MIXED = st.lists(st.tuples(GAP, WORD), max_size=6).map(lambda parts: "".join(gap
 def test_the_best_right_answer_counts(prediction: str, answers: list[str]) -> None:
     assert exact_match(prediction, answers) == any(slow_normalise(prediction) == slow_normalise(a) for a in answers)
     assert token_f1(prediction, answers) == pytest.approx(max(slow_f1(prediction, answer) for answer in answers))
+
+
+def test_a_thousand_adversarial_predictions_score_as_torchmetrics_says() -> None:
+    """One exception: where nothing is left of both texts it gives F1 1, as SQuAD v2 does; v1.1 gives 0."""
+    draw = random.Random(1)
+    predictions = strings(1000)
+    # Half of the answers are a prediction in another guise, so that many are right, and many nearly.
+    answers = [
+        [disguised(draw, prediction) if draw.random() < 0.5 else other, *draw.sample(predictions, draw.randint(0, 2))]
+        for prediction, other in zip(predictions, strings(1000, seed=2), strict=True)
+    ]
+    matches = part_matches = 0
+    for prediction, right in zip(predictions, answers, strict=True):
+        target = {"answers": {"text": right, "answer_start": [0] * len(right)}, "id": "0"}
+        reference = squad({"prediction_text": prediction, "id": "0"}, target)
+        assert exact_match(prediction, right) == (reference["exact_match"] == 100), (prediction, right)
+        empty = not normalise(prediction)
+        expected = 0.0 if empty else float(reference["f1"]) / 100
+        assert token_f1(prediction, right) == pytest.approx(expected, abs=1e-6), (prediction, right)
+        matches += exact_match(prediction, right)
+        part_matches += 0 < expected < 1
+    assert 150 < matches < 850 and part_matches > 80, "too easy, or too hard, to tell scorers apart"
 
 
 @pytest.mark.parametrize(

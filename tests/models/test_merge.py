@@ -136,12 +136,13 @@ def test_every_matrix_is_used_once_or_nothing_is_written(lora: Config, tmp_path:
 
 
 def test_only_a_task_adapter_of_these_settings_merges(lora: Config, tmp_path: Path) -> None:
-    flare = lora.model_copy(update={"method": "flare"})
-    with pytest.raises(CheckpointError, match="depends on the source text"):
-        merge_run(flare, tmp_path / "merged")
-    save_trained(flare.model_copy(update={"run_dir": str(tmp_path / "fused")}), trained_model(flare))
-    with pytest.raises(CheckpointError, match="holds a fusion adapter"):
-        merge_run(lora.model_copy(update={"run_dir": str(tmp_path / "fused")}), tmp_path / "merged")
+    for method in ("flare", "x_mixup"):
+        fused = lora.model_copy(update={"method": method})
+        with pytest.raises(CheckpointError, match="depends on the source text"):
+            merge_run(fused, tmp_path / "merged")
+        save_trained(fused.model_copy(update={"run_dir": str(tmp_path / method)}), trained_model(fused))
+        with pytest.raises(CheckpointError, match=f"holds an adapter of {method}, not of method=lora"):
+            merge_run(lora.model_copy(update={"run_dir": str(tmp_path / method)}), tmp_path / "merged")
     other = lora.model_copy(update={"adapter": lora.adapter.model_copy(update={"rslora": True})})
     with pytest.raises(CheckpointError, match=r"adapter\.rslora=False"):
         merge_run(other, tmp_path / "merged")

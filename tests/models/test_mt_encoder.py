@@ -32,7 +32,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> SourceConfig:
 
 
 def make_source(directory: Path, language: str = "pol_Latn") -> SourceConfig:
-    return SourceConfig(provider="mt_encoder", mt_encoder=str(directory), mt_language=language)
+    return SourceConfig(mt_encoder=str(directory), mt_language=language)
 
 
 def load(source: SourceConfig) -> MTEncoder:
@@ -118,7 +118,7 @@ class ProjectedBase(Base):
 @pytest.mark.parametrize("align", ["right", "left", "stretch"])
 def test_a_projected_source_equals_the_oracle(align: str, checkpointing: bool) -> None:
     """Logits, loss and all gradients; adapter.pairing and adapter.source_norm, set here, mean nothing to it."""
-    config = make_config(provider="mt_encoder", align=align, checkpointing=checkpointing)
+    config = make_config(method="flare_mt", align=align, checkpointing=checkpointing)
     base, _ = small_model("llama", layers=2)
     hidden = base.config.hidden_size
     generator = torch.Generator().manual_seed(1)

@@ -66,7 +66,7 @@ def run(config: Config, cache: Cache) -> dict[str, Any]:
     encoded_before = encoded
     trainer = Trainer(config, cache)
     encoded_at_start = sum(gather_objects(encoded - encoded_before))
-    if config.source.provider == "mt_encoder":
+    if config.reads_mt_encoder:
         check_projection(trainer)
     losses = []
     for step in range(STEPS):
@@ -82,11 +82,14 @@ def run(config: Config, cache: Cache) -> dict[str, Any]:
     gc.collect()
     return {
         "losses": losses,
-        "scores": [list(record["scores"].values()) for record in scores.records],
+        "scores": [
+            [value for name, value in record.items() if name.startswith("log_probability_")]
+            for record in scores.records
+        ],
         "projection": {name: tensor.tolist() for name, tensor in tensors.items() if "projection" in name},
         "trained": trained,
         "encoded_at_start": encoded_at_start,
-        "continued": continue_run(config, cache) if config.source.provider == "mt_encoder" else None,
+        "continued": continue_run(config, cache) if config.reads_mt_encoder else None,
         "encoded_in_all": sum(gather_objects(encoded - encoded_before)),
     }
 

@@ -38,7 +38,8 @@ def frozen_checksum(model: TwoStreamModel) -> str:
 
 
 def is_trained(name: str, config: Config) -> bool:
-    return "lora_" in name or (config.adapter.train_head and name.endswith(".lm_head.weight"))
+    head = config.adapter.train_head and name.endswith(".lm_head.weight")
+    return "lora_" in name or name.startswith("mixing.") or head
 
 
 def check_engine(trainer: Trainer) -> None:
@@ -93,7 +94,7 @@ def run(config: Config) -> dict:
     trainer.running.engine.eval()
     with torch.no_grad():
         logits = trainer.running.engine(batch)
-    if config.adapter.train_head:
+    if config.adapter.train_head or config.recipe.fuses == "mixup":
         check_resume(trainer, tensors)
     return {
         "losses": [step["loss"] for step in steps],

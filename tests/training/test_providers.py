@@ -26,8 +26,8 @@ ROWS = {"train_rows": 35, "validation_rows": 8, "test_rows": 21}  # the batches 
 RUNS = {
     "cached-output": ({"provider": "cached"}, {"pairing": "output", "source_norm": False}),
     "cached-input": ({"provider": "cached"}, {"pairing": "input", "align": "stretch"}),
-    "mt": ({"provider": "mt_encoder"}, {"align": "left"}),
-    "mt-bf16": ({"provider": "mt_encoder"}, {}),
+    "mt": ({"mt_encoder": "nllb"}, {"align": "left"}),
+    "mt-bf16": ({"mt_encoder": "nllb"}, {}),
 }
 
 
@@ -41,9 +41,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_settings(root: Path, name: str) -> dict:
     source, adapter = RUNS[name]
     settings = toy_settings(root, name=name, steps=10, micro_batch_size=4, max_grad_norm=0.5)
-    if source["provider"] == "mt_encoder":
+    if "mt_encoder" in source:
         settings["train"]["gradient_checkpointing"] = True
-        source = {**source, "mt_encoder": str(root / "nllb"), "mt_language": "pol_Latn"}
+        settings["method"], source = "flare_mt", {"mt_encoder": str(root / "nllb"), "mt_language": "pol_Latn"}
     if name == "mt-bf16":
         settings["model"]["dtype"] = "bfloat16"
         settings["deepspeed"] = str(REPOSITORY / "ds_configs/zero3_cpu.json")

@@ -1,12 +1,17 @@
 """Whole runs on two real ZeRO-3 ranks through the command line: learning, scoring, resuming, predicting."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from peft import PeftConfig, PeftModel
@@ -14,16 +19,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from flare_ds.adapters.files import load_adapter
+from flare_ds.checksums import directory_sha256
 from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.collate import collate
+from flare_ds.evaluation.metrics import confidence_interval
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
 from flare_ds.settings import load_config
+from flare_ds.tasks.base import TASKS
 from flare_ds.training.engine import trainable_parameters
 from tests.distributed import run_ranks, start_ranks
-from tests.toy import toy_settings, write_config
+from tests.toy import LABELS, toy_settings, write_config
 
 
 @pytest.fixture(scope="module")
@@ -79,20 +87,93 @@ def one_process_log_probabilities(config: Config) -> tuple[np.ndarray, list[str]
 def test_a_fresh_process_gives_the_same_scores(learned: Path) -> None:
     config = load_config(learned)
     expected, ids = one_process_log_probabilities(config)
-    lines = [json.loads(line) for line in (learned / "predictions.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in lines] == ids, "each test row once, in cache order"
-    np.testing.assert_allclose([list(line["scores"].values()) for line in lines], expected, atol=1e-4)
-    right = sum(line["label"] == line["prediction"] for line in lines)
-    assert read_json(learned / "metrics.json")["score"] == pytest.approx(right / len(lines))
+    predictions = pd.read_parquet(learned / "predictions.parquet")
+    assert predictions["id"].tolist() == ids, "each test row once, in cache order"
+    np.testing.assert_allclose(predictions[SCORES], expected, atol=1e-4)
+    right = (predictions["label"] == predictions["prediction"]).mean()
+    assert read_json(learned / "metrics.json")["score"] == pytest.approx(right)
 
 
-def test_scores_do_not_depend_on_the_number_of_ranks(learned: Path) -> None:
-    before = (learned / "predictions.jsonl").read_text().splitlines()
-    run_ranks(["flare_ds", "evaluate", str(learned)], 3)  # 101 rows on 3 ranks: uneven
-    after = (learned / "predictions.jsonl").read_text().splitlines()
-    for left, right in zip(map(json.loads, before), map(json.loads, after), strict=True):
-        assert left["id"] == right["id"] and left["prediction"] == right["prediction"]
-        np.testing.assert_allclose(list(left["scores"].values()), list(right["scores"].values()), atol=1e-4)
+SCORES = [f"log_probability_{word}" for word in LABELS]
+
+
+@contextmanager
+def hidden(learned: Path, *, tokenizer: bool) -> Iterator[None]:
+    """The run's raw data are gone, and maybe its tokenizer: there is but its directory, its cache and its base."""
+    config = load_config(learned)
+    paths = [Path(str(config.task.data_dir)), *(Path(config.model.base).glob("*token*") if tokenizer else ())]
+    away = learned.parent / "away"
+    away.mkdir()
+    for path in paths:
+        path.rename(away / path.name)
+    try:
+        yield
+    finally:
+        for path in paths:
+            (away / path.name).rename(path)
+        away.rmdir()
+
+
+@pytest.fixture(scope="module")
+def evaluated(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """What the run scored on 1 and on 3 ranks, label words ranked and generated, and on 2 (ranked only)."""
+    outs = {ranks: tmp_path_factory.mktemp(f"on-{ranks}") for ranks in (1, 2, 3)}
+    shutil.copy(learned / "predictions.parquet", outs[2] / "ranked.parquet")
+    with hidden(learned, tokenizer=False):
+        for ranks in (1, 3):
+            run_ranks(["tests.evaluation.evaluate_worker", str(learned), str(outs[ranks])], ranks)
+    return outs
+
+
+def test_predictions_do_not_depend_on_the_number_of_ranks(evaluated: dict[int, Path]) -> None:
+    """101 rows of several lengths make 7 batches: neither 2 nor 3 ranks share the rows or the batches evenly."""
+    on = {ranks: pd.read_parquet(out / "ranked.parquet") for ranks, out in evaluated.items()}
+    assert on[1]["id"].is_unique and len(on[1]) == 101
+    for ranks in (2, 3):
+        assert on[ranks]["id"].tolist() == on[1]["id"].tolist()
+        differ = on[ranks]["prediction"] != on[1]["prediction"]
+        best_two = np.sort(on[1].loc[differ, SCORES], axis=1)[:, -2:]
+        assert (best_two[:, 1] - best_two[:, 0] < 1e-3).all()
+        np.testing.assert_allclose(on[ranks][SCORES], on[1][SCORES], atol=1e-4)
+        print(f"{differ.sum()} of {len(differ)} predictions differ on {ranks} ranks from those on one")
+
+
+def test_generated_label_words_do_not_depend_on_the_number_of_ranks(evaluated: dict[int, Path]) -> None:
+    """The run's head is of the label words; the whole head writes other words as well, and those are none of them."""
+    on = {ranks: pd.read_parquet(evaluated[ranks] / "generated.parquet") for ranks in (1, 3)}
+    assert on[1]["text"].tolist() == on[3]["text"].tolist()
+    np.testing.assert_allclose(on[1]["log_probability"], on[3]["log_probability"], atol=1e-4)
+    metrics = read_json(evaluated[1] / "generated.json")
+    assert metrics["answers"] == "generated" and metrics["num_examples"] == len(on[1]) == 101
+    read = [text if text in LABELS else None for text in on[1]["text"]]
+    assert [None if pd.isna(said) else said for said in on[1]["prediction"]] == read
+    assert metrics["score"] == pytest.approx(
+        np.mean([said == true for said, true in zip(read, on[1]["label"], strict=True)])
+    )
+    assert metrics["figures"]["not_a_label"] == pytest.approx(np.mean([said is None for said in read]))
+
+
+def test_evaluating_again_writes_the_same_predictions(learned: Path, evaluated: dict[int, Path]) -> None:
+    """In the same process, and in a new one that finds neither raw data nor a tokenizer."""
+    before = (evaluated[1] / "ranked.parquet").read_bytes()
+    assert (evaluated[1] / "again.parquet").read_bytes() == before
+    with hidden(learned, tokenizer=True):
+        run_ranks(["flare_ds", "evaluate", str(learned)], 1)
+    assert (learned / "predictions.parquet").read_bytes() == before
+
+
+def test_metrics_say_what_was_scored_and_how(learned: Path, evaluated: dict[int, Path]) -> None:
+    metrics, cache = read_json(evaluated[3] / "ranked.json"), read_json(learned / "cache.json")
+    assert metrics["schema"] == 3 and metrics["answers"] == "ranked" and metrics["num_examples"] == 101
+    assert metrics["task_version"] == TASKS.get("multiemo").version and metrics["cache_key"] == cache["key"]
+    weights = (learned / "adapter/adapter_model.safetensors").read_bytes()
+    assert metrics["adapter_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert metrics["model_fingerprint"] == directory_sha256(Path(metrics["model"]))
+    assert metrics["interval"] == {"level": 0.95, "method": "percentile bootstrap over examples", "resamples": 10_000}
+    assert {"flare_ds", "torch", "scikit-learn"} < metrics["versions"].keys()
+    pairs = pd.read_parquet(evaluated[3] / "ranked.parquet")[["prediction", "label"]]
+    outcomes = list(pairs.itertuples(index=False, name=None))
+    assert metrics["confidence_interval"] == list(confidence_interval("accuracy", [outcomes]))
 
 
 def test_predict_reads_a_pair(learned: Path) -> None:

@@ -10,9 +10,10 @@ import torch
 from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.data.collate import collate
+from flare_ds.data.collate import Batch, collate
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
+from flare_ds.training.engine import trainable_parameters
 from flare_ds.training.order import open_order
 from tests.distributed import run_ranks
 from tests.toy import REPOSITORY, toy_settings, write_config
@@ -26,11 +27,15 @@ RICH = {"pairing": "module", "fusion": "cross_attention", "fusion_heads": 2, "tr
 SETTINGS: dict[str, tuple[dict, dict]] = {
     "labels": (PAPER, {"micro_batch_size": 7, "objective": "labels"}),
     "checkpointed": (PAPER, {"micro_batch_size": 7, "objective": "vocabulary", "gradient_checkpointing": True}),
-    "rich": (RICH, {"micro_batch_size": 2, "objective": "vocabulary", "gradient_checkpointing": True}),
+    "rich": (
+        RICH,
+        {"micro_batch_size": 2, "objective": "vocabulary", "gradient_checkpointing": True, "learning_rate_ratio": 4.0},
+    ),
+    "x_mixup": ({}, {"micro_batch_size": 2, "objective": "vocabulary", "gradient_checkpointing": True}),
     # Steps of about 12 rows in micro-batches of at most 3: neither number is the same in every step.
     "tokens": (PAPER, {"batch_tokens": 330, "micro_batch_tokens": 85, "objective": "vocabulary"}),
 }
-MICRO_STEPS = {"labels": 1, "checkpointed": 1, "rich": 4}  # on 2 ranks
+MICRO_STEPS = {"labels": 1, "checkpointed": 1, "rich": 4, "x_mixup": 4}  # on 2 ranks
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings_of(root: Path, name: str, *, world_size: int) -> dict:
     adapter, train = SETTINGS[name]
     run = f"{name}-{world_size}"
-    settings = toy_settings(root, name=run, steps=2 * STEPS, batch_size=ROWS, max_grad_norm=0.5, **train)
+    method = "x_mixup" if name == "x_mixup" else "flare"
+    settings = toy_settings(root, method=method, name=run, steps=2 * STEPS, batch_size=ROWS, max_grad_norm=0.5, **train)
     return settings | {"adapter": adapter}
 
 
@@ -51,37 +57,43 @@ def plain_torch(config: Config) -> dict[str, list[float]]:
     split, train = cache.split("train"), config.train
     model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels)).train()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, weight_decay=train.weight_decay)
+    ratios = [train.learning_rate_ratio if "lora_B" in name else 1 for name in trainable_parameters(model)]
+    optimizer = torch.optim.AdamW([{"params": [p]} for p in trainable], weight_decay=train.weight_decay)
     order = open_order(config, cache)
 
-    def logits_and_targets(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = collate(
+    def batch_of(rows: np.ndarray, *, source_targets: bool = False) -> Batch:
+        return collate(
             split,
             MicroBatch(rows, np.ones(len(rows), np.float32)),
             streams=("source", "target"),
             objective=train.objective,
             pad_id=cache.pad_id,
+            source_targets=source_targets,
         )
-        return model(batch), batch.answers_BN
+
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
+        """The mean over the answers' tokens; what x_mixup adds is compared with its own oracle elsewhere."""
+        batch = batch_of(rows, source_targets=config.recipe.fuses == "mixup")
+        places = [(i, k, token) for i, row in enumerate(batch.answers_BN) for k, token in enumerate(row) if token >= 0]
+        if config.recipe.fuses == "mixup":
+            return model(batch, with_loss=True) / len(places)
+        log_probabilities = model(batch).log_softmax(-1)
+        return -sum(log_probabilities[place] for place in places) / len(places)
 
     losses, norms = [], []
     for step in range(STEPS):
         warmup = train.steps * 0.1
         share = (step + 1) / warmup if step < warmup else 1 - (step - warmup) / (train.steps - warmup)
-        optimizer.param_groups[0]["lr"] = train.learning_rate * share
-        logits, answers = logits_and_targets(order.rows(step))
-        log_probabilities = logits.log_softmax(-1)
-        picked = [
-            log_probabilities[i, k, token] for i, row in enumerate(answers) for k, token in enumerate(row) if token >= 0
-        ]
-        loss = -sum(picked) / len(picked)
+        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+            group["lr"] = train.learning_rate * share * ratio
+        loss = loss_of(order.rows(step))
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(trainable, train.max_grad_norm).item())
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():
-        logits, _ = logits_and_targets(np.arange(8))
+        logits = model(batch_of(np.arange(8)))
     return {"losses": losses, "grad_norms": norms, "logits": logits.flatten().tolist()}
 
 
@@ -99,8 +111,8 @@ def test_ranks_equal_plain_torch(root: Path, name: str, world_size: int) -> None
     np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4, rtol=1e-4)
     if world_size == 2 and name in MICRO_STEPS:
         assert found["micro_steps"] == MICRO_STEPS[name]
-    extra = {part for part in ("lora_fusion", "lm_head") if any(part in key for key in found["trained"])}
-    assert extra == ({"lora_fusion", "lm_head"} if "rich" in name else set())
+    extra = {part for part in ("lora_fusion", "lm_head", "mixing") if any(part in key for key in found["trained"])}
+    assert extra == {"rich": {"lora_fusion", "lm_head"}, "x_mixup": {"mixing"}}.get(name, set())
 
 
 def test_bf16_base_with_fp32_adapter(root: Path) -> None:

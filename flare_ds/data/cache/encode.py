@@ -29,14 +29,24 @@ class PromptEncoder:
 
     def tokenize_prompts(self, fields: Sequence[Fields]) -> list[list[int]]:
         """Token ids of each row's prompt, however long."""
-        prompts = [self.task.prompt(row) for row in fields]
-        return [self._without_final_eos(prompt) for prompt in tokenize(self.tokenizer, prompts, special_tokens=True)]
+        return tokenize_prompts(self.tokenizer, [self.task.prompt(row) for row in fields])
 
-    def _without_final_eos(self, prompt: list[int]) -> list[int]:
-        end = len(prompt)
-        while end and prompt[end - 1] == self.tokenizer.eos_token_id:
-            end -= 1
-        return prompt[:end]
+
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt, special tokens included."""
+    return [_without_final_eos(tokenizer, prompt) for prompt in tokenize(tokenizer, prompts, special_tokens=True)]
+
+
+def prefix_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that every prompt starts with."""
+    return tokenize_prompts(tokenizer, [""])[0]
+
+
+def _without_final_eos(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> list[int]:
+    end = len(prompt)
+    while end and prompt[end - 1] == tokenizer.eos_token_id:
+        end -= 1
+    return prompt[:end]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:

@@ -16,7 +16,7 @@ from flare_ds.exceptions import CacheError
 from flare_ds.files import disk_errors, sync
 
 FORMAT = "flare_ds token cache"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 ELSEWHERE = "set cache_dir to a directory you may write in"
 REBUILD = "rebuild it: `flare-ds prepare CONFIG`"
@@ -66,6 +66,8 @@ class Manifest(_Record):
         labels: label words, none where answers are free; `label_tokens` are the token ids of a space and each word.
         pad_id: id to pad batches with; masked, so nothing depends on it.
         eos_id: id that ends each answer, if the tokenizer has one.
+        prefix_ids: special tokens that every prompt starts with.
+        newline_ids: token ids of a line break.
         vocabulary_size: one more than the largest token id the base's tokenizer knows.
         counts: rows read and rows dropped, by reason.
         splits: a summary of each split.
@@ -81,6 +83,8 @@ class Manifest(_Record):
     label_tokens: list[list[int]]
     pad_id: int
     eos_id: int | None
+    prefix_ids: list[int]
+    newline_ids: list[int]
     vocabulary_size: int
     counts: dict[str, int]
     splits: dict[str, SplitSummary]

@@ -36,7 +36,7 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
     Raises:
         ConfigError: the MT encoder's tokenizer cannot be used.
     """
-    settings, mt = config.task, config.reads_mt_encoder
+    settings, mt = config.task, config.caches_mt
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name,

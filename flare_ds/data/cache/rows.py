@@ -10,7 +10,14 @@ from itertools import chain
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from flare_ds.data.cache.encode import PromptEncoder, label_tokens, tokenize, tokenize_answers, vocabulary_size
+from flare_ds.data.cache.encode import (
+    PromptEncoder,
+    label_tokens,
+    prefix_tokens,
+    tokenize,
+    tokenize_answers,
+    vocabulary_size,
+)
 from flare_ds.data.cache.format import token_dtype
 from flare_ds.data.cache.reading import ExampleReader, Reading
 from flare_ds.data.mt_tokens import mt_text, tokenize_texts
@@ -77,6 +84,8 @@ class RowEncoder:
         self.label_tokens = label_tokens(task.labels, tokenizer)
         self.vocabulary_size = vocabulary_size(tokenizer)
         self._mt_vocabulary_size = vocabulary_size(mt_tokenizer) if mt_tokenizer is not None else 0
+        self.prefix_ids = prefix_tokens(tokenizer)
+        self.newline_ids = tokenize(tokenizer, ["\n"], special_tokens=False)[0]
         self._label_answers = tokenize_answers(tokenizer, task.labels)
         windows = PromptEncoder(task, tokenizer, max_prompt_tokens).windows
         self._reader = ExampleReader(windows, task.free_answers)

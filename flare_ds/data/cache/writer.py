@@ -52,7 +52,7 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
     name = f"{task.name}-{sources}-{config.task.target_language}-{content_key(fields)[:16]}"
     directory = Path(config.cache_dir) / name
     if not _is_ready(directory, fields):
-        mt_tokenizer = load_mt_tokenizer(config.source) if config.reads_mt_encoder else None
+        mt_tokenizer = load_mt_tokenizer(config.source) if config.caches_mt else None
         encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
         with building(directory) as partial, encode_in(workers, encoder) as encode:
             written = _write_splits(partial, data, _streams(config), encoder, encode)
@@ -121,6 +121,8 @@ def _manifest(
         label_tokens=encoder.label_tokens,
         pad_id=next(id for id in (pad, eos, 0) if id is not None),
         eos_id=eos,
+        prefix_ids=encoder.prefix_ids,
+        newline_ids=encoder.newline_ids,
         vocabulary_size=encoder.vocabulary_size,
         counts=counts,
         splits=splits,
@@ -133,7 +135,7 @@ def _streams(config: Config) -> dict[str, str]:
     task = config.task
     sources = () if task.source_languages == (task.target_language,) else task.source_languages
     streams = dict(zip(source_streams(len(sources)), sources, strict=True)) | {"target": task.target_language}
-    return streams | ({"mt": str(config.source.mt_language)} if config.reads_mt_encoder else {})
+    return streams | ({"mt": str(config.source.mt_language)} if config.caches_mt else {})
 
 
 def _chunks(rows: Sequence[ParallelRow]) -> Iterator[Chunk]:

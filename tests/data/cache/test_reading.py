@@ -236,9 +236,9 @@ def test_a_cache_numbers_examples_and_counts_windows_and_dropped_rows(quiz_root:
 
 def test_an_mt_encoder_reads_what_the_target_shows(quiz_root: Path) -> None:
     write_mt_model(quiz_root / "mt")
-    source = {"provider": "mt_encoder", "mt_encoder": str(quiz_root / "mt"), "mt_language": "pol_Latn"}
+    source = {"mt_encoder": str(quiz_root / "mt"), "mt_language": "pol_Latn"}
     settings = make_settings(quiz_root, free_answers=True, max_prompt_tokens=80)
-    config = Config.model_validate(settings | {"method": "flare", "source": source})
+    config = Config.model_validate(settings | {"method": "flare_mt", "source": source})
     cache = open_cache(prepare_cache(config, TOKENIZER))
     assert cache.streams == ("source", "target", "mt")
     assert cache.manifest.streams == {"source": "en", "target": "pl", "mt": "pol_Latn"}
@@ -258,7 +258,10 @@ def test_an_mt_encoder_reads_what_the_target_shows(quiz_root: Path) -> None:
     assert (
         encoded.streams["mt"].tokens_t.tolist() == tokenizer("word1 " * 50, truncation=True, max_length=20)["input_ids"]
     )
-    lora = config.model_copy(update={"method": "lora"})
+    assert prepare_cache(config.model_copy(update={"method": "lora"}), TOKENIZER) == cache.path  # all methods share it
+    without = config.model_copy(
+        update={"method": "lora", "source": config.source.model_copy(update={"mt_encoder": None})}
+    )
     english = config.model_copy(update={"source": config.source.model_copy(update={"mt_language": "eng_Latn"})})
-    plain, other = (open_cache(prepare_cache(one, TOKENIZER)) for one in (lora, english))
+    plain, other = (open_cache(prepare_cache(one, TOKENIZER)) for one in (without, english))
     assert plain.streams == ("source", "target") and len({plain.key, other.key, cache.key}) == 3

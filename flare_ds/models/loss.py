@@ -14,11 +14,16 @@ from flare_ds.data.collate import NO_TARGET
 
 
 def loss_sum(logits_BNK: Tensor, answers_BN: Tensor, weights_B: Tensor) -> Tensor:
-    """Sum of the answers' negative log-likelihood, in fp32; filler rows have weight 0."""
+    """Sum of the answers' negative log-likelihood; filler rows have weight 0."""
+    return (answer_losses(logits_BNK, answers_BN) * weights_B).sum()
+
+
+def answer_losses(logits_BNK: Tensor, answers_BN: Tensor) -> Tensor:
+    """Negative log-likelihood of each row's answer [B], in fp32."""
     losses_BN = F.cross_entropy(
         logits_BNK.float().flatten(0, 1), answers_BN.flatten(), ignore_index=NO_TARGET, reduction="none"
     ).view_as(answers_BN)
-    return (losses_BN * weights_B[:, None]).sum()
+    return losses_BN.sum(1)
 
 
 def for_deepspeed(loss: Tensor, *, step_targets: int, world_size: int) -> Tensor:

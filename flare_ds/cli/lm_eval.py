@@ -1,0 +1,27 @@
+"""The verb that runs lm-evaluation-harness, which knows no plug-ins, with runs of ours among its models."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from flare_ds.cli.arguments import add_verb
+
+if TYPE_CHECKING:
+    from flare_ds.cli.arguments import Verbs
+
+
+def add_verbs(verbs: "Verbs") -> None:
+    """Declare it."""
+    summary = "lm-evaluation-harness's own command line, with `--model flare_ds --model_args run=RUN`"
+    verb = add_verb(verbs, "lm-eval", _lm_eval, summary, [])
+    verb.add_argument("arguments", nargs=argparse.REMAINDER)
+    verb.prefix_chars = "\0"  # no word behind it is an option of ours, --help included
+
+
+def _lm_eval(options: argparse.Namespace) -> None:
+    from lm_eval.__main__ import cli_evaluate
+
+    import flare_ds.evaluation.lm_eval_model  # noqa: F401, registers the model
+
+    sys.argv = ["lm-eval", *options.arguments]  # where it looks
+    cli_evaluate()

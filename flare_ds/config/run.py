@@ -1,0 +1,133 @@
+"""A whole run, and which of its settings go together."""
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from flare_ds.config.adapter import AdapterConfig, MixupConfig, SourceConfig
+from flare_ds.config.data import ModelConfig, TaskConfig, TranslateConfig
+from flare_ds.config.section import Section
+from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrainConfig
+from flare_ds.exceptions import ConfigError
+from flare_ds.methods import METHODS, Method
+
+
+class Config(Section):
+    """Everything one run needs; saved, resolved, as `config.yaml` in its run directory."""
+
+    method: str = Field(description="one of flare_ds.methods")
+    run_dir: str = Field(description="where the run writes")
+    cache_dir: str = Field("tokenized_cache", description="where token caches live")
+    deepspeed: str = Field(description="DeepSpeed JSON, e.g. ds_configs/zero3_cpu.json")
+    model: ModelConfig
+    task: TaskConfig
+    translate: TranslateConfig = TranslateConfig()
+    source: SourceConfig = SourceConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    mixup: MixupConfig = MixupConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    generate: GenerateConfig = GenerateConfig()
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            METHODS.get(name)
+        except ConfigError as error:
+            raise ValueError(f"{error.problem}; {error.fix}") from None
+        return name
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> "Config":
+        for broken, problem, fix in self._conflicts():
+            if broken:
+                raise ValueError(f"{problem}; {fix}")
+        return self
+
+    def _conflicts(self) -> list[tuple[bool, str, str]]:
+        """Combinations that mean nothing: whether present, what is wrong, what to do."""
+        source, adapter, task, stored = self.source, self.adapter, self.task, self.stores_states
+        languages = [*task.source_languages, task.target_language]
+        return [
+            (
+                self.recipe.needs_source and not self.has_source,
+                f"task.target_language={task.target_language!r} equals task.source_language, but method={self.method} "
+                "reads two languages",
+                "use method=lora for stage 1, or another target language",
+            ),
+            (
+                adapter.fusion == "cross_attention" and adapter.r % adapter.fusion_heads != 0,
+                f"adapter.fusion_heads={adapter.fusion_heads} does not divide adapter.r={adapter.r}",
+                "choose a divisor of adapter.r",
+            ),
+            (
+                bool(task.extra_source_languages) and len(set(languages)) < len(languages),
+                f"task.extra_source_languages={list(task.extra_source_languages)} repeats a language of the run",
+                "name each source language once, and not the target language",
+            ),
+            (
+                stored and bool(task.extra_source_languages),
+                f"method={self.method} with source.provider={source.provider!r} reads one source, but "
+                "task.extra_source_languages is set",
+                "use method=flare with source.provider=lockstep for several sources",
+            ),
+            (
+                stored and adapter.span == "full",
+                f"method={self.method} with source.provider={source.provider!r} stores prompts only, but "
+                "adapter.span='full' fuses answers",
+                "use adapter.span=prompt, or method=flare with source.provider=lockstep",
+            ),
+            (
+                source.provider == "cached" and adapter.pairing == "module",
+                "source.provider='cached' stores one state a layer, but adapter.pairing='module' needs one a module",
+                "use adapter.pairing=input (equal to module for q, k and v), or source.provider=lockstep",
+            ),
+            (
+                self.reads_mt_encoder and not source.mt_encoder,
+                f"method={self.method} needs source.mt_encoder",
+                "add it, e.g. source.mt_encoder=facebook/nllb-200-distilled-600M",
+            ),
+        ]
+
+    @property
+    def recipe(self) -> Method:
+        """What the run's method is made of."""
+        return METHODS.get(self.method)
+
+    @property
+    def sources(self) -> int:
+        """How many sources meet the target in the bottleneck."""
+        if self.recipe.fuses != "bottleneck":
+            return 0
+        return len(self.task.source_languages) if self.recipe.states == "source" else 1
+
+    @property
+    def streams_beside(self) -> int:
+        """How many source streams run beside the row through the model."""
+        if self.recipe.fuses == "mixup":
+            return 1
+        return 0 if self.stores_states else self.sources
+
+    @property
+    def stores_states(self) -> bool:
+        """Whether what the row meets in the bottleneck is computed once and kept."""
+        return self.sources > 0 and (self.source.provider == "cached" or self.reads_mt_encoder)
+
+    @property
+    def reads_mt_encoder(self) -> bool:
+        """Whether the source states come from an MT encoder that reads the target text."""
+        return self.recipe.states == "mt_encoder"
+
+    @property
+    def caches_mt(self) -> bool:
+        """Whether the cache holds what an MT encoder reads: where one is named, so that all methods share a cache."""
+        return self.source.mt_encoder is not None and (self.has_source or self.reads_mt_encoder)
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the cache holds a source stream: only when the two languages differ."""
+        return self.task.source_language != self.task.target_language
+
+    def to_yaml(self) -> str:
+        """The resolved config, as it is saved with the run."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

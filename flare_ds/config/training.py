@@ -1,0 +1,65 @@
+"""Settings of the optimisation, the scoring and the decoding."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from flare_ds.config.section import Section
+
+
+class TrainConfig(Section):
+    """The optimisation."""
+
+    steps: int | None = Field(None, ge=1, description="optimizer steps")
+    epochs: float | None = Field(None, gt=0, description="how often every example comes, instead of train.steps")
+    batch_size: int = Field(16, ge=1, description="examples an optimizer step, over all ranks")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="tokens a step instead, of all languages; a step's examples are of similar length"
+    )
+    micro_batch_size: int = Field(8, ge=1, description="most examples in a forward pass on one rank")
+    micro_batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate")
+    learning_rate_ratio: float = Field(1.0, gt=0, description="learning rate of B over that of A (LoRA+)")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
+    objective: Literal["labels", "vocabulary"] = Field("labels", description="softmax over label words, or over all")
+    gradient_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory")
+    seed: int = Field(1, ge=0, description="initialisation, data order and dropout")
+    validate_every: int = Field(20, ge=1, description="steps between validations (best adapter kept)")
+    validate_rows: int | None = Field(None, ge=1, description="first rows of the validation split scored (null: all)")
+    patience: int | None = Field(
+        None, ge=1, description="validations in a row without a better score that end the training (null: never)"
+    )
+    save_every: int = Field(20, ge=1, description="steps between resumable checkpoints")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"train.steps={self.steps} and train.epochs={self.epochs}, but exactly one of them says how long a run "
+                "trains; give one, and leave the other out or set it to null"
+            )
+        return self
+
+
+class EvaluateConfig(Section):
+    """The scoring of held-out rows."""
+
+    answers: Literal["ranked", "generated"] = Field(
+        "ranked", description="label words by their log-likelihood, or by what the model writes (the paper's protocol)"
+    )
+    batch_size: int = Field(16, ge=1, description="most examples in a forward pass on one rank")
+    batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
+    whole_model: bool = Field(False, description="every rank holds the whole base: nothing is gathered per token")
+
+
+class GenerateConfig(Section):
+    """The decoding of free-text answers."""
+
+    max_new_tokens: int = Field(32, ge=1, description="longest answer")
+    temperature: float = Field(0.0, ge=0, description="0: greedy; otherwise tokens are sampled")
+    top_k: int = Field(0, ge=0, description="sample among the k best tokens (0: all)")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample among the best tokens of this total probability")
+    seed: int = Field(1, ge=0, description="of the sampling")

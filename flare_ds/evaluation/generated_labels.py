@@ -1,0 +1,75 @@
+"""Generated label words: what the model writes, compared as a whole with the label words (the paper's protocol).
+
+Case, ASCII punctuation and spacing do not count; everything else does:
+
+    written               prediction
+    " Positive."          positive
+    "positive review"     none, which is wrong
+    ""                    none
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.data.states import StateStore
+from flare_ds.evaluation.answers import written
+from flare_ds.evaluation.qa import unpunctuated
+from flare_ds.evaluation.scores import Scores, label_figures
+from flare_ds.exceptions import ConfigError
+from flare_ds.tasks.base import Metric
+from flare_ds.training.engine import RunningModel
+
+
+def score_generated_labels(
+    running: RunningModel, cache: Cache, split_name: str, config: Config, *, metric: Metric, states: StateStore | None
+) -> Scores:
+    """Decode an answer for every row of a split and read it as a label word; a collective, the same on every rank.
+
+    Args:
+        running: the model, with its whole head.
+        cache: the run's tokens.
+        split_name: train, validation or test.
+        config: the run's settings; `generate` says how.
+        metric: the task's.
+        states: the run's stored source states, if its provider stores them.
+
+    Raises:
+        ConfigError: see `label_readings`.
+    """
+    split, words = cache.split(split_name), cache.labels
+    readings = label_readings(words)
+    said = written(running, cache, split_name, config, states=states)
+    records = [
+        {
+            "id": split.ids(row),
+            "label": words[label],
+            "prediction": readings.get(_as_compared(answer.text)),
+            "text": answer.text,
+            "log_probability": answer.log_probability,
+        }
+        for row, (label, answer) in enumerate(zip(split.labels, said, strict=True))
+    ]
+    not_a_label = fmean(record["prediction"] is None for record in records)
+    return Scores(metric, "generated", {**label_figures(records), "not_a_label": not_a_label}, records)
+
+
+def label_readings(words: Sequence[str]) -> dict[str, str]:
+    """The label words by how they are compared.
+
+    Raises:
+        ConfigError: of two words the same is left, or of one nothing.
+    """
+    readings = {_as_compared(word): word for word in words}
+    if len(readings) < len(words) or "" in readings:
+        raise ConfigError(
+            f"evaluate.answers='generated', but case, punctuation and spacing are all that tells the label words "
+            f"{list(words)} apart",
+            fix="set evaluate.answers=ranked",
+        )
+    return readings
+
+
+def _as_compared(text: str) -> str:
+    return " ".join(unpunctuated(text).split())

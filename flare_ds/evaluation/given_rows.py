@@ -1,0 +1,154 @@
+"""What is to be predicted, as the user gives it: a pair of texts on the command line, or a file of rows.
+
+    --file pairs.jsonl     {"id": "7", "target": "Czekałem", "source": "I waited"}
+                           {"id": "8", "target": "Wspaniale"}                          no source: read alone
+    several fields         {"target": {"question": "...", "context": "..."}}
+    several sources        {"target": "Czekałem", "source": ["I waited", null]}        in the order of the config
+
+Cells of a CSV are texts; one that means several fields or sources is written in JSON or YAML, as on the command line.
+Columns of other names are not read; without an `id` a row is called by its number.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flare_ds.config import Config
+from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.tasks.base import Answer, Task
+from flare_ds.tasks.cells import read_id
+from flare_ds.tasks.records import Record, read_file
+
+
+def given_pair(config: Config, task: Task, *, target: str | None, sources: Sequence[str]) -> ParallelRow:
+    """The texts of the command line as a row.
+
+    Args:
+        config: of the run.
+        task: its task.
+        target: the text; may be left out where the method reads the source only.
+        sources: the same text in each source language that the method reads, in the order of the config.
+
+    Raises:
+        ConfigError: a text is missing or empty, or does not say the task's fields.
+    """
+    languages = source_languages(config)
+    if languages and len(sources) != len(languages):
+        raise ConfigError(
+            f"method={config.method} needs a source text for each of: {', '.join(languages)}; got {list(sources)}",
+            fix='pass --source "TEXT" once for each, in that order',
+        )
+    sides = tuple(_option(task, text, "--source") for text in sources[: len(languages)])
+    if target is None:
+        if config.recipe.reads != "source":
+            raise ConfigError(f"method={config.method} reads the target text", fix='pass --target "TEXT", or --file')
+        return _row(task, "given", sides, sides[0])
+    return _row(task, "given", sides, _option(task, target, "--target"))
+
+
+def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
+    """The rows of a file, in its order.
+
+    Args:
+        config: of the run; its method says what is read of a row.
+        task: its task.
+        path: .jsonl, .json, .csv or .parquet.
+
+    Raises:
+        DataError: the file cannot be read or has no rows, or a cell is not what it should be (naming file, row and
+            column).
+    """
+    rows = [_row_of(config, task, record, str(number)) for number, record in enumerate(read_file(path))]
+    if not rows:
+        raise DataError(f"{path} has no rows", fix="give it at least one")
+    return rows
+
+
+def source_languages(config: Config) -> tuple[str, ...]:
+    """The languages of the source texts that a run's method reads; none where it reads the target only."""
+    return config.task.source_languages[: max(1, config.sources)] if config.recipe.needs_source else ()
+
+
+def _row_of(config: Config, task: Task, record: Record, number: str) -> ParallelRow:
+    sides = _sources(config, task, record)
+    target = _cell(task, record, "target", record.values.get("target"))
+    if target is None:
+        if config.recipe.reads != "source" or sides[0] is None:
+            columns = "target or source" if config.recipe.reads == "source" else "target"
+            raise DataError(f"{record.where} has no text in column {columns}", fix="add it, or remove that row")
+        target = sides[0]
+    return _row(task, read_id(record, "id") if "id" in record.values else number, sides, target)
+
+
+def _sources(config: Config, task: Task, record: Record) -> tuple[Side | None, ...]:
+    """The row in each source language that is read; None where it has no text."""
+    languages, given = source_languages(config), record.values.get("source")
+    if not languages or given is None or given == "":
+        return (None,) * len(languages)
+    if isinstance(given, str) and len(languages) > 1:
+        given = _parsed(given)
+    texts = [given] if len(languages) == 1 and not isinstance(given, list) else given
+    if not isinstance(texts, list) or len(texts) != len(languages):
+        raise record.refuse("source", f"a list with a text for each of: {', '.join(languages)}")
+    return tuple(_cell(task, record, "source", text) for text in texts)
+
+
+def _cell(task: Task, record: Record, column: str, value: Any) -> Side | None:
+    """One text of a row; None where there is none."""
+    if value is None or value == "":
+        return None
+    fields = _fields(task, value)
+    if fields is None:
+        raise record.refuse(column, _form(task))
+    return _side(task, fields) if any(text.strip() for text in fields.values()) else None
+
+
+def _option(task: Task, text: str, option: str) -> Side:
+    fields = _fields(task, text)
+    if fields is None:
+        raise ConfigError(
+            f"{option}={text!r:.200} does not say {' and '.join(task.fields)} of task {task.name}",
+            fix=f"pass {option} '{_form(task)}'",
+        )
+    if not any(value.strip() for value in fields.values()):
+        raise ConfigError(f"{option} is empty", fix=f"pass {option} '{_form(task)}'")
+    return _side(task, fields)
+
+
+def _form(task: Task) -> str:
+    """How a text of the task is written."""
+    return "TEXT" if len(task.fields) == 1 else "{" + ", ".join(f'"{field}": "TEXT"' for field in task.fields) + "}"
+
+
+def _fields(task: Task, value: Any) -> dict[str, str] | None:
+    """The task's fields: the text itself where there is one, otherwise a mapping; None: it is neither."""
+    if isinstance(value, str):
+        value = {task.fields[0]: value} if len(task.fields) == 1 else _parsed(value)
+    if not isinstance(value, dict) or set(value) != set(task.fields) or not all(map(_is_text, value.values())):
+        return None
+    return {field: value[field] for field in task.fields}
+
+
+def _parsed(text: str) -> Any:
+    """JSON or YAML in which all scalars are texts; None: it is neither."""
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError:
+        return None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that a tokenizer takes: half of a surrogate pair is none."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _side(task: Task, fields: dict[str, str]) -> Side:
+    return Side(fields, (Answer(""),) if task.free_answers else ())
+
+
+def _row(task: Task, row_id: str, sources: tuple[Side | None, ...], target: Side) -> ParallelRow:
+    label = None if task.free_answers else 0  # not known, and not read
+    return ParallelRow(row_id, label, sources, target)

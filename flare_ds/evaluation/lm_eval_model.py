@@ -1,0 +1,180 @@
+"""A run as a model of lm-evaluation-harness: importing this module registers it there as `flare_ds`.
+
+    lm-eval asks                 a run answers
+    loglikelihood                sums of the answer tokens' log-probabilities, and whether each was the likeliest
+    loglikelihood_rolling        the same of whole texts; they have no prompt, so nothing is fused
+    generate_until               what it decodes, cut at the stop strings
+
+All ranks are asked everything and share the rows among themselves, as in our own evaluation: to lm-eval they are one,
+and what is answered does not depend on how many there are.
+
+Legend: B rows, N answer positions, V the vocabulary.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+
+from flare_ds.exceptions import ConfigError, HostError
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM, CacheHook
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text, resolve_max_length
+except ImportError as error:
+    raise HostError(
+        f"the package lm-eval is not installed, or not whole ({error})", fix='pip install "flare_ds[lm-eval]"'
+    ) from error
+
+from torch import Tensor
+
+from flare_ds.data.cache.encode import tokenize
+from flare_ds.data.collate import Batch
+from flare_ds.data.rows_read import rows_read
+from flare_ds.evaluation.batches import Ask, ask_rows, streams_of
+from flare_ds.evaluation.evaluate import open_trained
+from flare_ds.evaluation.generate import eos_ids, generate
+from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
+from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
+from flare_ds.models.loading import load_shape, load_tokenizer
+
+T = TypeVar("T")
+LogLikelihood = tuple[float, bool]
+
+
+@register_model("flare_ds")
+class FlareModel(LM):
+    """A run's model, whatever its method, to answer lm-eval's requests.
+
+    Args:
+        run: a run directory; or a config, for a method that trains nothing.
+        doc_to_source: what a source's prompt is: a field of the documents or a jinja template over them, as
+            doc_to_text; a list of them where the run has several sources. None: the run is unfused.
+        max_length: most tokens in a row (None: as many as the base has positions).
+        batch_size: evaluate.batch_size; "auto": the run's.
+        max_batch_size: not used.
+        device: not used; DeepSpeed's accelerator is (DS_ACCELERATOR).
+        settings: further settings of the run that differ, by name.
+
+    Raises:
+        ConfigError: an argument is missing, wrong, or does not suit the run's method.
+        CheckpointError: the run has no adapter that fits.
+    """
+
+    def __init__(
+        self,
+        run: str | None = None,
+        doc_to_source: str | Sequence[str] | None = None,
+        max_length: int | None = None,
+        batch_size: int | str = "auto",
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.config = config = run_settings(run, batch_size, settings)
+        self.tokenizer = load_tokenizer(config.model)
+        longest = row_length(max_length, resolve_max_length(load_shape(config.model).config, self.tokenizer))
+        templates = source_templates(config, doc_to_source)
+        self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=config.recipe.reads == "joint")
+        self.running = open_trained(config, label_tokens=[], labels=())
+        self.running.root.eval()
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Refuse lm-eval's store of answers where it would mix up documents.
+
+        Raises:
+            ConfigError: it finds answers by the target's text alone, but the run reads a source as well.
+        """
+        if self.encoder.templates:
+            raise ConfigError(
+                "lm-eval's --use_cache knows requests by their context, but doc_to_source gives this run more to read",
+                fix="leave --use_cache out",
+            )
+        super().set_cache_hook(cache_hook)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[LogLikelihood]:
+        """The log-probability of each continuation, and whether greedy decoding would write it."""
+        return self._log_likelihoods([self.encoder.scored(request) for request in requests])
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """The log-probability of each text."""
+        if self.encoder.templates:
+            warn("texts without a context (loglikelihood_rolling) have no prompt that a source could meet: unfused")
+        texts = [self.encoder.windows(request.args[0]) for request in requests]
+        scores = iter(self._log_likelihoods([row for windows in texts for row in windows]))
+        return [sum(next(scores)[0] for _ in windows) for windows in texts]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What is written behind each context, up to the first stop string."""
+        groups = _grouped(requests, lambda request: json.dumps(request.args[1], sort_keys=True))
+        said = [self._write([requests[number] for number in numbers], numbers) for numbers in groups]
+        return _ungrouped(groups, said)
+
+    def _log_likelihoods(self, rows: list[TokenRow]) -> list[LogLikelihood]:
+        """Each row's; those that differ in their last token alone are read once."""
+        groups = _grouped(rows, lambda row: row.read)
+
+        def ask(batch: Batch, numbers: list[int]) -> list[list[LogLikelihood]]:
+            logits_BNV = self.running.root(batch)
+            return [
+                [_log_likelihood(logits_NV, rows[asked].answer) for asked in groups[number]]
+                for number, logits_NV in zip(numbers, logits_BNV, strict=True)
+            ]
+
+        return _ungrouped(groups, self._ask(ask, [rows[first] for first, *_ in groups], objective="vocabulary"))
+
+    def _write(self, requests: list[Instance], numbers: list[int]) -> list[str]:
+        """Decode requests that want to be decoded alike; their numbers decide what is drawn."""
+        settings = normalize_gen_kwargs(requests[0].args[1])
+        config = self.config.model_copy(update={"generate": decoding_settings(settings, self.config)})
+        stops: list[str] = settings["until"]
+        eos = [*eos_ids(self.running.model.base, self.tokenizer.eos_token_id), *self._stop_tokens(stops)]
+
+        def ask(batch: Batch, rows: list[int]) -> list[str]:
+            decoded = generate(self.running, batch, config, eos=eos, rows=[numbers[row] for row in rows])
+            return [self._text(answer.tokens) for answer in decoded]
+
+        rows = [self.encoder.written(request, config.generate.max_new_tokens) for request in requests]
+        return [postprocess_generated_text(text, stops, None) for text in self._ask(ask, rows, objective="labels")]
+
+    def _stop_tokens(self, stops: list[str]) -> list[int]:
+        """The stop strings that are one token: nothing behind them need be decoded."""
+        tokens = tokenize(self.tokenizer, stops, special_tokens=False)
+        return [ids[0] for stop, ids in zip(stops, tokens, strict=True) if len(ids) == 1 and self._text(ids) == stop]
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    @torch.no_grad()
+    def _ask(self, ask: Ask[T], rows: list[TokenRow], *, objective: str) -> list[T]:
+        if not rows:
+            return []
+        streams = streams_of(self.config) if any(any(row.sources) for row in rows) else ("target",)
+        read = rows_read(TokenRows(rows), self.config, self.encoder)
+        return ask_rows(ask, read, self.config, streams=streams, what="lm-eval", objective=objective)
+
+
+def _log_likelihood(logits_NV: Tensor, answer: Sequence[int]) -> LogLikelihood:
+    tokens_N = torch.tensor(answer, device=logits_NV.device)
+    log_probabilities_NV = logits_NV[: len(answer)].float().log_softmax(-1)
+    likeliest = bool((log_probabilities_NV.argmax(-1) == tokens_N).all())
+    return float(log_probabilities_NV.gather(1, tokens_N[:, None]).sum()), likeliest
+
+
+def _grouped(things: Sequence[T], key: Callable[[T], Hashable]) -> list[list[int]]:
+    """The places of things with the same key, by where the first of them stands."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, thing in enumerate(things):
+        groups.setdefault(key(thing), []).append(place)
+    return list(groups.values())
+
+
+def _ungrouped(groups: list[list[int]], answers: list[list[T]]) -> list[T]:
+    """The answers of each group's things, back in the order of the things."""
+    found = dict(zip(chain(*groups), chain(*answers), strict=True))
+    return [found[place] for place in range(len(found))]

@@ -1,0 +1,203 @@
+r"""What lm-eval asks, as rows of tokens: prompts as a cache has them, answers where lm-eval begins them.
+
+    context        "Review: ...\nSentiment:"     prompt: special tokens, then the context's own
+    continuation   " positive"                  answer: what tokenizing both together adds to the prompt
+    document       {"text_en": ..., ...}        source prompts: rendered from it, tokenized as the prompt is
+
+Spaces at the end of a context belong to the continuation. A prompt that does not fit loses its beginning, but never the
+special tokens.
+
+Legend: n rows, p tokens of a prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from jinja2 import Template, TemplateError
+from lm_eval.api.instance import Instance
+from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
+from transformers import PreTrainedTokenizerBase
+
+from flare_ds.data.cache.encode import prefix_tokens, tokenize, tokenize_prompts
+from flare_ds.data.streams import source_streams
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.registry import suggestion
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One row that the model is to read.
+
+    Attributes:
+        prompt: its tokens.
+        answer: the tokens to be scored behind it; none where one is to be written.
+        sources: the prompt of each source; empty where there is no text.
+    """
+
+    prompt: Tokens
+    answer: Tokens = ()
+    sources: tuple[Tokens, ...] = ()
+
+    @property
+    def read(self) -> "TokenRow":
+        """What the model reads to score the answer: equal for answers that differ in their last token alone."""
+        return replace(self, answer=self.answer[:-1])
+
+
+class TokenRows:
+    """Rows as `collate` and `rows_read` want them.
+
+    Args:
+        rows: their tokens.
+    """
+
+    def __init__(self, rows: Sequence[TokenRow]) -> None:
+        self._rows = rows
+        self.labels = np.zeros(len(rows), np.int32)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def prompt(self, stream: str, row: int) -> np.ndarray:
+        """Prompt tokens of one row: [p]; none where it has no such source."""
+        return np.array(self._prompt(stream, self._rows[row]), np.int64)
+
+    def answer(self, stream: str, row: int) -> np.ndarray:
+        """Answer tokens of one row, the same in every stream that has a text."""
+        return np.array(self._answer(stream, self._rows[row]), np.int64)
+
+    def prompt_lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt: int [n]."""
+        return np.array([len(self._prompt(stream, row)) for row in self._rows])
+
+    def lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt and answer together: int [n]."""
+        return self.prompt_lengths(stream) + [len(self._answer(stream, row)) for row in self._rows]
+
+    def _prompt(self, stream: str, row: TokenRow) -> Tokens:
+        if stream == "target":
+            return row.prompt
+        return dict(zip(source_streams(len(row.sources)), row.sources, strict=True)).get(stream, ())
+
+    def _answer(self, stream: str, row: TokenRow) -> Tokens:
+        return row.answer if self._prompt(stream, row) else ()
+
+
+@dataclass(frozen=True)
+class RequestEncoder:
+    """Tokenizes requests.
+
+    Attributes:
+        tokenizer: of the base.
+        templates: of each source's prompt: a field of the documents, or a jinja template over them.
+        longest: most tokens in a row.
+        joint: whether source and target stand in one row, and so share that length.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    templates: tuple[str, ...]
+    longest: int
+    joint: bool
+
+    @cached_property
+    def prefix_ids(self) -> list[int]:
+        """Special tokens that every prompt starts with."""
+        return prefix_tokens(self.tokenizer)
+
+    @cached_property
+    def newline_ids(self) -> list[int]:
+        """A line break."""
+        return tokenize(self.tokenizer, ["\n"], special_tokens=False)[0]
+
+    @cached_property
+    def start(self) -> int:
+        """The token before a text that has no context."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return eos if bos is None else bos
+
+    def scored(self, request: Instance) -> TokenRow:
+        """The row of a request to score a continuation of a context.
+
+        Raises:
+            DataError: the continuation is empty, or too long.
+            ConfigError: see `source_text`.
+        """
+        context, continuation = request.args
+        text = context.rstrip()
+        prompt, whole = tokenize_prompts(self.tokenizer, [text, context + continuation])
+        answer = whole[len(prompt) :]
+        if not answer:
+            problem = f"the continuation {continuation!r} of {context[-40:]!r} ({request.task_name}) has no tokens"
+            raise DataError(problem, fix="correct the task's doc_to_choice or doc_to_target")
+        room = self._room(len(answer) - 1, request)
+        return TokenRow(self._cut(prompt, room), tuple(answer), self._sources(request, room, strip=True))
+
+    def written(self, request: Instance, longest_answer: int) -> TokenRow:
+        """The row of a request to write behind a context.
+
+        Raises:
+            DataError: the answer leaves no room for a context.
+            ConfigError: see `source_text`.
+        """
+        room = self._room(longest_answer, request)
+        (prompt,) = tokenize_prompts(self.tokenizer, [request.args[0]])
+        return TokenRow(self._cut(prompt, room), (), self._sources(request, room, strip=False))
+
+    def windows(self, text: str) -> list[TokenRow]:
+        """The rows that together score each token of a text once, with as much before it as fits; they fuse nothing."""
+        (tokens,) = tokenize(self.tokenizer, [text], special_tokens=False)
+        windows = get_rolling_token_windows(tokens, prefix_token=self.start, max_seq_len=self.longest, context_len=1)
+        return [TokenRow(tuple(context), tuple(scored)) for context, scored in map(make_disjoint_window, windows)]
+
+    def _room(self, behind: int, request: Instance) -> int:
+        """Most tokens of a prompt with so many behind it."""
+        room = (self.longest - behind) // (2 if self.joint else 1)
+        if room <= len(self.prefix_ids):
+            problem = f"an answer of {behind + 1} tokens leaves no room for the prompt in {self.longest} tokens"
+            raise DataError(f"{problem} ({request.task_name})", fix="a larger max_length, or a smaller max_gen_toks")
+        return room
+
+    def _cut(self, prompt: list[int], room: int) -> Tokens:
+        """The end of a prompt, behind the special tokens."""
+        kept = len(self.prefix_ids)
+        if len(prompt) > room:
+            prompt = self.prefix_ids + prompt[kept - room :]
+        return tuple(prompt or [self.start])
+
+    def _sources(self, request: Instance, room: int, *, strip: bool) -> tuple[Tokens, ...]:
+        texts = [source_text(template, request) for template in self.templates]
+        texts = [text.rstrip() if strip else text for text in texts]
+        prompts = zip(texts, tokenize_prompts(self.tokenizer, texts), strict=True)
+        return tuple(self._cut(prompt, room) if text.strip() else () for text, prompt in prompts)
+
+
+def source_text(template: str, request: Instance) -> str:
+    """The source prompt of a request's document: one of its fields, or a jinja template over them, as in doc_to_text.
+
+    Raises:
+        ConfigError: the document has no such field, or not a text in it.
+    """
+    doc: Mapping[str, Any] = request.doc
+    where = f"doc_to_source={template!r}, but a document of task {request.task_name}"
+    if template in doc:
+        text = doc[template]
+        if text is None or isinstance(text, str):
+            return text or ""
+        raise ConfigError(f"{where} has {text!r:.80} there, which is no text", fix="name a field that holds texts")
+    if "{" not in template:
+        raise ConfigError(f"{where} has no such field", fix=suggestion(template, doc))
+    try:
+        return _compiled(template).render(**doc)
+    except TemplateError as error:
+        raise ConfigError(f"{where} does not fill it: {error}", fix=f"its fields are: {', '.join(doc)}") from None
+
+
+@cache
+def _compiled(template: str) -> Template:
+    """In the environment of lm-eval's own templates; every request has the same few."""
+    return env.from_string(template)

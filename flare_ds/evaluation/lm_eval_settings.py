@@ -1,0 +1,115 @@
+"""What lm-eval's model_args and generation_kwargs say, as settings of a run."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from flare_ds.config import Config, GenerateConfig
+from flare_ds.evaluation.generate import with_whole_head
+from flare_ds.exceptions import ConfigError
+from flare_ds.settings import explain, load_config
+from flare_ds.training.states import for_free_text
+
+_logger = logging.getLogger("lm_eval.flare_ds")  # below lm-eval's own, whose handler and level it shares
+
+_KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
+
+
+def run_settings(run: str | None, batch_size: int | str, settings: Mapping[str, Any]) -> Config:
+    """The run's settings, with the whole base on every rank unless they are told otherwise.
+
+    Args:
+        run: a run directory, or a config.
+        batch_size: as lm-eval knows it; "auto": the run's.
+        settings: those that differ, by name.
+
+    Raises:
+        ConfigError: the run is not given, or a setting is not one; or the method cannot be asked by lm-eval.
+    """
+    if run is None:
+        raise ConfigError("model_args do not say which run", fix="add run=RUN, a run directory or a config")
+    changed: dict[str, Any] = {"evaluate.whole_model": True}
+    if not str(batch_size).startswith("auto"):
+        changed["evaluate.batch_size"] = batch_size
+    changed |= settings
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in changed.items()}
+    config = load_config(str(run), [f"{key}={value}" for key, value in values.items()])
+    if config.reads_mt_encoder:
+        raise ConfigError(
+            f"method={config.method} reads an MT encoder's states, which are not computed for lm-eval's documents",
+            fix="score it with flare-ds evaluate",
+        )
+    return for_free_text(with_whole_head(config))
+
+
+def row_length(given: int | None, longest: int) -> int:
+    """Most tokens in a row: as many as the base has positions, or fewer.
+
+    Raises:
+        ConfigError: it is no such number.
+    """
+    if given is None:
+        return longest
+    if not isinstance(given, int) or not 2 <= given <= longest:
+        raise ConfigError(f"max_length={given!r} is not a whole number from 2 to {longest}", fix="correct it")
+    return given
+
+
+def source_templates(config: Config, given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One for each source that the method reads; none where it runs unfused, which is said.
+
+    Args:
+        config: the run's settings.
+        given: doc_to_source.
+
+    Raises:
+        ConfigError: there are not as many as sources.
+    """
+    wanted = max(1, config.streams_beside) if config.recipe.needs_source else 0
+    templates = (given,) if isinstance(given, str) else tuple(given or ())
+    if not templates and wanted:
+        warn(f"method={config.method} runs unfused: without doc_to_source in model_args it gets no source")
+    elif templates and not wanted:
+        warn(f"doc_to_source is not used: method={config.method} reads no source")
+        return ()
+    elif len(templates) != wanted:
+        languages = ", ".join(config.task.source_languages)
+        raise ConfigError(
+            f"doc_to_source={list(templates)} is not one for each of: {languages}", fix=f"give a list of {wanted}"
+        )
+    return templates
+
+
+def decoding_settings(settings: Mapping[str, Any], config: Config) -> GenerateConfig:
+    """How requests want to be decoded, in our words.
+
+    Args:
+        settings: their generation_kwargs, as lm-eval normalises them.
+        config: the run's settings, for the seed.
+
+    Raises:
+        ConfigError: it wants something else than greedy decoding or sampling, or a setting is out of range.
+    """
+    for name in sorted(settings.keys() - _KNOWN):
+        if (name, settings[name]) != ("num_beams", 1):  # which many tasks say
+            problem = f"generation_kwargs {name}={settings[name]!r} is not known to flare_ds"
+            raise ConfigError(problem, fix=f"use only: {', '.join(sorted(_KNOWN))}")
+    sampling = {key: settings[key] for key in ("temperature", "top_k", "top_p") if key in settings}
+    try:
+        return GenerateConfig(
+            max_new_tokens=settings["max_gen_toks"],
+            seed=config.generate.seed,
+            **(sampling if settings["do_sample"] else {}),
+        )
+    except ValidationError as error:
+        raise explain(error, GenerateConfig, "generation_kwargs") from None
+
+
+def warn(message: str) -> None:
+    """Say something in lm-eval's log, once for all ranks, which may not have met yet."""
+    if os.environ.get("RANK", "0") == "0":
+        _logger.warning(message)

@@ -1,0 +1,73 @@
+"""The methods that are compared, each declared by what it reads, what meets it on the way, and whether it trains.
+
+                    the row is       what meets it              where         trains
+    zero_shot       target           –                          –             nothing
+    translate_test  source           –                          –             nothing
+    lora            target           –                          –             the adapter
+    input_fusion    source + target  –                          –             the adapter
+    x_mixup         target           the source's states        one layer     the adapter, the mixing layer
+    flare           target           the source's states        bottleneck    the adapter
+    flare_mt        target           an MT encoder's states     bottleneck    the adapter, a projection
+
+Everything else asks these attributes, never a method's name: a further method of these pieces is a further entry here.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flare_ds.registry import Registry
+
+Reads = Literal["target", "source", "joint"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one method is made of.
+
+    Attributes:
+        summary: what it does, in a line.
+        reads: whose prompt is the row the model answers: the target's, the source's, or the source's and then the
+            target's in one row.
+        states: whose hidden states meet the row inside the model: the base's of the source text, an MT encoder's of the
+            target text, or nobody's.
+        fuses: where they meet: in the bottleneck of the adapters, or between two layers.
+        trains: whether it trains an adapter on the target language.
+    """
+
+    summary: str
+    reads: Reads = "target"
+    states: Literal["source", "mt_encoder"] | None = None
+    fuses: Literal["bottleneck", "mixup"] | None = None
+    trains: bool = True
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether a row must have a text in another language than the target's."""
+        return self.reads != "target" or self.states == "source"
+
+
+METHODS: Registry[Method] = Registry("method")
+"""In the order of the paper's tables."""
+
+METHODS.add("zero_shot", Method("the base tuned on the source language, asked in the target language", trains=False))
+METHODS.add(
+    "translate_test",
+    Method("the base tuned on the source language, asked in the source language", reads="source", trains=False),
+)
+METHODS.add("lora", Method("a LoRA adapter trained on the target language (translate-train)"))
+METHODS.add("input_fusion", Method("LoRA on rows that hold the source's text and then the target's", reads="joint"))
+METHODS.add(
+    "x_mixup",
+    Method("LoRA, and at one layer a mixture with what the target finds in the source", states="source", fuses="mixup"),
+)
+METHODS.add(
+    "flare", Method("LoRA that fuses the source's states in its bottleneck", states="source", fuses="bottleneck")
+)
+METHODS.add(
+    "flare_mt",
+    Method(
+        "LoRA that fuses an MT encoder's states of the target text in its bottleneck",
+        states="mt_encoder",
+        fuses="bottleneck",
+    ),
+)

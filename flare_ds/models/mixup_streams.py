@@ -1,0 +1,178 @@
+"""The streams of x_mixup: source rows and target rows through the adapted base together, mixed at one layer.
+
+    embed              [2B, L, D]   source rows, then target rows
+    layers 1 ... k     [2B, L, D]   adapters on for both, gradients through both
+    mixing layer                    target rows ask the source rows' prompts; see `flare_ds.models.mixup`
+    layers k+1 ...     [B, L, D]    the target's rows; with a loss the source's too, up to the head
+    norm, head
+
+As in lockstep each decoder layer keeps its place and its parameter names; only its `forward` is rebound. When decoding,
+the source ends with the prefill: what it offers is kept for the positions to come, and its keys and values leave the
+target's cache layer by layer.
+
+The loss of a row, where n is the number of tokens in the target's answer (1 for label words):
+
+    (1-α)·target + α·n·source + mse_weight·n·|s - t|²/D + kl_weight·KL(source || target)
+
+target and KL are sums over the answer, source is the mean over the source's own. So dividing by the step's tokens, as
+the trainer does, makes a mean of each of them. Without a source a row's loss is the target's alone.
+
+Legend: B rows a stream, X = 2B, L columns, P prompt columns, N answer positions, D the model's width, K logits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from flare_ds.config import Config
+from flare_ds.data.collate import NO_TARGET, Batch
+from flare_ds.models.decoder import decoder_layers
+from flare_ds.models.layer_calls import call_layer, hidden_of, split_rows
+from flare_ds.models.loss import answer_losses, loss_sum
+from flare_ds.models.mixup import Memory, Mixing, mixing_layer
+
+
+@dataclass(frozen=True)
+class MixedSource:
+    """The source rows of one forward.
+
+    Attributes:
+        real_BP: which of their prompt columns are not padding.
+        keep: whether they go on to the head.
+    """
+
+    real_BP: Tensor
+    keep: bool
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.real_BP.shape[0]
+
+
+class MixupStreams:
+    """Runs both streams through the decoder layers of one model.
+
+    Args:
+        model: the base with its adapter.
+        mixing: the mixing layer.
+        config: the run's settings.
+
+    Attributes:
+        source: of the forward under way; None: the target alone.
+        last_XD: what the head read at the last prompt position, of source and target.
+        memory: when decoding, what the source of the prompts offers; None: it is forgotten after the forward.
+    """
+
+    def __init__(self, model: PeftModel, mixing: Mixing, config: Config) -> None:
+        base = model.get_base_model()
+        self.mixing, self.weights = mixing, config.mixup
+        self.behind = mixing_layer(base, config.mixup.layer)  # type: ignore[arg-type]
+        self.source: MixedSource | None = None
+        self.last_XD: Tensor | None = None
+        self.memory: Memory | None = None
+        self.is_decoding = False
+        for number, layer in enumerate(decoder_layers(base), start=1):
+            layer.forward = _MixupLayer(self, layer, number, recompute=config.train.gradient_checkpointing)
+        base.get_output_embeddings().register_forward_pre_hook(self._keep_last)  # type: ignore[operator]
+
+    def sources_of(self, batch: Batch) -> MixedSource:
+        """The source rows of a batch; they go on to the head where it says what they should answer."""
+        rows = len(batch.target_lengths_B)
+        real_BP = batch.attention_mask[:rows, : batch.prompt_columns].bool()
+        return MixedSource(real_BP, keep=batch.source_targets_SBN is not None)
+
+    @contextmanager
+    def reading(self, source: MixedSource | None) -> Iterator[None]:
+        """Run the forwards inside with this source, or for None with the target alone."""
+        self.source = source
+        try:
+            yield
+        finally:
+            self.source = self.last_XD = None
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Let the forwards inside remember the source of the first."""
+        self.is_decoding = True
+        try:
+            yield
+        finally:
+            self.is_decoding, self.memory = False, None
+
+    @contextmanager
+    def measuring(self) -> Iterator[dict[str, Tensor]]:
+        """Nothing is fused into a bottleneck here, so there is nothing to measure."""
+        yield {}
+
+    def mix(self, state_XLD: Tensor) -> Tensor:
+        """The states that go on to the next layer: [X, L, D] with the source rows, otherwise [B, L, D]."""
+        if self.source is None:
+            return state_XLD if self.memory is None else self.mixing(state_XLD, self.memory)
+        source_BLD, target_BLD = state_XLD.split(self.source.rows)
+        memory = self.mixing.remember(source_BLD[:, : self.source.real_BP.shape[1]], self.source.real_BP)
+        if self.is_decoding:
+            self.memory = memory
+        mixed_BLD = self.mixing(target_BLD, memory)
+        return torch.cat([source_BLD, mixed_BLD]) if self.source.keep else mixed_BLD
+
+    def loss(self, logits_XNK: Tensor, batch: Batch) -> Tensor:
+        """The loss of a batch that was just read, summed over its rows."""
+        if self.source is None:
+            return loss_sum(logits_XNK, batch.answers_BN, batch.weights_B)
+        assert self.last_XD is not None and batch.source_targets_SBN is not None
+        answers_BN, of_source_BN = batch.answers_BN, batch.source_targets_SBN[0]
+        source_BNK, target_BNK = logits_XNK.float().chunk(2)
+        source_BD, target_BD = self.last_XD.float().chunk(2)
+        tokens_B, source_tokens_B = ((targets_BN != NO_TARGET).sum(1) for targets_BN in (answers_BN, of_source_BN))
+        has_source_B = (batch.source_lengths_SB[0] > 0).float()
+        alpha_B = self.weights.source_weight * has_source_B
+        source_loss_B = answer_losses(source_BNK, of_source_BN) * tokens_B / source_tokens_B.clamp(min=1)
+        task_B = (1 - alpha_B) * answer_losses(target_BNK, answers_BN) + alpha_B * source_loss_B
+        mse_B = has_source_B * tokens_B * (source_BD - target_BD).square().mean(1)
+        kl_B = _divergence(source_BNK, target_BNK, answers_BN) * (answers_BN == of_source_BN).all(1)
+        return ((task_B + self.weights.mse_weight * mse_B + self.weights.kl_weight * kl_B) * batch.weights_B).sum()
+
+    def _keep_last(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self.source is not None and self.source.keep:
+            self.last_XD = inputs[0][:, 0]
+
+
+def _divergence(source_BNK: Tensor, target_BNK: Tensor, answers_BN: Tensor) -> Tensor:
+    """KL(source || target) of each row [B], summed over its answer."""
+    source_BNK, target_BNK = source_BNK.log_softmax(-1), target_BNK.log_softmax(-1)
+    divergence_BN = (source_BNK.exp() * (source_BNK - target_BNK)).sum(-1)
+    return (divergence_BN * (answers_BN != NO_TARGET)).sum(1)
+
+
+class _MixupLayer:
+    """Stands in for one decoder layer's forward."""
+
+    def __init__(self, streams: MixupStreams, layer: nn.Module, number: int, *, recompute: bool) -> None:
+        self.streams = streams
+        self.number = number
+        self.recompute = recompute
+        self.forward = layer.forward
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Take and return [X, L, D], or [B, L, D] where the source has ended."""
+        source = self.streams.source
+        if source is not None and not source.keep and self.number > self.streams.behind:
+            _, args = split_rows(args, source.rows, 2 * source.rows)
+            _, kwargs = split_rows(kwargs, source.rows, 2 * source.rows)
+            source = None
+        output = call_layer(
+            lambda states: self.forward(states, *args, **kwargs), hidden_states, recompute=self.recompute
+        )
+        past = kwargs.get("past_key_values")
+        if source is not None and past is not None:
+            past.layers[self.number - 1].batch_select_indices(torch.arange(source.rows, 2 * source.rows))
+        if self.number != self.streams.behind:
+            return output
+        mixed = self.streams.mix(hidden_of(output))
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed

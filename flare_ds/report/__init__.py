@@ -1,0 +1,54 @@
+"""What a directory of runs says: the table of methods, each against lora, beside the paper, the learning curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flare_ds.files import write_text
+from flare_ds.report.beside_the_paper import against_paper
+from flare_ds.report.curves import write_curves
+from flare_ds.report.differences import differences
+from flare_ds.report.groups import grouped
+from flare_ds.report.table import score_table
+from flare_ds.runs import find_runs
+
+
+def report(directory: str | Path, out: str | Path | None = None) -> str:
+    """Summarise the runs below a directory.
+
+    Args:
+        directory: searched for run directories.
+        out: where report.md, learning_curves.csv and learning_curves.png are written (default: `directory`).
+
+    Returns:
+        The report, in Markdown.
+
+    Raises:
+        DataError: there are no runs, or a run's files are damaged.
+    """
+    root = Path(directory)
+    place = Path(out) if out is not None else root
+    runs = find_runs(root)
+    groups = grouped(runs)
+    place.mkdir(parents=True, exist_ok=True)
+    curves = write_curves(runs, root, place)
+    parts = [
+        f"# Report on {root}",
+        score_table(groups, root),
+        differences(groups),
+        against_paper(groups),
+        _pictures(curves, root),
+    ]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    write_text(place / "report.md", text)
+    return text
+
+
+def _pictures(curves: Sequence[Path], root: Path) -> str:
+    lines = ["## Learning curves", ""]
+    names = [path.name for path in curves]
+    if "learning_curves.png" in names:
+        lines += ["![validation score against steps](learning_curves.png)", ""]
+    else:
+        lines += ["No picture: pip install matplotlib, or no validation yet.", ""]
+    lines += [f"Files: {', '.join(str(path) for path in curves)}", f"TensorBoard: `tensorboard --logdir {root}`"]
+    return "\n".join(lines)

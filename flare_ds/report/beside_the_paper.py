@@ -1,0 +1,38 @@
+"""Our averages beside the paper's, where task and model are the paper's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flare_ds.report.groups import Group
+from flare_ds.report.markdown import DASH, table
+from flare_ds.report.paper import LANGUAGES, paper_model, published
+
+_COLUMNS = ("task", "model", "method", "languages", "ours", "the paper's")
+_NOTE = (
+    "In points, averaged over languages. The paper's (FLARE, ACL 2025, main table) are its authors' figures for all of "
+    "a task's languages, from their translations, seeds and training; ours are the mean of the scores above. So this "
+    "says whether ours are in its range, not which is better."
+)
+
+
+def against_paper(groups: Sequence[Group]) -> str:
+    """The comparison; empty where the paper has none of the tasks and models."""
+    averages: dict[tuple[str, str, str], list[Group]] = {}
+    for group in groups:
+        config = group.runs[0].config
+        model = paper_model(config.model.base)
+        if model and group.finished and published(config.task.name, model, group.method) is not None:
+            averages.setdefault((config.task.name, model, group.method), []).append(group)
+    if not averages:
+        return ""
+    lines = [_line(*about, of_languages) for about, of_languages in averages.items()]
+    return "\n\n".join(["## Beside the paper", table(_COLUMNS, lines), _NOTE])
+
+
+def _line(task: str, model: str, method: str, groups: Sequence[Group]) -> tuple[str, ...]:
+    languages = {group.language for group in groups}
+    # With several settings in one language there is no telling which of them the paper's is like.
+    ours = DASH if len(languages) < len(groups) else f"{100 * np.mean([group.score for group in groups]):.2f}"
+    of = f"{len(languages)} of {LANGUAGES[task]}"
+    return task, model, method, of, ours, f"{published(task, model, method):.2f}"

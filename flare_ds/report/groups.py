@@ -1,0 +1,112 @@
+"""What the lines of a report stand for: runs that differ in nothing but their seed.
+
+runs/pl/lora-seed1   runs/pl/lora-seed2   runs/pl/lora-seed3     one group: pl, lora
+runs/pl/zero_shot-seed1                                          another: what trains nothing has no seed
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flare_ds.evaluation.metrics import Outcome
+from flare_ds.exceptions import DataError
+from flare_ds.methods import METHODS
+from flare_ds.runs import RunResult
+
+REFERENCE = "lora"
+"""The method that the others are measured against."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs side by side that differ in nothing but their seed; one of them alone where nothing is trained.
+
+    Attributes:
+        runs: by seed, finished or not.
+    """
+
+    runs: Sequence[RunResult]
+
+    @property
+    def language(self) -> str:
+        """The target language."""
+        return self.runs[0].config.task.target_language
+
+    @property
+    def method(self) -> str:
+        """What the runs do."""
+        return self.runs[0].method
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything that a seed changes."""
+        return self.runs[0].config.recipe.trains
+
+    @property
+    def finished(self) -> list[RunResult]:
+        """The runs that are scored."""
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def score(self) -> float:
+        """Mean over the finished runs."""
+        return float(np.mean([run.metrics["score"] for run in self.finished]))
+
+    @property
+    def setting(self) -> tuple[Path, str, str, str]:
+        """What methods must share to be compared: place, base, task and language."""
+        run = self.runs[0]
+        return run.directory.parent, run.config.model.base, run.config.task.name, self.language
+
+
+def grouped(runs: Sequence[RunResult]) -> list[Group]:
+    """The groups of some runs: by language, then in the order of the methods, then by path."""
+    groups: dict[str, list[RunResult]] = {}
+    for run in runs:
+        settings = run.config.model_dump(mode="json", exclude={"run_dir": True, "train": {"seed"}})
+        groups.setdefault(json.dumps([str(run.directory.parent), settings]), []).append(run)
+
+    def place(group: Group) -> tuple[str, int, Path]:
+        run = group.runs[0]
+        return group.language, list(METHODS).index(run.config.method), run.directory
+
+    return sorted(map(_group, groups.values()), key=place)
+
+
+def _group(runs: list[RunResult]) -> Group:
+    by_seed = sorted(runs, key=lambda run: run.config.train.seed)
+    if by_seed[0].config.recipe.trains:
+        return Group(by_seed)
+    return Group([next((run for run in by_seed if run.finished), by_seed[0])])
+
+
+def references(group: Group, groups: Sequence[Group]) -> list[Group]:
+    """The groups of the reference method that a group may be compared with."""
+    return [other for other in groups if other.method == REFERENCE and other.setting == group.setting]
+
+
+def seeds(runs: Sequence[RunResult]) -> str:
+    """Which seeds runs have, in words."""
+    return ", ".join(str(run.config.train.seed) for run in runs)
+
+
+def same_test(run: RunResult, other: RunResult) -> bool:
+    """Whether two runs were scored on the same examples by the same metric."""
+    same_metric: bool = run.metrics["metric"] == other.metrics["metric"]
+    return same_metric and run.outcomes.keys() == other.outcomes.keys()
+
+
+def outcomes_of(runs: Sequence[RunResult]) -> list[list[Outcome]]:
+    """What the metric sees of each run's test examples, in the order of the first run's.
+
+    Raises:
+        DataError: the runs were scored on different examples, or by different metrics.
+    """
+    for run in runs[1:]:
+        if not same_test(run, runs[0]):
+            problem = f"{run.directory} and {runs[0].directory} were scored on different test rows or by other metrics"
+            raise DataError(problem, fix="delete metrics.json of the older one and evaluate it again")
+    return [[run.outcomes[example] for example in runs[0].outcomes] for run in runs]

@@ -1,0 +1,142 @@
+"""The table of methods: what each scores over its seeds, and what it costs; one line a language and method.
+
+Below it stands what a reader has to know of the data to read it rightly.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flare_ds.config import TaskConfig
+from flare_ds.evaluation.metrics import confidence_interval
+from flare_ds.exceptions import FlareError
+from flare_ds.report.groups import REFERENCE, Group, outcomes_of, references, seeds
+from flare_ds.report.markdown import DASH, table
+from flare_ds.runs import RunResult
+from flare_ds.tasks.load import task_of
+
+_ABOUT = ("language", "method", "seeds")
+_SCORES = ("score", "deviation", "95 % interval")
+_COSTS = {
+    "trained parameters": ("trained_parameters", ",.0f"),
+    "examples": ("examples", ",.0f"),
+    "tokens a step": ("tokens_per_step", ",.0f"),
+    "with padding": ("padded_tokens_per_step", ",.0f"),
+    "step time": ("median_step_seconds", ".2f"),
+    "tokens/s": ("tokens_per_second", ",.0f"),
+}
+"""Columns that training.json fills: the key there, and how it is written."""
+_NOTHING_TRAINED = {"trained_parameters": "0", "examples": "0"}
+_FLOPS = f"FLOPs / {REFERENCE}'s"
+
+
+def score_table(groups: Sequence[Group], root: Path) -> str:
+    """The table, with its notes.
+
+    Args:
+        groups: its lines.
+        root: directory that paths are shown relative to.
+
+    Raises:
+        DataError: a run's files are damaged, or seeds of one line were scored on different test rows.
+    """
+    lines = [line for group in groups for line in _lines(group, groups, root)]
+    notes = [_footnote([run for group in groups for run in group.finished]), *_source_notes(groups)]
+    return "\n\n".join([table((*_ABOUT, *_SCORES, *_COSTS, _FLOPS), lines), *notes])
+
+
+def _lines(group: Group, groups: Sequence[Group], root: Path) -> list[tuple[str, ...]]:
+    """A line for what is finished, and one for each run that is not."""
+    namesakes = [other for other in groups if (other.language, other.method) == (group.language, group.method)]
+    # Two lines of the same name (another rank, another base) are told apart by where they are.
+    place = f" ({group.runs[0].directory.relative_to(root)})" if len(namesakes) > 1 else ""
+    about = (group.language, group.method + place)
+    lines: list[tuple[str, ...]] = []
+    if group.finished:
+        of = f"{len(group.finished)} ({seeds(group.finished)})" if group.trains else DASH
+        lines.append((*about, of, *_scores(group), *_costs(group), _relative_flops(group, groups)))
+    for run in group.runs:
+        if not run.finished:
+            seed = seeds([run]) if group.trains else DASH
+            lines.append((*about, seed, f"unfinished: {run.progress}", *[DASH] * (len(_COSTS) + 3)))
+    return lines
+
+
+def _scores(group: Group) -> tuple[str, str, str]:
+    """Mean, standard deviation and interval of the mean."""
+    runs = group.finished
+    scores = [run.metrics["score"] for run in runs]
+    lo, hi = (
+        runs[0].metrics["confidence_interval"]
+        if len(runs) == 1
+        else confidence_interval(runs[0].metrics["metric"], outcomes_of(runs))
+    )
+    deviation = f"{np.std(scores, ddof=1):.3f}" if len(runs) > 1 else DASH
+    return f"{group.score:.3f}", deviation, f"{lo:.3f} to {hi:.3f}"
+
+
+def _costs(group: Group) -> list[str]:
+    if not group.trains:
+        return [_NOTHING_TRAINED.get(key, DASH) for key, _ in _COSTS.values()]
+    means = [(_mean(group, key), form) for key, form in _COSTS.values()]
+    return [DASH if mean is None else format(mean, form) for mean, form in means]
+
+
+def _mean(group: Group, key: str) -> float | None:
+    """Over the finished runs, of a figure of training.json; None where one lacks it."""
+    figures = [run.training[key] for run in group.finished if key in run.training]
+    return float(np.mean(figures)) if figures and len(figures) == len(group.finished) else None
+
+
+def _relative_flops(group: Group, groups: Sequence[Group]) -> str:
+    of_reference = [_mean(other, "flops_per_step") for other in references(group, groups)]
+    mine = _mean(group, "flops_per_step")
+    # Against which of several, or of none, nobody could say.
+    if mine is None or len(of_reference) != 1 or of_reference[0] is None:
+        return DASH
+    return f"{mine / of_reference[0]:.2f}"
+
+
+def _footnote(finished: Sequence[RunResult]) -> str:
+    rows = sorted({run.metrics["num_examples"] for run in finished})
+    if not rows:
+        return "No run is finished."
+    metrics = ", ".join(sorted({run.metrics["metric"] for run in finished}))
+    return (
+        f"Score: {metrics} on {' or '.join(f'{n:,}' for n in rows)} test rows, mean over seeds; deviation: standard "
+        "deviation over seeds (n - 1). Intervals: bootstrap over test rows, of the mean. Examples: seen in training, "
+        "each as often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in "
+        "seconds. Tokens/s: of the training, all ranks together. FLOPs: of a training step."
+    )
+
+
+def _source_notes(groups: Sequence[Group]) -> list[str]:
+    """What the source side of each task is, where the data set has it ready: a line for each kind."""
+    languages: dict[tuple[str, str], list[str]] = {}
+    for group in groups:
+        config = group.runs[0].config
+        said = _source_side(config.task) if config.recipe.needs_source else None
+        if said and group.language not in languages.setdefault((config.task.name, said), []):
+            languages[config.task.name, said].append(group.language)
+    return [f"{task} in {', '.join(targets)}: {said}" for (task, said), targets in languages.items()]
+
+
+def _source_side(task: TaskConfig) -> str | None:
+    """How the source texts of the test rows came about; None: as any would, by translation for the test."""
+    try:
+        original = task_of(task).original_language
+    except FlareError:  # a task file of the user's own that is not there any more
+        return None
+    if task.sides == "translated" or original is None:
+        return None
+    if original == task.target_language:
+        side = f"the {task.source_language} side is itself a translation of the {original} rows"
+        read = "a translation of the very text"
+    elif original == task.source_language:
+        side = f"the rows are translations of the {original} side"
+        read = "the original of the very text"
+    else:
+        side = f"both sides are translations of the {original} rows"
+        read = "the very text in another translation of its original"
+    return f"{side}, so translate_test reads {read}; the other methods that read the source do, too."

@@ -1,0 +1,157 @@
+"""Stage 1: the task adapter trained on the source language and merged into a base that is seen to be better for it.
+
+    untuned base -> trained adapter, the best on validation -> merged, under a temporary name -> loaded as later runs
+    will load it, and scored on the same validation rows as the untuned base -> only if it is better: its own name
+
+A merge, or a load, that silently did nothing leaves the score where it was, and so is never taken for a tuned base.
+What is done already is not done again.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.evaluation.scores import Scores
+from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.files import disk_errors, write_json
+from flare_ds.models.loading import load_shape
+from flare_ds.models.merge import merge_run
+from flare_ds.training.engine import make_room, open_model
+from flare_ds.training.process_group import join_process_group, rank
+from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.training.run import open_run
+from flare_ds.training.trainer import Trainer, is_trained
+from flare_ds.training.validation import validate
+
+RECORD = "stage1.json"
+
+
+@dataclass(frozen=True)
+class Stage1:
+    """What became of a stage 1; stage1.json in its run directory.
+
+    Attributes:
+        output: the merged base.
+        metric: the task's.
+        validation_examples: how many were scored.
+        untuned: score of the base as it was.
+        tuned: of the best adapter beside it.
+        merged: of the merged base.
+    """
+
+    output: str
+    metric: str
+    validation_examples: int
+    untuned: float
+    tuned: float
+    merged: float
+
+
+def run_stage1(config: Config, output: Path) -> Stage1:
+    """Train the task adapter, merge it, and check what came of it; a collective.
+
+    Args:
+        config: of method lora, whose target language is the source language.
+        output: the new model directory.
+
+    Raises:
+        ConfigError: the settings are not those of a task adapter.
+        CheckpointError: the merged base scores no better than the untuned one, and is not kept; `output` holds
+            something else; or see `Trainer` and `merge_run`.
+        FlareError: see `open_run` and `Trainer`.
+    """
+    _check_settings(config)
+    join_process_group()
+    cache = open_run(config, train=True)
+    trained = is_trained(config, cache)
+    if output.exists():
+        return on_rank_zero(partial(_finished, config, output, trained))
+    if not trained:
+        Trainer(config, cache).train()
+        make_room()
+    # Beside its final name, so that a rename is all that is left to do.
+    candidate = output.with_name(f".{output.name}.unchecked")
+    try:
+        on_rank_zero(partial(_merge, config, candidate))
+        untuned, merged = _score(config, cache, config.model.base), _score(config, cache, str(candidate))
+        return on_rank_zero(partial(_accept, config, output, candidate, untuned, merged))
+    finally:
+        if rank() == 0:
+            shutil.rmtree(candidate, ignore_errors=True)
+
+
+def _check_settings(config: Config) -> None:
+    if config.has_source:
+        task = config.task
+        raise ConfigError(
+            f"task.target_language={task.target_language!r}, but stage 1 tunes on the source language alone",
+            fix=f"set task.target_language={task.source_language}",
+        )
+    if config.recipe.fuses or not config.recipe.trains:
+        raise ConfigError(
+            f"method={config.method} trains no task adapter that could be merged", fix="set method=lora for stage 1"
+        )
+
+
+def _finished(config: Config, output: Path, trained: bool) -> Stage1:
+    """The record of an earlier call that made `output`."""
+    record = Path(config.run_dir) / RECORD
+    found = Stage1(**json.loads(record.read_text(encoding="utf-8"))) if record.exists() else None
+    if not trained or found is None or Path(found.output).resolve() != output.resolve():
+        raise CheckpointError(
+            f"{output} exists already, and stage 1 in {config.run_dir} did not make it",
+            fix="choose another --output, or delete it",
+        )
+    return found
+
+
+def _merge(config: Config, candidate: Path) -> None:
+    shutil.rmtree(candidate, ignore_errors=True)  # left by a call that was killed
+    merge_run(config, candidate)
+
+
+def _score(config: Config, cache: Cache, base: str) -> Scores:
+    """Score a base alone on the validation rows."""
+    model = config.model.model_copy(update={"base": base})
+    config = config.model_copy(update={"method": "zero_shot", "model": model})
+    running = open_model(
+        config,
+        shape=load_shape(model),
+        label_tokens=cache.label_tokens,
+        labels=tuple(cache.labels),
+        train=False,
+    )
+    scores = validate(running, cache, config)
+    del running
+    make_room()
+    return scores
+
+
+def _accept(config: Config, output: Path, candidate: Path, untuned: Scores, merged: Scores) -> Stage1:
+    """Give a base that is better than the untuned one its name."""
+    run_dir = Path(config.run_dir)
+    training = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))
+    tuned = training["best_validation_score"]
+    result = Stage1(str(output), merged.metric, len(merged.records), untuned.score, tuned, merged.score)
+    if merged.standing <= untuned.standing:
+        raise _refused(config, result)
+    with disk_errors(output):
+        write_json(run_dir / RECORD, asdict(result))
+        candidate.rename(output)
+    return result
+
+
+def _refused(config: Config, result: Stage1) -> CheckpointError:
+    fix = "train longer (train.steps) or with another train.learning_rate, in another run_dir"
+    if result.tuned > result.untuned:
+        fix = "the adapter was lost on its way to the base: try model.dtype=float32, in which no update is rounded off"
+    return CheckpointError(
+        f"the merged base of {config.run_dir} has {result.metric} {result.merged:.4f} on {result.validation_examples} "
+        f"validation examples and the untuned base {result.untuned:.4f}, so nothing was gained "
+        f"(the best adapter: {result.tuned:.4f}); it is not kept",
+        fix=fix,
+    )

@@ -1,0 +1,106 @@
+"""Validation while a run trains: the same rows scored each time, the best adapter kept."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flare_ds.adapters.card import write_card
+from flare_ds.adapters.files import save_adapter
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.data.first_rows import FirstRows
+from flare_ds.data.states import StateStore
+from flare_ds.evaluation.scores import Scores
+from flare_ds.evaluation.split import score_split
+from flare_ds.training.engine import RunningModel
+from flare_ds.training.process_group import gather_objects
+from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.training.records import Records
+from flare_ds.training.state import Progress, adapter_tensors
+
+
+def validate(running: RunningModel, cache: Cache, config: Config, *, states: StateStore | None = None) -> Scores:
+    """Score the first `train.validate_rows` of the validation split; a collective.
+
+    Args:
+        running: the model.
+        cache: the run's tokens.
+        config: the run's settings.
+        states: the run's stored source states, if its provider stores them.
+    """
+    seen = FirstRows(cache.path, cache.manifest, config.train.validate_rows)
+    return score_split(running, seen, "validation", config, states=states)
+
+
+class Validation:
+    """The validations of a run that trains.
+
+    Args:
+        config: the run's settings.
+        cache: its tokens.
+        states: its stored source states, if its provider stores them.
+        running: its model.
+        progress: where it stands; told what is found.
+        records: told what is found.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cache: Cache,
+        states: StateStore | None,
+        *,
+        running: RunningModel,
+        progress: Progress,
+        records: Records,
+    ) -> None:
+        self.config, self.cache, self.states = config, cache, states
+        self.running, self.progress, self.records = running, progress, records
+
+    def before_training(self) -> None:
+        """Score the adapter that changes nothing yet; it is never the best."""
+        scores = self._scores()
+        self.progress.start_score = scores.score
+
+    def after_step(self) -> None:
+        """Score the adapter as it is now, and keep it if it is the best so far."""
+        streams, progress = self.running.model.streams, self.progress
+        assert streams is not None, "a model that trains has an adapter"
+        with streams.measuring() as energies:
+            scores = self._scores()
+        self.records.fusion(progress.step, source_shares(gather_objects(energies)))
+        progress.validations_since += 1
+        if scores.standing > progress.best_standing:
+            progress.best_standing, progress.best_step, progress.validations_since = scores.standing, progress.step, 0
+            tensors = adapter_tensors(self.running)
+            on_rank_zero(lambda: self._keep(tensors, scores))
+
+    def _scores(self) -> Scores:
+        scores = validate(self.running, self.cache, self.config, states=self.states)
+        self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
+        return scores
+
+    def _keep(self, tensors: dict[str, Tensor], scores: Scores) -> None:
+        """Write the adapter, and the card beside it."""
+        directory = Path(self.config.run_dir) / "adapter"
+        save_adapter(
+            directory,
+            tensors,
+            self.running.model.peft_model,
+            self.config,
+            label_ids={word: ids[0] for word, ids in zip(self.cache.labels, self.cache.label_tokens, strict=True)},
+            validation={"step": self.progress.step, **scores.figures},
+        )
+        write_card(directory, self.config)
+
+
+def source_shares(energies: list[dict[str, Tensor]]) -> dict[str, float]:
+    """How much of each fused layer's update is due to the source: |B·(φ(S,T) - φ(0,T))| / |B·φ(S,T)|.
+
+    Args:
+        energies: of each rank, see `LockstepStreams.measuring`.
+    """
+    totals = {name: torch.stack([part[name] for part in energies]).sum(0).tolist() for name in energies[0]}
+    return {name: math.sqrt(source / whole) if whole > 0 else 0.0 for name, (source, whole) in totals.items()}

@@ -1,0 +1,118 @@
+"""What a user gives to predict is read as the task's rows, or refused by file, row and column."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from flare_ds.config import Config
+from flare_ds.data.parallel import ParallelRow
+from flare_ds.evaluation.given_rows import given_pair, read_rows
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.methods import METHODS
+from flare_ds.tasks.base import TASKS, Task
+
+
+def config_of(method: str = "flare", *, task: str = "multiemo", **task_settings: object) -> Config:
+    sections = {
+        "model": {"base": "base"},
+        "task": {"name": task, "target_language": "es", **task_settings},
+        "source": {"mt_encoder": "nllb"},
+        "train": {"steps": 1},
+    }
+    return Config.model_validate({"method": method, "run_dir": "run", "deepspeed": "ds.json", **sections})
+
+
+def read(tmp_path: Path, text: str, config: Config, suffix: str = ".jsonl") -> list[ParallelRow]:
+    path = (tmp_path / "rows").with_suffix(suffix)
+    path.write_text(text, encoding="utf-8")
+    return read_rows(config, task_for(config), path)
+
+
+def task_for(config: Config) -> Task:
+    return TASKS.get(config.task.name)
+
+
+def texts(row: ParallelRow) -> tuple[str, Mapping[str, str], list[Mapping[str, str] | None]]:
+    return row.id, row.target.fields, [side and side.fields for side in row.sources]
+
+
+def test_rows_of_one_field(tmp_path: Path) -> None:
+    lines = ['{"id": 7, "target": "a", "source": "b", "more": 1}', '{"target": {"text": "c"}, "source": null}']
+    rows = read(tmp_path, "\n".join(lines), config_of())
+    assert [texts(row) for row in rows] == [("7", {"text": "a"}, [{"text": "b"}]), ("1", {"text": "c"}, [None])]
+    rows = read(tmp_path, "id,target,source\nx,NA,\n", config_of(), ".csv")
+    assert [texts(row) for row in rows] == [("x", {"text": "NA"}, [None])]
+
+
+def test_rows_of_several_sources(tmp_path: Path) -> None:
+    config = config_of(extra_source_languages=["de"])
+    lines = ['{"target": "a", "source": ["b", "c"]}', '{"target": "a", "source": ["b", null]}', '{"target": "a"}']
+    sources = [texts(row)[2] for row in read(tmp_path, "\n".join(lines), config)]
+    assert sources == [[{"text": "b"}, {"text": "c"}], [{"text": "b"}, None], [None, None]]
+    rows = read(tmp_path, 'target,source\na,"[""b"", ""null""]"\n', config, ".csv")
+    assert texts(rows[0])[2] == [{"text": "b"}, {"text": "null"}]
+
+
+def test_rows_of_several_fields(tmp_path: Path) -> None:
+    lines = '{"target": {"hypothesis": "h", "premise": ""}, "source": "{premise: 5, hypothesis: no}"}'
+    (row,) = read(tmp_path, lines, config_of(task="xnli"))
+    assert texts(row)[1:] == ({"premise": "", "hypothesis": "h"}, [{"premise": "5", "hypothesis": "no"}])
+    assert list(row.target.fields) == ["premise", "hypothesis"], "as the task says them"
+
+
+def test_a_method_reads_of_a_row_what_it_needs(tmp_path: Path) -> None:
+    lines = '{"target": "a", "source": "b"}'
+    read_by = {method: texts(read(tmp_path, lines, config_of(method))[0])[2] for method in METHODS}
+    needed = {method for method, sources in read_by.items() if sources}
+    assert needed == {"translate_test", "input_fusion", "x_mixup", "flare"}
+    (row,) = read(tmp_path, '{"source": "b"}', config_of("translate_test"))
+    assert texts(row) == ("0", {"text": "b"}, [{"text": "b"}])
+
+
+@pytest.mark.parametrize(
+    ("method", "line", "told"),
+    [
+        ("flare", '{"source": "b"}', "has no text in column target"),
+        ("flare", '{"target": " ", "source": "b"}', "has no text in column target"),
+        ("translate_test", '{"id": 3}', "has no text in column target or source"),
+        ("flare", '{"target": 5}', "has target=5, not TEXT"),
+        ("flare", '{"target": {"txt": "a"}}', "has target={'txt': 'a'}, not TEXT"),
+        ("flare", '{"target": "a", "source": ["b", "c"]}', "not a list with a text for each of: en"),
+        ("flare", '{"target": "\\ud800"}', "has target='\\ud800', not TEXT"),
+        ("flare", '{"target": "a", "id": null}', "has id=None, not an id"),
+        ("flare", '["a"]', "is not an object with columns"),
+        ("flare", '{"target": "a"', "cannot be read"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, method: str, line: str, told: str) -> None:
+    with pytest.raises(DataError) as error:
+        read(tmp_path, '{"target": "a", "source": "b"}\n' + line, config_of(method))
+    message = str(error.value)
+    assert message.startswith(f"row 1 of {tmp_path}/rows.jsonl ") and told in message and "\n  fix: " in message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl has no rows"):
+        read(tmp_path, "", config_of())
+    with pytest.raises(DataError, match=r"rows\.txt is no file that ends in \.parquet or \.jsonl"):
+        read(tmp_path, "a", config_of(), ".txt")
+    with pytest.raises(DataError, match=r"nowhere\.csv is no file"):
+        read_rows(config_of(), task_for(config_of()), tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("config", "target", "sources", "told"),
+    [
+        (config_of(extra_source_languages=["de"]), "a", ["b"], r"a source text for each of: en, de; got \['b'\]"),
+        (config_of("translate_test"), "a", [], r"a source text for each of: en; got \[\]"),
+        (config_of(), None, ["b"], "method=flare reads the target text"),
+        (config_of("lora"), " ", [], "--target is empty"),
+        (config_of("flare"), "a", ["\n"], "--source is empty"),
+        (config_of("lora", task="xnli"), "a", [], "does not say premise and hypothesis of task xnli"),
+        (config_of("lora", task="xnli"), "{premise: a}", [], "does not say premise and hypothesis"),
+    ],
+)
+def test_what_a_pair_lacks_is_said(config: Config, target: str | None, sources: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        given_pair(config, task_for(config), target=target, sources=sources)

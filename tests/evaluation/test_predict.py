@@ -1,0 +1,228 @@
+"""Predicting for a file says what evaluation says of the same texts, on 1 and 2 real ranks, whatever the method.
+
+Adapters are random, and equal where their parameters are named alike: so what a method says of a row without a source
+is what the method says that reads no source.
+"""
+
+import json
+import random
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flare_ds.adapters.files import save_adapter
+from flare_ds.config import Config
+from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.data.parallel import ParallelRow, load_parallel
+from flare_ds.methods import METHODS
+from flare_ds.models.loading import load_tokenizer
+from flare_ds.models.two_stream import build_model
+from flare_ds.settings import load_config
+from flare_ds.tasks.load import task_of
+from flare_ds.training.engine import trainable_parameters
+from tests.distributed import run_ranks
+from tests.mt import write_mt_model
+from tests.qa_world import qa_settings
+from tests.toy import LABELS, toy_settings, write_config, write_data, write_model
+
+ROWS, ALONE = 23, 6
+PROBABILITIES = [f"probability_{word}" for word in LABELS]
+SCORES = [f"log_probability_{word}" for word in LABELS]
+PAIRS = ("translate_test", "input_fusion", "flare", "flare_mt")
+UNFUSED = {"translate_test": "zero_shot", "input_fusion": "lora", "x_mixup": "lora", "flare": "lora"}
+"""Methods that read a source, and which one says the same of a row that has none."""
+
+
+def write_adapter(config: Config) -> None:
+    """An adapter whose values follow from the names of its parameters."""
+    cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels))
+    tensors = {
+        name: 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        for name, parameter in trainable_parameters(model).items()
+    }
+    directory = Path(config.run_dir) / "adapter"
+    save_adapter(directory, tensors, model.peft_model, config, label_ids={}, validation={"step": 0})
+
+
+def held_out(config: Config) -> list[ParallelRow]:
+    return list(load_parallel(task_of(config.task), config.task).splits["test"])
+
+
+def write_rows(path: Path, config: Config) -> None:
+    """The test rows in another order, and some of them once more without their source."""
+    rows = held_out(config)
+    lines: list[dict] = [
+        {"id": row.id, "target": row.target.fields["text"], "source": row.sources[0].fields["text"]} for row in rows
+    ]
+    random.Random(0).shuffle(lines)
+    if config.method == "translate_test":
+        for line in lines[::2]:
+            del line["target"]
+    lines += [{"id": f"alone-{row.id}", "target": row.target.fields["text"]} for row in rows[:ALONE]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def settings(root: Path, method: str) -> dict:
+    found = toy_settings(root, method=method, name=method)
+    found["task"] |= {"train_rows": 40, "validation_rows": 8, "test_rows": ROWS}
+    # Five batches: the second rank is left without one for the last.
+    return found | {"source": {"mt_encoder": str(root / "nllb")}, "evaluate": {"batch_size": 6}}
+
+
+def questions(root: Path) -> dict:
+    found = qa_settings(root / "qa", name="flare", steps=1)
+    found["task"] |= {"train_rows": 40, "validation_rows": 8, "test_rows": 24}
+    return found | {"evaluate": {"batch_size": 10}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every method's run asked about its test rows on two sharded ranks; on one it is evaluated, and asked in part."""
+    root = tmp_path_factory.mktemp("predict")
+    write_model(root / "model")
+    write_data(root / "data", rows=200)
+    write_mt_model(root / "nllb")
+    (root / "qa").mkdir()
+    one, two = [], []
+    for method in METHODS:
+        config = prepared(settings(root, method))
+        write_rows(root / f"{method}.jsonl", config)
+        one.append(["evaluate", config_file(config)])
+        two.append(asked(config, root / f"{method}.jsonl", "--output", root / f"{method}-2.jsonl"))
+        if method in PAIRS:
+            one.append(pair(config, root / f"{method}-pair.jsonl"))
+    flare, flare_mt = (load_config(root / f"{method}.yaml") for method in ("flare", "flare_mt"))
+    pd.read_json(root / "flare.jsonl", lines=True, dtype=False).to_csv(root / "flare.csv", index=False)
+    cached = "source.provider=cached"  # its states are in no store, so the source runs beside the target
+    one.append([*asked(flare, root / "flare.csv", "--output", root / "flare-1.parquet"), cached])
+    one.append(asked(flare_mt, root / "flare_mt.jsonl", ">", root / "flare_mt-1.jsonl"))
+    config = prepared(questions(root))
+    write_questions(root / "qa/rows.json", config)
+    one.append(["evaluate", config_file(config)])
+    two.append(asked(config, root / "qa/rows.json", "--output", root / "qa/said.parquet"))
+    for method in ("flare", "x_mixup"):
+        lines = (root / f"{method}.jsonl").read_text().splitlines(keepends=True)
+        (root / "alone.jsonl").write_text("".join(lines[-ALONE:]))
+        one.append(
+            asked(load_config(root / f"{method}.yaml"), root / "alone.jsonl", ">", root / f"{method}-alone.jsonl")
+        )
+    whole = "evaluate.whole_model=true"  # faster to open
+    launch(root, 1, [[verb, path, whole, *more] for verb, path, *more in one])
+    launch(root, 2, two)
+    return root
+
+
+def prepared(found: dict) -> Config:
+    config = load_config(write_config(found))
+    if config.recipe.trains:
+        write_adapter(config)
+    return config
+
+
+def config_file(config: Config) -> str:
+    return str(Path(config.run_dir).with_suffix(".yaml"))
+
+
+def asked(config: Config, rows: Path, how: str, out: Path) -> list[str]:
+    return ["predict", config_file(config), "--file", str(rows), how, str(out)]
+
+
+def pair(config: Config, out: Path) -> list[str]:
+    """The first test row on the command line."""
+    first = held_out(config)[0]
+    texts = ["--source", first.sources[0].fields["text"]]
+    if config.method != "translate_test":
+        texts += ["--target", first.target.fields["text"]]
+    return ["predict", config_file(config), *texts, "--output", str(out)]
+
+
+def write_questions(path: Path, config: Config) -> None:
+    """Rows of two fields, whose texts are read through windows."""
+    sides = [(row.id, row.target.fields, row.sources[0].fields) for row in held_out(config)]
+    lines = [{"id": row_id, "target": target, "source": source} for row_id, target, source in reversed(sides)]
+    path.write_text(json.dumps(lines))
+
+
+def launch(root: Path, ranks: int, commands: list[list[str]]) -> None:
+    path = root / f"commands-{ranks}.json"
+    path.write_text(json.dumps(commands))
+    (root / f"told-{ranks}").write_text(run_ranks(["tests.evaluation.predict_worker", str(path)], ranks)[0])
+
+
+def said(root: Path, name: str) -> pd.DataFrame:
+    return pd.read_json(root / name, lines=True, dtype={"id": str}).set_index("id")
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_file_gets_what_evaluation_says(root: Path, method: str) -> None:
+    evaluated = pd.read_parquet(root / method / "predictions.parquet").set_index("id")
+    found = said(root, f"{method}-2.jsonl")
+    given = [json.loads(line)["id"] for line in (root / f"{method}.jsonl").read_text().splitlines()]
+    assert found.index.tolist() == given, "every row once, in the order of the file"
+    assert len(found) == ROWS + ALONE
+    both = found.loc[evaluated.index]
+    np.testing.assert_allclose(both[PROBABILITIES], np.exp(evaluated[SCORES]), atol=1e-5)
+    assert (both["prediction"] == evaluated["prediction"]).all()
+
+
+@pytest.mark.parametrize("method", PAIRS)
+def test_a_pair_gets_what_the_file_says(root: Path, method: str) -> None:
+    first = pd.read_parquet(root / method / "predictions.parquet")["id"][0]
+    pair = said(root, f"{method}-pair.jsonl")
+    assert pair.index.tolist() == ["given"]
+    expected = said(root, f"{method}-2.jsonl").loc[first]
+    np.testing.assert_allclose(
+        pair[PROBABILITIES].iloc[0].astype(float), expected[PROBABILITIES].astype(float), atol=1e-5
+    )
+
+
+def test_the_number_of_ranks_and_the_form_of_the_file_do_not_matter(root: Path) -> None:
+    for name, on_one in (
+        ("flare", pd.read_parquet(root / "flare-1.parquet").set_index("id")),
+        ("flare_mt", said(root, "flare_mt-1.jsonl")),
+    ):
+        on_two = said(root, f"{name}-2.jsonl")
+        assert on_one.columns.tolist() == on_two.columns.tolist() == ["prediction", *PROBABILITIES]
+        assert on_one.index.tolist() == on_two.index.tolist()
+        np.testing.assert_allclose(on_one[PROBABILITIES], on_two[PROBABILITIES], atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "alone"), UNFUSED.items())
+def test_a_row_without_a_source_is_read_alone(root: Path, method: str, alone: str) -> None:
+    found, expected = said(root, f"{method}-2.jsonl"), said(root, f"{alone}-2.jsonl")
+    ids = [row_id for row_id in found.index if row_id.startswith("alone-")]
+    assert len(ids) == ALONE
+    np.testing.assert_allclose(found.loc[ids, PROBABILITIES], expected.loc[ids, PROBABILITIES], atol=1e-5)
+    with_source = found.loc[[row_id.removeprefix("alone-") for row_id in ids], PROBABILITIES].to_numpy()
+    assert np.abs(with_source - found.loc[ids, PROBABILITIES].to_numpy()).max(1).min() > 1e-4, "the source matters"
+    told = f"flare-ds: {ALONE} of {ROWS + ALONE} rows have no source text: method={method} "
+    assert (root / "told-2").read_text().count(told) == 1
+
+
+@pytest.mark.parametrize("method", ["flare", "x_mixup"])
+def test_a_file_without_any_source_is_read_alone(root: Path, method: str) -> None:
+    found = said(root, f"{method}-alone.jsonl")
+    assert len(found) == ALONE
+    expected = said(root, "lora-2.jsonl").loc[found.index]
+    np.testing.assert_allclose(found[PROBABILITIES], expected[PROBABILITIES], atol=1e-5)
+    assert f"{ALONE} of {ALONE} rows have no source text: method={method} " in (root / "told-1").read_text()
+
+
+def test_methods_that_read_no_source_miss_none(root: Path) -> None:
+    told = (root / "told-2").read_text()
+    assert told.count("rows have no source text") == len(UNFUSED)
+
+
+def test_of_a_long_text_the_likeliest_window_answers(root: Path) -> None:
+    evaluated = pd.read_parquet(root / "qa/flare/predictions.parquet").set_index("id")
+    found = pd.read_parquet(root / "qa/said.parquet").set_index("id")
+    assert found.columns.tolist() == ["prediction", "log_probability"]
+    assert found.index.tolist() == [row["id"] for row in json.loads((root / "qa/rows.json").read_text())]
+    found = found.loc[evaluated.index]
+    assert found["prediction"].tolist() == evaluated["prediction"].tolist()
+    np.testing.assert_allclose(found["log_probability"], evaluated["log_probability"], atol=1e-5)

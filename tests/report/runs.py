@@ -1,0 +1,97 @@
+"""Run directories written by hand, and the tables of a report read back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flare_ds.methods import METHODS
+from flare_ds.settings import parse_config
+
+COSTS = {
+    "trained_parameters": 123456,
+    "examples": 640,
+    "tokens_per_step": 812.5,
+    "padded_tokens_per_step": 1024.0,
+    "flops_per_step": 2.0e9,
+}
+
+
+def write_run(
+    root: Path, name: str, method: str, seed: int, correct=None, /, *, target="pl", steps=40, r=8, base="base", **task
+) -> Path:
+    """A run directory; finished if `correct` says which test rows were right."""
+    directory = root / name
+    directory.mkdir(parents=True)
+    config = {
+        "method": method,
+        "run_dir": str(directory),
+        "deepspeed": "ds.json",
+        "model": {"base": base},
+        "task": {"name": "multiemo", "data_dir": "data", "target_language": target, **task},
+        "source": {"mt_encoder": "nllb"},
+        "adapter": {"r": r},
+        "train": {"steps": steps, "seed": seed},
+    }
+    (directory / "config.yaml").write_text(parse_config(config, origin="test").to_yaml())
+    if correct is not None:
+        write_result(directory, method, correct, seed)
+    return directory
+
+
+def write_result(directory: Path, method: str, correct, seed: int) -> None:
+    rows = [{"id": f"r{i}", "label": "yes", "prediction": "yes" if right else "no"} for i, right in enumerate(correct)]
+    write_scores(directory, "accuracy", float(np.mean(correct)), rows)
+    if METHODS.get(method).trains:
+        write_training(directory, median_step_seconds=1.0 + seed, tokens_per_second=1000.0 * seed)
+
+
+def write_training(directory: Path, **figures: float) -> None:
+    (directory / "training.json").write_text(json.dumps(COSTS | figures))
+
+
+def write_scores(directory: Path, metric: str, score: float, rows: list[dict]) -> None:
+    pd.DataFrame(rows).to_parquet(directory / "predictions.parquet")
+    metrics = {
+        "schema": 3,
+        "metric": metric,
+        "score": score,
+        "num_examples": len(rows),
+        "confidence_interval": [0.111, 0.999],
+    }
+    (directory / "metrics.json").write_text(json.dumps(metrics))
+
+
+def write_log(directory: Path, *lines: dict, torn: str = "") -> None:
+    (directory / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
+
+
+def validation(step: int, score: float) -> dict:
+    return {"step": step, "validation_score": score, "validation_loss": 1 - score}
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """All tables: their lines by column."""
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    split = [[[cell.strip() for cell in line.strip("| ").split("|")] for line in block] for block in blocks]
+    return [[dict(zip(columns, line, strict=True)) for line in lines] for columns, _, *lines in split]
+
+
+def methods(text: str) -> list[dict[str, str]]:
+    """The lines of the table of methods."""
+    return tables(text)[0]
+
+
+def differences(text: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The lines of the table of differences, by method and seeds."""
+    found = [lines for lines in tables(text) if "McNemar p" in lines[0]]
+    return {(line["method"], line["seeds"]): line for lines in found for line in lines}
+
+
+def bounds(line: dict[str, str]) -> list[float]:
+    return [float(bound) for bound in line["95 % interval"].split(" to ")]
+
+
+def random_correct(seed: int, share: float, n: int = 300) -> np.ndarray:
+    return np.random.default_rng(seed).random(n) < share

@@ -1,0 +1,53 @@
+"""The paper's figures, and ours beside them."""
+
+import numpy as np
+import pytest
+
+from flare_ds.methods import METHODS
+from flare_ds.report import report
+from flare_ds.report.paper import TABLE
+from tests.report.runs import tables, write_run
+
+AVERAGES = {  # of the three tasks, in the order of the methods, as the paper's readers computed them
+    "XLM-R Large": [62.84, 64.35, 65.88, 65.41, 64.69, 67.03, 65.89],
+    "mT5-XL": [66.18, 67.57, 68.99, 68.84, 68.82, 70.29, 70.22],
+    "Llama 3.1 8B": [50.50, 51.43, 66.11, 67.13, 57.87, 68.25, 64.77],
+    "Gemma 2 9B": [51.51, 51.29, 71.40, 69.93, 66.67, 72.67, 70.85],
+}
+
+
+def test_the_papers_figures_have_the_averages_they_are_known_by():
+    found = {model: [np.mean(scores[method]) for method in METHODS] for model, scores in TABLE.items()}
+    assert found.keys() == AVERAGES.keys()
+    for model, averages in AVERAGES.items():
+        assert found[model] == pytest.approx(averages, abs=0.0051)
+
+
+def test_scores_stand_beside_the_papers(tmp_path):
+    """Under any name of the model, and where it is the base of a task adapter that was merged."""
+    merged = tmp_path / "base"
+    merged.mkdir()
+    (merged / "merged_from.json").write_text('{"base": "google/gemma-2-9b", "run": "runs/en"}')
+    for language, correct in (("sw", [True, False]), ("ur", [True, True, True, False])):
+        for method in ("lora", "flare"):
+            name = f"{language}/{method}-seed1"
+            write_run(tmp_path, name, method, 1, correct, target=language, base=str(merged), name="xnli")
+    write_run(tmp_path, "th/flare-seed1", "flare", 1, target="th", base=str(merged), name="xnli")
+    *_, beside = tables(report(tmp_path))
+    assert [tuple(line.values()) for line in beside] == [
+        ("xnli", "Gemma 2 9B", "lora", "2 of 14", "62.50", "84.89"),
+        ("xnli", "Gemma 2 9B", "flare", "2 of 14", "62.50", "85.01"),
+    ]
+
+
+def test_several_settings_of_a_language_are_not_averaged_to_meet_the_papers(tmp_path):
+    for r in (8, 16):
+        write_run(tmp_path, f"sw/r{r}", "lora", 1, [True], target="sw", r=r, base="Llama-3.1-8B", name="xnli")
+    *_, ((line),) = tables(report(tmp_path))
+    assert (line["ours"], line["the paper's"]) == ("-", "80.74")
+
+
+@pytest.mark.parametrize(("base", "task"), [("google/gemma-2-9b-it", "xnli"), ("google/gemma-2-9b", "multiemo")])
+def test_what_the_paper_does_not_have_is_not_compared_with_it(tmp_path, base, task):
+    write_run(tmp_path, "lora-seed1", "lora", 1, [True], target="es", base=base, name=task)
+    assert "the paper" not in report(tmp_path)

@@ -1,0 +1,136 @@
+"""The table of methods: what it says is computed again here, another way, from run directories written by hand."""
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+from flare_ds.report import report
+from tests.report.runs import bounds, differences, methods, random_correct, write_log, write_run, write_training
+
+
+def test_one_seed_is_reported_as_its_files_say(tmp_path):
+    write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, True, False, True])
+    text = report(tmp_path)
+    assert methods(text) == [
+        {
+            "language": "pl",
+            "method": "lora",
+            "seeds": "1 (1)",
+            "score": "0.750",
+            "deviation": "-",
+            "95 % interval": "0.111 to 0.999",
+            "trained parameters": "123,456",
+            "examples": "640",
+            "tokens a step": "812",
+            "with padding": "1,024",
+            "step time": "2.00",
+            "tokens/s": "1,000",
+            "FLOPs / lora's": "1.00",
+        }
+    ]
+    assert (tmp_path / "report.md").read_text() == text
+    assert f"tensorboard --logdir {tmp_path}" in text
+
+
+def test_methods_that_train_nothing_count_once_whatever_their_seeds(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, f"pl/zero_shot-seed{seed}", "zero_shot", seed, [True, False])
+    write_run(tmp_path, "es/zero_shot-seed1", "zero_shot", 1, target="es")
+    write_run(tmp_path, "es/zero_shot-seed2", "zero_shot", 2, [True, True], target="es")
+    es, pl = methods(report(tmp_path))
+    assert (es["score"], pl["score"]) == ("1.000", "0.500")
+    for line in (es, pl):
+        assert (line["seeds"], line["deviation"], line["95 % interval"]) == ("-", "-", "0.111 to 0.999")
+        assert (line["trained parameters"], line["examples"]) == ("0", "0")
+        assert {line[cost] for cost in ("tokens a step", "with padding", "step time", "tokens/s")} == {"-"}
+
+
+def test_seeds_are_averaged_and_the_interval_is_over_rows(tmp_path):
+    outcomes = {seed: random_correct(seed, 0.6) for seed in (1, 2, 10)}
+    for seed, correct in outcomes.items():
+        write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, correct)
+    (line,) = methods(report(tmp_path))
+    rows = np.mean(list(outcomes.values()), axis=0)
+    half = 1.96 * rows.std() / np.sqrt(len(rows))
+    assert line["seeds"] == "3 (1, 2, 10)"
+    assert float(line["score"]) == pytest.approx(rows.mean(), abs=5e-4)
+    assert float(line["deviation"]) == pytest.approx(statistics.stdev(map(np.mean, outcomes.values())), abs=5e-4)
+    assert bounds(line) == pytest.approx([rows.mean() - half, rows.mean() + half], abs=0.005)
+    assert (line["trained parameters"], line["step time"], line["tokens/s"]) == ("123,456", "5.33", "4,333")
+
+
+def test_flops_are_those_of_lora_in_the_same_setting_times_so_much(tmp_path):
+    for seed, flops in ((1, 3.0e9), (2, 4.0e9)):
+        run = write_run(tmp_path, f"pl/flare-seed{seed}", "flare", seed, [True])
+        write_training(run, flops_per_step=flops, median_step_seconds=1, tokens_per_second=1)
+        write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, [True])
+    write_run(tmp_path, "pl/zero_shot-seed1", "zero_shot", 1, [True])
+    write_run(tmp_path, "es/flare-seed1", "flare", 1, [True], target="es")
+    lines = {(line["language"], line["method"]): line["FLOPs / lora's"] for line in methods(report(tmp_path))}
+    assert lines == {("pl", "zero_shot"): "-", ("pl", "lora"): "1.00", ("pl", "flare"): "1.75", ("es", "flare"): "-"}
+
+
+def test_costs_that_a_run_did_not_count_are_dashes(tmp_path):
+    old = {"trained_parameters": 10, "median_step_seconds": 1.0, "tokens_per_second": 5.0}
+    for seed in (1, 2):
+        write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, [True])
+    (tmp_path / "pl/lora-seed2/training.json").write_text(json.dumps(old))
+    (line,) = methods(report(tmp_path))
+    assert {line[cost] for cost in ("examples", "tokens a step", "with padding", "FLOPs / lora's")} == {"-"}
+    assert line["tokens/s"] == "502"
+
+
+def test_unfinished_runs_stand_in_the_table(tmp_path):
+    write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, False])
+    write_log(write_run(tmp_path, "pl/lora-seed2", "lora", 2), {"step": 17, "loss": 1.0}, torn='{"step": 18, "lo')
+    trained = write_run(tmp_path, "pl/flare-seed1", "flare", 1)
+    (trained / "training.json").write_text("{}")
+    write_run(tmp_path, "pl/zero_shot-seed1", "zero_shot", 1)
+    write_run(tmp_path, "es/flare-seed1", "flare", 1, target="es")
+    lines = [tuple(line.values())[:4] for line in methods(report(tmp_path))]
+    assert lines == [
+        ("es", "flare", "1", "unfinished: not started"),
+        ("pl", "zero_shot", "-", "unfinished: not started"),
+        ("pl", "lora", "1 (1)", "0.500"),
+        ("pl", "lora", "2", "unfinished: trained 17 of 40 steps"),
+        ("pl", "flare", "1", "unfinished: trained, not evaluated"),
+    ]
+
+
+def test_runs_with_other_settings_are_not_averaged(tmp_path):
+    write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, True], r=8)
+    write_run(tmp_path, "pl/lora-seed2", "lora", 2, [False, False], r=16)
+    assert [(line["method"], line["score"], line["FLOPs / lora's"]) for line in methods(report(tmp_path))] == [
+        ("lora (pl/lora-seed1)", "1.000", "-"),
+        ("lora (pl/lora-seed2)", "0.000", "-"),
+    ]
+
+
+def test_stage_1_is_called_the_task_adapter(tmp_path):
+    for name, method in (("stage1", "lora"), ("untuned", "zero_shot")):
+        write_run(tmp_path, name, method, 1, [True], target="en")
+    text = report(tmp_path)
+    assert [line["method"] for line in methods(text)] == ["zero_shot", "task adapter"]
+    assert not differences(text), "the base before stage 1 is no method to be compared"
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "said"),
+    [
+        ({"name": "multiemo"}, "pl", "the en side is itself a translation of the pl rows"),
+        ({"name": "multiemo"}, "es", "both sides are translations of the pl rows"),
+        ({"name": "xnli"}, "sw", "the rows are translations of the en side"),
+    ],
+)
+def test_where_the_source_texts_come_from_is_said(tmp_path, task, target, said):
+    write_run(tmp_path, "lora-seed1", "lora", 1, [True], target=target, **task)
+    assert "translate_test reads" not in report(tmp_path), "nothing in the table reads a source"
+    write_run(tmp_path, "translate_test-seed1", "translate_test", 1, [True], target=target, **task)
+    text = report(tmp_path)
+    assert f"{task['name']} in {target}: {said}, so translate_test reads" in text
+    for directory in tmp_path.glob("*-seed1"):
+        config = (directory / "config.yaml").read_text()
+        (directory / "config.yaml").write_text(config.replace("sides: own", "sides: translated"))
+    assert "translate_test reads" not in report(tmp_path), "the sources were translated for the test"

@@ -1,0 +1,138 @@
+"""A sweep with a stand-in for the commands it starts.
+
+The stand-in is a script that does what stage1, train, evaluate and prepare leave behind, in no time. It is started,
+seen and ended as the real commands are: real processes, signals and files.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flare_ds.evaluation.predictions import write_predictions
+
+STAND_IN = """#!{python}
+import json, os, pathlib, shutil, subprocess, sys, time
+import yaml
+
+verb, path, *rest = sys.argv[sys.argv.index("flare_ds") + 1 :]
+run = pathlib.Path(path)
+run = run if run.is_dir() else run.parent
+config = yaml.safe_load((run / "config.yaml").read_text())
+here = pathlib.Path(__file__).parent
+call = f"{{verb}} {{run.relative_to(here / 'out')}}"
+with (here / "calls.txt").open("a") as file:
+    print(call, *rest, file=file)
+print("hello from", call, flush=True)
+if call == os.environ.get("HANG"):
+    child = subprocess.Popen(["sleep", "600"])
+    (here / "hanging.txt").write_text(f"{{os.getpid()}} {{child.pid}}")
+    time.sleep(600)
+if call == os.environ.get("FAIL"):
+    sys.exit("no luck with " + call)
+if verb in ("train", "stage1"):
+    costs = {{"trained_parameters": 10, "median_step_seconds": 0.5, "tokens_per_second": 100.0}}
+    (run / "training.json").write_text(json.dumps(costs))
+if verb == "evaluate":
+    shutil.copy(here / "predictions.parquet", run)
+    metrics = {{"schema": 3, "metric": "accuracy", "score": 2 / 3, "num_examples": 30}}
+    metrics["confidence_interval"] = [0.5, 0.8]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+if verb == "stage1":
+    pathlib.Path(rest[rest.index("--output") + 1]).mkdir()
+"""
+
+# The sweep as a process of its own, whose single-process commands go to the stand-in too.
+# A shell that starts the tests in the background has them ignore Ctrl-C, which their children inherit.
+AS_PROCESS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.executable = sys.argv[1]
+from flare_ds.sweep import sweep
+sys.exit(sweep(sys.argv[2]))
+"""
+
+CELLS = [f"pl/{name}" for name in ("zero_shot-seed1", "lora-seed1", "lora-seed2", "flare-seed1", "flare-seed2")]
+UNTUNED = 'model.base="models/small"'  # the tuned base, whose tokenizer is the same, is not there yet
+PREPARED = ["prepare stage1", f"prepare pl/zero_shot-seed1 {UNTUNED}"]
+
+
+class Bench:
+    """A sweep YAML and the stand-in, in one directory."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.out = directory / "out"
+        self.path = directory / "sweep.yaml"
+        self.stand_in = directory / "stand_in"
+        self.stand_in.write_text(STAND_IN.format(python=sys.executable))
+        self.stand_in.chmod(0o755)
+        rows = [{"id": str(i), "label": "a", "prediction": "a" if i % 3 else "b"} for i in range(30)]
+        write_predictions(directory / "predictions.parquet", rows)
+        self.python = sys.executable
+        monkeypatch.setattr(sys, "executable", str(self.stand_in))
+        self.settings = {
+            "base": {
+                "deepspeed": "ds.json",
+                "model": {"base": "models/small"},
+                "task": {"name": "multiemo", "data_dir": "data"},
+                "train": {"steps": 40},
+            },
+            "out": str(self.out),
+            "launch": f"{self.stand_in} --ranks 2 --module",
+            "stage1": {"train": {"steps": 60}},
+            "grid": {"languages": ["pl"], "methods": ["zero_shot", "lora", "flare"], "seeds": [1, 2]},
+            "methods": {"flare": {"adapter": {"pairing": "module"}}},
+        }
+        self.write()
+
+    def write(self) -> None:
+        self.path.write_text(yaml.safe_dump(self.settings))
+
+    def calls(self) -> list[str]:
+        """What the stand-in was asked for since the last look."""
+        file = self.directory / "calls.txt"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+    def start(self, hang: str) -> subprocess.Popen:
+        """Start the sweep as a process, and wait until it hangs in the call named."""
+        process = subprocess.Popen(
+            [self.python, "-c", AS_PROCESS, str(self.stand_in), str(self.path)],
+            env={**os.environ, "HANG": hang},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_for((self.directory / "hanging.txt").exists)
+        return process
+
+    def hanging(self) -> list[int]:
+        """Process ids of the command that hangs, and of its child."""
+        file = self.directory / "hanging.txt"
+        wait_for(lambda: len(file.read_text().split()) == 2)
+        return [int(word) for word in file.read_text().split()]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def expected_calls(cells: Sequence[str] = CELLS) -> list[str]:
+    calls = []
+    for cell in cells:
+        calls += [f"evaluate {cell}"] if "zero_shot" in cell else [f"train {cell}", f"evaluate {cell}"]
+    return calls
+
+
+def stage1_calls(bench: Bench) -> list[str]:
+    return [f"stage1 stage1 --output {bench.out}/base", "evaluate stage1"]
