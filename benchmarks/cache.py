@@ -140,6 +140,8 @@ def manifest_of(summary: SplitSummary, sections: dict[str, Section]) -> Manifest
         streams=dict(zip(STREAMS, Pairs.languages, strict=True)),
         labels=[*Pairs.labels],
         label_tokens=[[4], [5]],
+        prefix_ids=[],
+        newline_ids=[],
         pad_id=1,
         eos_id=1,
         vocabulary_size=len(WORDS),

@@ -135,7 +135,7 @@ def build(model_name: str, config: Config, *, layers: int = 2) -> TwoStreamModel
     labels = [[token] for token in LABELS.values()] if config.train.objective == "labels" else None
     use_head(base, label_tokens=labels, labels=tuple(LABELS), trained=config.adapter.train_head)
     model = TwoStreamModel(peft_model, config).train()
-    generator = torch.Generator().manual_seed(5)
+    generator, of_gates = torch.Generator().manual_seed(5), torch.Generator().manual_seed(6)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # with B = 0 the gradient of A is exactly 0 and proves nothing
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -143,8 +143,8 @@ def build(model_name: str, config: Config, *, layers: int = 2) -> TwoStreamModel
             parameter.data = 0.4 * torch.randn(parameter.shape, generator=generator)
         elif "source_logits" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator)
-        elif "opening" in name:  # gates of a size of about 1, either way
-            parameter.data = torch.randn(parameter.shape, generator=generator) / 32
+        elif "opening" in name:  # gates of a size of about 1, either way; no other method's weights depend on them
+            parameter.data = torch.randn(parameter.shape, generator=of_gates) / 32
     return model
 
 

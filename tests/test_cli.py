@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds import cli
 from flare_ds.cli import _parse, main
@@ -251,11 +253,13 @@ def test_what_training_refuses_on_every_rank(root: Path, overrides: list[str], e
 def test_a_lock_left_by_a_killed_compilation_is_no_obstacle(root: Path, tmp_path: Path) -> None:
     """Torch would wait for it for ever: found when a run killed as it started made the next one hang."""
     config = str(write_config(toy_settings(root, name="locked", steps=1)))
-    extensions = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    run_ranks(["flare_ds", "train", config], 1, **extensions)
-    (built,) = tmp_path.glob("**/deepspeed_shm_comm")
+    run_ranks(["flare_ds", "train", config], 1)  # compiles the op where no test before did
+    (compiled,) = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).glob("**/deepspeed_shm_comm")
+    built = shutil.copytree(compiled, tmp_path / compiled.name)
     (built / "lock").touch()
-    run_ranks(["flare_ds", "train", config, f"run_dir={tmp_path}/again"], 2, timeout=300, **extensions)
+    again = ["flare_ds", "train", config, f"run_dir={tmp_path}/again"]
+    run_ranks(again, 2, timeout=300, TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert not (built / "lock").exists()
 
 
 def test_evaluating_a_run_without_an_adapter(root: Path) -> None:

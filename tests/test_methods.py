@@ -68,6 +68,8 @@ def settings(root: Path, world: str, method: str) -> dict:
     found["adapter"] = {"target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]}
     found["task"] |= {"data_dir": str(root / world), "validation_rows": 60, "test_rows": 103}
     found["model"] |= {"base": str(root / "tuned")}
+    if world == "target":  # its English is noise: what x_mixup learns from it and draws towards it is to weigh little
+        found["mixup"] = {"source_weight": 0.1, "mse_weight": 0.1, "kl_weight": 0.1}
     found["source"] = {"mt_encoder": str(root / "nllb")}  # for all, so that all share one cache
     return found
 
@@ -111,11 +113,15 @@ def test_what_trains_beats_its_start(root: Path, world: str) -> None:
     for method in CAN_LEARN[world]:
         if METHODS.get(method).trains:
             training = read(root, f"{world}/{method}/training.json")
-            start = training["start_validation_score"]
+            start, best = training["start_validation_score"], training["best_validation_score"]
+            assert best > 0.95
+            # What puts English text or states before a frozen model reads them as the tuned base learned to.
             if (world, method) == ("source", "input_fusion"):
-                assert start > 0.95  # the tuned base reads the English half of a row as it learned to
+                assert start > 0.95
+            elif (world, method) == ("source", "x_mixup"):
+                assert start < best
             else:
-                assert start < CHANCE and training["best_validation_score"] > 0.95
+                assert start < CHANCE
 
 
 def test_all_methods_read_one_cache_and_draw_the_same_examples(root: Path) -> None:

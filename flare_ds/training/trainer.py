@@ -77,22 +77,17 @@ class Trainer:
 
     def _open(self, shape: PreTrainedModel) -> RunningModel:
         saved = load_state(self.state_path, self.progress.fingerprint) if self.state_path.exists() else None
-        if saved is None:
-            return open_model(
-                self.config,
-                shape=shape,
-                label_tokens=self.cache.label_tokens,
-                labels=tuple(self.cache.labels),
-            )
-        self.progress, tensors = saved
+        if saved is not None:
+            self.progress, tensors = saved
         running = open_model(
             self.config,
             shape=shape,
             label_tokens=self.cache.label_tokens,
             labels=tuple(self.cache.labels),
-            adapter=lambda parameters: {name: tensors[f"adapter/{name}"] for name in parameters},
+            adapter=None if saved is None else lambda names: {name: tensors[f"adapter/{name}"] for name in names},
         )
-        restore_optimizer(running, tensors, self.progress.step)
+        if saved is not None:
+            restore_optimizer(running, tensors, self.progress.step)
         return running
 
     def train(self) -> None:
