@@ -3,7 +3,6 @@
 Legend: n positions of a row, D width of the states.
 """
 
-import gc
 import secrets
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from flare_ds.data.states import StateStore, StoreId, find_store
 from flare_ds.data.states_writer import StoreWriter, check_size
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.mt_encoder import MTEncoder
+from flare_ds.training.engine import make_room
 from flare_ds.training.process_group import barrier, device, join_process_group, rank, world_size
 from flare_ds.training.providers import BaseStates, EncoderStates, StateComputer, states_dtype
 from flare_ds.training.rank_zero import on_rank_zero
@@ -113,9 +113,8 @@ def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
         return on_rank_zero(writer.publish)
     finally:
         writer.discard()
-        # What computed the states makes room for the run's own model, engine and hooks with their cycles included.
         del computer
-        gc.collect()
+        make_room()
 
 
 def _compute(computer: StateComputer, writer: StoreWriter, evaluate: EvaluateConfig) -> None:
