@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from flare_ds.config import Config
+from flare_ds.config.section import Section
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs import RunResult
 from flare_ds.settings import apply_override, load_config, parse_config
 from flare_ds.yaml_file import read_yaml
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Question(_Section):
+class Question(Section):
     """One table."""
 
     title: str
@@ -38,7 +35,7 @@ class Question(_Section):
     seeds: list[int] = Field(min_length=1)
 
 
-class StudyFile(_Section):
+class StudyFile(Section):
     """The YAML as it is written."""
 
     out: Path

@@ -46,7 +46,7 @@ def line(study: Study, question: Question, variant: str, spreads: Spreads) -> li
         return [*cells, *[DASH] * (len(COLUMNS) - len(cells))]
     for measure in (score, loss):
         cells.append(f"{statistics.mean(map(measure, runs.values())):.3f}")
-        cells.append(change(differences(study, question, variant, measure), spreads[measure]))
+        cells.append(change(differences(study, variant, question.against, question.seeds, measure), spreads[measure]))
     seconds = statistics.mean(run.training["median_step_seconds"] for run in runs.values())
     parameters = {run.training["trained_parameters"] for run in runs.values()}
     return [*cells, f"{seconds:.2f} s", ", ".join(f"{count:,}" for count in parameters)]
@@ -71,22 +71,23 @@ def loss(run: RunResult) -> float:
     return next(line["validation_loss"] for line in run.train_log if line["step"] == best and "validation_loss" in line)
 
 
-def differences(study: Study, question: Question, variant: str, measure: Measure) -> list[float]:
-    """Variant minus what it is compared with, for each seed that both are trained with."""
-    if variant == question.against:
+def differences(study: Study, variant: str, against: str, seeds: Sequence[int], measure: Measure) -> list[float]:
+    """Variant minus what it is compared with, for each of some seeds that both are trained with."""
+    if variant == against:
         return []
-    ours, others = (study.finished(name, question.seeds) for name in (variant, question.against))
+    ours, others = (study.finished(name, seeds) for name in (variant, against))
     return [measure(ours[seed]) - measure(others[seed]) for seed in ours if seed in others]
 
 
 def spread(study: Study, measure: Measure) -> float | None:
     """The standard deviation of a difference under one seed, from all comparisons; None: no comparison has two."""
     squares, freedom = 0.0, 0
-    asked = {
-        (variant, question.against): question for question in study.file.questions for variant in question.variants
-    }
-    for (variant, _), question in asked.items():
-        found = differences(study, question, variant, measure)
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for question in study.file.questions:
+        for variant in question.variants:
+            seeds.setdefault((variant, question.against), set()).update(question.seeds)
+    for (variant, against), of_both in seeds.items():
+        found = differences(study, variant, against, sorted(of_both), measure)
         if len(found) > 1:
             squares += statistics.variance(found) * (len(found) - 1)
             freedom += len(found) - 1

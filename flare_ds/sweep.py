@@ -121,11 +121,11 @@ class _Stages:
 
 def _claim_directories(plan: Plan) -> None:
     """Save every run's config in its directory, after checking that none holds a run with other settings."""
-    new = [run for run in plan.runs if not (run.directory / "config.yaml").exists()]
     for run in plan.runs:
-        if run not in new:
+        if (run.directory / "config.yaml").exists():
             _check_unchanged(run, plan)
-    for run in new:
+    # Those under way, too: they may go on with smaller batches, say.
+    for run in (run for run in plan.runs if not (run.directory / "metrics.json").exists()):
         write_text(run.directory / "config.yaml", run.config.to_yaml())
 
 
@@ -143,9 +143,9 @@ def _check_unchanged(run: PlannedRun, plan: Plan) -> None:
 
 
 def _flat(config: Config) -> dict[str, object]:
-    """Settings by dotted name."""
+    """The settings that decide what comes of a run, by dotted name."""
     settings: dict[str, object] = {}
-    for name, value in config.model_dump(mode="json").items():
+    for name, value in config.deciding().items():
         settings |= (
             {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
         )

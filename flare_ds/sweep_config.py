@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from flare_ds.config import Config, TaskConfig
+from flare_ds.config.section import Section
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.methods import METHODS
 from flare_ds.registry import suggestion
@@ -31,11 +32,7 @@ _SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train"
 _SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")  # the last not for stage 1
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Grid(_Section):
+class Grid(Section):
     """A cell for each combination; a method that trains nothing gets one cell a language, under the first seed."""
 
     languages: list[str] = Field(min_length=1, description="target languages")
@@ -57,7 +54,7 @@ class Grid(_Section):
                     yield language, method, seed
 
 
-class SweepConfig(_Section):
+class SweepConfig(Section):
     """The sweep YAML as it is written."""
 
     base: dict[str, Any] = Field(description="settings of every run")

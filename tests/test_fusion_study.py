@@ -135,6 +135,18 @@ def test_the_spread_is_of_all_comparisons(runner: ModuleType, bench: Bench) -> N
     assert cells(table, "paper")[4] == "+0.100 ± 0.012" and cells(table, "wide")[4] == "+0.020 ± 0.009"
 
 
+def test_the_spread_joins_the_seeds_of_questions_that_compare_the_same(runner: ModuleType, bench: Bench) -> None:
+    first = bench.settings["questions"][0]
+    bench.settings["questions"] = [first | {"seeds": [1, 2]}, first | {"seeds": [3]}]
+    bench.write()
+    for seed, paper in [(1, 0.60), (2, 0.62), (3, 0.64)]:
+        bench.trained(f"lora-seed{seed}", score=0.5, loss=1.0)
+        bench.trained(f"paper-seed{seed}", score=paper, loss=1.0)
+    _, of_two, of_one = runner.tables(runner.load_study(bench.path, [])).split("###")
+    # Of all three differences together .02.
+    assert cells(of_two, "paper")[4] == "+0.110 ± 0.014" and cells(of_one, "paper")[4] == "+0.140 ± 0.020"
+
+
 @pytest.mark.parametrize(
     ("override", "problem"),
     [

@@ -133,6 +133,18 @@ def test_a_run_with_other_settings_is_refused_before_anything_runs(bench, overri
     assert not (bench.out / "es").exists()
 
 
+def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):
+    monkeypatch.setenv("FAIL", "train pl/flare-seed1")
+    sweep(bench.path)
+    monkeypatch.delenv("FAIL")
+    sweep(bench.path, ["base.train.micro_batch_size=3", "base.evaluate.batch_size=5"])
+    saved = {name: load_config(bench.out / "pl" / name) for name in ("lora-seed1", "flare-seed1")}
+    assert {name: (config.train.micro_batch_size, config.evaluate.batch_size) for name, config in saved.items()} == {
+        "lora-seed1": (8, 16),
+        "flare-seed1": (3, 5),
+    }
+
+
 @pytest.mark.parametrize(
     ("override", "problem"),
     [

@@ -67,12 +67,6 @@ def _read(directory: Path) -> tuple[bool, int, Mapping[str, Any]]:
         raise CheckpointError(problem, fix="train it again, or check RUN") from error
 
 
-def _sources(config: Config) -> list[str]:
-    """The source languages the adapter reads."""
-    languages = config.task.source_languages[: max(config.sources, 1)]
-    return list(languages) if config.recipe.needs_source else []
-
-
 def _front_matter(
     config: Config, plain: bool, validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None
 ) -> ModelCardData:
@@ -89,7 +83,7 @@ def _front_matter(
         base_model=config.model.base,
         library_name="peft" if plain else "flare_ds",
         pipeline_tag="text-classification" if words_only else "text-generation",
-        language=list(dict.fromkeys([config.task.source_language, *_sources(config), config.task.target_language])),
+        language=list(dict.fromkeys([config.task.source_language, *config.sources_read, config.task.target_language])),
         tags=["flare_ds", config.method, "lora", "cross-lingual-transfer", config.task.name, *fused],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=f"{config.method}-{config.task.name}-{config.task.target_language}" if results else None,
@@ -125,7 +119,7 @@ def _function(config: Config) -> str:
     """What the adapter computes, from which texts."""
     adapter, task, recipe = config.adapter, config.task, config.recipe
     scale = "sqrt(r)" if adapter.rslora else "r"
-    reads = f"the text in `{'`, `'.join(_sources(config))}`"
+    reads = f"the text in `{'`, `'.join(config.sources_read)}`"
     if recipe.fuses == "bottleneck":
         if config.reads_mt_encoder:
             reads = f"the states of the MT encoder `{config.source.mt_encoder}`"
@@ -156,7 +150,7 @@ def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] 
 
 def _how_to_load(config: Config, plain: bool) -> str:
     run = shlex.quote(config.run_dir)
-    texts = "".join(f' --source "TEXT in {language}"' for language in _sources(config))
+    texts = "".join(f' --source "TEXT in {language}"' for language in config.sources_read)
     commands = [
         f"flare-ds evaluate {run}",
         f'flare-ds predict {run}{texts} --target "TEXT in {config.task.target_language}"',

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_verb
@@ -19,9 +20,8 @@ def add_verbs(verbs: "Verbs") -> None:
 
 
 def _lm_eval(options: argparse.Namespace) -> None:
+    import_module("flare_ds.evaluation.lm_eval_model")  # registers the model, and says so where lm-eval is missing
     from lm_eval.__main__ import cli_evaluate
-
-    import flare_ds.evaluation.lm_eval_model  # noqa: F401, registers the model
 
     sys.argv = ["lm-eval", *options.arguments]  # where it looks
     cli_evaluate()

@@ -1,5 +1,7 @@
 """A whole run, and which of its settings go together."""
 
+from typing import Any
+
 import yaml
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +11,15 @@ from flare_ds.config.section import Section
 from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrainConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
+
+_HOUSEKEEPING: Any = {
+    "run_dir": True,
+    "cache_dir": True,
+    "source": {"max_store_gb"},
+    "train": {"micro_batch_size", "micro_batch_tokens", "save_every"},
+    "evaluate": {"batch_size", "batch_tokens", "whole_model"},
+}
+"""Where things lie, and how much is held at once."""
 
 
 class Config(Section):
@@ -102,6 +113,11 @@ class Config(Section):
         return len(self.task.source_languages) if self.recipe.states == "source" else 1
 
     @property
+    def sources_read(self) -> tuple[str, ...]:
+        """The languages of the source texts that the method reads; none where it reads the target only."""
+        return self.task.source_languages[: max(1, self.sources)] if self.recipe.needs_source else ()
+
+    @property
     def streams_beside(self) -> int:
         """How many source streams run beside the row through the model."""
         if self.recipe.fuses == "mixup":
@@ -127,6 +143,10 @@ class Config(Section):
     def has_source(self) -> bool:
         """Whether the cache holds a source stream: only when the two languages differ."""
         return self.task.source_language != self.task.target_language
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings by section, without those that change no result by more than rounding."""
+        return self.model_dump(mode="json", exclude=_HOUSEKEEPING)
 
     def to_yaml(self) -> str:
         """The resolved config, as it is saved with the run."""

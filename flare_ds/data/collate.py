@@ -90,11 +90,6 @@ class Batch:
         }
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of both streams, padding not counted."""
-        return int(self.attention_mask.sum())
-
 
 def collate(
     split: Rows,

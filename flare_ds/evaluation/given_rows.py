@@ -9,6 +9,7 @@ Cells of a CSV are texts; one that means several fields or sources is written in
 Columns of other names are not read; without an `id` a row is called by its number.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def given_pair(config: Config, task: Task, *, target: str | None, sources: Seque
     Raises:
         ConfigError: a text is missing or empty, or does not say the task's fields.
     """
-    languages = source_languages(config)
+    languages = config.sources_read
     if languages and len(sources) != len(languages):
         raise ConfigError(
             f"method={config.method} needs a source text for each of: {', '.join(languages)}; got {list(sources)}",
@@ -67,11 +68,6 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
     return rows
 
 
-def source_languages(config: Config) -> tuple[str, ...]:
-    """The languages of the source texts that a run's method reads; none where it reads the target only."""
-    return config.task.source_languages[: max(1, config.sources)] if config.recipe.needs_source else ()
-
-
 def _row_of(config: Config, task: Task, record: Record, number: str) -> ParallelRow:
     sides = _sources(config, task, record)
     target = _cell(task, record, "target", record.values.get("target"))
@@ -85,7 +81,7 @@ def _row_of(config: Config, task: Task, record: Record, number: str) -> Parallel
 
 def _sources(config: Config, task: Task, record: Record) -> tuple[Side | None, ...]:
     """The row in each source language that is read; None where it has no text."""
-    languages, given = source_languages(config), record.values.get("source")
+    languages, given = config.sources_read, record.values.get("source")
     if not languages or given is None or given == "":
         return (None,) * len(languages)
     if isinstance(given, str) and len(languages) > 1:
@@ -132,10 +128,19 @@ def _fields(task: Task, value: Any) -> dict[str, str] | None:
     return {field: value[field] for field in task.fields}
 
 
+class _Texts(yaml.BaseLoader):
+    """Reads every scalar as a text, but a bare null as none."""
+
+
+_NULL = "tag:yaml.org,2002:null"
+_Texts.add_implicit_resolver(_NULL, re.compile("null$"), ["n"])
+_Texts.add_constructor(_NULL, lambda _loader, _node: None)
+
+
 def _parsed(text: str) -> Any:
-    """JSON or YAML in which all scalars are texts; None: it is neither."""
+    """JSON or YAML in which all scalars but a bare null are texts; None: it is neither."""
     try:
-        return yaml.load(text, yaml.BaseLoader)
+        return yaml.load(text, _Texts)
     except yaml.YAMLError:
         return None
 

@@ -41,6 +41,7 @@ from flare_ds.evaluation.generate import eos_ids, generate
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer
+from flare_ds.training.process_group import world_size
 
 T = TypeVar("T")
 LogLikelihood = tuple[float, bool]
@@ -88,8 +89,15 @@ class FlareModel(LM):
         """Refuse lm-eval's store of answers where it would mix up documents.
 
         Raises:
-            ConfigError: it finds answers by the target's text alone, but the run reads a source as well.
+            ConfigError: it finds answers by the target's text alone, but the run reads a source as well; or there are
+                several ranks, each of which has a store of its own.
         """
+        if world_size() > 1:
+            # A rank that finds in its store what another does not would ask other rows, and all would wait for ever.
+            raise ConfigError(
+                f"lm-eval's --use_cache keeps a store a rank, but the {world_size()} ranks must be asked the same",
+                fix="leave --use_cache out, or run on one rank",
+            )
         if self.encoder.templates:
             raise ConfigError(
                 "lm-eval's --use_cache knows requests by their context, but doc_to_source gives this run more to read",

@@ -21,7 +21,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
-from flare_ds.data.cache.encode import prefix_tokens, tokenize, tokenize_prompts
+from flare_ds.data.cache.encode import newline_tokens, prefix_tokens, tokenize, tokenize_prompts
 from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.registry import suggestion
@@ -112,7 +112,7 @@ class RequestEncoder:
     @cached_property
     def newline_ids(self) -> list[int]:
         """A line break."""
-        return tokenize(self.tokenizer, ["\n"], special_tokens=False)[0]
+        return newline_tokens(self.tokenizer)
 
     @cached_property
     def start(self) -> int:
@@ -134,8 +134,9 @@ class RequestEncoder:
         if not answer:
             problem = f"the continuation {continuation!r} of {context[-40:]!r} ({request.task_name}) has no tokens"
             raise DataError(problem, fix="correct the task's doc_to_choice or doc_to_target")
-        room = self._room(len(answer) - 1, request)
-        return TokenRow(self._cut(prompt, room), tuple(answer), self._sources(request, room, strip=True))
+        sources = self._sources(request, strip=True)
+        room = self._room(prompt, sources, len(answer) - 1, request)
+        return TokenRow(self._cut(prompt, room), tuple(answer), self._cut_all(sources, room))
 
     def written(self, request: Instance, longest_answer: int) -> TokenRow:
         """The row of a request to write behind a context.
@@ -144,9 +145,10 @@ class RequestEncoder:
             DataError: the answer leaves no room for a context.
             ConfigError: see `source_text`.
         """
-        room = self._room(longest_answer, request)
         (prompt,) = tokenize_prompts(self.tokenizer, [request.args[0]])
-        return TokenRow(self._cut(prompt, room), (), self._sources(request, room, strip=False))
+        sources = self._sources(request, strip=False)
+        room = self._room(prompt, sources, longest_answer, request)
+        return TokenRow(self._cut(prompt, room), (), self._cut_all(sources, room))
 
     def windows(self, text: str) -> list[TokenRow]:
         """The rows that together score each token of a text once, with as much before it as fits; they fuse nothing."""
@@ -154,9 +156,12 @@ class RequestEncoder:
         windows = get_rolling_token_windows(tokens, prefix_token=self.start, max_seq_len=self.longest, context_len=1)
         return [TokenRow(tuple(context), tuple(scored)) for context, scored in map(make_disjoint_window, windows)]
 
-    def _room(self, behind: int, request: Instance) -> int:
-        """Most tokens of a prompt with so many behind it."""
-        room = (self.longest - behind) // (2 if self.joint else 1)
+    def _room(self, prompt: list[int], sources: Sequence[list[int]], behind: int, request: Instance) -> int:
+        """Most tokens of each prompt with so many behind it; where two share a row and do not fit, half of it."""
+        room = self.longest - behind
+        if self.joint and any(sources):
+            shared = room - len(self.newline_ids) + len(self.prefix_ids)
+            room = room if len(prompt) + len(sources[0]) <= shared else shared // 2
         if room <= len(self.prefix_ids):
             problem = f"an answer of {behind + 1} tokens leaves no room for the prompt in {self.longest} tokens"
             raise DataError(f"{problem} ({request.task_name})", fix="a larger max_length, or a smaller max_gen_toks")
@@ -169,11 +174,15 @@ class RequestEncoder:
             prompt = self.prefix_ids + prompt[kept - room :]
         return tuple(prompt or [self.start])
 
-    def _sources(self, request: Instance, room: int, *, strip: bool) -> tuple[Tokens, ...]:
+    def _cut_all(self, sources: Sequence[list[int]], room: int) -> tuple[Tokens, ...]:
+        return tuple(self._cut(source, room) if source else () for source in sources)
+
+    def _sources(self, request: Instance, *, strip: bool) -> list[list[int]]:
+        """The prompt of each source; empty where there is no text."""
         texts = [source_text(template, request) for template in self.templates]
         texts = [text.rstrip() if strip else text for text in texts]
         prompts = zip(texts, tokenize_prompts(self.tokenizer, texts), strict=True)
-        return tuple(self._cut(prompt, room) if text.strip() else () for text, prompt in prompts)
+        return [(prompt or [self.start]) if text.strip() else [] for text, prompt in prompts]
 
 
 def source_text(template: str, request: Instance) -> str:

@@ -69,7 +69,7 @@ def source_templates(config: Config, given: str | Sequence[str] | None) -> tuple
     Raises:
         ConfigError: there are not as many as sources.
     """
-    wanted = max(1, config.streams_beside) if config.recipe.needs_source else 0
+    wanted = len(config.sources_read)
     templates = (given,) if isinstance(given, str) else tuple(given or ())
     if not templates and wanted:
         warn(f"method={config.method} runs unfused: without doc_to_source in model_args it gets no source")
@@ -77,7 +77,7 @@ def source_templates(config: Config, given: str | Sequence[str] | None) -> tuple
         warn(f"doc_to_source is not used: method={config.method} reads no source")
         return ()
     elif len(templates) != wanted:
-        languages = ", ".join(config.task.source_languages)
+        languages = ", ".join(config.sources_read)
         raise ConfigError(
             f"doc_to_source={list(templates)} is not one for each of: {languages}", fix=f"give a list of {wanted}"
         )
@@ -103,7 +103,7 @@ def decoding_settings(settings: Mapping[str, Any], config: Config) -> GenerateCo
         return GenerateConfig(
             max_new_tokens=settings["max_gen_toks"],
             seed=config.generate.seed,
-            **(sampling if settings["do_sample"] else {}),
+            **({"temperature": 1.0} | sampling if settings["do_sample"] else {}),
         )
     except ValidationError as error:
         raise explain(error, GenerateConfig, "generation_kwargs") from None

@@ -22,7 +22,10 @@ def against_paper(groups: Sequence[Group]) -> str:
     for group in groups:
         config = group.runs[0].config
         model = paper_model(config.model.base)
-        if model and group.finished and published(config.task.name, model, group.method) is not None:
+        # The paper averages over target languages.
+        if not (config.has_source and model and group.finished):
+            continue
+        if published(config.task.name, model, group.method) is not None:
             averages.setdefault((config.task.name, model, group.method), []).append(group)
     if not averages:
         return ""

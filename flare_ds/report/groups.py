@@ -66,7 +66,8 @@ def grouped(runs: Sequence[RunResult]) -> list[Group]:
     """The groups of some runs: by language, then in the order of the methods, then by path."""
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
-        settings = run.config.model_dump(mode="json", exclude={"run_dir": True, "train": {"seed"}})
+        settings = run.config.deciding()
+        del settings["train"]["seed"]
         groups.setdefault(json.dumps([str(run.directory.parent), settings]), []).append(run)
 
     def place(group: Group) -> tuple[str, int, Path]:
@@ -94,8 +95,8 @@ def seeds(runs: Sequence[RunResult]) -> str:
 
 
 def same_test(run: RunResult, other: RunResult) -> bool:
-    """Whether two runs were scored on the same examples by the same metric."""
-    same_metric: bool = run.metrics["metric"] == other.metrics["metric"]
+    """Whether two runs were scored on the same examples by the same metric, of answers given in the same way."""
+    same_metric = all(run.metrics[name] == other.metrics[name] for name in ("metric", "answers"))
     return same_metric and run.outcomes.keys() == other.outcomes.keys()
 
 

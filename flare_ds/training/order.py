@@ -52,7 +52,8 @@ def padded_tokens(config: Config, split: SplitRows) -> np.ndarray:
     """
     streams, columns_n = streams_of(config), longest_prompts(split, streams_of(config))
     if config.train.objective == "vocabulary":
-        answering = streams if config.adapter.span == "full" else ("target",)
+        # Beside the target's, those that `collate` puts behind the source's prompts.
+        answering = streams if config.adapter.span == "full" or config.recipe.fuses == "mixup" else ("target",)
         answers = [int((split.lengths(stream) - split.prompt_lengths(stream)).max()) for stream in answering]
         columns_n = columns_n + max(answers) - 1  # the last token is only predicted
     return len(streams) * columns_n

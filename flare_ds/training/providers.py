@@ -21,6 +21,7 @@ from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.collate import collate
 from flare_ds.data.states_writer import Layout
 from flare_ds.models.decoder import decoder_layers
+from flare_ds.models.layer_calls import hidden_of
 from flare_ds.models.loading import load_shape
 from flare_ds.models.mt_encoder import MTEncoder, mt_width
 from flare_ds.tasks.base import SPLITS
@@ -98,7 +99,7 @@ class BaseStates:
         self.taken_KBLD.append(args[0] if args else kwargs["hidden_states"])
 
     def _take_output(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.taken_KBLD.append(output[0] if isinstance(output, tuple) else output)
+        self.taken_KBLD.append(hidden_of(output))
 
 
 class EncoderStates:

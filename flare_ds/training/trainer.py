@@ -230,6 +230,6 @@ def is_trained(config: Config, cache: Cache) -> bool:
 
 def fingerprint(config: Config, cache: Cache) -> str:
     """What must not change between the parts of one run: data, model, adapter, optimisation."""
-    parts = config.model_dump(mode="json", include={"method", "model", "source", "adapter", "mixup", "train"})
-    del parts["source"]["max_store_gb"]  # how much disk there is
+    settings = config.deciding()
+    parts = {name: settings[name] for name in ("method", "model", "source", "adapter", "mixup", "train")}
     return hashlib.sha256(json.dumps([cache.key, parts], sort_keys=True).encode()).hexdigest()

@@ -52,6 +52,8 @@ def test_rows_of_several_sources(tmp_path: Path) -> None:
     assert sources == [[{"text": "b"}, {"text": "c"}], [{"text": "b"}, None], [None, None]]
     rows = read(tmp_path, 'target,source\na,"[""b"", ""null""]"\n', config, ".csv")
     assert texts(rows[0])[2] == [{"text": "b"}, {"text": "null"}]
+    rows = read(tmp_path, 'target,source\na,"[""5"", null]"\nb,"[5, nullify]"\n', config, ".csv")
+    assert [texts(row)[2] for row in rows] == [[{"text": "5"}, None], [{"text": "5"}, {"text": "nullify"}]]
 
 
 def test_rows_of_several_fields(tmp_path: Path) -> None:

@@ -163,11 +163,24 @@ def test_spaces_go_to_the_continuation_and_a_long_prompt_loses_its_beginning() -
     cut = "<bos> word17 word18 word19"
     row = encoder("text_en", longest=5).scored(ask(long, " positive word5", text_en=long))
     assert row == TokenRow(ids(cut), ids("positive word5"), (ids(cut),))
-    assert encoder("text_en", longest=8, joint=True).written(ask(long, text_en=long), 1).prompt == ids(
-        "<bos> word18 word19"
-    )
     assert encoder().scored(ask("", "positive")).prompt == ids("<bos>")
     assert encoder("text_en").scored(ask("word1", " positive", text_en=None)).sources == ((),)
+
+
+def test_two_prompts_in_one_row_are_cut_only_where_they_do_not_fit_together() -> None:
+    joint = encoder("text_en", longest=8, joint=True)
+    between = len(joint.newline_ids)
+    long = " ".join(FILLER)
+    row = joint.written(ask(long, text_en=long), 1)
+    assert row == TokenRow(ids("<bos> word17 word18 word19")[: 1 + 3], (), (ids("<bos> word17 word18 word19"),))
+    assert len(row.prompt) + between + len(*row.sources) - 1 <= 8 - 1
+    fits = " ".join(FILLER[: 8 - 1 - 2 - between])
+    row = joint.written(ask(fits, text_en="word9"), 1)
+    assert row == TokenRow(ids("<bos> " + fits), (), (ids("<bos> word9"),))
+    assert len(row.prompt) + between + len(*row.sources) - 1 == 8 - 1
+    without = " ".join(FILLER[-6:])
+    assert joint.written(ask(long, text_en=None), 1).prompt == ids("<bos> " + without)
+    assert encoder(longest=8, joint=True).written(ask(long), 1).prompt == ids("<bos> " + without)
 
 
 def test_prompts_end_where_their_text_ends() -> None:
@@ -235,6 +248,7 @@ def test_generation_kwargs() -> None:
     found = decoding_settings(asked, config)
     assert (found.max_new_tokens, found.temperature, found.top_k) == (7, 0.5, 3)
     assert decoding_settings(asked | {"do_sample": False}, config).temperature == 0
+    assert decoding_settings({"until": [], "max_gen_toks": 7, "do_sample": True}, config).temperature == 1
     with pytest.raises(ConfigError, match=r"generation_kwargs num_beams=4 is not known"):
         decoding_settings(asked | {"num_beams": 4}, config)
     with pytest.raises(ConfigError, match=r"top_p=3 in generation_kwargs"):
@@ -253,11 +267,20 @@ def test_the_store_of_answers_is_refused_where_it_would_mix_up_documents() -> No
         FlareModel.set_cache_hook(model, None)  # type: ignore[arg-type]
 
 
+def test_the_store_of_answers_is_refused_on_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flare_ds.evaluation.lm_eval_model.world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="the 2 ranks must be asked the same"):
+        FlareModel.set_cache_hook(SimpleNamespace(encoder=encoder()), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", ["lm_eval", "lm_eval.api.instance"])
 def test_without_lm_eval_it_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ) -> None:
-    monkeypatch.delitem(sys.modules, "flare_ds.evaluation.lm_eval_model")
-    monkeypatch.setitem(sys.modules, "lm_eval.api.instance", None)
+    for module in [name for name in sys.modules if name == missing or name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "flare_ds.evaluation.lm_eval_model", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
     assert main(["lm-eval", "--help"]) == 1
     said = capsys.readouterr().err
     assert "lm-eval is not installed" in said and 'pip install "flare_ds[lm-eval]"' in said

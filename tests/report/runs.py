@@ -55,6 +55,7 @@ def write_scores(directory: Path, metric: str, score: float, rows: list[dict]) -
     pd.DataFrame(rows).to_parquet(directory / "predictions.parquet")
     metrics = {
         "schema": 3,
+        "answers": "ranked",
         "metric": metric,
         "score": score,
         "num_examples": len(rows),

@@ -8,6 +8,7 @@ import pytest
 
 from flare_ds.methods import METHODS
 from flare_ds.report import report
+from flare_ds.settings import load_config
 from tests.report.runs import bounds, differences, methods, random_correct, write_run, write_scores
 
 
@@ -121,3 +122,20 @@ def test_runs_scored_by_different_metrics_are_not_compared(tmp_path):
     metrics = tmp_path / "pl/lora-seed1/metrics.json"
     metrics.write_text(metrics.read_text().replace("accuracy", "macro_f1"))
     assert "by other metrics" in report(tmp_path)
+
+
+def test_ranked_and_generated_answers_are_not_compared(tmp_path):
+    for method in ("flare", "lora"):
+        write_run(tmp_path, f"pl/{method}-seed1", method, 1, [True, True])
+    metrics = tmp_path / "pl/lora-seed1/metrics.json"
+    metrics.write_text(metrics.read_text().replace("ranked", "generated"))
+    assert "by other metrics" in report(tmp_path)
+
+
+def test_seeds_that_were_run_with_other_batches_are_seeds_of_one_method(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, [True, seed == 1])
+    second = tmp_path / "pl/lora-seed2"
+    changed = load_config(second, ["evaluate.batch_size=4", "train.micro_batch_size=2", "cache_dir=elsewhere"])
+    (second / "config.yaml").write_text(changed.to_yaml())
+    assert "| 2 (1, 2)" in report(tmp_path)

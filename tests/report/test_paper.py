@@ -33,6 +33,8 @@ def test_scores_stand_beside_the_papers(tmp_path):
             name = f"{language}/{method}-seed1"
             write_run(tmp_path, name, method, 1, correct, target=language, base=str(merged), name="xnli")
     write_run(tmp_path, "th/flare-seed1", "flare", 1, target="th", base=str(merged), name="xnli")
+    # English is no target language of the paper's.
+    write_run(tmp_path, "en/zero_shot-seed1", "zero_shot", 1, [True], target="en", base=str(merged), name="xnli")
     *_, beside = tables(report(tmp_path))
     assert [tuple(line.values()) for line in beside] == [
         ("xnli", "Gemma 2 9B", "lora", "2 of 14", "62.50", "84.89"),

@@ -82,7 +82,7 @@ def test_a_row_larger_than_a_step_is_refused(root: Path, cache: Cache) -> None:
     assert f"{longest} or more" in refused.value.fix
 
 
-@pytest.mark.parametrize("method", ["lora", "flare"])
+@pytest.mark.parametrize("method", ["lora", "flare", "x_mixup"])
 @pytest.mark.parametrize("objective", ["labels", "vocabulary"])
 @pytest.mark.parametrize("span", ["prompt", "full"])
 def test_no_forward_is_larger_than_said(root: Path, cache: Cache, method: str, objective: str, span: str) -> None:
@@ -93,7 +93,13 @@ def test_no_forward_is_larger_than_said(root: Path, cache: Cache, method: str, o
         ranks = split_step(order.rows(step), lengths, world_size=2, micro_batch_size=99, micro_batch_tokens=100)
         sizes += [
             collate(
-                split, micro, streams=streams, objective=objective, pad_id=0, source_answers=span == "full"
+                split,
+                micro,
+                streams=streams,
+                objective=objective,
+                pad_id=0,
+                source_answers=span == "full",
+                source_targets=method == "x_mixup",
             ).input_ids.numel()
             for micro_batches in ranks
             for micro in micro_batches
@@ -120,6 +126,11 @@ def test_the_longest_answer_that_is_read_counts(root: Path, objective: str, span
     assert padded_tokens(config, TwoRows()).tolist() == [2 * count for count in columns]
 
 
+def test_x_mixup_reads_the_sources_answers_too(root: Path) -> None:
+    config = make_config(root, method="x_mixup", objective="vocabulary")
+    assert padded_tokens(config, TwoRows()).tolist() == [2 * (7 + 5), 2 * (9 + 5)]
+
+
 def test_epochs_become_steps(root: Path, cache: Cache) -> None:
     by_rows, by_tokens = RowOrder(50, 4, 1), TokenOrder(np.full(50, 3), 15, 1)
     for epochs, rows, tokens in ((1, 13, 10), (2, 25, 20), (1.1, 14, 11), (0.01, 1, 1)):
@@ -138,8 +149,13 @@ def test_a_run_is_as_long_as_one_setting_says(root: Path, overrides: list[str]) 
 
 
 def test_a_run_is_not_continued_with_other_steps(root: Path, cache: Cache) -> None:
-    made = [{}, {"batch_tokens": 400}, {"batch_tokens": 401}, {"micro_batch_tokens": 100}, {"steps": None, "epochs": 2}]
+    made = [{}, {"batch_tokens": 400}, {"batch_tokens": 401}, {"steps": None, "epochs": 2}]
     assert len({fingerprint(make_config(root, **train), cache) for train in made}) == len(made)
+
+
+def test_a_run_that_does_not_fit_is_continued_as_the_memory_check_says(root: Path, cache: Cache) -> None:
+    made = [{}, {"micro_batch_size": 1}, {"micro_batch_tokens": 100}, {"save_every": 3}]
+    assert len({fingerprint(make_config(root, **train), cache) for train in made}) == 1
 
 
 def test_the_memory_check_knows_the_largest_micro_batch(

@@ -42,6 +42,11 @@ def prefix_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokenize_prompts(tokenizer, [""])[0]
 
 
+def newline_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A line break between two prompts."""
+    return tokenize(tokenizer, ["\n"], special_tokens=False)[0]
+
+
 def _without_final_eos(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> list[int]:
     end = len(prompt)
     while end and prompt[end - 1] == tokenizer.eos_token_id:

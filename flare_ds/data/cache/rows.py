@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from flare_ds.data.cache.encode import (
     PromptEncoder,
     label_tokens,
+    newline_tokens,
     prefix_tokens,
     tokenize,
     tokenize_answers,
@@ -85,7 +86,7 @@ class RowEncoder:
         self.vocabulary_size = vocabulary_size(tokenizer)
         self._mt_vocabulary_size = vocabulary_size(mt_tokenizer) if mt_tokenizer is not None else 0
         self.prefix_ids = prefix_tokens(tokenizer)
-        self.newline_ids = tokenize(tokenizer, ["\n"], special_tokens=False)[0]
+        self.newline_ids = newline_tokens(tokenizer)
         self._label_answers = tokenize_answers(tokenizer, task.labels)
         windows = PromptEncoder(task, tokenizer, max_prompt_tokens).windows
         self._reader = ExampleReader(windows, task.free_answers)
