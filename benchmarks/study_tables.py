@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from study import Question, Study, is_trained
 
+from flare_ds import markdown
 from flare_ds.runs import RunResult
 
 COLUMNS = ("variant", "settings", "seeds", "score", "change", "loss", "change", "step time", "trained parameters")
-DASH = "–"
 Measure = Callable[[RunResult], float]
 Spreads = dict[Measure, float | None]
 
@@ -31,19 +31,17 @@ def tables(study: Study) -> str:
 
 def table(study: Study, question: Question, spreads: Spreads) -> str:
     """One question."""
-    rows: list[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS)]
-    rows += [line(study, question, variant, spreads) for variant in question.variants]
-    written = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"### {question.title}\n\nChanges are against `{question.against}`.\n\n{written}"
+    lines = [line(study, question, variant, spreads) for variant in question.variants]
+    return f"### {question.title}\n\nChanges are against `{question.against}`.\n\n{markdown.table(COLUMNS, lines)}"
 
 
 def line(study: Study, question: Question, variant: str, spreads: Spreads) -> list[str]:
     """One variant."""
     runs = study.finished(variant, question.seeds)
     settings = study.file.variants[variant]
-    cells = [variant, f"`{settings}`" if settings else DASH, seeds_of(study, question, variant)]
+    cells = [variant, f"`{settings}`" if settings else markdown.DASH, seeds_of(study, question, variant)]
     if not runs:
-        return [*cells, *[DASH] * (len(COLUMNS) - len(cells))]
+        return [*cells, *[markdown.DASH] * (len(COLUMNS) - len(cells))]
     for measure in (score, loss):
         cells.append(f"{statistics.mean(map(measure, runs.values())):.3f}")
         cells.append(change(differences(study, variant, question.against, question.seeds, measure), spreads[measure]))
@@ -97,6 +95,6 @@ def spread(study: Study, measure: Measure) -> float | None:
 def change(found: list[float], deviation: float | None) -> str:
     """The mean of some differences and, where it can be told, its standard error."""
     if not found:
-        return DASH
+        return markdown.DASH
     error = "" if deviation is None else f" ± {deviation / math.sqrt(len(found)):.3f}"
     return f"{statistics.mean(found):+.3f}{error}"

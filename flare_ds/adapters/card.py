@@ -18,6 +18,7 @@ from flare_ds.adapters.files import KEPT, OWN_PEFT_TYPE, SETTINGS, WEIGHTS
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_text
+from flare_ds.markdown import DASH, table
 
 CARD = "README.md"
 _METRICS = {
@@ -140,12 +141,12 @@ def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] 
     if not scored:
         return "## Scores\n\nNot evaluated yet."
     metrics = [metric for metric in _METRICS if metric in scored[0]]
-    rows = [["split", *(_METRICS[metric][1] for metric in metrics), "examples"], ["---"] * (len(metrics) + 2)]
+    lines = []
     if validation is not None:
-        rows.append([f"validation (step {validation['step']})", *(f"{validation[m]:.4f}" for m in metrics), "–"])
+        lines.append([f"validation (step {validation['step']})", *(f"{validation[m]:.4f}" for m in metrics), DASH])
     if test is not None:
-        rows.append(["test", *(f"{test[m]:.4f}" for m in metrics), str(test["examples"])])
-    return "## Scores\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        lines.append(["test", *(f"{test[m]:.4f}" for m in metrics), str(test["examples"])])
+    return "## Scores\n\n" + table(["split", *(_METRICS[metric][1] for metric in metrics), "examples"], lines)
 
 
 def _how_to_load(config: Config, plain: bool) -> str:

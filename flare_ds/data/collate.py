@@ -121,13 +121,7 @@ def collate(
     targets_SBN = _right_padded([[_targets(split, stream, row, objective) for row in rows] for stream in predicting])
     source_answers = source_answers or source_targets
     inputs_SB = [[_answer_inputs(split, stream, row, objective, source_answers) for row in rows] for stream in streams]
-    columns = prompt_columns + max(len(tokens) for inputs in inputs_SB for tokens in inputs)
-    ids = np.full((len(streams) * len(rows), columns), pad_id, np.int64)
-    mask = np.zeros_like(ids)
-    for line, (prompt, answer) in enumerate(zip(chain(*prompts_SB), chain(*inputs_SB), strict=True)):
-        span = slice(prompt_columns - len(prompt), prompt_columns + len(answer))
-        ids[line, span] = np.concatenate([prompt, answer])
-        mask[line, span] = 1
+    ids, mask = _grid(list(chain(*prompts_SB)), list(chain(*inputs_SB)), pad_id)
     states = None if stored is None else [stored.states(row) for row in rows]
     source_lengths = [[len(prompt) for prompt in prompts] for prompts in prompts_SB[:-1]]
     if states is not None:
@@ -148,6 +142,18 @@ def collate(
         source_targets_SBN=targets_SBN[:-1] if source_targets else None,
         stored_BMKD=None if states is None else _left_padded(states),
     )
+
+
+def _grid(prompts: list[np.ndarray], inputs: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """The token ids of all rows and their mask, each int64 [(S+1)·B, L], as drawn at the top of this module."""
+    prompt_columns = max(map(len, prompts))
+    ids = np.full((len(prompts), prompt_columns + max(map(len, inputs))), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for line, (prompt, answer) in enumerate(zip(prompts, inputs, strict=True)):
+        span = slice(prompt_columns - len(prompt), prompt_columns + len(answer))
+        ids[line, span] = np.concatenate([prompt, answer])
+        mask[line, span] = 1
+    return ids, mask
 
 
 def _targets(split: Rows, stream: str, row: int, objective: str) -> np.ndarray:

@@ -88,10 +88,15 @@ def ask_rows(
         numbers = micro_batch.rows.tolist()
         answers = zip(numbers, ask(batch.to(device()), numbers), micro_batch.weights, strict=True)
         mine += [(row, answer) for row, answer, weight in answers if weight]
+    return _in_order(mine, len(rows))
+
+
+def _in_order(mine: list[tuple[int, T]], count: int) -> list[T]:
+    """The answers of all ranks, by row; a collective."""
     answered = [pair for part in gather_objects(mine) for pair in part]
     by_row = dict(answered)
-    assert len(by_row) == len(answered) == len(rows), "a row was asked twice or not at all"
-    return [by_row[row] for row in range(len(rows))]
+    assert len(by_row) == len(answered) == count, "a row was asked twice or not at all"
+    return [by_row[row] for row in range(count)]
 
 
 def streams_of(config: Config) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from flare_ds.versions import versions
 from tests.adapters import adapters
 from tests.adapters.adapters import KINDS, PLAIN, make_settings, save_trained, trained_model
 from tests.distributed import REPOSITORY
+from tests.report.runs import tables
 from tests.toy import toy_settings, write_config
 
 
@@ -98,9 +99,12 @@ def test_evaluation_adds_the_test_scores_each_time_anew(root: Path) -> None:
             ("test", kind, "f1"): 0.25,
         }
         assert front["metrics"] == ["accuracy", "f1"]
-        assert "| split | accuracy | macro F1 | examples |" in text
-        assert "| validation (step 20) | 0.7500 | 0.6250 | – |" in text
-        assert f"| test | {accuracy:.4f} | 0.2500 | 101 |" in text
+        assert tables(text) == [
+            [
+                {"split": "validation (step 20)", "accuracy": "0.7500", "macro F1": "0.6250", "examples": "-"},
+                {"split": "test", "accuracy": f"{accuracy:.4f}", "macro F1": "0.2500", "examples": "101"},
+            ]
+        ]
 
 
 def test_scores_of_free_answers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +120,7 @@ def test_scores_of_free_answers(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("test", kind, "exact_match"): 0.25,
         ("test", kind, "f1"): 0.375,
     }
-    assert "| split | exact match | F1 | examples |" in text and "| test | 0.2500 | 0.3750 | 60 |" in text
+    assert tables(text)[0][1] == {"split": "test", "exact match": "0.2500", "F1": "0.3750", "examples": "60"}
 
 
 def test_a_language_that_yaml_would_read_as_false(root: Path) -> None:
