@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.variant import Fusion, FusionVariant
-from flare_ds.config import AdapterConfig
+from flare_ds.config import AdapterConfig, Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.decoder import decoder_layers, input_norm
 from flare_ds.registry import suggestion
@@ -47,11 +47,7 @@ def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: in
         adapter: its settings.
         sources: how many sources the fused modules see; 0: none is fused, all are plain LoRA.
         seed: of the initialisation.
-
-    Raises:
-        ConfigError: see `check_adapter`.
     """
-    check_adapter(base, adapter, fused=sources > 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = get_peft_model(base, lora_config(adapter, base), adapter_name=ADAPTER)
@@ -75,24 +71,26 @@ def fused_layers(model: nn.Module, fused_modules: list[str]) -> dict[str, LoraLa
     }
 
 
-def check_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, fused: bool) -> None:
-    """Check that the adapter's settings fit the base, which may be on the meta device.
+def check_adapter(base: PreTrainedModel, config: Config) -> None:
+    """Check that the settings of what trains fit the base, which may be on the meta device.
 
     Raises:
         ConfigError: the model has no linear layers, or not the target or fused ones; the fusion function is unknown;
-            or the layers have no input norm that the source could go through.
+            the fused ones do not take what they would meet; or the layers have no input norm that the source could go
+            through.
     """
+    adapter = config.adapter
     linears = {name.rpartition(".")[2] for name in _linears(base)}
     wanted = adapter.target_modules
     targets = linears if isinstance(wanted, str) else set(wanted)
     _require("adapter.target_modules", targets, linears)
-    if fused:
+    if config.sources:
         FUSIONS.get(adapter.fusion)
         _require("adapter.fused_modules", set(adapter.fused_modules), targets)
-        if adapter.pairing != "module":
-            _check_widths(base, adapter)
-            if adapter.source_norm:
-                input_norm(decoder_layers(base)[0])
+        if config.pairing != "module":
+            _check_widths(base, config)
+        if config.norms_source:
+            input_norm(decoder_layers(base)[0])
 
 
 def _linears(base: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -109,16 +107,19 @@ def _linears(base: PreTrainedModel) -> dict[str, nn.Linear]:
     return linears
 
 
-def _check_widths(base: PreTrainedModel, adapter: AdapterConfig) -> None:
-    """A layer's state is as wide as the model; a fused module that reads something else cannot take it."""
+def _check_widths(base: PreTrainedModel, config: Config) -> None:
+    """A state that all fused modules of a layer meet is as wide as the model, so they have to be."""
     width = base.config.get_text_config().hidden_size
+    instead = "name modules that do, e.g. adapter.fused_modules=[q_proj,v_proj]"
+    if not config.reads_mt_encoder:
+        instead += "; or set adapter.pairing=module, where each module meets the source's input to that same module"
     for name, module in _linears(base).items():
         short = name.rpartition(".")[2]
-        if short in adapter.fused_modules and module.in_features != width:
+        if short in config.adapter.fused_modules and module.in_features != width:
             raise ConfigError(
-                f"adapter.pairing={adapter.pairing!r} hands a layer's state of width {width} to the fused modules, "
-                f"but {short!r} takes {module.in_features}",
-                fix="set adapter.pairing=module, which hands each module the source's input to that same module",
+                f"method={config.method} with adapter.pairing={config.adapter.pairing!r} hands one state of width "
+                f"{width} to adapter.fused_modules, but {short!r} takes {module.in_features}",
+                fix=instead,
             )
 
 

@@ -135,6 +135,17 @@ class Config(Section):
         return self.recipe.states == "mt_encoder"
 
     @property
+    def pairing(self) -> str:
+        """Which source state a fused module meets; the one of an MT encoder stands where a layer's input would."""
+        return "input" if self.reads_mt_encoder else self.adapter.pairing
+
+    @property
+    def norms_source(self) -> bool:
+        """Whether the source goes through a layer's input norm before it meets the target."""
+        fuses_layer_states = self.sources > 0 and self.pairing != "module" and not self.reads_mt_encoder
+        return fuses_layer_states and self.adapter.source_norm
+
+    @property
     def caches_mt(self) -> bool:
         """Whether the cache holds what an MT encoder reads: where one is named, so that all methods share a cache."""
         return self.source.mt_encoder is not None and (self.has_source or self.reads_mt_encoder)

@@ -146,17 +146,15 @@ class _LockstepLayer:
     """Stands in for one decoder layer's forward."""
 
     def __init__(self, streams: LockstepStreams, layer: nn.Module, number: int, config: Config) -> None:
-        adapter = config.adapter
         self.streams = streams
         self.number = number
         self.is_last = False
         self.forward: Callable[..., Any] = layer.forward
         self.checkpointing = config.train.gradient_checkpointing
-        self.pairing = "input" if config.reads_mt_encoder else adapter.pairing
+        self.pairing = config.pairing
         self.adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]
-        self.fused = list(fused_layers(layer, adapter.fused_modules).values()) if config.sources else []
-        normed = adapter.source_norm and self.pairing != "module" and not config.reads_mt_encoder
-        self.norm = input_norm(layer) if normed and self.fused else None
+        self.fused = list(fused_layers(layer, config.adapter.fused_modules).values()) if config.sources else []
+        self.norm = input_norm(layer) if config.norms_source and self.fused else None
         self.module_inputs: dict[LoraLayer, Tensor] = {}
         self.in_source_pass = False
         if self.pairing == "module":

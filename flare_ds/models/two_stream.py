@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from flare_ds.adapters.inject import inject_adapter
+from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
 from flare_ds.models.embedding import shard_embedding
@@ -111,11 +111,12 @@ def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[
     """Load the base (partitioned where a ZeRO-3 config is live), add a fresh adapter, choose the head.
 
     Raises:
-        ConfigError: the base or the MT encoder cannot be loaded, or the base lacks the wanted modules or layers.
+        ConfigError: the base or the MT encoder cannot be loaded; or see `check_adapter`.
     """
     base = load_base(config.model)
     model: PeftModel | PreTrainedModel = base
     if config.recipe.trains:
+        check_adapter(base, config)
         model = inject_adapter(base, config.adapter, sources=config.sources, seed=config.train.seed)
     use_head(
         base,

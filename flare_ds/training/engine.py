@@ -83,7 +83,7 @@ def open_model(
     """
     join_process_group()
     if config.recipe.trains:
-        check_adapter(shape, config.adapter, fused=config.sources > 0)
+        check_adapter(shape, config)
     if config.recipe.fuses == "mixup":
         check_mixup(shape, config.mixup)
     settings = resolve_ds_config(config, shape, world_size())

@@ -119,11 +119,11 @@ def hidden(output: Any) -> Tensor:
     return (output[0] if isinstance(output, tuple) else output)[0]
 
 
-def config_of(name: str, *, checkpointing: bool = False, **adapter: Any) -> Config:
+def config_of(name: str, *, method: str = "flare", checkpointing: bool = False, **adapter: Any) -> Config:
     one = ARCHITECTURES[name]
     settings: dict[str, Any] = {"target_modules": "all-linear", "fused_modules": list(one.fused)}
     settings |= {"source_norm": one.norm is not None} | adapter
-    return make_config(checkpointing=checkpointing, **settings)
+    return make_config(method=method, checkpointing=checkpointing, **settings)
 
 
 def build(name: str, attention: str, config: Config, *, fresh: bool = False, **overrides: Any) -> TwoStreamModel:
@@ -217,21 +217,37 @@ def test_gradients_reach_the_adapter_and_checkpointing_changes_none(name: str) -
 def test_names_that_a_model_lacks_are_refused_with_those_it_has() -> None:
     base, config = small_base("phi3"), config_of("phi3", fused_modules=["q_proj", "v_proj"])
     with pytest.raises(ConfigError, match=r"fused_modules names 'q_proj'.*'qkv_proj'.*\n.*did you mean 'qkv_proj'"):
-        check_adapter(base, config.adapter, fused=True)
-    check_adapter(base, config_of("phi3").adapter, fused=True)
+        check_adapter(base, config)
+    check_adapter(base, config_of("phi3"))
 
 
 def test_a_source_norm_where_there_is_none_is_refused() -> None:
     base = small_base("olmo2")
     for pairing in ("output", "input"):
         with pytest.raises(ConfigError, match=r"Olmo2DecoderLayer has no input_layernorm.*\n.*source_norm=false"):
-            check_adapter(base, config_of("olmo2", pairing=pairing, source_norm=True).adapter, fused=True)
-    check_adapter(base, config_of("olmo2", pairing="module", source_norm=True).adapter, fused=True)
-    check_adapter(base, config_of("olmo2", source_norm=True).adapter, fused=False)
+            check_adapter(base, config_of("olmo2", pairing=pairing, source_norm=True))
+    check_adapter(base, config_of("olmo2", pairing="module", source_norm=True))
+    for method in ("lora", "flare_mt"):  # no source, or none of the base's own
+        check_adapter(base, config_of("olmo2", method=method, source_norm=True))
+
+
+@pytest.mark.parametrize("pairing", ["output", "input", "module"])
+@pytest.mark.parametrize("method", ["flare", "flare_mt"])
+def test_a_state_needs_modules_as_wide_as_the_model(method: str, pairing: str) -> None:
+    """An encoder's state meets every module alike, so pairing=module does not make it fit."""
+    base = small_base("llama3")
+    config = config_of("llama3", method=method, pairing=pairing, fused_modules=["q_proj", "down_proj"])
+    if (method, pairing) == ("flare", "module"):
+        check_adapter(base, config)
+        return
+    with pytest.raises(ConfigError, match=r"to adapter.fused_modules, but 'down_proj' takes \d+\n") as error:
+        check_adapter(base, config)
+    assert "adapter.fused_modules=[q_proj,v_proj]" in str(error.value)
+    assert ("adapter.pairing=module" in str(error.value)) == (method == "flare")
 
 
 def test_layers_without_linear_modules_are_refused() -> None:
     with torch.device("meta"):
         base = GPT2LMHeadModel(GPT2Config(n_layer=2))
     with pytest.raises(ConfigError, match=r"GPT2LMHeadModel, whose layers hold no torch.nn.Linear"):
-        check_adapter(base, config_of("llama3").adapter, fused=True)
+        check_adapter(base, config_of("llama3"))
