@@ -19,6 +19,8 @@ from flare_ds.processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ANSWER_TOKENS = 2
+PAPER_FORM = {"pairing": "output", "fused_modules": ["q_proj", "v_proj"], "source_down": "shared"}
+"""Of flare: what two whole forwards can compute, too."""
 
 
 def write_model(directory: Path, *, layers: int, width: int, vocabulary: int) -> Path:
@@ -55,6 +57,7 @@ def make_config(
             "deepspeed": str(deepspeed or REPOSITORY / "ds_configs" / precision),
             "model": {"base": str(model), "dtype": dtype},
             "task": {"name": "random", "data_dir": "unused", "target_language": "pl"},
+            "adapter": PAPER_FORM,
             "train": {
                 "steps": 1,
                 "batch_size": rows,

@@ -13,6 +13,7 @@ from flare_ds.config import Config
 from flare_ds.data.collate import NO_TARGET, Batch
 from flare_ds.models.head import use_head
 from flare_ds.models.two_stream import TwoStreamModel
+from tests.forms import PAPER_FORM
 from tests.oracle import Base, Oracle, Row
 from tests.small_models import VOCAB, small_model
 
@@ -53,7 +54,7 @@ def make_config(
                 "extra_source_languages": languages,
             },
             "source": {"provider": provider, "mt_encoder": "unused", "mt_language": "unused"},
-            "adapter": {"r": 4, "alpha": 8, "target_modules": TARGETS, **adapter},
+            "adapter": {"r": 4, "alpha": 8, "target_modules": TARGETS, **PAPER_FORM, **adapter},
             "mixup": mixup or {},
             "train": {"steps": 1, "objective": objective, "gradient_checkpointing": checkpointing},
         }

@@ -87,7 +87,7 @@ class Bench:
             "launch": f"{self.stand_in} --ranks 2 --module",
             "stage1": {"train": {"steps": 60}},
             "grid": {"languages": ["pl"], "methods": ["zero_shot", "lora", "flare"], "seeds": [1, 2]},
-            "methods": {"flare": {"adapter": {"pairing": "module"}}},
+            "methods": {"flare": {"adapter": {"pairing": "input"}}},
         }
         self.write()
 

@@ -17,7 +17,7 @@ SETTINGS = {
     "train": {"steps": 1},
 }
 MT = ["method=flare_mt", "source.mt_encoder=nllb", "source.mt_language=pol_Latn"]
-CACHED = ["source.provider=cached"]
+CACHED = ["source.provider=cached", "adapter.pairing=output"]
 EXTRA = ["task.extra_source_languages=[de, fr]"]
 CROSS = ["adapter.fusion=cross_attention", "adapter.fusion_heads=3"]
 
@@ -44,7 +44,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "method=flare_mt with source.provider='lockstep' stores prompts only",
             "use adapter.span=prompt",
         ),
-        ([*CACHED, "adapter.pairing=module"], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
+        (CACHED[:1], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
         (MT[:1], "method=flare_mt needs source.mt_encoder", "add it, e.g. source.mt_encoder=facebook/nllb"),
         (["task.target_language=en"], "method=flare reads two languages", "use method=lora for stage 1"),
         (["method=input_fusion", "task.target_language=en"], "method=input_fusion reads two", "use method=lora"),

@@ -38,7 +38,7 @@ def test_each_run_gets_its_own_config(bench):
     flare, lora = load_config(bench.out / "pl/flare-seed2"), load_config(bench.out / "pl/lora-seed2")
     assert (flare.method, flare.train.seed, flare.train.steps) == ("flare", 2, 40)
     assert flare.model.base == lora.model.base == str(bench.out / "base")
-    assert (flare.adapter.pairing, lora.adapter.pairing) == ("module", "output")
+    assert (flare.adapter.pairing, lora.adapter.pairing) == ("input", "module")
     assert flare.run_dir == str(bench.out / "pl/flare-seed2")
 
 

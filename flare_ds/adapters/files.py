@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flare_ds.adapters.inject import ADAPTER
-from flare_ds.adapters.settings import compared_settings, default_setting, recorded_settings
+from flare_ds.adapters.settings import compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
@@ -109,7 +109,7 @@ def check_settings(directory: Path, config: Config) -> None:
             fix="correct method",
         )
     for name, same in compared_settings(config).items():
-        found = saved.get(name, default_setting(name))
+        found = saved.get(name, untold_setting(name))
         if same(found) != same(wanted[name]):
             raise CheckpointError(
                 f"{directory} was trained with {name}={found!r}, not {wanted[name]!r}", fix=f"set {name}={found!r}"

@@ -28,8 +28,14 @@ def recorded_settings(config: Config) -> dict[str, Any]:
     return {"method": config.method, **values}
 
 
-def default_setting(name: str) -> Any:
-    """The default of a setting, as a JSON value; None if it has none."""
+_ONCE = {"adapter.pairing": "output", "adapter.source_down": "shared"}
+"""What some settings were before files told them."""
+
+
+def untold_setting(name: str) -> Any:
+    """What a setting is in a file that does not tell it, as a JSON value: what it was then, else its default."""
+    if name in _ONCE:
+        return _ONCE[name]
     section, _, key = name.partition(".")
     model: Any = Config.model_fields[section].annotation
     default = model.model_fields[key].default

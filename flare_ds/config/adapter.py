@@ -19,7 +19,11 @@ class SourceConfig(Section):
 
 
 class AdapterConfig(Section):
-    """The LoRA adapter, and how the source stream is fused into its bottleneck (methods flare and flare_mt)."""
+    """The LoRA adapter, and how the source stream is fused into its bottleneck (methods flare and flare_mt).
+
+    Where the defaults are not the paper's form (pairing=output, fused_modules=[q_proj, v_proj], source_down=shared),
+    docs/fusion_study.md says why.
+    """
 
     r: int = Field(8, ge=1, description="width of the bottleneck")
     alpha: float = Field(16.0, gt=0, description="adapter output is scaled by alpha / r")
@@ -28,15 +32,15 @@ class AdapterConfig(Section):
     target_modules: list[str] | Literal["all-linear"] = Field(
         "all-linear", description="linear layers that get an adapter"
     )
-    fused_modules: list[str] = Field(["q_proj", "v_proj"], min_length=1, description="those of them that are fused")
+    fused_modules: list[str] = Field(["o_proj", "down_proj"], min_length=1, description="those of them that are fused")
     fusion: str = Field("add_relu", description="fusion function")
     fusion_heads: int = Field(1, ge=1, description="heads of cross_attention; they divide r")
-    pairing: Literal["output", "input", "module"] = Field("output", description="which source state a layer sees")
+    pairing: Literal["module", "output", "input"] = Field("module", description="which source state a layer sees")
     source_norm: bool = Field(True, description="source through the layer's input norm (output, input)")
     align: Literal["right", "left", "stretch"] = Field("right", description="which source position meets which target")
     span: Literal["prompt", "full"] = Field("prompt", description="fuse the prompt only, or the answer too")
-    source_down: Literal["shared", "own"] = Field(
-        "shared", description="the source goes through the target's A, or through one of its own"
+    source_down: Literal["own", "shared"] = Field(
+        "own", description="the source goes through an A of its own, or through the target's"
     )
     source_weights: Literal["mean", "learned"] = Field("mean", description="how several sources are combined")
     train_head: bool = Field(False, description="the output matrix trains too")

@@ -91,7 +91,8 @@ class Config(Section):
             (
                 source.provider == "cached" and adapter.pairing == "module",
                 "source.provider='cached' stores one state a layer, but adapter.pairing='module' needs one a module",
-                "use adapter.pairing=input (equal to module for q, k and v), or source.provider=lockstep",
+                "use adapter.pairing=input (equal to module for q, k and v) adapter.fused_modules=[q_proj,v_proj], "
+                "or source.provider=lockstep",
             ),
             (
                 self.reads_mt_encoder and not source.mt_encoder,

@@ -16,6 +16,7 @@ from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.training.engine import trainable_parameters
 from tests.by_hand import LABELS, TARGETS, make_batch, make_rows
 from tests.distributed import REPOSITORY
+from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
 from tests.small_models import COMMON
 
@@ -65,7 +66,7 @@ def make_settings(root: Path, kind: str) -> dict[str, Any]:
         "model": {"base": str(root / "model"), "dtype": "float32"},
         "task": {"name": "multiemo", "data_dir": "unused", "target_language": "pl"},
         "source": {"mt_encoder": str(root / "mt")},
-        "adapter": {"r": 4, "alpha": 8, "target_modules": TARGETS},
+        "adapter": {"r": 4, "alpha": 8, "target_modules": TARGETS, **PAPER_FORM},
         "train": {"steps": 1},
     }
     for section, value in KINDS[kind].items():

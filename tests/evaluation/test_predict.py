@@ -25,6 +25,7 @@ from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
 from flare_ds.training.engine import trainable_parameters
 from tests.distributed import run_ranks
+from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
 from tests.qa_world import qa_settings
 from tests.toy import LABELS, toy_settings, write_config, write_data, write_model
@@ -70,6 +71,8 @@ def write_rows(path: Path, config: Config) -> None:
 def settings(root: Path, method: str) -> dict:
     found = toy_settings(root, method=method, name=method)
     found["task"] |= {"train_rows": 40, "validation_rows": 8, "test_rows": ROWS}
+    if METHODS.get(method).fuses == "bottleneck":  # so that its states can be stored
+        found["adapter"] = PAPER_FORM
     # Five batches: the second rank is left without one for the last.
     return found | {"source": {"mt_encoder": str(root / "nllb")}, "evaluate": {"batch_size": 6}}
 

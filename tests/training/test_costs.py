@@ -15,6 +15,7 @@ from flare_ds.evaluation.batches import streams_of
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.training.costs import Costs
+from tests.forms import PAPER_FORM
 from tests.toy import toy_settings, word_tokenizer, write_model
 
 LABEL_TOKENS = [[4], [5], [6]]
@@ -29,8 +30,8 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     ),
     "lora, checkpointed": ("lora", {}, {"gradient_checkpointing": True}),
     "input_fusion": ("input_fusion", {}, {}),
-    "flare": ("flare", {"r": 16}, {}),
-    "flare, all fused": ("flare", {"r": 16, "pairing": "module", "fused_modules": ["o_proj", "down_proj"]}, {}),
+    "flare": ("flare", {"r": 16, **PAPER_FORM}, {}),
+    "flare, an A of the source's own": ("flare", {"r": 16}, {}),
     "x_mixup": ("x_mixup", {"r": 16}, {}),
 }
 

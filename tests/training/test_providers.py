@@ -18,6 +18,7 @@ from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
 from flare_ds.training.states import for_free_text, free_text_states, store_id
 from tests.distributed import run_ranks
+from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
 from tests.toy import REPOSITORY, toy_settings, write_config
 from tests.training.providers_worker import SAVED, STEPS
@@ -49,7 +50,7 @@ def make_settings(root: Path, name: str) -> dict:
         settings["deepspeed"] = str(REPOSITORY / "ds_configs/zero3_cpu.json")
     settings["task"] |= ROWS
     settings["evaluate"] = {"batch_size": 8}
-    return {**settings, "source": source, "adapter": adapter}
+    return {**settings, "source": source, "adapter": PAPER_FORM | adapter}
 
 
 @pytest.fixture(scope="module")

@@ -184,11 +184,14 @@ def test_adapter_files(root: Path, learned: Path) -> None:
     weights = load_file(learned / "adapter/adapter_model.safetensors")
     layers, modules = 2, ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
     modules += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    matrices = {module: ["lora_A", "lora_B"] for module in modules}
+    for fused in ("self_attn.o_proj", "mlp.down_proj"):
+        matrices[fused].append("lora_fusion.source_down")
     assert set(weights) == {
-        f"base_model.model.model.layers.{layer}.{module}.lora_{side}.weight"
+        f"base_model.model.model.layers.{layer}.{module}.{matrix}.weight"
         for layer in range(layers)
         for module in modules
-        for side in "AB"
+        for matrix in matrices[module]
     }
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     with pytest.raises((KeyError, ValueError, TypeError)):  # PEFT alone must not run it as plain LoRA

@@ -90,7 +90,7 @@ def test_the_share_of_the_source_is_on_the_board_and_not_on_the_console(root: Pa
     board = EventAccumulator(str(root / "en+de"))
     board.Reload()
     shares = {name: board.Scalars(name) for name in board.Tags()["scalars"] if name.startswith("fusion/")}
-    fused = [f"layers.{layer}.self_attn.{module}_proj" for layer in range(2) for module in "qv"]
+    fused = [f"layers.{layer}.{module}" for layer in range(2) for module in ("self_attn.o_proj", "mlp.down_proj")]
     assert set(shares) == {f"fusion/source_share/{module}" for module in fused}
     for events in shares.values():
         assert [event.step for event in events] == [25, 50, 75, 100]
