@@ -16,13 +16,14 @@ from flare_ds.models.two_stream import build_model
 from flare_ds.training.engine import trainable_parameters
 from flare_ds.training.order import open_order
 from tests.distributed import run_ranks
+from tests.forms import PAPER_FORM
 from tests.toy import REPOSITORY, toy_settings, write_config
 from tests.training.steps_worker import STEPS
 
 ROWS = 13  # of a step: never the same number on two ranks
 # On 2 ranks 13 rows in micro-batches of at most 7 are 1 micro-step, of at most 2 are 4 of them, in 8 unequal parts.
 # With the vocabulary objective each answer also has its own number of tokens.
-PAPER = {"pairing": "output", "align": "left"}
+PAPER = PAPER_FORM | {"align": "left"}
 RICH = {"pairing": "module", "fusion": "cross_attention", "fusion_heads": 2, "train_head": True}
 SETTINGS: dict[str, tuple[dict, dict]] = {
     "labels": (PAPER, {"micro_batch_size": 7, "objective": "labels"}),
