@@ -25,6 +25,7 @@ from flare_ds.training.engine import RunningModel, trainable_parameters
 from flare_ds.training.state import Progress
 from tests.distributed import run_ranks
 from tests.qa_world import ROWS, qa_settings
+from tests.report.runs import tables
 from tests.toy import write_config
 
 LIKELY = st.lists(st.tuples(st.integers(0, 9), st.sampled_from([-3.0, -2.5, -1.0, -0.0])), min_size=1, max_size=30)
@@ -177,6 +178,7 @@ def test_the_best_adapter_is_kept(learned: Path) -> None:
     training = json.loads((learned / "training.json").read_text())
     assert training["best_step"] == best["step"]
     assert training["best_validation_score"] == best["validation_score"]
-    card = (learned / "adapter/README.md").read_text()
-    assert f"| validation (step {best['step']}) | {best['validation_exact_match']:.4f} |" in card
-    assert f"| {ROWS['test']} |" in card
+    validated, tested = tables((learned / "adapter/README.md").read_text())[0]
+    assert validated["split"] == f"validation (step {best['step']})"
+    assert validated["exact match"] == f"{best['validation_exact_match']:.4f}"
+    assert tested["examples"] == str(ROWS["test"])
