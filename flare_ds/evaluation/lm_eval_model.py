@@ -107,7 +107,9 @@ class FlareModel(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[LogLikelihood]:
         """The log-probability of each continuation, and whether greedy decoding would write it."""
-        return self._log_likelihoods([self.encoder.scored(request) for request in requests])
+        rows = [self.encoder.scored(request) for request in requests]
+        self._say_what_is_cut(rows)
+        return self._log_likelihoods(rows)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each text."""
@@ -148,7 +150,14 @@ class FlareModel(LM):
             return [self._text(answer.tokens) for answer in decoded]
 
         rows = [self.encoder.written(request, config.generate.max_new_tokens) for request in requests]
+        self._say_what_is_cut(rows)
         return [postprocess_generated_text(text, stops, None) for text in self._ask(ask, rows, objective="labels")]
+
+    def _say_what_is_cut(self, rows: list[TokenRow]) -> None:
+        lost = [row.lost for row in rows if row.lost]
+        if lost:
+            what = f"{len(lost)} of {len(rows)} rows do not fit in {self.encoder.longest} tokens"
+            warn(f"{what}: their prompts lose their beginning, up to {max(lost)} tokens (max_length, num_fewshot)")
 
     def _stop_tokens(self, stops: list[str]) -> list[int]:
         """The stop strings that are one token: nothing behind them need be decoded."""

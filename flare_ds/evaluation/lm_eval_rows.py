@@ -11,7 +11,7 @@ Legend: n rows, p tokens of a prompt.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -37,11 +37,13 @@ class TokenRow:
         prompt: its tokens.
         answer: the tokens to be scored behind it; none where one is to be written.
         sources: the prompt of each source; empty where there is no text.
+        lost: tokens that did not fit, of all its prompts.
     """
 
     prompt: Tokens
     answer: Tokens = ()
     sources: tuple[Tokens, ...] = ()
+    lost: int = field(default=0, compare=False)  # the model does not read it
 
     @property
     def read(self) -> "TokenRow":
@@ -136,7 +138,7 @@ class RequestEncoder:
             raise DataError(problem, fix="correct the task's doc_to_choice or doc_to_target")
         sources = self._sources(request, strip=True)
         room = self._room(prompt, sources, len(answer) - 1, request)
-        return TokenRow(self._cut(prompt, room), tuple(answer), self._cut_all(sources, room))
+        return self._row(prompt, tuple(answer), sources, room)
 
     def written(self, request: Instance, longest_answer: int) -> TokenRow:
         """The row of a request to write behind a context.
@@ -148,7 +150,7 @@ class RequestEncoder:
         (prompt,) = tokenize_prompts(self.tokenizer, [request.args[0]])
         sources = self._sources(request, strip=False)
         room = self._room(prompt, sources, longest_answer, request)
-        return TokenRow(self._cut(prompt, room), (), self._cut_all(sources, room))
+        return self._row(prompt, (), sources, room)
 
     def windows(self, text: str) -> list[TokenRow]:
         """The rows that together score each token of a text once, with as much before it as fits; they fuse nothing."""
@@ -167,15 +169,17 @@ class RequestEncoder:
             raise DataError(f"{problem} ({request.task_name})", fix="a larger max_length, or a smaller max_gen_toks")
         return room
 
+    def _row(self, prompt: list[int], answer: Tokens, sources: Sequence[list[int]], room: int) -> TokenRow:
+        lost = sum(max(len(tokens) - room, 0) for tokens in (prompt, *sources))
+        cut = tuple(self._cut(source, room) if source else () for source in sources)
+        return TokenRow(self._cut(prompt, room), answer, cut, lost)
+
     def _cut(self, prompt: list[int], room: int) -> Tokens:
         """The end of a prompt, behind the special tokens."""
         kept = len(self.prefix_ids)
         if len(prompt) > room:
             prompt = self.prefix_ids + prompt[kept - room :]
         return tuple(prompt or [self.start])
-
-    def _cut_all(self, sources: Sequence[list[int]], room: int) -> tuple[Tokens, ...]:
-        return tuple(self._cut(source, room) if source else () for source in sources)
 
     def _sources(self, request: Instance, *, strip: bool) -> list[list[int]]:
         """The prompt of each source; empty where there is no text."""

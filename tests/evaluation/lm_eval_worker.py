@@ -90,6 +90,18 @@ def of_base(lm: Any) -> dict[str, Any]:
     return {"pairs": lm.loglikelihood(pairs), "texts": lm.loglikelihood_rolling(texts)}
 
 
+def of_short_rows(lm: FlareModel) -> list[str]:
+    """What is heard when the second of two contexts does not fit."""
+    heard = Heard()
+    logging.getLogger("lm_eval.flare_ds").addHandler(heard)
+    pairs = [("word1", " word2"), (TEXT, " word2")]
+    lm.loglikelihood([Instance("loglikelihood", {}, pair, 0, ("task", number, 1)) for number, pair in enumerate(pairs)])
+    written = [(context, {"until": ["e"], "max_gen_toks": 2}) for context, _ in pairs]
+    lm.generate_until([Instance("generate_until", {}, pair, 0, ("task", n, 1)) for n, pair in enumerate(written)])
+    logging.getLogger("lm_eval.flare_ds").removeHandler(heard)
+    return heard.messages
+
+
 def main(tasks: str, out: str, *paths: str) -> None:
     configs = {path: load_config(path) for path in paths}
     write_documents(configs[paths[0]], Path(tasks) / "documents.jsonl")
@@ -111,6 +123,7 @@ def main(tasks: str, out: str, *paths: str) -> None:
             "texts": of_base(HFLM(**hf, max_length=24, add_bos_token=False))["texts"],
         },
     }
+    found["short"] = of_short_rows(FlareModel(base.run_dir, max_length=24))
     Path(out).write_text(json.dumps(found))
 
 

@@ -13,6 +13,7 @@ from pytest import approx
 pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
+from transformers import AutoTokenizer
 
 from flare_ds.cli import main
 from flare_ds.evaluation.lm_eval_model import FlareModel
@@ -21,7 +22,7 @@ from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, 
 from flare_ds.exceptions import ConfigError, DataError
 from tests.by_hand import make_config
 from tests.distributed import run_ranks
-from tests.evaluation.lm_eval_worker import SOURCE
+from tests.evaluation.lm_eval_worker import SOURCE, TEXT
 from tests.test_methods import train_tokenizer
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, word_tokenizer, write_config, write_data, write_model
 
@@ -128,6 +129,17 @@ def test_a_source_that_is_not_read_is_said_to_be(found: dict[str, Any]) -> None:
     assert found["lora"]["fused"]["heard"] == ["doc_to_source is not used: method=lora reads no source"]
 
 
+def test_how_many_rows_are_cut_is_said(root: Path, found: dict[str, Any]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(root / "model")
+    context, short, answered = (len(tokenizer(text)["input_ids"]) for text in (TEXT, "word1", "word1 word2"))
+    behind = answered - short - 1  # the last token of a scored answer is not read
+    lost = [context - (24 - behind), context - (24 - 2)]  # two tokens are to be written
+    assert lost[0] > 0
+    assert [message.partition(" (")[0] for message in found["short"]] == [
+        f"1 of 2 rows do not fit in 24 tokens: their prompts lose their beginning, up to {most} tokens" for most in lost
+    ]
+
+
 def test_the_command_line_on_two_ranks_that_share_the_base(root: Path, found: dict[str, Any]) -> None:
     model = {"run": str(root / "flare"), "doc_to_source": SOURCE, "evaluate.whole_model": False}
     arguments = ["--model", "flare_ds", "--model_args", json.dumps(model), "--tasks", "mood", "--batch_size", "7"]
@@ -163,6 +175,7 @@ def test_spaces_go_to_the_continuation_and_a_long_prompt_loses_its_beginning() -
     cut = "<bos> word17 word18 word19"
     row = encoder("text_en", longest=5).scored(ask(long, " positive word5", text_en=long))
     assert row == TokenRow(ids(cut), ids("positive word5"), (ids(cut),))
+    assert row.lost == 2 * (1 + len(FILLER) - len(ids(cut)))
     assert encoder().scored(ask("", "positive")).prompt == ids("<bos>")
     assert encoder("text_en").scored(ask("word1", " positive", text_en=None)).sources == ((),)
 
