@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flare_ds.data.collate import Batch
 from flare_ds.models.decoder import decoder_layers
+from flare_ds.models.layer_calls import hidden_of
 from flare_ds.models.streams import Sources
 from flare_ds.models.two_stream import TwoStreamModel
 
@@ -63,7 +64,7 @@ class TwoForwards:
 
     def _keep(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         if self.keeping:
-            self.states.append(output[0] if isinstance(output, tuple) else output)
+            self.states.append(hidden_of(output))
 
 
 def part(batch: Batch, rows: slice) -> Batch:
