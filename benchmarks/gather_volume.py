@@ -35,6 +35,7 @@ from flare_ds.training.process_group import rank
 FIRST, LAST = 3, 5  # measured steps
 VARIANTS = {"lockstep": False, "lockstep_checkpointing": True, "two_forwards": False}  # whether layers are recomputed
 VOCABULARY, ROWS, LENGTH = 512, 2, 16
+DEEPSPEED = "trace_warnings.json"  # beside the model
 
 
 class GatherCounter:
@@ -56,13 +57,11 @@ class GatherCounter:
         return counted
 
 
-def deepspeed_config(directory: Path) -> Path:
-    """The shipped JSON with the trace's warnings on."""
+def write_deepspeed_config(directory: Path) -> None:
+    """Write the shipped JSON with the trace's warnings on, before any rank reads it."""
     settings = json.loads((REPOSITORY / "ds_configs/zero3_fp32_cpu.json").read_text())
     settings["zero_optimization"]["log_trace_cache_warnings"] = True
-    path = directory / "trace_warnings.json"
-    path.write_text(json.dumps(settings))
-    return path
+    (directory / DEEPSPEED).write_text(json.dumps(settings))
 
 
 def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         model,
         method="flare",
         batch=ROWS,
-        deepspeed=deepspeed_config(model),
+        deepspeed=model / DEEPSPEED,
         gradient_checkpointing=VARIANTS[variant],
     )
     running = open_model(config, shape=load_shape(config.model), label_tokens=[], labels=())
@@ -122,6 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         model = write_model(Path(directory), layers=arguments.layers, width=arguments.width, vocabulary=VOCABULARY)
+        write_deepspeed_config(model)
         variants = run_ranks(__file__, ["--worker", str(model)], ranks=2)
     counted = "all frozen parameters but the input embedding, which is not gathered"
     result = {"ranks": 2, "log_trace_cache_warnings": True, "steps_measured": [FIRST, LAST], "model_elements": counted}

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def run_benchmark(name: str, *arguments: str) -> dict:
         text=True,
         timeout=500,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-20_000:]  # of both ranks
     return json.loads(done.stdout)
 
 
@@ -41,6 +42,21 @@ def test_gather_volume() -> None:
     assert two_forwards["invalidations"] > 0, "the count sees the message where there is one"
     for other in (recomputed, two_forwards):
         np.testing.assert_allclose(other["losses"], lockstep["losses"], rtol=1e-5)
+
+
+def test_a_rank_writes_nothing_that_another_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank wrote the DeepSpeed JSON, and now and then another read it half written."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    gather_volume = importlib.import_module("gather_volume")
+    monkeypatch.setattr(gather_volume, "load_shape", lambda model: None)
+    monkeypatch.setattr(gather_volume, "open_model", stop)
+    with pytest.raises(InterruptedError):
+        gather_volume.measure("lockstep", tmp_path, counter=None)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ranks", ["0", "2"])
