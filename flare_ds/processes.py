@@ -36,10 +36,14 @@ def search_path() -> str:
 
 
 def free_port() -> str:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    """A port of this machine that nothing listens on, and that nobody else is given for the next minute.
+
+    A finished connection is left on it. Until the kernel forgets that, it hands the port to no one who asks for any;
+    a server that names the port, as torch's store does, may still listen on it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        server.accept()[0].close()  # first: the side that closes first keeps the port
+        return str(server.getsockname()[1])
 
 
 def run_logged(command: Sequence[str], log: Path) -> int:

@@ -7,12 +7,13 @@ put on (or left off) the PATH. Distributed tests start real processes that meet 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from flare_ds.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = ROOT / "launchers"
@@ -113,12 +114,6 @@ def clone(tmp_path: Path) -> Path:
 
 def what_ranks_saw(clone: Path) -> list[str]:
     return [file.read_text().strip() for file in sorted((clone / "seen").iterdir())]
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
