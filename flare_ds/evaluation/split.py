@@ -26,8 +26,13 @@ def score_split(
         states: the run's stored source states, if its provider stores them.
     """
     task = task_of(config.task)
-    # A head that is trained for the label words alone ranks them; it cannot write.
-    writes = config.evaluate.answers == "generated" and config.train.objective == "vocabulary"
-    of_labels = score_generated_labels if writes else score_labels
+    of_labels = score_generated_labels if generates(config) else score_labels
     score = score_answers if task.free_answers else of_labels
     return score(running, cache, split_name, config, metric=task.metric, states=states)
+
+
+def generates(config: Config) -> bool:
+    """Whether a split is scored by what the model writes, so that `generate` matters."""
+    # A head that is trained for the label words alone ranks them; it cannot write.
+    writes_labels = config.evaluate.answers == "generated" and config.train.objective == "vocabulary"
+    return writes_labels or task_of(config.task).free_answers

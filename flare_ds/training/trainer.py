@@ -24,6 +24,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.collate import collate
 from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.batches import streams_of
+from flare_ds.evaluation.split import generates
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
 from flare_ds.models.loading import load_shape
@@ -229,7 +230,9 @@ def is_trained(config: Config, cache: Cache) -> bool:
 
 
 def fingerprint(config: Config, cache: Cache) -> str:
-    """What must not change between the parts of one run: data, model, adapter, optimisation."""
+    """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes."""
     settings = config.deciding()
     parts = {name: settings[name] for name in ("method", "model", "source", "adapter", "mixup", "train")}
+    if generates(config):
+        parts["generate"] = settings["generate"]
     return hashlib.sha256(json.dumps([cache.key, parts], sort_keys=True).encode()).hexdigest()

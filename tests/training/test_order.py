@@ -153,6 +153,22 @@ def test_a_run_is_not_continued_with_other_steps(root: Path, cache: Cache) -> No
     assert len({fingerprint(make_config(root, **train), cache) for train in made}) == len(made)
 
 
+def test_a_run_whose_validation_writes_is_not_continued_with_another_decoding(root: Path, cache: Cache) -> None:
+    def print_of(objective: str, answers: str, most: int, **task: str) -> str:
+        settings = toy_settings(root, objective=objective)
+        settings["task"] |= task
+        settings |= {"evaluate": {"answers": answers}, "generate": {"max_new_tokens": most}}
+        return fingerprint(Config.model_validate(settings), cache)
+
+    ways = (("generated", 8), ("generated", 9), ("ranked", 8))
+    written, longer, ranked = (print_of("vocabulary", *way) for way in ways)
+    assert len({written, longer, ranked}) == 3
+    assert print_of("vocabulary", "ranked", 9) == ranked
+    assert len({print_of("labels", answers, most) for answers in ("ranked", "generated") for most in (8, 9)}) == 1
+    free = {"name": "squad_hi", "target_language": "hi"}
+    assert print_of("vocabulary", "ranked", 8, **free) != print_of("vocabulary", "ranked", 9, **free)
+
+
 def test_a_run_that_does_not_fit_is_continued_as_the_memory_check_says(root: Path, cache: Cache) -> None:
     made = [{}, {"micro_batch_size": 1}, {"micro_batch_tokens": 100}, {"save_every": 3}]
     assert len({fingerprint(make_config(root, **train), cache) for train in made}) == 1
