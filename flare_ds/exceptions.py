@@ -46,5 +46,9 @@ class CheckpointError(FlareError):
     """An adapter, a trainer state or a merged model cannot be read, or does not fit."""
 
 
+class NotFiniteError(FlareError):
+    """A loss, a gradient or a score is infinite or not a number, so nothing that follows from it means anything."""
+
+
 class HostError(FlareError):
     """This machine lacks something: a compiler, memory, disk, a working process group."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,4 +61,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, in key order as given."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """A value as JSON that any reader takes: NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_without_not_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _without_not_finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _without_not_finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_without_not_finite(inner) for inner in value]
+    return value

@@ -45,6 +45,16 @@ class Alignment:
         """Whether any source has a partner."""
         return self.partner_SBL.any(0)
 
+    def without_unmet(self, source_XMD: Tensor) -> Tensor:
+        """Source states [X, M, D], X = S·B, with zeros in every column that no target position meets.
+
+        Padding is among those columns, and attention may have left anything there, even NaN. It must be gone before
+        the down-projection: behind it a mask helps the forward alone, as a gradient of 0 times NaN is NaN.
+        """
+        met_SBM = torch.zeros(*self.index_SBL.shape[:2], source_XMD.shape[1], device=source_XMD.device)
+        met_SBM.scatter_add_(2, self.index_SBL, self.partner_SBL.float())
+        return source_XMD.masked_fill((met_SBM.flatten(0, 1) == 0)[..., None], 0.0)
+
     def combine(self, source_SBMR: Tensor, weights_S: Tensor) -> Tensor:
         """Bring the sources to the target's columns, as one: [S, B, M, R] in, [B, L, R] out.
 
@@ -55,7 +65,6 @@ class Alignment:
             weights_S: positive; only their proportions count.
         """
         index_SBLR = self.index_SBL.unsqueeze(-1).expand(-1, -1, -1, source_SBMR.shape[-1])
-        # Where there is no partner stands padding, which attention may have left as anything, even NaN.
         gathered_SBLR = source_SBMR.gather(2, index_SBLR).masked_fill(~self.partner_SBL[..., None], 0.0)
         if self.sources == 1:
             return gathered_SBLR[0]

@@ -24,7 +24,7 @@ from flare_ds.adapters.inject import ADAPTER
 from flare_ds.adapters.settings import compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import write_atomically, write_json
+from flare_ds.files import json_text, write_atomically, write_json
 from flare_ds.methods import METHODS
 from flare_ds.versions import versions
 
@@ -60,7 +60,7 @@ def save_adapter(
     """
     write_json(directory / SETTINGS, _settings(model, config, label_ids))
     weights = {peft_key(name): tensor.contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", KEPT: json.dumps({"validation": dict(validation), "versions": versions()})}
+    metadata = {"format": "pt", KEPT: json_text({"validation": dict(validation), "versions": versions()})}
     write_atomically(directory / WEIGHTS, lambda path: save_file(weights, path, metadata=metadata))
 
 

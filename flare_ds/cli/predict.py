@@ -1,7 +1,6 @@
 """The verb predict: for a pair of texts a few lines to read, for a file of rows a file of predictions."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from flare_ds.cli.arguments import add_config, add_verb, config_of
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.files import write_text
+from flare_ds.files import json_text, write_text
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
@@ -105,7 +104,7 @@ def _readable(prediction: "Prediction") -> str:
 
 
 def _line(prediction: "Prediction") -> str:
-    return json.dumps(prediction.record, ensure_ascii=False) + "\n"
+    return json_text(prediction.record) + "\n"
 
 
 def _write(path: Path, predictions: Sequence["Prediction"]) -> None:

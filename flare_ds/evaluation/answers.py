@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config, ModelConfig
-from flare_ds.data.cache import Cache
+from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.finite import not_finite
 from flare_ds.evaluation.generate import generate_split
 from flare_ds.evaluation.qa import exact_match, token_f1
 from flare_ds.evaluation.scores import Scores
@@ -60,7 +61,7 @@ def score_answers(
             }
         )
     figures = {name: fmean(record[name] for record in records) for name in ("exact_match", "f1")}
-    return Scores(metric, "generated", figures, records)
+    return Scores(metric, "generated", figures, records, not_finite_answers(split, said))
 
 
 def best_windows(examples_n: NDArray[np.integer], log_probabilities_n: Sequence[float]) -> NDArray[np.integer]:
@@ -68,6 +69,11 @@ def best_windows(examples_n: NDArray[np.integer], log_probabilities_n: Sequence[
     order_n = np.lexsort((-np.array(log_probabilities_n), examples_n))
     _, first_E = np.unique(examples_n[order_n], return_index=True)
     return order_n[first_E]
+
+
+def not_finite_answers(split: CacheSplit, said: Sequence["Written"]) -> list[str]:
+    """The ids of the rows whose answer has no finite log-probability: what was written there means nothing."""
+    return not_finite((split.ids(row), [answer.log_probability]) for row, answer in enumerate(said))
 
 
 class Written(NamedTuple):

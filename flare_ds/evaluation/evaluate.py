@@ -9,6 +9,7 @@ from flare_ds.adapters.files import WEIGHTS, check_settings, load_adapter
 from flare_ds.checksums import file_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.metrics import INTERVAL, confidence_interval
 from flare_ds.evaluation.predictions import PREDICTIONS, write_predictions
@@ -29,6 +30,7 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
 
     Raises:
         CheckpointError: the run's adapter is missing, damaged, or was trained with other settings.
+        NotFiniteError: a score is not finite; nothing is written.
         ConfigError: answers are to be generated, but the run's head cannot, or label words cannot be told apart.
         FlareError: see `prepare_states`.
     """
@@ -37,6 +39,7 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
     running = open_trained(asked, label_tokens=cache.label_tokens, labels=tuple(cache.labels))
     start = time.perf_counter()
     scores = score_split(running, cache, "test", asked, states=states)
+    refuse_not_finite(scores.not_finite, f"test rows of {config.run_dir}")
     if rank() == 0:
         _write(Path(config.run_dir), scores, config, cache, seconds=time.perf_counter() - start)
     return scores

@@ -14,7 +14,7 @@ from statistics import fmean
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
-from flare_ds.evaluation.answers import written
+from flare_ds.evaluation.answers import not_finite_answers, written
 from flare_ds.evaluation.qa import unpunctuated
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.exceptions import ConfigError
@@ -52,7 +52,8 @@ def score_generated_labels(
         for row, (label, answer) in enumerate(zip(split.labels, said, strict=True))
     ]
     not_a_label = fmean(record["prediction"] is None for record in records)
-    return Scores(metric, "generated", {**label_figures(records), "not_a_label": not_a_label}, records)
+    figures = {**label_figures(records), "not_a_label": not_a_label}
+    return Scores(metric, "generated", figures, records, not_finite_answers(split, said))
 
 
 def label_readings(words: Sequence[str]) -> dict[str, str]:

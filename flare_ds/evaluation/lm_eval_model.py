@@ -37,6 +37,7 @@ from flare_ds.data.collate import Batch
 from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.batches import Ask, ask_rows, streams_of
 from flare_ds.evaluation.evaluate import open_trained
+from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.generate import eos_ids, generate
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
@@ -136,7 +137,9 @@ class FlareModel(LM):
                 for number, logits_NV in zip(numbers, logits_BNV, strict=True)
             ]
 
-        return _ungrouped(groups, self._ask(ask, [rows[first] for first, *_ in groups], objective="vocabulary"))
+        found = _ungrouped(groups, self._ask(ask, [rows[first] for first, *_ in groups], objective="vocabulary"))
+        refuse_not_finite(not_finite((f"number {row}", [score]) for row, (score, _) in enumerate(found)), "requests")
+        return found
 
     def _write(self, requests: list[Instance], numbers: list[int]) -> list[str]:
         """Decode requests that want to be decoded alike; their numbers decide what is drawn."""

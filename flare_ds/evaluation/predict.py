@@ -21,6 +21,7 @@ from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.answers import Written, best_windows
 from flare_ds.evaluation.batches import Ask, ask_rows, streams_of
 from flare_ds.evaluation.evaluate import open_trained
+from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.free_texts import FreeTexts
 from flare_ds.evaluation.generate import eos_ids, generate, with_whole_head
 from flare_ds.evaluation.ranked import label_scores
@@ -69,6 +70,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
     Raises:
         CheckpointError: the run has no adapter that fits.
         DataError: a prompt does not fit even with all of its text cut.
+        NotFiniteError: a score is not finite.
     """
     opened = _open(for_free_text(config), task, rows)
 
@@ -78,6 +80,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
         return label_scores(logits_BNK, opened.encoder.label_tokens, opened.config).exp().tolist()
 
     shares_nK = opened.ask(ask)
+    refuse_not_finite(not_finite((row.id, shares) for row, shares in zip(rows, shares_nK, strict=True)), "rows")
     chances = [dict(zip(task.labels, shares_K, strict=True)) for shares_K in shares_nK]
     return [
         Prediction(row.id, max(of_row, key=of_row.__getitem__), of_row)
@@ -94,6 +97,7 @@ def write_answers(config: Config, task: Task, rows: Sequence[ParallelRow]) -> li
         ConfigError: the run's head cannot generate.
         CheckpointError: see `rank_labels`.
         DataError: see `rank_labels`.
+        NotFiniteError: see `rank_labels`.
     """
     opened = _open(for_free_text(with_whole_head(config)), task, rows)
     eos = eos_ids(opened.running.model.base, opened.tokenizer.eos_token_id)
@@ -103,6 +107,8 @@ def write_answers(config: Config, task: Task, rows: Sequence[ParallelRow]) -> li
         return [Written(answer.text(opened.tokenizer), answer.log_probability) for answer in decoded]
 
     said = opened.ask(ask)
+    examples = zip(opened.texts.examples.tolist(), said, strict=True)
+    refuse_not_finite(not_finite((rows[row].id, [answer.log_probability]) for row, answer in examples), "rows")
     best = best_windows(opened.texts.examples, [answer.log_probability for answer in said])
     return [
         Prediction(row.id, said[window].text, log_probability=said[window].log_probability)

@@ -16,6 +16,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.collate import Batch
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
+from flare_ds.evaluation.finite import not_finite
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.tasks.base import Metric
 from flare_ds.training.engine import RunningModel
@@ -52,7 +53,8 @@ def score_labels(
         for row, (label, scores_K) in enumerate(zip(split.labels, log_probabilities_nK, strict=True))
     ]
     loss = -log_probabilities_nK[np.arange(len(split)), split.labels].mean()
-    return Scores(metric, "ranked", {**label_figures(records), "loss": float(loss)}, records)
+    ids = not_finite((str(split.ids(row)), scores_K) for row, scores_K in enumerate(log_probabilities_nK.tolist()))
+    return Scores(metric, "ranked", {**label_figures(records), "loss": float(loss)}, records, ids)
 
 
 def label_scores(logits_BNK: Tensor, label_tokens: list[list[int]], config: Config) -> Tensor:

@@ -17,12 +17,14 @@ class Scores:
         answers: whether label words were ranked, or answers generated.
         figures: all that is measured, by name: accuracy, macro_f1 and loss or not_a_label, or exact_match and f1.
         records: a row of predictions.parquet for each example, in cache order.
+        not_finite: ids of the examples whose scores are not finite; their predictions mean nothing.
     """
 
     metric: Metric
     answers: Literal["ranked", "generated"]
     figures: Mapping[str, float]
     records: Sequence[Mapping[str, Any]]
+    not_finite: Sequence[str] = ()
 
     @property
     def score(self) -> float:

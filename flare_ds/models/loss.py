@@ -7,6 +7,7 @@ DeepSpeed will divide by. Over micro-steps it only sums: the trainer tells it wh
 Legend: B rows, N answer positions, K logits.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,5 +28,10 @@ def answer_losses(logits_BNK: Tensor, answers_BN: Tensor) -> Tensor:
 
 
 def for_deepspeed(loss: Tensor, *, step_targets: int, world_size: int) -> Tensor:
-    """Scale a micro-batch's loss sum so that DeepSpeed's averaging yields the mean over the step's targets."""
-    return loss * (world_size / step_targets)
+    """Scale a micro-batch's loss sum so that DeepSpeed's averaging yields the mean over the step's targets.
+
+    A loss that is not finite may still have finite gradients (an infinite one has those of a softmax). It is turned
+    into one whose gradients are NaN: DeepSpeed then applies the step on no rank, and no rank has to ask another.
+    """
+    trusted = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+    return loss * trusted * (world_size / step_targets)

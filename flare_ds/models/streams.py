@@ -205,14 +205,15 @@ class _LockstepLayer:
 
     def _given(self, state_XMD: Tensor, sources: Sources) -> list[Given]:
         """What each fused module of this layer fuses."""
+        alignment = sources.alignment
         if self.pairing == "module":
-            states = [self.module_inputs.pop(module) for module in self.fused]
+            states = [alignment.without_unmet(self.module_inputs.pop(module)) for module in self.fused]
         else:
             if self.norm is not None:
                 with torch.no_grad():
                     state_XMD = self.norm(state_XMD)
-            states = [state_XMD] * len(self.fused)
-        return [Given(state, sources.alignment) for state in states]
+            states = [alignment.without_unmet(state_XMD)] * len(self.fused)
+        return [Given(state, alignment) for state in states]
 
     def _target_pass(self, hidden_states: Tensor, given: list[Given], args: Any, kwargs: Any) -> Any:
         def run(hidden_states: Tensor) -> Any:

@@ -15,6 +15,7 @@ from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds.exceptions import HostError
+from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.processes import free_port
 
 TIMEOUT = timedelta(minutes=60)
@@ -28,6 +29,7 @@ def join_process_group() -> None:
     """
     if dist.is_initialized():
         return
+    choose_attention_kernels()
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
     if get_accelerator().device_name() == "cpu":

@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from flare_ds.files import write_text
+from flare_ds.files import json_text, write_text
 
 
 class Records:
@@ -39,12 +39,17 @@ class Records:
             total=steps, initial=first_step, desc=run_dir.name, unit="step", file=sys.stderr, mininterval=2, leave=True
         )
 
-    def step(self, step: int, **values: float) -> None:
-        """Record one optimizer step."""
+    def step(self, step: int, **values: Any) -> None:
+        """Record one optimizer step, applied or not."""
         if self.enabled:
             self._write(step, values, prefix="train")
             self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
             self._bar.update()
+
+    def say(self, message: str) -> None:
+        """Tell whoever watches."""
+        if self.enabled:
+            tqdm.write(message, file=sys.stderr)
 
     def validation(self, step: int, *, score: float, figures: Mapping[str, float]) -> None:
         """Record one validation.
@@ -58,7 +63,7 @@ class Records:
             named = {"score": score, **figures}
             self._write(step, {f"validation_{name}": value for name, value in named.items()}, prefix="validation")
             said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            tqdm.write(f"step {step}: validation {said}", file=sys.stderr)
+            self.say(f"step {step}: validation {said}")
 
     def fusion(self, step: int, shares: Mapping[str, float]) -> None:
         """Record how much of each fused layer's update is due to the source, in TensorBoard alone.
@@ -79,9 +84,10 @@ class Records:
             self._board.close()
 
     def _write(self, step: int, values: dict[str, Any], *, prefix: str) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json_text({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        for name, value in numbers.items():
             self._board.add_scalar(f"{prefix}/{name.removeprefix('validation_')}", value, step)
 
     def _lines(self) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.files import disk_errors, write_json
@@ -62,6 +63,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
         ConfigError: the settings are not those of a task adapter.
         CheckpointError: the merged base scores no better than the untuned one, and is not kept; `output` holds
             something else; or see `Trainer` and `merge_run`.
+        NotFiniteError: the scores of one of the two are not finite.
         FlareError: see `open_run` and `Trainer`.
     """
     _check_settings(config)
@@ -126,6 +128,7 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
         train=False,
     )
     scores = validate(running, cache, config)
+    refuse_not_finite(scores.not_finite, f"validation rows by {base}")
     del running
     make_room()
     return scores

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import write_atomically
+from flare_ds.files import json_text, write_atomically
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import rank, world_size
 from flare_ds.training.rank_zero import on_rank_zero
@@ -37,7 +37,9 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        step: optimizer steps done.
+        step: steps done, whether they were applied or not.
+        skipped: steps of these that were not applied, as a loss or a gradient was not finite.
+        skipped_in_a_row: how many of them came last.
         start_score: of the validation before the first; None: not done yet.
         best_step: of the best validation so far; -1: none yet.
         best_standing: the validation score there, and what breaks its ties; see `Scores.standing`.
@@ -48,6 +50,8 @@ class Progress:
 
     fingerprint: str
     step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
     start_score: float | None = None
     best_step: int = -1
     best_standing: list[float] = field(default_factory=list)
@@ -71,7 +75,7 @@ def save_state(path: Path, running: RunningModel, progress: Progress) -> None:
     for name, parameter in running.trainable().items():
         for moment in MOMENTS:
             tensors[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).cpu()
-    metadata = {"progress": json.dumps(asdict(progress))}
+    metadata = {"progress": json_text(asdict(progress))}
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     # All ranks wait for the file: whoever reads it next, on any rank, reads the same.
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
@@ -100,12 +104,12 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
     return progress, tensors
 
 
-def restore_optimizer(running: RunningModel, tensors: dict[str, Tensor], step: int) -> None:
-    """Give each rank its share of the optimizer's moments."""
+def restore_optimizer(running: RunningModel, tensors: dict[str, Tensor], updates: int) -> None:
+    """Give each rank its share of the optimizer's moments, of so many updates."""
     zero = running.engine.optimizer
     for flat in zero.fp32_partitioned_groups_flat:
         zero.optimizer.state[flat] = {
-            "step": torch.tensor(float(step)),
+            "step": torch.tensor(float(updates)),
             **{moment: torch.zeros_like(flat) for moment in MOMENTS},
         }
     for name, parameter in running.trainable().items():

@@ -8,10 +8,12 @@ every save_every: write the trainer state
 
 import hashlib
 import json
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +38,7 @@ from flare_ds.training.order import number_of_steps, open_order, padded_tokens
 from flare_ds.training.process_group import barrier, device, gather_objects, join_process_group, rank, world_size
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
+from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
 from flare_ds.training.state import Progress, load_state, restore_optimizer, save_state, state_path
 from flare_ds.training.states import prepare_states
 from flare_ds.training.validation import Validation
@@ -88,11 +91,16 @@ class Trainer:
             adapter=None if saved is None else lambda names: {name: tensors[f"adapter/{name}"] for name in names},
         )
         if saved is not None:
-            restore_optimizer(running, tensors, self.progress.step)
+            restore_optimizer(running, tensors, self.progress.step - self.progress.skipped)
         return running
 
     def train(self) -> None:
-        """Run the remaining steps and write `training.json`."""
+        """Run the remaining steps and write `training.json`.
+
+        Raises:
+            NotFiniteError: three steps in a row had no finite loss or gradient; or see `refuse_untrained` and
+                `Validation.before_training`.
+        """
         train = self.config.train
         self.trained_parameters = count_trainable(self.running.model)
         first = self.progress.step
@@ -112,6 +120,7 @@ class Trainer:
             if done % train.save_every == 0 or self._ended():
                 save_state(self.state_path, self.running, self.progress)
         self.records.close()
+        refuse_untrained(self.progress)
         if rank() == 0:
             write_json(self.run_dir / "training.json", self._summary())
         barrier()
@@ -130,9 +139,19 @@ class Trainer:
         self.progress.step = step + 1
         self.progress.seconds += seconds
         self.records.step(step + 1, **values, step_seconds=seconds)
+        skipped = values.get("skipped_rows")
+        count_step(self.progress, applied=skipped is None)
+        if skipped is not None:
+            said = said_of_skipped(step + 1, skipped, of_loss=not math.isfinite(values["loss"]))
+            self.records.say(said)
+            refuse_to_go_on(self.progress, said)
 
-    def _step(self, step: int) -> dict[str, float]:
-        """One optimizer step; returns what is recorded of it."""
+    def _step(self, step: int) -> dict[str, Any]:
+        """One optimizer step; returns what is recorded of it.
+
+        Where it could not be applied, `skipped_rows` are the ids of the rows it may be due to: those of the
+        micro-batches whose loss is not finite, or all of the step's.
+        """
         train, engine = self.config.train, self.running.engine
         rows = self.order.rows(step)
         micro_batches = self._micro_batches(rows)
@@ -141,18 +160,25 @@ class Trainer:
             group["lr"] = rate * group["ratio"]
         torch.manual_seed(hash((train.seed, step, rank())) % 2**63)  # dropout of this step, whatever came before
         engine.train()
-        targets, mine = self._targets(rows), []
+        targets, mine, suspects = self._targets(rows), [], []
         for place, micro_batch in enumerate(micro_batches, start=1):
             engine.set_gradient_accumulation_boundary(place == len(micro_batches))
             mine.append(self._micro_step(micro_batch, targets))
-        sums = _added(gather_objects(_added(mine)))
-        return {
+            if not math.isfinite(mine[-1]["loss"]):
+                suspects += micro_batch.rows[micro_batch.weights > 0].tolist()
+        everybody = gather_objects((_added(mine), suspects))
+        sums = _added([part for part, _ in everybody])
+        values = {
             **sums,
             "loss": sums["loss"] / targets,
             "learning_rate": rate,
             "grad_norm": float(engine.get_global_grad_norm()),
             "examples": len(rows),
         }
+        if engine.was_step_applied():
+            return values
+        found = sorted(row for _, part in everybody for row in part) or rows.tolist()
+        return {**values, "skipped_rows": [self.cache.split("train").ids(row) for row in found]}
 
     def _micro_batches(self, rows: np.ndarray) -> list[MicroBatch]:
         """This rank's share of a step; all ranks have equally many."""
@@ -190,11 +216,12 @@ class Trainer:
 
     def _summary(self) -> dict[str, float | int | None]:
         lines = [json.loads(line) for line in (self.run_dir / "train_log.jsonl").read_text().splitlines()]
-        steps = [line for line in lines if "step_seconds" in line]
+        steps = [line for line in lines if "step_seconds" in line and "skipped_rows" not in line]
         costs = ("examples", "tokens", "padded_tokens", "flops", "step_seconds")
         totals = _added([{name: line[name] for name in costs} for line in steps])
         return {
             "steps": self.progress.step,
+            "skipped_steps": self.progress.skipped,
             "stopped_early": self.progress.step < self.steps,
             "trained_parameters": self.trained_parameters,
             "examples": totals["examples"],

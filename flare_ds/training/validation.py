@@ -12,6 +12,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.first_rows import FirstRows
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.finite import listed, refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
 from flare_ds.training.engine import RunningModel
@@ -60,19 +61,24 @@ class Validation:
         self.running, self.progress, self.records = running, progress, records
 
     def before_training(self) -> None:
-        """Score the adapter that changes nothing yet; it is never the best."""
+        """Score the adapter that changes nothing yet; it is never the best.
+
+        Raises:
+            NotFiniteError: the base cannot even score these rows, so no validation could.
+        """
         scores = self._scores()
+        refuse_not_finite(scores.not_finite, "validation rows, before the first step")
         self.progress.start_score = scores.score
 
     def after_step(self) -> None:
-        """Score the adapter as it is now, and keep it if it is the best so far."""
+        """Score the adapter as it is now, and keep it if its scores are finite and the best so far."""
         streams, progress = self.running.model.streams, self.progress
         assert streams is not None, "a model that trains has an adapter"
         with streams.measuring() as energies:
             scores = self._scores()
         self.records.fusion(progress.step, source_shares(gather_objects(energies)))
         progress.validations_since += 1
-        if scores.standing > progress.best_standing:
+        if not scores.not_finite and scores.standing > progress.best_standing:
             progress.best_standing, progress.best_step, progress.validations_since = scores.standing, progress.step, 0
             tensors = adapter_tensors(self.running)
             on_rank_zero(lambda: self._keep(tensors, scores))
@@ -80,6 +86,8 @@ class Validation:
     def _scores(self) -> Scores:
         scores = validate(self.running, self.cache, self.config, states=self.states)
         self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
+        if scores.not_finite:
+            self.records.say(f"step {self.progress.step}: the scores of {listed(scores.not_finite)} are not finite")
         return scores
 
     def _keep(self, tensors: dict[str, Tensor], scores: Scores) -> None:

@@ -101,3 +101,13 @@ def test_stored_states_stand_in_columns_of_their_own() -> None:
         source_columns=7,
     )
     assert alignment.index_SBL[alignment.partner_SBL].tolist() == [5, 6]
+
+
+def test_what_no_target_meets_is_blank() -> None:
+    """In the drawing's `right`, s0 and the source's padding meet nobody."""
+    alignment = align_streams(
+        torch.tensor([[4]]), torch.tensor([3]), prompt_columns=6, real_BL=torch.arange(8)[None] >= 3, mode="right"
+    )
+    state_XMD = torch.arange(1.0, 9.0)[None, :, None].clone()
+    state_XMD[0, :2] = torch.nan
+    assert alignment.without_unmet(state_XMD)[0, :, 0].tolist() == [0, 0, 0, 4, 5, 6, 0, 0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.inject import inject_adapter
@@ -69,6 +69,29 @@ def test_padding_changes_nothing(chosen: dict, lengths: list, left: int, right: 
     assert torch.equal(answer_logits(model, make_batch(rows, config, pad_seed=seed)), plain)
     wider = make_batch(rows, config, left=left, right=right, pad_seed=seed)
     torch.testing.assert_close(answer_logits(model, wider), plain, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("source_down", ["own", "shared"])
+@pytest.mark.parametrize("pairing", ["input", "module"])
+def test_source_padding_that_holds_nan_reaches_no_gradient(pairing: str, source_down: str) -> None:
+    """In one layer, fused in q and v: behind it the base itself would spread the NaN to all positions."""
+    config = make_config(pairing=pairing, source_down=source_down, sources=2)
+    batch, sources = make_batch(make_rows(2), config), 2 * len(LENGTHS)
+    padding_XL1 = (batch.attention_mask[:sources] == 0)[..., None]
+
+    def gradients(padded_with: float) -> dict[str, Tensor]:
+        model = build("llama", config, layers=1)
+
+        def spoil(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden, *rest = inputs
+            return (torch.cat([hidden[:sources].masked_fill(padding_XL1, padded_with), hidden[sources:]]), *rest)
+
+        model.base.model.layers[0].register_forward_pre_hook(spoil)
+        model(batch, with_loss=True).backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    for (name, spoilt), plain in zip(gradients(torch.nan).items(), gradients(0.0).values(), strict=True):
+        assert torch.equal(spoilt, plain), name
 
 
 @settings(max_examples=25)

@@ -82,6 +82,7 @@ def run(config: Config) -> dict:
     before, fresh = frozen_checksum(model), adapter_tensors(trainer.running)
     check_engine(trainer)
     steps = [trainer._step(step) for step in range(STEPS)]
+    trainer.progress.skipped = sum("skipped_rows" in step for step in steps)
     micro_steps = trainer.running.engine.micro_steps / STEPS
     check_engine(trainer)
     assert frozen_checksum(model) == before, "a frozen weight changed"

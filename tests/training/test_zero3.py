@@ -88,6 +88,10 @@ def plain_torch(config: Config) -> dict[str, list[float]]:
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = train.learning_rate * share * ratio
         loss = loss_of(order.rows(step))
+        if not loss.isfinite():
+            losses.append(loss.item())
+            norms.append(np.nan)
+            continue
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(trainable, train.max_grad_norm).item())
