@@ -1,8 +1,13 @@
-"""What every process of a pool of ours does."""
+"""What every process of a pool of ours does, and how many of them there is room for."""
 
 import os
 from multiprocessing import parent_process
 from threading import Thread
+
+
+def available_cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def end_with_parent() -> None:

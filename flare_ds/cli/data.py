@@ -60,7 +60,12 @@ def _add_inspect(verbs: "Verbs") -> None:
 
 
 def _add_workers(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help=f"processes {help} (default: 1)")
+    help = f"processes {help} (default: auto, as many as this machine has enough to do for)"
+    parser.add_argument("--workers", type=_workers, metavar="N|auto", help=help)
+
+
+def _workers(text: str) -> int | None:
+    return None if text == "auto" else at_least(1)(text)
 
 
 def _prepare(options: argparse.Namespace) -> None:

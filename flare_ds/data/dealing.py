@@ -6,7 +6,7 @@ has a test part but no validation part. So every language pair and both stages s
 they read, and two rows with one text never fall into different splits.
 """
 
-from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +100,12 @@ def deal(task: Task, pools: Sequence[JoinedPool]) -> dict[Split, DealtRows]:
         checksum = pool.first.split_texts[pool.places[index, 0]]
         dealt[_split_of(checksum, pool.pool, task.pools)].append((number, index))
     return {split: DealtRows(pools, _places(pools, rows)) for split, rows in dealt.items()}
+
+
+def pools_of(splits: Iterable[Split], pools: Sequence[Pool]) -> list[Pool]:
+    """The parts of a data set that rows of these splits come from, in the order of `pools`."""
+    needed = {"all" if "all" in pools else split if split in pools else "train" for split in splits}
+    return [pool for pool in pools if pool in needed]
 
 
 def _split_of(checksum: bytes, pool: Pool, pools: Sequence[Pool]) -> Split:

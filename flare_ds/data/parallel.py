@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from flare_ds.config import TaskConfig, TranslateConfig
-from flare_ds.data.dealing import HELD_OUT, DealtRows, deal
+from flare_ds.data.dealing import HELD_OUT, DealtRows, deal, pools_of
 from flare_ds.data.joining import count, read_joined
 from flare_ds.data.parallel_row import Candidates, ParallelData, ParallelRow, ParallelRows, Side
 from flare_ds.data.translated import make_jobs, pair_with_translations, read_language
@@ -69,21 +69,27 @@ def _capped(splits: Mapping[Split, DealtRows], config: TaskConfig) -> dict[Split
 
 
 def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split, DealtRows]:
-    """The rows of each split: in all languages; or, where a side is translated, in the language that is not."""
+    """The rows of each split: in all languages; or, where a side is translated, in the language that is not.
+
+    Of a language only the parts are read that those splits come from: a target language may have a test set alone.
+    """
     if not config.is_translated:
-        return _deal_in(task, config, [*config.source_languages, config.target_language], counts)
-    read = {split: read_language(task, config, split) for split in SPLITS}
-    dealt = {language: _deal_in(task, config, [language], counts) for language in dict.fromkeys(read.values())}
-    return {split: dealt[language][split] for split, language in read.items()}
+        return _deal_in(task, config, [*config.source_languages, config.target_language], SPLITS, counts)
+    splits: dict[str, list[Split]] = {}
+    for split in SPLITS:
+        splits.setdefault(read_language(task, config, split), []).append(split)
+    dealt = {language: _deal_in(task, config, [language], of, counts) for language, of in splits.items()}
+    return {split: dealt[language][split] for language, of in splits.items() for split in of}
 
 
 def _deal_in(
-    task: Task, config: TaskConfig, languages: Sequence[str], counts: dict[str, int]
+    task: Task, config: TaskConfig, languages: Sequence[str], splits: Sequence[Split], counts: dict[str, int]
 ) -> dict[Split, DealtRows]:
-    """Read some languages, and the original one beside them where its text decides the split."""
+    """Read what some splits need of some languages, and of the original one where its text decides the split."""
     original = task.original_language if task.parallel else None
     joined = list(dict.fromkeys((original or languages[0], *languages)))
-    return deal(task, [read_joined(task, config.data_dir, joined, pool, counts) for pool in task.pools])
+    pools = pools_of(splits, task.pools)
+    return deal(task, [read_joined(task, config.data_dir, joined, pool, counts) for pool in pools])
 
 
 def _own(rows: DealtRows, config: TaskConfig) -> Candidates:

@@ -33,7 +33,9 @@ class TableTask(Task):
     )
     parallel: bool = Field(default=True, description="whether a row says the same in every language")
     original_language: str | None = Field(default=None, description="the one the rows were written in")
-    hub: str | None = Field(default=None, description="data set on the hub (null: local files only)")
+    hub: str | dict[str, str] | None = Field(
+        default=None, description="data set on the hub, or one for each language (null: local files only)"
+    )
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     config: str | dict[str, str] | None = Field(
         default="{language}", description="config on the hub, and folder below data_dir: a template, or by language"
@@ -102,6 +104,11 @@ class TableTask(Task):
                 "set id_column, and parallel: false",
             ),
             (
+                isinstance(self.hub, dict) and (self.parallel or self.revision is not None),
+                "hub names a data set for each language",
+                "set parallel: false, and leave revision out",
+            ),
+            (
                 self.original_language is not None and self.original_language not in self.languages,
                 f"original_language={self.original_language!r} is not among languages",
                 suggestion(self.original_language or "", self.languages),
@@ -131,9 +138,12 @@ class TableTask(Task):
         config = config and config.replace("{language}", language)
         if data_dir is not None:
             return open_files(data_dir, [*([config] if config else []), *([""] if self._shares_a_table else [])], split)
-        if self.hub is None:
-            raise DataError(f"task {self.name} is not on the hub", fix="set task.data_dir to where its files are")
-        return open_hub(self.hub, config, split, self.revision)
+        hub = self.hub.get(language) if isinstance(self.hub, dict) else self.hub
+        if hub is None:
+            of_language = f", language {language!r}," if self.hub else ""
+            problem = f"task {self.name}{of_language} is not on the hub"
+            raise DataError(problem, fix="set task.data_dir to where its files are")
+        return open_hub(hub, config, split, self.revision)
 
     def _rows(self, records: Records, language: str, pool: Pool) -> Iterator[Row]:
         prefix = self.id_prefixes.get(language, "")

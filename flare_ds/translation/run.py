@@ -35,12 +35,12 @@ from flare_ds.translation.store import (
 from flare_ds.translation.workers import run_batches
 
 
-def translate(config: Config, *, workers: int) -> list[Path]:
+def translate(config: Config, *, workers: int | None = None) -> list[Path]:
     """Translate every split of a config whose other side is a translation; what is there already is kept.
 
     Args:
         config: its `task` and `translate`.
-        workers: processes; the translations do not depend on it.
+        workers: processes; None: as many as this machine has GPUs or cores for. The translations do not depend on it.
 
     Returns:
         The directory of each split's translation.
@@ -58,7 +58,9 @@ def translate(config: Config, *, workers: int) -> list[Path]:
     return translate_jobs(jobs, config.translate, workers=workers)
 
 
-def translate_jobs(jobs: Sequence[TranslationJob], translate: TranslateConfig, *, workers: int = 1) -> list[Path]:
+def translate_jobs(
+    jobs: Sequence[TranslationJob], translate: TranslateConfig, *, workers: int | None = 1
+) -> list[Path]:
     """Translate some jobs; every language and model is checked before the first of them starts.
 
     Raises:

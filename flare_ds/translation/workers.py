@@ -7,11 +7,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
 
+import torch
+
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import FlareError, HostError
 from flare_ds.translation.batches import Batch
 from flare_ds.translation.engines import ENGINES, Direction, Engine
-from flare_ds.worker_process import end_with_parent
+from flare_ds.worker_process import available_cores, end_with_parent
 
 
 class Worker:
@@ -76,13 +78,21 @@ class Worker:
             raise HostError(problem, fix="run the same command again; it goes on from here") from error
 
 
-def run_batches(batches: Sequence[Batch], translate: TranslateConfig, workers: int) -> Iterator[None]:
-    """Translate batches; yields after each. One worker is this process itself.
+def enough_workers(translate: TranslateConfig, batches: int) -> int:
+    """How many workers keep this machine busy: one a GPU or, with an engine that uses none, one a core."""
+    uses_gpus = ENGINES.get(translate.engine).uses_gpus
+    places = torch.cuda.device_count() if uses_gpus else available_cores()
+    return max(1, min(places, batches))
+
+
+def run_batches(batches: Sequence[Batch], translate: TranslateConfig, workers: int | None) -> Iterator[None]:
+    """Translate batches; yields after each. One worker is this process itself; None: as many as keep it busy.
 
     Raises:
         ConfigError: see `Worker.run`.
         HostError: see `Worker.run`; or a worker died.
     """
+    workers = workers or enough_workers(translate, len(batches))
     if workers == 1:
         yield from map(Worker(translate, 0).run, batches)
         return

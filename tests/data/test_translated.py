@@ -126,6 +126,24 @@ def test_validation_is_taken_from_train_by_the_hash_of_the_context_and_contexts_
     assert len(data.splits["train"]) + len(data.splits["validation"]) == POOL_SIZES["train"]
 
 
+class TestAlone(Questions):
+    """The target language has a test set, and nothing else."""
+
+    languages = ("en", "fi", "sw")
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
+        assert (language, pool) in {("en", "train"), ("sw", "test")}, f"{pool} of {language} is not needed"
+        return super().read(data_dir, language, pool)
+
+
+def test_a_target_language_may_have_a_test_set_alone() -> None:
+    data, whole = load(TestAlone(), "sw"), load(Questions())
+    assert [row.target.fields["context"][:7] for row in data.splits["test"]] == ["sw test"] * POOL_SIZES["test"]
+    for split in ("train", "validation"):
+        assert [row.id for row in data.splits[split]] == [row.id for row in whole.splits[split]]
+    assert data.counts["rows_read"] == sum(POOL_SIZES.values()), "each row that is needed once"
+
+
 def test_a_target_the_data_set_lacks_is_translated_throughout() -> None:
     data = load(Questions(), "pt")
     assert {(job.from_language, job.to_language) for job in Machine.asked.values()} == {("eng_Latn", "por_Latn")}

@@ -161,6 +161,24 @@ def test_tydiqa_is_read_from_the_secondary_task(tmp_path: Path) -> None:
     assert [row.id for row in task.read(None, "en", "test")] == ["english-2-1", "english-3-0"]
 
 
+def test_languages_may_lie_in_data_sets_of_their_own(tmp_path: Path) -> None:
+    """English to train on in one, a language with a test set alone in another."""
+    other = [{**row, "premise": f"xh {row['premise']}"} for row in XNLI_EN]
+    for name, code, split, rows in (("xnli", "en", "train", XNLI_EN), ("afrixnli", "sw", "test", other)):
+        hub_of(XNLI, tmp_path / name, {f"tables/{code}-{split}.parquet": rows}, tables.XNLI)
+        files = [{"split": split, "path": f"tables/{code}-{split}.parquet"}]
+        configs = yaml.safe_dump({"configs": [{"config_name": code, "data_files": files}]})
+        (tmp_path / name / "README.md").write_text(f"---\n{configs}---\n", encoding="utf-8")
+    hub = {"en": str(tmp_path / "xnli"), "sw": str(tmp_path / "afrixnli")}
+    task = replace(XNLI, hub=hub, parallel=False)
+    assert list(task.read(None, "en", "train")) == XNLI_RO
+    assert next(iter(task.read(None, "sw", "test"))).fields["premise"] == "xh A dog runs."
+    with pytest.raises(DataError, match="language 'de', is not on the hub"):
+        task.read(None, "de", "test")
+    with pytest.raises(ValueError, match="parallel: false"):
+        replace(XNLI, hub=hub)
+
+
 def test_an_unreachable_hub_names_the_data_set_and_the_way_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"cannot load facebook/xnli \(sw, test\) from the hub[\s\S]*task\.data_dir"):

@@ -12,10 +12,19 @@ from flare_ds.data.cache.rows import EncodedRows, RowEncoder
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.exceptions import HostError
 from flare_ds.tasks.base import Split
-from flare_ds.worker_process import end_with_parent
+from flare_ds.worker_process import available_cores, end_with_parent
 
 Chunk = Sequence[ParallelRow]
 Encode = Callable[[Split, Iterable[Chunk]], Iterator[tuple[Chunk, EncodedRows]]]
+
+
+_ROWS_A_WORKER = 20_000
+"""Fewer, and starting a process takes longer than it saves."""
+
+
+def enough_workers(rows: int) -> int:
+    """How many processes are worth starting on the cores this one may use."""
+    return max(1, min(available_cores(), rows // _ROWS_A_WORKER))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from flare_ds.data.cache.publish import building
 from flare_ds.data.cache.reader import open_cache
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.split_writer import SplitWriter
-from flare_ds.data.cache.workers import Chunk, Encode, encode_in
+from flare_ds.data.cache.workers import Chunk, Encode, encode_in, enough_workers
 from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel
 from flare_ds.data.streams import source_streams
@@ -26,13 +26,13 @@ from flare_ds.tasks.load import task_of
 _CHUNK_ROWS = 256
 
 
-def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers: int = 1) -> Path:
+def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers: int | None = None) -> Path:
     """Find the cache of a config, or build it.
 
     Args:
         config: its `task`, `translate` and `cache_dir` decide what is built and where; so does an MT encoder.
         tokenizer: of the base model.
-        workers: processes that tokenize; the files do not depend on it.
+        workers: processes that tokenize; None: as many as have enough to do. The files do not depend on it.
 
     Returns:
         The cache directory.
@@ -54,6 +54,7 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
     if not _is_ready(directory, fields):
         mt_tokenizer = load_mt_tokenizer(config.source) if config.caches_mt else None
         encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
+        workers = workers or enough_workers(sum(map(len, data.splits.values())))
         with building(directory) as partial, encode_in(workers, encoder) as encode:
             written = _write_splits(partial, data, _streams(config), encoder, encode)
             write_manifest(partial, _manifest(config, fields, data, encoder, *written))

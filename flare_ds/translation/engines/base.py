@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import HostError
@@ -33,6 +33,9 @@ class Engine(ABC):
         ConfigError: the engine does not know the direction, or the model cannot be loaded.
         HostError: this machine lacks a package or a program.
     """
+
+    uses_gpus: ClassVar[bool] = False
+    """Whether a worker computes on a GPU where there is one; without one, a single worker uses all cores."""
 
     @abstractmethod
     def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None: ...

@@ -21,6 +21,8 @@ _FIX = (
 class CTranslate2(Engine):
     """A converted model, as precise as it was converted."""
 
+    uses_gpus = True
+
     def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
         import ctranslate2
 

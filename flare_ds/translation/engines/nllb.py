@@ -18,6 +18,8 @@ FIX = "set translate.model to an NLLB or M2M100 model: a saved directory, or a h
 class Nllb(Engine):
     """A whole model on one device; sentences of a batch are padded to the longest."""
 
+    uses_gpus = True
+
     def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
         import torch
         from transformers import AutoModelForSeq2SeqLM

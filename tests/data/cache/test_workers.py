@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from flare_ds.data.cache import prepare_cache, workers
+from flare_ds.data.cache.workers import enough_workers
 from flare_ds.exceptions import HostError
 from tests.data.cache.moods import DEADLY, directory_bytes, moods_config, word_tokenizer, write_data
 
@@ -84,3 +85,8 @@ def test_chunks_are_read_as_they_are_needed_and_come_in_order() -> None:
         assert (chunk, encoded) == (done, ("test", done))
         assert read <= done + 6
     assert done == 100
+
+
+def test_processes_are_started_where_they_have_enough_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "available_cores", lambda: 4)
+    assert [enough_workers(rows) for rows in (0, 39_999, 40_000, 10**9)] == [1, 1, 2, 4]
