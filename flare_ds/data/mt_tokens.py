@@ -17,9 +17,12 @@ def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
     """Load the encoder's tokenizer, set to the target language.
 
     Raises:
-        ConfigError: there is none, or it does not know `source.mt_language`.
+        ConfigError: there is none, it does not know `source.mt_language`, or it makes ids that the encoder has no
+            embedding for.
     """
     from transformers import AutoTokenizer  # imports torch, which worker processes do without
+
+    from flare_ds.models.limits import check_tokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.mt_encoder, trust_remote_code=False)
@@ -33,6 +36,7 @@ def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
             f"source.mt_language={source.mt_language!r} is no language of source.mt_encoder={source.mt_encoder!r}",
             fix=suggestion(str(source.mt_language), known),
         )
+    check_tokenizer(tokenizer, str(source.mt_encoder), setting="source.mt_encoder")
     tokenizer.src_lang = source.mt_language
     return tokenizer
 

@@ -22,6 +22,7 @@ from transformers import (
 
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.models.limits import check_tokenizer
 from flare_ds.models.quantized import finish_quantized, quantization_config
 from flare_ds.models.sentencepiece_file import bare_model_file, load_model_file
 
@@ -60,15 +61,17 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the base's tokenizer; where its directory holds but a sentencepiece file, or is one, from that.
 
     Raises:
-        ConfigError: there is none at `model.base`.
+        ConfigError: there is none at `model.base`, or it makes ids that the base has no embedding for.
     """
     if file := bare_model_file(model.base):
         return load_model_file(file)
     _check_base(model.base)
     try:
-        return AutoTokenizer.from_pretrained(model.base, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model.base, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"cannot load the tokenizer of model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
+    check_tokenizer(tokenizer, model.base, setting="model.base")
+    return tokenizer
 
 
 def load_shape(model: ModelConfig) -> PreTrainedModel:
