@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import SourceConfig
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.names import is_path, missing_directory
 from flare_ds.registry import suggestion
 
 _FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
@@ -59,4 +60,6 @@ def language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 def unusable(source: SourceConfig, reason: object) -> ConfigError:
     """The error that the MT encoder a config names cannot be used."""
+    name = str(source.mt_encoder)
+    reason = reason if is_path(name) else missing_directory(name) or reason
     return ConfigError(f"source.mt_encoder={source.mt_encoder!r} cannot be used: {reason}", fix=_FIX)
