@@ -138,3 +138,33 @@ def small_base(name: str, attention: str = "sdpa", **overrides: Any) -> PreTrain
         else:
             parameter.data *= 10  # far from the linear regime, so a wrong term shows
     return model.eval()
+
+
+TITLES = {
+    "llama3": "Llama (and what is built like it)",
+    "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3",
+    "gemma3_images": "Gemma 3 with images",
+    "qwen2": "Qwen 2",
+    "qwen3": "Qwen 3",
+    "mistral": "Mistral",
+    "phi3": "Phi-3",
+    "olmo2": "OLMo 2",
+    "granite": "Granite",
+    "gpt_neox": "GPT-NeoX (Pythia)",
+    "falcon": "Falcon",
+    "falcon_alibi": "Falcon with ALiBi",
+    "bloom": "BLOOM",
+    "gemma4": "Gemma 4",
+    "gemma4_shared": "Gemma 4 with shared keys and values (E2B, E4B)",
+    "qwen2_moe": "Qwen 2 MoE",
+    "opt": "OPT",
+}
+"""What people call them."""
+_DENSE = ("dense", "dense_4h_to_h")
+_WRITES = {"gpt_neox": _DENSE, "falcon": _DENSE, "falcon_alibi": _DENSE, "bloom": _DENSE, "opt": ("out_proj", "fc2")}
+
+
+def writes(name: str) -> list[str]:
+    """The modules whose sums go on to the next layer: what flare fuses by default, by the names they have here."""
+    return list(_WRITES.get(name, ("o_proj", "down_proj")))
