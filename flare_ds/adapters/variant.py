@@ -110,7 +110,7 @@ class FusionVariant(LoraVariant):
         dropout = module.lora_dropout[active_adapter]
         bottleneck_BLR = down(dropout(x))
         if self.given is not None:
-            bottleneck_BLR = bottleneck_BLR.view(*self.given.alignment.partner_BL.shape, -1)
+            bottleneck_BLR = bottleneck_BLR.reshape(*self.given.alignment.partner_BL.shape, -1)
         target_BCR = self._with_past(bottleneck_BLR)
         if self.given is not None:
             fusion, alignment = module.lora_fusion[active_adapter], self.given.alignment  # type: ignore[attr-defined]

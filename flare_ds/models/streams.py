@@ -213,7 +213,7 @@ class _LockstepLayer:
         """What each fused module of this layer fuses."""
         if self.pairing == "module":
             # Some layers flatten rows and columns before their feed-forward.
-            states = [self.module_inputs.pop(module).view(*state_XMD.shape[:2], -1) for module in self.fused]
+            states = [self.module_inputs.pop(module).reshape(*state_XMD.shape[:2], -1) for module in self.fused]
         else:
             if self.norm is not None:
                 with torch.no_grad():
