@@ -103,12 +103,14 @@ class FusionVariant(LoraVariant):
         Args:
             module: the LoRA layer.
             active_adapter: the adapter's name in it.
-            x: the target's input [B, L, D], in the adapter's dtype.
-            result: W·x [B, L, O].
+            x: the target's input [B, L, D], or [B·L, D], in the adapter's dtype.
+            result: W·x, of the same leading shape.
         """
         down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
         dropout = module.lora_dropout[active_adapter]
         bottleneck_BLR = down(dropout(x))
+        if self.given is not None:
+            bottleneck_BLR = bottleneck_BLR.reshape(*self.given.alignment.partner_BL.shape, -1)
         target_BCR = self._with_past(bottleneck_BLR)
         if self.given is not None:
             fusion, alignment = module.lora_fusion[active_adapter], self.given.alignment  # type: ignore[attr-defined]
@@ -119,7 +121,7 @@ class FusionVariant(LoraVariant):
             if self.energy is not None:
                 without_BLR = fusion(torch.zeros_like(source_SBMR), target_BCR, alignment)
                 self._measure(up(bottleneck_BLR), up(without_BLR), alignment.partner_BL)
-        return result + up(bottleneck_BLR) * module.scaling[active_adapter]
+        return result + (up(bottleneck_BLR) * module.scaling[active_adapter]).view_as(result)
 
     def _with_past(self, bottleneck_BLR: Tensor) -> Tensor:
         """T of all positions so far [B, C, R]; cross-attention asks the earlier ones."""

@@ -13,9 +13,10 @@ from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import SPLITS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from flare_ds.cli.arguments import Verbs
+    from flare_ds.config import Config
     from flare_ds.data.cache import Cache
 
 
@@ -75,12 +76,25 @@ def _prepare(options: argparse.Namespace) -> None:
     from flare_ds.data.cache.format import MANIFEST
     from flare_ds.data.cache.statistics import summary
     from flare_ds.models.loading import load_tokenizer
+    from flare_ds.training.readable import check_readable
 
     there = {manifest: manifest.stat().st_mtime_ns for manifest in Path(config.cache_dir).glob(f"*/{MANIFEST}")}
     path = prepare_cache(config, load_tokenizer(config.model), workers=options.workers)
+    if shape := _shape_there(config):
+        check_readable(config, open_cache(path), shape)
     found = there.get(path / MANIFEST) == (path / MANIFEST).stat().st_mtime_ns
     print("\n".join(["found, whole" if found else "built", *summary(open_cache(path))]), file=sys.stderr)
     print(path)
+
+
+def _shape_there(config: "Config") -> "PreTrainedModel | None":
+    """The base without its weights; None where there is but a tokenizer, which is all that a cache needs."""
+    from flare_ds.models.loading import load_shape
+
+    try:
+        return load_shape(config.model)
+    except ConfigError:
+        return None
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import SourceConfig
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.names import is_path, missing_directory
 from flare_ds.registry import suggestion
 
 _FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
@@ -17,9 +18,12 @@ def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
     """Load the encoder's tokenizer, set to the target language.
 
     Raises:
-        ConfigError: there is none, or it does not know `source.mt_language`.
+        ConfigError: there is none, it does not know `source.mt_language`, or it makes ids that the encoder has no
+            embedding for.
     """
     from transformers import AutoTokenizer  # imports torch, which worker processes do without
+
+    from flare_ds.models.limits import check_tokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.mt_encoder, trust_remote_code=False)
@@ -33,6 +37,7 @@ def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
             f"source.mt_language={source.mt_language!r} is no language of source.mt_encoder={source.mt_encoder!r}",
             fix=suggestion(str(source.mt_language), known),
         )
+    check_tokenizer(tokenizer, str(source.mt_encoder), setting="source.mt_encoder")
     tokenizer.src_lang = source.mt_language
     return tokenizer
 
@@ -55,4 +60,6 @@ def language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 def unusable(source: SourceConfig, reason: object) -> ConfigError:
     """The error that the MT encoder a config names cannot be used."""
+    name = str(source.mt_encoder)
+    reason = reason if is_path(name) else missing_directory(name) or reason
     return ConfigError(f"source.mt_encoder={source.mt_encoder!r} cannot be used: {reason}", fix=_FIX)

@@ -19,13 +19,14 @@ from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.answers import Written, best_windows
-from flare_ds.evaluation.batches import Ask, ask_rows, streams_of
+from flare_ds.evaluation.batches import Ask, ask_rows, longest_prompts, streams_of
 from flare_ds.evaluation.evaluate import open_trained
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.free_texts import FreeTexts
 from flare_ds.evaluation.generate import eos_ids, generate, with_whole_head
 from flare_ds.evaluation.ranked import label_scores
-from flare_ds.models.loading import load_tokenizer
+from flare_ds.models.limits import check_positions
+from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.base import Task
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import join_process_group
@@ -69,6 +70,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
 
     Raises:
         CheckpointError: the run has no adapter that fits.
+        ConfigError: a text is longer than the base's positions.
         DataError: a prompt does not fit even with all of its text cut.
         NotFiniteError: a score is not finite.
     """
@@ -94,12 +96,12 @@ def write_answers(config: Config, task: Task, rows: Sequence[ParallelRow]) -> li
     Of a text too long for one prompt, the likeliest window answers, as in evaluation.
 
     Raises:
-        ConfigError: the run's head cannot generate.
+        ConfigError: the run's head cannot generate, or see `rank_labels`.
         CheckpointError: see `rank_labels`.
         DataError: see `rank_labels`.
         NotFiniteError: see `rank_labels`.
     """
-    opened = _open(for_free_text(with_whole_head(config)), task, rows)
+    opened = _open(for_free_text(with_whole_head(config)), task, rows, written=config.generate.max_new_tokens)
     eos = eos_ids(opened.running.model.base, opened.tokenizer.eos_token_id)
 
     def ask(batch: Batch, numbers: list[int]) -> list[Written]:
@@ -134,12 +136,15 @@ class _Opened:
         return ask_rows(ask, read, self.config, streams=streams_of(self.config), what="predict", stored=self.stored)
 
 
-def _open(config: Config, task: Task, rows: Sequence[ParallelRow]) -> _Opened:
+def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: int = 1) -> _Opened:
+    """Open what is needed to ask for so many tokens behind each prompt, of which the last is only predicted."""
     join_process_group()
     tokenizer = load_tokenizer(config.model)
     mt_tokenizer = load_mt_tokenizer(config.source) if config.reads_mt_encoder else None
     encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
     texts = FreeTexts(encoder.encode("test", rows))
+    longest = int(longest_prompts(rows_read(texts, config, encoder), streams_of(config)).max())
+    check_positions(load_shape(config.model), longest + written - 1, of="the longest text with its prompt and answer")
     stored = None
     if mt_tokenizer is not None:
         stored = free_text_states(config, [texts.prompt("mt", row).tolist() for row in range(len(texts))])

@@ -46,6 +46,7 @@ class _ShardedLookup:
     def __call__(self, input_ids: Tensor) -> Tensor:
         """Embed token ids of any shape; a collective: every rank calls it as often as the others."""
         ids_U, places = input_ids.unique(return_inverse=True)
+        assert int(ids_U[-1]) < self.vocabulary, "a token without a row would be read as zeros"
         self.module.weight = self._rows(ids_U)
         try:
             return self.embed(places)

@@ -1,35 +1,102 @@
-"""Calling decoder layers for some of the rows of a batch, and again in the backward pass."""
+"""Calling decoder layers for some of the rows of a batch, and again in the backward pass.
 
-from collections.abc import Callable
+What a layer is called with beside the state is known by name, and the list is closed:
+
+    by row     masks, positions and the like: each stream gets its own rows; of one row for all, the same
+    a store    keys and values for later columns or later layers: a stream writes into its own, never into another's
+    a plain value                                                both streams get it
+
+Anything else might be a state that one stream would leave to the other, so it is an error, never a guess.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flare_ds.exceptions import ConfigError
 
-def split_rows(values: Any, rows: int, everybody: int) -> tuple[Any, Any]:
-    """Split what a layer is called with into the sources' rows (the first ones) and the target's.
+_BY_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings", "per_layer_input", "alibi"})
+_CACHES = ("past_key_values", "layer_past")
+SHARED = "shared_kv_states"
+"""Keys and values that a layer leaves to later layers of the same forward."""
+STORES = (*_CACHES, SHARED)
 
-    Tensors with a row for everybody are cut in two; what is shared by all rows goes to both. Vectors are always
-    shared: one that counts positions may happen to be as long as there are rows.
+
+class LayerCall:
+    """How one decoder layer is called.
+
+    Args:
+        layer: it; its forward is taken as it is now, before anything stands in for it.
     """
-    if isinstance(values, Tensor):
-        if values.ndim > 1 and values.shape[0] == everybody:
-            return values[:rows], values[rows:]
-        return values, values
-    if isinstance(values, dict):
-        halves = {key: split_rows(value, rows, everybody) for key, value in values.items()}
-        return {key: half[0] for key, half in halves.items()}, {key: half[1] for key, half in halves.items()}
-    if isinstance(values, tuple):
-        pairs = [split_rows(value, rows, everybody) for value in values]
-        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
-    return values, values
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.forward: Callable[..., Any] = layer.forward
+        self.kind = type(layer).__name__
+        self.names = list(inspect.signature(layer.forward).parameters)[1:]  # beside the state
+
+    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What the layer is called with beside the state, by name."""
+        return dict(zip(self.names, args, strict=False)) | dict(kwargs)
+
+    def split(self, given: Mapping[str, Any], rows: int, everybody: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split named arguments into the sources' rows (the first ones) and the target's; a store is the target's.
+
+        Raises:
+            ConfigError: an argument is of no known kind.
+        """
+        halves = {name: self._halves(name, value, rows, everybody) for name, value in given.items()}
+        return {name: half[0] for name, half in halves.items()}, {name: half[1] for name, half in halves.items()}
+
+    def _halves(self, name: str, value: Any, rows: int, everybody: int) -> tuple[Any, Any]:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value, value
+        if name in STORES:
+            return None, value
+        if name in _BY_ROW and isinstance(value, Tensor) and value.ndim:
+            if value.shape[0] == 1:
+                return value, value
+            if value.shape[0] % everybody == 0:  # some have a line for each row's heads
+                first = value.shape[0] // everybody * rows
+                return value[:first], value[first:]
+        if name in _BY_ROW and isinstance(value, tuple):
+            pairs = [self._halves(name, one, rows, everybody) for one in value]
+            return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise self._unknown(f"takes {name!r}, a {type(value).__name__}{shape}")
+
+    def check_state(self, state_XLD: Tensor) -> None:
+        """Check that what goes from layer to layer is one state for each position of each row.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if state_XLD.ndim != 3:
+            raise self._unknown(f"takes a state of shape {tuple(state_XLD.shape)}, not [rows, columns, width]")
+
+    def _unknown(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"each {self.kind} of model.base {what}: it is not known how two texts would each have their own",
+            fix="use another base, or a method that reads one text at a time (lora, input_fusion)",
+        )
+
+
+def cache_of(given: Mapping[str, Any]) -> Any:
+    """The keys and values of earlier columns among a layer's named arguments; None: there are none."""
+    return next((given[name] for name in _CACHES if given.get(name) is not None), None)
 
 
 def hidden_of(output: Any) -> Tensor:
     """A layer's hidden state: some models' layers return it first in a tuple."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def with_hidden(output: Any, hidden_states: Tensor) -> Any:
+    """The layer's output with another hidden state."""
+    return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
 
 
 def call_layer(run: Callable[[Tensor], Any], hidden_states: Tensor, *, recompute: bool) -> Any:

@@ -22,8 +22,11 @@ from transformers import (
 
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.models.limits import check_tokenizer
+from flare_ds.models.names import is_path, missing_directory
 from flare_ds.models.quantized import finish_quantized, quantization_config
 from flare_ds.models.sentencepiece_file import bare_model_file, load_model_file
+from flare_ds.models.weight_files import INDEX, weight_files
 
 
 def load_base(model: ModelConfig) -> PreTrainedModel:
@@ -31,10 +34,12 @@ def load_base(model: ModelConfig) -> PreTrainedModel:
 
     Raises:
         ConfigError: nothing loadable is at `model.base`, or its attention implementation is not available.
-        CheckpointError: its files lack a weight of the model.
+        CheckpointError: its files lack a weight of the model, or one of them is not there.
         HostError: bitsandbytes is wanted but not installed.
     """
     config, quantization = _load_config(model), quantization_config(model)
+    if (directory := Path(model.base)).is_dir() and (directory / INDEX).is_file():
+        weight_files(directory)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.base,
@@ -46,8 +51,10 @@ def load_base(model: ModelConfig) -> PreTrainedModel:
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"cannot load model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
+        raise _unreadable("cannot load", model, error) from error
     base, found = loaded
+    if getattr(base, "_hf_peft_config_loaded", False):
+        raise _adapter_inside(model.base)
     _check_complete(model.base, base, found)
     base.config.use_cache = False
     base.eval().requires_grad_(False)
@@ -60,15 +67,17 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the base's tokenizer; where its directory holds but a sentencepiece file, or is one, from that.
 
     Raises:
-        ConfigError: there is none at `model.base`.
+        ConfigError: there is none at `model.base`, or it makes ids that the base has no embedding for.
     """
     if file := bare_model_file(model.base):
         return load_model_file(file)
     _check_base(model.base)
     try:
-        return AutoTokenizer.from_pretrained(model.base, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model.base, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"cannot load the tokenizer of model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
+        raise _unreadable("cannot load the tokenizer of", model, error) from error
+    check_tokenizer(tokenizer, model.base, setting="model.base")
+    return tokenizer
 
 
 def load_shape(model: ModelConfig) -> PreTrainedModel:
@@ -82,19 +91,37 @@ def load_shape(model: ModelConfig) -> PreTrainedModel:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except ValueError as error:
-        raise ConfigError(f"cannot read model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
+        raise _unreadable("cannot read", model, error) from error
 
 
+_ADAPTER = "adapter_config.json"
 _LOAD_FIX = "give a directory written by save_pretrained, or a hub name this machine can reach and may read"
 
 
 def _check_base(base: str) -> None:
     path = Path(base)
-    if path.is_absolute() or base.startswith(("./", "../", "~")) or path.exists():
+    if is_path(base):
         if not path.is_dir():
             raise ConfigError(f"model.base={base!r} is not a directory", fix="check the path")
+        if (path / _ADAPTER).is_file():
+            raise _adapter_inside(base)
         if not (path / "config.json").is_file():
             raise ConfigError(f"model.base={base!r} holds no config.json", fix=_LOAD_FIX)
+
+
+def _unreadable(what: str, model: ModelConfig, error: Exception) -> ConfigError:
+    if not is_path(model.base) and (missing := missing_directory(model.base)):
+        fix = f"correct the path; {model.base} as a hub's name cannot be reached from here, or is none"
+        return ConfigError(f"{what} model.base={model.base!r}: {missing}", fix=fix)
+    fix = "set model.attention=eager" if "scaled_dot_product_attention" in str(error) else _LOAD_FIX
+    return ConfigError(f"{what} model.base={model.base!r}: {error}", fix=fix)
+
+
+def _adapter_inside(base: str) -> ConfigError:
+    return ConfigError(
+        f"model.base={base!r} holds an adapter ({_ADAPTER}), which transformers would put on top of the base unasked",
+        fix="give the base that it was made for; or merge it into that and give the result, or move it elsewhere",
+    )
 
 
 def _load_config(model: ModelConfig) -> PreTrainedConfig:
@@ -102,7 +129,7 @@ def _load_config(model: ModelConfig) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(model.base, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read model.base={model.base!r}: {error}", fix=_LOAD_FIX) from error
+        raise _unreadable("cannot read", model, error) from error
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(
             f"model.base={model.base!r} is stored quantised, which is not how ZeRO-3 can share it out",

@@ -6,14 +6,12 @@ label words; where the base ties it to the embedding, the two are untied. The re
 other.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -28,10 +26,12 @@ from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json
 from flare_ds.models.loading import load_shape
+from flare_ds.models.weight_files import INDEX, SINGLE, read_json, weight_files
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-_INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
+_OF_WEIGHTS = ("*.safetensors", *_OTHER_WEIGHTS, "*.index.json", "*.index.*.json")
+_CHAT_TEMPLATES = "additional_chat_templates"
 
 Update = Callable[[Tensor], Tensor]
 """Makes a weight of the merged model from the base's."""
@@ -109,22 +109,13 @@ def _open_base(config: Config) -> _Base:
         if not directory.is_dir():
             directory = Path(snapshot_download(config.model.base, ignore_patterns=list(_OTHER_WEIGHTS)))
         file_of: dict[str, str] = {}
-        for file in _weight_files(directory):
+        for file in weight_files(directory):
             with safe_open(directory / file, framework="pt") as weights:
                 file_of |= dict.fromkeys(weights.keys(), file)
     except (OSError, ValueError, SafetensorError) as error:
         problem = f"cannot read the weights of model.base={config.model.base!r}: {error}"
         raise CheckpointError(problem, fix="save the base again with save_pretrained") from error
     return _Base(directory, file_of, names[shape.get_output_embeddings()], names[shape.get_input_embeddings()])
-
-
-def _weight_files(directory: Path) -> list[str]:
-    """Names of the files that transformers would read."""
-    if (directory / _INDEX).is_file():
-        return sorted(set(_read_json(directory / _INDEX)["weight_map"].values()))
-    if not (directory / "model.safetensors").is_file():
-        raise CheckpointError(f"{directory} holds no .safetensors files", fix="save the base with save_pretrained")
-    return ["model.safetensors"]
 
 
 def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
@@ -163,15 +154,17 @@ def _replace(weight: Tensor, *, trained: Tensor, rows: list[int] | None) -> Tens
 def _copy_other_files(base: Path, output: Path) -> None:
     """Configuration, tokenizer and the like; weights in other formats would still be the base's."""
     for file in base.iterdir():
-        if file.is_file() and not any(file.match(pattern) for pattern in ("*.safetensors", *_OTHER_WEIGHTS)):
+        if file.is_file() and not any(file.match(pattern) for pattern in _OF_WEIGHTS):
             shutil.copy2(file, output / file.name)
+    if (base / _CHAT_TEMPLATES).is_dir():
+        shutil.copytree(base / _CHAT_TEMPLATES, output / _CHAT_TEMPLATES)
 
 
 def _write_weights(base: _Base, output: Path, updates: Mapping[str, Update]) -> None:
-    files = tqdm(sorted(set(base.file_of.values())), desc="merge", unit="file")
-    total = sum(_write_file(base, file, output, updates) for file in files)
-    if (output / _INDEX).is_file():
-        write_json(output / _INDEX, {"metadata": {"total_size": total}, "weight_map": base.file_of})
+    files = sorted(set(base.file_of.values()))
+    total = sum(_write_file(base, file, output, updates) for file in tqdm(files, desc="merge", unit="file"))
+    if files != [SINGLE]:
+        write_json(output / INDEX, {"metadata": {"total_size": total}, "weight_map": base.file_of})
 
 
 def _write_file(base: _Base, file: str, output: Path, updates: Mapping[str, Update]) -> int:
@@ -205,12 +198,8 @@ def _updated(name: str, weight: Tensor, update: Update) -> Tensor:
 
 def _untie(path: Path) -> None:
     """Say in config.json that the output matrix is no longer the embedding."""
-    settings = _read_json(path)
+    settings = read_json(path)
     for part in (settings, settings.get("text_config")):
         if part is not None:
             part["tie_word_embeddings"] = False
     write_json(path, settings)
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from flare_ds.config import Config
 from flare_ds.data.collate import NO_TARGET, Batch
 from flare_ds.models.decoder import decoder_layers
-from flare_ds.models.layer_calls import call_layer, hidden_of, split_rows
+from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, call_layer, hidden_of, with_hidden
 from flare_ds.models.loss import answer_losses, loss_sum
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer
 
@@ -157,22 +157,27 @@ class _MixupLayer:
         self.streams = streams
         self.number = number
         self.recompute = recompute
-        self.forward = layer.forward
+        self.layer = LayerCall(layer)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take and return [X, L, D], or [B, L, D] where the source has ended."""
-        source = self.streams.source
+        source, given = self.streams.source, self.layer.named(args, kwargs)
         if source is not None and not source.keep and self.number > self.streams.behind:
-            _, args = split_rows(args, source.rows, 2 * source.rows)
-            _, kwargs = split_rows(kwargs, source.rows, 2 * source.rows)
+            _, given = self.layer.split(given, source.rows, 2 * source.rows)
             source = None
-        output = call_layer(
-            lambda states: self.forward(states, *args, **kwargs), hidden_states, recompute=self.recompute
-        )
-        past = kwargs.get("past_key_values")
-        if source is not None and past is not None:
-            past.layers[self.number - 1].batch_select_indices(torch.arange(source.rows, 2 * source.rows))
+        output = call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
+        if source is not None:
+            self._keep_target(given, source)
         if self.number != self.streams.behind:
             return output
-        mixed = self.streams.mix(hidden_of(output))
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+        return with_hidden(output, self.streams.mix(hidden_of(output)))
+
+    def _keep_target(self, given: dict[str, Any], source: MixedSource) -> None:
+        """Leave only the target's keys and values: to later columns, and where the source ends to later layers."""
+        past = cache_of(given)
+        if past is not None and self.number <= len(past.layers):  # the last ones may read what earlier ones wrote
+            past.layers[self.number - 1].batch_select_indices(torch.arange(source.rows, 2 * source.rows))
+        if self.number == self.streams.behind and not source.keep:
+            shared = given.get(SHARED) or {}
+            for name, states in list(shared.items()):
+                shared[name] = tuple(state[source.rows :] for state in states)

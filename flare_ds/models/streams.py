@@ -16,9 +16,9 @@ layer is recomputed in the backward pass, from the same source states.
 Legend: S sources, B rows a stream, X = S·B, L columns, M source columns, K stored states a position, D width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from flare_ds.adapters.variant import FusionVariant, Given
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
 from flare_ds.models.decoder import decoder_layers, input_norm
-from flare_ds.models.layer_calls import call_layer, hidden_of, split_rows
+from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
 from flare_ds.models.loss import loss_sum
 
 
@@ -46,12 +46,19 @@ class Sources:
         stored_BMKD: states that were computed before: one for each layer, or one for all; None: lockstep.
         cache: of the sources' own keys and values, when they go on decoding; never the target's.
         keep: whether the last layer also returns the source rows, before the target's.
+        shared: keys and values that the sources' layers leave to later ones, in models that share them.
     """
 
     alignment: Alignment
     stored_BMKD: Tensor | None = None
     cache: Cache | None = None
     keep: bool = False
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stores(self) -> dict[str, Any]:
+        """What the sources' layers write into, by the names that layers know it by."""
+        return dict.fromkeys(STORES, self.cache) | {SHARED: self.shared}
 
 
 class LockstepStreams:
@@ -149,7 +156,7 @@ class _LockstepLayer:
         self.streams = streams
         self.number = number
         self.is_last = False
-        self.forward: Callable[..., Any] = layer.forward
+        self.layer = LayerCall(layer)
         self.checkpointing = config.train.gradient_checkpointing
         self.pairing = config.pairing
         self.adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]
@@ -163,31 +170,30 @@ class _LockstepLayer:
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take [(S+1)·B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
-        sources = self.streams.sources
+        sources, given = self.streams.sources, self.layer.named(args, kwargs)
         if sources is None:
-            return self._target_pass(hidden_states, [], args, kwargs)
+            return self._target_pass(hidden_states, [], given)
         if sources.stored_BMKD is not None:
             states = sources.stored_BMKD
             state_BMD = states[:, :, self.number if states.shape[2] > 1 else 0]
-            return self._target_pass(hidden_states, self._given(state_BMD, sources), args, kwargs)
-        return self._lockstep(hidden_states, sources, args, kwargs)
+            return self._target_pass(hidden_states, self._fused(state_BMD, sources), given)
+        return self._lockstep(hidden_states, sources, given)
 
-    def _lockstep(self, hidden_states: Tensor, sources: Sources, args: Any, kwargs: Any) -> Any:
+    def _lockstep(self, hidden_states: Tensor, sources: Sources, given: dict[str, Any]) -> Any:
         streams, rows = self.streams, sources.alignment.index_SBL[..., 0].numel()
         if streams.state_XLD is None:
+            self.layer.check_state(hidden_states)
             streams.state_XLD, hidden_states = hidden_states[:rows], hidden_states[rows:]
         everybody = rows + hidden_states.shape[0]
-        source_args, target_args = split_rows(args, rows, everybody)
-        source_kwargs, target_kwargs = split_rows(kwargs, rows, everybody)
-        if "past_key_values" in source_kwargs:
-            source_kwargs["past_key_values"] = sources.cache
+        of_sources, of_target = self.layer.split(given, rows, everybody)
+        of_sources |= {name: store for name, store in sources.stores.items() if name in given}
         before_XLD = streams.state_XLD
         with torch.no_grad(), self._source_pass():
-            streams.state_XLD = hidden_of(self.forward(before_XLD, *source_args, **source_kwargs))
+            streams.state_XLD = hidden_of(self.layer.forward(before_XLD, **of_sources))
         paired_XLD = streams.state_XLD if self.pairing == "output" else before_XLD
-        output = self._target_pass(hidden_states, self._given(paired_XLD, sources), target_args, target_kwargs)
+        output = self._target_pass(hidden_states, self._fused(paired_XLD, sources), of_target)
         if self.is_last and sources.keep:
-            return torch.cat([streams.state_XLD, hidden_of(output)])
+            return with_hidden(output, torch.cat([streams.state_XLD, hidden_of(output)]))
         return output
 
     @contextmanager
@@ -203,11 +209,15 @@ class _LockstepLayer:
             for module in self.adapters:
                 module._disable_adapters = False
 
-    def _given(self, state_XMD: Tensor, sources: Sources) -> list[Given]:
+    def _fused(self, state_XMD: Tensor, sources: Sources) -> list[Given]:
         """What each fused module of this layer fuses."""
         alignment = sources.alignment
         if self.pairing == "module":
-            states = [alignment.without_unmet(self.module_inputs.pop(module)) for module in self.fused]
+            # Some layers flatten rows and columns before their feed-forward.
+            states = [
+                alignment.without_unmet(self.module_inputs.pop(module).reshape(*state_XMD.shape[:2], -1))
+                for module in self.fused
+            ]
         else:
             if self.norm is not None:
                 with torch.no_grad():
@@ -215,10 +225,10 @@ class _LockstepLayer:
             states = [alignment.without_unmet(state_XMD)] * len(self.fused)
         return [Given(state, alignment) for state in states]
 
-    def _target_pass(self, hidden_states: Tensor, given: list[Given], args: Any, kwargs: Any) -> Any:
+    def _target_pass(self, hidden_states: Tensor, fused: list[Given], given: dict[str, Any]) -> Any:
         def run(hidden_states: Tensor) -> Any:
-            with self._source_given(given):
-                return self.forward(hidden_states, *args, **kwargs)
+            with self._source_given(fused):
+                return self.layer.forward(hidden_states, **given)
 
         return call_layer(run, hidden_states, recompute=self.checkpointing)
 

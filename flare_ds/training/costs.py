@@ -21,7 +21,7 @@ Legend: S source streams that run, B rows, L columns, N answer positions, M colu
 """
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
@@ -40,10 +40,10 @@ class Costs:
     def __init__(self, config: Config, shape: PreTrainedModel, *, labels: int) -> None:
         self.config = config
         text = shape.config.get_text_config()
-        head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.width = text.hidden_size
         self.logits = labels if config.train.objective == "labels" else text.vocab_size
-        self.per_pair = 4 * text.num_hidden_layers * text.num_attention_heads * head_width
+        head_widths = sum(_head_width(layer, text) for layer in decoder_layers(shape))
+        self.per_pair = 4 * text.num_attention_heads * head_widths
         linears = _linears(shape)
         adapted = _named(linears, config.adapter.target_modules)
         fused = _named(linears, config.adapter.fused_modules if config.sources else [])
@@ -98,6 +98,12 @@ class Costs:
         """The mixing layer: three low-rank maps, of the row's columns or the source's prompt, and an attention."""
         maps = 2 * self.config.adapter.r * self.width * (columns + 2 * prompt_columns)
         return rows * 3 * (2 * maps + 4 * self.width * columns * prompt_columns)
+
+
+def _head_width(layer: nn.Module, text: PreTrainedConfig) -> int:
+    """The width of a layer's heads, which layers of one model may differ in."""
+    own = (getattr(module, "head_dim", None) for module in layer.modules())
+    return next((width for width in own if isinstance(width, int)), text.hidden_size // text.num_attention_heads)
 
 
 def _linears(shape: PreTrainedModel) -> list[tuple[str, nn.Linear]]:

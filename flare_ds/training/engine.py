@@ -20,6 +20,7 @@ from flare_ds.adapters.inject import check_adapter
 from flare_ds.config import Config
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
+from flare_ds.models.probe import check_streams
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.training.ds_config import resolve_ds_config
 from flare_ds.training.memory import check_whole_model
@@ -78,7 +79,7 @@ def open_model(
         train: whether an optimizer is made; without, the engine only shards and gathers.
 
     Raises:
-        ConfigError: see `check_adapter`, `check_mixup`, `resolve_ds_config` and `build_model`.
+        ConfigError: see `check_adapter`, `check_mixup`, `check_streams`, `resolve_ds_config` and `build_model`.
         HostError: evaluate.whole_model, but the base does not fit.
     """
     join_process_group()
@@ -86,6 +87,7 @@ def open_model(
         check_adapter(shape, config)
     if config.recipe.fuses == "mixup":
         check_mixup(shape, config.mixup)
+    check_streams(shape, config)
     settings = resolve_ds_config(config, shape, world_size())
     whole = config.evaluate.whole_model and not train
     if whole:

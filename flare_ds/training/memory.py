@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config, TrainConfig
@@ -50,12 +51,12 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
         streams: how many run, the target's included.
         ranks: how many share the base.
     """
-    text = shape.config.get_text_config()
-    weights = _weights(config, shape)
-    embedding = getattr(torch, config.model.dtype).itemsize * text.vocab_size * text.hidden_size
-    layer = (weights - embedding) / text.num_hidden_layers
+    layers, weights = decoder_layers(shape), _weights(config, shape)
+    embedding = getattr(torch, config.model.dtype).itemsize * _elements(shape.get_input_embeddings())
+    layer = (weights - embedding) / len(layers)
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
-    per_target_token = 4 * (12 * text.hidden_size + 6 * text.intermediate_size) * text.num_hidden_layers
+    width = shape.config.get_text_config().hidden_size
+    per_target_token = 4 * sum(12 * width + 6 * _widest_input(layer) for layer in layers)
     # What meets the target in the bottleneck keeps little; what trains beside it keeps as much as the target.
     beside = config.streams_beside if config.recipe.fuses == "mixup" else 0.2 * config.sources
     per_column = (1 + beside) * per_target_token
@@ -114,6 +115,15 @@ def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
             f"but {available / _GB:.1f} GB are free for it",
             fix="set evaluate.whole_model=false, so that the ranks share the base",
         )
+
+
+def _elements(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _widest_input(layer: nn.Module) -> int:
+    """What the largest matrix product of a layer reads a token: the inside of its feed-forward."""
+    return max(parameter.shape[-1] for parameter in layer.parameters() if parameter.ndim > 1)
 
 
 def _weights(config: Config, shape: PreTrainedModel) -> int:

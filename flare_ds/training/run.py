@@ -17,10 +17,11 @@ from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.exceptions import CacheError, ConfigError, FlareError
 from flare_ds.files import write_json, write_text
-from flare_ds.models.loading import load_tokenizer
+from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.load import task_of
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.training.readable import check_readable
 from flare_ds.versions import versions
 
 _RECORD = "cache.json"
@@ -51,6 +52,7 @@ def _prepare(config: Config, train: bool) -> Path:
     record = _record(run_dir)
     cache = _prepared(config) if train or not _asks_the_same(record, config) else _recorded(config, record["key"])
     _check_same_tokens(run_dir, record, cache, train)
+    check_readable(config, cache, load_shape(config.model))
     write_json(
         run_dir / _RECORD, {"key": cache.key, "fields": cache.manifest.fields, "settings": _cache_settings(config)}
     )

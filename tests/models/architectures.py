@@ -11,10 +11,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 VOCAB = 64
 WINDOW = 4
+FEED_FORWARD = {"intermediate_size": 24}  # most kinds call it so; OPT, Falcon and BLOOM do not
 COMMON = {
     "vocab_size": VOCAB,
     "hidden_size": 16,
-    "intermediate_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -55,7 +55,15 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 16,
 }
 TWO_KINDS = ["sliding_attention", "full_attention"]
-GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": WINDOW, "layer_types": TWO_KINDS}
+GEMMA = FEED_FORWARD | {"head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": WINDOW, "layer_types": TWO_KINDS}
+GEMMA4 = FEED_FORWARD | {
+    "head_dim": 8,
+    "global_head_dim": 8,
+    "sliding_window": WINDOW,
+    "vocab_size_per_layer_input": VOCAB,
+    "hidden_size_per_layer_input": 8,
+}
+MOE = FEED_FORWARD | {"moe_intermediate_size": 8, "num_experts": 4, "num_experts_per_tok": 2}
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -66,7 +74,7 @@ VISION = {
 }
 
 ARCHITECTURES = {
-    "llama3": Architecture("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama3": Architecture("llama", FEED_FORWARD | {"rope_parameters": LLAMA3_ROPE}),
     "gemma2": Architecture(
         "gemma2",
         {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5},
@@ -84,32 +92,34 @@ ARCHITECTURES = {
         },
         layers="model.language_model.layers",
     ),
-    "qwen2": Architecture("qwen2"),  # with biases on q, k and v
-    "qwen3": Architecture("qwen3", {"head_dim": 8}),
-    "mistral": Architecture("mistral", {"head_dim": 8, "sliding_window": WINDOW}),
-    "phi3": Architecture("phi3", {"sliding_window": WINDOW}, fused=("qkv_proj",)),
-    "olmo2": Architecture("olmo2", norm=None),  # normed after attention, not before
+    "qwen2": Architecture("qwen2", FEED_FORWARD),  # with biases on q, k and v
+    "qwen3": Architecture("qwen3", FEED_FORWARD | {"head_dim": 8}),
+    "mistral": Architecture("mistral", FEED_FORWARD | {"head_dim": 8, "sliding_window": WINDOW}),
+    "phi3": Architecture("phi3", FEED_FORWARD | {"sliding_window": WINDOW}, fused=("qkv_proj",)),
+    "olmo2": Architecture("olmo2", FEED_FORWARD, norm=None),  # normed after attention, not before
     "granite": Architecture(
         "granite",
-        {"attention_multiplier": 0.3, "embedding_multiplier": 2.0, "residual_multiplier": 0.7, "logits_scaling": 0.5},
+        FEED_FORWARD
+        | {"attention_multiplier": 0.3, "embedding_multiplier": 2.0, "residual_multiplier": 0.7, "logits_scaling": 0.5},
     ),
     # attention and MLP read the state side by side; one module holds W_Q, W_K and W_V
-    "gpt_neox": Architecture("gpt_neox", layers="gpt_neox.layers", fused=("query_key_value",)),
+    "gpt_neox": Architecture("gpt_neox", FEED_FORWARD, layers="gpt_neox.layers", fused=("query_key_value",)),
     # layers return tuples; one head of keys and values
-    "falcon": Architecture("falcon", layers="transformer.h", fused=("query_key_value",)),
-    # layers take a further argument each, which a linear layer before them makes
-    "gemma4": Architecture(
-        "gemma4_text",
-        {
-            "head_dim": 8,
-            "global_head_dim": 8,
-            "sliding_window": WINDOW,
-            "layer_types": TWO_KINDS,
-            "vocab_size_per_layer_input": VOCAB,
-            "hidden_size_per_layer_input": 8,
-            "num_kv_shared_layers": 0,
-        },
+    "falcon": Architecture("falcon", {"ffn_hidden_size": 24}, layers="transformer.h", fused=("query_key_value",)),
+    # positions are slopes: a line for each row's heads
+    "falcon_alibi": Architecture(
+        "falcon", {"ffn_hidden_size": 24, "alibi": True}, layers="transformer.h", fused=("query_key_value",)
     ),
+    "bloom": Architecture("bloom", layers="transformer.h", fused=("query_key_value",), attentions=("eager",)),
+    # layers take a further argument each, which a linear layer before them makes
+    "gemma4": Architecture("gemma4_text", GEMMA4 | {"layer_types": TWO_KINDS, "num_kv_shared_layers": 0}),
+    # the last layers read the keys and values of earlier ones
+    "gemma4_shared": Architecture(
+        "gemma4_text",
+        GEMMA4 | {"num_hidden_layers": 4, "layer_types": 2 * TWO_KINDS, "num_kv_shared_layers": 2},
+    ),
+    # a dense expert beside those that a token is routed to, which reads rows and columns as one list
+    "qwen2_moe": Architecture("qwen2_moe", MOE | {"shared_expert_intermediate_size": 12}),
     # positions are learned; its norm has another name than everybody else's; the MLP flattens rows and columns
     "opt": Architecture("opt", {"ffn_dim": 24, "word_embed_proj_dim": 16}, layers="model.decoder.layers", norm=None),
 }
@@ -128,3 +138,33 @@ def small_base(name: str, attention: str = "sdpa", **overrides: Any) -> PreTrain
         else:
             parameter.data *= 10  # far from the linear regime, so a wrong term shows
     return model.eval()
+
+
+TITLES = {
+    "llama3": "Llama (and what is built like it)",
+    "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3",
+    "gemma3_images": "Gemma 3 with images",
+    "qwen2": "Qwen 2",
+    "qwen3": "Qwen 3",
+    "mistral": "Mistral",
+    "phi3": "Phi-3",
+    "olmo2": "OLMo 2",
+    "granite": "Granite",
+    "gpt_neox": "GPT-NeoX (Pythia)",
+    "falcon": "Falcon",
+    "falcon_alibi": "Falcon with ALiBi",
+    "bloom": "BLOOM",
+    "gemma4": "Gemma 4",
+    "gemma4_shared": "Gemma 4 with shared keys and values (E2B, E4B)",
+    "qwen2_moe": "Qwen 2 MoE",
+    "opt": "OPT",
+}
+"""What people call them."""
+_DENSE = ("dense", "dense_4h_to_h")
+_WRITES = {"gpt_neox": _DENSE, "falcon": _DENSE, "falcon_alibi": _DENSE, "bloom": _DENSE, "opt": ("out_proj", "fc2")}
+
+
+def writes(name: str) -> list[str]:
+    """The modules whose sums go on to the next layer: what flare fuses by default, by the names they have here."""
+    return list(_WRITES.get(name, ("o_proj", "down_proj")))

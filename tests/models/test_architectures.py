@@ -7,6 +7,7 @@ time, without padding or masks, so masks, windows and positions in a padded batc
 Legend: L target columns, M source columns, D the model's width, R of the bottleneck, V vocabulary.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,8 +19,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.collate import Batch
+from flare_ds.evaluation.decoding import Decoder
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.training.engine import RunningModel
 from tests.by_hand import make_batch, make_config, make_rows, short_name
 from tests.models.architectures import ARCHITECTURES, ATTENTIONS, WINDOW, small_base
 from tests.oracle import Row
@@ -212,6 +215,35 @@ def test_gradients_reach_the_adapter_and_checkpointing_changes_none(name: str) -
     for key, gradient in plain.items():
         assert gradient.abs().max() > 0, key
         torch.testing.assert_close(checkpointed[key], gradient, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "fused"), [("opt", ["out_proj", "fc2"]), ("qwen2_moe", ["o_proj", "down_proj"])])
+def test_modules_that_read_rows_and_columns_as_one_list_are_fused(name: str, fused: list[str]) -> None:
+    config, rows = config_of(name, pairing="module", fused_modules=fused), make_rows(1, LENGTHS)
+    model = build(name, "sdpa", config)
+    batch = make_batch(rows, config, everywhere=True, left=1)
+    assert_equal_to_two_forwards(model, TwoForwards(name, "sdpa", model, config), batch, rows)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"span": "prompt"}, {"span": "full"}, {"method": "x_mixup"}], ids=lambda it: next(iter(it.values()))
+)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_keys_and_values_kept_while_decoding_change_no_token(name: str, settings: dict[str, Any]) -> None:
+    """Column by column is what all columns at once are: no stream reads what another wrote."""
+    config = config_of(name, **settings)
+    model = build(name, ARCHITECTURES[name].attentions[0], config).eval()
+    rows = make_rows(1, [([(9, 3)], (6, 3)), ([(3, 3)], (8, 3))])
+    at_once = replace(make_batch(rows, config), source_targets_SBN=None)
+    decoder = Decoder(RunningModel(model, model), at_once, along=settings.get("span") == "full")
+    said = torch.tensor([[*(row.sources[0][1] for row in rows)], [row.answer for row in rows]]).flatten(0, 1)
+    said_XN = said[-2 * (decoder.sources + 1) :]
+    with torch.no_grad(), decoder.remembering():
+        found = [decoder.prefill()]
+        found += [decoder.step(said_XN[:, k], torch.ones(len(said_XN), dtype=torch.bool)) for k in range(2)]
+    with torch.no_grad():
+        expected_BNV = model(at_once)
+    torch.testing.assert_close(torch.stack(found, 1)[-2:], expected_BNV, atol=1e-5, rtol=1e-5)
 
 
 def test_names_that_a_model_lacks_are_refused_with_those_it_has() -> None:

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flare_ds.config import ModelConfig
+from flare_ds.config import ModelConfig, SourceConfig
+from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.exceptions import CheckpointError, ConfigError
-from flare_ds.models.loading import load_base, load_shape
+from flare_ds.models.loading import load_base, load_shape, load_tokenizer
 from tests.distributed import run_ranks
+from tests.models.architectures import small_base
 from tests.small_models import small_model
 from tests.toy import REPOSITORY
 
@@ -150,3 +152,44 @@ def test_no_rank_holds_the_model(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     worker(*sys.argv[1:])
+
+
+def test_a_mistyped_path_is_told_from_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out/base").mkdir(parents=True)
+    missing = r"there is no such directory: 'out' holds no 'bse'"
+    for name, said in {
+        "out/bse": missing,
+        "out/bse/checkpoint": "is not a directory",
+        "out/base/": "holds no config.json",
+        "nobody/nothing": "(cannot|couldn't) (connect|find|reach|load)|offline",
+    }.items():
+        for load in (load_shape, load_tokenizer):
+            with pytest.raises(ConfigError, match=said):
+                load(ModelConfig(base=name))
+    with pytest.raises(ConfigError, match=missing):
+        load_mt_tokenizer(SourceConfig(mt_encoder="out/bse", mt_language="pl"))
+
+
+def test_a_base_with_an_adapter_inside_is_refused(tmp_path: Path) -> None:
+    """It would be put on top of the base without a word."""
+    small_model("llama")[0].save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for load in (load_shape, load_base):
+        with pytest.raises(ConfigError, match=r"holds an adapter \(adapter_config.json\)"):
+            load(ModelConfig(base=str(tmp_path)))
+
+
+def test_weights_in_another_form_are_not_read_where_safetensors_are(tmp_path: Path) -> None:
+    model, _ = small_model("llama")
+    model.save_pretrained(tmp_path)
+    for name in ("pytorch_model.bin", "model.fp16.safetensors", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes(b"nothing")
+    loaded = load_base(ModelConfig(base=str(tmp_path), dtype="float32"))
+    assert torch.equal(loaded.get_output_embeddings().weight, model.get_output_embeddings().weight)
+
+
+def test_an_attention_that_a_base_lacks_is_told_with_the_one_it_has(tmp_path: Path) -> None:
+    small_base("bloom", "eager").save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"fix: set model\.attention=eager"):
+        load_base(ModelConfig(base=str(tmp_path), dtype="float32"))

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.models.loading import load_base
 from flare_ds.models.merge import merge_run
 from tests.adapters.adapters import a_batch, make_settings, save_trained, says, tied_model, trained_model
 from tests.by_hand import LABELS
@@ -176,6 +177,60 @@ def test_other_weights_of_the_base_are_left_behind(lora: Config, tmp_path: Path)
     names = {file.name for file in (tmp_path / "merged").iterdir()}
     assert {"tokenizer_config.json", "config.json", "merged_from.json"} < names
     assert not {"pytorch_model.bin", "consolidated.safetensors"} & names
+
+
+@pytest.mark.parametrize("kind", ["gone", "both"])
+def test_the_weights_merged_are_those_that_training_read(tmp_path: Path, kind: str) -> None:
+    """Beside an index of older shards lies a file with all weights: transformers reads that, and so did the run."""
+    config = make_run(tmp_path, "lora", shard="5KB")
+    base = Path(config.model.base)
+    if kind == "gone":
+        for shard in base.glob("*.safetensors"):
+            shard.unlink()
+    model = make_base("llama")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    model.save_pretrained(tmp_path / "later")
+    (base / "model.safetensors").write_bytes((tmp_path / "later/model.safetensors").read_bytes())
+    trained = trained_model(config)
+    save_trained(config, trained)
+    merge_run(config, tmp_path / "merged")
+    assert [file.name for file in (tmp_path / "merged").glob("model*")] == ["model.safetensors"]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    batch = a_batch(config)
+    inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "position_ids")}
+    with torch.no_grad():
+        logits_BNK = merged(**inputs).logits[:, batch.answer_columns_N]
+    if config.train.objective == "labels":
+        logits_BNK = logits_BNK[..., list(LABELS.values())]
+    torch.testing.assert_close(logits_BNK, says(trained, config), atol=1e-5, rtol=1e-5)
+
+
+def test_an_index_whose_files_are_gone(tmp_path: Path) -> None:
+    config = make_run(tmp_path, "lora", shard="5KB")
+    save_trained(config, trained_model(config))
+    first = min(Path(config.model.base).glob("*.safetensors"))
+    first.unlink()
+    for refused in (lambda: merge_run(config, tmp_path / "merged"), lambda: load_base(config.model)):
+        with pytest.raises(
+            CheckpointError, match=rf"names 1 files that are not there, the first of them {first.name}\n"
+        ):
+            refused()
+    assert not (tmp_path / "merged").exists()
+
+
+def test_all_chat_templates_come_along(tmp_path: Path) -> None:
+    config = make_run(tmp_path, "lora")
+    save_trained(config, trained_model(config))
+    for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        path = Path(config.model.base) / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{{ messages }}")
+    (Path(config.model.base) / "checkpoints").mkdir()
+    merge_run(config, tmp_path / "merged")
+    assert (tmp_path / "merged/additional_chat_templates/tool_use.jinja").read_text() == "{{ messages }}"
+    assert (tmp_path / "merged/chat_template.jinja").exists() and not (tmp_path / "merged/checkpoints").exists()
 
 
 def test_one_file_in_memory_at_a_time(lora: Config, tmp_path: Path) -> None:

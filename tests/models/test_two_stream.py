@@ -16,7 +16,6 @@ from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.collate import NO_TARGET, Batch
-from flare_ds.models.layer_calls import split_rows
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.training.validation import source_shares
 from tests.by_hand import (
@@ -154,15 +153,6 @@ def test_as_many_rows_as_columns(model_name: str, sources: int, rows: int) -> No
     columns = make_batch(made, config).input_ids.shape[1]
     assert columns == 6 and columns in ((sources + 1) * rows, sources * rows, rows)
     assert_equal_to_oracle(model, make_oracle(model, oracle_base(model_name), config), config, made)
-
-
-def test_vectors_are_shared_by_all_rows() -> None:
-    """One that counts positions may be as long as there are rows."""
-    rows, vector = torch.arange(12).view(6, 2), torch.arange(6)
-    source, target = split_rows({"mask": rows, "both": (rows, vector)}, 2, 6)
-    assert source["both"][1] is vector is target["both"][1]
-    assert source["mask"].tolist() == source["both"][0].tolist() == rows[:2].tolist()
-    assert target["mask"].tolist() == target["both"][0].tolist() == rows[2:].tolist()
 
 
 @pytest.mark.parametrize("source_norm", [True, False])

@@ -22,8 +22,8 @@ from flare_ds.data.parallel import ParallelData, Side
 from flare_ds.tasks.base import Task
 
 SPECIAL_TOKENS = "prompt: the tokenizer's own, less a final eos; answer: eos, if there is one"
-_SETTINGS_FILES = ("tokenizer_config.json", "chat_template.jinja")
-"""Saved tokenizer files that say where it was loaded from or how to chat, and seldom how text becomes ids."""
+_SETTINGS_FILES = ("tokenizer_config.json", "chat_template.jinja", "additional_chat_templates")
+"""Saved by a tokenizer to say where it came from or how to chat, and seldom how text becomes ids."""
 _SAMPLE = "A a Á a\u0301 ﬁ ½ ... don't 12,345 http://a.b @you 中文 שלום 😀\t \n ."
 """Text that most settings of a tokenizer show in: cases, accents, compatible forms, white space."""
 
@@ -101,8 +101,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
-        saved = sorted(path for path in Path(directory).iterdir() if path.name not in _SETTINGS_FILES)
-        files = {path.name: hashlib.sha256(_lasting_content(path)).hexdigest() for path in saved}
+        names = {path.relative_to(directory): path for path in Path(directory).rglob("*") if path.is_file()}
+        lasting = sorted((name, path) for name, path in names.items() if name.parts[0] not in _SETTINGS_FILES)
+        files = {name.as_posix(): hashlib.sha256(_lasting_content(path)).hexdigest() for name, path in lasting}
     sample = tokenizer(_SAMPLE)["input_ids"]
     return content_key({"files": files, "sample": sample, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id})
 

@@ -76,6 +76,11 @@ class CacheSplit:
         _, offsets = self._tokens[stream]
         return np.diff(offsets)
 
+    def largest_id(self, stream: str) -> int:
+        """The largest token id in any prompt or answer; reads all of them."""
+        tokens, _ = self._tokens[stream]
+        return int(tokens.max(initial=0))
+
     def prompt(self, stream: str, index: int) -> np.ndarray:
         """Tokens of a row's prompt, special tokens included: uint16 or uint32 [p]."""
         tokens, start, middle, _ = self._bounds(stream, index)

@@ -29,6 +29,17 @@ def test_the_key_does_not_depend_on_places_or_on_how_the_tokenizer_was_used(root
     assert again == built
 
 
+def test_a_base_with_several_chat_templates_shares_the_cache_of_one_with_none(root: Path, built: Path) -> None:
+    directory = root / "chatting"
+    word_tokenizer().save_pretrained(directory)
+    for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text("{{ messages }}")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    assert set(tokenizer.chat_template) == {"default", "tool_use"}
+    assert prepare_cache(moods_config(root), tokenizer) == built
+
+
 @pytest.mark.parametrize(
     ("target", "key", "content"),
     [

@@ -1,0 +1,85 @@
+"""One forward of the base without its weights: how its layers are called, and what their linear layers read.
+
+Nothing is computed: every tensor is on the meta device. So a base whose layers cannot be run for two texts side by
+side is refused before it is loaded. A few kinds (those that look at values to route or to skip) do not run without
+values; what they are called with is then seen in the first forward of the run, where the same is an error.
+
+Legend: X rows, L columns, D width of a state.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.models.decoder import decoder_layers
+from flare_ds.models.layer_calls import LayerCall
+
+_ROWS, _COLUMNS = 2, 3
+_ALL_POSITIONS = ((_ROWS, _COLUMNS), (_ROWS * _COLUMNS,))
+
+
+def check_streams(shape: PreTrainedModel, config: Config) -> None:
+    """Check that the layers of a base can be run for several texts side by side, each with what is its own.
+
+    Args:
+        shape: the base on the meta device.
+        config: the run's settings: whether texts run side by side, and which modules meet a source.
+
+    Raises:
+        ConfigError: a layer takes something that is of no known kind, or a fused module does not read every position
+            of every row once.
+    """
+    if not config.sources and not config.streams_beside:
+        return
+    with torch.device("meta"):
+        copy = AutoModelForCausalLM.from_config(
+            shape.config, attn_implementation="eager", dtype=torch.bfloat16, trust_remote_code=False
+        ).eval()
+    read: dict[str, list[torch.Size]] = {}
+    for number, layer in enumerate(decoder_layers(copy)):
+        if config.streams_beside:
+            layer.register_forward_pre_hook(_Check(layer), with_kwargs=True)
+        for name, module in layer.named_modules() if config.sources else ():
+            if isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.adapter.fused_modules:
+                shapes = read.setdefault(f"{name} of layer {number}", [])
+                module.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.append(inputs[0].shape))
+    if _runs(copy):
+        _check_read(read)
+
+
+class _Check:
+    """Looks at what one layer is called with."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.call = LayerCall(layer)
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        state, *others = args if args else (kwargs["hidden_states"],)
+        given = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        self.call.check_state(state)
+        self.call.split(self.call.named(tuple(others), given), 1, _ROWS)
+
+
+def _runs(copy: PreTrainedModel) -> bool:
+    """Run it, if that needs no values."""
+    ids_XL = torch.zeros(_ROWS, _COLUMNS, dtype=torch.long, device="meta")
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            copy(input_ids=ids_XL, attention_mask=torch.ones_like(ids_XL), position_ids=ids_XL, use_cache=False)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _check_read(read: dict[str, list[torch.Size]]) -> None:
+    for module, shapes in read.items():
+        if [tuple(shape[:-1]) for shape in shapes] not in [[positions] for positions in _ALL_POSITIONS]:
+            raise ConfigError(
+                f"adapter.fused_modules names {module.partition(' ')[0].rpartition('.')[2]!r}, but {module} does not "
+                "read every position of every row, so a source's positions cannot meet the target's there",
+                fix="name modules that do, e.g. those of the attention: adapter.fused_modules=[q_proj,v_proj]",
+            )

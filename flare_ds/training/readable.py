@@ -1,0 +1,56 @@
+"""Whether the base can read a cache: an embedding for each of its tokens, a position for each place in its rows."""
+
+import sys
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.data.rows_read import SplitRows, rows_read
+from flare_ds.evaluation.batches import longest_prompts, streams_of
+from flare_ds.evaluation.split import generates
+from flare_ds.models.limits import check_ids, check_positions, embedding_rows
+from flare_ds.tasks.base import SPLITS
+
+
+def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None:
+    """Check that the base can read all rows of a cache, as the run's method reads them, and what is written behind.
+
+    Warns where the base can read them, but was not trained with rows so long.
+
+    Args:
+        config: the run's settings.
+        cache: the run's tokens.
+        shape: the base on the meta device.
+
+    Raises:
+        ConfigError: it cannot, with both numbers.
+    """
+    check_ids(_largest_id(cache, shape), shape, of=f"the cache {cache.path}")
+    for split in SPLITS:
+        longest = _longest_row(config, rows_read(cache.split(split), config, cache.manifest), split)
+        if warning := check_positions(shape, longest, of=f"the longest row of the {split} split"):
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:
+    """The largest id in use; the tokens are only looked at where the tokenizer knows more than the base."""
+    manifest = cache.manifest
+    named = [manifest.pad_id, manifest.eos_id or 0, *manifest.prefix_ids, *manifest.newline_ids]
+    largest = max([*named, *(token for tokens in manifest.label_tokens for token in tokens)])
+    if manifest.vocabulary_size > embedding_rows(shape):
+        of_base = [stream for stream in cache.streams if stream != "mt"]
+        largest = max([largest, *(cache.split(split).largest_id(stream) for split in SPLITS for stream in of_base)])
+    return largest
+
+
+def _longest_row(config: Config, rows: SplitRows, split: str) -> int:
+    """Tokens of a split's longest row, with its answer where that is read or written."""
+    streams = streams_of(config)
+    longest = int(longest_prompts(rows, streams).max())
+    if split != "train" and (generates(config) or (split == "test" and config.evaluate.answers == "generated")):
+        return longest + config.generate.max_new_tokens - 1  # the last token is only predicted
+    if split == "train" and config.train.objective == "vocabulary" and config.recipe.trains:
+        return int(np.max([rows.lengths(stream) for stream in streams])) - 1
+    return longest

@@ -1,0 +1,74 @@
+"""Bases whose layers cannot run for two texts side by side are refused before anything is loaded."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+from flare_ds.exceptions import ConfigError
+from flare_ds.models.probe import check_streams
+from tests.by_hand import make_config
+from tests.models.architectures import ARCHITECTURES, COMMON, FEED_FORWARD, MOE, small_base
+from tests.models.test_architectures import config_of
+
+ALTUP = {
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 64,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_kv_shared_layers": 0,
+    "activation_sparsity_pattern": [0.0, 0.0],
+    "laurel_rank": 4,
+}
+
+
+def on_meta(kind: str, settings: dict[str, Any]) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**COMMON | FEED_FORWARD | settings))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_those_that_work_pass(name: str) -> None:
+    for method in ("flare", "x_mixup"):
+        check_streams(small_base(name, ARCHITECTURES[name].attentions[0]), config_of(name, method=method))
+
+
+def test_states_of_several_copies_are_refused() -> None:
+    shape = on_meta("gemma3n_text", ALTUP)
+    with pytest.raises(ConfigError, match=r"Gemma3nTextDecoderLayer .* takes a state of shape \(4, 2, 3, 16\)"):
+        check_streams(shape, make_config())
+    check_streams(shape, make_config(method="lora"))
+
+
+def test_layers_that_leave_something_to_the_next_are_refused() -> None:
+    sparse = {"index_topk": 2, "index_n_heads": 2, "index_head_dim": 8, "q_lora_rank": 8, "kv_lora_rank": 8}
+    heads = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 4, "n_group": 1}
+    shape = on_meta("glm_moe_dsa", MOE | sparse | heads | {"topk_group": 1, "num_key_value_heads": 4})
+    with pytest.raises(ConfigError, match=r"GlmMoeDsaDecoderLayer of model.base takes 'prev_topk_indices'"):
+        check_streams(shape, make_config())
+
+
+class RoutedExpert(torch.nn.Module):
+    """Reads the tokens that were sent to it; a test on the meta device sends it some."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.mlp, self.down_proj = layer.mlp, torch.nn.Linear(16, 16)
+
+    def forward(self, states_BLD: torch.Tensor) -> torch.Tensor:
+        self.down_proj(states_BLD.flatten(0, 1)[:4])
+        return self.mlp(states_BLD)
+
+
+def test_modules_that_tokens_are_routed_to_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, make = on_meta("qwen2", {}), AutoModelForCausalLM.from_config
+
+    def with_experts(*args: Any, **kwargs: Any) -> PreTrainedModel:
+        model = make(*args, **kwargs)
+        model.model.layers[1].mlp = RoutedExpert(model.model.layers[1]).to(torch.bfloat16)
+        return model
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", with_experts)
+    with pytest.raises(ConfigError, match=r"names 'down_proj', but mlp.down_proj of layer 1 does not read every"):
+        check_streams(shape, make_config(fused_modules=["o_proj", "down_proj"]))
+    check_streams(shape, make_config(fused_modules=["o_proj"]))
