@@ -7,10 +7,20 @@ DeepSpeed will divide by. Over micro-steps it only sums: the trainer tells it wh
 Legend: B rows, N answer positions, K logits.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flare_ds.data.collate import NO_TARGET
+
+
+def among_branches(logits_XNK: Tensor, branches_BNK: Tensor | None) -> Tensor:
+    """Logits in fp32, of which only those that an answer is chosen among count; the rows of a second stream alike."""
+    logits_XNK = logits_XNK.float()
+    if branches_BNK is None:
+        return logits_XNK
+    others_XNK = ~branches_BNK.repeat(len(logits_XNK) // len(branches_BNK), 1, 1)
+    return logits_XNK.masked_fill(others_XNK, torch.finfo(torch.float32).min)
 
 
 def loss_sum(logits_BNK: Tensor, answers_BN: Tensor, weights_B: Tensor) -> Tensor:

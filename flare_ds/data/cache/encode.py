@@ -71,17 +71,24 @@ def tokenize_answers(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str])
 def label_tokens(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of a space and each label word, checked to be told apart by their tokens.
 
+    Where one word begins another, eos ends all of them: it is what tells the shorter one.
+
     Raises:
-        DataError: two words have the same tokens, or the tokens of one begin those of another.
+        DataError: two words have the same tokens, or one begins another and the tokenizer has no eos.
     """
     tokens = tokenize(tokenizer, [f" {word}" for word in labels], special_tokens=False)
-    for (word, ids), (other, other_ids) in permutations(zip(labels, tokens, strict=True), 2):
-        if other_ids[: len(ids)] == ids:
-            how = "equal" if ids == other_ids else "begin"
-            problem = f"the tokens of label word {word!r} ({ids}) {how} those of {other!r} ({other_ids})"
+    alike = [
+        (word, other, ids == other_ids)
+        for (word, ids), (other, other_ids) in permutations(zip(labels, tokens, strict=True), 2)
+        if other_ids[: len(ids)] == ids
+    ]
+    for word, other, equal in alike:
+        if equal or tokenizer.eos_token_id is None:
+            how = "equal" if equal else "begin"
+            problem = f"the tokens of label word {word!r} {how} those of {other!r}"
             fix = "choose label words that this tokenizer tells apart, or another base model"
             raise DataError(problem, fix=fix)
-    return tokens
+    return [[*ids, tokenizer.eos_token_id] for ids in tokens] if alike else tokens
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:

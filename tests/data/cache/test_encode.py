@@ -11,6 +11,7 @@ from flare_ds.data.cache.encode import PromptEncoder, label_tokens, tokenize_ans
 from flare_ds.data.cache.format import token_dtype
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.windows import Wanted
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import DataError
 from tests.data.cache.moods import MOODS, WORDS, word_tokenizer
@@ -48,9 +49,14 @@ def test_label_words_with_equal_tokens_are_refused() -> None:
 
 
 @pytest.mark.parametrize("labels", [("good", "goodness"), ("goodness", "good")])
-def test_a_label_word_that_begins_another_is_refused(labels: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=r"'good'.*begin those of 'goodness'"):
-        label_tokens(labels, byte_tokenizer())
+def test_a_label_word_that_begins_another_is_told_by_eos(labels: tuple[str, ...]) -> None:
+    tokenizer = byte_tokenizer()
+    tokens = label_tokens(labels, tokenizer)
+    assert tokens == tokenize_answers(tokenizer, labels)
+    assert LabelTrie(tokens).tokens == [tokens[labels.index(word)][5] for word in labels]
+    tokenizer.eos_token = None
+    with pytest.raises(DataError, match=r"'good' begin those of 'goodness'"):
+        label_tokens(labels, tokenizer)
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(65536, "uint16"), (65537, "uint32")])
