@@ -32,8 +32,16 @@ def test_a_long_prompt_is_cut_as_little_as_possible(limit: int) -> None:
 
 def test_a_prompt_begins_with_bos_and_never_ends_in_eos() -> None:
     encoder = PromptEncoder(MOODS, word_tokenizer(), 100)
-    (prompt,) = encoder.tokenize_prompts([{"text": "red <eos> blue"}])
-    assert [WORDS[token] for token in prompt] == ["<bos>", "say", ":", "red", "<eos>", "blue", "mood", ":"]
+    (prompt,) = encoder.tokenize_prompts([{"text": "red blue"}])
+    assert [WORDS[token] for token in prompt] == ["<bos>", "say", ":", "red", "blue", "mood", ":"]
+
+
+def test_text_that_looks_like_a_control_token_stays_text() -> None:
+    encoder = PromptEncoder(MOODS, word_tokenizer(), 100)
+    (prompt,) = encoder.tokenize_prompts([{"text": "<bos> red <eos>"}])
+    control = {WORDS.index("<bos>"), WORDS.index("<eos>")}
+    assert prompt[0] in control and not control.intersection(prompt[1:])
+    assert WORDS.index("<eos>") not in tokenize_answers(byte_tokenizer(), ["a <eos>"])[0][:-1]
 
 
 def test_an_answer_follows_a_space_and_ends_in_eos_if_there_is_one() -> None:
