@@ -74,7 +74,7 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         deepspeed=model / DEEPSPEED,
         gradient_checkpointing=VARIANTS[variant],
     )
-    running = open_model(config, shape=load_shape(config.model), label_tokens=[], labels=())
+    running = open_model(config, shape=load_shape(config.model), label_tokens=[])
     forward = TwoForwards(running.model) if variant == "two_forwards" else lambda root, batch: root(batch)
     elements = sum(full_numel(parameter) for parameter in running.model.parameters() if not parameter.requires_grad)
     losses = []

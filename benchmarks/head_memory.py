@@ -34,7 +34,7 @@ def at_all_positions(batch: Batch) -> Batch:
 
 def worker(model: str, positions: str, vocabulary: str, rows: str, length: str, out: str) -> None:
     """One way, in a process of its own."""
-    two_streams = build_model(make_config(Path(model), method="flare", batch=int(rows)), label_tokens=[], labels=())
+    two_streams = build_model(make_config(Path(model), method="flare", batch=int(rows)), label_tokens=[])
     batch = make_batch(int(vocabulary), rows=int(rows), length=int(length))
     if positions == "all":
         batch = at_all_positions(batch)

@@ -49,7 +49,6 @@ from flare_ds.training.process_group import barrier, gather_objects, join_proces
 
 VARIANTS = ("flare", "flare_two_forwards", "lora")
 WARM_UP = 2
-LABELS = ("a", "b", "c", "d")
 
 
 def label_tokens(config: Config) -> list[list[int]] | None:
@@ -63,7 +62,7 @@ class PlainLora(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         base = load_base(config.model)
-        use_head(base, label_tokens=label_tokens(config), labels=LABELS, trained=False)
+        use_head(base, label_tokens=label_tokens(config), trained=False)
         self.model = get_peft_model(base, lora_config(config.adapter, base))
         shard_embedding(base)
 
@@ -88,11 +87,7 @@ class Training:
             unset_hf_deepspeed_config()  # of the variant before
             settings = resolve_ds_config(config, load_shape(config.model), world_size())
             self.zero_init = HfDeepSpeedConfig(settings)
-        model = (
-            PlainLora(config)
-            if variant == "lora"
-            else build_model(config, label_tokens=label_tokens(config) or [], labels=LABELS)
-        )
+        model = PlainLora(config) if variant == "lora" else build_model(config, label_tokens=label_tokens(config) or [])
         self.optimizer = make_optimizer(config, trainable_parameters(model))
         self.root: Any = model.train()
         if engine:

@@ -129,12 +129,14 @@ def make_batch(
     )
 
 
-def build(model_name: str, config: Config, *, layers: int = 2) -> TwoStreamModel:
-    """A small model with an adapter that is no longer fresh, in training mode."""
+def build(model_name: str, config: Config, *, layers: int = 2, words: list[list[int]] | None = None) -> TwoStreamModel:
+    """A small model with an adapter that is no longer fresh, in training mode; its label words may be others."""
     base, _ = small_model(model_name, layers=layers)
     peft_model = inject_adapter(base, config.adapter, sources=config.sources, seed=7)
-    labels = [[token] for token in LABELS.values()] if config.train.objective == "labels" else None
-    use_head(base, label_tokens=labels, labels=tuple(LABELS), trained=config.adapter.train_head)
+    words = words or [[token] for token in LABELS.values()]
+    use_head(
+        base, label_tokens=words if config.train.objective == "labels" else None, trained=config.adapter.train_head
+    )
     model = TwoStreamModel(peft_model, config).train()
     generator, of_gates = torch.Generator().manual_seed(5), torch.Generator().manual_seed(6)
     for name, parameter in model.named_parameters():

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from flare_ds.adapters.inject import ADAPTER
 from flare_ds.adapters.settings import compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import json_text, write_atomically, write_json
 from flare_ds.methods import METHODS
@@ -45,7 +46,7 @@ def save_adapter(
     model: PeftModel,
     config: Config,
     *,
-    label_ids: Mapping[str, int],
+    label_tokens: Mapping[str, list[int]],
     validation: Mapping[str, float],
 ) -> None:
     """Write an adapter; weights last, so a directory with weights is complete.
@@ -55,10 +56,10 @@ def save_adapter(
         tensors: whole trained matrices by parameter name.
         model: whose PEFT configuration is written.
         config: the run's settings.
-        label_ids: first token of each label word, in the order of the label head's rows.
+        label_tokens: those that tell each label word apart.
         validation: step and figures of the validation it was kept for.
     """
-    write_json(directory / SETTINGS, _settings(model, config, label_ids))
+    write_json(directory / SETTINGS, _settings(model, config, label_tokens))
     weights = {peft_key(name): tensor.contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", KEPT: json_text({"validation": dict(validation), "versions": versions()})}
     write_atomically(directory / WEIGHTS, lambda path: save_file(weights, path, metadata=metadata))
@@ -165,7 +166,18 @@ def _check_keys(path: Path, *, wanted: set[str], found: set[str]) -> None:
         )
 
 
-def _settings(model: PeftModel, config: Config, label_ids: Mapping[str, int]) -> dict[str, Any]:
+def head_rows(label_ids: Mapping[str, int | list[int]]) -> list[int]:
+    """The token of each row of a label head, from what its file says of the label words."""
+    return LabelTrie([[ids] if isinstance(ids, int) else ids for ids in label_ids.values()]).tokens
+
+
+def _label_ids(label_tokens: Mapping[str, list[int]]) -> dict[str, int] | dict[str, list[int]]:
+    """The first token of each label word, if that tells it apart; or else all of each."""
+    first = {word: tokens[0] for word, tokens in label_tokens.items()}
+    return first if len(set(first.values())) == len(first) else dict(label_tokens)
+
+
+def _settings(model: PeftModel, config: Config, label_tokens: Mapping[str, list[int]]) -> dict[str, Any]:
     """adapter_config.json: PEFT's own, marked and with our section unless PEFT computes the same function."""
     settings = model.peft_config[ADAPTER].to_dict()
     settings |= {"base_model_name_or_path": config.model.base, "inference_mode": True}
@@ -175,7 +187,7 @@ def _settings(model: PeftModel, config: Config, label_ids: Mapping[str, int]) ->
     # PEFT saves and loads a trained head with its bias, which does not train here.
     whole_head = config.train.objective == "vocabulary" and getattr(head, "bias", None) is None
     if config.recipe.fuses or (config.adapter.train_head and not whole_head):
-        section = recorded_settings(config) | {"label_ids": dict(label_ids)}
+        section = recorded_settings(config) | {"label_ids": _label_ids(label_tokens)}
         return settings | {"peft_type": OWN_PEFT_TYPE, SECTION: section}
     if config.adapter.train_head:
         settings["modules_to_save"] = [name for name, module in base.named_modules() if module is head]

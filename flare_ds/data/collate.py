@@ -5,14 +5,15 @@
     target row   . . . t0 t1 t2     | a0 a1 .          answers right-padded behind; a row counts positions from its
                                                        own first token
 
-The logits that predict answer token n stand in column P-1+n, the same for every row. With objective=labels only the
-first answer token is predicted, so L = P. Training and test prompts are laid out alike. A source row has its own
-answer behind it with span=full, and where it is to predict it as well (x_mixup).
+The logits that predict answer token n stand in column P-1+n, the same for every row. With objective=labels answers end
+with the last token that tells the label word apart from the others: mostly the first, so L = P. Training and test
+prompts are laid out alike. A source row has its own answer behind it with span=full, and where it is to predict it as
+well (x_mixup).
 
 Stored source states stand in columns of their own, left-padded likewise.
 
 Legend: B rows, S sources, P prompt columns, L columns, N answer positions, M columns of stored states, K states a
-position, D their width.
+position, D their width; of logits K is the tokens in which label words part.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -25,22 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flare_ds.data.batching import MicroBatch
-
-NO_TARGET = -100
-
-
-class Rows(Protocol):
-    """What a batch is made from: a split of a cache, or free text."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Label index of each row."""
-
-    def prompt(self, stream: str, row: int) -> np.ndarray:
-        """Prompt tokens of one row."""
-
-    def answer(self, stream: str, row: int) -> np.ndarray:
-        """Answer tokens of one row."""
+from flare_ds.data.label_trie import LabelTrie
+from flare_ds.data.row_answers import NO_TARGET, NOTHING, LabelAnswers, Rows, TokenAnswers
 
 
 class StoredStates(Protocol):
@@ -63,11 +50,13 @@ class Batch:
         source_answers_SB: answer tokens behind them (span=full, x_mixup), or None.
         target_lengths_B: prompt tokens of the target rows.
         answer_columns_N: columns whose logits predict an answer.
-        answers_BN: what they should predict: label index (objective labels) or token id; NO_TARGET: nothing.
+        answers_BN: what they should predict: place among the label words' tokens (objective labels) or token id;
+            NO_TARGET: nothing.
         weights_B: 1, or 0 for a filler row.
         source_targets_SBN: what the source rows should predict (x_mixup), or None.
         prompt_columns: P.
         stored_BMKD: source states that were computed before, or None.
+        branches_BNK: which of the label words' tokens an answer is chosen among, or None: all that there are.
     """
 
     input_ids: Tensor
@@ -82,6 +71,7 @@ class Batch:
     prompt_columns: int
     source_targets_SBN: Tensor | None = None
     stored_BMKD: Tensor | None = None
+    branches_BNK: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -89,6 +79,25 @@ class Batch:
             field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+
+    def followed_by(self, tokens: tuple[int, ...]) -> "Batch":
+        """The same prompts and tokens that every row reads behind them; sources do where their answers would stand."""
+        rows, lines = len(self.target_lengths_B), len(self.input_ids)
+        reads_X = self.attention_mask.any(1)
+        if self.source_answers_SB is None:
+            reads_X[: lines - rows] = False
+        tokens_XN = torch.tensor(tokens, device=reads_X.device).expand(lines, -1)
+        mask = torch.cat([self.attention_mask, reads_X[:, None].expand_as(tokens_XN).to(self.attention_mask)], 1)
+        read = reads_X[: lines - rows].view(-1, rows) * len(tokens)
+        first = self.answer_columns_N[0]
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, tokens_XN], 1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clip(min=0),
+            source_answers_SB=None if self.source_answers_SB is None else read,
+            answer_columns_N=torch.arange(len(tokens) + 1, device=first.device) + first,
+        )
 
 
 def collate(
@@ -101,6 +110,7 @@ def collate(
     source_answers: bool = False,
     source_targets: bool = False,
     stored: StoredStates | None = None,
+    trie: LabelTrie | None = None,
 ) -> Batch:
     """Lay out the rows of one micro-batch.
 
@@ -113,14 +123,17 @@ def collate(
         source_answers: whether the answers of the source rows follow their prompts (span=full).
         source_targets: whether they do so and are to be predicted, too (training of x_mixup).
         stored: the source states of the split's rows, where they were computed before.
+        trie: of the label words (objective labels); None: a batch ends with the prompts, whatever its words.
     """
     rows = [int(row) for row in micro_batch.rows]
     prompts_SB = [[split.prompt(stream, row) for row in rows] for stream in streams]
     prompt_columns = max(len(prompt) for prompts in prompts_SB for prompt in prompts)
     predicting = streams if source_targets else streams[-1:]
-    targets_SBN = _right_padded([[_targets(split, stream, row, objective) for row in rows] for stream in predicting])
+    answers = TokenAnswers(split) if objective == "vocabulary" else LabelAnswers(split, trie)
+    targets_SBN = _right_padded([[answers.targets(stream, row) for row in rows] for stream in predicting])
     source_answers = source_answers or source_targets
-    inputs_SB = [[_answer_inputs(split, stream, row, objective, source_answers) for row in rows] for stream in streams]
+    reading = streams if source_answers else streams[-1:]
+    inputs_SB = [[answers.inputs(stream, row) if stream in reading else NOTHING for row in rows] for stream in streams]
     ids, mask = _grid(list(chain(*prompts_SB)), list(chain(*inputs_SB)), pad_id)
     states = None if stored is None else [stored.states(row) for row in rows]
     source_lengths = [[len(prompt) for prompt in prompts] for prompts in prompts_SB[:-1]]
@@ -141,6 +154,7 @@ def collate(
         prompt_columns=prompt_columns,
         source_targets_SBN=targets_SBN[:-1] if source_targets else None,
         stored_BMKD=None if states is None else _left_padded(states),
+        branches_BNK=answers.branches(rows, targets_SBN.shape[2]),
     )
 
 
@@ -154,20 +168,6 @@ def _grid(prompts: list[np.ndarray], inputs: list[np.ndarray], pad_id: int) -> t
         ids[line, span] = np.concatenate([prompt, answer])
         mask[line, span] = 1
     return ids, mask
-
-
-def _targets(split: Rows, stream: str, row: int, objective: str) -> np.ndarray:
-    """What a row should predict; nothing where it has no text."""
-    if not len(split.prompt(stream, row)):
-        return np.empty(0, np.int64)
-    return split.labels[row : row + 1] if objective == "labels" else split.answer(stream, row)
-
-
-def _answer_inputs(split: Rows, stream: str, row: int, objective: str, source_answers: bool) -> np.ndarray:
-    """The answer tokens that are read: all but the last, which is only predicted."""
-    if objective == "labels" or (stream != "target" and not source_answers):
-        return np.empty(0, np.int64)
-    return split.answer(stream, row)[:-1]
 
 
 def _left_padded(states: list[Tensor]) -> Tensor:

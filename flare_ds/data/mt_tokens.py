@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import SourceConfig
+from flare_ds.data.plain_text import encode_texts
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.names import is_path, missing_directory
 from flare_ds.registry import suggestion
@@ -44,7 +45,7 @@ def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
 
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, longest: int) -> list[list[int]]:
     """Token ids of each text, tag and end mark included; a longer text loses its end."""
-    return tokenizer(list(texts), truncation=True, max_length=longest, verbose=False)["input_ids"]
+    return encode_texts(tokenizer, texts, truncation=True, max_length=longest, verbose=False)
 
 
 def mt_text(fields: Mapping[str, str]) -> str:

@@ -36,7 +36,7 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
     """
     states = prepare_states(config, cache)
     asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
-    running = open_trained(asked, label_tokens=cache.label_tokens, labels=tuple(cache.labels))
+    running = open_trained(asked, label_tokens=cache.label_tokens)
     start = time.perf_counter()
     scores = score_split(running, cache, "test", asked, states=states)
     refuse_not_finite(scores.not_finite, f"test rows of {config.run_dir}")
@@ -45,7 +45,7 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
     return scores
 
 
-def open_trained(config: Config, *, label_tokens: list[list[int]], labels: tuple[str, ...]) -> RunningModel:
+def open_trained(config: Config, *, label_tokens: list[list[int]]) -> RunningModel:
     """Open the base with the run's saved adapter (none for a method that trains nothing), without an optimizer.
 
     Raises:
@@ -53,13 +53,12 @@ def open_trained(config: Config, *, label_tokens: list[list[int]], labels: tuple
     """
     directory, shape = Path(config.run_dir) / "adapter", load_shape(config.model)
     if not config.recipe.trains:
-        return open_model(config, shape=shape, label_tokens=label_tokens, labels=labels, train=False)
+        return open_model(config, shape=shape, label_tokens=label_tokens, train=False)
     check_settings(directory, config)
     return open_model(
         config,
         shape=shape,
         label_tokens=label_tokens,
-        labels=labels,
         adapter=lambda parameters: load_adapter(directory, parameters),
         train=False,
     )

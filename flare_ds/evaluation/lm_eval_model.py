@@ -32,7 +32,7 @@ except ImportError as error:
 
 from torch import Tensor
 
-from flare_ds.data.cache.encode import tokenize
+from flare_ds.data.cache.encode import tokenize_behind
 from flare_ds.data.collate import Batch
 from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.batches import Ask, ask_rows, streams_of
@@ -83,7 +83,7 @@ class FlareModel(LM):
         longest = row_length(max_length, resolve_max_length(load_shape(config.model).config, self.tokenizer))
         templates = source_templates(config, doc_to_source)
         self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=config.recipe.reads == "joint")
-        self.running = open_trained(config, label_tokens=[], labels=())
+        self.running = open_trained(config, label_tokens=[])
         self.running.root.eval()
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
@@ -164,7 +164,7 @@ class FlareModel(LM):
 
     def _stop_tokens(self, stops: list[str]) -> list[int]:
         """The stop strings that are one token: nothing behind them need be decoded."""
-        tokens = tokenize(self.tokenizer, stops, special_tokens=False)
+        tokens = tokenize_behind(self.tokenizer, stops)
         return [ids[0] for stop, ids in zip(stops, tokens, strict=True) if len(ids) == 1 and self._text(ids) == stop]
 
     def _text(self, tokens: list[int]) -> str:

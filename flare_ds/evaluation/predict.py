@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.collate import Batch, StoredStates
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.data.rows_read import rows_read
@@ -76,10 +76,10 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
     """
     opened = _open(for_free_text(config), task, rows)
 
-    @torch.no_grad()
+    trie = LabelTrie(opened.encoder.label_tokens)
+
     def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
-        logits_BNK = opened.running.root(batch)
-        return label_scores(logits_BNK, opened.encoder.label_tokens, opened.config).exp().tolist()
+        return label_scores(opened.running, batch, trie, opened.config).exp().tolist()
 
     shares_nK = opened.ask(ask)
     refuse_not_finite(not_finite((row.id, shares) for row, shares in zip(rows, shares_nK, strict=True)), "rows")
@@ -148,5 +148,5 @@ def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: i
     stored = None
     if mt_tokenizer is not None:
         stored = free_text_states(config, [texts.prompt("mt", row).tolist() for row in range(len(texts))])
-    running = open_trained(config, label_tokens=encoder.label_tokens, labels=task.labels)
+    running = open_trained(config, label_tokens=encoder.label_tokens)
     return _Opened(config, running, tokenizer, encoder, texts, stored)

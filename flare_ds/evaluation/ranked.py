@@ -1,10 +1,11 @@
 """Ranked label words: each row's label words scored by the model.
 
-The score of a label word is the log-probability of its first token among the label words' first tokens, at the last
-prompt position. First tokens are all different (a cache of label words that share one is not built), so they tell the
-words apart in one forward pass, and a word of many tokens has no worse a start than a short one.
+The score of a label word is its log-probability among the label words: see `flare_ds.data.label_trie`. Where all their
+first tokens differ, one forward over the prompts is enough; where words share tokens, those are read behind the prompt,
+in a forward for each sequence of them that does not begin another. A word of many tokens has no worse a start than a
+short one.
 
-Legend: n rows of the split, B rows of a micro-batch, N answer positions, K label words.
+Legend: n rows of the split, B rows of a micro-batch, K label words.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.collate import Batch
+from flare_ds.data.label_trie import LabelTrie, Node
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.finite import not_finite
@@ -36,10 +38,10 @@ def score_labels(
         states: the run's stored source states, if its provider stores them.
     """
     running.root.eval()
+    trie = LabelTrie(cache.label_tokens)
 
-    @torch.no_grad()
     def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
-        return label_scores(running.root(batch), cache.label_tokens, config).tolist()
+        return label_scores(running, batch, trie, config).tolist()
 
     split, words = cache.split(split_name), cache.labels
     log_probabilities_nK = np.array(ask_each_row(ask, cache, split_name, config, states=states))
@@ -57,9 +59,22 @@ def score_labels(
     return Scores(metric, "ranked", {**label_figures(records), "loss": float(loss)}, records, ids)
 
 
-def label_scores(logits_BNK: Tensor, label_tokens: list[list[int]], config: Config) -> Tensor:
-    """Log-probabilities [B, K] of the label words at the first answer position."""
-    logits_BK = logits_BNK[:, 0].float()
-    if config.train.objective == "vocabulary":
-        logits_BK = logits_BK[:, [tokens[0] for tokens in label_tokens]]
-    return logits_BK.log_softmax(-1)
+@torch.no_grad()
+def label_scores(running: RunningModel, batch: Batch, trie: LabelTrie, config: Config) -> Tensor:
+    """Log-probabilities [B, K] of the label words; a collective, of equally many forwards on every rank.
+
+    Args:
+        running: the model, in evaluation mode.
+        batch: which ends with the prompts.
+        trie: of the label words.
+        config: the run's settings; the objective says which logits the head gives.
+    """
+    chosen: dict[Node, Tensor] = {}
+    for path in trie.paths:
+        logits_BNV = running.root(batch.followed_by(path) if path else batch)
+        for node in trie.nodes:
+            if node.before == path[: len(node.before)]:
+                tokens = node.branches if config.train.objective == "vocabulary" else node.places
+                chosen[node] = logits_BNV[:, len(node.before), list(tokens)].float().log_softmax(-1)
+    words = [[chosen[node][:, branch] for node, branch in trie.way(label) if node] for label in range(len(trie.words))]
+    return torch.stack([torch.stack(parts).sum(0) for parts in words], 1)

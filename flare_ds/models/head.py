@@ -1,19 +1,19 @@
 """The output head: the label words' rows of the output matrix, or a copy of all of it that trains.
 
-With ranked labels the loss and the scores need the logits of K label tokens, not of the whole vocabulary. K rows
-of the output matrix are taken once, before training, so a 262,144-word matrix is neither gathered nor multiplied
-in any step. Final soft-capping and logit scaling stay the model's own.
+With ranked labels the loss and the scores need the logits of the tokens in which the label words part, not of the whole
+vocabulary. Their K rows of the output matrix are taken once, before training, so a 262,144-word matrix is neither
+gathered nor multiplied in any step. Final soft-capping and logit scaling stay the model's own.
 
 With adapter.train_head the head trains, as in the paper's code: in fp32, untied from the embedding, which stays frozen.
 
-Legend: B rows, N answer positions, D the model's width, K label words, or the vocabulary.
+Legend: B rows, N answer positions, D the model's width, K tokens in which label words part, or the vocabulary.
 """
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flare_ds.exceptions import ConfigError
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.models.partitioned import gathered
 
 
@@ -31,36 +31,20 @@ class OutputHead(nn.Module):
         return nn.functional.linear(hidden_BND.float(), self.weight.float(), bias)
 
 
-def use_head(
-    base: PreTrainedModel, *, label_tokens: list[list[int]] | None, labels: tuple[str, ...], trained: bool
-) -> None:
-    """Replace the model's output layer by one for the label words' first tokens, or by one that trains.
+def use_head(base: PreTrainedModel, *, label_tokens: list[list[int]] | None, trained: bool) -> None:
+    """Replace the model's output layer by one for the tokens that tell the label words apart, or by one that trains.
 
     Args:
         base: a causal language model, whole or partitioned.
         label_tokens: token ids of each label word; None: the whole vocabulary.
-        labels: the words, for the message.
         trained: whether the head trains; a whole one that does not stays the model's own.
-
-    Raises:
-        ConfigError: two label words begin with the same token, so their first tokens cannot rank them.
     """
     if label_tokens is None and not trained:
         return
     head = base.get_output_embeddings()
-    rows = slice(None) if label_tokens is None else _first_tokens(label_tokens, labels)
+    rows = slice(None) if label_tokens is None else LabelTrie(label_tokens).tokens
     bias = getattr(head, "bias", None)
     with gathered([head.weight] if bias is None else [head.weight, bias]), torch.no_grad():
         weight_KD = head.weight[rows].clone()
         bias_K = None if bias is None else bias[rows].clone()
     base.set_output_embeddings(OutputHead(weight_KD, bias_K, trained=trained))
-
-
-def _first_tokens(label_tokens: list[list[int]], labels: tuple[str, ...]) -> list[int]:
-    first_tokens = [tokens[0] for tokens in label_tokens]
-    if len(set(first_tokens)) < len(first_tokens):
-        raise ConfigError(
-            f"two of the label words {list(labels)} begin with the same token under this tokenizer",
-            fix="choose label words that differ from their first token on",
-        )
-    return first_tokens

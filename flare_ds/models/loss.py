@@ -14,6 +14,15 @@ from torch import Tensor
 from flare_ds.data.collate import NO_TARGET
 
 
+def among_branches(logits_XNK: Tensor, branches_BNK: Tensor | None) -> Tensor:
+    """Logits in fp32, of which only those that an answer is chosen among count; the rows of a second stream alike."""
+    logits_XNK = logits_XNK.float()
+    if branches_BNK is None:
+        return logits_XNK
+    others_XNK = ~branches_BNK.repeat(len(logits_XNK) // len(branches_BNK), 1, 1)
+    return logits_XNK.masked_fill(others_XNK, torch.finfo(torch.float32).min)
+
+
 def loss_sum(logits_BNK: Tensor, answers_BN: Tensor, weights_B: Tensor) -> Tensor:
     """Sum of the answers' negative log-likelihood; filler rows have weight 0."""
     return (answer_losses(logits_BNK, answers_BN) * weights_B).sum()

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from flare_ds.adapters.files import WEIGHTS, check_settings, read_weights, saved_settings
+from flare_ds.adapters.files import WEIGHTS, check_settings, head_rows, read_weights, saved_settings
 from flare_ds.adapters.variant import merge_refused
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
@@ -129,8 +129,8 @@ def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
             factors = {"down": left.pop(key), "up": left.pop(name + _UP)}
             updates[name.removeprefix(_PREFIX) + ".weight"] = partial(_add, **factors, scaling=scaling)
     if settings.train_head and _PREFIX + head in left:
-        rows = saved_settings(adapter)["label_ids"].values() if config.train.objective == "labels" else None
-        updates[head] = partial(_replace, trained=left.pop(_PREFIX + head), rows=rows and list(rows))
+        rows = head_rows(saved_settings(adapter)["label_ids"]) if config.train.objective == "labels" else None
+        updates[head] = partial(_replace, trained=left.pop(_PREFIX + head), rows=rows)
     if left:
         raise CheckpointError(
             f"{len(left)} matrices of {adapter / WEIGHTS} cannot be merged, first {min(left)!r}",

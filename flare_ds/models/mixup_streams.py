@@ -14,8 +14,9 @@ The loss of a row, where n is the number of tokens in the target's answer (1 for
 
     (1-α)·target + α·n·source + mse_weight·n·|s - t|²/D + kl_weight·KL(source || target)
 
-target and KL are sums over the answer, source is the mean over the source's own. So dividing by the step's tokens, as
-the trainer does, makes a mean of each of them. Without a source a row's loss is the target's alone.
+target and KL are sums over the answer, source is the mean over the source's own (of a label word the sum, too). So
+dividing by the step's tokens, as the trainer does, makes a mean of each of them. Without a source a row's loss is the
+target's alone.
 
 Legend: B rows a stream, X = 2B, L columns, P prompt columns, N answer positions, D the model's width, K logits.
 """
@@ -33,7 +34,7 @@ from flare_ds.config import Config
 from flare_ds.data.collate import NO_TARGET, Batch
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, call_layer, hidden_of, with_hidden
-from flare_ds.models.loss import answer_losses, loss_sum
+from flare_ds.models.loss import among_branches, answer_losses, loss_sum
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer
 
 
@@ -73,6 +74,7 @@ class MixupStreams:
         base = model.get_base_model()
         self.mixing, self.weights = mixing, config.mixup
         self.behind = mixing_layer(base, config.mixup.layer)  # type: ignore[arg-type]
+        self.one_word = config.train.objective == "labels"
         self.source: MixedSource | None = None
         self.last_XD: Tensor | None = None
         self.memory: Memory | None = None
@@ -123,13 +125,14 @@ class MixupStreams:
 
     def loss(self, logits_XNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch that was just read, summed over its rows."""
+        logits_XNK = among_branches(logits_XNK, batch.branches_BNK)
         if self.source is None:
             return loss_sum(logits_XNK, batch.answers_BN, batch.weights_B)
         assert self.last_XD is not None and batch.source_targets_SBN is not None
         answers_BN, of_source_BN = batch.answers_BN, batch.source_targets_SBN[0]
-        source_BNK, target_BNK = logits_XNK.float().chunk(2)
+        source_BNK, target_BNK = logits_XNK.chunk(2)
         source_BD, target_BD = self.last_XD.float().chunk(2)
-        tokens_B, source_tokens_B = ((targets_BN != NO_TARGET).sum(1) for targets_BN in (answers_BN, of_source_BN))
+        tokens_B, source_tokens_B = self._tokens(answers_BN), self._tokens(of_source_BN)
         has_source_B = (batch.source_lengths_SB[0] > 0).float()
         alpha_B = self.weights.source_weight * has_source_B
         source_loss_B = answer_losses(source_BNK, of_source_BN) * tokens_B / source_tokens_B.clamp(min=1)
@@ -137,6 +140,11 @@ class MixupStreams:
         mse_B = has_source_B * tokens_B * (source_BD - target_BD).square().mean(1)
         kl_B = _divergence(source_BNK, target_BNK, answers_BN) * (answers_BN == of_source_BN).all(1)
         return ((task_B + self.weights.mse_weight * mse_B + self.weights.kl_weight * kl_B) * batch.weights_B).sum()
+
+    def _tokens(self, targets_BN: Tensor) -> Tensor:
+        """What n is of each row [B]."""
+        tokens_B = (targets_BN != NO_TARGET).sum(1)
+        return tokens_B.clamp(max=1) if self.one_word else tokens_B
 
     def _keep_last(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.source is not None and self.source.keep:

@@ -34,7 +34,7 @@ from flare_ds.config import Config
 from flare_ds.data.collate import Batch
 from flare_ds.models.decoder import decoder_layers, input_norm
 from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
-from flare_ds.models.loss import loss_sum
+from flare_ds.models.loss import among_branches, loss_sum
 
 
 @dataclass
@@ -146,7 +146,7 @@ class LockstepStreams:
 
     def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, summed over its answers."""
-        return loss_sum(logits_BNK, batch.answers_BN, batch.weights_B)
+        return loss_sum(among_branches(logits_BNK, batch.branches_BNK), batch.answers_BN, batch.weights_B)
 
 
 class _LockstepLayer:

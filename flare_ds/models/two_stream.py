@@ -2,7 +2,7 @@
 
     batch  ->  [source rows; target rows]  ->  the Hugging Face model's own forward  ->  logits at answer positions
 
-Legend: B target rows, L columns, N answer positions, K logits (label words, or the vocabulary).
+Legend: B target rows, L columns, N answer positions, K logits (of the label words' tokens, or the vocabulary).
 """
 
 from contextlib import nullcontext
@@ -107,7 +107,7 @@ class TwoStreamModel(nn.Module):
             return self.streams.loss(logits_BNK, batch)
 
 
-def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[str, ...]) -> TwoStreamModel:
+def build_model(config: Config, *, label_tokens: list[list[int]]) -> TwoStreamModel:
     """Load the base (partitioned where a ZeRO-3 config is live), add a fresh adapter, choose the head.
 
     Raises:
@@ -121,7 +121,6 @@ def build_model(config: Config, *, label_tokens: list[list[int]], labels: tuple[
     use_head(
         base,
         label_tokens=label_tokens if config.train.objective == "labels" else None,
-        labels=labels,
         trained=config.adapter.train_head and config.recipe.trains,
     )
     shard_embedding(base)

@@ -1,7 +1,6 @@
-"""What the cells of a table mean: ids, labels and answers, each refused by row and column where it means nothing."""
+"""What the cells of a table mean: ids and answers, each refused by row and column where it means nothing."""
 
 import json
-from collections.abc import Mapping
 
 from flare_ds.tasks.base import Answer
 from flare_ds.tasks.records import Record
@@ -17,26 +16,6 @@ def read_id(record: Record, column: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise record.refuse(column, "an id")
     return str(value)
-
-
-def read_label(record: Record, column: str, indices: Mapping[int | str, int]) -> int:
-    """The index of the row's label word.
-
-    Args:
-        record: the row.
-        column: where its label stands.
-        indices: the index behind each value the column may have.
-
-    Raises:
-        DataError: it has another value, or none.
-    """
-    value = record[column]
-    # One null among integers makes floats of them all, in pandas; only the null is wrong.
-    value = int(value) if isinstance(value, float) and value.is_integer() else value
-    if isinstance(value, bool) or not isinstance(value, str | int) or value not in indices:
-        known = ", ".join(dict.fromkeys(map(str, indices)))
-        raise record.refuse(column, f"one of {known}")
-    return indices[value]
 
 
 def read_answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:

@@ -6,7 +6,7 @@ r"""A task that is declared: which tables it lies in, what their columns mean, a
 The built-in tasks of the hub are written this way, and so are a user's own, in YAML or Python (docs/tasks.md).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from string import Formatter
 
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass
 from flare_ds.exceptions import DataError
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import Metric, Pool, Row, Task
-from flare_ds.tasks.cells import read_answers, read_id, read_label
+from flare_ds.tasks.cells import read_answers, read_id
+from flare_ds.tasks.label_cells import LabelCells
 from flare_ds.tasks.records import Record, Records, open_files, open_hub
 
 _POOLS: tuple[tuple[Pool, ...], ...] = (("all",), ("train", "test"), ("train", "validation", "test"))
@@ -51,7 +52,9 @@ class TableTask(Task):
         default={}, description="what the ids of each language begin with, where one table holds all languages"
     )
     labels: tuple[str, ...] = Field(default=(), description="label words; none: answers are free text")
-    label_column: str = Field(default="label", description="column of labels: words, or their places among `labels`")
+    label_column: str = Field(
+        default="label", description="column of labels: words, or their places (if no word is a number)"
+    )
     label_values: Mapping[StrictInt | StrictStr, str] = Field(
         default={}, description="label word of each value, if neither"
     )
@@ -81,6 +84,7 @@ class TableTask(Task):
         said = _fields_of(self.template)
         strange = sorted((said | {*self.split_fields, self.long_field, *self.columns}) - set(self.fields))
         words = set(self.label_values.values()) - set(self.labels)
+        values = [str(value) for value in self.label_values]
         one_table = len(self.languages) > 1 and self._shares_a_table
         return [
             (bool(strange), f"{', '.join(strange)!r} is not among fields={list(self.fields)}", "name fields only"),
@@ -88,6 +92,7 @@ class TableTask(Task):
             (self.pools not in _POOLS, f"pools={list(self.pools)}", "use [all], [train, test] or all three splits"),
             (len({*self.labels}) < len(self.labels), f"labels={list(self.labels)} repeats one", "say each word once"),
             (bool(words), f"label_values has the words {sorted(words)}", f"use {', '.join(self.labels)}"),
+            (len({*values}) < len(values), "label_values has a value as number and as text", "say it once"),
             (
                 (self.metric == "exact_match") == bool(self.labels),
                 f"metric={self.metric!r} with labels={list(self.labels)}",
@@ -147,37 +152,23 @@ class TableTask(Task):
 
     def _rows(self, records: Records, language: str, pool: Pool) -> Iterator[Row]:
         prefix = self.id_prefixes.get(language, "")
-        indices = self._label_indices(records.classes.get(self.label_column))
+        labels = LabelCells(self.labels, self.label_values, records.classes.get(self.label_column))
         found = False
         for number, record in enumerate(records):
             row_id = f"{pool}-{number}" if self.id_column is None else read_id(record, self.id_column)
             if row_id.startswith(prefix):
                 found = True
-                yield self._row(record, row_id, indices)
+                yield self._row(record, row_id, labels)
         if not found:
             problem = f"{records.origin} holds no row of language {language!r}"
             raise DataError(problem, fix=f"its ids should begin with {prefix!r}" if prefix else "fetch it again")
 
-    def _row(self, record: Record, row_id: str, indices: Mapping[int | str, int]) -> Row:
+    def _row(self, record: Record, row_id: str, labels: LabelCells) -> Row:
         fields = {field: record.text(self.columns.get(field, field)) for field in self.fields}
         if self.free_answers:
             answers = read_answers(record, self.answers_column, fields[self.long_field])
             return Row(row_id, fields, answers=answers)
-        return Row(row_id, fields, read_label(record, self.label_column, indices))
-
-    def _label_indices(self, classes: Sequence[str] | None) -> dict[int | str, int]:
-        """The label behind each value of the table.
-
-        Integers are places among `labels`, unless the table names its own classes: then they are what it says.
-        """
-        words: dict[int | str, int] = {word: index for index, word in enumerate(self.labels)}
-        places: dict[int | str, int] = {} if classes else {index: index for index in range(len(self.labels))}
-        values = (
-            {value: words[word] for value, word in self.label_values.items()} if self.label_values else words | places
-        )
-        named: dict[int | str, int] = {i: values[name] for i, name in enumerate(classes or ()) if name in values}
-        texts: dict[int | str, int] = {str(value): index for value, index in values.items()}  # CSV holds no integers
-        return texts | values | named
+        return Row(row_id, fields, labels.read(record, self.label_column))
 
 
 def _fields_of(template: str) -> set[str]:

@@ -34,7 +34,7 @@ class Costs:
     Args:
         config: the run's settings.
         shape: the base on the meta device.
-        labels: how many label words are ranked.
+        labels: how many tokens tell the label words apart.
     """
 
     def __init__(self, config: Config, shape: PreTrainedModel, *, labels: int) -> None:

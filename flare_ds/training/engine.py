@@ -64,7 +64,6 @@ def open_model(
     *,
     shape: PreTrainedModel,
     label_tokens: list[list[int]],
-    labels: tuple[str, ...],
     adapter: AdapterSource | None = None,
     train: bool = True,
 ) -> RunningModel:
@@ -74,7 +73,6 @@ def open_model(
         config: the run's settings.
         shape: the base on the meta device.
         label_tokens: token ids of each label word.
-        labels: the label words.
         adapter: gives the values to start from, by parameter name; None: a fresh adapter.
         train: whether an optimizer is made; without, the engine only shards and gathers.
 
@@ -94,7 +92,7 @@ def open_model(
         check_whole_model(config, shape)
         assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
     zero_init = None if whole else HfDeepSpeedConfig(settings)
-    model = build_model(config, label_tokens=label_tokens, labels=labels)
+    model = build_model(config, label_tokens=label_tokens)
     parameters = trainable_parameters(model)
     if adapter is not None:
         values = adapter(parameters)

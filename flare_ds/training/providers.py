@@ -74,7 +74,6 @@ class BaseStates:
             self.config,
             shape=self.shape,
             label_tokens=self.cache.label_tokens,
-            labels=tuple(self.cache.labels),
             train=False,
         )
         self.running.root.eval()

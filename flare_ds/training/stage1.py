@@ -124,7 +124,6 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
         config,
         shape=load_shape(model),
         label_tokens=cache.label_tokens,
-        labels=tuple(cache.labels),
         train=False,
     )
     scores = validate(running, cache, config)

@@ -24,6 +24,7 @@ from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch, split_step
 from flare_ds.data.cache import Cache
 from flare_ds.data.collate import collate
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.split import generates
@@ -69,10 +70,11 @@ class Trainer:
         self.state_path = state_path(config)
         self.order = open_order(config, cache)
         self.steps = number_of_steps(config.train, self.order)
-        self.lengths = padded_tokens(config, self.split)
+        self.trie = LabelTrie(cache.label_tokens)
+        self.lengths = padded_tokens(config, self.split, behind=self.trie.depth)
         self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
         shape = load_shape(config.model)
-        self.costs = Costs(config, shape, labels=len(cache.labels))
+        self.costs = Costs(config, shape, labels=len(self.trie.tokens))
         check_memory(config, shape, row_tokens=int(self.lengths.max()), streams=len(self.streams))
         self.progress = Progress(fingerprint=fingerprint(config, cache))
         self.states = prepare_states(config, cache)
@@ -87,7 +89,6 @@ class Trainer:
             self.config,
             shape=shape,
             label_tokens=self.cache.label_tokens,
-            labels=tuple(self.cache.labels),
             adapter=None if saved is None else lambda names: {name: tensors[f"adapter/{name}"] for name in names},
         )
         if saved is not None:
@@ -202,6 +203,7 @@ class Trainer:
             source_answers=self.config.adapter.span == "full",
             source_targets=self.config.recipe.fuses == "mixup",
             stored=self.stored,
+            trie=self.trie,
         ).to(device())
         loss = engine(batch, with_loss=True)
         engine.backward(for_deepspeed(loss, step_targets=step_targets, world_size=world_size()))

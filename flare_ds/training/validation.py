@@ -98,7 +98,7 @@ class Validation:
             tensors,
             self.running.model.peft_model,
             self.config,
-            label_ids={word: ids[0] for word, ids in zip(self.cache.labels, self.cache.label_tokens, strict=True)},
+            label_tokens=dict(zip(self.cache.labels, self.cache.label_tokens, strict=True)),
             validation={"step": self.progress.step, **scores.figures},
         )
         write_card(directory, self.config)

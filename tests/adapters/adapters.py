@@ -1,5 +1,6 @@
 """Adapters of every kind with trained-looking values, and what a model with one says of a batch; used by tests here."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
 from tests.small_models import COMMON
 
-WORDS = {"labels": tuple(LABELS), "label_tokens": [[token] for token in LABELS.values()]}
+LABEL_TOKENS = {word: [token] for word, token in LABELS.items()}
 VALIDATION = {"step": 20, "accuracy": 0.75, "macro_f1": 0.625, "loss": 0.5}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora"},
@@ -74,20 +75,20 @@ def make_settings(root: Path, kind: str) -> dict[str, Any]:
     return settings
 
 
-def trained_model(config: Config) -> TwoStreamModel:
+def trained_model(config: Config, words: Mapping[str, list[int]] = LABEL_TOKENS) -> TwoStreamModel:
     """A model none of whose trained matrices is as it began."""
-    model = build_model(config, **WORDS).eval()
+    model = build_model(config, label_tokens=[*words.values()]).eval()
     generator = torch.Generator().manual_seed(11)
     for parameter in trainable_parameters(model).values():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
     return model
 
 
-def save_trained(config: Config, model: TwoStreamModel) -> Path:
+def save_trained(config: Config, model: TwoStreamModel, words: Mapping[str, list[int]] = LABEL_TOKENS) -> Path:
     """Write its adapter and card as training does."""
     directory = Path(config.run_dir) / "adapter"
     tensors = {name: parameter.detach() for name, parameter in trainable_parameters(model).items()}
-    save_adapter(directory, tensors, model.peft_model, config, label_ids=LABELS, validation=VALIDATION)
+    save_adapter(directory, tensors, model.peft_model, config, label_tokens=words, validation=VALIDATION)
     write_card(directory, config)
     return directory
 

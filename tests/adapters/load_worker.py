@@ -19,14 +19,17 @@ from flare_ds.settings import load_config
 from flare_ds.training.engine import open_model, trainable_parameters
 from flare_ds.training.process_group import rank
 from flare_ds.training.state import adapter_tensors
-from tests.adapters.adapters import WORDS, a_batch, says
+from tests.adapters.adapters import LABEL_TOKENS, a_batch, says
 
 
 def sharded(config: Config, directory: Path) -> dict[str, torch.Tensor]:
     """Through the engine: the logits, and the adapter as it would be saved again."""
     unset_hf_deepspeed_config()
     running = open_model(
-        config, shape=load_shape(config.model), **WORDS, adapter=lambda parameters: load_adapter(directory, parameters)
+        config,
+        shape=load_shape(config.model),
+        label_tokens=[*LABEL_TOKENS.values()],
+        adapter=lambda parameters: load_adapter(directory, parameters),
     )
     again = {peft_key(name): tensor for name, tensor in adapter_tensors(running).items()}
     running.root.eval()
@@ -35,7 +38,7 @@ def sharded(config: Config, directory: Path) -> dict[str, torch.Tensor]:
 
 
 def alone(config: Config, directory: Path) -> dict[str, torch.Tensor]:
-    model = build_model(config, **WORDS).eval()
+    model = build_model(config, label_tokens=[*LABEL_TOKENS.values()]).eval()
     parameters = trainable_parameters(model)
     for name, tensor in load_adapter(directory, parameters).items():
         parameters[name].data.copy_(tensor)

@@ -147,7 +147,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     for method in ("lora", "flare"):
         settings = toy_settings(root, method=method, name=method)
         config = configs[method] = Config.model_validate(settings)
-        model = build_model(config, label_tokens=[[7], [8], [9], [10]], labels=("a", "b", "c", "d"))
+        model = build_model(config, label_tokens=[[7], [8], [9], [10]])
         save_trained(config, model)
         shutil.copy(write_config(settings), Path(config.run_dir) / "config.yaml")
     return configs

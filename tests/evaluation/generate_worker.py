@@ -38,7 +38,6 @@ def answers(config: Config, cache: Cache, whole: bool) -> list[list[int]]:
         with_whole_head(config.model_copy(update={"evaluate": evaluate})),
         shape=load_shape(config.model),
         label_tokens=cache.label_tokens,
-        labels=tuple(cache.labels),
         adapter=random_adapter,
         train=False,
     )

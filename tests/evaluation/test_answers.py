@@ -106,7 +106,7 @@ def opened(settings: dict) -> tuple[Config, Cache, RunningModel]:
     """The run's cache, and its model with a fresh adapter, in this process."""
     config = Config.model_validate(settings)
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
-    model = build_model(config, label_tokens=[], labels=()).eval()
+    model = build_model(config, label_tokens=[]).eval()
     return config, cache, RunningModel(model, model)
 
 

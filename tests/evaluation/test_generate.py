@@ -261,7 +261,7 @@ def test_ranks_decode_what_one_process_does(tmp_path: Path) -> None:
     for extra in SETTINGS:
         config = with_whole_head(Config.model_validate(settings | extra))
         cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
-        model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels)).eval()
+        model = build_model(config, label_tokens=cache.label_tokens).eval()
         for name, value in random_adapter(trainable_parameters(model)).items():
             model.get_parameter(name).data.copy_(value)
         lengths = np.max([cache.split("test").prompt_lengths(stream) for stream in ("source", "target")], axis=0)
@@ -281,7 +281,7 @@ def test_predict_prints_an_answer(tmp_path: Path) -> None:
     (output,) = run_ranks(["flare_ds", *arguments], 1)
     config = Config.model_validate(settings)
     tokenizer = load_tokenizer(config.model)
-    base = build_model(with_whole_head(config), label_tokens=[], labels=()).base
+    base = build_model(with_whole_head(config), label_tokens=[]).base
     tokens = tokenizer(f"Review: {text}\nSentiment:")["input_ids"]
     for _ in range(4):
         tokens.append(int(base(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))

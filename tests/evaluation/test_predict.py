@@ -41,13 +41,13 @@ UNFUSED = {"translate_test": "zero_shot", "input_fusion": "lora", "x_mixup": "lo
 def write_adapter(config: Config) -> None:
     """An adapter whose values follow from the names of its parameters."""
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
-    model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels))
+    model = build_model(config, label_tokens=cache.label_tokens)
     tensors = {
         name: 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
         for name, parameter in trainable_parameters(model).items()
     }
     directory = Path(config.run_dir) / "adapter"
-    save_adapter(directory, tensors, model.peft_model, config, label_ids={}, validation={"step": 0})
+    save_adapter(directory, tensors, model.peft_model, config, label_tokens={}, validation={"step": 0})
 
 
 def held_out(config: Config) -> list[ParallelRow]:

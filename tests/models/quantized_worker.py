@@ -66,7 +66,7 @@ def check_sharded(model: TwoStreamModel) -> None:
 
 
 def train(config: Config) -> dict[str, object]:
-    running = open_model(config, shape=load_shape(config.model), label_tokens=[], labels=())
+    running = open_model(config, shape=load_shape(config.model), label_tokens=[])
     check_sharded(running.model)
     before = frozen_checksum(running.model)
     rows = make_rows()

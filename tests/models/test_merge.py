@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from flare_ds.adapters.files import saved_settings
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.loading import load_base
@@ -80,6 +81,18 @@ def test_the_merged_model_says_what_base_and_adapter_say(tmp_path: Path, kind: s
     if kind == "lora_words":
         others = [token for token in range(64) if token not in LABELS.values()]
         torch.testing.assert_close(after[HEAD][others], make_base(base).get_output_embeddings().weight[others])
+
+
+def test_the_head_of_words_that_share_tokens_goes_to_the_rows_of_those_that_tell_them_apart(tmp_path: Path) -> None:
+    words = {"very good": [5, 6, 7], "very bad": [5, 6, 8], "poor": [9]}
+    config = make_run(tmp_path, "lora_words")
+    model = trained_model(config, words)
+    directory = save_trained(config, model, words)
+    assert saved_settings(directory)["label_ids"] == words
+    merge_run(config, tmp_path / "merged")
+    before, after = read(tmp_path / "model")[HEAD], read(tmp_path / "merged")[HEAD]
+    assert torch.equal(after[[5, 9, 7, 8]], model.base.get_output_embeddings().weight)
+    assert (before != after).any(1).nonzero().flatten().tolist() == [5, 7, 8, 9]
 
 
 def test_sums_are_rounded_once(tmp_path: Path) -> None:

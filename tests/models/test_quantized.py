@@ -144,7 +144,7 @@ def test_fuses_in_training_mode_with_checkpointing(root: Path, quantization: str
 
 def plain_losses(config: Any) -> dict[str, Any]:
     """The steps of the worker, without an engine."""
-    model = build_model(config, label_tokens=[], labels=()).train()
+    model = build_model(config, label_tokens=[]).train()
     before = frozen_checksum(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.train.learning_rate, weight_decay=config.train.weight_decay)

@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -180,6 +182,63 @@ def test_class_names_that_are_no_label_words_are_refused(tmp_path: Path) -> None
     write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}], features)
     with pytest.raises(DataError, match=r"row 0 of .* has label=0, not one of no, yes"):
         read(TASK, tmp_path)
+
+
+def labels_in(directory: Path, suffix: str, words: list[str], cells: list, **declared: Any) -> list[int | None]:
+    """The labels of a table with these cells."""
+    task = replace(TASK, labels=tuple(words), **declared)
+    write_table(directory / f"en/train.{suffix}", [{"text": "a", "label": cell} for cell in cells])
+    return [row.label for row in read(task, directory)]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("words", "cells", "labels"),
+    [
+        (["no", "yes", "maybe"], [2, 0, 1], [2, 0, 1]),
+        (["1", "2", "3", "4", "5"], [1, 5, 2], [0, 4, 1]),
+        (["1", "0"], [1, 0], [0, 1]),
+        (["0", "1", "2"], [2, 0], [2, 0]),
+        (["-1", "0", "1"], [-1, 0, 1], [0, 1, 2]),
+        (["0", "1", "more"], [0, 2], [0, 2]),
+        (["1", "2"], [1.0, 2.0], [0, 1]),
+        (["no", "yes"], [1.0, 0.0], [1, 0]),
+        (["0.5", "1.5"], [0.5, 1.5], [0, 1]),
+        (["false", "true"], [True, False], [1, 0]),
+        (["True", "False"], [True, False], [0, 1]),
+        (["1", "2"], ["1", "2"], [0, 1]),
+    ],
+)
+def test_a_cell_means_what_is_seen_in_every_form(
+    tmp_path: Path, suffix: str, words: list[str], cells: list, labels: list[int]
+) -> None:
+    assert labels_in(tmp_path, suffix, words, cells) == labels
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("cells", [[1], [0], [2.0]])
+def test_a_number_that_may_be_a_word_or_a_place_is_refused(tmp_path: Path, suffix: str, cells: list) -> None:
+    words = ["1", "2", "many"]
+    with pytest.raises(DataError, match=r"may be a label word or the place of one\n  fix: .*label_values"):
+        labels_in(tmp_path, suffix, words, cells)
+    values = {0: "1", 1: "2", "2": "many"}
+    assert labels_in(tmp_path, suffix, words, cells, label_values=values) == [int(cell) for cell in cells]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(("words", "cell"), [(["1", "2"], 0), (["1", "2"], 3), (["a", "b"], 2), (["a", "b"], True)])
+def test_a_number_that_is_neither_is_refused_with_the_way_out(
+    tmp_path: Path, suffix: str, words: list[str], cell: int
+) -> None:
+    with pytest.raises(DataError, match=rf"not one of {', '.join(words)}[\s\S]*label_values"):
+        labels_in(tmp_path, suffix, words, [cell])
+
+
+def test_classes_that_are_named_by_numbers_are_those_numbers(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["1", "2", "0"])})
+    rows = [{"text": "a", "label": place} for place in range(3)]
+    write_table(tmp_path / "en/train.parquet", rows, features)
+    assert [row.label for row in read(replace(TASK, labels=("0", "1", "2")), tmp_path)] == [1, 2, 0]
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def check_adapter_files(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> N
     """What is saved comes back under the same names."""
     directory = Path(trainer.config.run_dir) / "adapter"
     if rank() == 0:
-        label_ids = {word: ids[0] for word, ids in zip(trainer.cache.labels, trainer.cache.label_tokens, strict=True)}
+        label_tokens = dict(zip(trainer.cache.labels, trainer.cache.label_tokens, strict=True))
         model = trainer.running.model.peft_model
-        save_adapter(directory, tensors, model, trainer.config, label_ids=label_ids, validation={})
+        save_adapter(directory, tensors, model, trainer.config, label_tokens=label_tokens, validation={})
     barrier()
     loaded = load_adapter(directory, trainer.running.trainable())
     assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)

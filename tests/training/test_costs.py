@@ -83,7 +83,7 @@ def batch_of(config: Config) -> Batch:
 @pytest.mark.parametrize("case", CASES)
 def test_operations_are_those_that_torch_counts(root: Path, case: str) -> None:
     config = config_of(root, case)
-    model = build_model(config, label_tokens=LABEL_TOKENS, labels=("a", "b", "c")).train()
+    model = build_model(config, label_tokens=LABEL_TOKENS).train()
     batch = batch_of(config)
     with FlopCounterMode(display=False) as counter:
         model(batch, with_loss=True).backward()

@@ -87,7 +87,7 @@ def plain_torch(config: Config) -> tuple[list[float], Tensor, int]:
     lockstep = config.source.provider == "cached"
     if lockstep:
         config = config.model_copy(update={"source": config.source.model_copy(update={"provider": "lockstep"})})
-    model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels)).train()
+    model = build_model(config, label_tokens=cache.label_tokens).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, weight_decay=config.train.weight_decay)
 
@@ -141,7 +141,7 @@ def test_a_broken_off_run_continues_bit_for_bit(found: dict, name: str) -> None:
 
 def test_the_projection_trains_and_is_saved(root: Path, found: dict) -> None:
     assert found["mt"]["projection"].keys() == {"projection.weight", "projection.bias"}
-    start = build_model(Config.model_validate(make_settings(root, "mt")), label_tokens=[[4], [5]], labels=("a", "b"))
+    start = build_model(Config.model_validate(make_settings(root, "mt")), label_tokens=[[4], [5]])
     weight = torch.tensor(found["mt"]["projection"]["projection.weight"])
     assert weight.shape == (64, 24) and (weight - start.projection.weight).abs().max() > 1e-3
 

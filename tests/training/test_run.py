@@ -65,7 +65,7 @@ def test_flare_reads_what_only_the_source_says(learned: Path) -> None:
 def one_process_log_probabilities(config: Config) -> tuple[np.ndarray, list[str]]:
     """Score the test rows one by one without an engine, from the adapter's files."""
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
-    model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels)).eval()
+    model = build_model(config, label_tokens=cache.label_tokens).eval()
     parameters = trainable_parameters(model)
     for name, tensor in load_adapter(Path(config.run_dir) / "adapter", parameters).items():
         parameters[name].data.copy_(tensor)

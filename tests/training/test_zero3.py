@@ -56,7 +56,7 @@ def plain_torch(config: Config) -> dict[str, list[float]]:
     """The same run without an engine: the whole batch at once, AdamW, one clipped step, the schedule by hand."""
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
     split, train = cache.split("train"), config.train
-    model = build_model(config, label_tokens=cache.label_tokens, labels=tuple(cache.labels)).train()
+    model = build_model(config, label_tokens=cache.label_tokens).train()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ratios = [train.learning_rate_ratio if "lora_B" in name else 1 for name in trainable_parameters(model)]
     optimizer = torch.optim.AdamW([{"params": [p]} for p in trainable], weight_decay=train.weight_decay)

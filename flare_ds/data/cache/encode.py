@@ -10,8 +10,11 @@ from itertools import permutations
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.data.cache.windows import Fields, Windows
+from flare_ds.data.plain_text import encode_behind, encode_texts
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Task
+
+_WHOLE = {"padding": False, "truncation": False, "verbose": False}
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def prefix_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def newline_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A line break between two prompts."""
-    return tokenize(tokenizer, ["\n"], special_tokens=False)[0]
+    return tokenize_behind(tokenizer, ["\n"])[0]
 
 
 def _without_final_eos(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> list[int]:
@@ -55,33 +58,42 @@ def _without_final_eos(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) ->
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
-    """Token ids of each text; nothing is padded or truncated."""
-    if not texts:
-        return []
-    encoding = tokenizer(list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
-    return encoding["input_ids"]
+    """Token ids of each text; nothing is padded or truncated, and text that looks like a control token stays text."""
+    return encode_texts(tokenizer, texts, add_special_tokens=special_tokens, **_WHOLE)
+
+
+def tokenize_behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text as it continues a prompt, without special tokens."""
+    return encode_behind(tokenizer, texts, **_WHOLE)
 
 
 def tokenize_answers(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
     """Token ids of a space and each answer, then eos, if the tokenizer has one."""
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [ids + eos for ids in tokenize(tokenizer, [f" {text}" for text in answers], special_tokens=False)]
+    return [ids + eos for ids in tokenize_behind(tokenizer, [f" {text}" for text in answers])]
 
 
 def label_tokens(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of a space and each label word, checked to be told apart by their tokens.
 
+    Where one word begins another, eos ends all of them: it is what tells the shorter one.
+
     Raises:
-        DataError: two words have the same tokens, or the tokens of one begin those of another.
+        DataError: two words have the same tokens, or one begins another and the tokenizer has no eos.
     """
-    tokens = tokenize(tokenizer, [f" {word}" for word in labels], special_tokens=False)
-    for (word, ids), (other, other_ids) in permutations(zip(labels, tokens, strict=True), 2):
-        if other_ids[: len(ids)] == ids:
-            how = "equal" if ids == other_ids else "begin"
-            problem = f"the tokens of label word {word!r} ({ids}) {how} those of {other!r} ({other_ids})"
+    tokens = tokenize_behind(tokenizer, [f" {word}" for word in labels])
+    alike = [
+        (word, other, ids == other_ids)
+        for (word, ids), (other, other_ids) in permutations(zip(labels, tokens, strict=True), 2)
+        if other_ids[: len(ids)] == ids
+    ]
+    for word, other, equal in alike:
+        if equal or tokenizer.eos_token_id is None:
+            how = "equal" if equal else "begin"
+            problem = f"the tokens of label word {word!r} {how} those of {other!r}"
             fix = "choose label words that this tokenizer tells apart, or another base model"
             raise DataError(problem, fix=fix)
-    return tokens
+    return [[*ids, tokenizer.eos_token_id] for ids in tokens] if alike else tokens
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -63,7 +63,8 @@ class Manifest(_Record):
         fields: everything the tokens depend on.
         streams: the token streams of each row and the language of each: source, source2 ..., target, and mt where an MT
             encoder reads the target text.
-        labels: label words, none where answers are free; `label_tokens` are the token ids of a space and each word.
+        labels: label words, none where answers are free; `label_tokens` are the token ids of a space and each word,
+            and eos where a word begins another.
         pad_id: id to pad batches with; masked, so nothing depends on it.
         eos_id: id that ends each answer, if the tokenizer has one.
         prefix_ids: special tokens that every prompt starts with.

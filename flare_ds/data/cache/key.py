@@ -21,7 +21,10 @@ from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelData, Side
 from flare_ds.tasks.base import Task
 
-SPECIAL_TOKENS = "prompt: the tokenizer's own, less a final eos; answer: eos, if there is one"
+SPECIAL_TOKENS = (
+    "prompt: the tokenizer's own, less a final eos; text that looks like one stays text; "
+    "answer: as it follows a text, then eos, if there is one"
+)
 _SETTINGS_FILES = ("tokenizer_config.json", "chat_template.jinja", "additional_chat_templates")
 """Saved by a tokenizer to say where it came from or how to chat, and seldom how text becomes ids."""
 _SAMPLE = "A a Á a\u0301 ﬁ ½ ... don't 12,345 http://a.b @you 中文 שלום 😀\t \n ."

@@ -156,7 +156,7 @@ class Cache:
 
     @property
     def label_tokens(self) -> list[list[int]]:
-        """Token ids of a space and each label word, without special tokens."""
+        """Token ids of a space and each label word; where one begins another, eos ends each."""
         return self.manifest.label_tokens
 
     @property

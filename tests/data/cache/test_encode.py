@@ -11,6 +11,7 @@ from flare_ds.data.cache.encode import PromptEncoder, label_tokens, tokenize_ans
 from flare_ds.data.cache.format import token_dtype
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.windows import Wanted
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import DataError
 from tests.data.cache.moods import MOODS, WORDS, word_tokenizer
@@ -31,8 +32,16 @@ def test_a_long_prompt_is_cut_as_little_as_possible(limit: int) -> None:
 
 def test_a_prompt_begins_with_bos_and_never_ends_in_eos() -> None:
     encoder = PromptEncoder(MOODS, word_tokenizer(), 100)
-    (prompt,) = encoder.tokenize_prompts([{"text": "red <eos> blue"}])
-    assert [WORDS[token] for token in prompt] == ["<bos>", "say", ":", "red", "<eos>", "blue", "mood", ":"]
+    (prompt,) = encoder.tokenize_prompts([{"text": "red blue"}])
+    assert [WORDS[token] for token in prompt] == ["<bos>", "say", ":", "red", "blue", "mood", ":"]
+
+
+def test_text_that_looks_like_a_control_token_stays_text() -> None:
+    encoder = PromptEncoder(MOODS, word_tokenizer(), 100)
+    (prompt,) = encoder.tokenize_prompts([{"text": "<bos> red <eos>"}])
+    control = {WORDS.index("<bos>"), WORDS.index("<eos>")}
+    assert prompt[0] in control and not control.intersection(prompt[1:])
+    assert WORDS.index("<eos>") not in tokenize_answers(byte_tokenizer(), ["a <eos>"])[0][:-1]
 
 
 def test_an_answer_follows_a_space_and_ends_in_eos_if_there_is_one() -> None:
@@ -48,9 +57,14 @@ def test_label_words_with_equal_tokens_are_refused() -> None:
 
 
 @pytest.mark.parametrize("labels", [("good", "goodness"), ("goodness", "good")])
-def test_a_label_word_that_begins_another_is_refused(labels: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=r"'good'.*begin those of 'goodness'"):
-        label_tokens(labels, byte_tokenizer())
+def test_a_label_word_that_begins_another_is_told_by_eos(labels: tuple[str, ...]) -> None:
+    tokenizer = byte_tokenizer()
+    tokens = label_tokens(labels, tokenizer)
+    assert tokens == tokenize_answers(tokenizer, labels)
+    assert LabelTrie(tokens).tokens == [tokens[labels.index(word)][5] for word in labels]
+    tokenizer.eos_token = None
+    with pytest.raises(DataError, match=r"'good' begin those of 'goodness'"):
+        label_tokens(labels, tokenizer)
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(65536, "uint16"), (65537, "uint32")])
