@@ -5,6 +5,7 @@ Rows are batched and shared among ranks as in evaluation, so what is said of one
 Legend: n rows, one for each window of an example; B rows of a micro-batch, K label words.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.cache.rows import RowEncoder
+from flare_ds.data.cache.rows import FURTHER_CUT, RowEncoder
 from flare_ds.data.collate import Batch, StoredStates
 from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelRow
@@ -27,7 +28,7 @@ from flare_ds.evaluation.ranked import label_scores
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.tasks.base import Task
 from flare_ds.training.engine import RunningModel
-from flare_ds.training.process_group import join_process_group
+from flare_ds.training.process_group import join_process_group, rank
 from flare_ds.training.states import for_free_text, free_text_states
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
 
     Raises:
         CheckpointError: the run has no adapter that fits.
-        DataError: a prompt does not fit even with all of its text cut.
+        DataError: the prompt does not fit even without any text.
     """
     opened = _open(for_free_text(config), task, rows)
 
@@ -100,7 +101,7 @@ def write_answers(config: Config, task: Task, rows: Sequence[ParallelRow]) -> li
 
     def ask(batch: Batch, numbers: list[int]) -> list[Written]:
         decoded = generate(opened.running, batch, opened.config, eos=eos, rows=numbers)
-        return [Written(answer.text(opened.tokenizer), answer.log_probability) for answer in decoded]
+        return [Written(answer.text(opened.tokenizer), answer.log_probability, answer.ended) for answer in decoded]
 
     said = opened.ask(ask)
     best = best_windows(opened.texts.examples, [answer.log_probability for answer in said])
@@ -133,7 +134,10 @@ def _open(config: Config, task: Task, rows: Sequence[ParallelRow]) -> _Opened:
     tokenizer = load_tokenizer(config.model)
     mt_tokenizer = load_mt_tokenizer(config.source) if config.reads_mt_encoder else None
     encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
-    texts = FreeTexts(encoder.encode("test", rows))
+    encoded = encoder.encode("test", rows)
+    if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):
+        print(f"warning: {cut} rows do not fit unless all of their texts are cut", file=sys.stderr)
+    texts = FreeTexts(encoded)
     stored = None
     if mt_tokenizer is not None:
         stored = free_text_states(config, [texts.prompt("mt", row).tolist() for row in range(len(texts))])
