@@ -94,10 +94,11 @@ def stands_near(place: float, part: str, text: str) -> bool:
     return any(text.startswith(part, near) for near in range(len(text)) if abs(near - start) < WORD)
 
 
-def cut_between_words(text: str, start: int, end: int) -> bool:
-    """Whether a part ends where the text does or where words do, but for very long words."""
-    begins = start == 0 or text[start - 1] == " " != text[start] or " " not in text[start : start + WORD - 1]
-    ends = end == len(text) or text[end] == " " != text[end - 1] or " " not in text[end - WORD + 1 : end]
+def cut_between_words(text: str, part: range, answer: range) -> bool:
+    """Whether a part ends where the text does or where words do, or no word does between that end and the answer."""
+    left, right = text[part.start : answer.start], text[answer.stop : part.stop]
+    begins = part.start == 0 or text[part.start - 1] == " " != text[part.start] or " " not in left.strip()
+    ends = part.stop == len(text) or text[part.stop] == " " != text[part.stop - 1] or " " not in right.strip()
     return begins and ends
 
 
@@ -121,7 +122,7 @@ def test_a_training_prompt_holds_its_own_answer_with_as_much_around_it_as_fits()
                 whole += len(part.encode()) > room(one) - 20
                 left, right = answer.start - start, end - answer.start - len(answer.text)
                 assert start == 0 or end == len(text) or abs(left - right) < WORD
-                assert cut_between_words(text, min(start, answer.start), end) or 0 in (left, right)
+                assert cut_between_words(text, range(start, end), range(answer.start, answer.start + len(answer.text)))
         assert encoded.streams[stream].truncated == cut > 50 and whole > cut / 2
 
 

@@ -141,11 +141,15 @@ def test_neither_words_nor_letters_are_torn(words: list[str], limit: int, data: 
     middle = data.draw(st.integers(0, len(text)))
     (fitted,), (slid,) = choose.fit([Wanted(rows([text])[0], middle)]), choose.slide(rows([text]))
     assert all(map(choose.fits, (fitted, *slid)))
-    for window in (fitted, *slid):
-        assert {window.start, window.end} <= edges
-        shown = text[window.start : window.end]
-        if " " in shown.strip() and len(text) > limit:
-            assert window.end == len(text) or text[window.end] == " " or len(shown.rsplit(" ", 1)[1]) >= 40
-            assert window.start == 0 or text[window.start - 1] == " " or len(shown.split(" ", 1)[0]) >= 40
+    assert {place for window in (fitted, *slid) for place in span(window)} <= edges
+    begins = {place for place in edges if text[place - 1 : place] == " " != text[place : place + 1]}
+    ends = {place for place in edges if text[place : place + 1] == " " != text[place - 1 : place]}
+    if fitted.end < len(text):
+        assert fitted.end in ends or ends.isdisjoint(range(middle + 1, fitted.end + 1))
+    if fitted.start > 0:
+        assert fitted.start in begins or begins.isdisjoint(range(fitted.start, max(e for e in edges if e <= middle)))
+    for window in slid[:-1]:
+        first = min(edge for edge in edges if edge > window.start)
+        assert window.end in ends or ends.isdisjoint(range(first + 1, window.end + 1))
     shown = set().union(*(range(window.start, window.end) for window in slid))
     assert {text[place] for place in set(range(len(text))) - shown} <= {" "}
