@@ -40,6 +40,7 @@ setup(
         "psutil>=5.9",
         "tqdm>=4.60",
         "rich>=14.0",
+        "regex>=2024.11",
     ],
     extras_require={
         "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],

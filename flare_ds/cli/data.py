@@ -74,7 +74,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
     from flare_ds.data.cache import open_cache, prepare_cache
     from flare_ds.data.cache.format import MANIFEST
-    from flare_ds.data.cache.statistics import summary
+    from flare_ds.data.cache.statistics import summary, too_long_to_say
     from flare_ds.models.loading import load_tokenizer
     from flare_ds.training.readable import check_readable
 
@@ -83,7 +83,9 @@ def _prepare(options: argparse.Namespace) -> None:
     if shape := _shape_there(config):
         check_readable(config, open_cache(path), shape)
     found = there.get(path / MANIFEST) == (path / MANIFEST).stat().st_mtime_ns
-    print("\n".join(["found, whole" if found else "built", *summary(open_cache(path))]), file=sys.stderr)
+    cache = open_cache(path)
+    unsayable = too_long_to_say(cache, config.generate.max_new_tokens)
+    print("\n".join(["found, whole" if found else "built", *summary(cache), *unsayable]), file=sys.stderr)
     print(path)
 
 

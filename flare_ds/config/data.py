@@ -6,6 +6,9 @@ from pydantic import Field
 
 from flare_ds.config.section import Section
 
+Mark = Literal["cut_off", "loop"]
+"""What can look wrong with a translation."""
+
 
 class ModelConfig(Section):
     """The frozen base model."""
@@ -29,6 +32,9 @@ class TaskConfig(Section):
         "own", description="the other side of a row: the data set's own, or machine-translated (flare-ds translate)"
     )
     max_prompt_tokens: int = Field(128, ge=8, description="longest prompt; the text is cut, never the template")
+    drop_shared_passages: bool = Field(
+        False, description="drop train and validation rows whose long field is also that of a held-out row"
+    )
     train_rows: int | None = Field(None, ge=1, description="rows kept of the training split (null: all)")
     validation_rows: int | None = Field(None, ge=1, description="rows kept of the validation split (null: all)")
     test_rows: int | None = Field(None, ge=1, description="rows kept of the test split (null: all)")
@@ -56,4 +62,7 @@ class TranslateConfig(Section):
     batch_size: int = Field(32, ge=1, description="sentences translated at once")
     beams: int = Field(1, ge=1, description="beam search of that width (1: greedy)")
     max_new_tokens: int = Field(256, ge=8, description="longest translated sentence")
+    drop: tuple[Mark, ...] = Field(
+        (), description="drop train and validation rows whose translation was cut_off, or is caught in a loop"
+    )
     directory: str = Field("translations", description="where finished translations live")

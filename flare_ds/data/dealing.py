@@ -69,6 +69,11 @@ class DealtRows:
         for pool, *places in self.places.tolist():
             yield [file.texts[place] for (_, file), place in zip(self._files(pool), places, strict=True)]
 
+    def passages(self) -> Iterator[list[bytes]]:
+        """The checksums of each row's long field in every language."""
+        for pool, *places in self.places.tolist():
+            yield [file.passages[place] for (_, file), place in zip(self._files(pool), places, strict=True)]
+
     def _files(self, pool: int) -> ItemsView[str, RowFile]:
         return self.pools[pool].files.items()
 
@@ -90,7 +95,7 @@ class OneLanguage(Lookup[Row]):
 def deal(task: Task, pools: Sequence[JoinedPool]) -> dict[Split, DealtRows]:
     """Deal the rows of all pools to the splits, each ordered by the hash of its rows."""
     keyed = sorted(
-        (pool.first.texts[row], pool.first.ids[row], number, index)
+        (pool.first.order[row], pool.first.ids[row], number, index)
         for number, pool in enumerate(pools)
         for index, row in enumerate(pool.places[:, 0].tolist())
     )

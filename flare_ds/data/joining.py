@@ -45,7 +45,8 @@ def count(counts: dict[str, int], name: str, number: int) -> None:
 
 def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowFile:
     rows = task.read(data_dir, language, pool)
-    return RowFile(rows, name=f"language {language!r} of task {task.name}", split_fields=task.split_fields)
+    name = f"language {language!r} of task {task.name}"
+    return RowFile(rows, name=name, split_fields=task.split_fields, long_field=task.long_field)
 
 
 def _check_side(task: Task, first: str, files: Mapping[str, RowFile], language: str, file: RowFile) -> None:

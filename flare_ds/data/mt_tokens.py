@@ -12,6 +12,9 @@ from flare_ds.models.names import is_path, missing_directory
 from flare_ds.registry import suggestion
 
 _FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
+_SENTENCE_END = re.compile(r"[.!?…:;。！？؟।॥][\"'”’»」』)\]]*$")
+MT_TEXT_VERSION = 2
+"""Raised whenever the encoder would read another text of the same row."""
 _NLLB_TAG = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 
@@ -49,8 +52,16 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, 
 
 
 def mt_text(fields: Mapping[str, str]) -> str:
-    """What the encoder reads of a row: its fields in the task's order, without the prompt around them."""
-    return " ".join(fields.values())
+    """What the encoder reads of a row: its fields in the task's order, without the prompt around them.
+
+    Each but the last ends a sentence, by a full stop if it does not already; a line break is a space to the tokenizers.
+    """
+    texts = [text.strip() for text in fields.values() if text.strip()]
+    return " ".join([*map(_as_sentence, texts[:-1]), *texts[-1:]])
+
+
+def _as_sentence(text: str) -> str:
+    return text if _SENTENCE_END.search(text) else f"{text}."
 
 
 def language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -20,6 +20,9 @@ from flare_ds.tasks.base import SPLITS, Split, Task
 from flare_ds.tasks.load import check_languages
 from flare_ds.translation.job import TranslationJob
 
+Numbers = Mapping[Split, Sequence[int]]
+"""Which rows of each split are kept."""
+
 __all__ = ["ParallelData", "ParallelRow", "Side", "load_parallel", "translation_jobs"]
 
 
@@ -30,6 +33,8 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
     text. The caps then keep the first rows of each split. Of those, a train or validation row is dropped when one of
     its texts is also a text of a test row, in any language read and whether or not the cap keeps that test row; and
     likewise a train row with a text of a validation row. The test split thus has exactly `test_rows` rows if it can.
+    Rows that only share their long field (a passage, a premise) with a held-out row are counted, and dropped where
+    `drop_shared_passages` says so.
 
     Args:
         task: what is read.
@@ -48,7 +53,11 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
         candidates = pair_with_translations(task, config, kept, translate or TranslateConfig(), counts)
     else:
         candidates = {split: _own(rows, config) for split, rows in kept.items()}
-    return ParallelData(_without_leaks(candidates, whole, counts), counts)
+    clean = _without_leaks(candidates, whole, counts)
+    if config.drop_shared_passages:
+        clean = _without_shared_passages(candidates, clean, counts)
+    _count_shared_passages(candidates, clean, counts)
+    return ParallelData({split: ParallelRows(rows.build, clean[split]) for split, rows in candidates.items()}, counts)
 
 
 def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
@@ -94,7 +103,8 @@ def _deal_in(
 
 def _own(rows: DealtRows, config: TaskConfig) -> Candidates:
     fused = () if config.source_languages == (config.target_language,) else config.source_languages
-    return Candidates(partial(_own_row, rows, fused, config.target_language), dict(enumerate(rows.texts())))
+    build = partial(_own_row, rows, fused, config.target_language)
+    return Candidates(build, dict(enumerate(rows.texts())), dict(enumerate(rows.passages())))
 
 
 def _own_row(rows: DealtRows, sources: Sequence[str], target: str, number: int) -> ParallelRow:
@@ -105,15 +115,44 @@ def _own_row(rows: DealtRows, sources: Sequence[str], target: str, number: int) 
 
 def _without_leaks(
     candidates: Mapping[Split, Candidates], whole: Mapping[Split, DealtRows], counts: dict[str, int]
-) -> dict[Split, ParallelRows]:
+) -> Numbers:
     """Drop rows with a text of a held-out row, be that one within its cap or not."""
     numbers = {split: list(rows.texts) for split, rows in candidates.items()}
     for held_out, exposed in HELD_OUT.items():
         seen = {text for texts in whole[held_out].texts() for text in texts}
         seen |= {text for texts in candidates[held_out].texts.values() for text in texts}
         for split in exposed:
-            texts = candidates[split].texts
-            clean = [number for number in numbers[split] if seen.isdisjoint(texts[number])]
+            clean = _disjoint(numbers[split], candidates[split].texts, seen)
             count(counts, f"dropped_text_of_a_{held_out}_row", len(numbers[split]) - len(clean))
             numbers[split] = clean
-    return {split: ParallelRows(rows.build, numbers[split]) for split, rows in candidates.items()}
+    return numbers
+
+
+def _without_shared_passages(
+    candidates: Mapping[Split, Candidates], numbers: Numbers, counts: dict[str, int]
+) -> Numbers:
+    """Drop rows whose long field is that of a held-out row."""
+    for held_out, exposed in HELD_OUT.items():
+        seen = _passages(candidates[held_out], numbers[held_out])
+        for split in exposed:
+            clean = _disjoint(numbers[split], candidates[split].passages, seen)
+            count(counts, f"dropped_passage_of_a_{held_out}_row", len(numbers[split]) - len(clean))
+            numbers = {**numbers, split: clean}
+    return numbers
+
+
+def _count_shared_passages(candidates: Mapping[Split, Candidates], numbers: Numbers, counts: dict[str, int]) -> None:
+    """Count the held-out rows whose long field is also that of a row they are held out from."""
+    for held_out, exposed in HELD_OUT.items():
+        for split in exposed:
+            seen, rows = _passages(candidates[split], numbers[split]), numbers[held_out]
+            shared = len(rows) - len(_disjoint(rows, candidates[held_out].passages, seen))
+            count(counts, f"{held_out}_rows_with_a_passage_of_a_{split}_row", shared)
+
+
+def _passages(candidates: Candidates, numbers: Sequence[int]) -> set[bytes]:
+    return {passage for number in numbers for passage in candidates.passages[number] if passage}
+
+
+def _disjoint(numbers: Sequence[int], checksums: Mapping[int, Sequence[bytes]], seen: set[bytes]) -> list[int]:
+    return [number for number in numbers if seen.isdisjoint(checksums[number])]

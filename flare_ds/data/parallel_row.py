@@ -77,7 +77,9 @@ class Candidates:
     Attributes:
         build: makes the row with a number.
         texts: by the number of each row, the checksums of its text in every language.
+        passages: likewise of its long field.
     """
 
     build: Callable[[int], ParallelRow]
     texts: Mapping[int, Sequence[bytes]]
+    passages: Mapping[int, Sequence[bytes]]

@@ -26,6 +26,7 @@ from flare_ds.data.states import StateStore
 from flare_ds.evaluation.finite import not_finite
 from flare_ds.evaluation.generate import generate_split
 from flare_ds.evaluation.qa import exact_match, token_f1
+from flare_ds.evaluation.sayable import unsayable
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.tasks.base import Metric
@@ -46,9 +47,12 @@ def score_answers(
         states: the run's stored source states, if its provider stores them.
     """
     split = cache.split(split_name)
+    golds = [split.golds(row) for row in np.unique(split.examples, return_index=True)[1].tolist()]
+    too_long = unsayable(golds, _tokenizer(config.model), config.generate.max_new_tokens)
     said = written(running, cache, split_name, config, states=states)
+    best = best_windows(split.examples, [answer.log_probability for answer in said]).tolist()
     records = []
-    for row in best_windows(split.examples, [answer.log_probability for answer in said]).tolist():
+    for row in best:
         prediction, right = said[row].text, split.golds(row)
         records.append(
             {
@@ -61,6 +65,8 @@ def score_answers(
             }
         )
     figures = {name: fmean(record[name] for record in records) for name in ("exact_match", "f1")}
+    cut_off = fmean(not said[row].ended for row in best)
+    figures = {**figures, "cut_off": cut_off, "unsayable": too_long}
     return Scores(metric, "generated", figures, records, not_finite_answers(split, said))
 
 
@@ -77,10 +83,11 @@ def not_finite_answers(split: CacheSplit, said: Sequence["Written"]) -> list[str
 
 
 class Written(NamedTuple):
-    """An answer in words, and the mean log-probability of its tokens."""
+    """An answer in words, the mean log-probability of its tokens, and whether it came to its end."""
 
     text: str
     log_probability: float
+    ended: bool = True
 
 
 def written(
@@ -89,7 +96,7 @@ def written(
     """What the model writes behind every row of a split, in cache order; a collective, see `generate_split`."""
     tokenizer = _tokenizer(config.model)
     decoded = generate_split(running, cache, split_name, config, states=states)
-    return [Written(answer.text(tokenizer), answer.log_probability) for answer in decoded]
+    return [Written(answer.text(tokenizer), answer.log_probability, answer.ended) for answer in decoded]
 
 
 @lru_cache(maxsize=1)

@@ -33,10 +33,12 @@ class Decoded:
     Attributes:
         tokens: without the eos.
         log_probability: mean over its tokens and the eos, if it came to one, whatever the temperature.
+        ended: whether it came to an eos, rather than being cut at generate.max_new_tokens.
     """
 
     tokens: list[int]
     log_probability: float
+    ended: bool = True
 
     def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The answer in words. It is one line: what an untrained model says behind it is no part of it."""
@@ -146,4 +148,4 @@ def _anyone(running: RunningModel, alive_B: Tensor) -> bool:
 def _decoded(tokens: list[int], log_probabilities: list[float], eos: Sequence[int]) -> Decoded:
     """The answer up to the first eos, which counts in its probability."""
     end = next((place for place, token in enumerate(tokens) if token in eos), len(tokens))
-    return Decoded(tokens[:end], statistics.fmean(log_probabilities[: end + 1]))
+    return Decoded(tokens[:end], statistics.fmean(log_probabilities[: end + 1]), end < len(tokens))

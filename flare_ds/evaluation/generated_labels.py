@@ -16,9 +16,11 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.answers import not_finite_answers, written
 from flare_ds.evaluation.qa import unpunctuated
+from flare_ds.evaluation.sayable import check_label_words
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import Metric
+from flare_ds.texts import one_line
 from flare_ds.training.engine import RunningModel
 
 
@@ -36,10 +38,11 @@ def score_generated_labels(
         states: the run's stored source states, if its provider stores them.
 
     Raises:
-        ConfigError: see `label_readings`.
+        ConfigError: see `label_readings` and `check_label_words`.
     """
     split, words = cache.split(split_name), cache.labels
     readings = label_readings(words)
+    check_label_words(cache, config.generate.max_new_tokens)
     said = written(running, cache, split_name, config, states=states)
     records = [
         {
@@ -52,7 +55,8 @@ def score_generated_labels(
         for row, (label, answer) in enumerate(zip(split.labels, said, strict=True))
     ]
     not_a_label = fmean(record["prediction"] is None for record in records)
-    figures = {**label_figures(records), "not_a_label": not_a_label}
+    cut_off = fmean(not answer.ended for answer in said)
+    figures = {**label_figures(records), "not_a_label": not_a_label, "cut_off": cut_off}
     return Scores(metric, "generated", figures, records, not_finite_answers(split, said))
 
 
@@ -73,4 +77,4 @@ def label_readings(words: Sequence[str]) -> dict[str, str]:
 
 
 def _as_compared(text: str) -> str:
-    return " ".join(unpunctuated(text).split())
+    return one_line(unpunctuated(text))

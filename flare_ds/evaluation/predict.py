@@ -5,6 +5,7 @@ Rows are batched and shared among ranks as in evaluation, so what is said of one
 Legend: n rows, one for each window of an example; B rows of a micro-batch, K label words.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.cache.rows import RowEncoder
+from flare_ds.data.cache.rows import FURTHER_CUT, RowEncoder
 from flare_ds.data.collate import Batch, StoredStates
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.mt_tokens import load_mt_tokenizer
@@ -29,7 +30,7 @@ from flare_ds.models.limits import check_positions
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.base import Task
 from flare_ds.training.engine import RunningModel
-from flare_ds.training.process_group import join_process_group
+from flare_ds.training.process_group import join_process_group, rank
 from flare_ds.training.states import for_free_text, free_text_states
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
     Raises:
         CheckpointError: the run has no adapter that fits.
         ConfigError: a text is longer than the base's positions.
-        DataError: a prompt does not fit even with all of its text cut.
+        DataError: the prompt does not fit even without any text.
         NotFiniteError: a score is not finite.
     """
     opened = _open(for_free_text(config), task, rows)
@@ -106,7 +107,7 @@ def write_answers(config: Config, task: Task, rows: Sequence[ParallelRow]) -> li
 
     def ask(batch: Batch, numbers: list[int]) -> list[Written]:
         decoded = generate(opened.running, batch, opened.config, eos=eos, rows=numbers)
-        return [Written(answer.text(opened.tokenizer), answer.log_probability) for answer in decoded]
+        return [Written(answer.text(opened.tokenizer), answer.log_probability, answer.ended) for answer in decoded]
 
     said = opened.ask(ask)
     examples = zip(opened.texts.examples.tolist(), said, strict=True)
@@ -142,7 +143,10 @@ def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: i
     tokenizer = load_tokenizer(config.model)
     mt_tokenizer = load_mt_tokenizer(config.source) if config.reads_mt_encoder else None
     encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
-    texts = FreeTexts(encoder.encode("test", rows))
+    encoded = encoder.encode("test", rows)
+    if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):
+        print(f"warning: {cut} rows do not fit unless all of their texts are cut", file=sys.stderr)
+    texts = FreeTexts(encoded)
     longest = int(longest_prompts(rows_read(texts, config, encoder), streams_of(config)).max())
     check_positions(load_shape(config.model), longest + written - 1, of="the longest text with its prompt and answer")
     stored = None

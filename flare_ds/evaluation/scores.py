@@ -15,7 +15,9 @@ class Scores:
     Attributes:
         metric: the task's; one of the figures.
         answers: whether label words were ranked, or answers generated.
-        figures: all that is measured, by name: accuracy, macro_f1 and loss or not_a_label, or exact_match and f1.
+        figures: all that is measured, by name: accuracy, macro_f1 and loss or not_a_label, or exact_match and f1. Of
+            what is generated, cut_off: the share of answers that came to no eos; of free answers, unsayable: the share
+            of examples whose right answers are all longer than generate.max_new_tokens.
         records: a row of predictions.parquet for each example, in cache order.
         not_finite: ids of the examples whose scores are not finite; their predictions mean nothing.
     """

@@ -1,9 +1,11 @@
 """What the cells of a table mean: ids and answers, each refused by row and column where it means nothing."""
 
 import json
+from collections.abc import Iterator
 
 from flare_ds.tasks.base import Answer
 from flare_ds.tasks.records import Record
+from flare_ds.texts import find_equivalent
 
 
 def read_id(record: Record, column: str) -> str:
@@ -37,16 +39,24 @@ def read_answers(record: Record, column: str, context: str) -> tuple[Answer, ...
         raise record.refuse(column, "at least one answer, each a text")
     if any(isinstance(start, bool) or not isinstance(start, int) for _, start in pairs):
         raise record.refuse(column, "answers with integer starts")
-    return tuple(Answer(text, locate(text, context, near=start)) for text, start in pairs)
+    return tuple(locate(text, context, near=start) for text, start in pairs)
 
 
-def locate(text: str, context: str, *, near: int) -> int | None:
-    """Where an answer stands in its context: at `near` if it does, else at the nearest place; None: nowhere."""
+def locate(text: str, context: str, *, near: int) -> Answer:
+    """An answer as it stands in its context: at `near` if it does, else at the nearest place.
+
+    An answer whose letters the context writes in another Unicode form is found too, and is then written as there. One
+    that is nowhere keeps its text.
+    """
     if context[near : near + len(text)] == text and near >= 0:
-        return near
-    starts: list[int] = []
-    start: int = context.find(text)
+        return Answer(text, near)
+    spans = list(_occurrences(text, context)) or list(find_equivalent(text, context))
+    start, end = min(spans, key=lambda span: abs(span[0] - near), default=(None, None))
+    return Answer(text) if start is None else Answer(context[start:end], start)
+
+
+def _occurrences(text: str, context: str) -> Iterator[tuple[int, int]]:
+    start = context.find(text)
     while start >= 0:
-        starts.append(start)
+        yield start, start + len(text)
         start = context.find(text, start + 1)
-    return min(starts, key=lambda start: abs(start - near), default=None)

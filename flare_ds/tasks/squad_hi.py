@@ -110,7 +110,7 @@ def _read_hindi(english: Sequence[Row], hindi: Sequence[Record], path: Path) -> 
         answer = record.text("target").strip()
         near = _same_place(row.answers[0], len(row.fields["context"]), len(context))
         fields = {"context": context, "question": text[end:].strip()}
-        yield Row(row.id, fields, answers=(Answer(answer, locate(answer, context, near=near)),))
+        yield Row(row.id, fields, answers=(locate(answer, context, near=near),))
 
 
 def _end_of_context(texts: Sequence[str]) -> int:

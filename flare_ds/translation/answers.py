@@ -12,7 +12,11 @@ own; otherwise the next mark is.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
+import regex
+
+from flare_ds.texts import find_equivalent
 from flare_ds.translation.segments import Span
 
 
@@ -42,6 +46,8 @@ MARKS = (Mark('"', '"', "“„«»「", "”“»«」"), Mark("[", "]"), Mark(
 """From the one kept most often."""
 _WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """Scripts that put no space between words: Thai, Lao, Burmese, Khmer, Kana, Chinese."""
+_WORD = regex.compile(r"\w")
+"""A character of a word, vowel signs included."""
 
 
 def mark(sentence: str, answer: Span) -> str | None:
@@ -82,7 +88,7 @@ def unmark(translation: str, sentence: str) -> tuple[str, Span] | None:
 
 
 def find(answer: str, text: str, within: Sequence[Span]) -> Span | None:
-    """Find an answer in a text as whole words, whatever the case of its letters.
+    """Find an answer in a text as whole words, whatever the case and the Unicode form of its letters.
 
     Args:
         answer: what is looked for.
@@ -92,16 +98,19 @@ def find(answer: str, text: str, within: Sequence[Span]) -> Span | None:
     Returns:
         The first place in the first span that has it; None: there is none.
     """
-    if not answer.strip():
-        return None
-    words = re.escape(answer.strip())
-    bounded = words if _WITHOUT_SPACES.search(answer) else rf"(?<!\w){words}(?!\w)"
-    for start, end in within:
-        for flags in (0, re.IGNORECASE):
-            match = re.compile(bounded, flags).search(text, start, end)
-            if match:
-                return match.span()
+    wanted = answer.strip()
+    anywhere = _WITHOUT_SPACES.search(wanted) is not None
+    for (start, end), any_case in product(within, (False, True)):
+        for first, last in find_equivalent(wanted, text[start:end], any_case=any_case):
+            span = start + first, start + last
+            if anywhere or _is_whole(text, span):
+                return span
     return None
+
+
+def _is_whole(text: str, span: Span) -> bool:
+    """Whether no word goes on beyond the ends of a span."""
+    return not (_WORD.match(text[max(0, span[0] - 1) : span[0]]) or _WORD.match(text[span[1] : span[1] + 1]))
 
 
 def _mark_for(sentence: str) -> Mark | None:

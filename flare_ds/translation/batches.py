@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare_ds.files import write_text
-from flare_ds.translation.engines import Direction
+from flare_ds.translation.engines import Direction, Said
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Batch:
     segments: tuple[str, ...]
     path: Path
 
-    def write(self, translations: Sequence[str | None]) -> None:
+    def write(self, translations: Sequence[Said | None]) -> None:
         """Keep the translations.
 
         Raises:
@@ -39,9 +39,10 @@ class Batch:
         assert len(translations) == len(self.segments)
         write_text(self.path, json.dumps(translations, ensure_ascii=False))
 
-    def read(self) -> Iterator[tuple[str, str | None]]:
+    def read(self) -> Iterator[tuple[str, Said | None]]:
         """Each segment and its translation."""
-        return zip(self.segments, json.loads(self.path.read_text(encoding="utf-8")), strict=True)
+        translations = json.loads(self.path.read_text(encoding="utf-8"))
+        return zip(self.segments, (said and Said(*said) for said in translations), strict=True)
 
 
 def make_batches(segments: Iterable[str], size: int, direction: Direction, directory: Path) -> list[Batch]:

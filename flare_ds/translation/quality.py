@@ -1,5 +1,6 @@
 """The quality report of a translation: what can be told wrong without understanding it, counted over all rows."""
 
+import re
 import unicodedata
 from array import array
 from collections.abc import Callable
@@ -19,6 +20,9 @@ _ENOUGH = 20
 _SURE = 0.9
 """Probability from which another language is believed; few words of any language reach it."""
 
+_LOOP = re.compile(r"(?s)(.{20,200}?)\1{2,}|(?=\S)(.{1,20}?)\2{5,}")
+"""The same 20 characters or more three times on end, or fewer six times."""
+
 Speaks = Callable[[str], bool]
 """Whether a text may be in the language it was translated into."""
 
@@ -32,6 +36,8 @@ class Report(BaseModel):
     failed: int = Field(description="without a translation: the engine failed on a sentence")
     empty: int = Field(description="of them, because it returned nothing")
     copied_through: int = Field(description="the translation is the text itself")
+    cut_off: int = Field(description="a sentence came to no end within translate.max_new_tokens")
+    loop: int = Field(description="the translation says the same again and again")
     odd_length: int = Field(description=f"over {_OUTLIER} times longer or shorter than usual here")
     other_language: int = Field(description="the translation is in another language")
     answers: int = Field(description="answers with a known place")
@@ -43,6 +49,15 @@ class Report(BaseModel):
         """The report for people to read."""
         fields = type(self).model_fields.items()
         return [f"{getattr(self, name):>8}  {name}: {field.description}" for name, field in fields]
+
+
+def loops(translation: str, *, of: str) -> bool:
+    """Whether a translation repeats itself where the text it is of does not: a known failure of neural translators."""
+    return _repeats(translation) and not _repeats(of)
+
+
+def _repeats(text: str) -> bool:
+    return any(any(map(str.isalpha, found.group())) for found in _LOOP.finditer(f"{text} "))
 
 
 class Inspector:
@@ -63,6 +78,7 @@ class Inspector:
         text, translation = "\n".join(row.fields.values()), "\n".join(translated.fields.values())
         letters = sum(character.isalpha() for character in text)
         self._count(rows=1, copied_through=letters > 0 and text == translation)
+        self._count(**dict.fromkeys(translated.marks, 1))
         self._count(other_language=letters > 0 and not self._speaks(translation))
         if letters >= _ENOUGH:
             self._ratios.append(len(translation) / len(text))

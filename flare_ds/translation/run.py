@@ -3,14 +3,15 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from flare_ds.config import Config, TaskConfig, TranslateConfig
+from flare_ds.config.data import Mark
 from flare_ds.data.parallel import translation_jobs
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors, sync
@@ -18,10 +19,10 @@ from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import SUBSTITUTES
 from flare_ds.tasks.load import task_of
 from flare_ds.translation.batches import Batch, make_batches
-from flare_ds.translation.engines import Direction
+from flare_ds.translation.engines import Direction, Said
 from flare_ds.translation.job import TranslationJob
-from flare_ds.translation.quality import Inspector
-from flare_ds.translation.rows import Translations, UntranslatedError, segments_of, translate_row
+from flare_ds.translation.quality import Inspector, loops
+from flare_ds.translation.rows import UntranslatedError, segments_of, translate_row
 from flare_ds.translation.store import (
     ELSEWHERE,
     ROWS,
@@ -129,9 +130,9 @@ class _Task:
         shutil.rmtree(partial, ignore_errors=True)
 
     def _write(self, directory: Path) -> None:
-        translations = dict(pair for batch in self.batches for pair in batch.read())
+        said = dict(pair for batch in self.batches for pair in batch.read())
         inspector = Inspector(self.job.to_language)
-        size, checksum = write_rows(directory / ROWS, self._rows(translations, inspector))
+        size, checksum = write_rows(directory / ROWS, self._rows(said, inspector))
         report = inspector.report()
         if report.rows and report.failed == report.rows:
             shutil.rmtree(_partial(self.directory))
@@ -139,7 +140,9 @@ class _Task:
             raise HostError(problem, fix="see its messages above; the same command tries again")
         write_manifest(directory, Manifest(fields=self.fields, rows_bytes=size, rows_sha256=checksum, report=report))
 
-    def _rows(self, translations: Translations, inspector: Inspector) -> Iterator[Row | None]:
+    def _rows(self, said: Mapping[str, Said | None], inspector: Inspector) -> Iterator[Row | None]:
+        translations = {segment: translation and translation.text for segment, translation in said.items()}
+        cut = {segment for segment, translation in said.items() if translation and translation.cut_off}
         for row in tqdm(self.job.rows, desc=f"{self.job.split} rows", unit="row", file=sys.stderr, disable=None):
             try:
                 translated = translate_row(row, self.job.long_field, translations)
@@ -147,8 +150,15 @@ class _Task:
                 inspector.add_failed(empty=error.empty)
                 yield None
             else:
-                inspector.add(row, translated)
-                yield translated
+                marked = replace(translated, marks=tuple(self._marks(row, translated, cut)))
+                inspector.add(row, marked)
+                yield marked
+
+    def _marks(self, row: Row, translated: Row, cut: Set[str]) -> Iterator[Mark]:
+        if cut and not cut.isdisjoint(segments_of(row, self.job.long_field)):
+            yield "cut_off"
+        if any(loops(text, of=row.fields[name]) for name, text in translated.fields.items()):
+            yield "loop"
 
 
 def _partial(directory: Path) -> Path:

@@ -11,10 +11,16 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from flare_ds.texts import clusters
+
 LONGEST = 400
 """Characters of a segment: far below what any of the translators reads at once, and above almost every sentence."""
-_END = re.compile(r"\n|[。！？؟।॥]+[”’」』）]*\s*|[.!?…]+[\"'”’»)\]]*\s+(?=[^\sa-z])")
-_ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|No|vs|Gen|Sen|Rev|Jr|Sr))\.$")
+_END = re.compile(r"\n|[。！？؟।॥]+[”’」』）]*\s*|(?<![.!?…])[.!?…]++[\"'”’»)\]]*+[^\S\n]++(?=\S)")
+_TOKEN = re.compile(r"[^\s.(\[\"'“‘«-]*$")
+"""What stands before a full stop, up to the last space, full stop or opening mark."""
+_ABBREVIATIONS = frozenset(["mrs", "prof", "gen", "sen", "rev", "sra", "dra", "srta", "tgl", "vol", "fig", "etc"])
+_NEARBY = 32
+"""Characters in which a token is looked for."""
 
 Span = tuple[int, int]
 """Where a piece of a text begins and ends, in characters."""
@@ -61,8 +67,28 @@ def replace(text: str, spans: Sequence[Span], translations: Sequence[str]) -> tu
 
 def _sentence_ends(text: str) -> Iterator[int]:
     for match in _END.finditer(text):
-        if not _ABBREVIATION.search(text[max(0, match.start() - 5) : match.start() + 1]):
+        mark = match.group().rstrip()
+        if mark[:1] not in ".!?…" or not mark or not _goes_on(text, match.start(), match.end(), only_stop=mark == "."):
             yield match.end()
+
+
+def _goes_on(text: str, start: int, end: int, *, only_stop: bool) -> bool:
+    """Whether a sentence goes on behind a mark: with a small letter, in any script; or the mark ends something short.
+
+    Cutting too seldom leaves two sentences together, which translators can read; a torn unit or date they cannot.
+    """
+    following = next((character for character in text[end : end + _NEARBY] if character.isalnum()), "")
+    if following.islower():
+        return True
+    found = _TOKEN.search(text[max(0, start - _NEARBY) : start])
+    token = found.group() if found else ""
+    if not only_stop or not token:
+        return False
+    if token.isdecimal():
+        return len(token) <= 2 or text[end].isdecimal()  # a day or a month; a year before them
+    # An initial, a unit. Where letters have no case, whole words can have two of them: `ఉంది`, `있다`.
+    has_case = token.lower() != token.upper()
+    return len(clusters(token)) <= 1 + has_case or token.lower() in _ABBREVIATIONS
 
 
 def _may_cut(place: int, whole: Sequence[Span]) -> bool:

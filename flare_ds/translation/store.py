@@ -1,7 +1,7 @@
 """Finished translations on disk, found by what was translated and how, so that every config with these rows shares one.
 
     translations/eng_Latn-por_Latn-1f0c...d2/
-        rows.jsonl       a line for each row, in their order: [fields, [[answer, start], ...]], or null: it failed
+        rows.jsonl       a line for each row, in their order: [fields, [[answer, start], ...], marks]; null: it failed
         manifest.json    what the key was made of, checksums, the quality report
 
 The directory gets its name when it is whole. Ids and labels are not in it: they are the rows' own.
@@ -27,7 +27,7 @@ from flare_ds.translation.engines import ENGINES, Direction
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.quality import Report
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same rows and engine would give another translation: other segments, other marks."""
 ROWS, MANIFEST = "rows.jsonl", "manifest.json"
 ELSEWHERE = "set translate.directory to a directory you may write in"
@@ -137,9 +137,9 @@ class Translation(Lookup[Row | None]):
         line = json.loads(os.pread(self._file.fileno(), end - start, start))
         if line is None:
             return None
-        fields, answers = line
+        fields, answers, marks = line
         row = self._rows[index]
-        return Row(row.id, fields, row.label, tuple(Answer(text, place) for text, place in answers))
+        return Row(row.id, fields, row.label, tuple(Answer(text, place) for text, place in answers), tuple(marks))
 
 
 def write_rows(path: Path, rows: Iterable[Row | None]) -> tuple[int, str]:
@@ -152,7 +152,7 @@ def write_rows(path: Path, rows: Iterable[Row | None]) -> tuple[int, str]:
     with disk_errors(path, elsewhere=ELSEWHERE), path.open("wb") as file:
         for row in rows:
             answers = [] if row is None else [[answer.text, answer.start] for answer in row.answers]
-            value = None if row is None else [dict(row.fields), answers]
+            value = None if row is None else [dict(row.fields), answers, list(row.marks)]
             line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
             checksum.update(line)
             file.write(line)

@@ -11,8 +11,9 @@ import torch
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import FlareError, HostError
+from flare_ds.texts import one_line
 from flare_ds.translation.batches import Batch
-from flare_ds.translation.engines import ENGINES, Direction, Engine
+from flare_ds.translation.engines import ENGINES, Direction, Engine, Said
 from flare_ds.worker_process import available_cores, end_with_parent
 
 
@@ -43,7 +44,7 @@ class Worker:
             self._direction, self._known = batch.direction, None
         batch.write(self._translate_all(batch.segments))
 
-    def _translate_all(self, segments: Sequence[str]) -> list[str | None]:
+    def _translate_all(self, segments: Sequence[str]) -> list[Said | None]:
         try:
             translations = self._try(segments)
         except FlareError:
@@ -51,18 +52,19 @@ class Worker:
         except Exception as error:
             _say(f"{len(segments)} sentences failed together ({_first_line(error)}); each is tried alone")
             translations = [self._alone(segment) for segment in segments]
-            if not any(translations):
+            if not any(said and said.text for said in translations):
                 self._check_engine(error)
-        self._known = next((segment for segment, done in zip(segments, translations, strict=True) if done), self._known)
+        done = (segment for segment, said in zip(segments, translations, strict=True) if said and said.text)
+        self._known = next(done, self._known)
         return translations
 
-    def _try(self, segments: Sequence[str]) -> list[str | None]:
+    def _try(self, segments: Sequence[str]) -> list[Said | None]:
         translations = self._engine.translate(segments)
         if len(translations) != len(segments):
             raise ValueError(f"{len(translations)} translations of {len(segments)} sentences")
-        return [None if translation is None else " ".join(translation.split()) for translation in translations]
+        return [said and Said(one_line(said.text), said.cut_off) for said in translations]
 
-    def _alone(self, segment: str) -> str | None:
+    def _alone(self, segment: str) -> Said | None:
         try:
             return self._try([segment])[0]
         except FlareError:
@@ -73,7 +75,7 @@ class Worker:
 
     def _check_engine(self, error: Exception) -> None:
         """Tell sentences that cannot be translated from an engine that broke down: can it still do what it could?"""
-        if self._known is not None and not self._alone(self._known):
+        if self._known is not None and not ((said := self._alone(self._known)) and said.text):
             problem = f"translate.engine={self._translate.engine!r} broke down: {_first_line(error)}"
             raise HostError(problem, fix="run the same command again; it goes on from here") from error
 

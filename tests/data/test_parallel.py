@@ -228,3 +228,48 @@ def test_normalise_joins_what_reads_the_same(one: str, other: str) -> None:
 
 def test_normalise_keeps_letters_apart() -> None:
     assert normalise("zażółć") != normalise("zazolc")
+
+
+class Pairs(Memory):
+    """A passage and a question a row; published in three parts."""
+
+    fields = ("passage", "question")
+    split_fields = ("passage", "question")
+    long_field = "passage"
+    pools = ("train", "validation", "test")
+    original_language = None
+    languages = ("en", "pl")
+
+    def __init__(self, parts: Mapping[Pool, list[tuple[str, str]]]) -> None:
+        self.parts, self.gaps = parts, set()
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
+        return [
+            Row(f"{pool}{i}", {"passage": f"{language} {passage}" if passage else "", "question": question}, 0)
+            for i, (passage, question) in enumerate(self.parts[pool])
+        ]
+
+
+SHARED: dict[Pool, list[tuple[str, str]]] = {
+    "train": [("one", "a"), ("two", "b"), ("Two ", "c"), ("", "d"), ("b", "c x")],
+    "validation": [("two", "e"), ("four", "f")],
+    "test": [("TWO", "g"), ("four", "h"), ("five", "i"), ("", "j"), ("b c", "x")],
+}
+
+
+def test_passages_shared_with_held_out_rows_are_counted() -> None:
+    data = load(Pairs(SHARED))
+    assert {name: number for name, number in data.counts.items() if "passage" in name} == {
+        "test_rows_with_a_passage_of_a_train_row": 1,
+        "test_rows_with_a_passage_of_a_validation_row": 2,
+        "validation_rows_with_a_passage_of_a_train_row": 1,
+    }
+    # Where one field ends and the next begins counts: `b | c x` is not `b c | x`.
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 5, "validation": 2, "test": 5}
+
+
+def test_rows_that_share_a_passage_with_a_held_out_row_are_dropped_if_asked() -> None:
+    data = load(Pairs(SHARED), drop_shared_passages=True)
+    assert sorted(ids(data, "train")) == ["train0", "train3", "train4"] and len(ids(data, "test")) == 5
+    assert data.counts["dropped_passage_of_a_test_row"] == 4 and not ids(data, "validation")
+    assert not any(number for name, number in data.counts.items() if "rows_with_a_passage" in name)

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import pytest
 
-from flare_ds.config import TaskConfig
+from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.data import translated
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel, translation_jobs
 from flare_ds.tasks import Row, Task
-from flare_ds.tasks.base import Answer, Pool
+from flare_ds.tasks.base import SPLITS, Answer, Pool
 from flare_ds.translation.job import TranslationJob
 
 POOL_SIZES = {"train": 200, "test": 30}
@@ -49,6 +49,7 @@ class Machine:
     failed: ClassVar[set[int]] = set()
     unlocated: ClassVar[set[int]] = set()
     first_unlocated: ClassVar[set[int]] = set()
+    marks: ClassVar[dict[int, tuple[str, ...]]] = {}
     asked: ClassVar[dict[str, TranslationJob]] = {}
     overheard: ClassVar[str] = ""
 
@@ -65,7 +66,7 @@ class Machine:
         first, second = row.answers
         found = None if number in cls.unlocated else 9
         answers = (Answer(first.text, None if number in cls.first_unlocated else found), Answer(second.text, found))
-        return Row(row.id, fields, row.label, answers)
+        return Row(row.id, fields, row.label, answers, cls.marks.get(number, ()))
 
 
 def cls_text(text: str) -> dict[str, str]:
@@ -77,7 +78,7 @@ def cls_text(text: str) -> dict[str, str]:
 def machine(monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
     monkeypatch.setattr(translated, "open_translation", Machine.open)
     Machine.failed, Machine.unlocated, Machine.first_unlocated = set(), set(), set()
-    Machine.asked, Machine.overheard = {}, ""
+    Machine.asked, Machine.overheard, Machine.marks = {}, "", {}
     return Machine
 
 
@@ -197,3 +198,19 @@ def test_only_the_rows_within_the_caps_are_translated() -> None:
     assert [(job.split, len(job.rows)) for job in jobs] == [("train", 11), ("validation", 2), ("test", 3)]
     assert translation_jobs(Questions(), make("en")) == []
     assert translation_jobs(Questions(), make("en", sides="own")) == []
+
+
+def test_marked_translations_are_counted_and_dropped_if_asked() -> None:
+    Machine.marks = {0: ("cut_off",), 1: ("cut_off", "loop"), 2: ("loop",)}
+    kept = load(Questions())
+    assert {name: number for name, number in kept.counts.items() if "_translation_" in name} == {
+        f"{split}_rows_translation_{mark}": 2 for split in SPLITS for mark in ("cut_off", "loop")
+    }
+    translate = TranslateConfig.model_validate({"drop": ["loop"]})
+    dropped = load_parallel(Questions(), make("fi"), translate)
+    assert {split: len(kept.splits[split]) - len(rows) for split, rows in dropped.splits.items()} == {
+        "train": 2,
+        "validation": 2,
+        "test": 0,
+    }
+    assert dropped.counts["dropped_translation_loop"] == 4 and dropped.counts["train_rows_translation_cut_off"] == 1

@@ -48,19 +48,23 @@ class _Words:
     def decode(self, tokens: Sequence[int], **_: object) -> str:
         return " ".join(("Rome", "Paris", "the", "moon")[token] for token in tokens)
 
+    def __call__(self, texts: Sequence[str], **_: object) -> dict[str, list[list[str]]]:
+        return {"input_ids": [text.split() for text in texts]}
 
-def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    golds = [["rome"], ["Paris", "moon"], ["Paris Rome"]]
+
+def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    golds = [["rome"], ["Paris of the moon", "moon"], ["Paris, not\nRome"]]
     split = SimpleNamespace(
         examples=np.array([0, 0, 1, 2, 2, 2], np.int32),
         ids=lambda row: "aabccc"[row],
         golds=lambda row: golds[[0, 0, 1, 2, 2, 2][row]],
     )
-    decoded = [([3], -2.0), ([2, 0], -0.5), ([3], -9.0), ([2], -0.4), ([0], -0.3), ([0, 1], -0.6)]
+    cut_off = ([0, 1], -0.6, False), ([0], -0.3, False)  # the first does not speak for its example
+    decoded = [([3], -2.0), ([2, 0], -0.5), ([3], -9.0), ([2], -0.4), *cut_off[::-1]]
     monkeypatch.setattr(answers, "generate_split", lambda *_, **__: [Decoded(*answer) for answer in decoded])
     monkeypatch.setattr(answers, "_tokenizer", lambda _: _Words())
     cache = SimpleNamespace(split=lambda _: split)
-    config = SimpleNamespace(model=None)
+    config = SimpleNamespace(model=None, generate=SimpleNamespace(max_new_tokens=2))
     scores = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
     assert [(record["id"], record["prediction"]) for record in scores.records] == [
         ("a", "the Rome"),
@@ -70,7 +74,9 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [record["exact_match"] for record in scores.records] == [True, True, False]
     assert [record["answers"] for record in scores.records] == golds
     assert scores.score == scores.figures["exact_match"] == approx(2 / 3)
-    assert scores.figures["f1"] == approx((1 + 1 + 2 / 3) / 3)
+    assert scores.figures["f1"] == approx((1 + 1 + 1 / 2) / 3)
+    assert scores.figures["cut_off"] == scores.figures["unsayable"] == approx(1 / 3)
+    assert "1 of 3 right answers have more tokens than generate.max_new_tokens=2" in capsys.readouterr().err
     assert scores.outcomes == [True, True, False]
 
 
@@ -119,9 +125,8 @@ def test_a_qa_task_is_learned_from_cache_to_score(learned: Path, settings: dict)
     assert metrics["answers"] == "generated"
     assert before.score < 0.1 and metrics["score"] > 0.75
     assert metrics["score"] == approx(np.mean([line["exact_match"] for line in lines]))
-    assert metrics["figures"] == approx(
-        {name: np.mean([line[name] for line in lines]) for name in ("exact_match", "f1")}
-    )
+    figures = {name: np.mean([line[name] for line in lines]) for name in ("exact_match", "f1")}
+    assert metrics["figures"] == approx({**figures, "cut_off": 0, "unsayable": 0})
     lo, hi = metrics["confidence_interval"]
     assert lo <= metrics["score"] <= hi
     raw = read_lines(Path(settings["task"]["data_dir"]) / "pl/test.jsonl")

@@ -76,7 +76,8 @@ def by_full_forwards(
             if token in eos:
                 break
             answer.append(token)
-        answers.append(Decoded(answer, sum(log_probabilities) / len(log_probabilities)))
+        mean = sum(log_probabilities) / len(log_probabilities)
+        answers.append(Decoded(answer, mean, ended=len(answer) < NEW))
     return answers
 
 

@@ -17,18 +17,24 @@ from flare_ds.training.run import _prepare
 from tests.evaluation.adversarial import strings
 from tests.toy import toy_settings
 
-WORDS = ["positive", "negative", "neutral", "not sure", "ไม่", "سلبي"]
+WORDS = ["positive", "negative", "neutral", "not sure", "ไม่", "سلبي", "n\u00e9gatif"]
 
 
 def scored(
-    written: Sequence[str], labels: Sequence[int], words: Sequence[str], monkeypatch: pytest.MonkeyPatch
+    written: Sequence[str],
+    labels: Sequence[int],
+    words: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    most: int = 2,
 ) -> Scores:
-    """What the scores are where the model writes such answers."""
-    said = [Written(text, -1.0) for text in written]
+    """What the scores are where the model writes such answers, of which those without a letter come to no end."""
+    said = [Written(text, -1.0, bool(text.strip())) for text in written]
     monkeypatch.setattr("flare_ds.evaluation.generated_labels.written", lambda *_, **__: said)
     split = SimpleNamespace(labels=np.array(labels), ids=lambda row: f"r{row}")
-    cache = SimpleNamespace(split=lambda _: split, labels=list(words))
-    return score_generated_labels(None, cache, "test", None, metric="macro_f1", states=None)  # type: ignore[arg-type]
+    cache = SimpleNamespace(split=lambda _: split, labels=list(words), label_tokens=[[1, 2]] * len(words))
+    config = SimpleNamespace(generate=SimpleNamespace(max_new_tokens=most))
+    return score_generated_labels(None, cache, "test", config, metric="macro_f1", states=None)  # type: ignore[arg-type]
 
 
 def slow_reading(text: str, words: Sequence[str]) -> str | None:
@@ -61,6 +67,7 @@ def test_a_thousand_adversarial_answers_score_as_scikit_learn_says(monkeypatch: 
     assert scores.figures["accuracy"] == approx(accuracy_score(true, said))
     assert scores.score == scores.figures["macro_f1"] == approx(f1_score(true, said, labels=WORDS, average="macro"))
     assert scores.figures["not_a_label"] == approx(np.mean([reading is None for reading in readings]))
+    assert scores.figures["cut_off"] == approx(np.mean([not text.strip() for text in written])) > 0
     hits = sum(said == true for said, true in zip(readings, true, strict=True))
     assert scores.figures["accuracy"] == approx(hits / 1000)
     assert 0.3 < scores.figures["not_a_label"] < 0.8 and scores.answers == "generated"
@@ -80,11 +87,17 @@ def test_a_thousand_adversarial_answers_score_as_scikit_learn_says(monkeypatch: 
         ("positive。", None),
         ("posit\u200bive", None),
         ("ไม่", "ไม่"),
+        ("ne\u0301gatif", "n\u00e9gatif"),
     ],
 )
 def test_by_hand(text: str, prediction: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     (record,) = scored([text], [0], WORDS, monkeypatch).records
     assert record["prediction"] == prediction
+
+
+def test_label_words_that_are_longer_than_what_is_written_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"has 2 tokens, more than generate\.max_new_tokens=1"):
+        scored(["positive"], [0], WORDS, monkeypatch, most=1)
 
 
 @pytest.mark.parametrize("words", [["A+", "A-"], ["yes", "YES"], ["!", "a"]])

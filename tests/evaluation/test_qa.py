@@ -1,14 +1,19 @@
 """EM and F1 against another reading of SQuAD v1.1's rules, torchmetrics' scorer, and cases done by hand."""
 
 import random
+import unicodedata
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from torchmetrics.functional.text import squad
 
-from flare_ds.evaluation.qa import exact_match, normalise, token_f1
+from flare_ds.data.cache.encode import tokenize_answers
+from flare_ds.evaluation.generate import Decoded
+from flare_ds.evaluation.qa import exact_match, normalise, token_f1, unpunctuated
+from tests.data.cache.texts import byte_tokenizer
 from tests.evaluation.adversarial import disguised, strings
 
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -16,7 +21,8 @@ PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 def slow_normalise(text: str) -> str:
     """Letter by letter: runs of word characters (the rest being space by now) that are an article are dropped."""
-    kept = [letter for letter in text.lower() if letter not in PUNCTUATION]
+    kept = unicodedata.normalize("NFC", text).lower()
+    kept = unicodedata.normalize("NFC", "".join(letter for letter in kept if letter not in PUNCTUATION))
     words, word = [], ""
     for letter in [*kept, " "]:
         in_word = letter.isalnum() or letter == "_"
@@ -99,6 +105,44 @@ TEXTS = [
     "a_b",
     "an,other",
 ]
+
+
+FORMS = [
+    ("cafe\u0301", "caf\u00e9"),
+    ("\u09dc", "\u09a1\u09bc"),  # Bengali RRA, which NFC takes apart
+    ("\u212b", "\u00c5"),  # the sign for an angstrom is the letter
+    ("\ud55c\uae00", "\u1112\u1161\u11ab\u1100\u1173\u11af"),  # Hangul by syllable and by letter
+    ("q\u0307\u0323", "q\u0323\u0307"),  # marks in either order
+    ("=\u0338", "\u2260"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), FORMS)
+def test_a_letter_is_itself_in_every_form(one: str, other: str) -> None:
+    for said, right in ((one, other), (other, one), (f"The {one}.", f"x {other}"), (one.upper(), other)):
+        assert token_f1(said, [right]) > 0.6
+        assert exact_match(said, [right]) == ("x" not in right)
+
+
+@pytest.mark.parametrize(("one", "other"), [("\ufb01", "fi"), ("\u00bd", "1/2"), ("\u0131", "i"), ("e\u0301", "e")])
+def test_what_only_looks_alike_is_another_letter(one: str, other: str) -> None:
+    assert not exact_match(one, [other])
+
+
+def test_ascii_is_scored_as_before() -> None:
+    for text in filter(str.isascii, [*TEXTS, *strings(1000)]):
+        plain = text.lower().translate(str.maketrans("", "", PUNCTUATION))
+        assert unpunctuated(text) == plain
+
+
+def test_a_tokenizer_that_composes_letters_costs_no_match() -> None:
+    """What a model says that was trained on decomposed letters through a tokenizer as Qwen's."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    gold = "cafe\u0301"
+    (trained,) = tokenize_answers(tokenizer, [gold])
+    said = Decoded(trained[:-1], -1.0).text(tokenizer)
+    assert said != gold and exact_match(said, [gold]) and token_f1(said, [gold]) == 1
 
 
 @pytest.mark.parametrize("text", TEXTS)

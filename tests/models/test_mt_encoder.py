@@ -92,6 +92,8 @@ def test_states_are_those_of_each_text_alone(source: SourceConfig) -> None:
 
 def test_a_row_is_read_without_its_prompt() -> None:
     assert mt_text({"question": "who ?", "context": "nobody ."}) == "who ? nobody ."
+    assert mt_text({"premise": "A dog", "hypothesis": "An animal"}) == "A dog. An animal"
+    assert mt_text({"premise": "वह गया।", "middle": " ", "hypothesis": "हाँ "}) == "वह गया। हाँ"
 
 
 def test_the_projection_follows_from_the_seed(source: SourceConfig) -> None:

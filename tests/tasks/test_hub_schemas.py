@@ -9,6 +9,7 @@ from datasets import Features
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks import NUSAX, TYDIQA, XNLI, Answer, Row, TableTask
+from flare_ds.tasks.cells import locate
 from tests.tasks import tables
 from tests.tasks.tables import SUFFIXES, write_table
 
@@ -89,6 +90,24 @@ def test_a_start_beside_its_answer_is_mended_and_a_strange_answer_keeps_its_text
     for answer in (*right.answers, *wrong.answers):
         if answer.start is not None:
             assert right.fields["context"][answer.start :].startswith(answer.text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "context", "found"),
+    [
+        ("caf\u00e9", "at a cafe\u0301, a cafe\u0301 here", Answer("cafe\u0301", 14)),
+        ("cafe\u0301", "at a caf\u00e9", Answer("caf\u00e9", 5)),
+        ("\u09dc", "\u09ac\u09a1\u09bc", Answer("\u09a1\u09bc", 1)),
+        ("\ud55c", "\u1112\u1161\u11ab \u1100", Answer("\u1112\u1161\u11ab", 0)),
+        ("q\u0307\u0323", "aq\u0323\u0307", Answer("q\u0323\u0307", 1)),
+        ("\u00e0", "a\u0300\u0323", Answer("\u00e0", None)),  # another letter: it has a second mark
+    ],
+)
+def test_an_answer_is_found_in_either_unicode_form_and_written_as_in_its_context(
+    answer: str, context: str, found: Answer
+) -> None:
+    assert locate(answer, context, near=12) == found
+    assert found.start is None or context[found.start :].startswith(found.text)
 
 
 def test_answers_may_be_a_list_of_pairs_too(tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ def test_only_whole_words_are_found() -> None:
     assert find("nt", "Can an ant", [(0, 10)]) is None
     assert find("北京", "我在北京住", [(0, 5)]) == (2, 4)
     assert find(" ", "a b", [(0, 3)]) is None
+    assert find("राम", "रामायण में राम", [(0, 15)]) == (11, 14)  # a vowel sign goes on with a word
+    assert find("Émile", "by e\u0301mile Zola", [(0, 15)]) == (3, 9)
+    assert find("Emil", "by E\u0301mile, E\u0301mil", [(0, 16)]) is None
+    assert find("ΟΔΟΣ", "η οδός, η οδος", [(0, 14)]) == (10, 14)
 
 
 def test_a_sentence_without_translation_fails_its_row() -> None:

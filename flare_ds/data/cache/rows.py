@@ -3,6 +3,7 @@
 Legend: e examples, n rows made of them, t tokens.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -26,7 +27,10 @@ from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Split, Task
+from flare_ds.texts import one_line
 
+FURTHER_CUT = "test_rows_of_which_other_fields_are_cut"
+"""How rows are counted that would not fit if only their long field were cut."""
 Tokens = list[list[int]]
 
 
@@ -52,12 +56,14 @@ class EncodedRows:
     """Some examples, encoded.
 
     Attributes:
-        windows_e: how many rows each example became; 0: it was dropped, as its answer does not fit into a prompt.
+        windows_e: how many rows each example became; 0: it was dropped, as it does not fit into a prompt.
         streams: their tokens.
+        counts: examples that were dropped (`dropped_...`), cut further, or cannot be answered, by the reason's name.
     """
 
     windows_e: np.ndarray
     streams: dict[str, EncodedStream]
+    counts: dict[str, int]
 
 
 class RowEncoder:
@@ -70,7 +76,7 @@ class RowEncoder:
         mt_tokenizer: of the MT encoder, where one reads the target text.
 
     Raises:
-        DataError: two label words cannot be told apart.
+        DataError: two label words cannot be told apart, or the prompt is too long without any text in it.
     """
 
     def __init__(
@@ -88,16 +94,20 @@ class RowEncoder:
         self.prefix_ids = prefix_tokens(tokenizer)
         self.newline_ids = newline_tokens(tokenizer)
         self._label_answers = tokenize_answers(tokenizer, task.labels)
-        windows = PromptEncoder(task, tokenizer, max_prompt_tokens).windows
-        self._reader = ExampleReader(windows, task.free_answers)
+        prompts = PromptEncoder(task, tokenizer, max_prompt_tokens)
+        self._check_template(prompts)
+        self._reader = ExampleReader(prompts.windows, task.free_answers)
 
     def encode(self, split: Split, rows: Sequence[ParallelRow]) -> EncodedRows:
-        """Encode some rows of one split.
+        """Encode some rows of one split. One that cannot be made to fit is dropped; of a test row more is cut instead.
 
         Raises:
-            DataError: a prompt cannot be made to fit, or the tokenizer gave a token id it does not know.
+            DataError: the tokenizer gave a token id it does not know.
         """
-        readings = self._fitting(split, rows, self._reader.read(split, rows))
+        counts: Counter[str] = Counter()
+        rows, readings = self._read(split, rows, counts)
+        if self.task.free_answers:
+            self._count_unanswerable(split, rows, readings, counts)
         sources = source_streams(len(rows[0].sources))
         sides = {stream: [row.sources[number] for row in rows] for number, stream in enumerate(sources)}
         sides["target"] = [row.target for row in rows]
@@ -105,7 +115,7 @@ class RowEncoder:
         if self.mt_tokenizer is not None:
             streams["mt"] = self._mt_stream(self.mt_tokenizer, rows, readings)
         examples_n = np.array([reading.example for reading in readings], np.int64)
-        return EncodedRows(np.bincount(examples_n, minlength=len(rows)), streams)
+        return EncodedRows(np.bincount(examples_n, minlength=len(rows)), streams, dict(counts))
 
     def token_dtype(self, stream: str) -> np.dtype:
         """How tokens of a stream are stored."""
@@ -114,19 +124,40 @@ class RowEncoder:
     def _tokens_known(self, stream: str) -> int:
         return self._mt_vocabulary_size if stream == "mt" else self.vocabulary_size
 
-    def _fitting(self, split: Split, rows: Sequence[ParallelRow], readings: list[Reading]) -> list[Reading]:
-        """Drop examples whose answer is too long to be trained on; refuse a prompt that is too long without a text."""
-        for reading in readings if not (self.task.free_answers and split == "train") else ():
-            for stream, window in reading.windows.items():
-                if len(window.prompt) > self.max_prompt_tokens:
-                    problem = (
-                        f"row {rows[reading.example].id} of task {self.task.name} has a {stream} prompt of "
-                        f"{len(window.prompt)} tokens however much of its {self.task.long_field!r} is cut, "
-                        f"but task.max_prompt_tokens={self.max_prompt_tokens}"
-                    )
-                    raise DataError(problem, fix=f"set task.max_prompt_tokens well above {len(window.prompt)}")
-        longest = [max(len(window.prompt) for window in reading.windows.values()) for reading in readings]
-        return [reading for reading, most in zip(readings, longest, strict=True) if most <= self.max_prompt_tokens]
+    def _check_template(self, prompts: PromptEncoder) -> None:
+        (template,) = prompts.tokenize_prompts([dict.fromkeys(self.task.fields, "")])
+        if len(template) >= self.max_prompt_tokens:
+            problem = (
+                f"the prompt of task {self.task.name} has {len(template)} tokens without any text, but "
+                f"task.max_prompt_tokens={self.max_prompt_tokens}"
+            )
+            raise DataError(problem, fix=f"set task.max_prompt_tokens well above {len(template)}")
+
+    def _read(
+        self, split: Split, rows: Sequence[ParallelRow], counts: Counter[str]
+    ) -> tuple[Sequence[ParallelRow], list[Reading]]:
+        """The readings that fit, and the rows as they show them."""
+        readings = self._reader.read(split, rows)
+        overlong = {reading.example for reading in readings if not self._reader.fits(reading)}
+        if overlong and split == "test":
+            counts[FURTHER_CUT] = len(overlong)
+            rows = [self._reader.squeeze(row) if number in overlong else row for number, row in enumerate(rows)]
+            return rows, self._reader.read(split, rows)
+        counts.update(self._why_dropped(rows[number]) for number in sorted(overlong))
+        return rows, [reading for reading in readings if reading.example not in overlong]
+
+    def _why_dropped(self, row: ParallelRow) -> str:
+        sides = [side for side in (*row.sources, row.target) if side is not None]
+        crowded = any(map(self._reader.is_crowded, sides))
+        return "dropped_prompt_does_not_fit" if crowded else "dropped_answer_does_not_fit_in_prompt"
+
+    def _count_unanswerable(
+        self, split: Split, rows: Sequence[ParallelRow], readings: Sequence[Reading], counts: Counter[str]
+    ) -> None:
+        """Count the examples whose answer no prompt of theirs shows: it cannot be read off."""
+        shown = {r.example for r in readings if self._reader.holds_answer(split, rows[r.example], r)}
+        if missing := {reading.example for reading in readings} - shown:
+            counts[f"{split}_rows_whose_answer_no_prompt_shows"] = len(missing)
 
     def _stream(
         self,
@@ -140,9 +171,11 @@ class RowEncoder:
         windows = [reading.windows[stream] for reading in readings]
         lengths_e = [0 if side is None else len(self._reader.text(side)) for side in sides]
         cut = [w.end - w.start < lengths_e[r.example] for w, r in zip(windows, readings, strict=True)]
-        truncated = 0 if stream == "target" and self._reader.slides(split) else sum(cut)
+        if stream == "target" and self._reader.slides(split):  # what one row leaves out, others of the example show
+            seen = {r.example: w.end for w, r in zip(windows, readings, strict=True)}
+            cut = [end < lengths_e[example] for example, end in seen.items()]
         answers = [answers_e[reading.example] for reading in readings]
-        return self._pack(stream, [window.prompt for window in windows], answers, truncated)
+        return self._pack(stream, [window.prompt for window in windows], answers, sum(cut))
 
     def _answers(self, rows: Sequence[ParallelRow], sides: Sequence[Side | None]) -> Tokens:
         """Answer tokens of each example in one stream; none where it has no such side."""
@@ -151,7 +184,7 @@ class RowEncoder:
             return [
                 [] if side is None else self._label_answers[label] for label, side in zip(labels, sides, strict=True)
             ]
-        texts = ["" if side is None else side.answers[0].text for side in sides]
+        texts = ["" if side is None else one_line(side.answers[0].text) for side in sides]
         tokens = tokenize_answers(self.tokenizer, texts)
         return [[] if side is None else answer for side, answer in zip(sides, tokens, strict=True)]
 

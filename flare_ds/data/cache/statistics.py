@@ -49,6 +49,29 @@ def _examples(split: SplitSummary) -> str:
     return f"{split.examples:,} examples in {split.rows:,} rows ({split.windowed:,} read through several windows)"
 
 
+def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
+    """A line for each held-out split with free answers of more tokens than are decoded.
+
+    Args:
+        cache: whose first right answers are looked at.
+        most: generate.max_new_tokens.
+    """
+    for name in () if cache.labels else ("validation", "test"):
+        split = cache.split(name)
+        lengths_e = _answer_lengths(cache, split)[np.unique(split.examples, return_index=True)[1]]
+        if number := int((lengths_e > most).sum()):
+            yield (
+                f"{name}: {number:,} of {len(lengths_e):,} answers are longer than generate.max_new_tokens={most} and "
+                f"can never be said; {lengths_e.max()} would do for all"
+            )
+
+
+def _answer_lengths(cache: Cache, split: CacheSplit) -> np.ndarray:
+    """Tokens of each row's answer to the target, without the eos: int [n]."""
+    ends = cache.manifest.eos_id is not None
+    return split.lengths("target") - split.prompt_lengths("target") - ends
+
+
 def describe(cache: Cache) -> Iterator[str]:
     """Everything but the tokens: what it was made of, its splits, its size.
 
@@ -92,6 +115,10 @@ def describe_split(cache: Cache, name: str) -> Iterator[str]:
     if cache.labels:
         numbers = np.bincount(split.labels, minlength=len(cache.labels))
         yield "  labels: " + ", ".join(f"{word} {number:,}" for word, number in zip(cache.labels, numbers, strict=True))
+    else:
+        lengths_n = _answer_lengths(cache, split)
+        median, most = np.percentile(lengths_n, [50, 95], method="inverted_cdf")
+        yield f"  answers: {lengths_n.min()} to {lengths_n.max()} tokens, median {median}, 95 % up to {most}"
     for stream, language in cache.manifest.streams.items():
         yield from _describe_stream(split, stream, language, told.truncated[stream])
 

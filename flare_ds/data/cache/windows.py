@@ -9,15 +9,18 @@
                                                      no longer than that is whole in one of them
 
 Widths are found by bisection over tokenized prompts, all rows at once: no tokenizer has to say where its tokens stand.
+Ends that lie within a text are moved inwards to the end of a word; where none is near, to that of a letter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
+
+from flare_ds.texts import Cuts
 
 Fields = Mapping[str, str]
 
-WINDOWS_VERSION = 1
+WINDOWS_VERSION = 2
 """Raised whenever another part of a text would be shown."""
 
 
@@ -60,14 +63,27 @@ class Wanted:
 class _Growth:
     """Windows of every width around one place between two ends; each lies inside all wider ones."""
 
+    cuts: Cuts
     first: int
     last: int
     middle: float
     narrowest: int
 
     def of_width(self, width: int) -> tuple[int, int]:
+        start, end = self._exact(width)
+        least, most = self._least()
+        start = start if start == self.first else min(least, self.cuts.start(start, before=least))
+        return start, end if end == self.last else max(most, self.cuts.end(end, beyond=most))
+
+    def _exact(self, width: int) -> tuple[int, int]:
         start = max(self.first, min(floor(self.middle - width / 2), self.last - width))
         return start, start + width
+
+    def _least(self) -> tuple[int, int]:
+        """What the narrowest shows: whole letters, or nothing."""
+        start, end = self._exact(self.narrowest)
+        start = max(self.first, self.cuts.letter(start))
+        return start, self.cuts.letter_end(end) if self.narrowest else start
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,10 @@ class Windows:
         """One window a row, as wide as fits. Where not even the narrowest does, it is given nevertheless."""
         windows = self._whole([row.fields for row in wanted])
         too_long = [number for number, window in enumerate(windows) if not self.fits(window)]
-        growths = [_Growth(0, windows[row].end, wanted[row].middle, wanted[row].narrowest) for row in too_long]
+        growths = [
+            _Growth(self._cuts(wanted[row].fields), 0, windows[row].end, wanted[row].middle, wanted[row].narrowest)
+            for row in too_long
+        ]
         widest = self._widest([wanted[row].fields for row in too_long], growths)
         for row, window in zip(too_long, widest, strict=True):
             windows[row] = window
@@ -97,24 +116,42 @@ class Windows:
     def slide(self, fields: Sequence[Fields]) -> list[list[Window]]:
         """Windows of each row, from the start of the text to its end; one, if all of it fits.
 
-        Where not even a single character fits, its window is given nevertheless, alone.
+        Where not even a single letter fits, the window is empty and the last.
         """
         found: list[list[Window]] = [[] for _ in fields]
         windows = dict(enumerate(self._whole(fields)))
-        ends = [window.end for window in windows.values()]
         growing = {row: 0 for row, window in windows.items() if not self.fits(window)}
+        cuts = {row: self._cuts(fields[row]) for row in growing}
         for row in windows.keys() - growing.keys():
             found[row] = [windows[row]]
         while growing:
-            growths = [_Growth(start, ends[row], start, min(1, ends[row])) for row, start in growing.items()]
+            ends = [windows[row].end for row in growing]
+            growths = [
+                _Growth(cuts[row], start, end, start, min(1, end))
+                for (row, start), end in zip(growing.items(), ends, strict=True)
+            ]
             widest = self._widest([fields[row] for row in growing], growths)
-            for row, window in zip(list(growing), widest, strict=True):
-                found[row].append(window)
-                growing[row] = window.end - (window.end - window.start) // 4
-                if window.end == ends[row] or not self.fits(window):
+            for row, end, window in zip(list(growing), ends, widest, strict=True):
+                found[row].append(window if self.fits(window) else self._empty(fields[row], window.start))
+                if window.end == end or not self.fits(window):
                     del growing[row]
+                else:
+                    place = window.end - (window.end - window.start) // 4
+                    growing[row] = cuts[row].start_back(place, beyond=window.start) or window.end
         self._widen_last(fields, found)
         return found
+
+    def squeeze(self, fields: Fields) -> Fields:
+        """Cut the other fields, the longest first, until they leave half of the room to the long field."""
+        (template,) = self.tokenize([dict.fromkeys(fields, "")])
+        room = replace(self, most_tokens=(self.most_tokens + len(template)) // 2)
+        shown = {**fields, self.long_field: ""}
+        for name in sorted(fields.keys() - {self.long_field}, key=lambda name: (-len(fields[name]), name)):
+            (window,) = replace(room, long_field=name).fit([Wanted(shown)])
+            shown[name] = shown[name][: window.end]
+            if room.fits(window):
+                break
+        return {**shown, self.long_field: fields[self.long_field]}
 
     def fits(self, window: Window) -> bool:
         """Whether its prompt is short enough."""
@@ -124,7 +161,10 @@ class Windows:
         """Let the last of several windows begin as early as fits: it may hold just a few characters."""
         rows = [row for row, windows in enumerate(found) if len(windows) > 1]
         lasts = [found[row][-1] for row in rows]
-        growths = [_Growth(0, last.end, last.end, last.end - last.start) for last in lasts]
+        growths = [
+            _Growth(self._cuts(fields[row]), 0, last.end, last.end, last.end - last.start)
+            for row, last in zip(rows, lasts, strict=True)
+        ]
         for row, window in zip(rows, self._widest([fields[row] for row in rows], growths), strict=True):
             found[row][-1] = window
 
@@ -148,6 +188,12 @@ class Windows:
 
     def _whole(self, fields: Sequence[Fields]) -> list[Window]:
         return self._show(fields, [(0, len(row[self.long_field])) for row in fields])
+
+    def _empty(self, fields: Fields, place: int) -> Window:
+        return self._show([fields], [(place, place)])[0]
+
+    def _cuts(self, fields: Fields) -> Cuts:
+        return Cuts(fields[self.long_field])
 
     def _show(self, fields: Sequence[Fields], spans: Sequence[tuple[int, int]]) -> list[Window]:
         shown = [self.shown(row, *span) for row, span in zip(fields, spans, strict=True)]

@@ -1,6 +1,7 @@
 """Building a cache: every row is tokenized once and its tokens go to disk as they come; no split is ever held whole."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -39,7 +40,7 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
 
     Raises:
         ConfigError: no such task, or the MT encoder cannot be used.
-        DataError: the data cannot be read, a prompt cannot be made to fit, or label words cannot be told apart.
+        DataError: the data cannot be read, no prompt can be made to fit, or label words cannot be told apart.
         CacheError: the directory of this cache holds another one.
         HostError: the disk is full, `cache_dir` is not writable, or a worker was killed.
     """
@@ -84,19 +85,21 @@ def _is_ready(directory: Path, fields: dict[str, Any]) -> bool:
 
 def _write_splits(
     directory: Path, data: ParallelData, streams: Iterable[str], encoder: RowEncoder, encode: Encode
-) -> tuple[dict[str, SplitSummary], dict[str, Section]]:
+) -> tuple[dict[str, SplitSummary], dict[str, Section], Counter[str]]:
     dtypes = {stream: encoder.token_dtype(stream) for stream in streams}
     splits: dict[str, SplitSummary] = {}
     sections: dict[str, Section] = {}
+    counts: Counter[str] = Counter()
     with tqdm(total=sum(map(len, data.splits.values())), desc="tokenize", unit="row") as progress:
         for split, rows in data.splits.items():
             with SplitWriter(directory, split, dtypes, free_answers=encoder.task.free_answers) as writer:
                 for chunk, encoded in encode(split, _chunks(rows)):
                     writer.append(chunk, encoded)
+                    counts.update(encoded.counts)
                     progress.update(len(chunk))
                 splits[split], of_split = writer.finish()
             sections |= of_split
-    return splits, sections
+    return splits, sections, counts
 
 
 def _manifest(
@@ -106,9 +109,9 @@ def _manifest(
     encoder: RowEncoder,
     splits: dict[str, SplitSummary],
     sections: dict[str, Section],
+    encoded: Mapping[str, int],
 ) -> Manifest:
-    dropped = sum(map(len, data.splits.values())) - sum(split.examples for split in splits.values())
-    counts = data.counts | ({"dropped_answer_does_not_fit_in_prompt": dropped} if encoder.task.free_answers else {})
+    counts = data.counts | dict(encoded)
     for name, split in splits.items():
         _check_has_rows(config, name, split.rows, counts)
     eos, pad = encoder.tokenizer.eos_token_id, encoder.tokenizer.pad_token_id

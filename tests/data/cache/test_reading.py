@@ -11,6 +11,7 @@ import pytest
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache, verify
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream, RowEncoder
+from flare_ds.data.cache.windows import Windows
 from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import DataError
@@ -20,6 +21,8 @@ from tests.data.cache.texts import byte_tokenizer, decode, make_config, make_set
 from tests.mt import write_mt_model
 
 LIMIT = 60
+WORD = 40
+"""Characters that a window gives up at most to end with a word."""
 TOKENIZER = byte_tokenizer()
 
 
@@ -86,9 +89,17 @@ def room(side: Side) -> int:
 
 
 def stands_near(place: float, part: str, text: str) -> bool:
-    """Whether a part of a text has a place in its middle, as far as the ends of the text allow."""
+    """Whether a part of a text has a place in its middle, as far as whole words and the ends of the text allow."""
     start = min(max(0, place - len(part) / 2), len(text) - len(part))
-    return any(text.startswith(part, near) for near in range(len(text)) if abs(near - start) < 1)
+    return any(text.startswith(part, near) for near in range(len(text)) if abs(near - start) < WORD)
+
+
+def cut_between_words(text: str, part: range, answer: range) -> bool:
+    """Whether a part ends where the text does or where words do, or no word does between that end and the answer."""
+    left, right = text[part.start : answer.start], text[answer.stop : part.stop]
+    begins = part.start == 0 or text[part.start - 1] == " " != text[part.start] or " " not in left.strip()
+    ends = part.stop == len(text) or text[part.stop] == " " != text[part.stop - 1] or " " not in right.strip()
+    return begins and ends
 
 
 def test_a_training_prompt_holds_its_own_answer_with_as_much_around_it_as_fits() -> None:
@@ -96,21 +107,23 @@ def test_a_training_prompt_holds_its_own_answer_with_as_much_around_it_as_fits()
     encoded = encode("train", rows)
     assert (encoded.windows_e == 1).all()
     for number, stream in enumerate(("source", "target")):
-        cut = 0
+        cut = whole = 0
         for row, part, said in zip(rows, shown(encoded.streams[stream]), answers(encoded.streams[stream]), strict=True):
             one = (*row.sources, row.target)[number]
             answer, text = one.answers[0], one.fields["text"]
-            assert said == f" {answer.text}<eos>"
+            assert said == f" {' '.join(answer.text.split())}<eos>"
             starts = [start for start in range(answer.start + 1) if text.startswith(part, start)]
             start = min(starts, key=lambda start: abs(start + len(part) / 2 - answer.start - len(answer.text) / 2))
             assert start <= answer.start and answer.start + len(answer.text) <= start + len(part)
             if part != text:
                 cut += 1
-                assert room(one) - 2 < len(part.encode()) <= room(one)  # one more character might have taken two bytes
-                left, right = answer.start - start, start + len(part) - answer.start - len(answer.text)
-                at_an_end = start == 0 or start + len(part) == len(text)
-                assert at_an_end or abs(left - right) <= 1
-        assert encoded.streams[stream].truncated == cut > 50
+                end = start + len(part)
+                assert room(one) - 2 * WORD < len(part.encode()) <= room(one)
+                whole += len(part.encode()) > room(one) - 20
+                left, right = answer.start - start, end - answer.start - len(answer.text)
+                assert start == 0 or end == len(text) or abs(left - right) < WORD
+                assert cut_between_words(text, range(start, end), range(answer.start, answer.start + len(answer.text)))
+        assert encoded.streams[stream].truncated == cut > 50 and whole > cut / 2
 
 
 @pytest.mark.parametrize("without", ["source", "target"])
@@ -177,13 +190,72 @@ def test_a_row_without_a_source_has_nothing_there(split: str) -> None:
     assert (encoded.streams["target"].lengths_n > 0).all()
 
 
-def test_a_question_that_leaves_no_room_is_refused_in_evaluation() -> None:
-    row = example(3)
-    row = replace(row, sources=(Side(row.sources[0].fields | {"question": "?" * LIMIT}, row.sources[0].answers),))
-    with pytest.raises(
-        DataError, match=r"row q3 of task quiz has a source prompt of \d+ tokens .*max_prompt_tokens=60"
-    ):
-        encode("test", [row])
+def crowded(row: ParallelRow, question: str, *, source: bool) -> ParallelRow:
+    """The row with another question on one side."""
+    one = row.sources[0] if source else row.target
+    other = replace(one, fields=one.fields | {"question": question})
+    return replace(row, sources=(other,)) if source else replace(row, target=other)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("source", [True, False])
+def test_a_question_that_leaves_no_room_drops_its_row_and_no_other(split: str, source: bool) -> None:
+    fine = [example(number) for number in range(4)]
+    rows = [*fine[:2], crowded(example(9), "?" * LIMIT, source=source), *fine[2:]]
+    encoded, alone = encode(split, rows), encode(split, fine)
+    assert encoded.windows_e.tolist() == [*alone.windows_e[:2], 0, *alone.windows_e[2:]]
+    assert encoded.counts == {**alone.counts, "dropped_prompt_does_not_fit": 1}
+    for stream, of_stream in alone.streams.items():
+        assert (encoded.streams[stream].tokens_t == of_stream.tokens_t).all()
+
+
+@pytest.mark.parametrize("source", [True, False])
+def test_of_a_test_row_the_question_is_cut_too_and_no_row_is_lost(source: bool) -> None:
+    fine = [example(number) for number in range(4)]
+    question = " ".join(f"word{number}" for number in range(20))
+    rows = [*fine[:2], crowded(example(9), question, source=source), *fine[2:]]
+    encoded = encode("test", rows)
+    assert (encoded.windows_e > 0).all() and encoded.counts["test_rows_of_which_other_fields_are_cut"] == 1
+    assert all(stream.prompt_lengths_n.max() <= LIMIT for stream in encoded.streams.values())
+    of_row = np.repeat(np.arange(5), encoded.windows_e) == 2
+    cut = [
+        p for p, mine in zip(prompts(encoded.streams["source" if source else "target"]), of_row, strict=True) if mine
+    ]
+    for prompt in cut:
+        text, asked, end = prompt.split("\n")
+        assert end == ">" and text and asked.startswith("word0 word1") and question.startswith(f"{asked} ")
+
+
+def test_the_longest_of_the_other_fields_is_cut_first() -> None:
+    shown = windows(30).squeeze({"text": "t" * 50, "long": "l" * 40, "short": "s" * 6})
+    assert shown["short"] == "s" * 6 and shown["text"] == "t" * 50 and 0 < len(shown["long"]) < 20
+    shown = windows(30).squeeze({"text": "t" * 50, "long": "l" * 40, "short": "s" * 39})
+    assert shown["long"] == "" and 0 < len(shown["short"]) < 20
+
+
+def windows(limit: int) -> Windows:
+    """Of a prompt of all texts, a byte a token."""
+    return Windows(lambda rows: [[0] * sum(map(len, row.values())) for row in rows], "text", limit)
+
+
+def test_a_template_that_is_too_long_is_refused_before_any_row() -> None:
+    with pytest.raises(DataError, match=r"quiz has 3 tokens without any text, but task\.max_prompt_tokens=3"):
+        RowEncoder(Quiz(), TOKENIZER, 3)
+
+
+def test_answers_that_no_prompt_shows_are_counted() -> None:
+    seen, nowhere = example(1), example(2, found=(True, False))
+    assert encode("train", [seen, nowhere, nowhere]).counts == {"train_rows_whose_answer_no_prompt_shows": 2}
+    assert encode("test", [seen, nowhere]).counts == {"test_rows_whose_answer_no_prompt_shows": 1}
+    text = nowhere.target.fields["text"]
+    long = replace(nowhere, target=replace(nowhere.target, answers=(Answer(text[:60], 0),)))  # longer than a window
+    assert encode("validation", [seen, long]).counts == {"validation_rows_whose_answer_no_prompt_shows": 1}
+
+
+def test_an_answer_is_trained_on_one_line() -> None:
+    row = example(1)
+    broken = replace(row.target, answers=(Answer("red\n\n blue\u2028green ", None),))
+    assert answers(encode("train", [replace(row, target=broken)]).streams["target"]) == [" red blue green<eos>"]
 
 
 # The same in a cache
@@ -247,7 +319,7 @@ def test_an_mt_encoder_reads_what_the_target_shows(quiz_root: Path) -> None:
         split, cut = cache.split(name), 0
         for row in range(len(split)):
             note, _, text = decode(TOKENIZER, split.prompt("target", row).tolist()).partition(": ")
-            whole = tokenizer(f"{text.removesuffix(' Answer:')} {note}")["input_ids"]
+            whole = tokenizer(f"{text.removesuffix(' Answer:').strip()}. {note}")["input_ids"]
             cut += len(whole) > 80
             assert split.prompt("mt", row).tolist() == (whole if len(whole) <= 80 else [*whole[:79], whole[-1]])
             assert len(split.answer("mt", row)) == 0

@@ -1,8 +1,10 @@
 """Windows of long texts, against a slow search through all of them."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,9 +103,9 @@ def test_every_character_is_shown_and_no_short_answer_is_torn(texts: list[str], 
 
 
 @pytest.mark.parametrize("text", ["", "b", "bbb"])
-def test_where_nothing_fits_the_narrowest_is_given(text: str) -> None:
+def test_where_nothing_fits_nothing_is_shown_but_an_answer(text: str) -> None:
     choose = windows(TEMPLATE)
-    assert [[span(window) for window in row] for row in choose.slide(rows([text]))] == [[(0, min(1, len(text)))]]
+    assert [[span(window) for window in row] for row in choose.slide(rows([text]))] == [[(0, 0)]]
     assert span(choose.fit([Wanted(rows([text])[0], len(text) / 2, len(text))])[0]) == (0, len(text))
 
 
@@ -121,3 +123,33 @@ def test_a_book_is_tokenized_a_few_times_and_a_batch_in_few_calls() -> None:
     calls = 0
     windows(300, counting).fit([Wanted(row, 900.0) for row in rows([book[:5000]] * 200)])
     assert calls < 20
+
+
+LETTERS = ["a", "e\u0301", "की", "क्षि", "👩\u200d👩\u200d👧", "한", "\u1112\u1161\u11ab", "กำ", "🇵🇱"]
+WORDS = st.lists(st.sampled_from(LETTERS), min_size=1, max_size=12).map("".join)
+
+
+def whole_letters(fields: Sequence[Fields]) -> list[list[int]]:
+    return [[0] * len(row["text"]) for row in fields]
+
+
+@given(st.lists(WORDS, max_size=9), st.integers(12, 40), st.data())
+def test_neither_words_nor_letters_are_torn(words: list[str], limit: int, data: st.DataObject) -> None:
+    text = " ".join(words)
+    edges = {0, *accumulate(len(letter) for letter in regex.findall(r"\X", text))}
+    choose = windows(limit, whole_letters)
+    middle = data.draw(st.integers(0, len(text)))
+    (fitted,), (slid,) = choose.fit([Wanted(rows([text])[0], middle)]), choose.slide(rows([text]))
+    assert all(map(choose.fits, (fitted, *slid)))
+    assert {place for window in (fitted, *slid) for place in span(window)} <= edges
+    begins = {place for place in edges if text[place - 1 : place] == " " != text[place : place + 1]}
+    ends = {place for place in edges if text[place : place + 1] == " " != text[place - 1 : place]}
+    if fitted.end < len(text):
+        assert fitted.end in ends or ends.isdisjoint(range(middle + 1, fitted.end + 1))
+    if fitted.start > 0:
+        assert fitted.start in begins or begins.isdisjoint(range(fitted.start, max(e for e in edges if e <= middle)))
+    for window in slid[:-1]:
+        first = min(edge for edge in edges if edge > window.start)
+        assert window.end in ends or ends.isdisjoint(range(first + 1, window.end + 1))
+    shown = set().union(*(range(window.start, window.end) for window in slid))
+    assert {text[place] for place in set(range(len(text))) - shown} <= {" "}
