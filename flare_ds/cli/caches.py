@@ -93,8 +93,8 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _fields(path: Path) -> dict[str, Any]:
     """What the tokens of a cache depend on: of one that is there, or of the one that a config wants."""
-    from flare_ds.data.cache.format import read_manifest
     from flare_ds.data.cache.key import key_fields
+    from flare_ds.data.cache.manifest import read_manifest
     from flare_ds.data.parallel import load_parallel
     from flare_ds.models.loading import load_tokenizer
     from flare_ds.tasks.load import task_of

@@ -113,7 +113,8 @@ class StoreWriter:
             self.path.mkdir(parents=True, exist_ok=True)
             for split, file in self._partial.items():
                 with file.open("wb") as reserved:
-                    os.posix_fallocate(reserved.fileno(), 0, self.layout.split_bytes(split))
+                    if size := self.layout.split_bytes(split):  # a split may have no source at all
+                        os.posix_fallocate(reserved.fileno(), 0, size)
 
     def write(self, split: str, row: int, states_nKD: Tensor) -> None:
         """Write the states of one row.
@@ -163,7 +164,7 @@ class StoreWriter:
             },
         )
         sync(self.path)
-        return open_store(self.path)
+        return open_store(self.path, key=self.store.key)
 
     def discard(self) -> None:
         """Remove what a failed build left."""

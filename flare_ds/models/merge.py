@@ -22,11 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from flare_ds.adapters.files import WEIGHTS, check_settings, read_weights, saved_settings
+from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, read_weights, saved_settings
 from flare_ds.adapters.variant import merge_refused
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json
+from flare_ds.json_text import parse_object
 from flare_ds.models.loading import load_shape
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -121,10 +122,29 @@ def _open_base(config: Config) -> _Base:
 def _weight_files(directory: Path) -> list[str]:
     """Names of the files that transformers would read."""
     if (directory / _INDEX).is_file():
-        return sorted(set(_read_json(directory / _INDEX)["weight_map"].values()))
+        return sorted({_plain_name(file) for file in _index(directory).values()})
     if not (directory / "model.safetensors").is_file():
         raise CheckpointError(f"{directory} holds no .safetensors files", fix="save the base with save_pretrained")
     return ["model.safetensors"]
+
+
+def _index(directory: Path) -> dict[str, Any]:
+    """Which file holds each weight, as the base's index says; a base may come from anybody.
+
+    Raises:
+        ValueError: it does not say so.
+    """
+    found = parse_object((directory / _INDEX).read_bytes()).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{_INDEX} names no files")
+    return found
+
+
+def _plain_name(file: Any) -> str:
+    """The name of a weight file; one that leads to another directory would be written there, too."""
+    if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        raise ValueError(f"{_INDEX} names the file {file!r}")
+    return file
 
 
 def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
@@ -138,14 +158,23 @@ def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
             factors = {"down": left.pop(key), "up": left.pop(name + _UP)}
             updates[name.removeprefix(_PREFIX) + ".weight"] = partial(_add, **factors, scaling=scaling)
     if settings.train_head and _PREFIX + head in left:
-        rows = saved_settings(adapter)["label_ids"].values() if config.train.objective == "labels" else None
-        updates[head] = partial(_replace, trained=left.pop(_PREFIX + head), rows=rows and list(rows))
+        rows = _label_rows(adapter) if config.train.objective == "labels" else None
+        updates[head] = partial(_replace, trained=left.pop(_PREFIX + head), rows=rows)
     if left:
         raise CheckpointError(
             f"{len(left)} matrices of {adapter / WEIGHTS} cannot be merged, first {min(left)!r}",
             fix="train the run again; an adapter made elsewhere is merged by what made it",
         )
     return updates
+
+
+def _label_rows(adapter: Path) -> list[int]:
+    """The rows of the head that the adapter has trained."""
+    ids = saved_settings(adapter).get("label_ids")
+    rows = list(ids.values()) if isinstance(ids, dict) else []
+    if not rows or not all(type(row) is int and row >= 0 for row in rows):
+        raise CheckpointError(f"{adapter / SETTINGS} does not tell label_ids", fix="train it again, or check RUN")
+    return rows
 
 
 def _add(weight: Tensor, *, down: Tensor, up: Tensor, scaling: float) -> Tensor:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flare_ds.exceptions import DataError
 from flare_ds.files import write_text
+from flare_ds.json_text import parse_json
 from flare_ds.translation.engines import Direction
 
 
@@ -40,8 +42,20 @@ class Batch:
         write_text(self.path, json.dumps(translations, ensure_ascii=False))
 
     def read(self) -> Iterator[tuple[str, str | None]]:
-        """Each segment and its translation."""
-        return zip(self.segments, json.loads(self.path.read_text(encoding="utf-8")), strict=True)
+        """Each segment and its translation.
+
+        Raises:
+            DataError: the file was changed.
+        """
+        try:
+            translations = parse_json(self.path.read_bytes())
+            if not isinstance(translations, list) or len(translations) != len(self.segments):
+                raise ValueError(f"it holds no list of {len(self.segments)} translations")
+            if not all(text is None or isinstance(text, str) for text in translations):
+                raise ValueError("it holds something else than texts")
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {self.path}: {error}", fix=f"rm {self.path}; run it again") from error
+        return zip(self.segments, translations, strict=True)
 
 
 def make_batches(segments: Iterable[str], size: int, direction: Direction, directory: Path) -> list[Batch]:

@@ -1,6 +1,5 @@
 """A directory of caches: which lie there, in what state, and how one is removed under the eyes of its readers."""
 
-import json
 import re
 import secrets
 import shutil
@@ -9,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flare_ds.data.cache.format import FORMAT, MANIFEST, Manifest, read_manifest
+from flare_ds.data.cache.format import FORMAT, MANIFEST, Manifest
+from flare_ds.data.cache.manifest import read_manifest
 from flare_ds.data.cache.reader import open_cache
 from flare_ds.exceptions import CacheError
 from flare_ds.files import disk_errors
+from flare_ds.json_text import parse_json
 
 State = Literal["whole", "damaged", "unfinished"]
 _FINISHED_NAME = re.compile(r"[^.].*-[0-9a-f]{16}")
@@ -81,7 +82,7 @@ def is_cache(path: Path) -> bool:
     if not path.is_dir() or path.is_symlink():
         return False
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((path / MANIFEST).read_bytes())
     except (OSError, ValueError):
         built = _FINISHED_NAME.fullmatch(path.name) and any(path.glob("train.target.*"))
         return bool(built or _BUILD_NAME.fullmatch(path.name))
