@@ -19,6 +19,7 @@ from flare_ds.exceptions import CacheError, ConfigError, FlareError
 from flare_ds.files import write_json, write_text
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.tasks.load import task_of
+from flare_ds.tasks.of_run import keep_task_file
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.versions import versions
@@ -54,6 +55,7 @@ def _prepare(config: Config, train: bool) -> Path:
     write_json(
         run_dir / _RECORD, {"key": cache.key, "fields": cache.manifest.fields, "settings": _cache_settings(config)}
     )
+    keep_task_file(config.task.path, run_dir)
     write_text(run_dir / "config.yaml", config.to_yaml())
     write_json(run_dir / "versions.json", versions())
     return cache.path

@@ -94,7 +94,7 @@ def test_a_declaration_says_what_a_task_needs(tmp_path: Path) -> None:
         ({"template": "{text.__class__}:"}, "'text.__class__' is not among fields"),
         (
             {"template": "{text:>2000000000}:"},
-            "formats a field; write its name alone|formats a field\n.*its name alone",
+            "formats a field",
         ),
         ({"template": "{text!r}:"}, "formats a field"),
         ({"template": "{text"}, r"template='\{text': expected '\}' .*\n.*write a brace"),
