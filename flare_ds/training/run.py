@@ -13,6 +13,7 @@ from typing import Any
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, differences, open_cache, prepare_cache
 from flare_ds.data.cache.directory import stored_caches
+from flare_ds.data.cache.trash import mark_used
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.exceptions import CacheError, ConfigError, FlareError
@@ -58,6 +59,7 @@ def _prepare(config: Config, train: bool) -> Path:
     keep_task_file(config.task.path, run_dir)
     write_text(run_dir / "config.yaml", config.to_yaml())
     write_json(run_dir / "versions.json", versions())
+    mark_used(cache.path)
     return cache.path
 
 
