@@ -36,6 +36,7 @@ from workload import make_config, run_ranks
 from flare_ds.config import Config
 from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache
 from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Section, SplitSummary, write_manifest
+from flare_ds.data.cache.key import content_key
 from flare_ds.data.cache.publish import building
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream
 from flare_ds.data.cache.split_writer import SplitWriter
@@ -132,11 +133,14 @@ def random_rows(numbers: range) -> tuple[list[ParallelRow], EncodedRows]:
 
 def manifest_of(summary: SplitSummary, sections: dict[str, Section]) -> Manifest:
     """The manifest of the large cache."""
+    source, target = Pairs.languages
+    about = {"task": Pairs.name, "task_version": 1, "source_language": source, "target_language": target}
+    fields = about | {"tokenizer_sha256": ""}
     return Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
-        key="",
-        fields={},
+        key=content_key(fields),
+        fields=fields,
         streams=dict(zip(STREAMS, Pairs.languages, strict=True)),
         labels=[*Pairs.labels],
         label_tokens=[[4], [5]],

@@ -1,15 +1,21 @@
 """Files that are either whole or absent: written to a temporary name, synced, renamed."""
 
 import errno
-import json
-import math
 import os
+import re
+import secrets
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from flare_ds.exceptions import HostError
+from flare_ds.json_text import json_text
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16,64}\.tmp")
+_LEFT_AFTER_S = 24 * 3600
 
 
 @contextmanager
@@ -29,10 +35,14 @@ def disk_errors(path: Path, *, elsewhere: str = "choose a place you may write to
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a directory's entries, survive a power cut."""
+    """Make a file's content, or a directory's entries, survive a power cut, where the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems do not know this for directories, which are renamed well all the same.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(descriptor)
 
@@ -43,15 +53,25 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         HostError: the disk is full or not writable; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
             write(temporary)
             sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=64)
+def sweep(directory: Path) -> None:
+    """Remove what killed writers left in a directory, once a process; a living one writes for less than a day."""
+    for left in directory.iterdir():
+        with suppress(OSError):  # another process was faster
+            if _TEMPORARY.fullmatch(left.name) and time.time() - left.stat().st_mtime > _LEFT_AFTER_S:
+                left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,19 +82,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, in key order as given."""
     write_text(path, json_text(value, indent=2) + "\n")
-
-
-def json_text(value: Any, *, indent: int | None = None) -> str:
-    """A value as JSON that any reader takes: NaN and infinities, which JSON does not have, become null."""
-    return json.dumps(_without_not_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _without_not_finite(value: Any) -> Any:
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {key: _without_not_finite(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_without_not_finite(inner) for inner in value]
-    return value

@@ -128,7 +128,7 @@ def find_runs(directory: Path) -> list[RunResult]:
         DataError: there are none.
         ConfigError: a saved config is damaged.
     """
-    runs = [RunResult(file.parent, load_config(file)) for file in sorted(directory.rglob("config.yaml"))]
+    runs = [RunResult(file.parent, load_config(file.parent)) for file in sorted(directory.rglob("config.yaml"))]
     if not runs:
         raise DataError(f"no runs below {directory}", fix="check the path; a run directory holds a config.yaml")
     return runs

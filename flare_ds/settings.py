@@ -15,25 +15,41 @@ from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.load import task_of
+from flare_ds.tasks.of_run import use_named_task, use_task_of_run
 from flare_ds.yaml_file import read_yaml
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_code: bool = False) -> Config:
     """Read a YAML file, apply `key=value` overrides, check everything.
 
     Args:
         path: a YAML file, or a run directory (its saved `config.yaml`).
         overrides: e.g. `["train.steps=10", "task.target_language=pl"]`; values are read as YAML.
+        trust_task_code: whether a task in Python that a run directory names may be run; one named otherwise may.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a setting is unknown, mistyped or out of range.
     """
     file = Path(path)
+    is_run = file.is_dir() or (file.name == "config.yaml" and (file.parent / "versions.json").exists())
     file = file / "config.yaml" if file.is_dir() else file
     settings = read_yaml(file)
+    saved = _task_path(settings)
     for override in overrides:
         apply_override(settings, override)
+    if (task_path := _task_path(settings)) is not None:
+        named = any(override.startswith("task.path=") for override in overrides)
+        if task_path == saved and not named and is_run:
+            use_task_of_run(task_path, file.parent, trusted=trust_task_code)
+        else:
+            use_named_task(task_path)
     return parse_config(settings, origin=str(file))
+
+
+def _task_path(settings: dict[str, Any]) -> str | None:
+    task = settings.get("task")
+    path = task.get("path") if isinstance(task, dict) else None
+    return path if isinstance(path, str) else None
 
 
 def parse_config(settings: dict[str, Any], *, origin: str) -> Config:

@@ -130,7 +130,7 @@ def _claim_directories(plan: Plan) -> None:
 
 
 def _check_unchanged(run: PlannedRun, plan: Plan) -> None:
-    saved, wanted = (_flat(config) for config in (load_config(run.directory), run.config))
+    saved, wanted = (_flat(config) for config in (load_config(run.directory, trust_task_code=True), run.config))
     changed = [name for name in wanted if saved[name] != wanted[name]]
     if changed:
         name = changed[0]
@@ -193,14 +193,14 @@ def _prepare(runs: Sequence[PlannedRun], plan: Plan) -> list[_Stage]:
     overrides = [] if base == run.config.model.base else [f"model.base={json.dumps(base)}"]
     results = tuple(other.directory / "metrics.json" for other in runs)
     log = run.directory / "log.txt"
-    prepare = _Stage(f"prepare {languages}", _single("prepare", str(run.directory), *overrides), log, results)
+    prepare = _Stage(f"prepare {languages}", _single("prepare", *_named(run), *overrides), log, results)
     if not task.is_translated:
         return [prepare]
-    return [_Stage(f"translate {languages}", _single("translate", str(run.directory)), log, results), prepare]
+    return [_Stage(f"translate {languages}", _single("translate", *_named(run)), log, results), prepare]
 
 
 def _stage1(run: PlannedRun, plan: Plan) -> list[_Stage]:
-    command = (*plan.launch, "flare_ds", "stage1", str(run.directory / "config.yaml"))
+    command = (*plan.launch, "flare_ds", "stage1", *_named(run))
     command += ("--output", str(plan.tuned_base))
     return [_Stage(run.name, command, run.directory / "log.txt", (plan.tuned_base,)), _evaluate(run, plan)]
 
@@ -210,13 +210,19 @@ def _cell(run: PlannedRun, plan: Plan) -> list[_Stage]:
 
 
 def _train(run: PlannedRun, plan: Plan) -> _Stage:
-    command = (*plan.launch, "flare_ds", "train", str(run.directory / "config.yaml"))
+    command = (*plan.launch, "flare_ds", "train", *_named(run))
     return _Stage(f"{run.name} train", command, run.directory / "log.txt", (run.directory / "training.json",))
 
 
 def _evaluate(run: PlannedRun, plan: Plan) -> _Stage:
-    command = (*plan.launch, "flare_ds", "evaluate", str(run.directory))
+    command = (*plan.launch, "flare_ds", "evaluate", *_named(run))
     return _Stage(f"{run.name} evaluate", command, run.directory / "log.txt", (run.directory / "metrics.json",))
+
+
+def _named(run: PlannedRun) -> tuple[str, ...]:
+    """A run, for a verb; its task in Python is the one that the user's own file names."""
+    path = run.config.task.path
+    return (str(run.directory), *(("--trust-task-code",) if path is not None and path.endswith(".py") else ()))
 
 
 def _single(*words: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ The card follows from the adapter's files and the run's config, so it can be wri
 adapter, with what it scored in validation, and after `evaluate` with the test scores added.
 """
 
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -12,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from flare_ds.adapters.files import KEPT, OWN_PEFT_TYPE, SETTINGS, WEIGHTS
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_text
+from flare_ds.json_text import parse_object
 from flare_ds.markdown import DASH, table
 
 CARD = "README.md"
@@ -28,6 +29,15 @@ _METRICS = {
     "f1": ("f1", "F1"),
 }
 """Figures the card tells: what the hub calls each, and what a reader does."""
+
+
+class _Kept(BaseModel):
+    """What was kept with the weights."""
+
+    model_config = ConfigDict(strict=True)
+
+    validation: dict[str, float] | None = None
+    versions: dict[str, str] = {}
 
 
 def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | None = None) -> None:
@@ -42,7 +52,7 @@ def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | Non
         CheckpointError: the adapter's files are missing or damaged.
     """
     plain, trained, kept = _read(directory)
-    validation = kept.get("validation")
+    validation = kept.validation
     parts = [
         f"---\n{_front_matter(config, plain, validation, test).to_yaml()}\n---",
         f"# {config.method}: {config.task.name} in {config.task.target_language}",
@@ -50,20 +60,22 @@ def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | Non
         _scores_table(validation, test),
         _how_to_load(config, plain),
         f"## Settings\n\n```yaml\n{config.to_yaml()}```",
-        "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in kept.get("versions", {}).items()),
+        "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in kept.versions.items()),
     ]
     write_text(directory / CARD, "\n\n".join(parts) + "\n")
 
 
-def _read(directory: Path) -> tuple[bool, int, Mapping[str, Any]]:
+def _read(directory: Path) -> tuple[bool, int, _Kept]:
     """Whether PEFT alone can load the adapter, how many parameters it has, and what was kept with them."""
     try:
-        settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
+        settings = parse_object((directory / SETTINGS).read_bytes())
         with safe_open(directory / WEIGHTS, framework="pt") as weights:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118 - not a dict
-            kept = json.loads((weights.metadata() or {}).get(KEPT, "{}"))
+            kept = _Kept.model_validate(parse_object((weights.metadata() or {}).get(KEPT, "{}")))
+        if kept.validation is not None:
+            kept.validation["step"]  # a KeyError here, where it is told
         return settings["peft_type"] != OWN_PEFT_TYPE, sum(map(math.prod, shapes)), kept
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory}: {error!r}"
         raise CheckpointError(problem, fix="train it again, or check RUN") from error
 
@@ -140,10 +152,10 @@ def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] 
     scored = [scores for scores in (validation, test) if scores is not None]
     if not scored:
         return "## Scores\n\nNot evaluated yet."
-    metrics = [metric for metric in _METRICS if metric in scored[0]]
+    metrics = [metric for metric in _METRICS if all(metric in scores for scores in scored)]
     lines = []
     if validation is not None:
-        lines.append([f"validation (step {validation['step']})", *(f"{validation[m]:.4f}" for m in metrics), DASH])
+        lines.append([f"validation (step {validation['step']:.0f})", *(f"{validation[m]:.4f}" for m in metrics), DASH])
     if test is not None:
         lines.append(["test", *(f"{test[m]:.4f}" for m in metrics), str(test["examples"])])
     return "## Scores\n\n" + table(["split", *(_METRICS[metric][1] for metric in metrics), "examples"], lines)

@@ -10,7 +10,6 @@ written as PEFT writes it. Any other carries its own peft_type, so PEFT alone re
 as plain LoRA (PEFT only warns about config keys it does not know).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from flare_ds.adapters.settings import compared_settings, recorded_settings, unt
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import json_text, write_atomically, write_json
+from flare_ds.files import write_atomically, write_json
+from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
 from flare_ds.versions import versions
 
@@ -130,13 +130,18 @@ def saved_settings(directory: Path) -> dict[str, Any]:
     """
     path = directory / SETTINGS
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_object(path.read_bytes())
         section = settings.get(SECTION)
         if section is None:
             return _from_peft(settings)
+        if not isinstance(section, dict):
+            raise ValueError(f"{SECTION} is no object")
         # Files of the first version hold the adapter's settings alone, under their short names.
-        return section if "method" in section else {"method": "flare"} | {f"adapter.{k}": section[k] for k in section}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        saved = section if "method" in section else {"method": "flare"} | {f"adapter.{k}": section[k] for k in section}
+        if saved["method"] not in list(METHODS):
+            raise ValueError(f"method is {saved['method']!r}")
+        return saved
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read {path}: {error!r}", fix="train it again, or check RUN") from error
 
 

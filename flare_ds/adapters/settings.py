@@ -60,9 +60,9 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _last_part(name: str | None) -> str | None:
+def _last_part(name: Any) -> Any:
     """A model keeps the last part of its name when it is fetched or moved."""
-    return name and Path(name).name
+    return Path(name).name if isinstance(name, str) else name
 
 
 _SAME: dict[str, Callable[[Any], Any]] = {"source.mt_encoder": _last_part}

@@ -51,6 +51,8 @@ def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_se
     parser.add_argument("config", metavar=name.upper())
     add_list(parser, "overrides", "*", metavar="key=value", help="settings that differ, e.g. train.steps=10")
     parser.add_argument("--task-path", metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task")
+    trust = "run the Python task that a run directory names: only if you trust who made it"
+    parser.add_argument("--trust-task-code", action="store_true", help=trust)
     parser.set_defaults(task_section=task_section)
 
 
@@ -84,7 +86,7 @@ def config_of(options: argparse.Namespace) -> Config:
     Raises:
         ConfigError: see `load_config`.
     """
-    return load_config(options.config, overrides_of(options))
+    return load_config(options.config, overrides_of(options), trust_task_code=options.trust_task_code)
 
 
 def is_cache_path(path: str | Path) -> bool:

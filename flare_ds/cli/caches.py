@@ -42,11 +42,11 @@ def add_verbs(verbs: "Verbs") -> None:
 
 def _add_rm(verbs: "Verbs") -> None:
     examples = ["flare-ds cache rm --unfinished", "flare-ds cache rm --older-than 30 --in /shared/caches --yes"]
-    rm = add_verb(verbs, "rm", _rm, "remove caches; nothing that reads one is disturbed", examples)
+    rm = add_verb(verbs, "rm", _rm, "remove caches; their files go a day later, as runs may still read them", examples)
     add_list(rm, "caches", "*", metavar="CACHE", help="cache directories")
     which = rm.add_mutually_exclusive_group()
     which.add_argument("--unfinished", action="store_true", help="what killed builds left an hour ago or more")
-    which.add_argument("--older-than", type=at_least(0), metavar="DAYS", help="what was written longer ago")
+    which.add_argument("--older-than", type=at_least(0), metavar="DAYS", help="what was written and used longer ago")
     rm.add_argument(
         "--in", dest="directory", type=Path, default=_DEFAULT_DIRECTORY, metavar="DIR", help="default: %(default)s"
     )
@@ -93,8 +93,8 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _fields(path: Path) -> dict[str, Any]:
     """What the tokens of a cache depend on: of one that is there, or of the one that a config wants."""
-    from flare_ds.data.cache.format import read_manifest
     from flare_ds.data.cache.key import key_fields
+    from flare_ds.data.cache.manifest import read_manifest
     from flare_ds.data.parallel import load_parallel
     from flare_ds.models.loading import load_tokenizer
     from flare_ds.tasks.load import task_of

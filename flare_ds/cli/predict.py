@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from flare_ds.cli.arguments import add_config, add_verb, config_of
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.files import json_text, write_text
+from flare_ds.files import write_text
+from flare_ds.json_text import json_text
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs

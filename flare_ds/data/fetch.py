@@ -20,6 +20,7 @@ from flare_ds.data.download import Package, download, one_at_a_time
 from flare_ds.data.sources import DATA, MODELS, Source
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors, sync
+from flare_ds.json_text import parse_json
 from flare_ds.registry import suggestion
 
 _RECORD = "fetched.json"
@@ -121,7 +122,7 @@ def _publish(partial: Path, target: Path, source: Source) -> None:
 
 def _is_finished(source: Source, target: Path) -> bool:
     try:
-        return bool(json.loads((target / _RECORD).read_text(encoding="utf-8")) == source.record())
+        return bool(parse_json((target / _RECORD).read_bytes()) == source.record())
     except (FileNotFoundError, ValueError):
         return False
 

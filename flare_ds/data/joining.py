@@ -8,6 +8,7 @@ from flare_ds.data.dealing import JoinedPool
 from flare_ds.data.row_file import RowFile
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Pool, Task
+from flare_ds.tasks.check import checked_rows
 
 
 def read_joined(
@@ -44,8 +45,8 @@ def count(counts: dict[str, int], name: str, number: int) -> None:
 
 
 def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowFile:
-    rows = task.read(data_dir, language, pool)
     name = f"language {language!r} of task {task.name}"
+    rows = checked_rows(task.read(data_dir, language, pool), task, name)
     return RowFile(rows, name=name, split_fields=task.split_fields, long_field=task.long_field)
 
 

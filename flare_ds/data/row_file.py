@@ -9,9 +9,12 @@ import tempfile
 import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from flare_ds.data.lookup import Lookup
 from flare_ds.exceptions import DataError
+from flare_ds.files import disk_errors
 from flare_ds.tasks.base import Answer, Row
 
 
@@ -34,10 +37,12 @@ class RowFile(Lookup[Row]):
 
     Raises:
         DataError: an id occurs twice.
+        HostError: the place for temporary files is full.
     """
 
     def __init__(self, rows: Iterable[Row], *, name: str, split_fields: Sequence[str], long_field: str) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as this object)
+        with _disk_errors():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as this object)
         self._starts = array("q", [0])
         self.ids: list[str] = []
         self.labels: list[int | None] = []
@@ -46,9 +51,7 @@ class RowFile(Lookup[Row]):
         self.passages: list[bytes] = []
         self.split_texts: list[bytes] = []
         for row in rows:
-            line = json.dumps([row.id, row.fields, row.label, [(a.text, a.start) for a in row.answers]]).encode()
-            self._file.write(line)
-            self._starts.append(self._starts[-1] + len(line))
+            self._write(row)
             self.ids.append(row.id)
             self.labels.append(row.label)
             # Where two are the same bytes, there is no second object in memory.
@@ -58,10 +61,18 @@ class RowFile(Lookup[Row]):
             self.texts.append(order if one else row_checksum(row.fields.values()))
             self.passages.append(order if one else text_checksum([row.fields[long_field]]))
             self.split_texts.append(order if whole else text_checksum(row.fields[field] for field in split_fields))
+        with _disk_errors():
+            self._file.flush()
         self.places = {row_id: place for place, row_id in enumerate(self.ids)}
         if len(self.places) < len(self.ids):
             twice = next(row_id for place, row_id in enumerate(self.ids) if self.places[row_id] != place)
             raise DataError(f"row {twice} occurs twice in {name}", fix="give every row its own id")
+
+    def _write(self, row: Row) -> None:
+        line = json.dumps([row.id, row.fields, row.label, [(a.text, a.start) for a in row.answers]]).encode()
+        with _disk_errors():
+            self._file.write(line)
+        self._starts.append(self._starts[-1] + len(line))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,6 +83,10 @@ class RowFile(Lookup[Row]):
         self._file.seek(start)
         row_id, fields, label, answers = json.loads(self._file.read(end - start))
         return Row(row_id, fields, label, tuple(Answer(text, place) for text, place in answers))
+
+
+def _disk_errors() -> AbstractContextManager[None]:
+    return disk_errors(Path(tempfile.gettempdir()), elsewhere="set TMPDIR to a directory with room for all rows")
 
 
 def normalise(text: str) -> str:

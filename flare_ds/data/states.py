@@ -10,22 +10,41 @@ whole. `states_writer` fills it.
 Legend: n positions of a row, K states a position (one for each layer, or one for all), D their width.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from flare_ds.checksums import json_sha256
+from flare_ds.data.cache.format import HEADER_BYTES
+from flare_ds.data.cache.section import map_array
 from flare_ds.exceptions import CacheError
+from flare_ds.json_text import parse_json
+from flare_ds.tasks.base import SPLITS
 
 FORMAT, FORMAT_VERSION = "flare_ds states", 1
 MANIFEST = "manifest.json"
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class _Manifest(BaseModel):
+    """What a manifest may say; it may come from anybody."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["flare_ds states"]
+    format_version: Literal[1]
+    key: str
+    fields: dict[str, Any]
+    shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = Field(min_length=2, max_length=2)
+    dtype: Literal["bfloat16", "float32"]
+    bytes: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -58,20 +77,37 @@ class StateSplit:
         name: of the split.
         shape: (K, D).
         dtype: of the states.
+
+    Raises:
+        CacheError: a file is gone or damaged.
     """
 
     def __init__(self, directory: Path, name: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._offsets = np.load(offsets_file(directory, name), allow_pickle=False)
-        # numpy has no bfloat16: the bytes are mapped as integers of the same size.
-        carrier = np.dtype(f"<i{dtype.itemsize}")
-        self._raw = np.memmap(states_file(directory, name), carrier, "r", shape=(int(self._offsets[-1]), *shape))
+        self._directory, self._name, self._dtype = directory, name, dtype
+        offsets, states = offsets_file(directory, name), states_file(directory, name)
+        try:
+            self._offsets = _read_offsets(offsets)
+            positions = int(self._offsets[-1])
+            if states.stat().st_size != positions * shape[0] * shape[1] * dtype.itemsize:
+                raise ValueError(f"{states} does not hold {positions} positions")
+            # numpy has no bfloat16: the bytes are mapped as integers of the same size.
+            carrier = np.dtype(f"<i{dtype.itemsize}")
+            whole = (positions, *shape)
+            self._raw = np.memmap(states, carrier, "r", shape=whole) if positions else np.empty(whole, carrier)
+        except (OSError, ValueError) as error:
+            raise _damaged(directory, error) from error
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def states(self, row: int) -> Tensor:
-        """States of one row: [n, K, D]."""
+        """States of one row: [n, K, D].
+
+        Raises:
+            CacheError: the split has no such row.
+        """
+        if row >= len(self):
+            raise _damaged(self._directory, ValueError(f"{self._name} has {len(self)} rows, and none of number {row}"))
         raw_nKD = np.array(self._raw[self._offsets[row] : self._offsets[row + 1]])
         return torch.from_numpy(raw_nKD).view(self._dtype)
 
@@ -101,31 +137,50 @@ def find_store(store: StoreId, cache_dir: Path) -> StateStore | None:
     if not path.exists():
         return None
     try:
-        return open_store(path)
+        return open_store(path, key=store.key)
     except CacheError as error:
         print(f"computing the source states again: {error.problem}", file=sys.stderr)
         return None
 
 
-def open_store(path: Path) -> StateStore:
-    """Open a store's directory, checking the manifest and the size of every file.
+def open_store(path: Path, *, key: str) -> StateStore:
+    """Open a store's directory, checking the manifest, where rows begin, and the size of every file.
+
+    Args:
+        path: its directory.
+        key: what the store should be of.
 
     Raises:
-        CacheError: there is no manifest, it is damaged or of another version, or a file is missing or cut off.
+        CacheError: there is no manifest, it is damaged or of another version or key, or a file is missing or damaged.
     """
-    fix = f"delete {path}; the next run computes it again"
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if (manifest["format"], manifest["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise CacheError(f"{path} is not a store of version {FORMAT_VERSION} of {FORMAT}", fix=fix)
-        states, width = manifest["shape"]
-        dtype: torch.dtype = getattr(torch, manifest["dtype"])
-        for name, bytes_ in manifest["bytes"].items():
+        manifest = _Manifest.model_validate(parse_json((path / MANIFEST).read_bytes()))
+        if manifest.key != key:
+            raise ValueError(f"{MANIFEST} has another key than {key[:16]}")
+        files = {file(path, split).name for split in SPLITS for file in (states_file, offsets_file)}
+        if strange := manifest.bytes.keys() - files:
+            raise ValueError(f"{min(strange)!r} is no file of a store")
+        for name, bytes_ in manifest.bytes.items():
             if (path / name).stat().st_size != bytes_:
-                raise CacheError(f"{path / name} does not have its {bytes_} bytes", fix=fix)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} holds no whole store of source states: {error}", fix=fix) from error
-    return StateStore(path, (states, width), dtype)
+                raise ValueError(f"{path / name} does not have its {bytes_} bytes")
+    except (OSError, ValueError) as error:  # pydantic's are ValueErrors, too
+        raise _damaged(path, error) from error
+    states, width = manifest.shape
+    return StateStore(path, (states, width), _DTYPES[manifest.dtype])
+
+
+def _read_offsets(path: Path) -> np.ndarray:
+    """Where rows begin, from 0 up: int64, one more than there are rows."""
+    length = (path.stat().st_size - HEADER_BYTES) // 8
+    offsets = np.array(map_array(path, np.dtype("<i8"), length))
+    if not length or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{path} does not count up from 0")
+    return offsets
+
+
+def _damaged(path: Path, why: Exception) -> CacheError:
+    fix = f"delete {path}; the next run computes it again"
+    return CacheError(f"{path} holds no whole store of source states: {why}", fix=fix)
 
 
 def states_file(directory: Path, split: str) -> Path:

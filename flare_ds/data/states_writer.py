@@ -2,7 +2,8 @@
 
 Builders of the same store do not wait for each other. Their files are equally good and each appears whole, so
 whichever come last, the store is good; who has opened a file before keeps it. All ranks see one `cache_dir`, as they
-do for the token cache. A build that is killed leaves hidden `.tmp` files, which may be deleted.
+do for the token cache. A build that is killed leaves hidden `.tmp` files, which
+a later one removes.
 
 Legend: n positions of a row, K states a position, D their width.
 """
@@ -29,7 +30,7 @@ from flare_ds.data.states import (
     states_file,
 )
 from flare_ds.exceptions import ConfigError
-from flare_ds.files import disk_errors, sync, write_atomically, write_json
+from flare_ds.files import disk_errors, sweep, sync, write_atomically, write_json
 
 _ELSEWHERE = "set cache_dir to a directory you may write in"
 _CARRIERS = {2: torch.int16, 4: torch.int32}
@@ -111,9 +112,11 @@ class StoreWriter:
         """
         with disk_errors(self.path, elsewhere=_ELSEWHERE):
             self.path.mkdir(parents=True, exist_ok=True)
+            sweep(self.path)
             for split, file in self._partial.items():
                 with file.open("wb") as reserved:
-                    os.posix_fallocate(reserved.fileno(), 0, self.layout.split_bytes(split))
+                    if size := self.layout.split_bytes(split):  # a split may have no source at all
+                        os.posix_fallocate(reserved.fileno(), 0, size)
 
     def write(self, split: str, row: int, states_nKD: Tensor) -> None:
         """Write the states of one row.
@@ -163,7 +166,7 @@ class StoreWriter:
             },
         )
         sync(self.path)
-        return open_store(self.path)
+        return open_store(self.path, key=self.store.key)
 
     def discard(self) -> None:
         """Remove what a failed build left."""

@@ -21,7 +21,10 @@ from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_id
+from flare_ds.tasks.check import is_unicode
 from flare_ds.tasks.records import Record, read_file
+
+_COLUMNS = ("id", "target", "source")
 
 
 def given_pair(config: Config, task: Task, *, target: str | None, sources: Sequence[str]) -> ParallelRow:
@@ -62,7 +65,7 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
         DataError: the file cannot be read or has no rows, or a cell is not what it should be (naming file, row and
             column).
     """
-    rows = [_row_of(config, task, record, str(number)) for number, record in enumerate(read_file(path))]
+    rows = [_row_of(config, task, record, str(number)) for number, record in enumerate(read_file(path, _COLUMNS))]
     if not rows:
         raise DataError(f"{path} has no rows", fix="give it at least one")
     return rows
@@ -147,7 +150,7 @@ def _parsed(text: str) -> Any:
 
 def _is_text(value: Any) -> bool:
     """Whether a value is a text that a tokenizer takes: half of a surrogate pair is none."""
-    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
+    return isinstance(value, str) and is_unicode(value)
 
 
 def _side(task: Task, fields: dict[str, str]) -> Side:

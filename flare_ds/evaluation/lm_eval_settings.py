@@ -36,8 +36,10 @@ def run_settings(run: str | None, batch_size: int | str, settings: Mapping[str, 
     if not str(batch_size).startswith("auto"):
         changed["evaluate.batch_size"] = batch_size
     changed |= settings
+    trusted = changed.pop("trust_task_code", False) in (True, "True", "true")
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in changed.items()}
-    config = load_config(str(run), [f"{key}={value}" for key, value in values.items()])
+    overrides = [f"{key}={value}" for key, value in values.items()]
+    config = load_config(str(run), overrides, trust_task_code=trusted)
     if config.reads_mt_encoder:
         raise ConfigError(
             f"method={config.method} reads an MT encoder's states, which are not computed for lm-eval's documents",

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from flare_ds.adapters.files import WEIGHTS, check_settings, head_rows, read_weights, saved_settings
+from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, head_rows, read_weights, saved_settings
 from flare_ds.adapters.variant import merge_refused
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
@@ -129,7 +129,7 @@ def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
             factors = {"down": left.pop(key), "up": left.pop(name + _UP)}
             updates[name.removeprefix(_PREFIX) + ".weight"] = partial(_add, **factors, scaling=scaling)
     if settings.train_head and _PREFIX + head in left:
-        rows = head_rows(saved_settings(adapter)["label_ids"]) if config.train.objective == "labels" else None
+        rows = _label_rows(adapter) if config.train.objective == "labels" else None
         updates[head] = partial(_replace, trained=left.pop(_PREFIX + head), rows=rows)
     if left:
         raise CheckpointError(
@@ -137,6 +137,16 @@ def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
             fix="train the run again; an adapter made elsewhere is merged by what made it",
         )
     return updates
+
+
+def _label_rows(adapter: Path) -> list[int]:
+    """The rows of the head that the adapter has trained."""
+    ids = saved_settings(adapter).get("label_ids")
+    ids = ids if isinstance(ids, dict) else {}
+    tokens = [token for word in ids.values() for token in (word if isinstance(word, list) else [word])]
+    if not tokens or not all(type(token) is int and token >= 0 for token in tokens):
+        raise CheckpointError(f"{adapter / SETTINGS} does not tell label_ids", fix="train it again, or check RUN")
+    return head_rows(ids)
 
 
 def _add(weight: Tensor, *, down: Tensor, up: Tensor, scaling: float) -> Tensor:

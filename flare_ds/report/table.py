@@ -124,6 +124,8 @@ def _source_notes(groups: Sequence[Group]) -> list[str]:
 
 def _source_side(task: TaskConfig) -> str | None:
     """How the source texts of the test rows came about; None: as any would, by translation for the test."""
+    if task.path is not None and task.path.endswith(".py"):  # a report runs no code that a run names
+        return None
     try:
         original = task_of(task).original_language
     except FlareError:  # a task file of the user's own that is not there any more

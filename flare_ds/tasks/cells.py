@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 from flare_ds.tasks.base import Answer
+from flare_ds.tasks.check import is_unicode
 from flare_ds.tasks.records import Record
 from flare_ds.texts import find_equivalent
 
@@ -17,7 +18,7 @@ def read_id(record: Record, column: str) -> str:
     value = record[column]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise record.refuse(column, "an id")
-    return str(value)
+    return record.text(column) if isinstance(value, str) else str(value)
 
 
 def read_answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:
@@ -33,10 +34,12 @@ def read_answers(record: Record, column: str, context: str) -> tuple[Answer, ...
         found = json.loads(found) if isinstance(found, str) else found
         pairs = [(pair["text"], pair["answer_start"]) for pair in found] if isinstance(found, list) else None
         pairs = pairs if pairs is not None else list(zip(found["text"], found["answer_start"], strict=True))
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, RecursionError):
         raise record.refuse(column, "{text: [...], answer_start: [...]} of equal lengths") from None
     if not pairs or not all(isinstance(text, str) and text for text, _ in pairs):
         raise record.refuse(column, "at least one answer, each a text")
+    if not all(is_unicode(text) for text, _ in pairs):
+        raise record.refuse(column, "answers in valid Unicode (UTF-8)")
     if any(isinstance(start, bool) or not isinstance(start, int) for _, start in pairs):
         raise record.refuse(column, "answers with integer starts")
     return tuple(locate(text, context, near=start) for text, start in pairs)

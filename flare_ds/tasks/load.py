@@ -19,7 +19,9 @@ from flare_ds.config import TaskConfig
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import TASKS, Task
+from flare_ds.tasks.check import check_task
 from flare_ds.tasks.languages import nllb_tag
+from flare_ds.tasks.of_run import task_file
 from flare_ds.tasks.table import TableTask
 from flare_ds.yaml_file import read_yaml
 
@@ -37,11 +39,11 @@ def task_of(config: TaskConfig) -> Task:
     """
     if config.path is None:
         return TASKS.get(config.name)
-    path = Path(config.path)
+    path = task_file(config.path)
     if path.suffix == ".py":
-        return _task_in_module(path.absolute(), config.name)
+        return check_task(_task_in_module(path.absolute(), config.name))
     if path.suffix in (".yaml", ".yml"):
-        return _checked_name(_task_in_yaml(path), config.name, path)
+        return check_task(_checked_name(_task_in_yaml(path), config.name, path))
     raise ConfigError(f"task.path={config.path!r} is neither .yaml nor .py", fix="docs/tasks.md shows both")
 
 

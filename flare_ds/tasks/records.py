@@ -6,21 +6,25 @@
 
 Local files are read in place: a changed file is never read stale, and a large one never held whole (but for `.json`,
 one array). They are not opened through `datasets`, which quietly turns a number among texts into a text, and NaN
-among integers into null, when it stands far enough from the start of a file.
+among integers into null, when it stands far enough from the start of a file. Columns that a task does not read may
+hold anything.
 """
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flare_ds.exceptions import DataError
+from flare_ds.tasks.check import is_unicode
 
 PARQUET_CONVERSION = "refs/convert/parquet"
 """The hub's own conversion of a data set that is a loading script: folders stand where the script had configs."""
 _BATCH = 1000
+_LONGEST_CELL = 2**31 - 1
+"""The module csv knows one limit for all files, which by itself is 131,072 characters."""
 _USE_FILES = "or set task.data_dir to a directory that holds the same tables (docs/tasks.md says how they lie)"
 
 
@@ -57,10 +61,8 @@ class Record:
         value = self[column]
         if not isinstance(value, str):
             raise self.refuse(column, "a text")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise self.refuse(column, "valid Unicode") from None
+        if not is_unicode(value):
+            raise self.refuse(column, "valid Unicode (UTF-8)")
         return value
 
     def refuse(self, column: str, expected: str) -> DataError:
@@ -87,8 +89,8 @@ class Records:
         return iter(self.records)
 
 
-def open_hub(name: str, config: str | None, split: str, revision: str | None) -> Records:
-    """Load one split of a data set on the hub; it is kept in the hub's local cache.
+def open_hub(name: str, config: str | None, split: str, revision: str | None, columns: Collection[str]) -> Records:
+    """Load one split of a data set on the hub, of which some columns are read; it is kept in the hub's local cache.
 
     Raises:
         DataError: it is not there, or the hub cannot be reached.
@@ -102,22 +104,25 @@ def open_hub(name: str, config: str | None, split: str, revision: str | None) ->
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         fix = f"check the connection to the hub, {_USE_FILES}"
         raise DataError(f"cannot load {origin} from the hub: {error}", fix=fix) from error
-    return Records(origin, _classes(table.features), _hub_records(table, origin))
+    return Records(origin, _classes(table.features), _hub_records(table, origin, columns))
 
 
-def _hub_records(table: Any, origin: str) -> Iterator[Record]:
-    rows = (row for batch in table.iter(_BATCH) for row in zip(*batch.values(), strict=True))
+def _hub_records(table: Any, origin: str, columns: Collection[str]) -> Iterator[Record]:
+    unread = dict.fromkeys(table.column_names)  # for a message that lists them
+    read = table.select_columns([column for column in table.column_names if column in columns])
+    rows = (row for batch in read.iter(_BATCH) for row in zip(*batch.values(), strict=True))
     for number, row in enumerate(rows):
-        yield Record(f"row {number} of {origin}", dict(zip(table.column_names, row, strict=True)))
+        yield Record(f"row {number} of {origin}", unread | dict(zip(read.column_names, row, strict=True)))
 
 
-def open_files(data_dir: str, folders: Sequence[str], split: str) -> Records:
+def open_files(data_dir: str, folders: Sequence[str], split: str, columns: Collection[str]) -> Records:
     """Open the local file, or the shards, of one split.
 
     Args:
         data_dir: where to look.
         folders: folders below it that may hold the split; empty: the directory itself.
         split: its name on the hub.
+        columns: that are read.
 
     Raises:
         DataError: there is no such file, or there are several forms of it.
@@ -126,11 +131,11 @@ def open_files(data_dir: str, folders: Sequence[str], split: str) -> Records:
     suffix = files[0].suffix
     classes = _parquet_classes(files[0]) if suffix == ".parquet" else {}
     origin = str(files[0] if len(files) == 1 else files[0].parent)
-    return Records(origin, classes, (record for file in files for record in _read(file, _READERS[suffix])))
+    return Records(origin, classes, (record for file in files for record in _read(file, columns)))
 
 
-def read_file(path: Path) -> Iterator[Record]:
-    """The records of one local file, whatever its form.
+def read_file(path: Path, columns: Collection[str]) -> Iterator[Record]:
+    """The records of one local file, whatever its form, of which some columns are read.
 
     Raises:
         DataError: there is no such file, it has another form, or it breaks off at a row.
@@ -138,7 +143,7 @@ def read_file(path: Path) -> Iterator[Record]:
     if path.suffix not in _READERS or not path.is_file():
         problem = f"{path} is no file that ends in {' or '.join(_READERS)}"
         raise DataError(problem, fix="check the path, or write the rows in one of these forms")
-    yield from _read(path, _READERS[path.suffix])
+    yield from _read(path, columns)
 
 
 def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
@@ -159,11 +164,11 @@ def _suffixes() -> list[str]:
     return [suffix.removeprefix(".") for suffix in _READERS]
 
 
-def _read(path: Path, reader: Callable[[Path], Iterator[Any]]) -> Iterator[Record]:
+def _read(path: Path, columns: Collection[str]) -> Iterator[Record]:
     """Number the rows of a file; say where it broke, if it does."""
     from pyarrow import ArrowException
 
-    rows = reader(path)
+    rows = _READERS[path.suffix](path, columns)
     number = 0
     while True:
         where = f"row {number} of {path}"
@@ -171,7 +176,7 @@ def _read(path: Path, reader: Callable[[Path], Iterator[Any]]) -> Iterator[Recor
             row = next(rows)
         except StopIteration:
             return
-        except (OSError, ValueError, csv.Error, ArrowException) as error:
+        except (OSError, ValueError, csv.Error, ArrowException, RecursionError) as error:
             raise DataError(f"{where} cannot be read: {error}", fix="mend the file, or fetch it again") from error
         if not isinstance(row, dict):
             raise DataError(f"{where} is not an object with columns: {row!r:.100}", fix="write one object a row")
@@ -179,23 +184,30 @@ def _read(path: Path, reader: Callable[[Path], Iterator[Any]]) -> Iterator[Recor
         number += 1
 
 
-def _read_parquet(path: Path) -> Iterator[Any]:
+def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(_BATCH):
-            yield from batch.to_pylist()
+        unread = dict.fromkeys(file.schema_arrow.names)  # for a message that lists them
+        for batch in file.iter_batches(_BATCH, columns=[name for name in unread if name in columns]):
+            yield from (unread | row for row in batch.to_pylist())
 
 
 def _parquet_classes(path: Path) -> dict[str, Sequence[str]]:
-    from datasets import Features
+    """The hub writes what its columns are into the file; `Features` would refuse a file for columns nobody reads."""
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
     try:
-        return _classes(Features.from_arrow_schema(read_schema(path)))
+        written = (read_schema(path).metadata or {}).get(b"huggingface", b"{}")
+        features = json.loads(written).get("info", {}).get("features") or {}
+        classes = {column: kind for column, kind in features.items() if "ClassLabel" in str(kind.get("_type"))}
+        return {column: [str(name) for name in kind["names"]] for column, kind in classes.items()}
     except (OSError, ArrowException) as error:
         raise DataError(f"{path} is not a parquet file: {error}", fix="fetch it again") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        problem = f"{path} does not say what its classes are: {error!r:.100}"
+        raise DataError(problem, fix="write it again with the package datasets, or without its metadata") from error
 
 
 def _classes(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
@@ -204,28 +216,39 @@ def _classes(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     return {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
 
 
-def _read_jsonl(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig") as file:
-        yield from (json.loads(line) for line in file if not line.isspace())
+def _whole(digits: str) -> int | float:
+    """An integer; Python refuses the largest ones, which may stand in a column that nobody reads."""
+    return int(digits) if len(digits) < 1000 else float(digits)
 
 
-def _read_json(path: Path) -> Iterator[Any]:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+_parse = json.JSONDecoder(parse_int=_whole).decode
+_BAD_BYTES = "surrogateescape"
+"""Bytes that are not UTF-8 become what `Record.text` refuses, in the columns that are read."""
+
+
+def _read_jsonl(path: Path, _columns: Collection[str]) -> Iterator[Any]:
+    with path.open(encoding="utf-8-sig", errors=_BAD_BYTES) as file:
+        yield from (_parse(line) for line in file if not line.isspace())
+
+
+def _read_json(path: Path, _columns: Collection[str]) -> Iterator[Any]:
+    rows = _parse(path.read_text(encoding="utf-8-sig", errors=_BAD_BYTES))
     if not isinstance(rows, list):
         raise ValueError(f"it holds {type(rows).__name__}, not an array of rows")
     yield from rows
 
 
-def _read_csv(path: Path) -> Iterator[Any]:
-    """Cells are texts: `NA` and `null` too, and an empty cell is an empty text."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _read_csv(path: Path, _columns: Collection[str]) -> Iterator[Any]:
+    """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text."""
+    csv.field_size_limit(_LONGEST_CELL)
+    with path.open(encoding="utf-8-sig", errors=_BAD_BYTES, newline="") as file:
         for row in csv.DictReader(file, strict=True):
             if None in row or None in row.values():
                 raise ValueError("it has more or fewer cells than the first line names")
             yield row
 
 
-_READERS: Mapping[str, Callable[[Path], Iterator[Any]]] = {
+_READERS: Mapping[str, Callable[[Path, Collection[str]], Iterator[Any]]] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_jsonl,
     ".json": _read_json,

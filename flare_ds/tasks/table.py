@@ -142,13 +142,20 @@ class TableTask(Task):
         config = self.config.get(language, language) if isinstance(self.config, dict) else self.config
         config = config and config.replace("{language}", language)
         if data_dir is not None:
-            return open_files(data_dir, [*([config] if config else []), *([""] if self._shares_a_table else [])], split)
+            folders = [*([config] if config else []), *([""] if self._shares_a_table else [])]
+            return open_files(data_dir, folders, split, self._read_columns)
         hub = self.hub.get(language) if isinstance(self.hub, dict) else self.hub
         if hub is None:
             of_language = f", language {language!r}," if self.hub else ""
             problem = f"task {self.name}{of_language} is not on the hub"
             raise DataError(problem, fix="set task.data_dir to where its files are")
-        return open_hub(hub, config, split, self.revision)
+        return open_hub(hub, config, split, self.revision, self._read_columns)
+
+    @property
+    def _read_columns(self) -> set[str]:
+        answer = self.answers_column if self.free_answers else self.label_column
+        fields = {self.columns.get(field, field) for field in self.fields}
+        return fields | {answer} | (set() if self.id_column is None else {self.id_column})
 
     def _rows(self, records: Records, language: str, pool: Pool) -> Iterator[Row]:
         prefix = self.id_prefixes.get(language, "")
@@ -173,6 +180,9 @@ class TableTask(Task):
 
 def _fields_of(template: str) -> set[str]:
     try:
-        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ValueError(f"template={template!r}: {error}; write a brace that is meant as one twice") from None
+    if any(spec or conversion for _, _, spec, conversion in parts):  # a width of 2000000000 fills the memory
+        raise ValueError(f"template={template!r} formats a field; write its name alone: {{text}}")
+    return {str(name) for _, name, _, _ in parts}

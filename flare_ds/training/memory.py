@@ -6,9 +6,7 @@ cannot fit, which on a CPU would end in the kernel killing a rank without a word
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -17,6 +15,7 @@ from flare_ds.config import Config, TrainConfig
 from flare_ds.exceptions import HostError
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.quantized import stored_size
+from flare_ds.training.free_memory import free_host_memory
 from flare_ds.training.process_group import device, world_size
 
 _GB = 1e9
@@ -138,9 +137,5 @@ def _available() -> float:
     """Free bytes for this rank: of its GPU, or its share of the host's."""
     if device().type == "cuda":
         return float(torch.cuda.mem_get_info()[0])
-    free = float(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (maximum := limit.read_text().strip()) != "max":
-        free = min(free, float(maximum) - float(used.read_text()))
     local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size()
-    return free / int(local)
+    return free_host_memory() / int(local)

@@ -12,7 +12,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from flare_ds.files import json_text, write_text
+from flare_ds.files import write_text
+from flare_ds.json_text import json_text
 
 
 class Records:

@@ -13,12 +13,14 @@ from typing import Any
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, differences, open_cache, prepare_cache
 from flare_ds.data.cache.directory import stored_caches
+from flare_ds.data.cache.trash import mark_used
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.exceptions import CacheError, ConfigError, FlareError
 from flare_ds.files import write_json, write_text
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.load import task_of
+from flare_ds.tasks.of_run import keep_task_file
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.training.readable import check_readable
@@ -56,8 +58,10 @@ def _prepare(config: Config, train: bool) -> Path:
     write_json(
         run_dir / _RECORD, {"key": cache.key, "fields": cache.manifest.fields, "settings": _cache_settings(config)}
     )
+    keep_task_file(config.task.path, run_dir)
     write_text(run_dir / "config.yaml", config.to_yaml())
     write_json(run_dir / "versions.json", versions())
+    mark_used(cache.path)
     return cache.path
 
 

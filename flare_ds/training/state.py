@@ -8,7 +8,7 @@ ranks. One file, renamed into place, is never half a state. The data order and t
 step, so nothing else has to be kept.
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_local_optimizer_state,
 )
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import json_text, write_atomically
+from flare_ds.files import write_atomically
+from flare_ds.json_text import json_text
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import rank, world_size
 from flare_ds.training.rank_zero import on_rank_zero
@@ -48,15 +50,20 @@ class Progress:
         fingerprint: of what the run trains on; a resume with another is refused.
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # it is read back from a file
+
     fingerprint: str
-    step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
+    step: NonNegativeInt = 0
+    skipped: NonNegativeInt = 0
+    skipped_in_a_row: NonNegativeInt = 0
     start_score: float | None = None
     best_step: int = -1
     best_standing: list[float] = field(default_factory=list)
-    validations_since: int = 0
+    validations_since: NonNegativeInt = 0
     seconds: float = 0.0
+
+
+_PROGRESS = TypeAdapter(Progress)
 
 
 def state_path(config: Config) -> Path:
@@ -92,9 +99,9 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
     """
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
+            progress = _PROGRESS.validate_json(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot read the trainer state {path}: {error}", fix=f"delete {path.parent}") from error
     if progress.fingerprint != fingerprint:
         raise CheckpointError(
@@ -102,6 +109,25 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
         )
     return progress, tensors
+
+
+def saved_adapter(
+    path: Path, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """The adapter's matrices of a state file, by parameter name; its moments are looked at as well.
+
+    Raises:
+        CheckpointError: a matrix or a moment of it is missing, or is of another shape or type.
+    """
+    for name, parameter in parameters.items():
+        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+        for key in (f"{kind}/{name}" for kind in ("adapter", *MOMENTS)):
+            found = tensors.get(key)
+            if found is None or tuple(found.shape) != shape or found.dtype != torch.float32:
+                what = "is missing" if found is None else f"has shape {tuple(found.shape)} in {found.dtype}"
+                problem = f"{key!r} in {path} {what}, where the model has {shape} in float32"
+                raise CheckpointError(problem, fix=f"delete {path.parent}")
+    return {name: tensors[f"adapter/{name}"] for name in parameters}
 
 
 def restore_optimizer(running: RunningModel, tensors: dict[str, Tensor], updates: int) -> None:

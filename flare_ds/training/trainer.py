@@ -40,7 +40,7 @@ from flare_ds.training.process_group import barrier, device, gather_objects, joi
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
-from flare_ds.training.state import Progress, load_state, restore_optimizer, save_state, state_path
+from flare_ds.training.state import Progress, load_state, restore_optimizer, save_state, saved_adapter, state_path
 from flare_ds.training.states import prepare_states
 from flare_ds.training.validation import Validation
 
@@ -89,7 +89,7 @@ class Trainer:
             self.config,
             shape=shape,
             label_tokens=self.cache.label_tokens,
-            adapter=None if saved is None else lambda names: {name: tensors[f"adapter/{name}"] for name in names},
+            adapter=None if saved is None else lambda names: saved_adapter(self.state_path, tensors, names),
         )
         if saved is not None:
             restore_optimizer(running, tensors, self.progress.step - self.progress.skipped)

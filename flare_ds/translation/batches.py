@@ -11,8 +11,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from flare_ds.exceptions import DataError
 from flare_ds.files import write_text
+from flare_ds.json_text import parse_json
 from flare_ds.translation.engines import Direction, Said
 
 
@@ -40,9 +43,27 @@ class Batch:
         write_text(self.path, json.dumps(translations, ensure_ascii=False))
 
     def read(self) -> Iterator[tuple[str, Said | None]]:
-        """Each segment and its translation."""
-        translations = json.loads(self.path.read_text(encoding="utf-8"))
-        return zip(self.segments, (said and Said(*said) for said in translations), strict=True)
+        """Each segment and its translation.
+
+        Raises:
+            DataError: the file was changed.
+        """
+        try:
+            translations = parse_json(self.path.read_bytes())
+            if not isinstance(translations, list) or len(translations) != len(self.segments):
+                raise ValueError(f"it holds no list of {len(self.segments)} translations")
+            said = [value and _said(value) for value in translations]
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"cannot read {self.path}: {error}", fix=f"rm {self.path}; run it again") from error
+        return zip(self.segments, said, strict=True)
+
+
+def _said(value: Any) -> Said:
+    """One translation as it was kept."""
+    text, cut_off = value
+    if not isinstance(text, str) or not isinstance(cut_off, bool):
+        raise ValueError("it holds something else than texts")
+    return Said(text, cut_off)
 
 
 def make_batches(segments: Iterable[str], size: int, direction: Direction, directory: Path) -> list[Batch]:

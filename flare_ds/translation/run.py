@@ -1,6 +1,6 @@
 """Translating what a config needs, once: `flare-ds translate CONFIG`."""
 
-import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -120,10 +120,10 @@ class _Task:
             HostError: the engine translated nothing, or the disk is full or not writable.
         """
         partial = _partial(self.directory)
-        result = partial / f"result-{os.getpid()}"
+        result = partial / f"result-{secrets.token_hex(8)}"
         if not self.directory.exists():
             with disk_errors(result, elsewhere=ELSEWHERE):
-                result.mkdir(parents=True, exist_ok=True)
+                result.mkdir(parents=True)
                 self._write(result)
                 result.rename(self.directory)
                 sync(self.directory.parent)

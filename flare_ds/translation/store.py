@@ -12,16 +12,18 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.data.lookup import Lookup
 from flare_ds.exceptions import DataError
 from flare_ds.files import disk_errors, sync
+from flare_ds.json_text import parse_json, parse_object
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.translation.engines import ENGINES, Direction
 from flare_ds.translation.job import TranslationJob
@@ -125,21 +127,47 @@ class Translation(Lookup[Row | None]):
         if checksum.hexdigest() != manifest.rows_sha256:
             size = f"{self._starts[-1]} bytes, {manifest.rows_bytes} expected"
             raise damaged(directory, f"the checksum of {ROWS} does not match ({size})")
-        assert len(self._starts) == len(rows) + 1, "the key holds the number of rows"
+        if len(self._starts) != len(rows) + 1:
+            raise damaged(directory, f"{ROWS} has {len(self._starts) - 1} rows, not {len(rows)}")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def look_up(self, index: int) -> Row | None:
-        """The translation of a row."""
+        """The translation of a row.
+
+        Raises:
+            DataError: it is none of that row.
+        """
         start, end = self._starts[index], self._starts[index + 1]
         # Not seek and read: a forked process shares the position.
-        line = json.loads(os.pread(self._file.fileno(), end - start, start))
-        if line is None:
-            return None
-        fields, answers, marks = line
-        row = self._rows[index]
-        return Row(row.id, fields, row.label, tuple(Answer(text, place) for text, place in answers), tuple(marks))
+        line = os.pread(self._file.fileno(), end - start, start)
+        try:
+            return _row(parse_json(line), self._rows[index])
+        except (ValueError, TypeError) as error:
+            raise damaged(self._directory, f"row {index} of {ROWS}: {error}") from error
+
+
+def _row(line: Any, row: Row) -> Row | None:
+    """What a line of rows.jsonl makes of its row.
+
+    Raises:
+        ValueError: it is no translation of that row; so does TypeError.
+    """
+    if line is None:
+        return None
+    fields, answers, marks = line
+    if not isinstance(fields, dict) or fields.keys() != row.fields.keys() or len(answers) != len(row.answers):
+        raise ValueError("it has other fields or answers than the row that was translated")
+    texts = [*fields.values(), *(text for text, _ in answers), *marks]
+    places = [place for _, place in answers if place is not None]
+    if not all(isinstance(text, str) for text in texts) or not all(type(place) is int for place in places):
+        raise ValueError("a text is no text, or a place no number")
+    longest = max(map(len, fields.values()))
+    if not all(0 <= place <= longest for place in places):
+        raise ValueError("an answer stands outside of its text")
+    told = tuple(Answer(text, place) for text, place in answers)
+    return replace(row, fields=fields, answers=told, marks=tuple(marks))
 
 
 def write_rows(path: Path, rows: Iterable[Row | None]) -> tuple[int, str]:
@@ -183,10 +211,10 @@ def read_manifest(directory: Path) -> Manifest:
         DataError: it is missing or damaged.
     """
     try:
-        content = json.loads((directory / MANIFEST).read_bytes())
+        content = parse_object((directory / MANIFEST).read_bytes())
         checksum = content.pop("checksum")
         manifest = Manifest.model_validate(content)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError) as error:  # pydantic's are ValueErrors, too
         raise damaged(directory, f"{MANIFEST}: {type(error).__name__}: {error}") from error
     if checksum != json_sha256(content):
         raise damaged(directory, f"{MANIFEST} was changed after it was written")

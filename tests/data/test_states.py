@@ -115,7 +115,7 @@ def test_an_unfinished_store_is_absent(tmp_path: Path, capsys: pytest.CaptureFix
     write_rows(writer, make_states(torch.float32))
     assert find_store(STORE, tmp_path) is None
     with pytest.raises(CacheError, match="no whole store"):
-        open_store(writer.path)
+        open_store(writer.path, key=STORE.key)
     assert "computing the source states again" in capsys.readouterr().err
 
 

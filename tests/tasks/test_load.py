@@ -93,6 +93,11 @@ def test_a_declaration_says_what_a_task_needs(tmp_path: Path) -> None:
         ({"version": 0}, "version has 0"),
         ({"template": "{txt}:"}, r"'txt' is not among fields=\['text'\]"),
         ({"template": "{text.__class__}:"}, "'text.__class__' is not among fields"),
+        (
+            {"template": "{text:>2000000000}:"},
+            "formats a field",
+        ),
+        ({"template": "{text!r}:"}, "formats a field"),
         ({"template": "{text"}, r"template='\{text': expected '\}' .*\n.*write a brace"),
         ({"template": "{}:"}, "'' is not among fields"),
         ({"labels": ["no", "no"]}, r"labels=\['no', 'no'\] repeats one"),

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Features, Value
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks import NUSAX, TYDIQA, TableTask
+from flare_ds.tasks.cells import read_answers
+from flare_ds.tasks.records import Record
 from tests.tasks.tables import write_table
 
 NAN = float("nan")
@@ -264,3 +266,52 @@ def test_a_task_without_a_hub_asks_for_files() -> None:
 def test_unknown_language_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"task mine has no language 'dee'.*\n.*did you mean 'de'"):
         TASK.read(str(tmp_path), "dee", "train")
+
+
+def test_half_a_character_is_refused_in_ids_and_in_every_answer(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "eng/train.jsonl", GOOD, GOOD | {"id": "7\ud83d"})
+    with pytest.raises(DataError, match=f"row 1 of {path} has id=.*valid Unicode"):
+        read(NUSAX, tmp_path)
+    for answers in (
+        {"text": ["a", "a\udc00"], "answer_start": [0, 0]},
+        json.dumps([{"text": "\ud83d", "answer_start": 0}]),
+    ):
+        with pytest.raises(DataError, match=r"row 3 has answers=.*, not answers in valid Unicode"):
+            read_answers(Record("row 3", {"answers": answers}), "answers", "a text")
+
+
+def test_columns_that_are_not_read_may_hold_anything(tmp_path: Path) -> None:
+    wanted = [("a", 0), ("b", 1)]
+    (tmp_path / "csv/en").mkdir(parents=True)
+    (tmp_path / "csv/en/train.csv").write_bytes(b"text,odd,label\r\na,\xff\xfe,no\r\nb," + b"x" * 200_000 + b",yes\r\n")
+    (tmp_path / "jsonl/en").mkdir(parents=True)
+    lines = [
+        b'{"text": "a", "label": 0, "odd": ' + b"9" * 9000 + b"}",
+        b'{"text": "b", "odd": "\xff\\ud83d", "label": 1}',
+    ]
+    (tmp_path / "jsonl/en/train.jsonl").write_bytes(b"\r\n".join(lines))
+    (tmp_path / "parquet/en").mkdir(parents=True)
+    odd = {
+        "time": pa.array([2**62, 2**62], pa.timestamp("ms")),  # no datetime of Python's
+        "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int8())),
+        "raw": pa.array([b"\xff", None]),
+    }
+    table = pa.table({"text": ["a", "b"], "label": [0, 1], **odd})
+    table = table.replace_schema_metadata({"huggingface": '{"info": {"features": {"raw": {"_type": "Hologram"}}}}'})
+    pq.write_table(table, tmp_path / "parquet/en/train.parquet")
+    for form in ("csv", "jsonl", "parquet"):
+        assert [(row.fields["text"], row.label) for row in read(TASK, tmp_path / form)] == wanted, form
+    with pytest.raises(DataError, match=r"row 0 of .* has no column 'text' \(it has: .*raw.*\)"):
+        pq.write_table(table.rename_columns(["texts", "label", *odd]), tmp_path / "parquet/en/train.parquet")
+        read(TASK, tmp_path / "parquet")
+
+
+def test_a_long_cell_of_a_csv_is_read_and_bytes_that_are_no_text_are_refused_by_row(tmp_path: Path) -> None:
+    long = "word " * 100_000
+    (tmp_path / "en").mkdir()
+    path = tmp_path / "en/train.csv"
+    path.write_bytes(f"text,label\n{long},no\n".encode() + b"caf\xe9,yes\n")
+    rows = TASK.read(str(tmp_path), "en", "train")
+    assert next(rows).fields["text"] == long
+    with pytest.raises(DataError, match=f"row 1 of {path} has text='caf.*, not valid Unicode"):
+        next(rows)

@@ -17,7 +17,7 @@ from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.exceptions import NotFiniteError
-from flare_ds.files import json_text
+from flare_ds.json_text import json_text
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.loss import for_deepspeed
 from flare_ds.training.engine import make_room

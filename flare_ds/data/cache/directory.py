@@ -1,18 +1,19 @@
 """A directory of caches: which lie there, in what state, and how one is removed under the eyes of its readers."""
 
-import json
 import re
-import secrets
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flare_ds.data.cache.format import FORMAT, MANIFEST, Manifest, read_manifest
+from flare_ds.data.cache.format import FORMAT, MANIFEST, Manifest
+from flare_ds.data.cache.manifest import read_manifest
 from flare_ds.data.cache.reader import open_cache
+from flare_ds.data.cache.trash import is_trash, set_aside, sweep_trash
 from flare_ds.exceptions import CacheError
 from flare_ds.files import disk_errors
+from flare_ds.json_text import parse_json
 
 State = Literal["whole", "damaged", "unfinished"]
 _FINISHED_NAME = re.compile(r"[^.].*-[0-9a-f]{16}")
@@ -30,7 +31,7 @@ class StoredCache:
         problem: what is wrong with it; empty for a whole one.
         manifest: what it holds, where that can be read.
         bytes: of its files.
-        seconds_old: since one of its files was last written.
+        seconds_old: since it was last used, or one of its files written.
     """
 
     path: Path
@@ -78,10 +79,10 @@ def stored_cache(path: Path) -> StoredCache:
 
 def is_cache(path: Path) -> bool:
     """Whether a directory is a token cache, in whatever state: by its manifest, else by its name and its sections."""
-    if not path.is_dir() or path.is_symlink():
+    if not path.is_dir() or path.is_symlink() or is_trash(path):
         return False
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((path / MANIFEST).read_bytes())
     except (OSError, ValueError):
         built = _FINISHED_NAME.fullmatch(path.name) and any(path.glob("train.target.*"))
         return bool(built or _BUILD_NAME.fullmatch(path.name))
@@ -94,15 +95,14 @@ def is_abandoned(cache: StoredCache) -> bool:
 
 
 def remove(cache: StoredCache) -> None:
-    """Remove a cache: renamed first, so that who opens it finds all of it or nothing.
-
-    Who has it open keeps reading: the files live until they are closed.
+    """Remove a cache: who opens it finds all of it or nothing, and who has it open reads on for a day.
 
     Raises:
         HostError: the directory is not writable.
     """
-    finished = cache.path.name.lstrip(".").split(".")[0]
-    aside = cache.path.with_name(f".{finished}.{secrets.token_hex(4)}.removed")
     with disk_errors(cache.path, elsewhere="check who owns it"):
-        cache.path.rename(aside)
-        shutil.rmtree(aside)
+        if cache.state == "unfinished":  # nobody reads it
+            shutil.rmtree(cache.path)
+        else:
+            set_aside(cache.path)
+        sweep_trash(cache.path.parent)

@@ -6,20 +6,24 @@ tokenized_cache/README.md describes the same for a user; this module is the only
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from flare_ds.checksums import json_sha256
-from flare_ds.exceptions import CacheError
 from flare_ds.files import disk_errors, sync
 
 FORMAT = "flare_ds token cache"
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
+HEADER_BYTES = 128
+"""Of a section, before its data."""
 ELSEWHERE = "set cache_dir to a directory you may write in"
 REBUILD = "rebuild it: `flare-ds prepare CONFIG`"
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Record(BaseModel):
@@ -30,8 +34,8 @@ class Section(_Record):
     """One .npy file: what it must hold."""
 
     dtype: str
-    shape: list[int]
-    bytes: int
+    shape: list[Count]
+    bytes: Count
     sha256: str
 
 
@@ -47,12 +51,12 @@ class SplitSummary(_Record):
         longest_prompt: its tokens, by stream.
     """
 
-    rows: int
-    examples: int
-    windowed: int
-    tokens: dict[str, int]
-    truncated: dict[str, int]
-    longest_prompt: dict[str, int]
+    rows: Count
+    examples: Count
+    windowed: Count
+    tokens: dict[str, Count]
+    truncated: dict[str, Count]
+    longest_prompt: dict[str, Count]
 
 
 class Manifest(_Record):
@@ -81,13 +85,13 @@ class Manifest(_Record):
     fields: dict[str, Any]
     streams: dict[str, str]
     labels: list[str]
-    label_tokens: list[list[int]]
-    pad_id: int
-    eos_id: int | None
-    prefix_ids: list[int]
-    newline_ids: list[int]
-    vocabulary_size: int
-    counts: dict[str, int]
+    label_tokens: list[list[Count]]
+    pad_id: Count
+    eos_id: Count | None
+    prefix_ids: list[Count]
+    newline_ids: list[Count]
+    vocabulary_size: Count
+    counts: dict[str, Count]
     splits: dict[str, SplitSummary]
     sections: dict[str, Section]
 
@@ -111,45 +115,14 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """
     path = directory / MANIFEST
     with disk_errors(path, elsewhere=ELSEWHERE), path.open("wb") as file:
-        file.write(_with_checksum(manifest.model_dump(mode="json")))
+        file.write(with_checksum(manifest.model_dump(mode="json")))
         file.flush()
         os.fsync(file.fileno())
     sync(directory)
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Read and check `manifest.json`.
-
-    Raises:
-        CacheError: there is none, it is damaged or edited, or it is of another format version.
-    """
-    try:
-        written = (directory / MANIFEST).read_bytes()
-        content = json.loads(written.decode("utf-8"))
-    except OSError as error:
-        raise CacheError(f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}", fix=REBUILD) from error
-    except ValueError as error:
-        raise CacheError(f"{directory / MANIFEST} is damaged: {error}", fix=REBUILD) from error
-    _check_version(directory, content)
-    found = content.pop("checksum", None)
-    if written != _with_checksum(content):
-        raise CacheError(f"{directory / MANIFEST} was changed after it was written (checksum {found})", fix=REBUILD)
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        raise CacheError(f"{directory / MANIFEST} is malformed: {error}", fix=REBUILD) from error
-
-
-def _check_version(directory: Path, content: Any) -> None:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CacheError(f"{directory / MANIFEST} does not describe a {FORMAT}", fix=REBUILD)
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        problem = f"{directory} has format version {version}, this flare_ds reads version {FORMAT_VERSION}"
-        raise CacheError(problem, fix=REBUILD)
-
-
-def _with_checksum(content: dict[str, Any]) -> bytes:
+def with_checksum(content: dict[str, Any]) -> bytes:
+    """The bytes of a manifest, its checksum included."""
     checksum = json_sha256(content)
     text = json.dumps(content | {"checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "surrogatepass")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flare_ds.data.cache.format import ELSEWHERE
 from flare_ds.data.cache.reader import open_cache
+from flare_ds.data.cache.trash import is_trash, set_aside, sweep_trash
 from flare_ds.exceptions import CacheError
 from flare_ds.files import disk_errors, sync
 
@@ -54,14 +55,13 @@ def _publish(partial: Path, directory: Path) -> None:
             open_cache(directory)
             return None
         except CacheError:
-            aside = partial.with_name(f"{partial.name}.damaged")
             with suppress(FileNotFoundError):  # another builder moved it first
-                directory.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+                set_aside(directory)
 
 
 def _remove_dead_builds(directory: Path) -> None:
-    for build in directory.parent.glob(f".{directory.name}.*"):
+    sweep_trash(directory.parent)
+    for build in (path for path in directory.parent.glob(f".{directory.name}.*") if not is_trash(path)):
         with suppress(FileNotFoundError):  # it has just been finished or removed
             written = max(path.stat().st_mtime for path in (build, *build.iterdir()))
             if time.time() - written > _DEAD_AFTER_S:

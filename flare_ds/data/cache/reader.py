@@ -3,20 +3,19 @@
 Shapes: n rows of a split, p tokens of a prompt, a tokens of an answer.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from flare_ds.checksums import file_sha256
-from flare_ds.data.cache.format import REBUILD, Manifest, read_manifest, section_name
+from flare_ds.data.cache.format import REBUILD, Manifest, section_name
+from flare_ds.data.cache.manifest import read_manifest
 from flare_ds.data.cache.section import map_section
 from flare_ds.exceptions import CacheError
+from flare_ds.json_text import parse_json
 
-_REMOVE = f"delete the directory, then {REBUILD}"
+REMOVE = f"delete the directory, then {REBUILD}"
 
 
 class CacheSplit:
@@ -38,6 +37,7 @@ class CacheSplit:
         self._prompt_lengths: dict[str, np.ndarray] = {
             stream: self._map(f"{stream}.prompt_lengths") for stream in manifest.streams
         }
+        self._check_ends()
         # A memoryview hands out Python's integers, several times faster than an array its own.
         self._rows = {
             stream: (tokens, offsets.data, self._prompt_lengths[stream].data)
@@ -63,18 +63,31 @@ class CacheSplit:
         if "golds" not in self._texts:
             return []
         try:
-            return json.loads(self._text("golds", index))
+            golds = parse_json(self._text("golds", index))
         except ValueError as error:
-            raise self._damaged("golds", f"row {index}: {error}") from error
+            raise self.damaged("golds", f"row {index}: {error}") from error
+        if not isinstance(golds, list) or not all(isinstance(gold, str) for gold in golds):
+            raise self.damaged("golds", f"row {index} is no list of texts")
+        return golds
 
     def prompt_lengths(self, stream: str) -> np.ndarray:
         """Tokens in each prompt, 0 where a row has none in this stream: int32 [n]."""
-        return self._prompt_lengths[stream]
+        prompts_n = self._prompt_lengths[stream]
+        if prompts_n.min() < 0:
+            raise self.damaged(f"{stream}.prompt_lengths", "a prompt has less than no tokens")
+        return prompts_n
 
     def lengths(self, stream: str) -> np.ndarray:
         """Tokens in each prompt and answer together: int [n]."""
         _, offsets = self._tokens[stream]
-        return np.diff(offsets)
+        lengths_n = np.diff(offsets)
+        if lengths_n.min() < 0:
+            raise self.damaged(f"{stream}.offsets", "a row has less than no tokens")
+        return lengths_n
+
+    def tokens(self, stream: str) -> np.ndarray:
+        """Tokens of all rows, one behind another: uint16 or uint32."""
+        return self._tokens[stream][0]
 
     def largest_id(self, stream: str) -> int:
         """The largest token id in any prompt or answer; reads all of them."""
@@ -97,20 +110,30 @@ class CacheSplit:
         start, end = offsets[index], offsets[index + 1]
         middle = start + prompt_lengths[index]
         if not 0 <= start <= middle <= end <= tokens.size:
-            raise self._damaged(
-                f"{stream}.offsets", f"row {index} has tokens {start}, {middle}, {end} of {len(tokens)}"
-            )
+            raise self.damaged(f"{stream}.offsets", f"row {index} has tokens {start}, {middle}, {end} of {len(tokens)}")
         return tokens, start, middle, end
 
     def _text(self, name: str, index: int) -> str:
         content, offsets = self._texts[name]
         start, end = offsets.item(index), offsets.item(index + 1)
         if not 0 <= start <= end <= len(content):
-            raise self._damaged(f"{name}.offsets", f"row {index} has bytes {start} to {end} of {len(content)}")
+            raise self.damaged(f"{name}.offsets", f"row {index} has bytes {start} to {end} of {len(content)}")
         try:
             return content[start:end].tobytes().decode("utf-8")
         except ValueError as error:
-            raise self._damaged(name, f"row {index}: {error}") from error
+            raise self.damaged(name, f"row {index}: {error}") from error
+
+    def _check_ends(self) -> None:
+        """Refuse labels there are no words for, and numbers that do not begin and end where they should."""
+        first, last = (-1, -1) if not self._manifest.labels else (0, len(self._manifest.labels) - 1)
+        if self.labels.min() < first or self.labels.max() > last:
+            raise self.damaged("labels", f"it holds other labels than {first} to {last}")
+        ends = self.examples[[0, -1]].tolist()
+        if ends != [0, self._manifest.splits[self.name].examples - 1]:
+            raise self.damaged("examples", f"it begins and ends with {ends}")
+        for name, (content, offsets) in (self._texts | self._tokens).items():
+            if offsets[[0, -1]].tolist() != [0, len(content)]:
+                raise self.damaged(f"{name}.offsets", f"it begins and ends with {offsets[[0, -1]].tolist()}")
 
     def _map_items(self, name: str, content: str) -> tuple[np.ndarray, np.ndarray]:
         return self._map(content), self._map(f"{name}.offsets")
@@ -118,15 +141,16 @@ class CacheSplit:
     def _map(self, part: str) -> np.ndarray:
         name = section_name(self.name, part)
         if name not in self._manifest.sections:
-            raise CacheError(f"the manifest of {self._directory} has no section {name}", fix=_REMOVE)
+            raise CacheError(f"the manifest of {self._directory} has no section {name}", fix=REMOVE)
         try:
             return map_section(self._directory / name, self._manifest.sections[name])
         except (OSError, ValueError) as error:
-            raise self._damaged(part, str(error)) from error
+            raise self.damaged(part, str(error)) from error
 
-    def _damaged(self, part: str, why: str) -> CacheError:
+    def damaged(self, part: str, why: str) -> CacheError:
+        """What to raise about a section that cannot be what was written."""
         name = section_name(self.name, part)
-        return CacheError(f"section {name} of {self._directory} is damaged: {why}", fix=_REMOVE)
+        return CacheError(f"section {name} of {self._directory} is damaged: {why}", fix=REMOVE)
 
 
 @dataclass(frozen=True)
@@ -168,9 +192,10 @@ class Cache:
         """Open `train`, `validation` or `test`.
 
         Raises:
-            CacheError: a section's header is damaged.
+            CacheError: there is no such split, or one of its sections is damaged.
         """
-        assert name in self.manifest.splits, f"no split {name!r}"
+        if name not in self.manifest.splits:
+            raise CacheError(f"{self.path} has no split {name!r}", fix=REMOVE)
         return CacheSplit(self.path, self.manifest, name)
 
 
@@ -189,24 +214,3 @@ def open_cache(path: Path) -> Cache:
             problem = f"section {name} of {path} has {file.stat().st_size} bytes, the manifest says {section.bytes}"
             raise CacheError(problem, fix=REBUILD)
     return Cache(path, manifest)
-
-
-def verify(path: Path) -> None:
-    """Read every byte of a cache and compare the checksums.
-
-    Raises:
-        CacheError: as `open_cache`, or naming every section whose content was changed.
-    """
-    sections = open_cache(path).manifest.sections
-    damaged = []
-    total = sum(section.bytes for section in sections.values())
-    with tqdm(total=total, desc="verify", unit="B", unit_scale=True, delay=1) as progress:
-        for name, section in sections.items():
-            try:
-                if file_sha256(path / name) != section.sha256:
-                    damaged.append(name)
-            except OSError as error:
-                raise CacheError(f"cannot read {error.filename}: {error.strerror}", fix=_REMOVE) from error
-            progress.update(section.bytes)
-    if damaged:
-        raise CacheError(f"{path} is damaged: the content of {', '.join(damaged)} was changed", fix=_REMOVE)

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from flare_ds.checksums import file_sha256
-from flare_ds.data.cache.format import ELSEWHERE, Section
+from flare_ds.data.cache.format import ELSEWHERE, HEADER_BYTES, Section
 from flare_ds.files import disk_errors
-
-HEADER_BYTES = 128
 
 
 class SectionWriter:
@@ -75,9 +73,19 @@ def map_section(path: Path, section: Section) -> np.ndarray:
         OSError: it cannot be opened.
         ValueError: its header is not what the manifest says, or it is too short.
     """
-    dtype, (length,) = np.dtype(section.dtype), section.shape
+    (length,) = section.shape
+    return map_array(path, np.dtype(section.dtype), length)
+
+
+def map_array(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
+    """Map a one-dimensional .npy file into memory, read-only; nothing but the header is read.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it holds another type or number of elements.
+    """
     with path.open("rb") as file:
         if file.read(HEADER_BYTES) != header(dtype, length):
-            raise ValueError(f"its header does not say {section.dtype} {section.shape}")
+            raise ValueError(f"its header does not say {dtype.str} {[length]}")
         mapped = np.memmap(file, dtype, "r", offset=HEADER_BYTES, shape=(length,))
     return mapped.view(np.ndarray)  # slicing np.memmap itself is several times slower

@@ -12,6 +12,7 @@ import numpy as np
 from flare_ds.data.cache.format import Manifest, SplitSummary
 from flare_ds.data.cache.listing import human_size, pair
 from flare_ds.data.cache.reader import Cache, CacheSplit
+from flare_ds.data.cache.verification import check_values
 from flare_ds.exceptions import CacheError
 
 _DROPPED = "dropped_"
@@ -108,9 +109,10 @@ def describe_split(cache: Cache, name: str) -> Iterator[str]:
     """One split: its rows and labels, then each stream's lengths with a histogram.
 
     Raises:
-        CacheError: a section's header is damaged.
+        CacheError: a section is damaged.
     """
     split, told = cache.split(name), cache.manifest.splits[name]
+    check_values(cache, split)
     yield f"{name}: {_examples(told)}"
     if cache.labels:
         numbers = np.bincount(split.labels, minlength=len(cache.labels))

@@ -142,7 +142,7 @@ class LazyRows(Sequence):
 
 
 def test_a_build_holds_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = ParallelData(dict.fromkeys(("train", "validation", "test"), LazyRows()), {})
+    data = ParallelData(dict.fromkeys(("train", "validation", "test"), LazyRows()), {"rows_read": 6000})
     monkeypatch.setattr(writer, "load_parallel", lambda *_: data)
     cache = open_cache(prepare_cache(moods_config(tmp_path), word_tokenizer()))
     gc.collect()

@@ -1,0 +1,81 @@
+"""Looking at what a task gives before anything is made of it: one in Python may give anything, a file any text."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.tasks.base import Answer, Row, Task
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written and tokenized: half of a surrogate pair cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_task(task: Task) -> Task:
+    """Refuse words of a task that are no text: its label words, and what its prompt says around the fields.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    said = task.prompt({field: "{" + field + "}" for field in task.fields})
+    for what, text in (*(("label word", label) for label in task.labels), ("prompt", said)):
+        if not isinstance(text, str) or not is_unicode(text):
+            problem = f"task {task.name} has the {what} {text!r}, which is not valid Unicode"
+            raise ConfigError(problem, fix="write whole characters: \\ud83d alone, for one, is half of one")
+    return task
+
+
+def checked_rows(rows: Iterable[Row], task: Task, name: str) -> Iterator[Row]:
+    """The rows a task has read, each looked at.
+
+    Args:
+        rows: as the task gives them.
+        task: whose they are.
+        name: what they are, for messages.
+
+    Raises:
+        DataError: one of them (named by its number and id) is not what `Row` says.
+    """
+    for number, row in enumerate(rows):
+        if problem := _problem(row, task):
+            where = f"row {number} of {name}, id {getattr(row, 'id', None)!r:.80},"
+            raise DataError(f"{where} has {problem}", fix="mend what the task reads, or its `read` (docs/tasks.md)")
+        yield row
+
+
+def _problem(row: Row, task: Task) -> str | None:
+    """What is wrong with a row; None: nothing."""
+    if not isinstance(row, Row) or not isinstance(row.fields, Mapping):
+        return f"the type {type(row).__name__}, or fields that are no mapping"
+    if not _is_text(row.id) or not row.id:
+        return "an id that is no text, or not valid Unicode"
+    for field in task.fields:
+        if not _is_text(row.fields.get(field)):
+            return f"{field}={row.fields.get(field)!r:.80}, which is not valid Unicode, or no text"
+    return _answer_problem(row, task)
+
+
+def _answer_problem(row: Row, task: Task) -> str | None:
+    if task.labels:
+        labels = range(len(task.labels))
+        right = type(row.label) is int and row.label in labels
+        return None if right else f"label={row.label!r:.80}, not one of 0 to {len(labels) - 1}"
+    if not row.answers:
+        return "no answer"
+    wrong = [answer for answer in row.answers if not _is_answer(answer, row.fields[task.long_field])]
+    return f"answer {wrong[0]!r:.80}: no text, not valid Unicode, or outside of {task.long_field!r}" if wrong else None
+
+
+def _is_answer(answer: Answer, text: str) -> bool:
+    if not isinstance(answer, Answer) or not _is_text(answer.text) or not answer.text:
+        return False
+    start = answer.start
+    return start is None or (type(start) is int and 0 <= start <= len(text) - len(answer.text))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and is_unicode(value)

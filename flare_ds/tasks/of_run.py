@@ -1,0 +1,98 @@
+"""The task file of a run: copied into its directory when it begins, and what counts from then on.
+
+    RUN/task.yaml or task.py     the copy        RUN/task_file.json     where it came from, and its sha256
+
+A config that a user names says what code they want to run. A run directory may come from anybody, so a `.py` that it
+names is run only with --trust-task-code. Which of the two a config is, is known where it is loaded, and kept here.
+"""
+
+import sys
+from pathlib import Path
+
+from flare_ds.checksums import file_sha256
+from flare_ds.exceptions import ConfigError
+from flare_ds.files import write_atomically, write_json
+from flare_ds.json_text import parse_object
+
+_RECORD = "task_file.json"
+_copies: dict[str, Path] = {}  # by task.path, of the run that was loaded last with it
+_untrusted: set[str] = set()
+
+
+def keep_task_file(path: str | None, run_dir: Path) -> None:
+    """Copy the task file into a run's directory; one that has begun goes on with no other.
+
+    Args:
+        path: `task.path`.
+        run_dir: of the run.
+
+    Raises:
+        ConfigError: the run has begun with another task file.
+        HostError: the disk is full or not writable.
+    """
+    if path is None:
+        return
+    source = task_file(path)
+    copy = run_dir / f"task{source.suffix}"
+    if source == copy or (copy.is_file() and file_sha256(copy) == file_sha256(source)):
+        return
+    if copy.is_file() and (run_dir / "state").exists():
+        problem = f"task.path={path!r} was changed since the run {run_dir} began with it ({copy})"
+        raise ConfigError(problem, fix=f"restore it, name {run_dir} instead of the config, or choose another run_dir")
+    content = source.read_bytes()
+    write_atomically(copy, lambda temporary: temporary.write_bytes(content))
+    write_json(run_dir / _RECORD, {"path": path, "sha256": file_sha256(copy)})
+
+
+def use_task_of_run(path: str, run_dir: Path, *, trusted: bool) -> None:
+    """Let `task.path` of a loaded run mean the run's own copy, where it has one.
+
+    Args:
+        path: `task.path`, as the run's config says it.
+        run_dir: of the run.
+        trusted: whether code in it may be run.
+
+    Raises:
+        ConfigError: the copy was changed.
+    """
+    copy = run_dir / f"task{Path(path).suffix}"
+    _untrusted.discard(path)
+    if not trusted:
+        _untrusted.add(path)
+    if copy.is_file():
+        _copies[path] = copy
+        _check_copy(copy, path)
+
+
+def use_named_task(path: str) -> None:
+    """Let `task.path` mean that file itself: the user has named it."""
+    _copies.pop(path, None)
+    _untrusted.discard(path)
+
+
+def task_file(path: str) -> Path:
+    """The file that `task.path` means.
+
+    Raises:
+        ConfigError: it holds code that a run directory names, and nobody has said that it may be run.
+    """
+    file = _copies.get(path, Path(path))
+    if path in _untrusted and file.suffix == ".py":
+        problem = f"the run's task.path={path!r} is Python code ({file}), which whoever made the run has written"
+        raise ConfigError(problem, fix="read it; if you trust it, add --trust-task-code")
+    return file
+
+
+def _check_copy(copy: Path, path: str) -> None:
+    try:
+        recorded = parse_object((copy.parent / _RECORD).read_bytes()).get("sha256")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {copy.parent / _RECORD}: {error}", fix="restore it from where the run was"
+        ) from None
+    if recorded != file_sha256(copy):
+        fix = "restore it, or name the config that the run was made from"
+        raise ConfigError(f"{copy} was changed since the run began with it", fix=fix)
+    original = Path(path)
+    if original.is_file() and file_sha256(original) != recorded:
+        print(f"flare-ds: {original} was changed since the run began; its own copy {copy} is used", file=sys.stderr)

@@ -1,0 +1,66 @@
+"""Half characters, and rows of a Python task that are none: refused by row, before anything is made of them."""
+
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.tasks.base import Answer, Pool, Row, Task
+from flare_ds.tasks.check import check_task, checked_rows
+
+HALF = "\ud83d"
+GOOD = {"text": "a text", "note": "b"}
+
+
+class Given(Task):
+    name, version, languages, fields = "given", 1, ("en",), ("text", "note")
+
+    def __init__(self, labels: tuple[str, ...], said: str = "") -> None:
+        self.labels, self.said = labels, said
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterable[Row]:
+        return []
+
+    def prompt(self, fields: Mapping[str, str]) -> str:
+        return f"{self.said}{fields['text']}:"
+
+
+LABELLED, FREE = Given(("yes", "no")), Given(())
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "said"),
+    [
+        (LABELLED, Row(HALF, GOOD, 0), "an id"),
+        (LABELLED, Row("", GOOD, 0), "an id"),
+        (LABELLED, Row(3, GOOD, 0), "an id"),  # type: ignore[arg-type]
+        (LABELLED, Row("7", {"text": "a"}, 0), "note=None"),
+        (LABELLED, Row("7", GOOD | {"note": HALF}, 0), "note='.ud83d'"),
+        (LABELLED, Row("7", GOOD | {"text": 5}, 0), "text=5"),
+        (LABELLED, Row("7", [("text", "a")], 0), "no mapping"),  # type: ignore[arg-type]
+        (LABELLED, ("7", GOOD, 0), "the type tuple"),
+        (LABELLED, Row("7", GOOD, None), "label=None, not one of 0 to 1"),
+        (LABELLED, Row("7", GOOD, 2), "label=2"),
+        (LABELLED, Row("7", GOOD, -1), "label=-1"),
+        (LABELLED, Row("7", GOOD, True), "label=True"),
+        (FREE, Row("7", GOOD), "no answer"),
+        (FREE, Row("7", GOOD, answers=(Answer("text"), Answer(HALF))), "answer Answer"),
+        (FREE, Row("7", GOOD, answers=(Answer(""),)), "answer Answer"),
+        (FREE, Row("7", GOOD, answers=(Answer("text", 99),)), "answer Answer"),
+        (FREE, Row("7", GOOD, answers=(Answer("text", -2),)), "answer Answer"),
+        (FREE, Row("7", GOOD, answers=("text",)), "answer 'text'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_row_that_is_none_is_refused_by_its_number_and_id(task: Task, row: Row, said: str) -> None:
+    good = Row("6", GOOD, 1) if task.labels else Row("6", GOOD, answers=(Answer("text", 2), Answer("else")))
+    rows = checked_rows([good, row], task, "language 'en'")
+    assert next(rows) is good
+    with pytest.raises(DataError, match=f"row 1 of language 'en', id .* has .*{said}"):
+        next(rows)
+
+
+@pytest.mark.parametrize(("task", "said"), [(Given(("yes", HALF)), "label word"), (Given((), HALF), "prompt")])
+def test_half_a_character_in_a_task_is_refused(task: Task, said: str) -> None:
+    assert check_task(LABELLED) is LABELLED
+    with pytest.raises(ConfigError, match=f"task given has the {said} '.*ud83d"):
+        check_task(task)

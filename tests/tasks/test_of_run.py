@@ -1,0 +1,85 @@
+"""The task file of a run: its own copy counts, and code that a run directory names runs only where it is trusted."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flare_ds.exceptions import ConfigError
+from flare_ds.settings import load_config
+from flare_ds.tasks.load import task_of
+from flare_ds.tasks.of_run import keep_task_file
+from tests.toy import toy_settings
+
+CODE = """
+from pathlib import Path
+from flare_ds.tasks.table import TableTask
+Path({ran!r}).touch()
+TASK = TableTask(name="mine", languages=("en", "pl"), pools=("all",), fields=("text",), template="{{text}} {said}:")
+"""
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    """Is there once the task's code has been run."""
+    return tmp_path / "ran"
+
+
+def write_run(root: Path, ran: Path) -> Path:
+    """A run directory that names a task in Python, with its copy."""
+    (root / "mine.py").write_text(CODE.format(ran=str(ran), said="first"))
+    settings = toy_settings(root)
+    settings["task"] |= {"name": "mine", "path": str(root / "mine.py")}
+    run = root / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    keep_task_file(settings["task"]["path"], run)
+    return run
+
+
+def test_code_that_a_run_names_is_run_only_where_it_is_trusted(tmp_path: Path, ran: Path) -> None:
+    run = write_run(tmp_path, ran)
+    with pytest.raises(ConfigError, match="is Python code") as refused:
+        task_of(load_config(run).task)
+    assert "--trust-task-code" in refused.value.fix and not ran.exists()
+    assert task_of(load_config(run, trust_task_code=True).task).name == "mine" and ran.exists()
+    with pytest.raises(ConfigError, match="is Python code"):
+        task_of(load_config(run).task)
+
+
+def test_a_config_that_the_user_names_and_a_path_they_give_run_as_ever(tmp_path: Path, ran: Path) -> None:
+    run = write_run(tmp_path, ran)
+    (tmp_path / "mine.yaml").write_text((run / "config.yaml").read_text())
+    assert task_of(load_config(tmp_path / "mine.yaml").task).name == "mine"
+    assert task_of(load_config(run, [f"task.path={tmp_path}/mine.py"]).task).name == "mine"
+    (run / "versions.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is Python code"):
+        task_of(load_config(run / "config.yaml").task)
+
+
+def test_the_runs_own_copy_counts_and_a_changed_original_is_told(
+    tmp_path: Path, ran: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = write_run(tmp_path, ran)
+    original = tmp_path / "mine.py"
+    original.write_text(CODE.format(ran=str(ran), said="second"))
+    config = load_config(run, trust_task_code=True)
+    assert config.task.path == str(original) and "was changed since the run began" in capsys.readouterr().err
+    assert task_of(config.task).prompt({"text": "a"}) == "a first:"
+    original.unlink()
+    assert task_of(load_config(run, trust_task_code=True).task).prompt({"text": "a"}) == "a first:"
+    (run / "task.py").write_text(CODE.format(ran=str(ran), said="third"))
+    with pytest.raises(ConfigError, match=r"task\.py was changed since the run began"):
+        load_config(run, trust_task_code=True)
+
+
+def test_a_run_that_has_begun_is_not_given_another_task_file(tmp_path: Path, ran: Path) -> None:
+    run = write_run(tmp_path, ran)
+    original = tmp_path / "mine.py"
+    original.write_text(CODE.format(ran=str(ran), said="second"))
+    keep_task_file(str(original), run)
+    (run / "state").mkdir()
+    original.write_text(CODE.format(ran=str(ran), said="third"))
+    with pytest.raises(ConfigError, match=r"was changed since the run .* began"):
+        keep_task_file(str(original), run)
+    assert "second" in (run / "task.py").read_text()

@@ -1,0 +1,57 @@
+"""Files that are whole or absent: names nobody else writes to, leftovers, directories that cannot be synced."""
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from flare_ds.files import sync, write_atomically, write_text
+
+
+def test_two_containers_with_the_same_process_id_write_to_different_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    seen: list[Path] = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary)
+        temporary.write_text("outer")
+        if len(seen) == 1:
+            write_atomically(tmp_path / "a", lambda other: (seen.append(other), other.write_text("inner")))
+            assert temporary.read_text() == "outer"
+
+    write_atomically(tmp_path / "a", write)
+    assert len(set(seen)) == 2 and (tmp_path / "a").read_text() == "outer"
+
+
+def test_leftovers_of_killed_writers_go_after_a_day_and_nothing_else_does(tmp_path: Path) -> None:
+    left = "0123456789abcdef"
+    old = [f".a.{left}.tmp", f".b.{left}.tmp"]
+    kept = [f".a.{left[::-1]}.tmp", ".a.77.tmp", ".a.xyz.tmp", f"a.{left}.tmp", f".{left}.tmp", f".a.{left}.tmp.gz"]
+    for name in old + kept:
+        (tmp_path / name).write_text("left")
+        age = 0 if name == kept[0] else 2 * 86_400
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    write_text(tmp_path / "a", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", *kept}
+
+
+def test_a_directory_that_cannot_be_synced_is_no_error_but_a_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for code, passes in ((errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)):
+
+        def fail(_: int, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        for path in (tmp_path / "file", tmp_path):
+            if passes and path.is_dir():
+                sync(path)
+            else:
+                with pytest.raises(OSError, match=os.strerror(code)):
+                    sync(path)

@@ -1,0 +1,36 @@
+"""Caches, stores, translations and adapters from anybody: every field changed, every checksum right."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from flare_ds.json_text import parse_json, parse_object
+from tests.toy import REPOSITORY
+
+MANIFESTS = 500
+
+
+def test_hostile_manifests_are_refused_or_read_right_and_break_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.hostile_worker", str(tmp_path), "0", str(MANIFESTS)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{done.stdout[-300:]}\n{done.stderr[-3000:]}"
+    ends = re.findall(r"^(\d+) (refused|the same)", done.stdout, re.MULTILINE)
+    assert [int(number) for number, _ in ends] == [*range(MANIFESTS)]
+    assert Counter(end for _, end in ends)["refused"] > MANIFESTS / 2
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999, "[" * 60 + "]" * 60, '"\\ud83d"', b"\xff", "{", "", '{"a": "\\udc00"}'])
+def test_what_is_not_sensible_json_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_sensible_json_is_read() -> None:
+    assert parse_json('["\\ud83d\\ude00", ' + "[" * 40 + "1" + "]" * 40 + "]")[0] == "😀"
+    assert parse_object(b'{"a": 1}') == {"a": 1}
+    with pytest.raises(ValueError, match="list, not an object"):
+        parse_object("[]")
