@@ -60,7 +60,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unread and ("list" not in options or any(word.startswith("-") for word in unread)):
         parser.error(f"cannot read {' '.join(unread)}")
     if unread:
-        getattr(options, options.list).extend(unread)
+        try:
+            getattr(options, options.list).extend(map(options.list_type, unread))
+        except argparse.ArgumentTypeError as error:
+            parser.error(str(error))
     return options
 
 

@@ -5,15 +5,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flare_ds.config import Config
-from flare_ds.exceptions import FlareError
+from flare_ds.exceptions import ConfigError, FlareError
+from flare_ds.paths import expanded
 from flare_ds.settings import load_config
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_OVERRIDES = "settings that differ; a text is taken as it is written, else a value is read as in the YAML"
 Run = Callable[[argparse.Namespace], int | None]
 
 
@@ -48,16 +50,29 @@ def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_se
         name: of the positional argument.
         task_section: where the config describes its task.
     """
-    parser.add_argument("config", metavar=name.upper())
-    add_list(parser, "overrides", "*", metavar="key=value", help="settings that differ, e.g. train.steps=10")
-    parser.add_argument("--task-path", metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task")
+    example = f"{task_section.removesuffix('task')}train.steps=10"
+    parser.add_argument("config", type=typed_path, metavar=name.upper())
+    add_list(parser, "overrides", "*", metavar="key=value", help=f"{_OVERRIDES}, e.g. {example}")
+    parser.add_argument(
+        "--task-path", type=typed_path, metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task"
+    )
     parser.set_defaults(task_section=task_section)
 
 
-def add_list(parser: argparse.ArgumentParser, name: str, nargs: str, *, metavar: str, help: str) -> None:
+def add_list(
+    parser: argparse.ArgumentParser, name: str, nargs: str, *, metavar: str, help: str, type: Callable[[str], Any] = str
+) -> None:
     """Let a verb end in a list, whose items may also stand after its options."""
-    parser.add_argument(name, nargs=nargs, metavar=metavar, help=help)
-    parser.set_defaults(list=name)
+    parser.add_argument(name, nargs=nargs, type=type, metavar=metavar, help=help)
+    parser.set_defaults(list=name, list_type=type)
+
+
+def typed_path(text: str) -> Path:
+    """A type of argument: a path, with what a shell did not fill in (see `flare_ds.paths`)."""
+    try:
+        return Path(expanded(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"{error.problem}; {error.fix}") from None
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -75,7 +90,7 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
     """The overrides of a verb with a config; `--task-path` is one of them."""
     if options.task_path is None:
         return options.overrides
-    return [*options.overrides, f"{options.task_section}.path={json.dumps(options.task_path)}"]
+    return [*options.overrides, f"{options.task_section}.path={json.dumps(str(options.task_path))}"]
 
 
 def config_of(options: argparse.Namespace) -> Config:
