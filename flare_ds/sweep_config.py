@@ -11,6 +11,7 @@
 Every run is resolved and checked here, before the first command starts.
 """
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator
 
 from flare_ds.config import Config, TaskConfig
 from flare_ds.config.section import Section, TypedPath
@@ -32,6 +33,7 @@ from flare_ds.tasks.load import check_languages, task_of
 from flare_ds.yaml_file import read_yaml
 
 _SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train", "evaluate", "generate")
+_GRID_OR_BASE = "grid.languages, base.task.source_language"
 _LAUNCHERS = ("deepspeed", "torchrun", "accelerate", "python")
 _SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")  # the last not for stage 1
 
@@ -41,7 +43,7 @@ class Grid(Section):
 
     languages: list[str] = Field(min_length=1, description="target languages")
     methods: list[str] = Field(min_length=1, description="methods, in the order they run")
-    seeds: list[int] = Field(min_length=1, description="training seeds")
+    seeds: list[NonNegativeInt] = Field(min_length=1, description="training seeds")
 
     @field_validator("languages", "methods", "seeds")
     @classmethod
@@ -49,6 +51,14 @@ class Grid(Section):
         if len(set(values)) < len(values):
             raise ValueError(f"{values} names a cell twice; keep each value once")
         return values
+
+    @field_validator("languages")
+    @classmethod
+    def _names_of_directories(cls, languages: list[str]) -> list[str]:
+        for language in languages:
+            if not re.fullmatch(r"\w[\w.@-]*", language):
+                raise ValueError(f"{language!r:.200} is no code of a language; write codes such as pl or pt-BR")
+        return languages
 
     def cells(self) -> Iterator[tuple[str, str, int]]:
         """Language, method and seed of each cell, in the order they run."""
@@ -139,9 +149,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         raise explain(error, SweepConfig, str(path)) from None
     _check_places(config, str(path))
     plan = _resolve(config, str(path))
-    wrong = [error for run in plan.runs for error in _wrong_languages(run)]
+    wrong = {error.problem: error for run in plan.runs for error in _wrong_languages(run)}
     if wrong:
-        raise together(wrong, str(path))
+        raise together([*wrong.values()], str(path))
     return plan
 
 
@@ -207,7 +217,9 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def _check_places(config: SweepConfig, origin: str) -> None:
     """Refuse an unknown method, and settings that the sweep would silently overwrite; tell those it will not read."""
     wrong = [
-        ConfigError(f"unknown method {method!r} in {origin}", fix=suggestion(method, METHODS))
+        ConfigError(
+            f"unknown method {method!r:.200} in {origin} (grid.methods, methods)", fix=suggestion(method, METHODS)
+        )
         for method in dict.fromkeys((*config.grid.methods, *config.methods))
         if method not in METHODS
     ]
@@ -241,4 +253,4 @@ def _wrong_languages(run: PlannedRun) -> Iterator[ConfigError]:
     try:
         check_languages(task_of(config), config)
     except DataError as error:
-        yield ConfigError(f"{error.problem} (run {run.name})", fix=error.fix)
+        yield ConfigError(f"{error.problem} ({_GRID_OR_BASE})", fix=error.fix)

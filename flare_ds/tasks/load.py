@@ -37,7 +37,10 @@ def task_of(config: TaskConfig) -> Task:
         ConfigError: no task has that name, or `task.path` is not a file that defines it.
     """
     if config.path is None:
-        return TASKS.get(config.name)
+        try:
+            return TASKS.get(config.name)
+        except ConfigError as error:
+            raise ConfigError(f"{error.problem:.200} (task.name)", fix=error.fix) from None
     path = Path(config.path)
     if path.suffix == ".py":
         return _task_in_module(path.absolute(), config.name)
