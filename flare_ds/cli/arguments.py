@@ -38,7 +38,7 @@ def add_verb(
         epilog="\n  ".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -75,12 +75,12 @@ def typed_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{error.problem}; {error.fix}") from None
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """A type of argument: a whole number, not below `least`."""
+def at_least(least: int, *, most: int = 10**9) -> Callable[[str], int]:
+    """A type of argument: a whole number from `least` to `most`."""
 
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+        if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r:.50} is not a whole number from {least} to {most}")
         return int(text)
 
     return number

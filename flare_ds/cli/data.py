@@ -61,7 +61,9 @@ def _add_inspect(verbs: "Verbs") -> None:
 
 
 def _add_workers(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help=f"processes {help} (default: 1)")
+    parser.add_argument(
+        "--workers", type=at_least(1, most=1024), default=1, metavar="N", help=f"processes {help} (default: 1)"
+    )
 
 
 def _prepare(options: argparse.Namespace) -> None:
