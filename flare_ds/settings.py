@@ -89,8 +89,6 @@ def _problems(details: Any, path: list[str], model: type[BaseModel], origin: str
         problem = f"setting {name}={value} in {origin} is no section"
         yield ConfigError(problem, fix=f"write the settings of {name} below it, indented, or leave it out")
     elif kind == "string_type" and isinstance(details["input"], bool | int | float):
-        yield ConfigError(
-            f"setting {name}={value} in {origin} is read as a number", fix=f'write {name}: "..." in quotes'
-        )
+        yield ConfigError(f"setting {name}={value} in {origin} is no text", fix=f'write {name}: "..." in quotes')
     else:
         yield ConfigError(f"setting {name}={value} in {origin}: {details['msg']}", fix=f"change {name}")

@@ -83,6 +83,8 @@ class SweepConfig(Section):
     def _starts_a_module(cls, launch: str) -> str:
         try:
             words = launch_words(launch)
+        except ConfigError as error:
+            raise ValueError(f"launch={launch!r}: {error.problem}; {error.fix}") from None
         except ValueError as error:
             raise ValueError(f"launch={launch!r} is no command: {error}; close the quotes") from None
         if not words or (Path(words[0]).name.startswith(_LAUNCHERS) and words[-1] not in ("--module", "-m")):
@@ -159,6 +161,7 @@ def launch_words(launch: str) -> tuple[str, ...]:
     """The first words of a distributed command; `~` and `$VAR` filled in, as a shell would.
 
     Raises:
+        ConfigError: a word names a variable that is not set.
         ValueError: it has a quote that is not closed.
     """
     return tuple(expanded(word) if word.startswith(("~", "$")) else word for word in shlex.split(launch))

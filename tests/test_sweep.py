@@ -162,6 +162,7 @@ def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):
         ("launch=deepspeed --num_accelerators 2", "does not end in --module"),
         ("launch=/opt/bin/python3.11 -u", "does not end in --module"),
         ("launch=sh -c 'a", "close the quotes"),
+        ("launch=$NO_SUCH_PLACE/run", r"launch=.*NO_SUCH_PLACE is not set"),
         ("out=$NO_SUCH_PLACE/out", "setting out: .*NO_SUCH_PLACE is not set"),
         ("base.cache_dir=$NO_SUCH_PLACE/x", "setting cache_dir: .*NO_SUCH_PLACE is not set"),
         ("grid.seeds=[]", r"grid\.seeds=\[\]"),
