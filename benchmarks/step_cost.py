@@ -45,7 +45,7 @@ from flare_ds.models.loss import loss_sum
 from flare_ds.models.two_stream import build_model
 from flare_ds.training.ds_config import resolve_ds_config
 from flare_ds.training.engine import make_optimizer, trainable_parameters
-from flare_ds.training.process_group import barrier, gather_objects, join_process_group, rank, world_size
+from flare_ds.training.process_group import barrier, gather_objects, join_process_group, rank
 
 VARIANTS = ("flare", "flare_two_forwards", "lora")
 WARM_UP = 2
@@ -85,7 +85,7 @@ class Training:
         self.zero_init: HfDeepSpeedConfig | None = None
         if engine:
             unset_hf_deepspeed_config()  # of the variant before
-            settings = resolve_ds_config(config, load_shape(config.model), world_size())
+            settings = resolve_ds_config(config, load_shape(config.model))
             self.zero_init = HfDeepSpeedConfig(settings)
         model = PlainLora(config) if variant == "lora" else build_model(config, label_tokens=label_tokens(config) or [])
         self.optimizer = make_optimizer(config, trainable_parameters(model))

@@ -13,6 +13,7 @@ import copy
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from pydantic import Field, ValidationError
 from flare_ds.config import Config
 from flare_ds.config.section import Section
 from flare_ds.exceptions import ConfigError
+from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.runs import RunResult
-from flare_ds.settings import apply_override, load_config, parse_config
+from flare_ds.settings import load_config, parse_config
+from flare_ds.sweep_config import is_text_in_sweep
 from flare_ds.yaml_file import read_yaml
 
 
@@ -70,8 +73,7 @@ def load_study(path: Path, overrides: Sequence[str]) -> Study:
             exists already with other settings.
     """
     settings = read_yaml(path)
-    for override in overrides:
-        apply_override(settings, override)
+    apply_overrides(settings, overrides, is_text_in_sweep)
     try:
         file = StudyFile.model_validate(settings)
     except ValidationError as error:
@@ -98,9 +100,8 @@ def cells(file: StudyFile) -> Iterator[tuple[str, int]]:
 def resolve(file: StudyFile, variant: str, seed: int, *, origin: str) -> Config:
     """The settings of one run."""
     settings = copy.deepcopy(file.base)
-    for override in shlex.split(file.variants[variant]):
-        apply_override(settings, override)
-    apply_override(settings, f"train.seed={seed}")
+    overrides = [*shlex.split(file.variants[variant]), f"train.seed={seed}"]
+    apply_overrides(settings, overrides, partial(is_text, Config))
     settings["run_dir"] = str(file.out / f"{variant}-seed{seed}")
     return parse_config(settings, origin=origin)
 

@@ -3,6 +3,8 @@
 Anything raised from here is printed by the command line as one clear message, without a traceback.
 """
 
+from collections.abc import Sequence
+
 
 class FlareError(Exception):
     """A problem the user can mend.
@@ -28,6 +30,19 @@ def _rebuild(kind: "type[FlareError]", problem: str, fix: str) -> "FlareError":
 
 class ConfigError(FlareError):
     """A setting is unknown, of the wrong type, out of range, or at odds with another."""
+
+
+def together(errors: Sequence[FlareError], origin: str) -> FlareError:
+    """One error that tells them all: the only one as it is, several as a list.
+
+    Args:
+        errors: at least one; the kind is that of the first.
+        origin: where all of them were found.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    told = "".join(f"\n  {number}. {error.problem}: {error.fix}" for number, error in enumerate(errors, start=1))
+    return type(errors[0])(f"{len(errors)} problems in {origin}{told}", fix="mend them all; nothing has been done yet")
 
 
 class DataError(FlareError):

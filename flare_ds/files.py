@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import secrets
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +34,25 @@ def disk_errors(path: Path, *, elsewhere: str = "choose a place you may write to
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = f"free some space and run the same command again, or {elsewhere}" if full else elsewhere
         raise HostError(f"cannot write {error.filename or path}: {error.strerror}", fix=fix) from error
+
+
+OTHER_TMPDIR = "set TMPDIR to a directory you may write to, with room"
+
+
+def check_temporary() -> None:
+    """Say where temporary files go, if that is not where TMPDIR says: Python falls back in silence.
+
+    Raises:
+        HostError: no temporary file can be made anywhere.
+    """
+    wanted = os.environ.get("TMPDIR")
+    try:
+        used = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise HostError(f"no temporary file can be made: {error.strerror}", fix=OTHER_TMPDIR) from error
+    if wanted and os.path.abspath(wanted) != used and os.environ.get("RANK", "0") == "0":
+        told = f"flare-ds: TMPDIR={wanted!r} cannot be written to; temporary files go to {used}"
+        print(told, file=sys.stderr)
 
 
 def sync(path: Path) -> None:

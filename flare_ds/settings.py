@@ -1,17 +1,20 @@
 """Reading a config: a YAML file and `key=value` overrides, into a checked `Config`.
 
-An unknown key, a wrong type or an impossible combination raises `ConfigError` before anything is loaded.
+Everything that is wrong is told at once, before anything is loaded: an unknown key, a wrong type, an impossible
+combination. How an override is read is said in `flare_ds.overrides`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from flare_ds.config import Config
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, FlareError, together
+from flare_ds.overrides import apply_overrides, is_text, keys_of
+from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.load import task_of
@@ -24,19 +27,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
 
     Args:
         path: a YAML file, or a run directory (its saved `config.yaml`).
-        overrides: e.g. `["train.steps=10", "task.target_language=pl"]`; values are read as YAML.
+        overrides: e.g. `["train.steps=10", "task.target_language=pl"]`, see `flare_ds.overrides`.
         trust_task_code: whether a task in Python that a run directory names may be run; one named otherwise may.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a setting is unknown, mistyped or out of range.
     """
-    file = Path(path)
+    file = Path(expanded(str(path)))
     is_run = file.is_dir() or (file.name == "config.yaml" and (file.parent / "versions.json").exists())
     file = file / "config.yaml" if file.is_dir() else file
     settings = read_yaml(file)
     saved = _task_path(settings)
-    for override in overrides:
-        apply_override(settings, override)
+    apply_overrides(settings, overrides, partial(is_text, Config))
     if (task_path := _task_path(settings)) is not None:
         named = any(override.startswith("task.path=") for override in overrides)
         if task_path == saved and not named and is_run:
@@ -56,7 +58,7 @@ def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
     """Check a nested mapping of settings and turn it into a `Config`.
 
     Raises:
-        ConfigError: naming the first offending setting, its value, and the fix.
+        ConfigError: naming each offending setting, its value, and the fix.
         DataError: the task or NLLB's tag of its target language is not known (where an MT encoder is used).
     """
     try:
@@ -73,48 +75,36 @@ def _with_mt_language(config: Config) -> Config:
     return config.model_copy(update={"source": config.source.model_copy(update={"mt_language": tag})})
 
 
-def apply_override(settings: dict[str, Any], override: str) -> None:
-    """Set one `key=value` in a nested mapping.
-
-    Raises:
-        ConfigError: it is not of that form, or the key runs through a value.
-    """
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"cannot read the override {override!r}", fix="write it as key=value, e.g. train.steps=10")
-    *sections, leaf = key.split(".")
-    for section in sections:
-        nested = settings.setdefault(section, {})
-        if not isinstance(nested, dict):
-            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section", fix="check the key")
-        settings = nested
-    settings[leaf] = yaml.safe_load(text)
-
-
-def explain(error: ValidationError, model: type[BaseModel], origin: str) -> ConfigError:
-    """The first problem of a validation, said in our words.
+def explain(error: ValidationError, model: type[BaseModel], origin: str) -> FlareError:
+    """All problems of a validation, said in our words.
 
     Args:
         error: what pydantic found.
         model: the model that was to be built, whose keys are suggested.
         origin: the file the settings come from.
     """
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "literal["))]
-    name = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return ConfigError(
-            f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], _known_keys(model, path[:-1]))
-        )
-    if first["type"] == "missing":
-        return ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {name}=VALUE")
-    if first["type"] == "value_error":
-        problem, _, fix = str(first["ctx"]["error"]).rpartition("; ")
-        return ConfigError(f"{problem} (in {origin})", fix=fix)
-    return ConfigError(f"setting {name}={first['input']!r} in {origin}: {first['msg']}", fix=f"change {name}")
+    found: dict[str, list[ConfigError]] = {}
+    for details in error.errors():
+        path = [str(part) for part in details["loc"] if not str(part).startswith(("list[", "literal["))]
+        found.setdefault(".".join(path), list(_problems(details, path, model, origin)))  # of a union's, the first
+    return together([problem for problems in found.values() for problem in problems], origin)
 
 
-def _known_keys(model: Any, sections: Sequence[str]) -> list[str]:
-    for section in sections:
-        model = model.model_fields[section].annotation
-    return list(model.model_fields)
+def _problems(details: Any, path: list[str], model: type[BaseModel], origin: str) -> Iterator[ConfigError]:
+    name, value, kind = ".".join(path), f"{details['input']!r:.200}", details["type"]
+    if kind == "extra_forbidden":
+        yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], keys_of(model, path[:-1])))
+    elif kind == "missing":
+        yield ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {name}=VALUE")
+    elif kind == "value_error":
+        for told in details["ctx"]["error"].args:
+            problem, _, fix = told.rpartition("; ")
+            where = "" if problem.startswith(name) else f"setting {name}: "
+            yield ConfigError(f"{where}{problem} (in {origin})", fix=fix)
+    elif kind == "model_type":
+        problem = f"setting {name}={value} in {origin} is no section"
+        yield ConfigError(problem, fix=f"write the settings of {name} below it, indented, or leave it out")
+    elif kind == "string_type" and isinstance(details["input"], bool | int | float):
+        yield ConfigError(f"setting {name}={value} in {origin} is no text", fix=f'write {name}: "..." in quotes')
+    else:
+        yield ConfigError(f"setting {name}={value} in {origin}: {details['msg']}", fix=f"change {name}")

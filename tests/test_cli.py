@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from flare_ds import cli
 from flare_ds.cli import _parse, main
 from flare_ds.cli.arguments import overrides_of
 from flare_ds.config import Config
+from flare_ds.exceptions import HostError
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config
 
@@ -143,6 +145,10 @@ def test_all_verbs_are_in_the_summary(capsys: pytest.CaptureFixture[str]) -> Non
         ["prepare"],
         ["prepare", "run.yaml", "--worker-count", "3"],
         ["prepare", "run.yaml", "--workers", "0"],
+        ["prepare", "run.yaml", "--workers", "1000000"],
+        ["prepare", "run.yaml", "--workers", "9" * 5000],
+        ["prepare", "run.yaml", "--workers", "-1"],
+        ["prepare", "run.yaml", "--workers", "2.5"],
         ["inspect", "run.yaml", "--rows", "-1"],
         ["inspect", "run.yaml", "--first", "1", "--id", "a"],
         ["inspect", "run.yaml", "--split", "tset"],
@@ -159,6 +165,70 @@ def test_arguments_that_mean_nothing(arguments: list[str], capsys: pytest.Captur
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian", "run.yaml"], "'trian' is none of them: did you mean 'train'?"),
+        (["cache", "list"], "did you mean 'ls'?"),
+        (
+            ["prepare", "run.yaml", "--worker", "2", "--worker-count=3"],
+            "cannot read --worker-count=3: did you mean '--workers'?",
+        ),
+        (["prepare", "run.yaml", "task.test_rows=9", "--id", "3"], "cannot read --id: use one of: --help, --task-path"),
+        (["inspect", "run.yaml", "--split", "tset"], "did you mean 'test'?"),
+        (["fetch", "data", "multiemo", "more"], "cannot read more"),
+    ],
+    ids=str,
+)
+def test_a_word_that_is_mistyped_is_answered_with_the_nearest(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and expected in told, told
+    assert f"usage: flare-ds {arguments[0]}" in told or arguments[0] == "trian", "that of the verb"
+
+
+def test_alone_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 0 and "prepare" in capsys.readouterr().out
+
+
+def test_a_tmpdir_that_is_not_there_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, told in ((f"{tempfile.gettempdir()}/.", ""), ("/no/such/place", "TMPDIR='/no/such/place' cannot be")):
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setenv("TMPDIR", place)
+        assert main(["cache", "ls", "/no/such/directory"]) in (0, 1)
+        captured = capsys.readouterr().err
+        assert (told in captured) and ("TMPDIR" in captured) == bool(told)
+
+
+def test_without_any_place_for_temporary_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/no/such/place"])
+    assert "set TMPDIR" in refused(capsys, "prepare", "run.yaml")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"TORCH_EXTENSIONS_DIR": "/dev/null/x"}, {"TORCH_EXTENSIONS_DIR": "", "HOME": "/proc/nobody"}],
+    ids=["extensions", "home"],
+)
+def test_no_place_for_what_is_compiled(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from flare_ds.training.process_group import _load_cpu_communication
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HostError, match=r"(?s)cannot write (/dev/null|/proc/nobody).*set TORCH_EXTENSIONS_DIR"):
+        _load_cpu_communication()
 
 
 def test_the_console_script_and_the_module_are_one_program(root: Path) -> None:

@@ -8,6 +8,11 @@ import pytest
 import torch
 from deepspeed.runtime.config import DeepSpeedConfig, DtypeEnum
 
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.training.ds_config import read_ds_config
+from tests.test_config_conflicts import SETTINGS
+
 DIRECTORY = Path(__file__).parents[1] / "ds_configs"
 FILES = sorted(DIRECTORY.glob("*.json"))
 
@@ -74,3 +79,92 @@ def test_the_readme_explains_each_file_and_setting() -> None:
         for name, value in read(file).items():
             for leaf in value if isinstance(value, dict) else [name]:
                 assert leaf in readme, leaf
+
+
+def read_as(tmp_path: Path, content: str | dict[str, Any], dtype: str = "float32", **train: Any) -> dict[str, Any]:
+    """A JSON read for a run."""
+    path = tmp_path / "ds.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    given = {"deepspeed": str(path), "model": {"base": "m", "dtype": dtype}, "train": {"steps": 1, **train}}
+    return read_ds_config(Config.model_validate(SETTINGS | given))
+
+
+def changed(**zero: Any) -> dict[str, Any]:
+    settings = read(DIRECTORY / "zero3_fp32_cpu.json")
+    return settings | {"zero_optimization": settings["zero_optimization"] | zero}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        changed(zero_hpz_partition_size=8, reduce_bucket_size="auto", stage3_prefetch_bucket_size=10),
+        changed(zero_quantized_weights=False, offload_optimizer={"device": "none"}, offload_param=None),
+        changed() | {"fp16": {"enabled": False}, "bf16": {"enabled": "auto"}, "steps_per_print": 10},
+        changed() | {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 2, "gradient_clipping": 0.5},
+        {"zero_optimization": {"stage": 3}},
+    ],
+    ids=str,
+)
+def test_what_may_be_changed(tmp_path: Path, settings: dict[str, Any]) -> None:
+    found = read_as(tmp_path, settings, batch_size=4, micro_batch_size=2, max_grad_norm=0.5)
+    zero = {key: value for key, value in found["zero_optimization"].items() if value != "auto"}
+    assert DeepSpeedConfig(found | RUN_TIME | {"zero_optimization": zero}).zero_config.stage == 3
+
+
+def test_the_precision_may_follow_the_model(tmp_path: Path) -> None:
+    for dtype in ("bfloat16", "float32"):
+        found = read_as(tmp_path, changed() | {"bf16": {"enabled": "auto"}}, dtype)
+        assert found["bf16"]["enabled"] is (dtype == "bfloat16")
+
+
+REFUSED: list[tuple[str | dict[str, Any], list[str]]] = [
+    *(
+        (changed(stage=stage), [f"zero_optimization.stage={stage!r}", '"stage": 3'])
+        for stage in (0, 1, 2, "auto", None)
+    ),
+    (changed(offload_param={"device": "cpu"}), ["zero_optimization.offload_param", "shards", "more ranks"]),
+    (changed(offload_optimizer={"device": "cpu"}), ["zero_optimization.offload_optimizer", "a few MB"]),
+    (changed(cpu_offload=True), ["zero_optimization.cpu_offload"]),
+    (changed(mics_shard_size=8), ["zero_optimization.mics_shard_size", "zero_hpz_partition_size"]),
+    *((changed(**{f"zero_quantized_{what}": True}), [f"zero_quantized_{what}"]) for what in ("weights", "gradients")),
+    (changed(stage3_prefetch_buckets=1), ["stage3_prefetch_buckets", "did you mean 'stage3_prefetch_bucket_size'"]),
+    (changed(reduce_bucket_size="big"), ["zero_optimization.reduce_bucket_size", "integer"]),
+    (changed(reduce_bucket_size=-1), ["zero_optimization.reduce_bucket_size", "greater"]),
+    (changed() | {"optimizer": {"type": "AdamW", "params": {"lr": 0.5}}}, ["optimizer", "train.learning_rate"]),
+    (changed() | {"scheduler": {"type": "WarmupLR"}}, ["scheduler", "train.schedule"]),
+    (changed() | {"fp16": {"enabled": True}}, ["fp16", "model.dtype"]),
+    (changed() | {"zero_optimisation": {}}, ["zero_optimisation", "did you mean 'zero_optimization'"]),
+    (changed() | {"train_batch_size": 32}, ["train_batch_size=32", "train.batch_size=16", '"auto"']),
+    (changed() | {"gradient_accumulation_steps": 4}, ["gradient_accumulation_steps=4"]),
+    (changed() | {"gradient_clipping": 0.1}, ["gradient_clipping=0.1", "train.max_grad_norm=1.0"]),
+    (changed() | {"bf16": {"enabled": True}}, ["model.dtype='float32', but bf16.enabled=true"]),
+    (changed() | {"bf16": True}, ["bf16=True", "no section"]),
+    (changed() | {"zero_optimization": []}, ["zero_optimization=[]", "no section"]),
+    (changed(stage=2, cpu_offload=True) | {"scheduler": {}}, ["3 problems", "scheduler", "cpu_offload", "stage=2"]),
+    ({}, ["zero_optimization.stage=None"]),
+    ("[1]", ["holds no settings", "[1]"]),
+    ('{"zero_optimization": {"stage": 3, "stage": 2}}', ["'stage' stands twice"]),
+    ('{"gradient_clipping": NaN}', ["NaN"]),
+    ('{\n "stage": 3, // zero\n}', ["line 2", "no comments"]),
+    ("[" * 100_000, ["nested too deeply"]),
+    ("", ["not valid JSON"]),
+]
+
+
+@pytest.mark.parametrize(("content", "named"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_cannot_work_is_refused_by_name(tmp_path: Path, content: str | dict[str, Any], named: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read_as(tmp_path, content)
+    for part in [*named, "ds.json"]:
+        assert part in str(refused.value)
+
+
+def test_encodings(tmp_path: Path) -> None:
+    text = json.dumps(changed())
+    path = tmp_path / "utf16.json"
+    path.write_text(text, encoding="utf-16")
+    config = Config.model_validate(SETTINGS | {"deepspeed": str(path), "model": {"base": "m", "dtype": "float32"}})
+    assert read_ds_config(config) == changed()
+    path.write_bytes(text.encode() + b'"\xdf"')
+    with pytest.raises(ConfigError, match=r"utf16\.json.*byte 0xdf"):
+        read_ds_config(config)

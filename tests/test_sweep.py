@@ -154,7 +154,17 @@ def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):
         ("methods.flair={}", "did you mean 'flare'"),
         ("grid.methods=[lora, flair]", "did you mean 'flare'"),
         ("grid.languages=[pl, xx]", "no language 'xx'"),
-        ("grid.languages=[no]", r"grid\.languages\.0=False"),
+        ("grid.languages=[no, true]", r"grid\.languages\.1=True"),
+        ("grid.languages=[no]", "no language 'no'"),
+        ("train.steps=10", r"write it as base\.train\.steps"),
+        ("task.target_language=pl", r"remove task\.target_language"),
+        ("method=lora", "follows from out and grid"),
+        ("launch=deepspeed --num_accelerators 2", "does not end in --module"),
+        ("launch=/opt/bin/python3.11 -u", "does not end in --module"),
+        ("launch=sh -c 'a", "close the quotes"),
+        ("launch=$NO_SUCH_PLACE/run", r"launch=.*NO_SUCH_PLACE is not set"),
+        ("out=$NO_SUCH_PLACE/out", "setting out: .*NO_SUCH_PLACE is not set"),
+        ("base.cache_dir=$NO_SUCH_PLACE/x", "setting cache_dir: .*NO_SUCH_PLACE is not set"),
         ("grid.seeds=[]", r"grid\.seeds=\[\]"),
         ("grid.seeds=[1, 1]", "names a cell twice"),
         ("grid.languages=[en]", "flare"),
@@ -174,6 +184,36 @@ def test_a_wrong_setting_is_found_before_anything_runs(bench, override, problem)
         sweep(bench.path, [override])
     assert bench.calls() == []
     assert not bench.out.exists()
+
+
+def test_all_that_is_in_the_wrong_place_is_told_at_once(bench):
+    with pytest.raises(ConfigError) as refused:
+        sweep(
+            bench.path, ["base.run_dir=x", "methods.lora.train.seed=3", "base.adapter=3", "grid.methods=[lora, fare]"]
+        )
+    for name in ("base.run_dir", "methods.lora.train.seed", "base.adapter=3", "'fare'", "4 problems"):
+        assert name in refused.value.problem
+
+
+def test_settings_of_a_method_that_is_not_in_the_grid_are_told(bench, capfd):
+    load_sweep(bench.path, ["methods.input_fusion.adapter.r=4"])
+    assert "methods.input_fusion" in capfd.readouterr().err
+
+
+def test_texts_of_a_sweep_are_taken_as_they_are_written(bench):
+    """A launcher, a directory and a base with whatever a YAML would read otherwise."""
+    overrides = ["out=[a] #1: x", "launch=run: 'my ranks' #2", "stage1.cache_dir=@c", "methods.lora.cache_dir=*d"]
+    plan = load_sweep(bench.path, overrides)
+    assert plan.out == Path("[a] #1: x") and plan.launch == ("run:", "my ranks", "#2")
+    caches = {cell.config.method: cell.config.cache_dir for cell in plan.runs}
+    assert plan.stage1.config.cache_dir == "@c" and {cell.config.cache_dir for cell in plan.cells} >= {"*d"}, caches
+
+
+def test_a_sweep_in_a_place_with_odd_characters_runs_whole(bench, monkeypatch):
+    monkeypatch.setenv("PLACE", str(bench.out / "it's a 'ż' #1: [x] {y} $1 %"))
+    assert sweep(bench.path, ["out=$PLACE/50% @home", "base.cache_dir=${PLACE}/`c`"]) == 0
+    cell = bench.out / "it's a 'ż' #1: [x] {y} $1 %/50% @home/pl/lora-seed1"
+    assert (cell / "metrics.json").is_file() and load_config(cell).run_dir == str(cell)
 
 
 def test_stage_1_may_have_its_own_seed(bench):

@@ -23,7 +23,9 @@ from collections.abc import Sequence
 
 from flare_ds.cli import caches, data, lm_eval, runs
 from flare_ds.cli.arguments import complain
+from flare_ds.cli.parser import Parser
 from flare_ds.exceptions import FlareError
+from flare_ds.files import check_temporary
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141  # as a shell says it: 128 + SIGPIPE
@@ -35,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     # torch renames two collectives and says so at every call; DeepSpeed still uses the old names.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
     try:
+        check_temporary()
         code = options.run(options) or 0
         sys.stdout.flush()  # here, where a closed pipe is still handled
         return code
@@ -56,16 +59,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     argparse gives `prepare CONFIG --workers 2 task.test_rows=9` an empty list of overrides, and leaves the last word.
     """
     parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help()
+        parser.exit()
     options, unread = parser.parse_known_args(arguments)
     if unread and ("list" not in options or any(word.startswith("-") for word in unread)):
-        parser.error(f"cannot read {' '.join(unread)}")
+        options.parser.refuse(unread)
     if unread:
-        getattr(options, options.list).extend(unread)
+        try:
+            getattr(options, options.list).extend(map(options.list_type, unread))
+        except argparse.ArgumentTypeError as error:
+            options.parser.error(str(error))
     return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flare-ds", description="Cross-lingual transfer with fused adapters.")
+    parser: argparse.ArgumentParser = Parser(prog="flare-ds", description="Cross-lingual transfer with fused adapters.")
     # The deepspeed launcher puts this before the verb; the rank itself is read from the environment.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(required=True, metavar="VERB")

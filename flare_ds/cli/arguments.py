@@ -5,15 +5,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flare_ds.config import Config
-from flare_ds.exceptions import FlareError
+from flare_ds.exceptions import ConfigError, FlareError
+from flare_ds.paths import expanded
 from flare_ds.settings import load_config
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_OVERRIDES = "settings that differ; a text is taken as it is written, else a value is read as in the YAML"
 Run = Callable[[argparse.Namespace], int | None]
 
 
@@ -36,7 +38,7 @@ def add_verb(
         epilog="\n  ".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -48,26 +50,39 @@ def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_se
         name: of the positional argument.
         task_section: where the config describes its task.
     """
-    parser.add_argument("config", metavar=name.upper())
-    add_list(parser, "overrides", "*", metavar="key=value", help="settings that differ, e.g. train.steps=10")
-    parser.add_argument("--task-path", metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task")
+    example = f"{task_section.removesuffix('task')}train.steps=10"
+    parser.add_argument("config", type=typed_path, metavar=name.upper())
+    add_list(parser, "overrides", "*", metavar="key=value", help=f"{_OVERRIDES}, e.g. {example}")
+    parser.add_argument(
+        "--task-path", type=typed_path, metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task"
+    )
     trust = "run the Python task that a run directory names: only if you trust who made it"
     parser.add_argument("--trust-task-code", action="store_true", help=trust)
     parser.set_defaults(task_section=task_section)
 
 
-def add_list(parser: argparse.ArgumentParser, name: str, nargs: str, *, metavar: str, help: str) -> None:
+def add_list(
+    parser: argparse.ArgumentParser, name: str, nargs: str, *, metavar: str, help: str, type: Callable[[str], Any] = str
+) -> None:
     """Let a verb end in a list, whose items may also stand after its options."""
-    parser.add_argument(name, nargs=nargs, metavar=metavar, help=help)
-    parser.set_defaults(list=name)
+    parser.add_argument(name, nargs=nargs, type=type, metavar=metavar, help=help)
+    parser.set_defaults(list=name, list_type=type)
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """A type of argument: a whole number, not below `least`."""
+def typed_path(text: str) -> Path:
+    """A type of argument: a path, with what a shell did not fill in (see `flare_ds.paths`)."""
+    try:
+        return Path(expanded(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"{error.problem}; {error.fix}") from None
+
+
+def at_least(least: int, *, most: int = 10**9) -> Callable[[str], int]:
+    """A type of argument: a whole number from `least` to `most`."""
 
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+        if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r:.50} is not a whole number from {least} to {most}")
         return int(text)
 
     return number
@@ -77,7 +92,7 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
     """The overrides of a verb with a config; `--task-path` is one of them."""
     if options.task_path is None:
         return options.overrides
-    return [*options.overrides, f"{options.task_section}.path={json.dumps(options.task_path)}"]
+    return [*options.overrides, f"{options.task_section}.path={json.dumps(str(options.task_path))}"]
 
 
 def config_of(options: argparse.Namespace) -> Config:

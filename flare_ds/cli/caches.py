@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare_ds.cli.arguments import add_list, add_verb, at_least, complain, is_cache_path
+from flare_ds.cli.arguments import add_list, add_verb, at_least, complain, is_cache_path, typed_path
 from flare_ds.config import Config
 from flare_ds.exceptions import CacheError, ConfigError
 from flare_ds.settings import load_config
@@ -26,29 +26,35 @@ def add_verbs(verbs: "Verbs") -> None:
     cache = add_verb(verbs, "cache", None, summary, examples)
     own = cache.add_subparsers(required=True, metavar="ls|stats|verify|diff|rm")
     ls = add_verb(own, "ls", _ls, "list the caches of a directory", ["flare-ds cache ls /shared/caches"])
-    ls.add_argument("directory", nargs="?", default=_DEFAULT_DIRECTORY, metavar="DIR", help="default: %(default)s")
+    where = "default: %(default)s"
+    ls.add_argument("directory", nargs="?", type=typed_path, default=_DEFAULT_DIRECTORY, metavar="DIR", help=where)
     one = "tokenized_cache/multiemo-en-pl-3f2a9c0d1b4e5f60"
     stats = add_verb(own, "stats", _stats, "rows, lengths and size of a cache", [f"flare-ds cache stats {one}"])
-    stats.add_argument("cache", type=Path, metavar="CACHE")
+    stats.add_argument("cache", type=typed_path, metavar="CACHE")
     summary = "read every byte of caches, and say what is damaged; exit code 1 if anything is"
     verify = add_verb(own, "verify", _verify, summary, ["flare-ds cache verify tokenized_cache/*"])
-    add_list(verify, "caches", "+", metavar="CACHE", help="cache directories")
+    add_list(verify, "caches", "+", type=typed_path, metavar="CACHE", help="cache directories")
     summary = "how two caches, or the caches that configs want, differ; exit code 1 if they do"
     diff = add_verb(own, "diff", _diff, summary, [f"flare-ds cache diff {one} run.yaml"])
     for name in ("a", "b"):
-        diff.add_argument(name, type=Path, metavar=name.upper(), help="cache directory, run directory or config")
+        diff.add_argument(name, type=typed_path, metavar=name.upper(), help="cache directory, run directory or config")
     _add_rm(own)
 
 
 def _add_rm(verbs: "Verbs") -> None:
     examples = ["flare-ds cache rm --unfinished", "flare-ds cache rm --older-than 30 --in /shared/caches --yes"]
     rm = add_verb(verbs, "rm", _rm, "remove caches; their files go a day later, as runs may still read them", examples)
-    add_list(rm, "caches", "*", metavar="CACHE", help="cache directories")
+    add_list(rm, "caches", "*", type=typed_path, metavar="CACHE", help="cache directories")
     which = rm.add_mutually_exclusive_group()
     which.add_argument("--unfinished", action="store_true", help="what killed builds left an hour ago or more")
     which.add_argument("--older-than", type=at_least(0), metavar="DAYS", help="what was written and used longer ago")
     rm.add_argument(
-        "--in", dest="directory", type=Path, default=_DEFAULT_DIRECTORY, metavar="DIR", help="default: %(default)s"
+        "--in",
+        dest="directory",
+        type=typed_path,
+        default=_DEFAULT_DIRECTORY,
+        metavar="DIR",
+        help="default: %(default)s",
     )
     rm.add_argument("--yes", action="store_true", help="do not ask")
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, is_cache_path
+from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, is_cache_path, typed_path
 from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import SPLITS
 
@@ -55,6 +55,7 @@ def _add_inspect(verbs: "Verbs") -> None:
     which.add_argument("--id", help="show the row with this id; all its windows, if it is read through several")
     inspect.add_argument(
         "--tokenizer",
+        type=typed_path,
         metavar="DIR",
         help="of the base model, where a cache is given and no config; without it tokens are shown as numbers",
     )
@@ -66,7 +67,7 @@ def _add_workers(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def _workers(text: str) -> int | None:
-    return None if text == "auto" else at_least(1)(text)
+    return None if text == "auto" else at_least(1, most=1024)(text)
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -133,10 +134,10 @@ def _named_cache(options: argparse.Namespace) -> "tuple[Cache, dict[str, PreTrai
     if options.tokenizer is None:
         return cache, {}
     try:
-        tokenizer = load_tokenizer(ModelConfig(base=options.tokenizer))
+        tokenizer = load_tokenizer(ModelConfig(base=str(options.tokenizer)))
     except ConfigError as error:
         raise ConfigError(f"--tokenizer {options.tokenizer}: {error.problem}", fix=error.fix) from error
-    check_tokenizer(cache, tokenizer, options.tokenizer)
+    check_tokenizer(cache, tokenizer, str(options.tokenizer))
     return cache, {stream: tokenizer for stream in cache.streams if stream != "mt"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare_ds.cli.arguments import add_config, add_verb, config_of
+from flare_ds.cli.arguments import add_config, add_verb, config_of, typed_path
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_text
@@ -39,7 +39,7 @@ def add_predict(verbs: "Verbs") -> None:
     )
     given.add_argument(
         "--file",
-        type=Path,
+        type=typed_path,
         metavar="FILE",
         help="rows with the columns target, source and id (.jsonl, .json, .csv, .parquet): texts as for --target, "
         "several sources as a list; a row without a source is read alone",
@@ -47,7 +47,7 @@ def add_predict(verbs: "Verbs") -> None:
     source_help = "the same in the source language, where the method reads it; once for each"
     predict.add_argument("--source", action="append", default=[], metavar="TEXT", help=source_help)
     output_help = "where predictions go, as .jsonl or .parquet (default: they are printed)"
-    predict.add_argument("--output", type=Path, metavar="FILE", help=output_help)
+    predict.add_argument("--output", type=typed_path, metavar="FILE", help=output_help)
     predict.add_argument("--generate", action="store_true", help="decode an answer, as the generate settings say")
 
 

@@ -4,10 +4,9 @@ Each imports what it needs when its config is read, so that a mistake in one is 
 """
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of
+from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of, typed_path
 from flare_ds.cli.predict import add_predict
 from flare_ds.settings import load_config
 
@@ -21,15 +20,15 @@ def add_verbs(verbs: "Verbs") -> None:
     stage1_example = f"{ranks} stage1 task_adapter.yaml --output models/tuned"
     stage1 = add_verb(verbs, "stage1", _stage1, "train a task adapter, merge it, check the new base", [stage1_example])
     add_config(stage1)
-    stage1.add_argument("--output", required=True, type=Path, help="new model directory")
+    stage1.add_argument("--output", required=True, type=typed_path, help="new model directory")
     train = add_verb(verbs, "train", _train, "train an adapter", [f"{ranks} train run.yaml train.steps=100"])
     add_config(train)
     evaluate = add_verb(verbs, "evaluate", _evaluate, "score the test split of a run", [f"{ranks} evaluate runs/pl"])
     add_config(evaluate, "run_or_config")
     merge_example = "flare-ds merge runs/en-lora --output models/tuned"
     merge = add_verb(verbs, "merge", _merge, "merge a task adapter into its base model", [merge_example])
-    merge.add_argument("config", metavar="RUN")
-    merge.add_argument("--output", required=True, type=Path, help="new model directory")
+    merge.add_argument("config", type=typed_path, metavar="RUN")
+    merge.add_argument("--output", required=True, type=typed_path, help="new model directory")
     add_predict(verbs)
     sweep = add_verb(
         verbs, "sweep", _sweep, "run every cell of a grid", ["flare-ds sweep sweep.yaml 'grid.seeds=[1, 2]'"]
@@ -38,8 +37,9 @@ def add_verbs(verbs: "Verbs") -> None:
     report = add_verb(
         verbs, "report", _report, "table and curves of all runs below a directory", ["flare-ds report runs"]
     )
-    report.add_argument("directory", metavar="DIR")
-    report.add_argument("--out", metavar="DIR", help="where report.md and the curves go (default: the first DIR)")
+    report.add_argument("directory", type=typed_path, metavar="DIR")
+    out_help = "where report.md and the curves go (default: DIR)"
+    report.add_argument("--out", type=typed_path, metavar="DIR", help=out_help)
 
 
 def _stage1(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from flare_ds.config.section import Section
+from flare_ds.config.section import Section, TypedPath
 
 
 class SourceConfig(Section):
@@ -13,7 +13,7 @@ class SourceConfig(Section):
     provider: Literal["lockstep", "cached"] = Field(
         "lockstep", description="the base beside the target, or its states stored once (flare)"
     )
-    mt_encoder: str | None = Field(None, description="M2M100 or NLLB model: directory or hub name (flare_mt)")
+    mt_encoder: TypedPath | None = Field(None, description="M2M100 or NLLB model: directory or hub name (flare_mt)")
     mt_language: str | None = Field(None, description="its tag of the target language, e.g. pol_Latn (null: NLLB's)")
     max_store_gb: float = Field(20.0, gt=0, description="largest store of states on disk (flare_mt, cached)")
 

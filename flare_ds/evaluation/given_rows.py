@@ -144,7 +144,7 @@ def _parsed(text: str) -> Any:
     """JSON or YAML in which all scalars but a bare null are texts; None: it is neither."""
     try:
         return yaml.load(text, _Texts)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return None
 
 

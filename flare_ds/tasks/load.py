@@ -12,11 +12,12 @@ import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from flare_ds.config import TaskConfig
-from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.exceptions import ConfigError, DataError, FlareError, together
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import TASKS, Task
 from flare_ds.tasks.check import check_task
@@ -38,7 +39,10 @@ def task_of(config: TaskConfig) -> Task:
         ConfigError: no task has that name, or `task.path` is not a file that defines it.
     """
     if config.path is None:
-        return TASKS.get(config.name)
+        try:
+            return TASKS.get(config.name)
+        except ConfigError as error:
+            raise ConfigError(f"{error.problem:.200} (task.name)", fix=error.fix) from None
     path = task_file(config.path)
     if path.suffix == ".py":
         return check_task(_task_in_module(path.absolute(), config.name))
@@ -86,25 +90,31 @@ def _checked_name(task: Task, name: str, path: Path) -> Task:
 
 def _task_in_yaml(path: Path) -> TableTask:
     settings = read_yaml(path)
-    for key in settings:
-        if key not in _KEYS:
-            raise ConfigError(f"unknown key {key!r} in {path}", fix=suggestion(str(key), _KEYS))
+    unknown = [key for key in settings if key not in _KEYS]
+    if unknown:
+        told = [ConfigError(f"unknown key {key!r} in {path}", fix=suggestion(str(key), _KEYS)) for key in unknown]
+        raise together(told, str(path))
     try:
         return TypeAdapter(TableTask).validate_python(settings)
     except ValidationError as error:
         raise _explain(error, path) from None
 
 
-def _explain(error: ValidationError, path: Path) -> ConfigError:
-    """The first problem of a declaration, said in our words."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        problem, _, fix = str(first["ctx"]["error"]).rpartition("; ")
+def _explain(error: ValidationError, path: Path) -> FlareError:
+    """All problems of a declaration, of each key the first, said in our words."""
+    found = {details["loc"][:1]: _problem(details, path) for details in reversed(error.errors())}
+    return together([*reversed(found.values())], str(path))
+
+
+def _problem(details: Any, path: Path) -> ConfigError:
+    if details["type"] == "value_error":
+        problem, _, fix = str(details["ctx"]["error"]).rpartition("; ")
         return ConfigError(f"{problem} (in {path})", fix=fix)
-    key = str(first["loc"][0])
-    if first["type"] == "missing":
+    key = str(details["loc"][0])
+    if details["type"] == "missing":
         return ConfigError(f"key {key!r} is missing in {path}", fix=f"add it: {_KEYS[key]}")
-    return ConfigError(f"{key} has {first['input']!r} in {path}: {first['msg']}", fix=f"change {key}: {_KEYS[key]}")
+    problem = f"{key} has {details['input']!r:.200} in {path}: {details['msg']}"
+    return ConfigError(problem, fix=f"change {key}: {_KEYS[key]}")
 
 
 def _task_in_module(path: Path, name: str) -> Task:

@@ -17,30 +17,25 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, together
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.quantized import stored_size
+from flare_ds.text_file import read_text
+from flare_ds.training.ds_checks import problems
 
 
-def resolve_ds_config(config: Config, shape: PreTrainedModel, world_size: int) -> dict[str, Any]:
+def resolve_ds_config(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
     """The DeepSpeed configuration of this run.
 
     Args:
         config: the run's settings.
         shape: the base on the meta device.
-        world_size: number of ranks.
 
     Raises:
-        ConfigError: the JSON cannot be read, or its precision is at odds with `model.dtype`.
+        ConfigError: see `read_ds_config`.
     """
-    settings = _read(config.deepspeed)
-    bf16 = bool(settings.get("bf16", {}).get("enabled", False))
-    if bf16 != (config.model.dtype == "bfloat16"):
-        raise ConfigError(
-            f"model.dtype={config.model.dtype!r}, but bf16.enabled={str(bf16).lower()} in {config.deepspeed}",
-            fix="use a DeepSpeed JSON of the model's precision: see ds_configs/README.md",
-        )
-    zero = settings.setdefault("zero_optimization", {})
+    settings = read_ds_config(config)
+    zero = settings["zero_optimization"]
     zero.update({key: value for key, value in _sizes(config, shape).items() if zero.get(key) == "auto"})
     settings.update(
         train_micro_batch_size_per_gpu=config.train.micro_batch_size,
@@ -51,15 +46,47 @@ def resolve_ds_config(config: Config, shape: PreTrainedModel, world_size: int) -
     return settings
 
 
+def read_ds_config(config: Config) -> dict[str, Any]:
+    """The JSON that the run names, checked; its precision is filled in.
+
+    Raises:
+        ConfigError: it cannot be read, names a key twice, or says what cannot work or would not be read here.
+    """
+    settings = _read(config.deepspeed)
+    wrong = list(problems(settings, config))
+    if wrong:
+        raise together(wrong, config.deepspeed)
+    if settings.get("bf16", {}).get("enabled") == "auto":
+        settings["bf16"]["enabled"] = config.model.dtype == "bfloat16"
+    return settings
+
+
 def _read(path: str) -> dict[str, Any]:
+    text = read_text(Path(path), named=f"deepspeed={path!r}")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
+        settings = json.loads(text, object_pairs_hook=_section, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ConfigError(f"deepspeed={path!r} is nested too deeply", fix="see ds_configs/README.md") from error
+    except ValueError as error:  # JSONDecodeError is one
+        fix = "mend the place named above; JSON has no comments, and no comma before a closing bracket"
+        raise ConfigError(f"deepspeed={path!r} is not valid JSON: {error}", fix=fix) from error
+    if not isinstance(settings, dict):
         raise ConfigError(
-            f"cannot read deepspeed={path!r}: {error.strerror}", fix="give one of ds_configs/*.json"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"deepspeed={path!r} is not valid JSON: {error}", fix="mend the place named above") from error
+            f"deepspeed={path!r} holds no settings (found {settings!r:.200})", fix="see ds_configs/README.md"
+        )
+    return settings
+
+
+def _section(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    section = dict(pairs)
+    twice = sorted({key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1})
+    if twice:
+        raise ValueError(f"key {twice[0]!r} stands twice in one section")
+    return section
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _sizes(config: Config, shape: PreTrainedModel) -> dict[str, int]:

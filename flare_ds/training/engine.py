@@ -24,7 +24,7 @@ from flare_ds.models.probe import check_streams
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.training.ds_config import resolve_ds_config
 from flare_ds.training.memory import check_whole_model
-from flare_ds.training.process_group import device, join_process_group, world_size
+from flare_ds.training.process_group import device, join_process_group
 
 AdapterSource = Callable[[dict[str, nn.Parameter]], dict[str, Tensor]]
 
@@ -86,7 +86,7 @@ def open_model(
     if config.recipe.fuses == "mixup":
         check_mixup(shape, config.mixup)
     check_streams(shape, config)
-    settings = resolve_ds_config(config, shape, world_size())
+    settings = resolve_ds_config(config, shape)
     whole = config.evaluate.whole_model and not train
     if whole:
         check_whole_model(config, shape)

@@ -15,6 +15,7 @@ from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds.exceptions import HostError
+from flare_ds.files import disk_errors
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.processes import free_port
 
@@ -74,11 +75,13 @@ def _load_cpu_communication() -> None:
     without end. Whoever holds our lock, which dies with its process, knows that such a file is stale.
 
     Raises:
-        HostError: it does not compile.
+        HostError: it does not compile, or there is no place for it.
     """
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "flare_ds.lock").open("w") as lock:
+    with disk_errors(root, elsewhere="set TORCH_EXTENSIONS_DIR to a directory you may write to (else HOME decides)"):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / "flare_ds.lock").open("w")
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for stale in root.glob("**/deepspeed_shm_comm/lock"):
             stale.unlink()

@@ -21,6 +21,7 @@ from flare_ds.files import write_json, write_text
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import keep_task_file
+from flare_ds.training.ds_config import read_ds_config
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.training.readable import check_readable
@@ -39,11 +40,12 @@ def open_run(config: Config, *, train: bool) -> Cache:
         train: whether the run is to be trained, rather than evaluated.
 
     Raises:
-        ConfigError: the settings do not suit the task.
+        ConfigError: the settings do not suit the task, or the DeepSpeed JSON cannot work.
         CacheError: the run has begun with other tokens (naming what differs), or its cache is gone and cannot be
             built again.
         FlareError: what else rank 0 met, on every rank, before any of them starts work.
     """
+    read_ds_config(config)
     join_process_group()
     return open_cache(on_rank_zero(partial(_prepare, config, train)))
 

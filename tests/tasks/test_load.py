@@ -124,7 +124,19 @@ def test_a_declaration_at_odds_with_itself_names_the_key(tmp_path: Path, changes
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.yaml", yaml.safe_dump({"name": "mine"}))
-    with pytest.raises(ConfigError, match=r"key 'languages' is missing in .*mine\.yaml\n.*codes of the languages"):
+    with pytest.raises(
+        ConfigError, match=r"key 'languages' is missing in .*mine\.yaml: .*codes of the languages"
+    ) as told:
+        task_of(config(path))
+    assert all(f"key '{key}' is missing" in told.value.problem for key in ("fields", "template")), "each of them"
+
+
+def test_every_unknown_key_and_every_repeated_one_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", "nam: x\nlangs: []\n")
+    with pytest.raises(ConfigError, match=r"(?s)2 problems.*'nam'.*did you mean 'name'.*'langs'.*'languages'"):
+        task_of(config(path))
+    path = write(tmp_path / "mine.yaml", "labels: [a, b]\nname: mine\nlabels: [b, a]\n")
+    with pytest.raises(ConfigError, match="key 'labels' stands twice, in lines 1 and 3"):
         task_of(config(path))
 
 

@@ -19,6 +19,7 @@ from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.windows import WINDOWS_VERSION
 from flare_ds.data.mt_tokens import MT_TEXT_VERSION, load_mt_tokenizer
 from flare_ds.data.parallel import ParallelData, Side
+from flare_ds.files import OTHER_TMPDIR, disk_errors
 from flare_ds.tasks.base import Task
 
 SPECIAL_TOKENS = (
@@ -105,7 +106,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     the ids it gives to a sample, since a slow tokenizer's files are not all it depends on, and over the special ids
     that the cache uses.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with disk_errors(Path(tempfile.gettempdir()), elsewhere=OTHER_TMPDIR), tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
         names = {path.relative_to(directory): path for path in Path(directory).rglob("*") if path.is_file()}
         lasting = sorted((name, path) for name, path in names.items() if name.parts[0] not in _SETTINGS_FILES)

@@ -1,0 +1,118 @@
+"""What a DeepSpeed JSON may say here, so that nothing in it is silently ignored, or fails hours later.
+
+DeepSpeed reads no key that it does not know, and this project takes optimizer, schedule and batches from the YAML.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from pydantic import ValidationError
+
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.registry import suggestion
+
+_SERVES = (
+    *("bf16", "communication_data_type", "data_types", "zero_optimization", "zero_allow_untested_optimizer"),
+    *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger"),
+    *("disable_python_gc", "tensorboard", "wandb", "csv_monitor", "comet"),
+)
+_REFUSED = {
+    "optimizer": ("the optimizer is AdamW, made from the YAML", "set train.learning_rate and train.weight_decay"),
+    "scheduler": ("the learning rate follows the YAML", "set train.schedule and train.warmup_ratio"),
+    "fp16": ("a model runs in bfloat16 or float32", "set model.dtype"),
+    "amp": ("a model runs in bfloat16 or float32", "set model.dtype"),
+    "torch_autocast": ("a model runs in bfloat16 or float32", "set model.dtype"),
+    "activation_checkpointing": ("it would not be read", "set train.gradient_checkpointing"),
+}
+_QUANTIZED = ("the adapter would train on weights or gradients that are rounded on their way", "set model.quantization")
+_OFFLOADED = ("token rows are looked up in the ranks' shards, which must lie where the model runs", "use more ranks")
+_SMALL = (
+    "only the adapter has an optimizer state, a few MB, saved from where the model runs",
+    "nothing is gained by it",
+)
+_MICS = ("token rows are looked up in the shards of all ranks", "use zero_hpz_partition_size within each node")
+_ZERO_REFUSED = {
+    "offload_param": _OFFLOADED,
+    "cpu_offload_param": _OFFLOADED,
+    "offload_optimizer": _SMALL,
+    "cpu_offload": _SMALL,
+    "cpu_offload_use_pin_memory": _SMALL,
+    "zenflow": _SMALL,
+    "mics_shard_size": _MICS,
+    "mics_hierarchical_params_gather": _MICS,
+    "zero_quantized_weights": _QUANTIZED,
+    "zero_quantized_nontrainable_weights": _QUANTIZED,
+    "zero_quantized_gradients": _QUANTIZED,
+}
+_OFF: tuple[Any, ...] = (None, False, {"enabled": False}, {"device": "none"}, -1)
+
+
+def problems(settings: dict[str, Any], config: Config) -> Iterator[ConfigError]:
+    """What a JSON says that cannot work, or would not be read.
+
+    Args:
+        settings: the JSON.
+        config: the run's settings.
+    """
+    origin, from_yaml = config.deepspeed, _from_yaml(config)
+    yield from _misplaced(settings, (*_SERVES, *from_yaml), _REFUSED, origin)
+    for name, (key, value) in from_yaml.items():
+        if settings.get(name, "auto") not in ("auto", value):
+            problem = f"{name}={settings[name]!r} in {origin}, but {key}={value!r}"
+            yield ConfigError(problem, fix=f'write "auto": the number comes from {key}')
+    for name in ("bf16", "data_types", "zero_optimization"):
+        if not isinstance(settings.get(name, {}), dict):
+            yield ConfigError(
+                f"{name}={settings[name]!r:.200} in {origin} is no section", fix="see ds_configs/README.md"
+            )
+            return
+    bf16 = settings.get("bf16", {}).get("enabled", False)
+    if bf16 not in ("auto", config.model.dtype == "bfloat16"):
+        yield ConfigError(
+            f"model.dtype={config.model.dtype!r}, but bf16.enabled={str(bf16).lower()} in {origin}",
+            fix="use a DeepSpeed JSON of the model's precision: see ds_configs/README.md",
+        )
+    yield from _zero_problems(settings.get("zero_optimization", {}), origin)
+
+
+def _from_yaml(config: Config) -> dict[str, tuple[str, Any]]:
+    train = config.train
+    return {
+        "train_batch_size": ("train.batch_size", train.batch_size),
+        "train_micro_batch_size_per_gpu": ("train.micro_batch_size", train.micro_batch_size),
+        "gradient_accumulation_steps": ("the number of micro-batches", 1),
+        "gradient_clipping": ("train.max_grad_norm", train.max_grad_norm),
+    }
+
+
+def _zero_problems(zero: dict[str, Any], origin: str) -> Iterator[ConfigError]:
+    known = [field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()]
+    wrong = list(_misplaced(zero, known, _ZERO_REFUSED, origin, "zero_optimization."))
+    yield from wrong
+    if zero.get("stage") != 3:
+        problem = f"zero_optimization.stage={zero.get('stage')!r} in {origin}, but the base is sharded by stage 3 alone"
+        yield ConfigError(problem, fix='write "stage": 3')
+    try:
+        DeepSpeedZeroConfig(**{key: value for key, value in zero.items() if not wrong and value != "auto"})
+    except (ValidationError, AssertionError, TypeError, ValueError) as error:
+        found = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
+        for details in found:
+            name = ".".join(map(str, ("zero_optimization", *details["loc"])))
+            yield ConfigError(f"{name} in {origin}: {details['msg']}", fix=f"change {name}")
+
+
+def _misplaced(
+    settings: dict[str, Any],
+    known: Any,
+    refused: dict[str, tuple[str, str]],
+    origin: str,
+    section: str = "",
+) -> Iterator[ConfigError]:
+    for key, value in settings.items():
+        if key in refused and value not in _OFF:
+            reason, fix = refused[key]
+            yield ConfigError(f"{section}{key} in {origin} cannot be used: {reason}", fix=f"remove it; {fix}")
+        elif key not in refused and key not in known:
+            yield ConfigError(f"{section}{key} in {origin} would not be read", fix=suggestion(key, known))
