@@ -7,6 +7,7 @@ Legend: n rows, one for each window of an example; B rows of a micro-batch, K la
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -28,6 +29,7 @@ from flare_ds.models.loading import load_tokenizer
 from flare_ds.tasks.base import Task
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import join_process_group
+from flare_ds.training.rank_zero import agreed
 from flare_ds.training.states import for_free_text, free_text_states
 
 T = TypeVar("T")
@@ -130,8 +132,8 @@ class _Opened:
 
 def _open(config: Config, task: Task, rows: Sequence[ParallelRow]) -> _Opened:
     join_process_group()
-    tokenizer = load_tokenizer(config.model)
-    mt_tokenizer = load_mt_tokenizer(config.source) if config.reads_mt_encoder else None
+    tokenizer = agreed(partial(load_tokenizer, config.model))
+    mt_tokenizer = agreed(partial(load_mt_tokenizer, config.source)) if config.reads_mt_encoder else None
     encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
     texts = FreeTexts(encoder.encode("test", rows))
     stored = None

@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from flare_ds.files import write_text
+from flare_ds.files import disk_errors, write_text
 
 
 class Records:
@@ -79,8 +79,9 @@ class Records:
             self._board.close()
 
     def _write(self, step: int, values: dict[str, Any], *, prefix: str) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with disk_errors(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{prefix}/{name.removeprefix('validation_')}", value, step)
 
