@@ -1,10 +1,11 @@
-"""`flare_ds` on one rank, which suffers what is asked for: python -m tests.training.chaos_worker FAULT AT VERB CONFIG ...
+"""`flare_ds` on one rank, which suffers what it is told to.
+
+Run as `python -m tests.training.chaos_worker FAULT AT VERB CONFIG`.
 
 A fault comes within a forward of step AT, of rank $CHAOS_RANK (or of all), or while rank 0 writes the state after it.
 """
 
 import ctypes
-import errno
 import os
 import resource
 import signal
@@ -110,7 +111,6 @@ def strike_at(strike: Callable[[], object], step: int) -> None:
 
 
 if __name__ == "__main__":
-    assert errno.ENOSPC and files.sync
     name, at, *arguments = sys.argv[1:]
     if name != "none" and os.environ.get("CHAOS_RANK", "all") in ("all", os.environ["RANK"]):
         strike_at(faults[name], int(at))
