@@ -89,7 +89,7 @@ def _check_places(place: Place) -> None:
     twice = [number for number, mine in enumerate(places) if places.count(mine) > 1]
     if twice and get_accelerator().device_name() != "cpu":
         error = HostError(
-            f"{ranks_named(twice)} have LOCAL_RANK={place.local_rank}, so they would share one device",
+            f"{ranks_named(twice)} have LOCAL_RANK={places[twice[0]][1]}, so they would share one device",
             fix="start one process a host, or set LOCAL_RANK to each process's number on its host",
         )
         error.shared = True

@@ -22,8 +22,8 @@ def on_rank_zero(work: Callable[[], T]) -> T:
         FlareError: what rank 0 met, on every rank.
         RankFailed: rank 0 met another error.
     """
-    result, problem = _tried(work) if rank() == 0 else (None, None)
     with unhurried():
+        result, problem = _tried(work) if rank() == 0 else (None, None)
         result, problem = first_object((result, problem))
     if problem is not None:
         raise _shared(problem)
