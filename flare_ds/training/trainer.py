@@ -34,7 +34,7 @@ from flare_ds.training.costs import Costs
 from flare_ds.training.engine import RunningModel, count_trainable, open_model
 from flare_ds.training.memory import check_memory
 from flare_ds.training.order import number_of_steps, open_order, padded_tokens
-from flare_ds.training.process_group import barrier, device, gather_objects, join_process_group, rank, world_size
+from flare_ds.training.process_group import device, gather_objects, join_process_group, rank, world_size
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
@@ -124,9 +124,7 @@ class Trainer:
                     self._stop()
                 beat()
         self.records.close()
-        if rank() == 0:
-            write_json(self.run_dir / "training.json", self._summary())
-        barrier()
+        on_rank_zero(lambda: write_json(self.run_dir / "training.json", self._summary()))
 
     def _ended(self) -> bool:
         """Whether all steps are done, or so many validations in a row found nothing better that no more will be."""
