@@ -45,6 +45,8 @@ def join_process_group() -> None:
     if get_accelerator().device_name() == "cpu":
         _load_cpu_communication()
     store = meet(place)
+    if place.world_size > 1:
+        _look_after_one_another(place, store)
     try:
         _form(place, store)
     except (RuntimeError, ValueError) as error:
@@ -55,12 +57,24 @@ def join_process_group() -> None:
     if get_accelerator().device_name() == "cpu":
         _unlink_shared_memory()
     atexit.register(_leave_process_group)
-    _check_places(place)
+
+
+def _look_after_one_another(place: Place, store: dist.Store) -> None:
+    """From now on the failure of one rank is that of all."""
+    global _job
+    store.set(f"place/{place.rank}", f"{place.local_rank} {socket.gethostname()}")
+    places = [store.get(f"place/{rank}").decode() for rank in range(place.world_size)]
+    _job = Job(Board(store, place.rank, place.world_size), [told.partition(" ")[2] for told in places])
+    _job.start()
+    joined(_job)
+    watch(_job)
+    faulthandler.enable()  # a crash in native code shows where
+    _check_places(places)
 
 
 def _form(place: Place, store: dist.Store) -> None:
-    """The process groups; and from then on the ranks look after one another."""
-    global _job, _side
+    """The process groups."""
+    global _side
     backend, timeout = get_accelerator().communication_backend_name(), collective_timeout()
     alone = place.world_size == 1
     bound = get_accelerator().device_name() == "cuda" and not alone  # as deepspeed.init_distributed does
@@ -73,23 +87,17 @@ def _form(place: Place, store: dist.Store) -> None:
         device_id=torch.device("cuda", place.local_rank) if bound else None,
     )
     deepspeed.init_distributed(backend, timeout=timeout, verbose=False)
-    if alone:
-        return
-    _side = dist.new_group(backend="gloo", timeout=timedelta(seconds=setup_seconds()))
-    _job = Job(Board(store, place.rank, place.world_size), gather_objects(socket.gethostname()))
-    _job.start()
-    joined(_job)
-    watch(_job)
-    faulthandler.enable()  # a crash in native code shows where
+    if not alone:
+        _side = dist.new_group(backend="gloo", timeout=timedelta(seconds=setup_seconds()))
 
 
-def _check_places(place: Place) -> None:
-    """Refuse two ranks on one GPU, which NCCL would not do with either: nobody has told them apart."""
-    places = gather_objects((socket.gethostname(), place.local_rank))
+def _check_places(places: list[str]) -> None:
+    """Refuse two ranks on one GPU, which NCCL cannot do with: nobody has told them apart."""
     twice = [number for number, mine in enumerate(places) if places.count(mine) > 1]
     if twice and get_accelerator().device_name() != "cpu":
+        number = places[twice[0]].partition(" ")[0]
         error = HostError(
-            f"{ranks_named(twice)} have LOCAL_RANK={places[twice[0]][1]}, so they would share one device",
+            f"{ranks_named(twice)} have LOCAL_RANK={number}, so they would share one device",
             fix="start one process a host, or set LOCAL_RANK to each process's number on its host",
         )
         error.shared = True
