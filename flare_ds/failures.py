@@ -39,7 +39,15 @@ def joined(job: Job) -> None:
     """Several ranks have met: from now on the failure of one is that of all."""
     global _job
     _job = job
-    sys.excepthook = lambda kind, error, trace: _end_all(job, error)
+
+
+def end_uncaught() -> None:
+    """Let what no command catches end the job, too.
+
+    Called after torch has formed its group: it puts a hook of its own around ours, which swallows what ours says.
+    """
+    if (job := _job) is not None:
+        sys.excepthook = lambda kind, error, trace: _end_all(job, error)
 
 
 def end(error: BaseException, *, on_every_rank: bool) -> int:

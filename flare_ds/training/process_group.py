@@ -18,7 +18,7 @@ from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds.exceptions import HostError
-from flare_ds.failures import joined
+from flare_ds.failures import end_uncaught, joined
 from flare_ds.training.board import Board
 from flare_ds.training.job import Job
 from flare_ds.training.launched import Place, place_of
@@ -89,6 +89,7 @@ def _form(place: Place, store: dist.Store) -> None:
     deepspeed.init_distributed(backend, timeout=timeout, verbose=False)
     if not alone:
         _side = dist.new_group(backend="gloo", timeout=timedelta(seconds=setup_seconds()))
+        end_uncaught()
 
 
 def _check_places(places: list[str]) -> None:
