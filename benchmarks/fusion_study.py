@@ -15,8 +15,8 @@ from pathlib import Path
 from study import Study, is_trained, load_study
 from study_tables import tables
 
-from flare_ds.cli.arguments import complain
 from flare_ds.exceptions import FlareError
+from flare_ds.failures import say
 from flare_ds.files import write_text
 from flare_ds.processes import free_port, only_one, run_logged
 from flare_ds.runs import RunResult
@@ -38,7 +38,7 @@ def main() -> int:
         study.file.out.mkdir(parents=True, exist_ok=True)
         write_text(study.file.out / "tables.md", text)
     except FlareError as error:
-        complain(error)
+        say(str(error))
         return 1
     print(text)
     for run in failed:

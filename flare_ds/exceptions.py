@@ -12,7 +12,12 @@ class FlareError(Exception):
     Args:
         problem: what is wrong, naming the setting, file or row and the value found there.
         fix: what to do about it, as a sentence or a command.
+
+    Attributes:
+        shared: whether every rank raises it, so that one of them tells it for all.
     """
+
+    shared = False
 
     def __init__(self, problem: str, *, fix: str) -> None:
         super().__init__(f"{problem}\n  fix: {fix}")
@@ -67,3 +72,26 @@ class NotFiniteError(FlareError):
 
 class HostError(FlareError):
     """This machine lacks something: a compiler, memory, disk, a working process group."""
+
+
+class RankFailed(Exception):
+    """An error of one rank that no user is expected to mend, raised on all of them.
+
+    Args:
+        message: which rank, where, and what it met.
+        trace: its traceback.
+    """
+
+    shared = True
+
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message)
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling."""
+        return RankFailed, (str(self), self.trace)
+
+
+class ToBeContinued(Exception):
+    """No failure: the run was asked to stop, its state is saved, and the same command goes on."""

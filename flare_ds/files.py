@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from flare_ds.exceptions import HostError
 from flare_ds.json_text import json_text
 
@@ -30,10 +32,23 @@ def disk_errors(path: Path, *, elsewhere: str = "choose a place you may write to
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as raised:
+        error = raised if isinstance(raised, OSError) else _of_the_system(raised)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = f"free some space and run the same command again, or {elsewhere}" if full else elsewhere
-        raise HostError(f"cannot write {error.filename or path}: {error.strerror}", fix=fix) from error
+        raise HostError(f"cannot write {error.filename or path}: {error.strerror}", fix=fix) from raised
+
+
+def _of_the_system(error: SafetensorError) -> OSError:
+    """The system's error that safetensors tells of in words alone.
+
+    Raises:
+        SafetensorError: it tells of another.
+    """
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None:
+        raise error
+    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 OTHER_TMPDIR = "set TMPDIR to a directory you may write to, with room"

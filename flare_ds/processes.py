@@ -19,6 +19,8 @@ from flare_ds.files import disk_errors
 
 _CHUNK = 1 << 16
 _PATIENCE_S = 15.0
+COMMAND, MESSAGE = "$ ", "flare-ds: "
+"""How a line of a log begins with which a command starts; and what stands in one that tells what went wrong."""
 
 # Lives in a session of its own and waits on a pipe that only we hold: when we die, even by kill -9, the pipe closes
 # and the command's group is ended. Otherwise its ranks would train on beside the sweep that continues our work.
@@ -55,7 +57,7 @@ def run_logged(command: Sequence[str], log: Path) -> int:
         The exit status; negative when a signal ended it.
     """
     with disk_errors(log), log.open("ab", buffering=0) as file:
-        file.write(f"$ {shlex.join(command)}\n".encode())
+        file.write(f"{COMMAND}{shlex.join(command)}\n".encode())
         with _own_group(command) as (process, output):
             while chunk := output.read(_CHUNK):
                 _show(chunk, file)
@@ -63,10 +65,17 @@ def run_logged(command: Sequence[str], log: Path) -> int:
 
 
 def log_tail(log: Path, lines: int = 20) -> str:
-    """The last lines of a log, each as a terminal would show it (a redrawn progress bar is one line)."""
+    """The last lines of a log, each as a terminal would show it (a redrawn progress bar is one line).
+
+    Where a launcher has said more than that after our own last message, half of them are from there on.
+    """
     text = log.read_text(encoding="utf-8", errors="replace")
     shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n") if line.strip()]
-    return "\n".join(shown[-lines:])
+    of_last = max((place for place, line in enumerate(shown) if line.startswith(COMMAND)), default=0)
+    ours = [place for place in range(of_last, len(shown)) if MESSAGE in shown[place]]
+    if not ours or ours[-1] >= len(shown) - lines:
+        return "\n".join(shown[-lines:])
+    return "\n".join([*shown[ours[-1] :][: lines // 2], "...", *shown[-(lines // 2) :]])
 
 
 @contextmanager

@@ -21,6 +21,7 @@ def rank_environment(rank: int, world_size: int, port: str) -> dict[str, str]:
         "MASTER_PORT": port,
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONPATH": str(REPOSITORY),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }

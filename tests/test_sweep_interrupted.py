@@ -83,6 +83,18 @@ def test_a_command_that_ignores_the_signals_is_killed(tmp_path, monkeypatch):
     assert not alive(pids[0])
 
 
+def test_the_tail_of_a_log_shows_what_we_said_before_the_launcher_said_more(tmp_path):
+    log = tmp_path / "log.txt"
+    ours = ["[default0]:flare-ds: model.base='x' is not a directory", "  fix: check the path"]
+    torchrun = [f"ChildFailedError line {number}" for number in range(40)]
+    earlier = ["$ flare-ds prepare", "flare-ds: an older message"]
+    log.write_text("\n".join([*earlier, "$ torchrun", *ours, *torchrun]))
+    shown = log_tail(log).splitlines()
+    assert shown[:2] == ours and shown[-1] == torchrun[-1] and "..." in shown and len(shown) == 21
+    log.write_text("\n".join([*earlier, "$ torchrun", *torchrun]))
+    assert log_tail(log).splitlines() == torchrun[-20:], "what an earlier command said is no cause"
+
+
 def test_the_tail_of_a_log_shows_a_progress_bar_once(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("first\nstep 1\rstep 2\rstep 3\n\nerror: no\n")

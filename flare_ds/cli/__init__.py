@@ -22,35 +22,33 @@ import warnings
 from collections.abc import Sequence
 
 from flare_ds.cli import caches, data, lm_eval, runs
-from flare_ds.cli.arguments import complain
 from flare_ds.cli.parser import Parser
-from flare_ds.exceptions import FlareError
+from flare_ds.failures import end
 from flare_ds.files import check_temporary
-
-INTERRUPTED = 130
-CLOSED_PIPE = 141  # as a shell says it: 128 + SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; problems a user can mend end in one message and exit code 1."""
     options = _parse(arguments)
+    # Before torch is imported: its stores tell in forty lines of C++ frames that a rank is gone; we tell it in one.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # torch renames two collectives and says so at every call; DeepSpeed still uses the old names.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
     try:
         check_temporary()
         code = options.run(options) or 0
+        if options.on_every_rank:
+            _finish()
         sys.stdout.flush()  # here, where a closed pipe is still handled
         return code
-    except FlareError as error:
-        if os.environ.get("RANK", "0") == "0":
-            complain(error)
-        return 1
-    except KeyboardInterrupt:
-        print("flare-ds: interrupted; the same command continues", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `flare-ds inspect ... | head`: nobody reads on; Python must not flush into it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
+    except BaseException as error:
+        return end(error, on_every_rank=options.on_every_rank)
+
+
+def _finish() -> None:
+    from flare_ds.training.process_group import finish
+
+    finish()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flare_ds.config import Config
-from flare_ds.exceptions import ConfigError, FlareError
+from flare_ds.exceptions import ConfigError
 from flare_ds.paths import expanded
 from flare_ds.settings import load_config
 
@@ -20,7 +19,7 @@ Run = Callable[[argparse.Namespace], int | None]
 
 
 def add_verb(
-    verbs: "Verbs", name: str, run: Run | None, summary: str, examples: Sequence[str]
+    verbs: "Verbs", name: str, run: Run | None, summary: str, examples: Sequence[str], *, on_every_rank: bool = False
 ) -> argparse.ArgumentParser:
     """Declare a verb.
 
@@ -30,6 +29,7 @@ def add_verb(
         run: what it does, returning an exit code or None for 0; None where verbs of its own do it.
         summary: for the list of verbs, and above its own help.
         examples: whole commands, shown below its help.
+        on_every_rank: whether a launcher may start it on several ranks; other verbs know nothing of ranks.
     """
     parser = verbs.add_parser(
         name,
@@ -38,7 +38,7 @@ def add_verb(
         epilog="\n  ".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run, parser=parser, on_every_rank=on_every_rank)
     return parser
 
 
@@ -108,8 +108,3 @@ def is_cache_path(path: str | Path) -> bool:
     """Whether a cache is named, and not a config: a directory that is no run directory."""
     path = Path(path)
     return path.is_dir() and not (path / "config.yaml").is_file()
-
-
-def complain(error: FlareError) -> None:
-    """Tell the user what is wrong and how to mend it."""
-    print(f"flare-ds: {error}", file=sys.stderr)

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare_ds.cli.arguments import add_list, add_verb, at_least, complain, is_cache_path, typed_path
+from flare_ds.cli.arguments import add_list, add_verb, at_least, is_cache_path, typed_path
 from flare_ds.config import Config
 from flare_ds.exceptions import CacheError, ConfigError
+from flare_ds.failures import say
 from flare_ds.settings import load_config
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"{path}: whole")
         except CacheError as error:
             damaged += 1
-            complain(error)
+            say(str(error))
     return min(damaged, 1)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_verbs(verbs: "Verbs") -> None:
     """Declare it."""
     summary = "lm-evaluation-harness's own command line, with `--model flare_ds --model_args run=RUN`"
-    verb = add_verb(verbs, "lm-eval", _lm_eval, summary, [])
+    verb = add_verb(verbs, "lm-eval", _lm_eval, summary, [], on_every_rank=True)
     verb.add_argument("arguments", nargs=argparse.REMAINDER)
     verb.prefix_chars = "\0"  # no word behind it is an option of ours, --help included
 

@@ -29,7 +29,7 @@ def add_predict(verbs: "Verbs") -> None:
         "flare-ds predict runs/hi-lora --generate --target '{question: ..., context: ...}'",
         "deepspeed --module flare_ds predict runs/pl-flare --file pairs.jsonl --output said.parquet",
     ]
-    predict = add_verb(verbs, "predict", _predict, summary, examples)
+    predict = add_verb(verbs, "predict", _predict, summary, examples, on_every_rank=True)
     add_config(predict, "run_or_config")
     given = predict.add_mutually_exclusive_group()
     given.add_argument(

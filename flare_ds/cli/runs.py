@@ -18,12 +18,15 @@ def add_verbs(verbs: "Verbs") -> None:
     """Declare them."""
     ranks = "deepspeed --num_accelerators 2 --module flare_ds"
     stage1_example = f"{ranks} stage1 task_adapter.yaml --output models/tuned"
-    stage1 = add_verb(verbs, "stage1", _stage1, "train a task adapter, merge it, check the new base", [stage1_example])
+    summary = "train a task adapter, merge it, check the new base"
+    stage1 = add_verb(verbs, "stage1", _stage1, summary, [stage1_example], on_every_rank=True)
     add_config(stage1)
     stage1.add_argument("--output", required=True, type=typed_path, help="new model directory")
-    train = add_verb(verbs, "train", _train, "train an adapter", [f"{ranks} train run.yaml train.steps=100"])
+    examples = [f"{ranks} train run.yaml train.steps=100"]
+    train = add_verb(verbs, "train", _train, "train an adapter", examples, on_every_rank=True)
     add_config(train)
-    evaluate = add_verb(verbs, "evaluate", _evaluate, "score the test split of a run", [f"{ranks} evaluate runs/pl"])
+    examples, summary = [f"{ranks} evaluate runs/pl"], "score the test split of a run"
+    evaluate = add_verb(verbs, "evaluate", _evaluate, summary, examples, on_every_rank=True)
     add_config(evaluate, "run_or_config")
     merge_example = "flare-ds merge runs/en-lora --output models/tuned"
     merge = add_verb(verbs, "merge", _merge, "merge a task adapter into its base model", [merge_example])

@@ -33,6 +33,7 @@ class TrainConfig(Section):
         None, ge=1, description="validations in a row without a better score that end the training (null: never)"
     )
     save_every: int = Field(20, ge=1, description="steps between resumable checkpoints")
+    save_seconds: float | None = Field(600.0, gt=0, description="most seconds between them (null: by steps alone)")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

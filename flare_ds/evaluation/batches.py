@@ -20,6 +20,7 @@ from flare_ds.data.rows_read import SplitRows, rows_read
 from flare_ds.data.states import StateStore
 from flare_ds.data.streams import source_streams
 from flare_ds.training.process_group import device, gather_objects, rank, world_size
+from flare_ds.training.watchdog import pace
 
 T = TypeVar("T")
 Ask = Callable[[Batch, list[int]], Sequence[T]]
@@ -75,20 +76,23 @@ def ask_rows(
         batch_tokens=config.evaluate.batch_tokens,
     )[rank()]
     mine: list[tuple[int, T]] = []
-    for micro_batch in tqdm(batches, desc=what, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr):
-        batch = collate(
-            rows,
-            micro_batch,
-            streams=streams,
-            objective=objective,
-            pad_id=pad_id,
-            source_answers=config.adapter.span == "full",
-            stored=stored,
-        )
-        numbers = micro_batch.rows.tolist()
-        answers = zip(numbers, ask(batch.to(device()), numbers), micro_batch.weights, strict=True)
-        mine += [(row, answer) for row, answer, weight in answers if weight]
-    return _in_order(mine, len(rows))
+    shown = tqdm(batches, desc=what, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr)
+    with pace(f"going over the {what} rows", steady=False) as beat:
+        for micro_batch in shown:
+            batch = collate(
+                rows,
+                micro_batch,
+                streams=streams,
+                objective=objective,
+                pad_id=pad_id,
+                source_answers=config.adapter.span == "full",
+                stored=stored,
+            )
+            numbers = micro_batch.rows.tolist()
+            answers = zip(numbers, ask(batch.to(device()), numbers), micro_batch.weights, strict=True)
+            mine += [(row, answer) for row, answer, weight in answers if weight]
+            beat()
+        return _in_order(mine, len(rows))
 
 
 def _in_order(mine: list[tuple[int, T]], count: int) -> list[T]:

@@ -1,6 +1,7 @@
 """Evaluating a run: its best adapter on the test split, written as metrics.json and predictions.parquet."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
 from flare_ds.training.engine import RunningModel, open_model
-from flare_ds.training.process_group import rank
+from flare_ds.training.process_group import join_process_group
+from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.states import prepare_states
 from flare_ds.versions import versions
 
@@ -39,9 +41,9 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
     running = open_trained(asked, label_tokens=cache.label_tokens)
     start = time.perf_counter()
     scores = score_split(running, cache, "test", asked, states=states)
-    refuse_not_finite(scores.not_finite, f"test rows of {config.run_dir}")
-    if rank() == 0:
-        _write(Path(config.run_dir), scores, config, cache, seconds=time.perf_counter() - start)
+    on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"test rows of {config.run_dir}"))
+    seconds = time.perf_counter() - start
+    on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, seconds=seconds))
     return scores
 
 
@@ -51,10 +53,11 @@ def open_trained(config: Config, *, label_tokens: list[list[int]]) -> RunningMod
     Raises:
         CheckpointError: see `load_adapter` and `check_settings`.
     """
-    directory, shape = Path(config.run_dir) / "adapter", load_shape(config.model)
+    join_process_group()
+    directory, shape = Path(config.run_dir) / "adapter", agreed(partial(load_shape, config.model))
     if not config.recipe.trains:
         return open_model(config, shape=shape, label_tokens=label_tokens, train=False)
-    check_settings(directory, config)
+    agreed(partial(check_settings, directory, config))
     return open_model(
         config,
         shape=shape,

@@ -13,6 +13,7 @@ Legend: B rows, N answer positions, V the vocabulary.
 
 import json
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -42,7 +43,8 @@ from flare_ds.evaluation.generate import eos_ids, generate
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer
-from flare_ds.training.process_group import world_size
+from flare_ds.training.process_group import join_process_group, world_size
+from flare_ds.training.rank_zero import agreed, on_rank_zero
 
 T = TypeVar("T")
 LogLikelihood = tuple[float, bool]
@@ -79,8 +81,10 @@ class FlareModel(LM):
     ) -> None:
         super().__init__()
         self.config = config = run_settings(run, batch_size, settings)
-        self.tokenizer = load_tokenizer(config.model)
-        longest = row_length(max_length, resolve_max_length(load_shape(config.model).config, self.tokenizer))
+        join_process_group()
+        self.tokenizer = agreed(partial(load_tokenizer, config.model))
+        shape = agreed(partial(load_shape, config.model))
+        longest = row_length(max_length, resolve_max_length(shape.config, self.tokenizer))
         templates = source_templates(config, doc_to_source)
         self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=config.recipe.reads == "joint")
         self.running = open_trained(config, label_tokens=[])
@@ -138,7 +142,8 @@ class FlareModel(LM):
             ]
 
         found = _ungrouped(groups, self._ask(ask, [rows[first] for first, *_ in groups], objective="vocabulary"))
-        refuse_not_finite(not_finite((f"number {row}", [score]) for row, (score, _) in enumerate(found)), "requests")
+        odd = not_finite((f"number {row}", [score]) for row, (score, _) in enumerate(found))
+        on_rank_zero(partial(refuse_not_finite, odd, "requests"))
         return found
 
     def _write(self, requests: list[Instance], numbers: list[int]) -> list[str]:

@@ -6,8 +6,9 @@ Legend: n rows, one for each window of an example; B rows of a micro-batch, K la
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.base import Task
 from flare_ds.training.engine import RunningModel
 from flare_ds.training.process_group import join_process_group, rank
+from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.states import for_free_text, free_text_states
 
 T = TypeVar("T")
@@ -83,7 +85,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
         return label_scores(opened.running, batch, trie, opened.config).exp().tolist()
 
     shares_nK = opened.ask(ask)
-    refuse_not_finite(not_finite((row.id, shares) for row, shares in zip(rows, shares_nK, strict=True)), "rows")
+    _refuse_not_finite(zip((row.id for row in rows), shares_nK, strict=True))
     chances = [dict(zip(task.labels, shares_K, strict=True)) for shares_K in shares_nK]
     return [
         Prediction(row.id, max(of_row, key=of_row.__getitem__), of_row)
@@ -110,13 +112,17 @@ def write_answers(config: Config, task: Task, rows: Sequence[ParallelRow]) -> li
         return [Written(answer.text(opened.tokenizer), answer.log_probability, answer.ended) for answer in decoded]
 
     said = opened.ask(ask)
-    examples = zip(opened.texts.examples.tolist(), said, strict=True)
-    refuse_not_finite(not_finite((rows[row].id, [answer.log_probability]) for row, answer in examples), "rows")
+    ids = (rows[row].id for row in opened.texts.examples.tolist())
+    _refuse_not_finite(zip(ids, ([answer.log_probability] for answer in said), strict=True))
     best = best_windows(opened.texts.examples, [answer.log_probability for answer in said])
     return [
         Prediction(row.id, said[window].text, log_probability=said[window].log_probability)
         for row, window in zip(rows, best.tolist(), strict=True)
     ]
+
+
+def _refuse_not_finite(scored: Iterable[tuple[str, Sequence[float]]]) -> None:
+    on_rank_zero(partial(refuse_not_finite, not_finite(scored), "rows"))
 
 
 @dataclass(frozen=True)
@@ -140,8 +146,8 @@ class _Opened:
 def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: int = 1) -> _Opened:
     """Open what is needed to ask for so many tokens behind each prompt, of which the last is only predicted."""
     join_process_group()
-    tokenizer = load_tokenizer(config.model)
-    mt_tokenizer = load_mt_tokenizer(config.source) if config.reads_mt_encoder else None
+    tokenizer = agreed(partial(load_tokenizer, config.model))
+    mt_tokenizer = agreed(partial(load_mt_tokenizer, config.source)) if config.reads_mt_encoder else None
     encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
     encoded = encoder.encode("test", rows)
     if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):

@@ -7,6 +7,7 @@ evaluate.whole_model loads it there once, and no collective is left in a forward
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import deepspeed
 import torch
@@ -25,6 +26,7 @@ from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.training.ds_config import resolve_ds_config
 from flare_ds.training.memory import check_whole_model
 from flare_ds.training.process_group import device, join_process_group
+from flare_ds.training.rank_zero import agreed
 
 AdapterSource = Callable[[dict[str, nn.Parameter]], dict[str, Tensor]]
 
@@ -89,13 +91,13 @@ def open_model(
     settings = resolve_ds_config(config, shape)
     whole = config.evaluate.whole_model and not train
     if whole:
-        check_whole_model(config, shape)
+        agreed(partial(check_whole_model, config, shape))
         assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
     zero_init = None if whole else HfDeepSpeedConfig(settings)
     model = build_model(config, label_tokens=label_tokens)
     parameters = trainable_parameters(model)
     if adapter is not None:
-        values = adapter(parameters)
+        values = agreed(partial(adapter, parameters))
         for name, parameter in parameters.items():
             parameter.data.copy_(values[name])
     if not train:

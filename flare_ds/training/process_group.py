@@ -1,11 +1,14 @@
 """The process group: joining the ranks a launcher started, or being the only one."""
 
 import atexit
+import faulthandler
 import fcntl
 import os
+import socket
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
@@ -15,36 +18,94 @@ from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds.exceptions import HostError
+from flare_ds.failures import end_uncaught, joined
 from flare_ds.files import disk_errors
 from flare_ds.models.attention_kernels import choose_attention_kernels
-from flare_ds.processes import free_port
+from flare_ds.training.board import Board
+from flare_ds.training.job import Job
+from flare_ds.training.launched import Place, place_of
+from flare_ds.training.meeting import meet
+from flare_ds.training.timeouts import collective_timeout, setup_seconds
+from flare_ds.training.watchdog import watch
 
-TIMEOUT = timedelta(minutes=60)
+_job: Job | None = None
+_side: dist.ProcessGroup | None = None
+"""Over Gloo, with the patience of a set-up: small objects, and waits for what one rank does alone."""
 
 
 def join_process_group() -> None:
-    """Join the ranks started by `deepspeed`, `torchrun` or `srun`; started by hand, form a group of one.
+    """Join the ranks started by a launcher, `srun` or `mpirun`; started by hand, form a group of one.
 
     Raises:
-        HostError: the group does not form.
+        HostError: the environment contradicts itself, the group does not form, or two ranks would share a device.
+        ConfigError: see `flare_ds.training.timeouts`.
     """
     if dist.is_initialized():
         return
     choose_attention_kernels()
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+    place = place_of(os.environ)
+    os.environ.update(place.environment)
     if get_accelerator().device_name() == "cpu":
         _load_cpu_communication()
+    store = meet(place)
+    if place.world_size > 1:
+        _look_after_one_another(place, store)
     try:
-        deepspeed.init_distributed(get_accelerator().communication_backend_name(), timeout=TIMEOUT, verbose=False)
+        _form(place, store)
     except (RuntimeError, ValueError) as error:
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        fix = "check the address; if another run of this machine uses the port, pass the launcher another --master_port"
-        raise HostError(f"the ranks did not meet at {address}: {error}", fix=fix) from error
-    get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything is loaded onto a GPU
+        fix = "check that every host reaches every other one (firewall; NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME)"
+        problem = f"the ranks met at {place.address}:{place.port}, but form no group: {error}"
+        raise HostError(problem, fix=fix) from error
+    get_accelerator().set_device(place.local_rank)  # before anything is loaded onto a GPU
     if get_accelerator().device_name() == "cpu":
         _unlink_shared_memory()
     atexit.register(_leave_process_group)
+
+
+def _look_after_one_another(place: Place, store: dist.Store) -> None:
+    """From now on the failure of one rank is that of all."""
+    global _job
+    store.set(f"place/{place.rank}", f"{place.local_rank} {socket.gethostname()}")
+    places = [store.get(f"place/{rank}").decode() for rank in range(place.world_size)]
+    _job = Job(Board(store, place.rank, place.world_size), [told.partition(" ")[2] for told in places])
+    _job.start()
+    joined(_job)
+    watch(_job)
+    faulthandler.enable()  # a crash in native code shows where
+    _check_places(places)
+
+
+def _form(place: Place, store: dist.Store) -> None:
+    """The process groups."""
+    global _side
+    backend, timeout = get_accelerator().communication_backend_name(), collective_timeout()
+    alone = place.world_size == 1
+    bound = get_accelerator().device_name() == "cuda" and not alone  # as deepspeed.init_distributed does
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("group", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timeout,
+        device_id=torch.device("cuda", place.local_rank) if bound else None,
+    )
+    deepspeed.init_distributed(backend, timeout=timeout, verbose=False)
+    if not alone:
+        _side = dist.new_group(backend="gloo", timeout=timedelta(seconds=setup_seconds()))
+        end_uncaught()
+
+
+def _check_places(places: list[str]) -> None:
+    """Refuse two ranks on one GPU, which NCCL cannot do with: nobody has told them apart."""
+    twice = [number for number, mine in enumerate(places) if places.count(mine) > 1]
+    if twice and get_accelerator().device_name() != "cpu":
+        number = places[twice[0]].partition(" ")[0]
+        error = HostError(
+            f"{ranks_named(twice)} have LOCAL_RANK={number}, so they would share one device",
+            fix="start one process a host, or set LOCAL_RANK to each process's number on its host",
+        )
+        error.shared = True
+        raise error
 
 
 def _unlink_shared_memory() -> None:
@@ -64,8 +125,17 @@ def _leave_process_group() -> None:
     keeps the group, so destroying it does not end the threads (pytorch#190489). A thread runs while this one sleeps.
     """
     if dist.is_initialized():
+        if _job is not None:
+            _job.finish()
         dist.destroy_process_group()
         time.sleep(0.2)
+
+
+def finish() -> None:
+    """Wait until every rank has done its work, so that none ends well where another fails; a collective."""
+    barrier()
+    if _job is not None:
+        _job.finish()
 
 
 def _load_cpu_communication() -> None:
@@ -109,16 +179,30 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def ranks_named(ranks: list[int]) -> str:
+    """Some ranks and their hosts, for a message; nothing where there is but one rank."""
+    return "" if _job is None else _job.named(ranks)
+
+
 def gather_objects(mine: object) -> list:
     """What every rank holds, on every rank, in rank order; small Python objects only."""
     if world_size() == 1:
         return [mine]
     everyone: list = [None] * world_size()
-    dist.all_gather_object(everyone, mine)
+    dist.all_gather_object(everyone, mine, group=_side)
     return everyone
 
 
+def first_object(mine: object) -> Any:
+    """What rank 0 holds, on every rank; a small Python object."""
+    if world_size() == 1:
+        return mine
+    holder = [mine]
+    dist.broadcast_object_list(holder, src=0, group=_side)
+    return holder[0]
+
+
 def barrier() -> None:
-    """Wait for every rank."""
+    """Wait for every rank, as long as a set-up may take."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_side)

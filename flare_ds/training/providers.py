@@ -9,6 +9,7 @@ Legend: n positions of a row, K states a position, D their width, B rows, L colu
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from flare_ds.models.mt_encoder import MTEncoder, mt_width
 from flare_ds.tasks.base import SPLITS
 from flare_ds.training.engine import RunningModel, open_model
 from flare_ds.training.process_group import device
+from flare_ds.training.rank_zero import agreed
 
 
 class StateComputer(Protocol):
@@ -62,7 +64,7 @@ class BaseStates:
         self.config = config.model_copy(update={"method": "zero_shot", "train": train})
         self.cache = cache
         self.take_input = config.adapter.pairing == "input"
-        self.shape = load_shape(config.model)
+        self.shape = agreed(partial(load_shape, config.model))
         text = self.shape.config.get_text_config()
         lengths: dict[str, np.ndarray] = {split: cache.split(split).prompt_lengths("source") for split in SPLITS}
         self.layout = Layout(lengths, (text.num_hidden_layers, text.hidden_size), states_dtype(config))
@@ -116,11 +118,12 @@ class EncoderStates:
         self.config = config
         self.splits: dict[str, CacheSplit] = {split: cache.split(split) for split in SPLITS}
         lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("mt") for name, split in self.splits.items()}
-        self.layout = Layout(lengths, (1, mt_width(config.source)), states_dtype(config))
+        self.layout = Layout(lengths, (1, agreed(partial(mt_width, config.source))), states_dtype(config))
 
     def load(self) -> None:
         """Load the encoder."""
-        self.encoder = MTEncoder(self.config.source, dtype=states_dtype(self.config), device=device())
+        source, dtype = self.config.source, states_dtype(self.config)
+        self.encoder = agreed(lambda: MTEncoder(source, dtype=dtype, device=device()))
 
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
         """States [n, 1, D] of each target text."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from flare_ds.files import write_text
+from flare_ds.files import disk_errors, write_text
 from flare_ds.json_text import json_text
 
 
@@ -85,8 +85,9 @@ class Records:
             self._board.close()
 
     def _write(self, step: int, values: dict[str, Any], *, prefix: str) -> None:
-        self._file.write(json_text({"step": step, **values}) + "\n")
-        self._file.flush()
+        with disk_errors(self._path):
+            self._file.write(json_text({"step": step, **values}) + "\n")
+            self._file.flush()
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         for name, value in numbers.items():
             self._board.add_scalar(f"{prefix}/{name.removeprefix('validation_')}", value, step)

@@ -23,8 +23,9 @@ from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import keep_task_file
 from flare_ds.training.ds_config import read_ds_config
 from flare_ds.training.process_group import join_process_group
-from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.readable import check_readable
+from flare_ds.training.same_files import check_same_files
 from flare_ds.versions import versions
 
 _RECORD = "cache.json"
@@ -43,11 +44,14 @@ def open_run(config: Config, *, train: bool) -> Cache:
         ConfigError: the settings do not suit the task, or the DeepSpeed JSON cannot work.
         CacheError: the run has begun with other tokens (naming what differs), or its cache is gone and cannot be
             built again.
+        HostError: the hosts see different files.
         FlareError: what else rank 0 met, on every rank, before any of them starts work.
     """
     read_ds_config(config)
     join_process_group()
-    return open_cache(on_rank_zero(partial(_prepare, config, train)))
+    check_same_files(config)
+    path = on_rank_zero(partial(_prepare, config, train))
+    return agreed(partial(open_cache, path))
 
 
 def _prepare(config: Config, train: bool) -> Path:

@@ -23,7 +23,7 @@ from flare_ds.models.loading import load_shape
 from flare_ds.models.merge import merge_run
 from flare_ds.training.engine import make_room, open_model
 from flare_ds.training.process_group import join_process_group, rank
-from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer, is_trained
 from flare_ds.training.validation import validate
@@ -69,8 +69,8 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     _check_settings(config)
     join_process_group()
     cache = open_run(config, train=True)
-    trained = is_trained(config, cache)
-    if output.exists():
+    trained = on_rank_zero(partial(is_trained, config, cache))
+    if on_rank_zero(output.exists):
         return on_rank_zero(partial(_finished, config, output, trained))
     if not trained:
         Trainer(config, cache).train()
@@ -122,12 +122,12 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
     config = config.model_copy(update={"method": "zero_shot", "model": model})
     running = open_model(
         config,
-        shape=load_shape(model),
+        shape=agreed(partial(load_shape, model)),
         label_tokens=cache.label_tokens,
         train=False,
     )
     scores = validate(running, cache, config)
-    refuse_not_finite(scores.not_finite, f"validation rows by {base}")
+    on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"validation rows by {base}"))
     del running
     make_room()
     return scores

@@ -23,9 +23,10 @@ from flare_ds.data.states_writer import StoreWriter, check_size
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.training.engine import make_room
-from flare_ds.training.process_group import barrier, device, join_process_group, rank, world_size
+from flare_ds.training.process_group import device, join_process_group, rank, world_size
 from flare_ds.training.providers import BaseStates, EncoderStates, StateComputer, states_dtype
-from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.training.rank_zero import agreed, on_rank_zero
+from flare_ds.training.watchdog import pace
 
 
 def prepare_states(config: Config, cache: Cache) -> StateStore | None:
@@ -63,7 +64,8 @@ def free_text_states(config: Config, texts: Sequence[Sequence[int]]) -> StoredSt
     Raises:
         ConfigError: the MT encoder cannot be used.
     """
-    return _Texts(MTEncoder(config.source, dtype=states_dtype(config), device=device()), texts)
+    encoder = agreed(lambda: MTEncoder(config.source, dtype=states_dtype(config), device=device()))
+    return _Texts(encoder, texts)
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,11 @@ def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
         on_rank_zero(writer.reserve)
         computer.load()
         _compute(computer, writer, config.evaluate)
-        writer.sync()
-        barrier()
+        agreed(writer.sync)
         return on_rank_zero(writer.publish)
     finally:
-        writer.discard()
+        if rank() == 0:  # which has reserved them; the other ranks may be writing yet
+            writer.discard()
         del computer
         make_room()
 
@@ -124,8 +126,10 @@ def _compute(computer: StateComputer, writer: StoreWriter, evaluate: EvaluateCon
             lengths, world_size=world_size(), batch_size=evaluate.batch_size, batch_tokens=evaluate.batch_tokens
         )[rank()]
         progress = tqdm(batches, desc=f"states of {split}", unit="batch", disable=rank() > 0, file=sys.stderr)
-        for micro_batch in progress:
-            states = computer.states(split, micro_batch)
-            for row, weight, states_nKD in zip(micro_batch.rows, micro_batch.weights, states, strict=True):
-                if weight:
-                    writer.write(split, int(row), states_nKD)
+        with pace("computing source states", steady=False) as beat:
+            for micro_batch in progress:
+                states = computer.states(split, micro_batch)
+                for row, weight, states_nKD in zip(micro_batch.rows, micro_batch.weights, states, strict=True):
+                    if weight:
+                        writer.write(split, int(row), states_nKD)
+                beat()

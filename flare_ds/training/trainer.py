@@ -3,7 +3,7 @@
 for step:  rows of the step (seeded, the same for any world size)
 -> this rank's micro-batches -> forward, loss, backward each -> one clipped optimizer step
 every validate_every: score the validation rows, keep the adapter if it is the best; after `patience` without: stop
-every save_every: write the trainer state
+every save_every steps, every save_seconds, and when asked to stop by a signal: write the trainer state
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.split import generates
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, ToBeContinued
 from flare_ds.files import write_json
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import for_deepspeed
@@ -36,13 +37,16 @@ from flare_ds.training.costs import Costs
 from flare_ds.training.engine import RunningModel, count_trainable, open_model
 from flare_ds.training.memory import check_memory
 from flare_ds.training.order import number_of_steps, open_order, padded_tokens
-from flare_ds.training.process_group import barrier, device, gather_objects, join_process_group, rank, world_size
+from flare_ds.training.process_group import device, gather_objects, join_process_group, rank, world_size
+from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
+from flare_ds.training.signals import StopRequest
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
 from flare_ds.training.state import Progress, load_state, restore_optimizer, save_state, saved_adapter, state_path
 from flare_ds.training.states import prepare_states
 from flare_ds.training.validation import Validation
+from flare_ds.training.watchdog import pace
 
 
 class Trainer:
@@ -73,16 +77,19 @@ class Trainer:
         self.trie = LabelTrie(cache.label_tokens)
         self.lengths = padded_tokens(config, self.split, behind=self.trie.depth)
         self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
-        shape = load_shape(config.model)
+        shape = agreed(partial(load_shape, config.model))
         self.costs = Costs(config, shape, labels=len(self.trie.tokens))
-        check_memory(config, shape, row_tokens=int(self.lengths.max()), streams=len(self.streams))
+        row_tokens = int(self.lengths.max())
+        agreed(partial(check_memory, config, shape, row_tokens=row_tokens, streams=len(self.streams)))
         self.progress = Progress(fingerprint=fingerprint(config, cache))
         self.states = prepare_states(config, cache)
         self.stored = None if self.states is None else self.states.split("train")
         self.running = self._open(shape)
+        self.saved_at, self.stop = time.monotonic(), StopRequest()
 
     def _open(self, shape: PreTrainedModel) -> RunningModel:
-        saved = load_state(self.state_path, self.progress.fingerprint) if self.state_path.exists() else None
+        there = on_rank_zero(self.state_path.exists)
+        saved = agreed(partial(load_state, self.state_path, self.progress.fingerprint)) if there else None
         if saved is not None:
             self.progress, tensors = saved
         running = open_model(
@@ -111,20 +118,23 @@ class Trainer:
         validation = Validation(
             self.config, self.cache, self.states, running=self.running, progress=self.progress, records=self.records
         )
-        if not first:
-            validation.before_training()
-        while not self._ended():
-            self._timed_step(self.progress.step)
-            done = self.progress.step
-            if done % train.validate_every == 0 or done == self.steps:
-                validation.after_step()
-            if done % train.save_every == 0 or self._ended():
-                save_state(self.state_path, self.running, self.progress)
+        with self.stop, pace("training") as beat:
+            if not first:
+                validation.before_training()
+            while not self._ended():
+                wishes = self._timed_step(self.progress.step)
+                done = self.progress.step
+                if done % train.validate_every == 0 or done == self.steps:
+                    validation.after_step()
+                if done % train.save_every == 0 or self._ended() or any(wishes.values()):
+                    save_state(self.state_path, self.running, self.progress)
+                    self.saved_at = time.monotonic()
+                if wishes["stop"] and not self._ended():
+                    self._stop()
+                beat()
         self.records.close()
-        refuse_untrained(self.progress)
-        if rank() == 0:
-            write_json(self.run_dir / "training.json", self._summary())
-        barrier()
+        on_rank_zero(partial(refuse_untrained, self.progress))
+        on_rank_zero(lambda: write_json(self.run_dir / "training.json", self._summary()))
 
     def _ended(self) -> bool:
         """Whether all steps are done, or so many validations in a row found nothing better that no more will be."""
@@ -133,9 +143,27 @@ class Trainer:
             patience is not None and self.progress.validations_since >= patience
         )
 
-    def _timed_step(self, step: int) -> None:
+    def _stop(self) -> None:
+        """Leave, as a signal asked any of the ranks to; the state is saved."""
+        self.stop.followed()
+        self.records.close()
+        by = next(name for name in gather_objects(self.stop.signal) if name)
+        step, run = self.progress.step, self.run_dir
+        raise ToBeContinued(
+            f"{by}: stopped after step {step} of {self.steps}; {run} is saved, the same command goes on"
+        )
+
+    def _wishes(self) -> dict[str, float]:
+        """What this rank wishes to be done after a step; one is enough, and only rank 0 looks at the clock."""
+        seconds = self.config.train.save_seconds
+        late = seconds is not None and rank() == 0 and time.monotonic() - self.saved_at >= seconds
+        return {"stop": float(bool(self.stop.signal)), "save": float(late)}
+
+    def _timed_step(self, step: int) -> dict[str, float]:
+        """One step, recorded; returns what the ranks wish to be done after it."""
         start = time.perf_counter()
         values = self._step(step)
+        wishes = {name: values.pop(name) for name in self._wishes()}
         seconds = time.perf_counter() - start
         self.progress.step = step + 1
         self.progress.seconds += seconds
@@ -145,7 +173,8 @@ class Trainer:
         if skipped is not None:
             said = said_of_skipped(step + 1, skipped, of_loss=not math.isfinite(values["loss"]))
             self.records.say(said)
-            refuse_to_go_on(self.progress, said)
+            on_rank_zero(partial(refuse_to_go_on, self.progress, said))
+        return wishes
 
     def _step(self, step: int) -> dict[str, Any]:
         """One optimizer step; returns what is recorded of it.
@@ -167,7 +196,7 @@ class Trainer:
             mine.append(self._micro_step(micro_batch, targets))
             if not math.isfinite(mine[-1]["loss"]):
                 suspects += micro_batch.rows[micro_batch.weights > 0].tolist()
-        everybody = gather_objects((_added(mine), suspects))
+        everybody = gather_objects((_added(mine) | self._wishes(), suspects))
         sums = _added([part for part, _ in everybody])
         values = {
             **sums,

@@ -1,6 +1,7 @@
 """Validation while a run trains: the same rows scored each time, the best adapter kept."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ class Validation:
             NotFiniteError: the base cannot even score these rows, so no validation could.
         """
         scores = self._scores()
-        refuse_not_finite(scores.not_finite, "validation rows, before the first step")
+        on_rank_zero(partial(refuse_not_finite, scores.not_finite, "validation rows, before the first step"))
         self.progress.start_score = scores.score
 
     def after_step(self) -> None:

@@ -1,0 +1,67 @@
+"""A run that is asked to stop stops between two steps: its state is saved, and the same command goes on.
+
+SIGTERM (a scheduler's, a launcher's) and SIGUSR1 ask; a second SIGTERM, a few seconds later, ends the rank at once. A
+launcher and a scheduler may both pass on the same signal, so one that comes right behind the first is the same request.
+
+Python runs its handlers between two instructions of the main thread, which may be inside a collective for long. So the
+handlers do nothing, and a thread reads the numbers that Python writes into a pipe the moment a signal comes.
+"""
+
+import os
+import signal
+import threading
+import time
+from types import TracebackType
+
+from flare_ds.failures import leave
+
+_ASKING = (signal.SIGTERM, signal.SIGUSR1)
+_SAME_S = 5.0
+"""How far behind the first a SIGTERM may come that is the same request."""
+
+
+class StopRequest:
+    """Listens for requests to stop while it is entered, from the main thread."""
+
+    def __init__(self) -> None:
+        self.signal = ""
+        """The name of the signal that asked; empty as long as none has."""
+        self._leaving = False
+
+    def __enter__(self) -> "StopRequest":
+        """Listen from now on; elsewhere than in the main thread Python takes no signals."""
+        self._listening = threading.current_thread() is threading.main_thread()
+        if self._listening:
+            reader, self._writer = os.pipe()
+            os.set_blocking(self._writer, False)
+            self._before = {number: signal.signal(number, lambda *_: None) for number in _ASKING}
+            self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Listen no more; a rank that leaves because it was asked is not to be cut short by the next request."""
+        if not self._listening:
+            return
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._writer)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self._leaving else handler)
+
+    def followed(self) -> None:
+        """The state is saved: whatever signal comes now, this rank is leaving."""
+        self._leaving = True
+
+    def _listen(self, reader: int) -> None:
+        first = 0.0
+        while numbers := os.read(reader, 64):
+            for number in numbers:
+                if number not in _ASKING:
+                    continue
+                if not self.signal:
+                    self.signal, first = signal.Signals(number).name, time.monotonic()
+                elif number == signal.SIGTERM and time.monotonic() - first > _SAME_S and not self._leaving:
+                    leave(128 + signal.SIGTERM)
+        os.close(reader)

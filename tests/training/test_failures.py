@@ -1,0 +1,133 @@
+"""Failures of a job of several ranks: all end, the cause is told once, and no rank waits for one that never comes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flare_ds.cli import main
+from flare_ds.exceptions import HostError
+from flare_ds.processes import free_port
+from flare_ds.training.launched import Place
+from flare_ds.training.meeting import meet
+from tests.distributed import REPOSITORY, rank_environment, run_ranks
+from tests.toy import toy_settings, write_config
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("failures")
+
+
+def test_an_error_is_raised_on_every_rank_or_ends_all() -> None:
+    outputs = run_ranks(["tests.training.failures_worker"], 2, expect=1, timeout=120)
+    met = [[line for line in output.splitlines() if line.startswith(("met", "got"))] for output in outputs]
+    expected = [
+        f"met True no traceback [rank 1 on {HOST}] its GPU is full   fix: empty it",
+        "met True no traceback no GPU for 0   fix: buy one",
+        f"met True traceback [rank 0 on {HOST}] KeyError: 'label'",
+        f"met True traceback [rank 0 on {HOST}] OSError: [Errno 28] No space left on device",
+    ]
+    assert met[0] == [*expected, "got 0"] and met[1] == [*expected, "got 1"]
+    assert f"flare-ds: [rank 1 on {HOST}] no room\n  fix: make some" in outputs[1]
+    assert "flare-ds: " not in outputs[0] and "Traceback" not in "".join(outputs), "one message, from who met it"
+
+
+def test_a_bug_in_the_users_task_shows_its_traceback_once(root: Path, tmp_path: Path) -> None:
+    settings = toy_settings(root, name="bug")
+    task = tmp_path / "task.py"
+    task.write_text("raise KeyError('label')\n")
+    settings["task"]["path"] = str(task)
+    outputs = run_ranks(["flare_ds", "train", str(write_config(settings))], 2, expect=1)
+    assert "KeyError: 'label'" in outputs[0] and "flare-ds" not in outputs[1]
+
+
+def test_hosts_that_see_different_files_are_refused(root: Path, tmp_path: Path) -> None:
+    """Two working directories stand for two hosts: run_dir is given relative to them."""
+    config, port = write_config(toy_settings(root, name="apart")), free_port()
+    ranks = []
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        command = [sys.executable, "-m", "flare_ds", "train", str(config), "run_dir=here"]
+        environment = rank_environment(rank, 2, port)
+        directory = tmp_path / str(rank)
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        ranks.append(subprocess.Popen(command, cwd=directory, env=environment, **out))  # type: ignore[call-overload]
+    outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1], outputs
+    assert f"run_dir='here' is not the same on rank 1 on {HOST} as on rank 0 on {HOST}" in outputs[0]
+    assert "flare-ds: " not in outputs[1]
+    assert not list(tmp_path.rglob("here")) and not list(tmp_path.rglob("*.tmp")), "nothing was begun"
+
+
+def test_ranks_that_do_not_come_are_told_and_given_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flare_ds.training.meeting._FIRST_WORD_S", 0.3)
+    monkeypatch.setenv("FLARE_DS_SETUP_SECONDS", "1")
+    port = free_port()
+    told_by = f"RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
+    with pytest.raises(HostError, match="1 of 2 did not come within 1 s") as gave_up:
+        meet(Place(0, 2, 0, "127.0.0.1", port, told_by))
+    assert told_by in gave_up.value.fix
+    said = capsys.readouterr().err
+    assert f"waiting for 1 of 2 ranks at 127.0.0.1:{port}" in said and f"{told_by} come from the environment" in said
+
+
+@pytest.mark.parametrize("verb", [["prepare", "nowhere.yaml"], ["cache", "ls", "nowhere"], ["report", "nowhere"]])
+def test_a_stray_rank_silences_no_command_of_one_process(
+    verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(verb) == 1
+    assert "flare-ds: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["FLARE_DS_SETUP_SECONDS", "FLARE_DS_STEP_SECONDS"])
+def test_a_time_out_that_is_no_number_is_named(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flare_ds.exceptions import ConfigError
+    from flare_ds.training.timeouts import beat_seconds, setup_seconds
+
+    monkeypatch.setenv(variable, "-3")
+    with pytest.raises(ConfigError, match=f"{variable}='-3'"):
+        _ = setup_seconds(), beat_seconds()
+
+
+LAUNCHERS = {
+    "torchrun": ["torchrun", "--nproc-per-node=2", "--master-port={port}", "-m"],
+    "deepspeed": ["deepspeed", "--num_accelerators=2", "--master_port={port}", "--module"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_that_is_asked_to_end_leaves_a_saved_state(root: Path, launcher: str) -> None:
+    """And before it, the state is there by the clock, though save_every never comes."""
+    steps = {"steps": 4000, "validate_every": 4000, "save_every": 4000, "save_seconds": 1e-6}
+    settings = toy_settings(root, name=launcher, **steps)
+    run = Path(settings["run_dir"])
+    words = [word.format(port=free_port()) for word in LAUNCHERS[launcher]]
+    environment = {name: value for name, value in rank_environment(0, 1, "0").items() if "RANK" not in name}
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / words[0]), *words[1:], "flare_ds", "train", str(write_config(settings))],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (run / "state/state.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: launcher and ranks alike
+    said = process.communicate(timeout=100)[0]
+    assert process.returncode != 0
+    assert said.count("flare-ds: SIGTERM: stopped after step") == 1 and "is saved" in said, said[-3000:]

@@ -1,0 +1,63 @@
+"""A request to stop is heard even while the main thread waits; a second one, later, ends the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from flare_ds.training.signals import StopRequest
+
+
+def wait_for(reached: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_a_request_and_one_right_behind_it_the_same(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert stop.signal == ""
+        os.kill(os.getpid(), number)
+        wait_for(lambda: stop.signal)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        assert stop.signal == number.name
+    assert signal.getsignal(number) == before
+
+
+def test_a_rank_that_leaves_because_it_was_asked_is_not_cut_short() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with StopRequest() as stop:
+            stop.followed()
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+SECOND = """
+import ctypes, sys
+from flare_ds.training import signals
+signals._SAME_S = 0.2
+with signals.StopRequest():
+    print("ready", flush=True)
+    ctypes.CDLL(None).pause()
+    ctypes.CDLL(None).sleep(60)  # a call that returns to Python only after long, as a collective does
+"""
+
+
+def test_a_second_sigterm_ends_even_a_rank_that_is_in_a_long_call() -> None:
+    process = subprocess.Popen([sys.executable, "-c", SECOND], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
