@@ -11,8 +11,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from flare_ds.config import Config
-from flare_ds.data.cache import open_cache
-from flare_ds.exceptions import CacheError
 from flare_ds.settings import parse_config
 from flare_ds.tasks.base import TASKS, Pool, Row, Task
 
@@ -120,15 +118,3 @@ def moods_config(root: Path, name: str = "moods", **task_settings: object) -> Co
 def directory_bytes(directory: Path) -> dict[str, bytes]:
     """Every file of a directory."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def caches_that_open(directory: Path) -> list[Path]:
-    """Every directory, hidden ones included, that opens as a cache."""
-    found = []
-    for path in directory.iterdir():
-        try:
-            open_cache(path)
-        except CacheError:
-            continue
-        found.append(path)
-    return found
