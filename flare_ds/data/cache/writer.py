@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import CacheError, DataError
 from flare_ds.tasks.load import task_of
 
-_CHUNK_ROWS = 256
+_CHUNK_ROWS, _CHUNK_CHARACTERS = 256, 2**21
 
 
 def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers: int | None = None) -> Path:
@@ -143,6 +142,13 @@ def _streams(config: Config) -> dict[str, str]:
 
 
 def _chunks(rows: Sequence[ParallelRow]) -> Iterator[Chunk]:
-    remaining = iter(rows)
-    while chunk := list(islice(remaining, _CHUNK_ROWS)):
+    chunk: list[ParallelRow] = []
+    characters = 0
+    for row in rows:
+        chunk.append(row)
+        characters += sum(len(text) for side in (*row.sources, row.target) if side for text in side.fields.values())
+        if len(chunk) == _CHUNK_ROWS or characters > _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
         yield chunk

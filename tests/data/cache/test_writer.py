@@ -157,3 +157,12 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
     write_data(tmp_path / "data", rows=2)
     with pytest.raises(DataError, match="split of task moods has no rows"):
         prepare_cache(moods_config(tmp_path), word_tokenizer())
+
+
+def test_chunks_end_early_where_rows_are_long() -> None:
+    rows = [ParallelRow(str(n), 0, (None,), Side({"text": "x" * 500_000})) for n in range(11)]
+    assert [[row.id for row in chunk] for chunk in writer._chunks(rows)] == [
+        ["0", "1", "2", "3", "4"],
+        ["5", "6", "7", "8", "9"],
+        ["10"],
+    ]
