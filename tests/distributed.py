@@ -23,6 +23,7 @@ def shared_environment() -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if name not in own},
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONPATH": str(REPOSITORY),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
