@@ -16,6 +16,7 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds.exceptions import HostError
 from flare_ds.processes import free_port
+from flare_ds.training.agreement import check_agreement
 
 TIMEOUT = timedelta(minutes=60)
 
@@ -24,7 +25,7 @@ def join_process_group() -> None:
     """Join the ranks started by `deepspeed`, `torchrun` or `srun`; started by hand, form a group of one.
 
     Raises:
-        HostError: the group does not form.
+        HostError: the group does not form, or its ranks compute with different things.
     """
     if dist.is_initialized():
         return
@@ -33,6 +34,7 @@ def join_process_group() -> None:
     if get_accelerator().device_name() == "cpu":
         _load_cpu_communication()
     try:
+        check_agreement(*next(dist.rendezvous("env://", timeout=TIMEOUT)))
         deepspeed.init_distributed(get_accelerator().communication_backend_name(), timeout=TIMEOUT, verbose=False)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
