@@ -1,8 +1,15 @@
+# shellcheck shell=bash
 # Sourced by the other launchers, never run: messages, checks of this machine, the virtual environment.
 # Needs bash and coreutils. Every problem ends in die(): one message, one fix.
 
+unset CDPATH # with it, cd would print where it goes
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# What this site needs on each host (module load, NCCL_*): the user's own file.
+# shellcheck source=/dev/null
+if [[ -f "$root/launchers/env.sh" ]]; then source "$root/launchers/env.sh"; fi
 venv="${FLARE_DS_VENV:-$root/.venv}"
+# shellcheck disable=SC2034
+to_be_continued=75 # the exit status of training that was told to end and has saved its state
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -13,7 +20,7 @@ die() {
 }
 
 # usage SCRIPT: the comment block below the script's first line, which is its only documentation.
-usage() { awk 'NR == 1 || /^#SBATCH/ { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$1"; }
+usage() { awk 'NR == 1 || /^#+SBATCH/ { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$1"; }
 
 # stage NAME COMMAND...: run the command and say how long it took.
 stage() {
@@ -39,16 +46,17 @@ check_python() { # PYTHON
             "install them (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)"
 }
 
-# DeepSpeed compiles its CPU communication at first use; torch looks for $CXX, so the one found is exported.
+# DeepSpeed compiles its CPU communication at first use, by torch, which takes $CXX or c++. Another name for the compiler
+# would compile it again at each change, so CXX is set only where there is no c++.
 check_compiler() {
     local compiler
-    for compiler in ${CXX:+"$CXX"} g++ clang++; do
+    for compiler in ${CXX:+"$CXX"} c++ g++ clang++; do
         if command -v "$compiler" >/dev/null; then
-            export CXX="$compiler"
+            if [[ "$compiler" != c++ ]]; then export CXX="$compiler"; fi
             return
         fi
     done
-    die "no C++ compiler: none of ${CXX:+\$CXX=$CXX, }g++ and clang++ is on the PATH" \
+    die "no C++ compiler: none of ${CXX:+\$CXX=$CXX, }c++, g++ and clang++ is on the PATH" \
         "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or set CXX to yours"
 }
 
@@ -73,11 +81,42 @@ check_disk() { # DIRECTORY GIGABYTES
             "free some space, or point FLARE_DS_VENV and FLARE_DS_HOME at a larger disk"
 }
 
-# Choose CPU or GPU for DeepSpeed. Threads: two ranks share the cores.
+# listed_devices LIST: how many GPUs a *_VISIBLE_DEVICES names: numbers, or names of GPUs and of MIG's parts. -1 ends it.
+listed_devices() {
+    local device count=0
+    for device in ${1//,/ }; do
+        if [[ "$device" == -* || "$device" == NoDevFiles ]]; then break; fi
+        count=$((count + 1))
+    done
+    printf '%s' "$count"
+}
+
+# The GPUs that this job has on this host: Slurm's word, then what is visible, then all.
+count_gpus() {
+    local name
+    gpus="${SLURM_GPUS_ON_NODE:-}"
+    for name in CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES; do
+        if [[ -z "$gpus" && -n "${!name+set}" ]]; then gpus="$(listed_devices "${!name}")"; fi
+    done
+    if [[ -z "$gpus" ]]; then gpus="$({ nvidia-smi -L || amd-smi list; } 2>/dev/null | grep -c '^GPU' || true)"; fi
+}
+
+# Train on GPUs, or on CPUs where DS_ACCELERATOR says so; never on CPUs because a GPU was not found. It is set here, so
+# that no rank, on whatever host, chooses for itself.
 use_accelerator() {
-    gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"
-    ((gpus > 0)) || export DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}"
-    local threads=$(($(nproc) / 2))
+    count_gpus
+    export DS_ACCELERATOR="${DS_ACCELERATOR:-cuda}"
+    if [[ "$DS_ACCELERATOR" == cuda && "$gpus" -eq 0 ]]; then
+        die "no GPU is visible on $(uname -n)" "ask for GPUs (sbatch --gpus-per-node=8), or say that CPUs are meant: DS_ACCELERATOR=cpu"
+    fi
+    if [[ "$DS_ACCELERATOR" == cpu ]]; then gpus=0; fi
+    # Rows of many lengths and gathered layers leave holes between fixed segments.
+    if ((gpus > 0)); then export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"; fi
+}
+
+# share_cores RANKS: threads of each of the ranks of this host. nproc counts the cores that this process may use.
+share_cores() {
+    local threads=$(($(nproc) / $1))
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
 }
 
@@ -87,9 +126,12 @@ use_python() { # PYTHON
     export PATH="${python%/*}:$PATH"
 }
 
-# Use the environment quickstart.sh made, where there is one; otherwise whatever is active.
-use_installed() { # PROGRAM...
-    if [[ -x "$venv/bin/python" ]]; then use_python "$venv/bin/python"; fi
+# Use the environment quickstart.sh made, where there is one, with what it compiled; otherwise whatever is active.
+use_installed() { # PROGRAM
+    if [[ -x "$venv/bin/python" ]]; then
+        use_python "$venv/bin/python"
+        export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}"
+    fi
     command -v "$1" >/dev/null ||
         die "$1 is not on the PATH" "run ./launchers/quickstart.sh or ./launchers/test.sh once, or activate your environment"
 }
@@ -135,7 +177,7 @@ once() {
 # torch goes first, alone: DeepSpeed's own setup imports it.
 install_extra() { # EXTRA
     pip_install "$(grep '^torch==' "$root/constraints.txt")"
-    pip_install -e "$root[$1]"
+    pip_install -e "${root}[$1]"
 }
 
 pip_install() {

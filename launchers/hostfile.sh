@@ -8,9 +8,12 @@
 #   ./launchers/hostfile.sh hosts --no_ssh --node_rank 1 --master_addr node1 -- train run.yaml     (on each host, no ssh)
 #
 # HOSTFILE has one host a line, with the number of its GPUs (or CPU ranks): "node1 slots=8". Several hosts are reached
-# by pdsh over passwordless ssh; the clone and the environment have the same paths on all of them. Environment variables
-# that the other hosts need (DS_ACCELERATOR=cpu, NCCL_*) go into a file .deepspeed_env here, one NAME=value a line.
+# by pdsh over passwordless ssh; the clone and the environment have the same paths on all of them. It trains on GPUs;
+# DS_ACCELERATOR=cpu says that CPUs are meant. The other hosts are told the Python in use, DS_ACCELERATOR, HF_HOME,
+# HF_HUB_OFFLINE, FLARE_DS_HOME, OMP_NUM_THREADS (default: this host's cores over the most slots), TORCH_EXTENSIONS_DIR
+# and PYTORCH_CUDA_ALLOC_CONF; more variables go into a file .deepspeed_env here, one NAME=value a line.
 set -euo pipefail
+# shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
@@ -34,21 +37,65 @@ done
 
 hosts=()
 number=0
+slots=1
 while IFS= read -r line || [[ -n "$line" ]]; do
     number=$((number + 1))
     [[ "$line" =~ ^[[:space:]]*(#|$) ]] && continue
-    [[ "$line" =~ ^[[:space:]]*([^[:space:]#]+)[[:space:]]+slots=[1-9][0-9]*[[:space:]]*(#.*)?$ ]] ||
+    [[ "$line" =~ ^[[:space:]]*([^[:space:]#]+)[[:space:]]+slots=([1-9][0-9]*)[[:space:]]*(#.*)?$ ]] ||
         die "$hostfile line $number: $line" "write a host and its slots, e.g. node1 slots=8"
     hosts+=("${BASH_REMATCH[1]}")
+    slots=$((BASH_REMATCH[2] > slots ? BASH_REMATCH[2] : slots))
 done <"$hostfile"
 ((${#hosts[@]} > 0)) || die "$hostfile names no host" "write one host a line: node1 slots=8"
 
+# is_this_machine HOST
+is_this_machine() { [[ " localhost 127.0.0.1 $(uname -n) $(hostname -I 2>/dev/null) " == *" $1 "* ]]; }
+
+# told NAME...: NAME=value lines of those that are set, then the user's own, which win.
+told() {
+    local name file
+    for name in "$@"; do
+        if [[ -n "${!name:-}" ]]; then printf '%s=%s\n' "$name" "${!name}"; fi
+    done
+    # shellcheck disable=SC2016 # each host's own PATH, behind the directory of this Python
+    if [[ -n "${python:-}" ]]; then printf 'PATH=%s:$PATH\n' "${python%/*}"; fi
+    for file in ~/.deepspeed_env .deepspeed_env; do
+        if [[ -f "$file" ]]; then awk 'NF' "$file"; fi
+    done
+}
+
+# for_remote_shell WORD: pdsh hands words on unquoted, but for those with spaces, which DeepSpeed puts in double quotes.
+for_remote_shell() {
+    if [[ "$1" == *" "* ]]; then
+        printf '%s' "$1" | sed 's/[\\$`]/\\&/g'
+    else
+        printf '%q' "$1"
+    fi
+}
+
 use_installed deepspeed
-use_accelerator
+here=no
+if [[ " ${options[*]-} " == *" --no_ssh "* ]] || { ((${#hosts[@]} == 1)) && is_this_machine "${hosts[0]}"; }; then here=yes; fi
+# From a login node, which has no GPU, the hosts train on theirs.
+if [[ "$here" == yes ]]; then use_accelerator; else export DS_ACCELERATOR="${DS_ACCELERATOR:-cuda}"; fi
+share_cores "$slots"
 if [[ "${hosts[*]}" == localhost && "${#options[@]}" -eq 0 ]]; then
     options=(--no_ssh --node_rank 0 --master_addr 127.0.0.1) # this very machine: nothing to reach by ssh
-elif [[ " ${options[*]-} " != *" --no_ssh "* && " ${options[*]-} " != *" --launcher"* ]] && ! command -v pdsh >/dev/null; then
-    die "pdsh is not installed, which DeepSpeed starts the other hosts with" \
-        "install pdsh, or add --no_ssh --node_rank N --master_addr HOST -- and run this on each host; on SLURM use slurm.sbatch"
 fi
-exec deepspeed --hostfile "$hostfile" "${options[@]}" --module flare_ds "$@"
+command=("$@")
+if [[ "$here" == no ]]; then
+    if [[ " ${options[*]-} " != *" --launcher"* ]]; then
+        command -v pdsh >/dev/null ||
+            die "pdsh is not installed, which DeepSpeed starts the other hosts with" \
+                "install pdsh, or add --no_ssh --node_rank N --master_addr HOST -- and run this on each host; on SLURM use slurm.sbatch"
+        for index in "${!command[@]}"; do command[index]="$(for_remote_shell "${command[index]}")"; done
+    fi
+    options+=(--force_multi) # DeepSpeed takes a single host for this machine
+    # DeepSpeed reads what to tell the hosts from a file; one without a name needs no one to remove it.
+    file="$(mktemp)"
+    told DS_ACCELERATOR HF_HOME HF_HUB_OFFLINE FLARE_DS_HOME OMP_NUM_THREADS TORCH_EXTENSIONS_DIR PYTORCH_CUDA_ALLOC_CONF >"$file"
+    exec 9<"$file"
+    rm "$file"
+    export DS_ENV_FILE=/proc/self/fd/9
+fi
+exec deepspeed --hostfile "$hostfile" "${options[@]}" --module flare_ds "${command[@]}"

@@ -17,6 +17,7 @@
 # ~/.cache/flare_ds), and runs the sweep. What is finished is skipped: call it again after an interruption.
 # PYTHON names the Python to use; pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
 set -euo pipefail
+# shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 trap 'say "interrupted; the same command continues"; exit 130' INT TERM
 
@@ -80,14 +81,20 @@ cd "$root"
 
 check_compiler
 if [[ "$fetched" == yes ]]; then check_memory 12; fi
+count_gpus
+if [[ -z "${DS_ACCELERATOR:-}" && "$gpus" -eq 0 ]]; then
+    say "no GPU is visible: this runs on the CPU"
+    export DS_ACCELERATOR=cpu
+fi
 use_accelerator
+share_cores 2
 if [[ "$installs" == yes ]]; then
     stage "install" install quickstart
 else
     check_python "${PYTHON:-python3}"
     use_python "${PYTHON:-python3}"
 fi
-if ((gpus > 0)) && [[ "${DS_ACCELERATOR:-}" != cpu ]]; then
+if ((gpus > 0)); then
     overrides=("base.deepspeed=ds_configs/zero3_bf16.json"
         "launch=deepspeed --num_accelerators $((gpus < 2 ? gpus : 2)) --master_port {free_port} --module" "${overrides[@]}")
 fi

@@ -6,9 +6,12 @@
 #   SWEEP.yaml   e.g. launchers/configs/sweep_languages.yaml
 #   key=value    settings laid over it, e.g. grid.languages='[pl, es]' base.train.steps=60
 #
+# It trains on GPUs; DS_ACCELERATOR=cpu says that CPUs are meant, which two ranks share.
+#
 # Relative paths inside the YAML and in settings start at the clone. What is finished is skipped: call it again after
 # an interruption, or with more languages.
 set -euo pipefail
+# shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case "${1:-}" in
@@ -21,5 +24,6 @@ if [[ -f "$1" ]]; then config="$(realpath "$1")"; else config="$root/$1"; fi
 shift
 use_installed flare-ds
 use_accelerator
+share_cores "$((gpus > 0 ? gpus : 2))"
 cd "$root"
 exec flare-ds sweep "$config" "$@"

@@ -9,6 +9,7 @@
 # the one quickstart.sh uses). PYTHON names the Python to use. The tests run on the CPU, two files at a time, ranks with
 # one thread each.
 set -euo pipefail
+# shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then

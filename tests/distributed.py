@@ -3,22 +3,24 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flare_ds.processes import free_port
+from tests.ready_ranks import ReadyRank
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def rank_environment(rank: int, world_size: int, port: str) -> dict[str, str]:
+Rank = subprocess.Popen | ReadyRank
+
+
+def shared_environment() -> dict[str, str]:
+    """What every rank of every test has in its environment, if nothing is changed for it."""
+    own = ("PYTEST_CURRENT_TEST", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return {
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        **{name: value for name, value in os.environ.items() if name not in own},
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -27,20 +29,39 @@ def rank_environment(rank: int, world_size: int, port: str) -> dict[str, str]:
     }
 
 
-def start_ranks(arguments: list[str], world_size: int, **environment: str) -> list[subprocess.Popen]:
-    """Start `python -m ARGUMENTS` on every rank, with more environment variables if given."""
+def rank_environment(rank: int, world_size: int, port: str) -> dict[str, str]:
+    return {
+        **shared_environment(),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+
+
+def start_ranks(arguments: list[str], world_size: int, **environment: str) -> Sequence[Rank]:
+    """Start `python -m ARGUMENTS` on every rank, with more environment variables if given.
+
+    Those start from nothing, since libraries read the environment as they are imported; the others are forked.
+    """
     port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=REPOSITORY,
-            env=rank_environment(rank, world_size, port) | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
+    environments = [rank_environment(rank, world_size, port) for rank in range(world_size)]
+    if environment:
+        return [start_afresh(arguments, own | environment) for own in environments]
+    return [ReadyRank(rank, arguments, own, shared_environment()) for rank, own in enumerate(environments)]
+
+
+def start_afresh(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """Start `python -m ARGUMENTS` as a new process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def run_ranks(

@@ -21,6 +21,7 @@ from flare_ds.exceptions import HostError
 from flare_ds.failures import end_uncaught, joined
 from flare_ds.files import disk_errors
 from flare_ds.models.attention_kernels import choose_attention_kernels
+from flare_ds.training.agreement import check_agreement
 from flare_ds.training.board import Board
 from flare_ds.training.job import Job
 from flare_ds.training.launched import Place, place_of
@@ -37,7 +38,8 @@ def join_process_group() -> None:
     """Join the ranks started by a launcher, `srun` or `mpirun`; started by hand, form a group of one.
 
     Raises:
-        HostError: the environment contradicts itself, the group does not form, or two ranks would share a device.
+        HostError: the environment contradicts itself, the group does not form, two ranks would share a device, or the
+            ranks compute with different things.
         ConfigError: see `flare_ds.training.timeouts`.
     """
     if dist.is_initialized():
@@ -72,6 +74,7 @@ def _look_after_one_another(place: Place, store: dist.Store) -> None:
     joined(_job)
     watch(_job)
     faulthandler.enable()  # a crash in native code shows where
+    check_agreement(store, place.rank, place.world_size)
     _check_places(places)
 
 

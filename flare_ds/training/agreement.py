@@ -1,0 +1,67 @@
+"""All ranks of a job agree on what they compute with, before they form a group and load anything.
+
+A host whose driver is ill would join over another backend, and everyone wait; one with another version of a package
+would compute something else, and nobody notice.
+"""
+
+import json
+import socket
+from importlib.metadata import PackageNotFoundError, version
+
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+from flare_ds import __version__
+from flare_ds.exceptions import HostError
+
+PACKAGES = ("torch", "deepspeed", "transformers", "peft")
+_KEY = "flare_ds/computes_with"
+
+
+def computes_with() -> dict[str, str]:
+    """This rank's accelerator, backend and package versions, by name."""
+    accelerator = get_accelerator()
+    found = {"accelerator": accelerator.device_name(), "backend": accelerator.communication_backend_name()}
+    return found | {package: _version(package) for package in PACKAGES} | {"flare_ds": __version__}
+
+
+def check_agreement(store: dist.Store, rank: int, world_size: int) -> None:
+    """Refuse a job whose ranks compute with different things; a collective, before there is a group to be formed.
+
+    Args:
+        store: what the ranks have met at.
+        rank: of this process.
+        world_size: how many there are.
+
+    Raises:
+        HostError: they do, on every rank; it names every value, and the hosts that have it.
+    """
+    store.set(f"{_KEY}/{rank}", json.dumps([socket.gethostname(), computes_with()]))
+    compare([json.loads(store.get(f"{_KEY}/{other}")) for other in range(world_size)])
+
+
+def compare(everyone: list[tuple[str, dict[str, str]]]) -> None:
+    """Compare what the ranks told, in rank order: each its host, and what it computes with.
+
+    Raises:
+        HostError: see `check_agreement`.
+    """
+    problems = []
+    for name in everyone[0][1]:
+        hosts: dict[str, list[str]] = {}
+        for rank, (host, found) in enumerate(everyone):
+            hosts.setdefault(found[name], []).append(f"{host} (rank {rank})")
+        if len(hosts) > 1:
+            problems.append(f"{name} is " + ", but ".join(f"{value} on {', '.join(at)}" for value, at in hosts.items()))
+    if problems:
+        fix = "give every host the same environment, and look at nvidia-smi on one without its GPUs"
+        error = HostError(f"the ranks do not compute with the same: {'; '.join(problems)}", fix=fix)
+        error.shared = True  # all of them find it
+        raise error
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
