@@ -1,7 +1,6 @@
 """The process group: joining the ranks a launcher started, or being the only one."""
 
 import atexit
-import fcntl
 import os
 import time
 from datetime import timedelta
@@ -15,6 +14,7 @@ from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
 from flare_ds.exceptions import HostError
+from flare_ds.locks import one_at_a_time
 from flare_ds.processes import free_port
 
 TIMEOUT = timedelta(minutes=60)
@@ -69,15 +69,13 @@ def _load_cpu_communication() -> None:
     """Load (at first use: compile) DeepSpeed's CPU communication, one process of this host at a time.
 
     torch guards the compilation by a file that a killed process leaves behind, and the next one would wait for it
-    without end. Whoever holds our lock, which dies with its process, knows that such a file is stale.
+    without end. Whoever holds our lock, which is taken over from a dead process, knows that such a file is stale.
 
     Raises:
         HostError: it does not compile.
     """
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "flare_ds.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(root / "flare_ds", lambda: None):
         for stale in root.glob("**/deepspeed_shm_comm/lock"):
             stale.unlink()
         try:
