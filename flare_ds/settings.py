@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
+from flare_ds.places import relocated
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.load import task_of
@@ -22,15 +23,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key=value` overrides, check everything.
 
     Args:
-        path: a YAML file, or a run directory (its saved `config.yaml`).
+        path: a YAML file; or a run directory, which is then the `run_dir`, wherever its saved `config.yaml` says it
+            began, and whose paths are found as `flare_ds.places` says.
         overrides: e.g. `["train.steps=10", "task.target_language=pl"]`; values are read as YAML.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a setting is unknown, mistyped or out of range.
     """
     file = Path(path)
-    file = file / "config.yaml" if file.is_dir() else file
-    settings = read_yaml(file)
+    if file.is_dir():
+        settings = relocated(read_yaml(file / "config.yaml"), file)
+        file = file / "config.yaml"
+    else:
+        settings = read_yaml(file)
     for override in overrides:
         apply_override(settings, override)
     return parse_config(settings, origin=str(file))

@@ -1,6 +1,7 @@
 """Evaluating a run: its best adapter on the test split, written as metrics.json and predictions.parquet."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from flare_ds.files import write_json
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
+from flare_ds.runs.directory import at_place
 from flare_ds.training.engine import RunningModel, open_model
 from flare_ds.training.process_group import rank
+from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.training.states import prepare_states
 from flare_ds.versions import versions
 
@@ -32,6 +35,8 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
         ConfigError: answers are to be generated, but the run's head cannot, or label words cannot be told apart.
         FlareError: see `prepare_states`.
     """
+    if config.recipe.trains:
+        on_rank_zero(partial(check_settings, Path(config.run_dir) / "adapter", config))
     states = prepare_states(config, cache)
     asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
     running = open_trained(asked, label_tokens=cache.label_tokens, labels=tuple(cache.labels))
@@ -83,6 +88,7 @@ def _what_was_scored(run_dir: Path, config: Config, cache: Cache) -> dict[str, A
         "model": config.model.base,
         "model_fingerprint": model_fingerprint(config.model.base),
         "adapter_sha256": file_sha256(run_dir / "adapter" / WEIGHTS) if config.recipe.trains else None,
+        "settings": at_place(config).model_dump(mode="json"),
         "versions": versions(),
     }
 
