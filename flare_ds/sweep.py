@@ -151,7 +151,7 @@ def _check_unchanged(plan: Plan) -> None:
     if not changed:
         return
     said = [f"{', '.join(str(run.directory) for run in runs)} was run with {what}" for what, runs in changed.items()]
-    runs = list(dict.fromkeys(run for of_one in changed.values() for run in of_one))
+    runs = [run for run in plan.runs if any(run in of_one for of_one in changed.values())]
     # Every cell grew from stage 1, so a new stage 1 cannot stand beside old cells.
     stale = [plan.out] if plan.stage1 in runs else [run.directory for run in runs]
     back = "set that back" if len(changed) > 1 else f"set {next(iter(changed)).partition('=')[0]} back"

@@ -124,7 +124,7 @@ def test_methods_that_read_the_data_differently_get_their_own_cache(bench):
             "delete .*/pl/lora-seed1 .*/pl/flare-seed2$",
         ),
         ("stage1.train.steps=80", r"stage1 .*train\.steps=60, now train\.steps=80", r"delete .*/out$"),
-        ("methods.flare.adapter.r=4", r"pl/flare-seed1 .*adapter\.r=8, now adapter\.r=4", "delete .*/pl/flare-seed1"),
+        ("methods.flare.adapter.r=4", r"pl/flare-seed1, .*adapter\.r=8, now adapter\.r=4", "delete .*/pl/flare-seed1"),
     ],
 )
 def test_a_run_with_other_settings_is_refused_before_anything_runs(bench, override, problem, fix):
@@ -133,7 +133,8 @@ def test_a_run_with_other_settings_is_refused_before_anything_runs(bench, overri
     with pytest.raises(ConfigError, match=problem) as error:
         sweep(bench.path, [override, "grid.languages=[pl, es]"])
     assert re.search(fix, error.value.fix)
-    assert "zero_shot" not in str(error.value), "it reads none of these settings"
+    if "stage1" not in override:
+        assert "zero_shot" not in str(error.value), "it reads none of these settings"
     assert bench.calls() == []
     assert not (bench.out / "es").exists()
 
