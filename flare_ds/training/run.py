@@ -1,4 +1,4 @@
-"""Opening a run on every rank: its directory held, everything asked that can refuse, its cache found, its records kept.
+"""Opening a run on every rank: its directory held, everything asked that can refuse it, its cache found.
 
 Which cache it reads is recorded: by the run itself (cache.json) once it has begun, and before that beside the caches
 (see `flare_ds.data.cache.requests`). So neither the raw data nor what translated them need be there any more.
@@ -15,13 +15,13 @@ from flare_ds.exceptions import CacheError, ConfigError, FlareError
 from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.directory import BASE, CACHE, STATE, VERSIONS, at_place
+from flare_ds.runs.directory import CACHE, STATE, at_place
 from flare_ds.tasks.load import task_of
+from flare_ds.training.begin import begin_run
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.training.state import read_progress
 from flare_ds.training.trainer import fingerprint
-from flare_ds.versions import versions
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 """Fields of a cache in which a trained run may be evaluated on another."""
@@ -30,7 +30,7 @@ _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 def open_run(config: Config, *, train: bool) -> Cache:
     """Hold a run's directory until this process ends, and open its cache, built by rank 0 if it is not there yet.
 
-    What is refused is refused before anything is written. What begins a run writes its records.
+    What is refused is refused before anything is written.
 
     Args:
         config: the run's settings.
@@ -65,10 +65,9 @@ def _prepare(config: Config, train: bool) -> Path:
 
 
 def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
-    """Ask everything that can refuse the command, then write what the run is if it begins by it."""
+    """Ask everything that can refuse the command; a run that trains nothing begins by its evaluation."""
     run.check(config, train=train)
-    base = base_fingerprint(config.model.base)
-    run.check_base(base, config)
+    run.check_base(base_fingerprint(config.model.base), config)
     if not train:
         run.check_trained(config)
     cache = _cache(run, config, train)
@@ -77,15 +76,8 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     state = run.path / STATE
     if train and state.exists():
         read_progress(state, fingerprint(config, cache))
-    if train or not config.recipe.trains:
-        run.begin(
-            config,
-            {
-                CACHE: {"key": cache.key, "fields": cache.manifest.fields},
-                BASE: {"name": config.model.base, "fingerprint": base},
-                VERSIONS: versions(),
-            },
-        )
+    if not (train or config.recipe.trains):
+        begin_run(config, cache)
     return cache.path
 
 

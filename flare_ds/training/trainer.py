@@ -32,6 +32,7 @@ from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import for_deepspeed
 from flare_ds.runs.changes import deciding
+from flare_ds.training.begin import begin_run
 from flare_ds.training.costs import Costs
 from flare_ds.training.engine import RunningModel, count_trainable, open_model
 from flare_ds.training.memory import check_memory
@@ -98,6 +99,7 @@ class Trainer:
     def train(self) -> None:
         """Run the remaining steps and write `training.json`."""
         train = self.config.train
+        on_rank_zero(partial(begin_run, self.config, self.cache))
         self.trained_parameters = count_trainable(self.running.model)
         first = self.progress.step
         self.records = Records(self.run_dir, first_step=first, steps=self.steps, enabled=rank() == 0)

@@ -8,16 +8,26 @@ from pathlib import Path
 import pytest
 
 from flare_ds.config import Config
+from flare_ds.data.cache import open_cache
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, DataError, FlareError
 from flare_ds.locks import release_all
 from flare_ds.settings import load_config
-from flare_ds.training.run import _prepare
+from flare_ds.training import run
+from flare_ds.training.begin import begin_run
 from tests.toy import WORDS, toy_settings, word_tokenizer, write_data, write_model
 
 
 def make(root: Path, **task: object) -> Config:
     settings = toy_settings(root, steps=1)
     return Config.model_validate(settings | {"task": settings["task"] | task})
+
+
+def _prepare(config: Config, train: bool) -> Path:
+    """What `train` and `evaluate` do on rank 0 before they compute."""
+    path = run._prepare(config, train)
+    if train:
+        begin_run(config, open_cache(path))
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -227,18 +237,18 @@ def test_a_run_is_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
     begin(Path())
     release_all()
     monkeypatch.chdir(tmp_path)
-    run = tmp_path / "backup"
+    place = tmp_path / "backup"
     if how == "moved with all":
         Path("project").rename("elsewhere")
-        run = Path("elsewhere/run")
+        place = Path("elsewhere/run")
     elif how == "copied":
-        shutil.copytree("project/run", run)
+        shutil.copytree("project/run", place)
     elif how == "linked":
-        run.symlink_to("project/run")
+        place.symlink_to("project/run")
     else:
-        Path("project/run").rename(run)
-    config = load_config(run)
-    assert config.run_dir == str(run)
+        Path("project/run").rename(place)
+    config = load_config(place)
+    assert config.run_dir == str(place)
     for train in (False, True):
         assert _prepare(config, train=train).is_dir()
     assert Path(config.model.base).is_dir() and Path(config.cache_dir).is_dir()

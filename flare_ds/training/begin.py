@@ -1,0 +1,24 @@
+"""The records of a run, written when it begins: after everything that can refuse it, before its first step."""
+
+from typing import Any
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import BASE, CACHE, VERSIONS
+from flare_ds.versions import versions
+
+
+def begin_run(config: Config, cache: Cache) -> None:
+    """Write what a run is; of one that has begun, only other housekeeping. For rank 0.
+
+    Raises:
+        HostError: the disk is full or not writable.
+    """
+    records: dict[str, dict[str, Any]] = {
+        CACHE: {"key": cache.key, "fields": cache.manifest.fields},
+        BASE: {"name": config.model.base, "fingerprint": base_fingerprint(config.model.base)},
+        VERSIONS: versions(),
+    }
+    RunDirectory(config.run_dir).begin(config, records)
