@@ -24,6 +24,7 @@ from flare_ds.config.section import Section
 from flare_ds.exceptions import ConfigError
 from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.runs import RunResult
+from flare_ds.runs.changes import changes
 from flare_ds.settings import load_config, parse_config
 from flare_ds.sweep_config import is_text_in_sweep
 from flare_ds.yaml_file import read_yaml
@@ -108,7 +109,7 @@ def resolve(file: StudyFile, variant: str, seed: int, *, origin: str) -> Config:
 
 def check_unchanged(run: RunResult) -> None:
     """Refuse a run directory that was made with other settings."""
-    if (run.directory / "config.yaml").exists() and load_config(run.directory) != run.config:
+    if (run.directory / "config.yaml").exists() and changes(load_config(run.directory), run.config):
         raise ConfigError(
             f"{run.directory} was trained with other settings than the study now asks for (see its config.yaml)",
             fix=f"set them back, choose another `out`, or delete {run.directory}",

@@ -1,6 +1,5 @@
 """Running one command under the sweep's control: its output seen and kept, its whole process tree ended with us."""
 
-import fcntl
 import os
 import select
 import shlex
@@ -16,11 +15,13 @@ from typing import IO
 
 from flare_ds.exceptions import HostError
 from flare_ds.files import disk_errors
+from flare_ds.locks import hold, release
 
 _CHUNK = 1 << 16
 _PATIENCE_S = 15.0
 COMMAND, MESSAGE = "$ ", "flare-ds: "
 """How a line of a log begins with which a command starts; and what stands in one that tells what went wrong."""
+_LINGER_S = 5.0
 
 # Lives in a session of its own and waits on a pipe that only we hold: when we die, even by kill -9, the pipe closes
 # and the command's group is ended. Otherwise its ranks would train on beside the sweep that continues our work.
@@ -53,15 +54,23 @@ def run_logged(command: Sequence[str], log: Path) -> int:
 
     Any exception while it runs, KeyboardInterrupt above all, ends the command and everything it started.
 
+    Once the command itself has ended, what it leaves behind is given some seconds, and then ended too.
+
     Returns:
         The exit status; negative when a signal ended it.
+
+    Raises:
+        HostError: the command cannot be started, or the log cannot be written.
     """
     with disk_errors(log), log.open("ab", buffering=0) as file:
         file.write(f"{COMMAND}{shlex.join(command)}\n".encode())
         with _own_group(command) as (process, output):
-            while chunk := output.read(_CHUNK):
-                _show(chunk, file)
-            return process.wait()
+            _follow(process, output, file)
+            status = process.wait()
+            # Whoever of the group closed its output and lives on would run beside the next command.
+            if _lingers(process):
+                _end_group(process, output)
+            return status
 
 
 def log_tail(log: Path, lines: int = 20) -> str:
@@ -85,34 +94,31 @@ def only_one(directory: Path) -> Iterator[None]:
     Raises:
         HostError: another living process holds it.
     """
-    with (directory / "sweep.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read()
-            raise HostError(
-                f"another sweep (process {holder}) is writing {directory}",
-                fix=f"wait for it to end, or end it: kill -INT {holder}",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    lock = directory / "sweep.lock"
+    mine = hold(lock, doing=f"is writing {directory} already")
+    try:
         yield
+    finally:
+        if mine:
+            release(lock)
 
 
 @contextmanager
 def _own_group(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
     environment = {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        bufsize=0,
-        env=environment,
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        problem = f"cannot start {command[0]!r}: {error.strerror}"
+        raise HostError(problem, fix="make it a program that runs here, or change launch") from error
     assert process.stdout is not None
     guard_command = ["sh", "-c", _GUARD, "guard", str(process.pid)]
     guard = subprocess.Popen(
@@ -133,6 +139,31 @@ def _own_group(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen, IO[by
         guard.wait()
         guard.stdin.close()
         process.stdout.close()
+
+
+def _follow(process: subprocess.Popen, output: IO[bytes], log: IO[bytes]) -> None:
+    """Show all output until nobody is left to write any, or the command has ended and the rest is only lingering."""
+    deadline = float("inf")
+    while time.monotonic() < deadline:
+        if select.select([output], [], [], 0.2)[0]:
+            chunk = output.read(_CHUNK)
+            if not chunk:
+                return
+            _show(chunk, log)
+        if deadline == float("inf") and process.poll() is not None:
+            deadline = time.monotonic() + _LINGER_S
+
+
+def _lingers(process: subprocess.Popen) -> bool:
+    """Whether some of the group is there yet, seconds after the command itself."""
+    deadline = time.monotonic() + _LINGER_S
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _end_group(process: subprocess.Popen, output: IO[bytes]) -> None:
@@ -164,6 +195,16 @@ def _drained(output: IO[bytes], deadline: float) -> bool:
 
 
 def _show(chunk: bytes, log: IO[bytes]) -> None:
-    sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+    """Into the log, and onto the console as long as there is one."""
     log.write(chunk)
+    with suppress(OSError):  # a closed pipe, a lost terminal
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+def say(text: str) -> None:
+    """Print a line; where nobody reads on (a closed pipe, a lost terminal) that is no reason to stop."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes there

@@ -15,6 +15,7 @@ from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, FlareError, together
 from flare_ds.overrides import apply_overrides, is_text, keys_of
 from flare_ds.paths import expanded
+from flare_ds.places import relocated
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.load import task_of
@@ -26,7 +27,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     """Read a YAML file, apply `key=value` overrides, check everything.
 
     Args:
-        path: a YAML file, or a run directory (its saved `config.yaml`).
+        path: a YAML file; or a run directory, which is then the `run_dir`, wherever its saved `config.yaml` says it
+            began, and whose paths are found as `flare_ds.places` says.
         overrides: e.g. `["train.steps=10", "task.target_language=pl"]`, see `flare_ds.overrides`.
         trust_task_code: whether a task in Python that a run directory names may be run; one named otherwise may.
 
@@ -35,8 +37,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     """
     file = Path(expanded(str(path)))
     is_run = file.is_dir() or (file.name == "config.yaml" and (file.parent / "versions.json").exists())
+    settings = _saved(file) if file.is_dir() else read_yaml(file)
     file = file / "config.yaml" if file.is_dir() else file
-    settings = read_yaml(file)
     saved = _task_path(settings)
     apply_overrides(settings, overrides, partial(is_text, Config))
     if (task_path := _task_path(settings)) is not None:
@@ -46,6 +48,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
         else:
             use_named_task(task_path)
     return parse_config(settings, origin=str(file))
+
+
+def saved_config(run_dir: Path) -> Config:
+    """The saved settings of a run, to be compared or shown: whether its task's code is trusted is not asked.
+
+    Raises:
+        ConfigError: they are missing or damaged.
+    """
+    return parse_config(_saved(run_dir), origin=str(run_dir / "config.yaml"))
+
+
+def _saved(run_dir: Path) -> dict[str, Any]:
+    return relocated(read_yaml(run_dir / "config.yaml"), run_dir)
 
 
 def _task_path(settings: dict[str, Any]) -> str | None:

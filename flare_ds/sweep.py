@@ -10,16 +10,17 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, HostError
-from flare_ds.files import disk_errors, write_text
-from flare_ds.processes import free_port, log_tail, only_one, run_logged, search_path
+from flare_ds.files import disk_errors
+from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.processes import free_port, log_tail, only_one, run_logged, say, search_path
 from flare_ds.report import report
-from flare_ds.settings import load_config
+from flare_ds.runs.changes import changes
+from flare_ds.runs.directory import BASE
 from flare_ds.sweep_config import Plan, PlannedRun, load_sweep
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -51,27 +52,34 @@ def sweep(path: str | Path, overrides: Sequence[str] = ()) -> int:
         stages = _Stages()
         try:
             _run(plan, stages)
-            print(f"\n{report(plan.out)}\n{stages.summary()}", flush=True)
         except KeyboardInterrupt:
             again = shlex.join(["flare-ds", "sweep", str(path), *overrides])
-            print(f"\ninterrupted; to continue, run the same command again: {again}", flush=True)
+            say(f"\ninterrupted; to continue, run the same command again: {again}")
             return INTERRUPTED
-    finished = all((run.directory / "metrics.json").exists() for run in plan.runs)
-    return 0 if finished and not stages.failed else 1
+        say(f"\n{stages.summary()}")
+        result = report(plan.out)
+        say(f"\n{result.text}")
+    finished = all(run.owner.finished for run in plan.runs)
+    return 0 if finished and not stages.failed and not result.unreadable else 1
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """One command; finished once all its `results` exist."""
+    """One command.
+
+    Attributes:
+        name: as it is shown.
+        command: its words.
+        log: where its output goes.
+        finished: whether it need not be run.
+        made: whether it left what it should: a launcher may end with status 0 although its ranks died.
+    """
 
     name: str
     command: tuple[str, ...]
     log: Path
-    results: tuple[Path, ...]
-
-    @property
-    def finished(self) -> bool:
-        return all(result.exists() for result in self.results)
+    finished: Callable[[], bool]
+    made: Callable[[], bool]
 
 
 @dataclass
@@ -88,21 +96,22 @@ class _Stages:
 
     def run(self, stage: _Stage) -> bool:
         """Run a stage unless it is finished; whether it is finished now."""
-        if stage.finished:
-            print(f"stage {stage.name} skipped (finished)", flush=True)
+        if stage.finished():
+            say(f"stage {stage.name} skipped (finished)")
             return True
         # A port of its own for each command, so that two sweeps can share a machine.
         port = free_port()
         command = [word.replace("{free_port}", port) for word in stage.command]
-        print(f"stage {stage.name}: {shlex.join(command)}", flush=True)
+        say(f"stage {stage.name}: {shlex.join(command)}")
         started = time.monotonic()
         status = run_logged(command, stage.log)
         seconds = self.seconds[stage.name] = time.monotonic() - started
-        if status != 0:
+        if status != 0 or not stage.made():
             self.failed.append(stage)
-            print(f"stage {stage.name} FAILED (exit status {status}) after {seconds:.1f} s", flush=True)
+            why = f"exit status {status}" + ("" if status else ", but its results are not there")
+            say(f"stage {stage.name} FAILED ({why}) after {seconds:.1f} s")
             return False
-        print(f"stage {stage.name} done in {seconds:.1f} s", flush=True)
+        say(f"stage {stage.name} done in {seconds:.1f} s")
         return True
 
     def run_all(self, stages: Sequence[_Stage]) -> bool:
@@ -121,50 +130,57 @@ class _Stages:
 
 def _claim_directories(plan: Plan) -> None:
     """Save every run's config in its directory, after checking that none holds a run with other settings."""
-    for run in plan.runs:
-        if (run.directory / "config.yaml").exists():
-            _check_unchanged(run, plan)
+    _check_unchanged(plan)
     # Those under way, too: they may go on with smaller batches, say.
-    for run in (run for run in plan.runs if not (run.directory / "metrics.json").exists()):
-        write_text(run.directory / "config.yaml", run.config.to_yaml())
+    for run in (run for run in plan.runs if not run.owner.finished):
+        run.owner.claim(run.config)
 
 
-def _check_unchanged(run: PlannedRun, plan: Plan) -> None:
-    saved, wanted = (_flat(config) for config in (load_config(run.directory, trust_task_code=True), run.config))
-    changed = [name for name in wanted if saved[name] != wanted[name]]
-    if changed:
-        name = changed[0]
-        # Every cell grew from stage 1, so a new stage 1 cannot stand beside old cells.
-        stale = plan.out if run is plan.stage1 else run.directory
-        raise ConfigError(
-            f"{run.directory} was run with {name}={saved[name]!r}, now {name}={wanted[name]!r} is asked for",
-            fix=f"set {name} back, choose another `out`, or delete {stale}",
-        )
+def _check_unchanged(plan: Plan) -> None:
+    """Refuse a plan under which runs that are there would be others, saying all that differs.
+
+    Raises:
+        ConfigError: naming each setting, its values, and the runs it concerns.
+    """
+    changed: dict[str, list[PlannedRun]] = {}
+    for run in (run for run in plan.runs if (run.directory / "config.yaml").exists()):
+        for name, (before, now) in changes(run.owner.config, run.config).items():
+            changed.setdefault(f"{name}={before!r}, now {name}={now!r} is asked for", []).append(run)
+        if _has_other_base(run):
+            changed.setdefault(f"model.base of other contents than {run.config.model.base} has now", []).append(run)
+    if not changed:
+        return
+    said = [f"{', '.join(str(run.directory) for run in runs)} was run with {what}" for what, runs in changed.items()]
+    runs = [run for run in plan.runs if any(run in of_one for of_one in changed.values())]
+    # Every cell grew from stage 1, so a new stage 1 cannot stand beside old cells.
+    stale = [plan.out] if plan.stage1 in runs else [run.directory for run in runs]
+    back = "set that back" if len(changed) > 1 else f"set {next(iter(changed)).partition('=')[0]} back"
+    raise ConfigError(
+        ";\n  ".join(said), fix=f"{back}, choose another `out`, or delete {' '.join(str(path) for path in stale)}"
+    )
 
 
-def _flat(config: Config) -> dict[str, object]:
-    """The settings that decide what comes of a run, by dotted name."""
-    settings: dict[str, object] = {}
-    for name, value in config.deciding().items():
-        settings |= (
-            {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return settings
+def _has_other_base(run: PlannedRun) -> bool:
+    """Whether a run that has begun was made from a base whose contents are others now."""
+    known = run.owner.record(BASE).get("fingerprint") if run.owner.begun else None
+    return (
+        known is not None and Path(run.config.model.base).is_dir() and known != base_fingerprint(run.config.model.base)
+    )
 
 
 def _run(plan: Plan, stages: _Stages) -> None:
     """All caches, then stage 1, which every cell needs, then the cells, which need only their own cache."""
     prepared = [run for runs in _sharing_a_cache(plan) if stages.run_all(_prepare(runs, plan)) for run in runs]
     if plan.stage1 and not (plan.stage1 in prepared and stages.run_all(_stage1(plan.stage1, plan))):
-        print("stage 1 failed, so no cell can be run", flush=True)
+        say("stage 1 failed, so no cell can be run")
         return
     for cell in plan.cells:
-        if (cell.directory / "metrics.json").exists():
-            print(f"stage {cell.name} skipped (finished)", flush=True)
+        if cell.owner.finished:
+            say(f"stage {cell.name} skipped (finished)")
         elif cell in prepared:
             stages.run_all(_cell(cell, plan))
         else:
-            print(f"stage {cell.name} not run: its cache could not be prepared", flush=True)
+            say(f"stage {cell.name} not run: its cache could not be prepared")
 
 
 def _sharing_a_cache(plan: Plan) -> list[list[PlannedRun]]:
@@ -191,18 +207,22 @@ def _prepare(runs: Sequence[PlannedRun], plan: Plan) -> list[_Stage]:
     languages = task.target_language if run is plan.stage1 else f"{task.source_language}-{task.target_language}"
     base = _tokenizer(run, plan)
     overrides = [] if base == run.config.model.base else [f"model.base={json.dumps(base)}"]
-    results = tuple(other.directory / "metrics.json" for other in runs)
-    log = run.directory / "log.txt"
-    prepare = _Stage(f"prepare {languages}", _single("prepare", *_named(run), *overrides), log, results)
-    if not task.is_translated:
-        return [prepare]
-    return [_Stage(f"translate {languages}", _single("translate", *_named(run)), log, results), prepare]
+    stages = [("prepare", overrides)] if not task.is_translated else [("translate", []), ("prepare", overrides)]
+    return [
+        _Stage(
+            f"{verb} {languages}",
+            _single(verb, *_named(run), *words),
+            run.directory / "log.txt",
+            finished=lambda: all(other.owner.finished for other in runs),
+            made=lambda: True,  # by our own process, whose status can be believed; a run looks for itself
+        )
+        for verb, words in stages
+    ]
 
 
 def _stage1(run: PlannedRun, plan: Plan) -> list[_Stage]:
-    command = (*plan.launch, "flare_ds", "stage1", *_named(run))
-    command += ("--output", str(plan.tuned_base))
-    return [_Stage(run.name, command, run.directory / "log.txt", (plan.tuned_base,)), _evaluate(run, plan)]
+    command = (*plan.launch, "flare_ds", "stage1", *_named(run), "--output", str(plan.tuned_base))
+    return [_left(run.name, command, run, plan.tuned_base.is_dir), _evaluate(run, plan)]
 
 
 def _cell(run: PlannedRun, plan: Plan) -> list[_Stage]:
@@ -211,12 +231,17 @@ def _cell(run: PlannedRun, plan: Plan) -> list[_Stage]:
 
 def _train(run: PlannedRun, plan: Plan) -> _Stage:
     command = (*plan.launch, "flare_ds", "train", *_named(run))
-    return _Stage(f"{run.name} train", command, run.directory / "log.txt", (run.directory / "training.json",))
+    return _left(f"{run.name} train", command, run, lambda: run.owner.trained)
 
 
 def _evaluate(run: PlannedRun, plan: Plan) -> _Stage:
     command = (*plan.launch, "flare_ds", "evaluate", *_named(run))
-    return _Stage(f"{run.name} evaluate", command, run.directory / "log.txt", (run.directory / "metrics.json",))
+    return _left(f"{run.name} evaluate", command, run, lambda: run.owner.finished)
+
+
+def _left(name: str, command: tuple[str, ...], run: PlannedRun, result: Callable[[], bool]) -> _Stage:
+    """A stage that is done when its result is there and right, before as after."""
+    return _Stage(name, command, run.directory / "log.txt", finished=result, made=result)
 
 
 def _named(run: PlannedRun) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from flare_ds.methods import METHODS
 from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
+from flare_ds.runs import RunDirectory
 from flare_ds.settings import explain, parse_config
 from flare_ds.tasks.load import check_languages, task_of
 from flare_ds.yaml_file import read_yaml
@@ -104,6 +105,11 @@ class PlannedRun:
     def directory(self) -> Path:
         """Where the run writes."""
         return Path(self.config.run_dir)
+
+    @property
+    def owner(self) -> RunDirectory:
+        """Of that directory."""
+        return RunDirectory(self.config.run_dir)
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,8 @@ def _check_sections(settings: Mapping[str, Any], origin: str) -> None:
 def _resolve(config: SweepConfig, origin: str) -> Plan:
     out = Path(config.out)
     stage1 = None if config.stage1 is None else _stage1(config, out, origin)
-    tuned: dict[str, Any] = {} if stage1 is None else {"model": {"base": str(out / "base")}}
+    base = out.absolute() / "base"
+    tuned: dict[str, Any] = {} if stage1 is None else {"model": {"base": str(base)}}
     cells = []
     for language, method, seed in config.grid.cells():
         name = f"{language}/{method}-seed{seed}"
@@ -196,7 +203,7 @@ def _resolve(config: SweepConfig, origin: str) -> Plan:
         place = {"task": {"target_language": language}, "train": {"seed": seed}}
         settings = _merged(config.base, tuned, config.methods.get(method, {}), own, place)
         cells.append(PlannedRun(name, parse_config(settings, origin=f"{origin}, cell {name}")))
-    return Plan(out, launch_words(config.launch), stage1, out / "base", tuple(cells))
+    return Plan(out, launch_words(config.launch), stage1, base, tuple(cells))
 
 
 def _stage1(config: SweepConfig, out: Path, origin: str) -> PlannedRun:

@@ -17,7 +17,7 @@ import yaml
 from flare_ds.evaluation.predictions import write_predictions
 
 STAND_IN = """#!{python}
-import json, os, pathlib, shutil, subprocess, sys, time
+import hashlib, json, os, pathlib, shutil, subprocess, sys, time
 import yaml
 
 verb, path, *rest = sys.argv[sys.argv.index("flare_ds") + 1 :]
@@ -35,13 +35,19 @@ if call == os.environ.get("HANG"):
     time.sleep(600)
 if call == os.environ.get("FAIL"):
     sys.exit("no luck with " + call)
+if call == os.environ.get("NOTHING"):
+    sys.exit(0)
+weights = run / "adapter/adapter_model.safetensors"
 if verb in ("train", "stage1"):
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(os.urandom(8))
     costs = {{"trained_parameters": 10, "median_step_seconds": 0.5, "tokens_per_second": 100.0}}
     (run / "training.json").write_text(json.dumps(costs))
 if verb == "evaluate":
     shutil.copy(here / "predictions.parquet", run)
     metrics = {{"schema": 3, "answers": "ranked", "metric": "accuracy", "score": 2 / 3, "num_examples": 30}}
     metrics["confidence_interval"] = [0.5, 0.8]
+    metrics["adapter_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
     (run / "metrics.json").write_text(json.dumps(metrics))
 if verb == "stage1":
     pathlib.Path(rest[rest.index("--output") + 1]).mkdir()

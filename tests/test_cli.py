@@ -335,7 +335,7 @@ def test_a_lock_left_by_a_killed_compilation_is_no_obstacle(root: Path, tmp_path
 def test_evaluating_a_run_without_an_adapter(root: Path) -> None:
     config = write_config(toy_settings(root, name="untrained"))
     (output,) = run_ranks(["flare_ds", "evaluate", str(config)], 1, expect=1)
-    assert "adapter_config.json" in output and "fix: " in output and "Traceback" not in output
+    assert "has not ended (not started)" in output and "fix: " in output and "Traceback" not in output
 
 
 def test_evaluating_with_other_fusion_settings(root: Path) -> None:
@@ -344,4 +344,4 @@ def test_evaluating_with_other_fusion_settings(root: Path) -> None:
     (output,) = run_ranks(["flare_ds", "evaluate", str(config), "adapter.align=left"], 1, expect=1)
     assert "adapter.align='right'" in output
     (output,) = run_ranks(["flare_ds", "evaluate", str(config), "method=lora"], 1, expect=1)
-    assert "holds an adapter of flare" in output
+    assert "method='flare', not 'lora'" in output

@@ -118,9 +118,13 @@ def test_methods_that_read_the_data_differently_get_their_own_cache(bench):
 @pytest.mark.parametrize(
     ("override", "problem", "fix"),
     [
-        ("base.train.steps=80", r"pl/.*train\.steps=40, now train\.steps=80", "delete .*/pl/zero_shot-seed1"),
+        (
+            "base.train.steps=80",
+            r"(?s)pl/lora-seed1.*train\.steps=40, now train\.steps=80",
+            "delete .*/pl/lora-seed1 .*/pl/flare-seed2$",
+        ),
         ("stage1.train.steps=80", r"stage1 .*train\.steps=60, now train\.steps=80", r"delete .*/out$"),
-        ("methods.flare.adapter.r=4", r"pl/flare-seed1 .*adapter\.r=8, now adapter\.r=4", "delete .*/pl/flare-seed1"),
+        ("methods.flare.adapter.r=4", r"pl/flare-seed1, .*adapter\.r=8, now adapter\.r=4", "delete .*/pl/flare-seed1"),
     ],
 )
 def test_a_run_with_other_settings_is_refused_before_anything_runs(bench, override, problem, fix):
@@ -129,8 +133,65 @@ def test_a_run_with_other_settings_is_refused_before_anything_runs(bench, overri
     with pytest.raises(ConfigError, match=problem) as error:
         sweep(bench.path, [override, "grid.languages=[pl, es]"])
     assert re.search(fix, error.value.fix)
+    if "stage1" not in override:
+        assert "zero_shot" not in str(error.value), "it reads none of these settings"
     assert bench.calls() == []
     assert not (bench.out / "es").exists()
+
+
+def test_all_that_differs_is_said_at_once(bench):
+    sweep(bench.path)
+    with pytest.raises(ConfigError) as error:
+        sweep(bench.path, ["base.train.learning_rate=0.1", "methods.flare.adapter.r=4"])
+    for cell in ("stage1", "pl/lora-seed1", "pl/lora-seed2", "pl/flare-seed2"):
+        assert f"{bench.out}/{cell}" in error.value.problem
+    assert "learning_rate=0.0005, now" in error.value.problem and "adapter.r=8, now" in error.value.problem
+
+
+@pytest.mark.parametrize("nothing", ["train pl/lora-seed1", "evaluate pl/lora-seed1"])
+def test_a_launcher_that_ends_well_and_leaves_nothing_has_failed(bench, monkeypatch, capfd, nothing):
+    monkeypatch.setenv("NOTHING", nothing)
+    assert sweep(bench.path, ["grid.methods=[lora]", "grid.seeds=[1]"]) == 1
+    console = capfd.readouterr().out
+    assert "FAILED (exit status 0, but its results are not there)" in console
+    assert console.count(f"hello from {nothing}") == 2, "as it happened, and the log's end"
+    monkeypatch.delenv("NOTHING")
+    bench.calls()
+    assert sweep(bench.path, ["grid.methods=[lora]", "grid.seeds=[1]"]) == 0
+    assert bench.calls()[-1] == "evaluate pl/lora-seed1"
+
+
+def test_a_better_adapter_is_evaluated_again(bench):
+    one = ["grid.methods=[lora]", "grid.seeds=[1]"]
+    sweep(bench.path, one)
+    bench.calls()
+    (bench.out / "pl/lora-seed1/adapter/adapter_model.safetensors").write_bytes(b"better")
+    assert sweep(bench.path, one) == 0
+    assert bench.calls()[1:] == ["evaluate pl/lora-seed1"]
+
+
+@pytest.mark.parametrize("how", ["renamed", "linked", "relative"])
+def test_a_sweep_that_moved_is_the_same_sweep(bench, monkeypatch, how):
+    one = ["grid.methods=[lora]", "grid.seeds=[1]"]
+    sweep(bench.path, one)
+    bench.calls()
+    place = bench.directory / "moved"
+    bench.out.rename(place)
+    if how == "linked":
+        bench.out.symlink_to(place)
+        place = bench.out
+    monkeypatch.chdir(bench.directory)
+    assert sweep(bench.path, [*one, f"out={'moved' if how == 'relative' else place}"]) == 0
+    assert bench.calls() == []
+    assert load_config(place / "pl/lora-seed1").model.base == str(place / "base")
+
+
+def test_the_summary_comes_before_a_report_that_fails(bench, monkeypatch, capfd):
+    monkeypatch.setenv("FAIL", "stage1 stage1")
+    monkeypatch.setattr("flare_ds.sweep.report", lambda _: pytest.fail("no report"))
+    with pytest.raises(pytest.fail.Exception):
+        sweep(bench.path)
+    assert "no luck with stage1 stage1" in capfd.readouterr().out.rpartition("Time by stage")[2]
 
 
 def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,34 @@ def test_the_tail_of_a_log_shows_a_progress_bar_once(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("first\nstep 1\rstep 2\rstep 3\n\nerror: no\n")
     assert log_tail(log, 2) == "step 3\nerror: no"
+
+
+def test_what_a_command_leaves_behind_is_ended(tmp_path, monkeypatch):
+    """A child that holds the output, and one that has closed it: neither is waited for without end, nor runs on."""
+    monkeypatch.setattr("flare_ds.processes._LINGER_S", 0.3)
+    log = tmp_path / "log.txt"
+    script = "sleep 600 & echo $!; sleep 600 >/dev/null 2>&1 & echo $!; exit 3"
+    assert run_logged(["sh", "-c", script], log) == 3
+    children = [int(word) for word in log.read_text().splitlines()[1:]]
+    assert len(children) == 2
+    wait_for(lambda: not any(map(alive, children)))
+
+
+def test_a_console_that_is_gone_stops_nothing(tmp_path):
+    """As in `flare-ds sweep sweep.yaml | head -1`."""
+    code = "import sys; from pathlib import Path; from flare_ds.processes import run_logged, say\n"
+    code += "run_logged(['sh', '-c', 'seq 100000; sleep 0.2; echo last'], Path(sys.argv[1])); say('x'); say('y')"
+    command = [sys.executable, "-c", code, str(tmp_path / "log.txt")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait() == 0, process.stderr.read()
+    assert (tmp_path / "log.txt").read_text().endswith("\nlast\n")
+
+
+def test_a_launcher_that_cannot_be_executed_is_named(tmp_path):
+    launcher = tmp_path / "launcher"
+    launcher.write_text("#!/no/such/interpreter\n")
+    launcher.chmod(0o755)
+    with pytest.raises(HostError, match=f"cannot start '{launcher}': No such file"):
+        run_logged([str(launcher)], tmp_path / "log.txt")

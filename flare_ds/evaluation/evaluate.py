@@ -20,6 +20,7 @@ from flare_ds.files import write_json
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
+from flare_ds.runs.directory import at_place
 from flare_ds.training.engine import RunningModel, open_model
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import agreed, on_rank_zero
@@ -36,6 +37,8 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
         ConfigError: answers are to be generated, but the run's head cannot, or label words cannot be told apart.
         FlareError: see `prepare_states`.
     """
+    if config.recipe.trains:
+        on_rank_zero(partial(check_settings, Path(config.run_dir) / "adapter", config))
     states = prepare_states(config, cache)
     asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
     running = open_trained(asked, label_tokens=cache.label_tokens)
@@ -88,6 +91,7 @@ def _what_was_scored(run_dir: Path, config: Config, cache: Cache) -> dict[str, A
         "model": config.model.base,
         "model_fingerprint": model_fingerprint(config.model.base),
         "adapter_sha256": file_sha256(run_dir / "adapter" / WEIGHTS) if config.recipe.trains else None,
+        "settings": at_place(config).model_dump(mode="json"),
         "versions": versions(),
     }
 

@@ -1,18 +1,33 @@
 """What a directory of runs says: the table of methods, each against lora, beside the paper, the learning curves."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from flare_ds import markdown
 from flare_ds.files import write_text
 from flare_ds.report.beside_the_paper import against_paper
 from flare_ds.report.curves import write_curves
 from flare_ds.report.differences import differences
 from flare_ds.report.groups import grouped
 from flare_ds.report.table import score_table
-from flare_ds.runs import find_runs
+from flare_ds.runs import Unreadable, find_runs
 
 
-def report(directory: str | Path, out: str | Path | None = None) -> str:
+@dataclass(frozen=True)
+class Report:
+    """What some runs say.
+
+    Attributes:
+        text: in Markdown.
+        unreadable: the runs that it could not read.
+    """
+
+    text: str
+    unreadable: Sequence[Unreadable]
+
+
+def report(directory: str | Path, out: str | Path | None = None) -> Report:
     """Summarise the runs below a directory.
 
     Args:
@@ -20,27 +35,33 @@ def report(directory: str | Path, out: str | Path | None = None) -> str:
         out: where report.md, learning_curves.csv and learning_curves.png are written (default: `directory`).
 
     Returns:
-        The report, in Markdown.
+        The report; a run that cannot be read is a line of it.
 
     Raises:
-        DataError: there are no runs, or a run's files are damaged.
+        DataError: there are no runs, or seeds of one method were scored on different test rows.
     """
     root = Path(directory)
     place = Path(out) if out is not None else root
-    runs = find_runs(root)
+    runs, unreadable = find_runs(root)
     groups = grouped(runs)
     place.mkdir(parents=True, exist_ok=True)
     curves = write_curves(runs, root, place)
     parts = [
         f"# Report on {root}",
         score_table(groups, root),
+        _unreadable(unreadable, root),
         differences(groups),
         against_paper(groups),
         _pictures(curves, root),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_text(place / "report.md", text)
-    return text
+    return Report(text, unreadable)
+
+
+def _unreadable(runs: Sequence[Unreadable], root: Path) -> str:
+    lines = [(str(run.directory.relative_to(root)), " ".join(f"cannot be read: {run.problem}".split())) for run in runs]
+    return markdown.table(("run", "problem"), lines) if lines else ""
 
 
 def _pictures(curves: Sequence[Path], root: Path) -> str:

@@ -2,7 +2,6 @@
 
 import atexit
 import faulthandler
-import fcntl
 import os
 import socket
 import time
@@ -20,6 +19,7 @@ from torch.utils.cpp_extension import get_default_build_root
 from flare_ds.exceptions import HostError
 from flare_ds.failures import end_uncaught, joined
 from flare_ds.files import disk_errors
+from flare_ds.locks import one_at_a_time
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.training.agreement import check_agreement
 from flare_ds.training.board import Board
@@ -145,7 +145,7 @@ def _load_cpu_communication() -> None:
     """Load (at first use: compile) DeepSpeed's CPU communication, one process of this host at a time.
 
     torch guards the compilation by a file that a killed process leaves behind, and the next one would wait for it
-    without end. Whoever holds our lock, which dies with its process, knows that such a file is stale.
+    without end. Whoever holds our lock, which is taken over from a dead process, knows that such a file is stale.
 
     Raises:
         HostError: it does not compile, or there is no place for it.
@@ -153,9 +153,7 @@ def _load_cpu_communication() -> None:
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     with disk_errors(root, elsewhere="set TORCH_EXTENSIONS_DIR to a directory you may write to (else HOME decides)"):
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / "flare_ds.lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(root / "flare_ds", lambda: None):
         for stale in root.glob("**/deepspeed_shm_comm/lock"):
             stale.unlink()
         try:

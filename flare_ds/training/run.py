@@ -1,50 +1,52 @@
-"""Opening a run on every rank: its directory claimed, its config and versions saved, its cache found.
+"""Opening a run on every rank: its directory held, everything asked that can refuse it, its cache found.
 
-`cache.json` in the run directory says which cache the run reads, what that is made of, and which settings asked for
-it. A run that has begun goes on with no other tokens; one that is evaluated with the same settings opens its cache by
-the key, so neither the raw data nor the tokenizer need be there any more.
+Which cache it reads is recorded: by the run itself (cache.json) once it has begun, and before that beside the caches
+(see `flare_ds.data.cache.requests`). So neither the raw data nor what translated them need be there any more.
 """
 
-import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flare_ds.config import Config
-from flare_ds.data.cache import Cache, differences, open_cache, prepare_cache
-from flare_ds.data.cache.directory import stored_caches
+from flare_ds.data.cache import Cache, differences, open_cache, prepare_cache, remembered, stored
 from flare_ds.data.cache.trash import mark_used
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.exceptions import CacheError, ConfigError, FlareError
-from flare_ds.files import write_json, write_text
+from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import CACHE, STATE, at_place
 from flare_ds.tasks.load import task_of
-from flare_ds.tasks.of_run import keep_task_file
+from flare_ds.training.begin import begin_run
 from flare_ds.training.ds_config import read_ds_config
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.readable import check_readable
 from flare_ds.training.same_files import check_same_files
-from flare_ds.versions import versions
+from flare_ds.training.state import read_progress
+from flare_ds.training.trainer import fingerprint
 
-_RECORD = "cache.json"
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 """Fields of a cache in which a trained run may be evaluated on another."""
 
 
 def open_run(config: Config, *, train: bool) -> Cache:
-    """Save what the run is into its directory and open its cache, built by rank 0 if it is not there yet.
+    """Hold a run's directory until this process ends, and open its cache, built by rank 0 if it is not there yet.
+
+    What is refused is refused before anything is written.
 
     Args:
         config: the run's settings.
         train: whether the run is to be trained, rather than evaluated.
 
     Raises:
-        ConfigError: the settings do not suit the task, or the DeepSpeed JSON cannot work.
+        ConfigError: the settings do not suit the task, are not those the run has begun with, or the DeepSpeed JSON
+            cannot work.
+        CheckpointError: the run is to be scored and its training has not ended; or its base has other contents.
         CacheError: the run has begun with other tokens (naming what differs), or its cache is gone and cannot be
             built again.
-        HostError: the hosts see different files.
+        HostError: another process writes the run, or the hosts see different files.
         FlareError: what else rank 0 met, on every rank, before any of them starts work.
     """
     read_ds_config(config)
@@ -55,18 +57,36 @@ def open_run(config: Config, *, train: bool) -> Cache:
 
 
 def _prepare(config: Config, train: bool) -> Path:
+    """The path of the run's cache; rank 0."""
     _check_answers(config)
-    run_dir = Path(config.run_dir)
-    record = _record(run_dir)
-    cache = _prepared(config) if train or not _asks_the_same(record, config) else _recorded(config, record["key"])
-    _check_same_tokens(run_dir, record, cache, train)
+    run = RunDirectory(config.run_dir)
+    there = run.path.exists()
+    mine = run.lock()
+    try:
+        return _checked(run, config, train)
+    except BaseException:
+        if mine:
+            run.unlock()
+        if not there and not any(run.path.iterdir()):
+            run.path.rmdir()
+        raise
+
+
+def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
+    """Ask everything that can refuse the command; a run that trains nothing begins by its evaluation."""
+    run.check(config, train=train)
+    run.check_base(base_fingerprint(config.model.base), config)
+    if not train:
+        run.check_trained(config)
+    cache = _cache(run, config, train)
+    if run.begun:
+        _check_same_tokens(run, cache, train)
     check_readable(config, cache, load_shape(config.model))
-    write_json(
-        run_dir / _RECORD, {"key": cache.key, "fields": cache.manifest.fields, "settings": _cache_settings(config)}
-    )
-    keep_task_file(config.task.path, run_dir)
-    write_text(run_dir / "config.yaml", config.to_yaml())
-    write_json(run_dir / "versions.json", versions())
+    state = run.path / STATE
+    if train and state.exists():
+        read_progress(state, fingerprint(config, cache))
+    if not (train or config.recipe.trains):
+        begin_run(config, cache)
     mark_used(cache.path)
     return cache.path
 
@@ -84,22 +104,17 @@ def _check_answers(config: Config) -> None:
         label_readings(task.labels)
 
 
-def _record(run_dir: Path) -> dict[str, Any]:
-    """cache.json; empty for a run that has none yet."""
-    path = run_dir / _RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _cache(run: RunDirectory, config: Config, train: bool) -> Cache:
+    """The cache that is recorded for the run, or for these settings; else found or built from the raw data."""
+    if run.begun and (train or _asks_the_same(at_place(run.config), config)):
+        return _recorded(config, run.record(CACHE)["key"])
+    return remembered(config) or _prepared(config)
 
 
-def _cache_settings(config: Config) -> dict[str, Any]:
-    """The settings that decide which cache a run reads."""
-    return config.model_dump(
-        mode="json",
-        include={"task": True, "translate": True, "model": {"base"}, "source": {"mt_encoder", "mt_language"}},
-    )
-
-
-def _asks_the_same(record: dict[str, Any], config: Config) -> bool:
-    return record.get("settings") == _cache_settings(config)
+def _asks_the_same(saved: Config, config: Config) -> bool:
+    """Whether the settings that decide which rows are read are the run's."""
+    placed = at_place(config)
+    return saved.task == placed.task and saved.translate == placed.translate
 
 
 def _prepared(config: Config) -> Cache:
@@ -108,10 +123,9 @@ def _prepared(config: Config) -> Cache:
 
 def _recorded(config: Config, key: str) -> Cache:
     """The cache of a key, wherever in cache_dir; where it is gone, built again from the raw data."""
-    cache_dir = Path(config.cache_dir)
-    for stored in stored_caches(cache_dir) if cache_dir.is_dir() else []:
-        if stored.state == "whole" and stored.manifest is not None and stored.manifest.key == key:
-            return open_cache(stored.path)
+    cache = stored(Path(config.cache_dir), key)
+    if cache is not None:
+        return cache
     try:
         return _prepared(config)
     except FlareError as error:
@@ -120,14 +134,12 @@ def _recorded(config: Config, key: str) -> Cache:
         raise CacheError(f"{problem}: {error.problem}", fix=fix) from error
 
 
-def _check_same_tokens(run_dir: Path, record: dict[str, Any], cache: Cache, train: bool) -> None:
-    if not (record and (run_dir / "state").exists()):
-        return
-    found, wanted = record["fields"], cache.manifest.fields
+def _check_same_tokens(run: RunDirectory, cache: Cache, train: bool) -> None:
+    found, wanted = run.record(CACHE)["fields"], cache.manifest.fields
     if not train:
         found, wanted = ({k: v for k, v in fields.items() if k not in _WHICH_ROWS} for fields in (found, wanted))
     if changes := differences(found, wanted):
         raise CacheError(
-            f"{run_dir} has begun with other tokens than {cache.path} holds: {'; '.join(changes)}",
+            f"{run.path} has begun with other tokens than {cache.path} holds: {'; '.join(changes)}",
             fix="set that back to go on with the run, or choose another run_dir for a new one",
         )

@@ -97,18 +97,35 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
     Raises:
         CheckpointError: the file is damaged, or belongs to other data or settings.
     """
+    progress = read_progress(path, fingerprint)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_progress(path: Path, fingerprint: str) -> Progress:
+    """Read where a run stands, without its tensors.
+
+    Raises:
+        CheckpointError: see `load_state`.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             progress = _PROGRESS.validate_json(file.metadata()["progress"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"cannot read the trainer state {path}: {error}", fix=f"delete {path.parent}") from error
+        raise _damaged(path, error) from error
     if progress.fingerprint != fingerprint:
         raise CheckpointError(
             f"{path} was written by a run with other data or settings, so it cannot be continued",
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
         )
-    return progress, tensors
+    return progress
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"cannot read the trainer state {path}: {error}", fix=f"delete {path.parent}")
 
 
 def saved_adapter(

@@ -6,7 +6,6 @@ every validate_every: score the validation rows, keep the adapter if it is the b
 every save_every steps, every save_seconds, and when asked to stop by a signal: write the trainer state
 """
 
-import hashlib
 import json
 import math
 import statistics
@@ -21,6 +20,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch, split_step
 from flare_ds.data.cache import Cache
@@ -31,8 +31,11 @@ from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.split import generates
 from flare_ds.exceptions import ConfigError, ToBeContinued
 from flare_ds.files import write_json
+from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import for_deepspeed
+from flare_ds.runs.changes import deciding
+from flare_ds.training.begin import begin_run
 from flare_ds.training.costs import Costs
 from flare_ds.training.engine import RunningModel, count_trainable, open_model
 from flare_ds.training.memory import check_memory
@@ -43,7 +46,15 @@ from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
 from flare_ds.training.signals import StopRequest
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
-from flare_ds.training.state import Progress, load_state, restore_optimizer, save_state, saved_adapter, state_path
+from flare_ds.training.state import (
+    Progress,
+    load_state,
+    read_progress,
+    restore_optimizer,
+    save_state,
+    saved_adapter,
+    state_path,
+)
 from flare_ds.training.states import prepare_states
 from flare_ds.training.validation import Validation
 from flare_ds.training.watchdog import pace
@@ -81,7 +92,7 @@ class Trainer:
         self.costs = Costs(config, shape, labels=len(self.trie.tokens))
         row_tokens = int(self.lengths.max())
         agreed(partial(check_memory, config, shape, row_tokens=row_tokens, streams=len(self.streams)))
-        self.progress = Progress(fingerprint=fingerprint(config, cache))
+        self.progress = Progress(fingerprint=on_rank_zero(partial(fingerprint, config, cache)))
         self.states = prepare_states(config, cache)
         self.stored = None if self.states is None else self.states.split("train")
         self.running = self._open(shape)
@@ -110,9 +121,12 @@ class Trainer:
                 `Validation.before_training`.
         """
         train = self.config.train
+        on_rank_zero(partial(begin_run, self.config, self.cache))
         self.trained_parameters = count_trainable(self.running.model)
         first = self.progress.step
         self.records = Records(self.run_dir, first_step=first, steps=self.steps, enabled=rank() == 0)
+        if rank() == 0 and not self._ended():
+            (self.run_dir / "training.json").unlink(missing_ok=True)  # of an earlier training, whose state is gone
         if rank() == 0 and first:
             tqdm.write(f"continuing {self.run_dir} after step {first}")
         validation = Validation(
@@ -283,14 +297,16 @@ def is_trained(config: Config, cache: Cache) -> bool:
     state = state_path(config)
     if not (state.exists() and (Path(config.run_dir) / "training.json").exists()):
         return False
-    load_state(state, fingerprint(config, cache))
+    read_progress(state, fingerprint(config, cache))
     return True
 
 
 def fingerprint(config: Config, cache: Cache) -> str:
-    """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes."""
-    settings = config.deciding()
-    parts = {name: settings[name] for name in ("method", "model", "source", "adapter", "mixup", "train")}
-    if generates(config):
-        parts["generate"] = settings["generate"]
-    return hashlib.sha256(json.dumps([cache.key, parts], sort_keys=True).encode()).hexdigest()
+    """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
+
+    The base counts by its contents: it may be moved.
+    """
+    sections = ["method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config))]
+    parts = {name: value for name, value in deciding(config).items() if name.startswith(tuple(sections))}
+    models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
+    return json_sha256([cache.key, [base_fingerprint(str(name)) for name in models], parts])

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from flare_ds.data.download import one_at_a_time
 from flare_ds.data.fetch import fetch, home, main_fetch
 from flare_ds.data.sources import Source
 from flare_ds.exceptions import ConfigError, FetchError, HostError
+from flare_ds.locks import one_at_a_time
 from tests.data.wheels import make_wheel
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from flare_ds.checksums import file_sha256
 from flare_ds.methods import METHODS
 from flare_ds.settings import parse_config
 
@@ -42,6 +43,9 @@ def write_run(
 
 def write_result(directory: Path, method: str, correct, seed: int) -> None:
     rows = [{"id": f"r{i}", "label": "yes", "prediction": "yes" if right else "no"} for i, right in enumerate(correct)]
+    if METHODS.get(method).trains:
+        (directory / "adapter").mkdir()
+        (directory / "adapter/adapter_model.safetensors").write_bytes(str(directory).encode())
     write_scores(directory, "accuracy", float(np.mean(correct)), rows)
     if METHODS.get(method).trains:
         write_training(directory, median_step_seconds=1.0 + seed, tokens_per_second=1000.0 * seed)
@@ -53,7 +57,9 @@ def write_training(directory: Path, **figures: float) -> None:
 
 def write_scores(directory: Path, metric: str, score: float, rows: list[dict]) -> None:
     pd.DataFrame(rows).to_parquet(directory / "predictions.parquet")
+    weights = directory / "adapter/adapter_model.safetensors"
     metrics = {
+        "adapter_sha256": file_sha256(weights) if weights.exists() else None,
         "schema": 3,
         "answers": "ranked",
         "metric": metric,

@@ -21,7 +21,7 @@ def test_a_method_minus_lora_pairs_rows_by_id_for_each_seed_and_for_all(tmp_path
         predictions = tmp_path / f"pl/lora-seed{seed}/predictions.parquet"
         pd.read_parquet(predictions)[::-1].to_parquet(predictions)
         difference.append(flare.astype(float) - lora)
-    lines = differences(report(tmp_path))
+    lines = differences(report(tmp_path).text)
     for seeds, values in {"1": difference[0], "2": difference[1], "1, 2": np.mean(difference, axis=0)}.items():
         half = 1.96 * values.std() / np.sqrt(len(values))
         line = lines["flare", seeds]
@@ -38,7 +38,7 @@ def test_every_method_is_compared_with_lora(tmp_path):
             correct[method, seed] = random_correct(seed + 10 * len(correct), share)
             write_run(tmp_path, f"pl/{method}-seed{seed}", method, seed, correct[method, seed])
     write_run(tmp_path, "pl/flare-zh", "flare", 1, [True], target="zh")
-    lines = differences(report(tmp_path))
+    lines = differences(report(tmp_path).text)
     assert lines.keys() == {(method, seeds) for method in METHODS if method != "lora" for seeds in ("1", "2", "1, 2")}
     for (method, seeds), line in lines.items():
         pairs = [
@@ -59,14 +59,14 @@ def test_every_method_is_compared_with_lora(tmp_path):
 def test_methods_that_say_the_same_do_not_differ(tmp_path):
     for method in ("flare", "lora"):
         write_run(tmp_path, f"pl/{method}-seed1", method, 1, [True, False])
-    line = differences(report(tmp_path))["flare", "1"]
+    line = differences(report(tmp_path).text)["flare", "1"]
     assert (line["method − lora"], line["right alone : lora alone"], line["McNemar p"]) == ("+0.000", "0 : 0", "1")
 
 
 def test_runs_scored_on_different_rows_are_not_compared(tmp_path):
     write_run(tmp_path, "pl/flare-seed1", "flare", 1, [True, True])
     write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, True, False])
-    text = report(tmp_path)
+    text = report(tmp_path).text
     assert "scored on different test rows" in differences(text)["flare", "1"]["method − lora"]
     assert "+0." not in text
 
@@ -83,7 +83,7 @@ def test_free_answers_are_compared_by_their_exact_matches(tmp_path):
             ]
             directory = write_run(tmp_path, f"hi/{method}-seed{seed}", method, seed, [True])
             write_scores(directory, "exact_match", float(found.mean()), rows)
-    text = report(tmp_path)
+    text = report(tmp_path).text
     (line,) = [line for line in methods(text) if line["method"] == "lora"]
     assert float(line["score"]) == pytest.approx(np.mean([matches["lora", seed] for seed in (1, 2)]), abs=5e-4)
     values = sum(matches["flare", seed].astype(float) - matches["lora", seed] for seed in (1, 2)) / 2
@@ -107,7 +107,7 @@ def test_macro_f1_is_compared_as_itself_not_as_a_mean_over_rows(tmp_path):
             for i, (label, prediction) in enumerate(zip(true, predictions, strict=True))
         ]
         write_scores(directory, "macro_f1", 1.0, rows)
-    line = differences(report(tmp_path))["flare", "1"]
+    line = differences(report(tmp_path).text)["flare", "1"]
     f1 = 2 * 0.9 / 1.9 / 2  # of the lora run: the rare class is never right
     assert float(line["method − lora"]) == pytest.approx(1 - f1, abs=5e-4)
     samples = np.random.default_rng(0).binomial(200, 0.9, 20_000) / 200
@@ -123,7 +123,7 @@ def test_runs_scored_in_different_ways_are_not_compared(tmp_path, ours, theirs):
     metrics = tmp_path / "pl/lora-seed1/metrics.json"
     assert ours in metrics.read_text()
     metrics.write_text(metrics.read_text().replace(ours, theirs))
-    assert "by other metrics" in report(tmp_path)
+    assert "by other metrics" in report(tmp_path).text
 
 
 def test_seeds_that_were_run_with_other_batches_are_seeds_of_one_method(tmp_path):
@@ -132,4 +132,4 @@ def test_seeds_that_were_run_with_other_batches_are_seeds_of_one_method(tmp_path
     second = tmp_path / "pl/lora-seed2"
     changed = load_config(second, ["evaluate.batch_size=4", "train.micro_batch_size=2", "cache_dir=elsewhere"])
     (second / "config.yaml").write_text(changed.to_yaml())
-    assert "| 2 (1, 2)" in report(tmp_path)
+    assert "| 2 (1, 2)" in report(tmp_path).text

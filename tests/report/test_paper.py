@@ -35,7 +35,7 @@ def test_scores_stand_beside_the_papers(tmp_path):
     write_run(tmp_path, "th/flare-seed1", "flare", 1, target="th", base=str(merged), name="xnli")
     # English is no target language of the paper's.
     write_run(tmp_path, "en/zero_shot-seed1", "zero_shot", 1, [True], target="en", base=str(merged), name="xnli")
-    *_, beside = tables(report(tmp_path))
+    *_, beside = tables(report(tmp_path).text)
     assert [tuple(line.values()) for line in beside] == [
         ("xnli", "Gemma 2 9B", "lora", "2 of 14", "62.50", "84.89"),
         ("xnli", "Gemma 2 9B", "flare", "2 of 14", "62.50", "85.01"),
@@ -45,11 +45,11 @@ def test_scores_stand_beside_the_papers(tmp_path):
 def test_several_settings_of_a_language_are_not_averaged_to_meet_the_papers(tmp_path):
     for r in (8, 16):
         write_run(tmp_path, f"sw/r{r}", "lora", 1, [True], target="sw", r=r, base="Llama-3.1-8B", name="xnli")
-    *_, ((line),) = tables(report(tmp_path))
+    *_, ((line),) = tables(report(tmp_path).text)
     assert (line["ours"], line["the paper's"]) == ("-", "80.74")
 
 
 @pytest.mark.parametrize(("base", "task"), [("google/gemma-2-9b-it", "xnli"), ("google/gemma-2-9b", "multiemo")])
 def test_what_the_paper_does_not_have_is_not_compared_with_it(tmp_path, base, task):
     write_run(tmp_path, "lora-seed1", "lora", 1, [True], target="es", base=base, name=task)
-    assert "the paper" not in report(tmp_path)
+    assert "the paper" not in report(tmp_path).text

@@ -12,7 +12,7 @@ from tests.report.runs import bounds, differences, methods, random_correct, writ
 
 def test_one_seed_is_reported_as_its_files_say(tmp_path):
     write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, True, False, True])
-    text = report(tmp_path)
+    text = report(tmp_path).text
     assert methods(text) == [
         {
             "language": "pl",
@@ -39,7 +39,7 @@ def test_methods_that_train_nothing_count_once_whatever_their_seeds(tmp_path):
         write_run(tmp_path, f"pl/zero_shot-seed{seed}", "zero_shot", seed, [True, False])
     write_run(tmp_path, "es/zero_shot-seed1", "zero_shot", 1, target="es")
     write_run(tmp_path, "es/zero_shot-seed2", "zero_shot", 2, [True, True], target="es")
-    es, pl = methods(report(tmp_path))
+    es, pl = methods(report(tmp_path).text)
     assert (es["score"], pl["score"]) == ("1.000", "0.500")
     for line in (es, pl):
         assert (line["seeds"], line["deviation"], line["95 % interval"]) == ("-", "-", "0.111 to 0.999")
@@ -51,7 +51,7 @@ def test_seeds_are_averaged_and_the_interval_is_over_rows(tmp_path):
     outcomes = {seed: random_correct(seed, 0.6) for seed in (1, 2, 10)}
     for seed, correct in outcomes.items():
         write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, correct)
-    (line,) = methods(report(tmp_path))
+    (line,) = methods(report(tmp_path).text)
     rows = np.mean(list(outcomes.values()), axis=0)
     half = 1.96 * rows.std() / np.sqrt(len(rows))
     assert line["seeds"] == "3 (1, 2, 10)"
@@ -68,7 +68,7 @@ def test_flops_are_those_of_lora_in_the_same_setting_times_so_much(tmp_path):
         write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, [True])
     write_run(tmp_path, "pl/zero_shot-seed1", "zero_shot", 1, [True])
     write_run(tmp_path, "es/flare-seed1", "flare", 1, [True], target="es")
-    lines = {(line["language"], line["method"]): line["FLOPs / lora's"] for line in methods(report(tmp_path))}
+    lines = {(line["language"], line["method"]): line["FLOPs / lora's"] for line in methods(report(tmp_path).text)}
     assert lines == {("pl", "zero_shot"): "-", ("pl", "lora"): "1.00", ("pl", "flare"): "1.75", ("es", "flare"): "-"}
 
 
@@ -77,7 +77,7 @@ def test_costs_that_a_run_did_not_count_are_dashes(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, [True])
     (tmp_path / "pl/lora-seed2/training.json").write_text(json.dumps(old))
-    (line,) = methods(report(tmp_path))
+    (line,) = methods(report(tmp_path).text)
     assert {line[cost] for cost in ("examples", "tokens a step", "with padding", "FLOPs / lora's")} == {"-"}
     assert line["tokens/s"] == "502"
 
@@ -89,7 +89,7 @@ def test_unfinished_runs_stand_in_the_table(tmp_path):
     (trained / "training.json").write_text("{}")
     write_run(tmp_path, "pl/zero_shot-seed1", "zero_shot", 1)
     write_run(tmp_path, "es/flare-seed1", "flare", 1, target="es")
-    lines = [tuple(line.values())[:4] for line in methods(report(tmp_path))]
+    lines = [tuple(line.values())[:4] for line in methods(report(tmp_path).text)]
     assert lines == [
         ("es", "flare", "1", "unfinished: not started"),
         ("pl", "zero_shot", "-", "unfinished: not started"),
@@ -102,7 +102,7 @@ def test_unfinished_runs_stand_in_the_table(tmp_path):
 def test_runs_with_other_settings_are_not_averaged(tmp_path):
     write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, True], r=8)
     write_run(tmp_path, "pl/lora-seed2", "lora", 2, [False, False], r=16)
-    assert [(line["method"], line["score"], line["FLOPs / lora's"]) for line in methods(report(tmp_path))] == [
+    assert [(line["method"], line["score"], line["FLOPs / lora's"]) for line in methods(report(tmp_path).text)] == [
         ("lora (pl/lora-seed1)", "1.000", "-"),
         ("lora (pl/lora-seed2)", "0.000", "-"),
     ]
@@ -111,7 +111,7 @@ def test_runs_with_other_settings_are_not_averaged(tmp_path):
 def test_stage_1_is_called_the_task_adapter(tmp_path):
     for name, method in (("stage1", "lora"), ("untuned", "zero_shot")):
         write_run(tmp_path, name, method, 1, [True], target="en")
-    text = report(tmp_path)
+    text = report(tmp_path).text
     assert [line["method"] for line in methods(text)] == ["zero_shot", "task adapter"]
     assert not differences(text), "the base before stage 1 is no method to be compared"
 
@@ -126,11 +126,11 @@ def test_stage_1_is_called_the_task_adapter(tmp_path):
 )
 def test_where_the_source_texts_come_from_is_said(tmp_path, task, target, said):
     write_run(tmp_path, "lora-seed1", "lora", 1, [True], target=target, **task)
-    assert "translate_test reads" not in report(tmp_path), "nothing in the table reads a source"
+    assert "translate_test reads" not in report(tmp_path).text, "nothing in the table reads a source"
     write_run(tmp_path, "translate_test-seed1", "translate_test", 1, [True], target=target, **task)
-    text = report(tmp_path)
+    text = report(tmp_path).text
     assert f"{task['name']} in {target}: {said}, so translate_test reads" in text
     for directory in tmp_path.glob("*-seed1"):
         config = (directory / "config.yaml").read_text()
         (directory / "config.yaml").write_text(config.replace("sides: own", "sides: translated"))
-    assert "translate_test reads" not in report(tmp_path), "the sources were translated for the test"
+    assert "translate_test reads" not in report(tmp_path).text, "the sources were translated for the test"

@@ -288,4 +288,4 @@ def test_resume_on_another_number_of_ranks(root: Path) -> None:
 
 def test_a_changed_run_is_not_continued(learned: Path) -> None:
     outputs = run_ranks(["flare_ds", "train", str(learned), "train.learning_rate=0.5"], 2, expect=1)
-    assert "with other data or settings" in outputs[0] and "run_dir" in outputs[0]
+    assert "train.learning_rate=0.01, not 0.5" in outputs[0] and "run_dir" in outputs[0]

@@ -41,7 +41,16 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
     Raises:
         ConfigError: the MT encoder's tokenizer cannot be used.
     """
-    settings, mt = config.task, config.caches_mt
+    return asked_fields(config, task) | {
+        "rows_sha256": rows_fingerprint(data),
+        "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
+        "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source)) if config.caches_mt else None,
+    }
+
+
+def asked_fields(config: Config, task: Task) -> dict[str, Any]:
+    """Those of the fields that the settings and the task say, without data or tokenizers."""
+    settings = config.task
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name,
@@ -53,7 +62,6 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
         "train_rows": settings.train_rows,
         "validation_rows": settings.validation_rows,
         "test_rows": settings.test_rows,
-        "rows_sha256": rows_fingerprint(data),
         "labels": list(task.labels),
         "prompt_template": task.prompt({name: "{" + name + "}" for name in task.fields}),
         "long_field": task.long_field,
@@ -61,10 +69,8 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
         "windows_version": WINDOWS_VERSION,
         "special_tokens": SPECIAL_TOKENS,
         "answers": ANSWERS if task.free_answers else None,
-        "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
-        "mt_language": config.source.mt_language if mt else None,
-        "mt_text_version": MT_TEXT_VERSION if mt else None,
-        "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source)) if mt else None,
+        "mt_language": config.source.mt_language if config.caches_mt else None,
+        "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
     }
 
 

@@ -14,6 +14,7 @@ from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Manifest, Section
 from flare_ds.data.cache.key import content_key, differences, key_fields
 from flare_ds.data.cache.publish import building
 from flare_ds.data.cache.reader import open_cache
+from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.split_writer import SplitWriter
 from flare_ds.data.cache.workers import Chunk, Encode, encode_in, enough_workers
@@ -58,6 +59,7 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
         with building(directory) as partial, encode_in(workers, encoder) as encode:
             written = _write_splits(partial, data, _streams(config), encoder, encode)
             write_manifest(partial, _manifest(config, fields, data, encoder, *written))
+    remember(config, content_key(fields))
     return directory
 
 

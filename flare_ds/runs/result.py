@@ -1,7 +1,6 @@
 """A run directory, read back: what was asked, how far it came, and what it scored."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from flare_ds.config import Config
 from flare_ds.evaluation.metrics import Outcome, outcome
 from flare_ds.evaluation.predictions import PREDICTIONS, read_predictions
 from flare_ds.exceptions import DataError
-from flare_ds.settings import load_config
+from flare_ds.runs.directory import METRICS, TRAINING, RunDirectory
 
 METRICS_SCHEMA = 3
 
@@ -28,10 +27,10 @@ class RunResult:
     directory: Path
     config: Config
 
-    @property
+    @cached_property
     def finished(self) -> bool:
-        """Whether it has been evaluated; metrics.json is written last."""
-        return (self.directory / "metrics.json").is_file()
+        """See `RunDirectory.finished`."""
+        return RunDirectory(self.directory).finished
 
     @property
     def method(self) -> str:
@@ -47,7 +46,7 @@ class RunResult:
         Raises:
             DataError: it is damaged, or of another schema.
         """
-        metrics = self._json("metrics.json")
+        metrics = RunDirectory(self.directory).read(METRICS)
         if metrics.get("schema") != METRICS_SCHEMA:
             problem = f"{self.directory}/metrics.json has schema {metrics.get('schema')!r}, not {METRICS_SCHEMA}"
             raise DataError(problem, fix=self._evaluate_again)
@@ -60,7 +59,7 @@ class RunResult:
         Raises:
             DataError: it is damaged, or missing although the method trains.
         """
-        return self._json("training.json") if self.config.recipe.trains else {}
+        return RunDirectory(self.directory).read(TRAINING) if self.config.recipe.trains else {}
 
     @cached_property
     def outcomes(self) -> Mapping[str, Outcome]:
@@ -78,57 +77,35 @@ class RunResult:
             raise DataError(f"cannot read {path}: {error}", fix=self._evaluate_again) from error
 
     @cached_property
-    def train_log(self) -> list[Mapping[str, Any]]:
+    def train_log(self) -> Sequence[Mapping[str, Any]]:
         """The complete lines of train_log.jsonl; none if training has not started.
 
         Raises:
             DataError: one of them is damaged.
         """
-        path = self.directory / "train_log.jsonl"
-        if not path.is_file():
-            return []
-        try:
-            *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a crash cut the last off
-            return [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {path}: {error}", fix=self._train_again) from error
+        return RunDirectory(self.directory).train_log()
 
     @property
     def progress(self) -> str:
         """How far an unfinished run came."""
-        if (self.directory / "training.json").is_file():
-            return "trained, not evaluated"
-        steps = max((line["step"] for line in self.train_log), default=0)
-        train = self.config.train
-        done = (
-            f"{steps} of {train.steps} steps" if train.epochs is None else f"{steps} steps of {train.epochs:g} epochs"
-        )
-        return f"trained {done}" if steps else "not started"
+        run = RunDirectory(self.directory)
+        if not run.trained:
+            return run.progress(self.config)
+        scored = (self.directory / METRICS).is_file()
+        return "trained; its scores are of another adapter" if scored else "trained, not evaluated"
+
+    def read_all(self) -> None:
+        """Read all that a report reads.
+
+        Raises:
+            DataError: something is missing or damaged.
+        """
+        _ = self.train_log
+        if (self.directory / METRICS).is_file():
+            _ = self.metrics
+        if self.finished:
+            _ = self.training, self.outcomes
 
     @property
     def _evaluate_again(self) -> str:
         return f"flare-ds evaluate {self.directory}"
-
-    @property
-    def _train_again(self) -> str:
-        return f"flare-ds train {self.directory}"
-
-    def _json(self, name: str) -> Mapping[str, Any]:
-        try:
-            return json.loads((self.directory / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            fix = self._evaluate_again if name == "metrics.json" else self._train_again
-            raise DataError(f"cannot read {self.directory / name}: {error}", fix=fix) from error
-
-
-def find_runs(directory: Path) -> list[RunResult]:
-    """All run directories below (and at) `directory`, finished or not, by path.
-
-    Raises:
-        DataError: there are none.
-        ConfigError: a saved config is damaged.
-    """
-    runs = [RunResult(file.parent, load_config(file.parent)) for file in sorted(directory.rglob("config.yaml"))]
-    if not runs:
-        raise DataError(f"no runs below {directory}", fix="check the path; a run directory holds a config.yaml")
-    return runs

@@ -1,0 +1,97 @@
+"""Which cache some settings asked for before: found again without data, translation, MT model, engine or hub.
+
+    cache_dir/requests/<checksum of the request>.json    the key of the cache, and how the raw files looked
+
+A request is what the settings and the task say, where the data is said to lie, and the files of the tokenizer. Raw
+files that are there must have the sizes and times they had; where one changed, the request is forgotten, and the cache
+is found as `flare-ds prepare` finds it: by reading every row. Files that are gone cannot have changed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flare_ds.checksums import file_sha256, json_sha256
+from flare_ds.config import Config
+from flare_ds.data.cache.directory import stored_caches
+from flare_ds.data.cache.key import asked_fields
+from flare_ds.data.cache.reader import Cache, open_cache
+from flare_ds.exceptions import CacheError, HostError
+from flare_ds.files import write_json
+from flare_ds.tasks.load import task_of
+from flare_ds.tasks.of_run import task_file
+
+_DIRECTORY = "requests"
+_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+
+
+def remember(config: Config, key: str) -> None:
+    """Note the key that answered a config; where nothing can be written, the next run reads the data again."""
+    try:
+        write_json(_path(config), {"key": key, "files": _files(config)})
+    except HostError:
+        return
+
+
+def remembered(config: Config) -> Cache | None:
+    """The whole cache that a config was answered with before; None: there is none, or its raw files changed since."""
+    try:
+        request = json.loads(_path(config).read_text(encoding="utf-8"))
+        key, files = request["key"], request["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if any(now and now != files.get(what) for what, now in _files(config).items()):
+        return None
+    cache = stored(Path(config.cache_dir), key)
+    asked = asked_fields(config, task_of(config.task))
+    if cache is None or any(cache.manifest.fields.get(name) != value for name, value in asked.items()):
+        return None
+    return cache
+
+
+def stored(cache_dir: Path, key: str) -> Cache | None:
+    """The whole cache of a key, whatever its directory is called."""
+    for found in stored_caches(cache_dir) if cache_dir.is_dir() else []:
+        if found.state == "whole" and found.manifest is not None and found.manifest.key == key:
+            try:
+                return open_cache(found.path)
+            except CacheError:  # removed just now
+                continue
+    return None
+
+
+def _path(config: Config) -> Path:
+    translate = config.translate.model_dump(mode="json", exclude={"directory", "batch_size"})
+    request: dict[str, Any] = {
+        "task_file": config.task.path and file_sha256(task_file(config.task.path)),
+        "drop_shared_passages": config.task.drop_shared_passages,
+        "asked": asked_fields(config, task_of(config.task)),
+        "data_dir": config.task.data_dir and str(Path(config.task.data_dir).absolute()),
+        "translate": translate if config.task.is_translated else None,
+        "tokenizer": _tokenizer(config.model.base),
+        "mt_encoder": Path(str(config.source.mt_encoder)).name if config.caches_mt else None,
+    }
+    return Path(config.cache_dir) / _DIRECTORY / f"{json_sha256(request)}.json"
+
+
+def _tokenizer(name: str) -> str:
+    """The files of a tokenizer, or its model's name where that is no directory here; bases that share one share it."""
+    files = _tokenizer_files(Path(name))
+    return json_sha256(files) if files else name
+
+
+def _tokenizer_files(directory: Path) -> dict[str, str]:
+    files = {file for pattern in _TOKENIZER_FILES for file in directory.glob(pattern) if file.is_file()}
+    return {file.name: file_sha256(file) for file in files}
+
+
+def _files(config: Config) -> dict[str, dict[str, Any]]:
+    """How the raw files and the MT encoder's tokenizer look, to see a change; empty where they are gone."""
+    mt = _tokenizer_files(Path(str(config.source.mt_encoder))) if config.caches_mt else {}
+    return {"data": {} if config.task.data_dir is None else _stamps(Path(config.task.data_dir)), "mt_encoder": mt}
+
+
+def _stamps(directory: Path) -> dict[str, list[int]]:
+    """Size and time of every file."""
+    states = {file: file.stat() for file in directory.rglob("*") if file.is_file()}
+    return {str(file.relative_to(directory)): [state.st_size, state.st_mtime_ns] for file, state in states.items()}

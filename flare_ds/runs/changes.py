@@ -1,0 +1,64 @@
+"""Which settings a run was made with, and which of them differ from those asked for now.
+
+Only what the method reads counts: steps mean nothing to a method that trains nothing. Paths do not count either: a
+base, data or an encoder may be moved; the base is known by its content, the data by the tokens made of it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flare_ds.config import Config
+from flare_ds.places import PLACES
+
+_FREE_IN_EVALUATION = ("evaluate.", "generate.", "translate.", "task.test_rows", "model.")
+_FREE = (*PLACES, "deepspeed")
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The settings that decide what comes of a run, by dotted name; lists as JSON has them."""
+    flat: dict[str, Any] = {}
+    for section, value in config.deciding().items():
+        flat |= (
+            {f"{section}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {section: value}
+        )
+    return {name: value for name, value in flat.items() if name not in _FREE and _is_read(name, config)}
+
+
+def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[str, tuple[Any, Any]]:
+    """Deciding settings that differ: what was saved and what is wanted, by dotted name.
+
+    Args:
+        saved: of the run.
+        wanted: asked for now.
+        evaluated: whether the run is only to be scored, which may go otherwise than before.
+    """
+    before, now = deciding(saved), deciding(wanted)
+    names = dict.fromkeys([*now, *before])
+    if evaluated:
+        names = dict.fromkeys(name for name in names if not name.startswith(_FREE_IN_EVALUATION))
+    return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
+
+
+def housekeeping(saved: Config, wanted: Config) -> bool:
+    """Whether anything differs at all."""
+    return _dump(saved) != _dump(wanted)
+
+
+def _dump(config: Config) -> Mapping[str, Any]:
+    return config.model_dump(mode="json", exclude={"run_dir"})
+
+
+def _is_read(name: str, config: Config) -> bool:
+    """Whether a setting means anything to the method."""
+    recipe, section = config.recipe, name.partition(".")[0]
+    if section == "train" and not recipe.trains:
+        return name == "train.objective"
+    if section == "adapter":
+        return recipe.trains
+    if section == "mixup":
+        return recipe.fuses == "mixup"
+    if section == "source":
+        return config.sources > 0 or config.caches_mt
+    if section == "translate":
+        return config.task.is_translated
+    return True

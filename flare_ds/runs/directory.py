@@ -1,0 +1,215 @@
+"""The owner of a run directory: what it holds, when it has begun, when it is finished, who writes it.
+
+    config.yaml  cache.json  base.json  versions.json    records: what the run is, written once, when it begins
+    state/  adapter/  training.json  train_log.jsonl     training
+    metrics.json  predictions.parquet                    scores, of the adapter whose sha256 metrics.json holds
+    .lock                                                while it is written
+
+Nothing is written before everything that can refuse a command has been asked; then the records are only read. (An
+accepted resume may say other housekeeping: smaller batches, where things lie. It is kept in config.yaml.)
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flare_ds.checksums import file_sha256
+from flare_ds.config import Config
+from flare_ds.exceptions import CheckpointError, ConfigError, DataError
+from flare_ds.files import write_json, write_text
+from flare_ds.json_text import parse_json, parse_object
+from flare_ds.locks import hold, release
+from flare_ds.places import placed
+from flare_ds.runs.changes import changes, housekeeping
+from flare_ds.settings import parse_config, saved_config
+
+CONFIG, CACHE, BASE, VERSIONS = "config.yaml", "cache.json", "base.json", "versions.json"
+TRAINING, METRICS = "training.json", "metrics.json"
+STATE, WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
+
+
+class RunDirectory:
+    """One run directory, there or not yet.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Config:
+        """The saved settings, with paths as they are now.
+
+        Raises:
+            ConfigError: they are missing or damaged.
+        """
+        return saved_config(self.path)
+
+    @property
+    def begun(self) -> bool:
+        """Whether something came of it that its records tell the origin of."""
+        made = ("state", WEIGHTS, METRICS)
+        return (self.path / CACHE).is_file() and any((self.path / name).exists() for name in made)
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training has ended."""
+        return (self.path / TRAINING).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is scored, and with this very adapter, and that one's training has ended."""
+        try:
+            metrics = self.read(METRICS)
+        except DataError:
+            return False
+        scored = metrics.get("adapter_sha256")  # None: the method trains nothing
+        return scored == self.adapter_sha256 and (scored is None or self.trained)
+
+    @property
+    def adapter_sha256(self) -> str | None:
+        """Of its adapter's file; None: it has none."""
+        path = self.path / WEIGHTS
+        try:
+            state = path.stat()
+        except OSError:
+            return None
+        return _sha256(path.absolute(), state.st_size, state.st_mtime_ns)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """One of its JSON files.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        try:
+            value = parse_json((self.path / name).read_bytes())
+        except (OSError, ValueError) as error:
+            again = "evaluate" if name == METRICS else "train"
+            raise DataError(f"cannot read {self.path / name}: {error}", fix=f"flare-ds {again} {self.path}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{self.path / name} holds no fields", fix=f"delete {self.path / name}")
+        return value
+
+    def record(self, name: str) -> dict[str, Any]:
+        """A record; empty for a run that has none yet.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        return self.read(name) if (self.path / name).exists() else {}
+
+    def lock(self) -> bool:
+        """Hold it until this process ends, or `unlock`; whether it was not held before.
+
+        Raises:
+            HostError: another process writes it, or it cannot be written.
+        """
+        return hold(self.path / ".lock", doing=f"is writing the run {self.path}")
+
+    def unlock(self) -> None:
+        """Let others write."""
+        release(self.path / ".lock")
+
+    def check(self, config: Config, *, train: bool) -> None:
+        """Refuse settings that the run was not made with.
+
+        Args:
+            config: asked for now.
+            train: whether it is to be trained on; what is only scored may be scored otherwise than before.
+
+        Raises:
+            ConfigError: naming the first setting, its values, and the fix.
+        """
+        if not self.begun:
+            return
+        changed = changes(self.config, config, evaluated=not train)
+        if not changed:
+            return
+        said = "; ".join(f"{name}={before!r}, not {now!r}" for name, (before, now) in changed.items())
+        first, (before, _) = next(iter(changed.items()))
+        other = "go on with the run" if train else "score it"
+        raise ConfigError(
+            f"{self.path} was begun with other settings: {said}",
+            fix=f"set {first}={json.dumps(before)} to {other}, or choose another run_dir for a new run",
+        )
+
+    def check_base(self, fingerprint: str, config: Config) -> None:
+        """Refuse a base of other contents than the run was begun with; one that only lies elsewhere is the same.
+
+        Raises:
+            CheckpointError: naming the base.
+        """
+        known = self.record(BASE).get("fingerprint") if self.begun else None
+        if known is not None and known != fingerprint:
+            raise CheckpointError(
+                f"{self.path} was begun on another base than model.base={config.model.base!r}: its contents differ",
+                fix="give that base's place (model.base=DIRECTORY), or choose another run_dir for a new run",
+            )
+
+    def check_trained(self, config: Config) -> None:
+        """Refuse to score what is still to be trained.
+
+        Raises:
+            CheckpointError: saying how far it came.
+        """
+        if config.recipe.trains and not self.trained:
+            raise CheckpointError(
+                f"the training of {self.path} has not ended ({self.progress(config)}), so there is nothing to score",
+                fix=f"flare-ds train {self.path}",
+            )
+
+    def progress(self, config: Config) -> str:
+        """How far its training came, by its log."""
+        steps = max((line["step"] for line in self.train_log()), default=0)
+        train = config.train
+        of = f"{train.steps} steps" if train.epochs is None else f"the steps of {train.epochs:g} epochs"
+        return f"trained {steps} of {of}" if steps else "not started"
+
+    def train_log(self) -> list[dict[str, Any]]:
+        """The complete lines of train_log.jsonl; none if training has not started.
+
+        Raises:
+            DataError: one of them is damaged.
+        """
+        path = self.path / "train_log.jsonl"
+        if not path.is_file():
+            return []
+        try:
+            *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a crash cut the last off
+            return [parse_object(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path}: {error}", fix=f"flare-ds train {self.path}") from error
+
+    def begin(self, config: Config, records: dict[str, dict[str, Any]]) -> None:
+        """Write what the run is, unless it has begun; of one that has, only housekeeping that was accepted.
+
+        Args:
+            config: its settings, checked.
+            records: the other records, by file name.
+        """
+        if self.begun:
+            if housekeeping(self.config, at_place(config)):
+                self.claim(config)
+            return
+        for name, value in records.items():
+            write_json(self.path / name, value)
+        self.claim(config)
+
+    def claim(self, config: Config) -> None:
+        """Write config.yaml alone, as a sweep does for each of its runs before the first begins."""
+        write_text(self.path / CONFIG, at_place(config).to_yaml())
+
+
+def at_place(config: Config) -> Config:
+    """A config whose paths are absolute."""
+    return parse_config(placed(config.model_dump(mode="json")), origin=CONFIG)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, written_ns: int) -> str:
+    """A report and a sweep ask often."""
+    return file_sha256(path)

@@ -1,0 +1,28 @@
+"""The records of a run, written when it begins: after everything that can refuse it, before its first step."""
+
+from pathlib import Path
+from typing import Any
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import BASE, CACHE, VERSIONS
+from flare_ds.tasks.of_run import keep_task_file
+from flare_ds.versions import versions
+
+
+def begin_run(config: Config, cache: Cache) -> None:
+    """Write what a run is; of one that has begun, only other housekeeping. For rank 0.
+
+    Raises:
+        ConfigError: it has begun with another task file.
+        HostError: the disk is full or not writable.
+    """
+    records: dict[str, dict[str, Any]] = {
+        CACHE: {"key": cache.key, "fields": cache.manifest.fields},
+        BASE: {"name": config.model.base, "fingerprint": base_fingerprint(config.model.base)},
+        VERSIONS: versions(),
+    }
+    keep_task_file(config.task.path, Path(config.run_dir))
+    RunDirectory(config.run_dir).begin(config, records)

@@ -1,0 +1,124 @@
+"""Locks: one holder among real processes, taken over from the dead and from nobody else; no flock anywhere."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flare_ds import locks
+from flare_ds.exceptions import HostError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flare_ds.exceptions import HostError
+from flare_ds.locks import hold
+try:
+    hold(Path(sys.argv[1]), doing="does it")
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+except HostError as error:
+    print(error, flush=True)
+"""
+
+
+def start(path: Path, seconds: float) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+
+
+def first_line(process: subprocess.Popen) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_of_many_processes_at_once_one_holds(tmp_path: Path) -> None:
+    processes = [start(tmp_path / "lock", 1.5) for _ in range(6)]
+    said = [first_line(process) for process in processes]
+    assert said.count("held") == 1
+    holder = processes[said.index("held")]
+    assert sum(f"process {holder.pid} on host {socket.gethostname()} does it" in line for line in said) == 5
+    for process in processes:
+        process.wait()
+    assert not (tmp_path / "lock").exists(), "given back at the end of the process"
+
+
+def test_the_lock_of_a_killed_process_is_taken_over_by_just_one(tmp_path: Path) -> None:
+    killed = start(tmp_path / "lock", 60)
+    assert first_line(killed) == "held"
+    with pytest.raises(HostError, match=f"process {killed.pid} on host") as error:
+        locks.hold(tmp_path / "lock", doing="does it")
+    assert str(tmp_path / "lock") in error.value.fix
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    processes = [start(tmp_path / "lock", 1.5) for _ in range(6)]
+    assert [first_line(process) for process in processes].count("held") == 1
+    for process in processes:
+        process.wait()
+
+
+def foreign(path: Path, **changed: object) -> Path:
+    holder = {"host": "elsewhere", "pid": os.getpid(), "started": "1", "job": ""}
+    path.write_text(json.dumps(holder | changed))
+    return path
+
+
+def test_a_lock_of_another_host_stands_and_names_it(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "lock", job="77.0")
+    with pytest.raises(HostError, match=f"process {os.getpid()} on host elsewhere, job 77"):
+        locks.hold(path, doing="does it")
+    assert json.loads(path.read_text())["host"] == "elsewhere"
+
+
+def test_a_requeued_job_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = foreign(tmp_path / "lock", job="77.0")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with pytest.raises(HostError):  # the same start of the job: another task of it, which lives
+        locks.hold(path, doing="does it")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert locks.hold(path, doing="does it")
+    locks.release(path)
+
+
+def test_a_lock_that_nobody_touches_is_taken_over(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "lock")
+    long_ago = time.time() - 2 * locks._DEAD_AFTER_S
+    os.utime(path, (long_ago, long_ago))
+    assert locks.hold(path, doing="does it")
+    locks.release(path)
+    assert not path.exists()
+
+
+def test_another_process_of_the_same_number_does_not_hold_it(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "lock", host=socket.gethostname())
+    assert locks.hold(path, doing="does it")
+    assert not locks.hold(path, doing="does it"), "held already"
+    locks.release(path)
+
+
+def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_TOUCHED_EVERY_S", 0.05)
+    path = tmp_path / "lock"
+    locks.hold(path, doing="does it")
+    os.utime(path, (0, 0))
+    deadline = time.monotonic() + 10
+    while path.stat().st_mtime == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    locks.release(path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError, match="cannot write"):
+        locks.hold(tmp_path / "file" / "lock", doing="does it")
