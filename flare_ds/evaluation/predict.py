@@ -27,6 +27,7 @@ from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.free_texts import FreeTexts
 from flare_ds.evaluation.generate import eos_ids, generate, with_whole_head
 from flare_ds.evaluation.ranked import label_scores
+from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.models.limits import check_positions
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.base import Task
@@ -73,7 +74,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
 
     Raises:
         CheckpointError: the run has no adapter that fits.
-        ConfigError: a text is longer than the base's positions.
+        ConfigError: a text is longer than the base's positions; or see `check_same_questions`.
         DataError: the prompt does not fit even without any text.
         NotFiniteError: a score is not finite.
     """
@@ -147,6 +148,7 @@ def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: i
     """Open what is needed to ask for so many tokens behind each prompt, of which the last is only predicted."""
     join_process_group()
     tokenizer = agreed(partial(load_tokenizer, config.model))
+    on_rank_zero(partial(check_same_questions, config, task, tokenizer))
     mt_tokenizer = agreed(partial(load_mt_tokenizer, config.source)) if config.reads_mt_encoder else None
     encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
     encoded = encoder.encode("test", rows)

@@ -1,0 +1,31 @@
+"""Asking a trained run what it was trained to answer: its prompt, its label words, its tokenizer."""
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from flare_ds.config import Config
+from flare_ds.data.cache.key import asked_fields, differences, tokenizer_fingerprint
+from flare_ds.exceptions import ConfigError
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import CACHE
+from flare_ds.tasks.base import Task
+
+_COMPARED = ("prompt_template", "labels", "special_tokens", "answers")
+
+
+def check_same_questions(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse to ask a run otherwise than it was trained; one that never began has nothing to differ from.
+
+    Raises:
+        ConfigError: the prompt, the label words or the tokenizer are not those in the run's cache.json.
+    """
+    recorded = RunDirectory(config.run_dir).record(CACHE).get("fields", {})
+    asked = {name: value for name, value in asked_fields(config, task).items() if name in _COMPARED}
+    now: dict[str, Any] = asked | {"tokenizer_sha256": tokenizer_fingerprint(tokenizer)}
+    known = {name: value for name, value in recorded.items() if name in now}
+    if known and (changed := differences(known, {name: now[name] for name in known})):
+        raise ConfigError(
+            f"{config.run_dir} was trained to answer other questions: {'; '.join(changed)}",
+            fix="restore the task file and the tokenizer it was trained with, or train a new run",
+        )
