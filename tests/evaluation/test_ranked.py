@@ -3,13 +3,17 @@
 The oracle reads each prompt and each beginning of a word in a forward of its own.
 """
 
+import json
+import random
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from flare_ds.config import Config
@@ -20,7 +24,9 @@ from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import LENGTHS, build, make_config, make_oracle, make_rows, oracle_base, short_name
+from tests.distributed import run_ranks
 from tests.oracle import Oracle, Row
+from tests.toy import FILLER, toy_settings, word_tokenizer, write_config, write_model
 
 WORDS = {
     "part at once": [[5, 6], [9], [30, 2]],
@@ -161,3 +167,33 @@ def test_the_loss_of_mixup_is_that_of_its_scores(name: str) -> None:
     places = torch.arange(len(rows)), torch.from_numpy(given.labels)
     expected = -(0.75 * mine[places] + 0.25 * of_source[places]).sum()
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+SAID = {"very good": "great", "very bad": "awful", "good": "plain"}
+
+
+def write_words(root: Path) -> dict[str, Any]:
+    """A toy world whose label words share their first token, or are the second of another's; its settings."""
+    write_model(root / "model", tokenizer=word_tokenizer(["Say", ":", "very", "good", "bad", *SAID.values(), *FILLER]))
+    draw, words = random.Random(0), list(SAID)
+    for split, size in {"train": 600, "validation": 80, "test": 4}.items():
+        lines = []
+        for number in range(size):
+            text = [*draw.choices(FILLER, k=5), SAID[words[number % 3]]]
+            draw.shuffle(text)
+            lines.append(json.dumps({"text": f"{split} {number} {' '.join(text)}", "label": words[number % 3]}) + "\n")
+        (root / "data/en").mkdir(parents=True, exist_ok=True)
+        (root / f"data/en/{split}.jsonl").write_text("".join(lines))
+    task = {"name": "words", "languages": ["en"], "pools": ["train", "validation", "test"], "fields": ["text"]}
+    (root / "words.yaml").write_text(yaml.safe_dump(task | {"labels": words, "template": "{text} Say:"}))
+    learn = {"steps": 40, "batch_size": 16, "validate_every": 20, "save_every": 1000}
+    settings = toy_settings(root, method="lora", **learn)
+    given = {"name": "words", "path": str(root / "words.yaml"), "data_dir": str(root / "data"), "target_language": "en"}
+    return settings | {"task": given}
+
+
+def test_words_that_share_their_first_token_are_learned(tmp_path: Path) -> None:
+    settings = write_words(tmp_path)
+    run_ranks(["flare_ds", "train", str(write_config(settings))], 1)
+    found = json.loads((Path(settings["run_dir"]) / "training.json").read_text())
+    assert found["start_validation_score"] < 0.6 and found["best_validation_score"] > 0.95
