@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Check everything: ruff, its formatting, mypy, then the whole test suite. Fails when any of them does.
+# Check everything: ruff, its formatting, mypy, shellcheck (if it is installed), then the whole test suite. Fails when any
+# of them does.
 #
 #   ./launchers/test.sh [pytest arguments]     e.g. ./launchers/test.sh tests/data -k cache
+#   ./launchers/test.sh --fast                 without the tests that start processes: under 5 minutes
 #   ./launchers/test.sh --full                 processes killed at 20 moments, not 3; 60 faults of ranks, not 8
 #   ./launchers/test.sh --help                 this text
 #
@@ -23,5 +25,11 @@ stage "install" install quickstart dev
 stage "ruff check" ruff check .
 stage "ruff format" ruff format --check .
 stage "mypy" mypy
-stage "pytest" python -m pytest --numprocesses 2 --dist loadfile "$@"
+if command -v shellcheck >/dev/null; then
+    stage "shellcheck" shellcheck launchers/*.sh launchers/slurm.sbatch .ci/run
+else
+    say "== shellcheck: skipped, it is not installed"
+fi
+# In the order of tests/conftest.py: xdist's own puts files of few tests last, which are the long ones.
+stage "pytest" python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 say "total: $SECONDS s"

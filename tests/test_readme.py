@@ -25,6 +25,7 @@ COMMANDS = [
 ]
 
 SBATCH = """#!/usr/bin/env bash
+[[ " $* " == *" --nodes=2 --gpus-per-node=8 "* ]] || exit 90
 while [[ "$1" == -* ]]; do shift; done
 export SLURM_JOB_NODELIST='one,two' SLURM_JOB_ID=7 SLURM_JOB_NUM_NODES=2 SLURM_SUBMIT_DIR=$PWD
 exec bash "$@"
@@ -33,6 +34,7 @@ SCONTROL = """#!/usr/bin/env bash
 printf '127.0.0.1\\nlocalhost\\n'
 """
 SRUN = """#!/usr/bin/env bash
+[[ " $* " == *" --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task="*" --kill-on-bad-exit=1 "* ]] || exit 91
 while [[ "$1" == --* ]]; do shift; done
 SLURM_NODEID=0 "$@" & first=$!
 SLURM_NODEID=1 "$@" & second=$!
