@@ -19,13 +19,12 @@ from tests.toy import toy_settings, write_config, write_model
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a run that is trained and scored; its raw data and its tokenizer are gone since."""
+    """A project with a run that is trained and scored; its raw data is gone since."""
     root = tmp_path_factory.mktemp("project")
     config = str(write_config(toy_settings(root, steps=4, save_every=2, validate_every=2)))
     run_ranks(["flare_ds", "train", config], 1)
     run_ranks(["flare_ds", "evaluate", config], 1)
     shutil.rmtree(root / "data")
-    (root / "model/tokenizer.json").unlink()
     return root
 
 
