@@ -34,7 +34,8 @@ def join_process_group() -> None:
     if get_accelerator().device_name() == "cpu":
         _load_cpu_communication()
     try:
-        check_agreement(*next(dist.rendezvous("env://", timeout=TIMEOUT)))
+        met = next(dist.rendezvous("env://", timeout=TIMEOUT))  # kept: rank 0 would close its port between the two
+        check_agreement(*met)
         deepspeed.init_distributed(get_accelerator().communication_backend_name(), timeout=TIMEOUT, verbose=False)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
