@@ -14,6 +14,7 @@ import traceback
 from typing import NoReturn, Protocol
 
 from flare_ds.exceptions import FlareError, RankFailed, ToBeContinued
+from flare_ds.locks import release_all
 
 FAILED = 1
 TO_BE_CONTINUED = 75
@@ -91,7 +92,8 @@ def say(message: str, *, before: str = "") -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process at once, without any handler."""
+    """End this process at once, without any handler; what it holds is let go, or others would wait for it."""
+    release_all()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
