@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(root: Path) -> Cache:
-    (path,) = (root / "cache").iterdir()
+    (path,) = (root / "cache").glob("multiemo-*")
     return open_cache(path)
 
 

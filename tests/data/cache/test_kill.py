@@ -82,14 +82,18 @@ def undisturbed(root: Path) -> tuple[Path, dict[str, bytes], float]:
     began = time.monotonic()
     finish(process)
     seconds = time.monotonic() - began
-    (cache,) = (config.parent / "caches").iterdir()
+    (cache,) = caches_of(config)
     return cache, directory_bytes(cache), seconds
+
+
+def caches_of(config: Path) -> list[Path]:
+    """Caches, whole and begun; which settings asked for them is noted beside them."""
+    return [path for path in config.parent.glob("caches/*") if path.name != "requests"]
 
 
 def await_build(config: Path, process: BaseProcess) -> None:
     """Wait until the process has begun to write."""
-    caches = config.parent / "caches"
-    while process.is_alive() and not (caches.exists() and any(caches.iterdir())):
+    while process.is_alive() and not caches_of(config):
         time.sleep(0.001)
 
 
@@ -102,7 +106,7 @@ def test_the_next_run_ends_what_a_killed_one_began(root: Path, undisturbed: tupl
         time.sleep(moment * seconds)
         process.kill()
         process.join()
-        left = [*(config.parent / "caches").iterdir()]
+        left = caches_of(config)
         if [path.name for path in left] != [cache.name]:
             break
         seconds /= 2  # it was faster than the one before
@@ -125,10 +129,10 @@ def test_several_builders_at_once_end_with_one_good_cache(root: Path, undisturbe
     processes = [start(config) for _ in range(builders)]
     together = 0
     while any(process.is_alive() for process in processes):
-        together = max(together, len([*(config.parent).glob("caches/*")]))
+        together = max(together, len(caches_of(config)))
         time.sleep(0.001)
     assert together == builders, "they did build at the same time"
     finish(*processes)
-    assert [path.name for path in (config.parent / "caches").iterdir()] == [cache.name]
+    assert [path.name for path in caches_of(config)] == [cache.name]
     verify(config.parent / "caches" / cache.name)
     assert directory_bytes(config.parent / "caches" / cache.name) == files

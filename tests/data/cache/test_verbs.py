@@ -39,7 +39,7 @@ def config(root: Path) -> str:
 @pytest.fixture(scope="module")
 def built(root: Path, config: str) -> Path:
     assert main(["prepare", config, f"cache_dir={root}/built"]) == 0
-    (path,) = (root / "built").iterdir()
+    (path,) = (root / "built").glob("multiemo-*")
     return path
 
 
