@@ -14,7 +14,8 @@ from flare_ds.tasks.base import Row
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 try:
-    RowFile((Row(str(n), {"text": "word " * 100}, 0) for n in range({rows})), name="rows", split_fields=("text",))
+    rows = (Row(str(n), {"text": "word " * 100}, 0) for n in range({rows}))
+    RowFile(rows, name="rows", split_fields=("text",), long_field="text")
 except HostError as error:
     print(error)
 """

@@ -60,7 +60,7 @@ def write_documents(config: Config, path: Path) -> None:
 
 
 def by_our_harness(config: Config) -> dict[str, Any]:
-    cache = open_run(config, train=True)
+    cache = open_run(config, train=config.recipe.trains)
     assert {len(tokens) for tokens in cache.label_tokens} == {1}
     if config.recipe.trains:
         Trainer(config, cache).train()

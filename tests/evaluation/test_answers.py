@@ -1,7 +1,6 @@
 """Free answers: the right window speaks for each example, and a QA task is learned on two real ZeRO-3 ranks."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +25,7 @@ from flare_ds.training.state import Progress
 from tests.distributed import run_ranks
 from tests.qa_world import ROWS, qa_settings
 from tests.report.runs import tables
-from tests.toy import write_config
+from tests.toy import word_tokenizer, write_config
 
 LIKELY = st.lists(st.tuples(st.integers(0, 9), st.sampled_from([-3.0, -2.5, -1.0, -0.0])), min_size=1, max_size=30)
 
@@ -42,14 +41,7 @@ def test_the_likeliest_window_answers(rows: list[tuple[int, float]]) -> None:
     assert best_windows(examples_n, likely_n).tolist() == list(best.values())
 
 
-class _Words:
-    """Stands in for a tokenizer: token n is the n-th word."""
-
-    def decode(self, tokens: Sequence[int], **_: object) -> str:
-        return " ".join(("Rome", "Paris", "the", "moon")[token] for token in tokens)
-
-    def __call__(self, texts: Sequence[str], **_: object) -> dict[str, list[list[str]]]:
-        return {"input_ids": [text.split() for text in texts]}
+WORDS = ("Rome", "Paris", "the", "moon")
 
 
 def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,8 +53,11 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     )
     cut_off = ([0, 1], -0.6, False), ([0], -0.3, False)  # the first does not speak for its example
     decoded = [([3], -2.0), ([2, 0], -0.5), ([3], -9.0), ([2], -0.4), *cut_off[::-1]]
+    tokenizer = word_tokenizer(WORDS)
+    first = tokenizer.convert_tokens_to_ids(WORDS[0])
+    decoded = [([first + word for word in words], *rest) for words, *rest in decoded]
     monkeypatch.setattr(answers, "generate_split", lambda *_, **__: [Decoded(*answer) for answer in decoded])
-    monkeypatch.setattr(answers, "_tokenizer", lambda _: _Words())
+    monkeypatch.setattr(answers, "_tokenizer", lambda _: tokenizer)
     cache = SimpleNamespace(split=lambda _: split)
     config = SimpleNamespace(model=None, generate=SimpleNamespace(max_new_tokens=2))
     scores = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from flare_ds.adapters.files import save_adapter
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.parallel import ParallelRow, load_parallel
+from flare_ds.files import write_json
 from flare_ds.methods import METHODS
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
@@ -48,6 +49,7 @@ def write_adapter(config: Config) -> None:
     }
     directory = Path(config.run_dir) / "adapter"
     save_adapter(directory, tensors, model.peft_model, config, label_tokens={}, validation={"step": 0})
+    write_json(directory.parent / "training.json", {"steps": 0})  # there is no training left to do
 
 
 def held_out(config: Config) -> list[ParallelRow]:
