@@ -10,10 +10,12 @@ from transformers import AutoConfig
 
 from flare_ds.checksums import canonical_json, directory_sha256
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.names import is_path
+from flare_ds.models.weight_files import weight_files
 
 _SAMPLE_BYTES = 4096
 _SAMPLES = 64
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth")
 _OF_ITS_PLACE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 """Settings in config.json that say where a model came from, or who saved it."""
 
@@ -29,6 +31,7 @@ def base_fingerprint(name: str) -> str:
 
     Raises:
         ConfigError: there is no model of that name, or it cannot be read.
+        CheckpointError: its index names files that are not there.
     """
     directory = Path(name)
     if not directory.is_dir():
@@ -37,7 +40,7 @@ def base_fingerprint(name: str) -> str:
     try:
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         checksum.update(canonical_json({key: settings[key] for key in settings if key not in _OF_ITS_PLACE}))
-        for file in sorted(file for file in directory.iterdir() if file.suffix in _WEIGHTS):
+        for file in _read_files(directory):
             checksum.update(f"{file.name} {file.stat().st_size}\n".encode())
             for sample in _samples(file):
                 checksum.update(sample)
@@ -46,6 +49,13 @@ def base_fingerprint(name: str) -> str:
             f"cannot read the model.base={name!r}: {error}", fix="save it with save_pretrained"
         ) from error
     return checksum.hexdigest()
+
+
+def _read_files(directory: Path) -> list[Path]:
+    """The files transformers reads the weights from: others may lie beside them."""
+    if any(directory.glob("*.safetensors")):
+        return [directory / name for name in weight_files(directory)]
+    return sorted(file for file in directory.iterdir() if file.suffix in _OTHER_WEIGHTS)
 
 
 def _samples(path: Path) -> Iterator[bytes]:
@@ -83,6 +93,8 @@ def model_fingerprint(name: str) -> str:
 
 
 def _commit(name: str) -> str:
+    if is_path(name):
+        raise ConfigError(f"the model {name!r} is not a directory", fix="check the path")
     try:
         commit = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
     except (OSError, ValueError) as error:

@@ -176,7 +176,7 @@ def test_a_damaged_base(lora: Config, tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-5])
     try:
-        with pytest.raises(CheckpointError, match=r"cannot read the weights of model\.base"):
+        with pytest.raises(CheckpointError, match="its contents differ"):
             merge_run(lora, tmp_path / "merged")
     finally:
         file.write_bytes(whole)
