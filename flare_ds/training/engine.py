@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import deepspeed
 import torch
@@ -83,12 +84,7 @@ def open_model(
         HostError: evaluate.whole_model, but the base does not fit.
     """
     join_process_group()
-    if config.recipe.trains:
-        check_adapter(shape, config)
-    if config.recipe.fuses == "mixup":
-        check_mixup(shape, config.mixup)
-    check_streams(shape, config)
-    settings = resolve_ds_config(config, shape)
+    settings = agreed(partial(_checked_settings, config, shape))
     whole = config.evaluate.whole_model and not train
     if whole:
         agreed(partial(check_whole_model, config, shape))
@@ -107,6 +103,16 @@ def open_model(
     optimizer = make_optimizer(config, parameters) if train else None
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return RunningModel(engine, model, zero_init)
+
+
+def _checked_settings(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
+    """DeepSpeed's settings, after everything that can be refused before the base is loaded."""
+    if config.recipe.trains:
+        check_adapter(shape, config)
+    if config.recipe.fuses == "mixup":
+        check_mixup(shape, config.mixup)
+    check_streams(shape, config)
+    return resolve_ds_config(config, shape)
 
 
 def make_optimizer(config: Config, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:

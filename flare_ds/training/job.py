@@ -8,6 +8,7 @@ import time
 from threading import Lock, Thread
 from typing import NoReturn
 
+from flare_ds.exceptions import FlareError
 from flare_ds.failures import FAILED, STALLED, described, leave, say
 from flare_ds.training.board import INTERVAL_S, Board, Notice
 
@@ -43,6 +44,8 @@ class Job:
 
     def tell(self, error: BaseException) -> NoReturn:
         """End the job for an error of this rank; where it only follows from another rank's failure, for that."""
+        if self.rank and isinstance(error, FlareError):
+            time.sleep(INTERVAL_S)  # what is wrong with the settings all ranks meet at once: let rank 0 tell it
         if not self._ending.acquire(blocking=False):
             time.sleep(60)  # another thread is ending this process
         if (other := self._cause(error)) is not None:

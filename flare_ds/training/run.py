@@ -74,6 +74,8 @@ def _prepare(config: Config, train: bool) -> Path:
 
 def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     """Ask everything that can refuse the command; a run that trains nothing begins by its evaluation."""
+    if train and not config.recipe.trains:
+        raise ConfigError(f"method={config.method} trains nothing", fix="use `evaluate`, or method=lora or flare")
     run.check(config, train=train)
     run.check_base(base_fingerprint(config.model.base), config)
     if not train:

@@ -29,7 +29,7 @@ from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.split import generates
-from flare_ds.exceptions import ConfigError, ToBeContinued
+from flare_ds.exceptions import ToBeContinued
 from flare_ds.files import write_json
 from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.models.loading import load_shape
@@ -68,23 +68,22 @@ class Trainer:
         cache: the run's token cache.
 
     Raises:
-        ConfigError: the method trains nothing, a row is larger than a step, or the model cannot be built.
+        ConfigError: a row is larger than a step, or the model cannot be built.
         CheckpointError: a saved state belongs to other data or settings.
         HostError: a micro-batch does not fit into memory.
         FlareError: see `prepare_states`.
     """
 
     def __init__(self, config: Config, cache: Cache) -> None:
-        if not config.recipe.trains:
-            raise ConfigError(f"method={config.method} trains nothing", fix="use `evaluate`, or method=lora or flare")
+        assert config.recipe.trains, "open_run has refused it"
         join_process_group()
         self.config, self.cache = config, cache
         self.split = rows_read(cache.split("train"), config, cache.manifest)
         self.streams = streams_of(config)
         self.run_dir = Path(config.run_dir)
         self.state_path = state_path(config)
-        self.order = open_order(config, cache)
-        self.steps = number_of_steps(config.train, self.order)
+        self.order = agreed(partial(open_order, config, cache))
+        self.steps = agreed(partial(number_of_steps, config.train, self.order))
         self.trie = LabelTrie(cache.label_tokens)
         self.lengths = padded_tokens(config, self.split, behind=self.trie.depth)
         self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
