@@ -128,7 +128,7 @@ def random_rows(numbers: range) -> tuple[list[ParallelRow], EncodedRows]:
         streams[stream] = EncodedStream(tokens_t, lengths_n + 2, lengths_n, truncated=0)
     side = Side({"text": ""})
     rows = [ParallelRow(str(number), number % 2, (side,), side) for number in numbers]
-    return rows, EncodedRows(np.ones(len(rows), np.int64), streams)
+    return rows, EncodedRows(np.ones(len(rows), np.int64), streams, {})
 
 
 def manifest_of(summary: SplitSummary, sections: dict[str, Section]) -> Manifest:

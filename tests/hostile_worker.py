@@ -183,7 +183,7 @@ def make_translation(root: Path) -> Kind:
     path = root / "eng_Latn-pol_Latn-0123456789abcdef"
     path.mkdir(parents=True)
     counts = dict.fromkeys(Report.model_fields, 0)
-    lines = [[{"text": f"Tekst {n}", "note": "y"}, [["Tekst", 0]]] for n in range(3)] + [None]
+    lines = [[{"text": f"Tekst {n}", "note": "y"}, [["Tekst", 0]], ["loop"]] for n in range(3)] + [None]
     good = {"lines": lines, "manifest": {"fields": {}, "rows_bytes": 0, "rows_sha256": ""}}
     good["manifest"] |= {"report": counts | {"languages_told_by": "letters"}}  # type: ignore[operator]
 
