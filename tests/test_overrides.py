@@ -60,7 +60,7 @@ def test_it_is_the_setting_of_the_run_and_of_its_saved_config(path: Path, text: 
     config = load_config(path, [f"run_dir={text}", f"model.base={text}"])
     assert config.run_dir == config.model.base == text
     (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    assert load_config(tmp_path) == config
+    assert load_config(tmp_path / "config.yaml") == config
 
 
 def test_a_quote_within_a_text_and_a_text_in_quotes() -> None:

@@ -71,7 +71,7 @@ def test_every_path_setting(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     *section, leaf = name.split(".")
     assert getattr(getattr(config, section[0]) if section else config, leaf) == f"{tmp_path}//scratch/a b/x"
     (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    assert load_config(tmp_path) == config
+    assert load_config(tmp_path / "config.yaml") == config
     with pytest.raises(ConfigError, match=f"{name}.*UNSET"):
         load_config("~/run.yaml", [f"{name}=$UNSET"])
 

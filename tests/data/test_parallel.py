@@ -52,7 +52,9 @@ def plain() -> Memory:
 
 def load(task: Task, source: str = "en", target: str = "pl", **settings: object) -> ParallelData:
     languages = {"source_language": source, "target_language": target}
-    return load_parallel(task, TaskConfig.model_validate({"name": "memory", "data_dir": "", **languages, **settings}))
+    return load_parallel(
+        task, TaskConfig.model_validate({"name": "memory", "data_dir": "unused", **languages, **settings})
+    )
 
 
 def ids(data: ParallelData, split: str) -> list[str]:

@@ -171,5 +171,5 @@ def test_models_differ_by_content_and_not_by_size(tmp_path: Path) -> None:
     assert model_fingerprint(str(tmp_path)) == first
     (tmp_path / "model.safetensors").write_bytes(b"weights 2")
     assert model_fingerprint(str(tmp_path)) != first
-    with pytest.raises(ConfigError, match=r"cannot read the model './nowhere'"):
+    with pytest.raises(ConfigError, match=r"the model './nowhere' is not a directory"):
         model_fingerprint("./nowhere")

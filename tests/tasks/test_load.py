@@ -85,7 +85,7 @@ def test_a_declaration_says_what_a_task_needs(tmp_path: Path) -> None:
         ({"lables": ["a"]}, r"unknown key 'lables'.*\n.*did you mean 'labels'"),
         ({"labels": [True, False]}, "labels has True"),
         ({"label_values": {True: "yes"}}, "label_values has True"),
-        ({"label_values": {1: "yes", "1": "no"}}, "label_values has a value as number and as text"),
+        ({"label_values": {1: "yes", "1": "no"}}, "key 'label_values.1' stands twice"),
         ({"label_values": {"Y": "yess"}}, r"label_values has the words \['yess'\]"),
         ({"languages": []}, r"languages has \[\]"),
         ({"pools": ["test"]}, r"pools=\['test'\]"),

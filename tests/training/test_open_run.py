@@ -75,7 +75,7 @@ def test_a_trained_run_is_evaluated_on_other_rows_but_not_through_another_prompt
 def test_a_run_whose_task_says_another_prompt_now_is_not_scored(tmp_path: Path) -> None:
     """Settings and base are the same, and yet the tokens of the cache are others: the tokenizer changed."""
     begin(tmp_path)
-    word_tokenizer([*WORDS[:6], "more", *WORDS[6:]]).save_pretrained(tmp_path / "model")
+    word_tokenizer([*WORDS[:6], "more", *WORDS[7:]]).save_pretrained(tmp_path / "model")
     with pytest.raises(CacheError, match="tokenizer_sha256"):
         _prepare(make(tmp_path, test_rows=7), train=False)
 
@@ -180,7 +180,7 @@ REFUSED = [
     (True, ["task.max_prompt_tokens=32"], "task.max_prompt_tokens=128, not 32"),
     (True, ["task.target_language=de"], "task.target_language='pl', not 'de'"),
     (True, ["model.base={other}"], "its contents differ"),
-    (True, ["model.base={root}/nowhere"], "cannot read the model"),
+    (True, ["model.base={root}/nowhere"], "is not a directory"),
     (False, ["method=lora"], "method='flare', not 'lora'"),
     (False, ["train.seed=3"], "train.seed=1, not 3"),
     (False, ["train.steps=9"], "train.steps=1, not 9"),

@@ -70,7 +70,8 @@ def test_a_token_without_an_embedding_is_refused_with_both_numbers(
 ) -> None:
     rows, token = len(word_tokenizer()), more.get("pad_token", "@user")
     base = grown(tmp_path / "base", **more)
-    said = message(capsys, verb, run_yaml, f"model.base={base}", f"run_dir={tmp_path}/run")
+    untrained = ["method=zero_shot"] if verb == "evaluate" else []
+    said = message(capsys, verb, run_yaml, f"model.base={base}", f"run_dir={tmp_path}/run", *untrained)
     assert f"makes '{token}' number {rows}, but the embedding of model.base='{base}' has {rows} rows" in said
     assert "resize_token_embeddings" in said and not (tmp_path / "run").exists()
 
@@ -84,7 +85,7 @@ def test_a_cache_with_such_a_token_is_refused_where_no_tokenizer_is_loaded(
     assert main(["evaluate", *settings]) == 0
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"vocab_size": 20}))
-    assert "rows: ids 0 to 19" in message(capsys, "evaluate", *settings)
+    assert "its contents differ" in message(capsys, "evaluate", *settings)
 
 
 def test_tokens_that_no_text_becomes_may_lie_behind_the_embedding(root: Path, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class NestedMoods(Moods):
     meanwhile: Callable[[], object] | None = None
 
     def prompt(self, fields: Mapping[str, str]) -> str:
-        if self.meanwhile is not None and "{" not in fields["text"]:  # not while the template is rendered for the key
+        of_a_row = bool(fields["text"]) and "{" not in fields["text"]  # not the template, for the key or by itself
+        if self.meanwhile is not None and of_a_row:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
         return super().prompt(fields)

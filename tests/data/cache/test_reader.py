@@ -174,7 +174,7 @@ def test_prepare_replaces_a_cache_that_does_not_open(root: Path, built: Path, ca
     assert prepare_cache(moods_config(root), word_tokenizer()) == built
     assert {path.name: path.read_bytes() for path in built.iterdir()} == good
     assert "building it again: section test.labels.npy" in capsys.readouterr().err
-    assert list((root / "caches").iterdir()) == [built]
+    assert list((root / "caches").glob("moods*")) == [built]
 
 
 def test_prepare_refuses_another_cache_in_its_place_and_names_the_difference(root: Path, built: Path) -> None:
