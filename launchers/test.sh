@@ -3,7 +3,7 @@
 # of them does.
 #
 #   ./launchers/test.sh [pytest arguments]     e.g. ./launchers/test.sh tests/data -k cache
-#   ./launchers/test.sh --fast                 without the tests that start processes: under 5 minutes
+#   ./launchers/test.sh --fast                 without the tests that start processes: 5 to 8 minutes
 #   ./launchers/test.sh --full                 processes killed at 20 moments, not 3; 60 faults of ranks, not 8
 #   ./launchers/test.sh --help                 this text
 #

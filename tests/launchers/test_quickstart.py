@@ -43,7 +43,7 @@ def start(root: Path, *settings: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, root: Path, expect: int = 0) -> str:
-    code = process.wait(timeout=400)
+    code = process.wait(timeout=800)
     output = (root / "log.txt").read_text()
     assert code == expect, output[-4000:]
     return output
@@ -51,7 +51,7 @@ def finish(process: subprocess.Popen, root: Path, expect: int = 0) -> str:
 
 def test_killed_continued_then_skipped(root: Path) -> None:
     first = start(root)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not (root / "runs/base").is_dir():  # stage 1 is trained and merged
         assert first.poll() is None and time.monotonic() < deadline, (root / "log.txt").read_text()[-4000:]
         time.sleep(0.2)
