@@ -18,6 +18,7 @@ from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.loading import load_base
 from flare_ds.models.merge import merge_run
+from flare_ds.models.two_stream import TwoStreamModel
 from tests.adapters.adapters import a_batch, make_settings, save_trained, says, tied_model, trained_model
 from tests.by_hand import LABELS
 from tests.distributed import run_ranks
@@ -55,6 +56,16 @@ def check_index(directory: Path) -> None:
     assert index["metadata"]["total_size"] == sum(t.nbytes for tensors in files.values() for t in tensors.values())
 
 
+def check_says_the_same(merged: PreTrainedModel, model: TwoStreamModel, config: Config) -> None:
+    batch = a_batch(config)
+    inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "position_ids")}
+    with torch.no_grad():
+        logits_BNK = merged(**inputs).logits[:, batch.answer_columns_N]
+    if config.train.objective == "labels":
+        logits_BNK = logits_BNK[..., list(LABELS.values())]
+    torch.testing.assert_close(logits_BNK, says(model, config), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shard", ["1GB", "5KB"])
 @pytest.mark.parametrize("base", ["llama", "tied", "gemma2"])
 @pytest.mark.parametrize("kind", ["lora", "rslora", "lora_head", "lora_words"])
@@ -64,13 +75,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(tmp_path: Path, kind: s
     save_trained(config, model)
     merge_run(config, tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", attn_implementation=config.model.attention)
-    batch = a_batch(config)
-    inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "position_ids")}
-    with torch.no_grad():
-        logits_BNK = merged(**inputs).logits[:, batch.answer_columns_N]
-    if config.train.objective == "labels":
-        logits_BNK = logits_BNK[..., list(LABELS.values())]
-    torch.testing.assert_close(logits_BNK, says(model, config), atol=1e-5, rtol=1e-5)
+    check_says_the_same(merged, model, config)
     before, after = read(tmp_path / "model"), read(tmp_path / "merged")
     assert torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
     assert merged.config.tie_word_embeddings == (base != "llama" and not config.adapter.train_head)
@@ -211,13 +216,7 @@ def test_the_weights_merged_are_those_that_training_read(tmp_path: Path, kind: s
     merge_run(config, tmp_path / "merged")
     assert [file.name for file in (tmp_path / "merged").glob("model*")] == ["model.safetensors"]
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    batch = a_batch(config)
-    inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "position_ids")}
-    with torch.no_grad():
-        logits_BNK = merged(**inputs).logits[:, batch.answer_columns_N]
-    if config.train.objective == "labels":
-        logits_BNK = logits_BNK[..., list(LABELS.values())]
-    torch.testing.assert_close(logits_BNK, says(trained, config), atol=1e-5, rtol=1e-5)
+    check_says_the_same(merged, trained, config)
 
 
 def test_an_index_whose_files_are_gone(tmp_path: Path) -> None:
