@@ -41,6 +41,7 @@ setup(
         "tqdm>=4.60",
         "rich>=14.0",
         "regex>=2024.11",
+        "shtab>=1.7",
     ],
     extras_require={
         "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],
@@ -60,6 +61,10 @@ setup(
             "ruff>=0.9",
             "mypy>=1.13",
             "types-PyYAML",
+            "mkdocs>=1.6",
+            "mkdocstrings[python]>=1.0",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
         ],
     },
     entry_points={"console_scripts": ["flare-ds = flare_ds.cli:main"]},
