@@ -34,9 +34,12 @@ def add_verbs(verbs: "Verbs") -> None:
     add_config(translate)
     _add_workers(translate, "that translate, each on a GPU of its own where there are any")
     summary = "fetch a model or a data set, and print where it is"
-    fetch = add_verb(verbs, "fetch", _fetch, summary, ["flare-ds fetch data multiemo"])
+    examples = ["flare-ds fetch data multiemo", "flare-ds fetch model gemma3-270m --link models/gemma3-270m"]
+    fetch = add_verb(verbs, "fetch", _fetch, summary, examples)
     fetch.add_argument("kind", metavar="model|data")
     fetch.add_argument("name", metavar="NAME")
+    link_help = "put a link to it there, under the name that a config has, and print that"
+    fetch.add_argument("--link", type=typed_path, metavar="PLACE", help=link_help)
 
 
 def _add_inspect(verbs: "Verbs") -> None:
@@ -171,4 +174,4 @@ def _translate(options: argparse.Namespace) -> None:
 def _fetch(options: argparse.Namespace) -> None:
     from flare_ds.data.fetch import main_fetch
 
-    print(main_fetch(options.kind, options.name))
+    print(main_fetch(options.kind, options.name, link=options.link))

@@ -11,6 +11,7 @@ sets are made from stays in downloads/ for the next of them; it may be deleted a
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -60,18 +61,53 @@ def fetch_data(name: str) -> Path:
     return main_fetch("data", name)
 
 
-def main_fetch(kind: str, name: str) -> Path:
+def main_fetch(kind: str, name: str, *, link: Path | None = None) -> Path:
     """What `flare-ds fetch KIND NAME` does; everything it says goes to stderr.
 
+    Args:
+        kind: `model` or `data`.
+        name: of the model or the data set.
+        link: where a link to it is wanted, under the name that a config has for it.
+
+    Returns:
+        the link, where one is wanted; else the directory itself.
+
     Raises:
-        ConfigError: the kind is not `model` or `data`, or nothing of that kind has that name.
+        ConfigError: the kind is not `model` or `data`, nothing of that kind has that name, or something else lies
+            where the link is to be.
         FetchError: the files could not be fetched, or are not the pinned ones.
         HostError: this machine lacks disk, memory, a permission or a Python package.
     """
     if kind not in _KINDS:
         raise ConfigError(f"cannot fetch {kind!r}", fix=suggestion(kind, _KINDS))
     sources, folder = _KINDS[kind]
-    return fetch(sources.get(name), home() / folder / name)
+    source, target = sources.get(name), home() / folder / name
+    if link is None:
+        return fetch(source, target)
+    with disk_errors(link, elsewhere="name another --link"):
+        _check_place(link, target)
+        fetch(source, target)
+        _link(link, target)
+    return link
+
+
+def _check_place(link: Path, target: Path) -> None:
+    """A link to the target, or to nothing any more, may be replaced; what anybody else put there may not.
+
+    Raises:
+        ConfigError: there is something of somebody else's.
+    """
+    if link.exists() and not (link.is_symlink() and link.resolve() == target):
+        problem = f"--link {link}: {link.resolve()} is there already, and is not what is fetched ({target})"
+        raise ConfigError(problem, fix="move it away, or name another place")
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    partial = link.with_name(f".{link.name}.{secrets.token_hex(4)}.partial")
+    partial.symlink_to(target, target_is_directory=True)
+    os.replace(partial, link)
+    sync(link.parent)
 
 
 def fetch(source: Source, target: Path) -> Path:

@@ -4,18 +4,20 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flare_ds.cli import main
 from flare_ds.data.fetch import fetch, home, main_fetch
-from flare_ds.data.sources import Source
+from flare_ds.data.sources import DATA, Source
 from flare_ds.exceptions import ConfigError, FetchError, HostError
 from flare_ds.locks import one_at_a_time
 from tests.data.wheels import make_wheel
@@ -238,6 +240,34 @@ def test_a_home_that_cannot_be_made_is_explained(index: Path, tmp_path: Path, mo
 def test_a_missing_python_package_is_named(index: Path) -> None:
     with pytest.raises(HostError, match=r"'flare_no_such_module'[\s\S]*pip install flare_no_such_module"):
         fetch(make_source(index, modules=("flare_no_such_module",)), home() / "tiny")
+
+
+def test_a_link_has_the_name_that_a_config_has(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(DATA, "get", lambda name: make_source(index, name=name))
+    for home_of_call in ("home", "elsewhere", "elsewhere"):
+        monkeypatch.setenv("FLARE_DS_HOME", str(tmp_path / home_of_call))
+        assert main(["fetch", "data", "tiny", "--link", "data/tiny"]) == 0
+        assert capfd.readouterr().out == "data/tiny\n"
+        assert Path("data/tiny").resolve() == home() / "data/tiny"
+        assert Path("data/tiny/content").read_bytes() == b"one,two"
+        assert visible(tmp_path / "data") == ["tiny"]
+        shutil.rmtree(tmp_path / "home", ignore_errors=True)  # then the link leads nowhere, and is made anew
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda place: place.symlink_to("index")])
+def test_what_lies_where_the_link_should_be_stays_and_nothing_is_fetched(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(DATA, "get", lambda name: make_source(index, name=name))
+    place = tmp_path / "place"
+    make(place)
+    before = place.lstat()
+    with pytest.raises(ConfigError, match=r"--link .*place: .* is there already[\s\S]*move it away"):
+        main_fetch("data", "tiny", link=place)
+    assert place.lstat() == before and not home().exists()
 
 
 def test_unknown_names_and_kinds_are_answered_with_the_nearest() -> None:
