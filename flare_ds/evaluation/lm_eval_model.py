@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.extras import install
 
 try:
     from lm_eval.api.instance import Instance
@@ -27,9 +28,7 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text, resolve_max_length
 except ImportError as error:
-    raise HostError(
-        f"the package lm-eval is not installed, or not whole ({error})", fix='pip install "flare_ds[lm-eval]"'
-    ) from error
+    raise HostError(f"the package lm-eval is not installed, or not whole ({error})", fix=install("lm-eval")) from error
 
 from torch import Tensor
 

@@ -32,6 +32,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import HostError
+from flare_ds.extras import install
 from flare_ds.models.partitioned import partition
 
 _BLOCK = 64  # weights that share a scale in nf4
@@ -48,7 +49,7 @@ def quantization_config(model: ModelConfig) -> BitsAndBytesConfig | None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise HostError(
             f"model.quantization={model.quantization!r} needs bitsandbytes, which is not installed",
-            fix="pip install bitsandbytes (or flare_ds[quantization]), or set model.quantization=none",
+            fix=f"{install('quantization')}, or set model.quantization=none",
         )
     if model.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -190,5 +190,5 @@ def test_stored_size_is_what_is_stored(root: Path, quantization: str, dtype: str
 
 def test_without_bitsandbytes_the_fix_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "bitsandbytes" else builtins)
-    with pytest.raises(HostError, match="pip install bitsandbytes"):
+    with pytest.raises(HostError, match="pip install 'bitsandbytes>="):
         load_base(ModelConfig(base=str(root / "model"), quantization="nf4"))

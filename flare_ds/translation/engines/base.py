@@ -6,9 +6,8 @@ from typing import ClassVar, NamedTuple
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import HostError
+from flare_ds.extras import install
 from flare_ds.registry import Registry
-
-INSTALL = "pip install 'flare_ds[translation]'"
 
 
 class Direction(NamedTuple):
@@ -71,4 +70,4 @@ ENGINES: Registry[type[Engine]] = Registry("translate.engine")
 
 def missing_package(engine: str, package: str) -> HostError:
     """What to raise when an engine's Python package is not installed."""
-    return HostError(f"translate.engine={engine!r} needs the Python package {package}", fix=INSTALL)
+    return HostError(f"translate.engine={engine!r} needs the Python package {package}", fix=install("translation"))
