@@ -29,7 +29,9 @@ class Config(Section):
     method: str = Field(description="one of flare_ds.methods")
     run_dir: TypedPath = Field(description="where the run writes")
     cache_dir: TypedPath = Field("tokenized_cache", description="where token caches live")
-    deepspeed: TypedPath = Field(AUTO, description="DeepSpeed settings: auto, a name in ds_configs/, or a path of a JSON")
+    deepspeed: TypedPath = Field(
+        AUTO, description="DeepSpeed settings: auto, a name in ds_configs/, or a path of a JSON"
+    )
     model: ModelConfig
     task: TaskConfig
     translate: TranslateConfig = TranslateConfig()
