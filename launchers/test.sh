@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Check everything: ruff, its formatting, mypy, shellcheck (if it is installed), then the whole test suite. Fails when any
-# of them does.
+# Check everything: ruff, its formatting, mypy, the documentation, shellcheck (if it is installed), then the whole test
+# suite. Fails when any of them does.
 #
 #   ./launchers/test.sh [pytest arguments]     e.g. ./launchers/test.sh tests/data -k cache
 #   ./launchers/test.sh --fast                 without the tests that start processes: 5 to 8 minutes
@@ -25,6 +25,7 @@ stage "install" install quickstart dev
 stage "ruff check" ruff check .
 stage "ruff format" ruff format --check .
 stage "mypy" mypy
+stage "documentation" mkdocs build --strict --quiet --site-dir "$(mktemp -d)"
 if command -v shellcheck >/dev/null; then
     stage "shellcheck" shellcheck launchers/*.sh launchers/slurm.sbatch .ci/run
 else

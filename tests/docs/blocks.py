@@ -1,7 +1,7 @@
 """The blocks of code that README.md and docs/ print, and how each is marked.
 
-A block is fenced, and names its language: `bash` (run), `python` (run), `yaml` and `json` (validated), `text` (output,
-which nobody types). A line before it that ends in "`name`:" says that the block is the file of that name. A line
+A block is fenced, and names its language: `bash` (run), `python` (run), `yaml` and `json` (validated), `csv`, `text`
+(output, which nobody types). A line before it that ends in "`name`:" says that the block is the file of that name. A line
 `<!-- not run: why -->` before it says that it cannot run in a test.
 """
 

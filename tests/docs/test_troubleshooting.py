@@ -16,7 +16,8 @@ def printed() -> list[str]:
     for path in (REPOSITORY / "flare_ds").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                found.append("".join(str(getattr(part, "value", "")) if isinstance(part, ast.Constant) else "..." for part in node.values))
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                found.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     return found

@@ -1,0 +1,106 @@
+"""Every block of the documentation is run, in its order, or validated; what does not run has its reason there."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flare_ds.config import TaskConfig
+from flare_ds.settings import parse_config
+from flare_ds.sweep_config import load_sweep
+from flare_ds.tasks.load import task_of
+from tests.docs.blocks import PAGES, Block, blocks
+from tests.docs.commands import typed
+from tests.docs.world import RUN, make_world
+from tests.toy import REPOSITORY
+
+TYPED = [page for page in PAGES if page.name != "README.md"]  # tests/test_readme.py types it in a real terminal
+LANGUAGES = ("bash", "python", "yaml", "json", "csv", "text")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the README was followed."""
+    return make_world(tmp_path_factory.mktemp("docs"))
+
+
+@pytest.fixture
+def clone(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it for a page."""
+    shutil.copytree(world, tmp_path / "clone", symlinks=True)
+    monkeypatch.setenv("FLARE_DS_HOME", str(world.parent / "home"))
+    monkeypatch.chdir(tmp_path / "clone")
+    return tmp_path / "clone"
+
+
+def runs(block: Block) -> bool:
+    return block.skipped is None and block.file is None and block.language in ("bash", "python")
+
+
+@pytest.mark.parametrize("page", [page for page in TYPED if any(map(runs, blocks(page)))], ids=lambda page: page.stem)
+def test_what_a_page_prints_runs(clone: Path, page: Path) -> None:
+    """Its files are written first: they are shown before or after the command that reads them."""
+    own = [block for block in blocks(page) if block.skipped is None]
+    if any("flare-ds new run.yaml" in block.text for block in own):
+        (clone / "run.yaml").unlink()
+    for block in own:
+        if block.file and not (clone / block.file).exists():
+            (clone / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (clone / block.file).write_text(block.text, encoding="utf-8")
+    for block in filter(runs, own):
+        try:
+            if block.language == "python":
+                exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+            else:
+                for command in block.commands:
+                    typed(command)
+        except BaseException as error:
+            raise AssertionError(f"{block.place}: {error!r}") from error
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_are_marked_and_data_is_valid(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        assert block.language in LANGUAGES or (page.name == "README.md" and not block.language), block.place
+        if block.file and (REPOSITORY / block.file).exists():
+            assert block.text == (REPOSITORY / block.file).read_text(encoding="utf-8"), block.place
+        if block.skipped is None and block.language in ("yaml", "json"):
+            validate(block)
+
+
+def validate(block: Block) -> None:
+    """A sweep, a task, or a run, or sections of a run."""
+    if block.language == "json":
+        assert all(json.loads(line) for line in block.text.splitlines())
+        return
+    content = yaml.safe_load(block.text)
+    file = Path("block.yaml")
+    file.write_text(block.text, encoding="utf-8")
+    if "grid" in content:
+        assert load_sweep(file).runs
+    elif {"fields", "labels", "answers_column"} & set(content):
+        assert task_of(TaskConfig(name=content["name"], path=str(file), target_language="en")).fields
+    else:
+        parts = {key: RUN.get(key, {}) | part if isinstance(part, dict) else part for key, part in content.items()}
+        parse_config(RUN | parts, origin=block.place)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_command_is_in_a_block_that_runs(page: Path) -> None:
+    """Not indented, where nothing would notice that it is wrong."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(
+        r"^    (flare-ds [a-z]|deepspeed |python |pip |sbatch |srun |\./launchers)", text, re.MULTILINE
+    )
+
+
+def test_the_engine_sees_a_wrong_block(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("`a/b.yaml`:\n\n```yaml\nx: 1\n```\n\n<!-- not run: why -->\n```bash\nls \\\n  -l # x\n# y\n```\n")
+    first, second = blocks(page)
+    assert (first.file, first.text, first.language, first.skipped) == ("a/b.yaml", "x: 1\n", "yaml", None)
+    assert (second.skipped, second.commands, second.line) == ("why", ["ls    -l # x"], 8)
