@@ -25,7 +25,7 @@ stage "install" install quickstart dev
 stage "ruff check" ruff check .
 stage "ruff format" ruff format --check .
 stage "mypy" mypy
-stage "documentation" mkdocs build --strict --quiet --site-dir "$(mktemp -d)"
+stage "documentation" mkdocs build --strict --quiet
 if command -v shellcheck >/dev/null; then
     stage "shellcheck" shellcheck launchers/*.sh launchers/slurm.sbatch .ci/run
 else

@@ -1,8 +1,8 @@
 """The blocks of code that README.md and docs/ print, and how each is marked.
 
-A block is fenced, and names its language: `bash` (run), `python` (run), `yaml` and `json` (validated), `csv`, `text`
-(output, which nobody types). A line before it that ends in "`name`:" says that the block is the file of that name. A line
-`<!-- not run: why -->` before it says that it cannot run in a test.
+A block is fenced, and names its language: `bash` and `python` (run), `yaml` and `json` (validated), `csv`, and `text`,
+which is output and nobody types. A line before it that ends in "`name`:" says that the block is the file of that name.
+A line `<!-- not run: why -->` before it says that it cannot run in a test.
 """
 
 import re

@@ -1,7 +1,7 @@
 """What the pages take for granted: a clone in which the README was followed, with a toy model and toy data.
 
-There are models/base, models/gemma3-270m, models/tuned, data/multiemo, pairs.jsonl and run.yaml; runs/pl-flare, which is
-trained and scored, and runs/en-lora, a task adapter.
+There are models/base, models/gemma3-270m, models/tuned, data/multiemo, pairs.jsonl and run.yaml; runs/pl-flare, which
+is trained and scored, and runs/en-lora, a task adapter.
 """
 
 import json
