@@ -9,8 +9,8 @@ from flare_ds.cli import main
 from flare_ds.training.engine import make_room
 
 _SIZES = {
-    "stage1": ["train.steps=40", "train.validate_every=20", "train.learning_rate=0.01"],
-    "train": ["train.steps=2", "train.validate_every=2"],
+    "stage1": ["train.steps=40", "train.epochs=null", "train.validate_every=20", "train.learning_rate=0.01"],
+    "train": ["train.steps=2", "train.epochs=null", "train.validate_every=2"],
 }
 """Settings behind a verb: less training, but for stage 1, which would learn nothing in two steps."""
 _HOW_MANY = ("--ranks", "--workers")

@@ -86,7 +86,7 @@ def validate(block: Block) -> None:
         assert task_of(TaskConfig(name=content["name"], path=str(file), target_language="en")).fields
     else:
         parts = {key: RUN.get(key, {}) | part if isinstance(part, dict) else part for key, part in content.items()}
-        parse_config(RUN | parts, origin=block.place)
+        parse_config(content if "method" in content else RUN | parts, origin=block.place)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
