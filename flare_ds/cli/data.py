@@ -36,8 +36,8 @@ def add_verbs(verbs: "Verbs") -> None:
     summary = "fetch a model or a data set, and print where it is"
     examples = ["flare-ds fetch data multiemo", "flare-ds fetch model gemma3-270m --link models/gemma3-270m"]
     fetch = add_verb(verbs, "fetch", _fetch, summary, examples)
-    fetch.add_argument("kind", metavar="model|data")
-    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("kind", metavar="model|data", help="which of the two")
+    fetch.add_argument("name", metavar="NAME", help="as `flare-ds models` and `flare-ds tasks` list them")
     link_help = "put a link to it there, under the name that a config has, and print that"
     fetch.add_argument("--link", type=typed_path, metavar="PLACE", help=link_help)
 
