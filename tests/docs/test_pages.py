@@ -50,10 +50,11 @@ def test_what_a_page_prints_runs(clone: Path, page: Path) -> None:
         if block.file and not (clone / block.file).exists():
             (clone / block.file).parent.mkdir(parents=True, exist_ok=True)
             (clone / block.file).write_text(block.text, encoding="utf-8")
+    names = {"__name__": "__main__"}  # a page's Python goes on from block to block
     for block in filter(runs, own):
         try:
             if block.language == "python":
-                exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+                exec(compile(block.text, block.place, "exec"), names)
             else:
                 for command in block.commands:
                     typed(command)
