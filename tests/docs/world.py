@@ -1,7 +1,7 @@
 """What the pages take for granted: a clone in which the README was followed, with a toy model and toy data.
 
-There are models/base, models/gemma3-270m, models/tuned, data/multiemo, pairs.jsonl and run.yaml; runs/pl-flare, which
-is trained and scored, and runs/en-lora, a task adapter.
+There are models/base, models/gemma3-270m, models/tuned, data/multiemo, pairs.jsonl, labelled.csv and run.yaml;
+runs/pl-flare and runs/pl-lora, which are trained and scored, and runs/en-lora, a task adapter.
 """
 
 import json
@@ -15,13 +15,17 @@ from tests.docs.commands import typed
 from tests.toy import REPOSITORY, write_data, write_model
 
 TASK = {"name": "multiemo", "data_dir": "data/multiemo", "validation_rows": 8, "test_rows": 12}
-TRAIN = {"steps": 2, "batch_size": 4, "validate_every": 2}
 RUN = {
     "method": "flare",
     "run_dir": "runs/pl-flare",
     "model": {"base": "models/gemma3-270m"},
     "task": TASK | {"target_language": "pl"},
-    "train": TRAIN,
+    "train": {"steps": 2, "batch_size": 4, "validate_every": 2},
+}
+RUNS = {
+    "run.yaml": RUN,
+    "lora.yaml": RUN | {"method": "lora", "run_dir": "runs/pl-lora", "model": {"base": "models/tuned"}},
+    "en.yaml": RUN | {"method": "lora", "run_dir": "runs/en-lora", "task": TASK | {"target_language": "en"}},
 }
 
 
@@ -39,14 +43,19 @@ def make_world(root: Path) -> Path:
     _link(clone / "data/multiemo", home / "data/multiemo")
     _link(clone / "launchers", REPOSITORY / "launchers")
     (clone / "pairs.jsonl").write_text('{"id": "a", "source": "word1 great word2", "target": "word3 word4"}\n')
-    (clone / "run.yaml").write_text(yaml.safe_dump(RUN))
-    (clone / "en.yaml").write_text(
-        yaml.safe_dump(RUN | {"method": "lora", "run_dir": "runs/en-lora", "task": TASK | {"target_language": "en"}})
-    )
+    (clone / "labelled.csv").write_text("target,source,label\nword3 word4,word1 great word2,positive\n")
+    for name, run in RUNS.items():
+        (clone / name).write_text(yaml.safe_dump(run))
     before = Path.cwd()
     os.chdir(clone)
     try:
-        for command in ("train en.yaml", "train run.yaml", "evaluate runs/pl-flare"):
+        for command in (
+            "train en.yaml",
+            "train run.yaml",
+            "train lora.yaml",
+            "evaluate run.yaml",
+            "evaluate lora.yaml",
+        ):
             typed(f"flare-ds {command}")
     finally:
         os.chdir(before)
