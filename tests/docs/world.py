@@ -1,7 +1,7 @@
 """What the pages take for granted: a clone in which the README was followed, with a toy model and toy data.
 
-There are models/base, models/gemma3-270m, models/tuned, data/multiemo, pairs.jsonl, labelled.csv and run.yaml;
-runs/pl-flare and runs/pl-lora, which are trained and scored, and runs/en-lora, a task adapter.
+There are models/base, models/gemma3-270m, models/tuned, data/multiemo, pairs.jsonl and run.yaml; runs/pl-flare, which
+is trained and scored, and runs/en-lora, a task adapter.
 """
 
 import json
@@ -22,11 +22,7 @@ RUN = {
     "task": TASK | {"target_language": "pl"},
     "train": {"steps": 2, "batch_size": 4, "validate_every": 2},
 }
-RUNS = {
-    "run.yaml": RUN,
-    "lora.yaml": RUN | {"method": "lora", "run_dir": "runs/pl-lora", "model": {"base": "models/tuned"}},
-    "en.yaml": RUN | {"method": "lora", "run_dir": "runs/en-lora", "task": TASK | {"target_language": "en"}},
-}
+ENGLISH = RUN | {"method": "lora", "run_dir": "runs/en-lora", "task": TASK | {"target_language": "en"}}
 
 
 def make_world(root: Path) -> Path:
@@ -43,19 +39,12 @@ def make_world(root: Path) -> Path:
     _link(clone / "data/multiemo", home / "data/multiemo")
     _link(clone / "launchers", REPOSITORY / "launchers")
     (clone / "pairs.jsonl").write_text('{"id": "a", "source": "word1 great word2", "target": "word3 word4"}\n')
-    (clone / "labelled.csv").write_text("target,source,label\nword3 word4,word1 great word2,positive\n")
-    for name, run in RUNS.items():
+    for name, run in (("run.yaml", RUN), ("en.yaml", ENGLISH)):
         (clone / name).write_text(yaml.safe_dump(run))
     before = Path.cwd()
     os.chdir(clone)
     try:
-        for command in (
-            "train en.yaml",
-            "train run.yaml",
-            "train lora.yaml",
-            "evaluate run.yaml",
-            "evaluate lora.yaml",
-        ):
+        for command in ("train en.yaml", "train run.yaml", "evaluate runs/pl-flare"):
             typed(f"flare-ds {command}")
     finally:
         os.chdir(before)
