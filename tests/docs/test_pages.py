@@ -60,6 +60,9 @@ def test_what_a_page_prints_runs(clone: Path, page: Path) -> None:
             else:
                 for command in block.commands:
                     typed(command)
+                    if command.startswith("flare-ds evaluate runs/"):
+                        metrics = json.loads((clone / command.split()[2] / "metrics.json").read_text())
+                        assert metrics["num_examples"] > 0 and 0 <= metrics["score"] <= 1, command
         except BaseException as error:
             raise AssertionError(f"{block.place}: {error!r}") from error
 
@@ -80,7 +83,7 @@ def validate(block: Block) -> None:
     if block.language == "json":
         assert all(json.loads(line) for line in block.text.splitlines())
         return
-    content = yaml.safe_load(block.text)
+    content = yaml.safe_load(block.text) or {}  # comments alone
     file = Path("block.yaml")
     file.write_text(block.text, encoding="utf-8")
     if "grid" in content:
