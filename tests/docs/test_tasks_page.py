@@ -9,6 +9,7 @@ import pytest
 from flare_ds.config import TaskConfig
 from flare_ds.tasks import TASKS, Row, TableTask
 from flare_ds.tasks.load import task_of
+from tests.docs.blocks import blocks
 from tests.toy import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/tasks.md").read_text(encoding="utf-8")
@@ -17,9 +18,10 @@ PAGE = (REPOSITORY / "docs/tasks.md").read_text(encoding="utf-8")
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every file that the page prints, under the name that stands before it."""
-    for name, content in re.findall(r"`([\w./]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content, encoding="utf-8")
+    for block in blocks(REPOSITORY / "docs/tasks.md"):
+        if block.file:
+            (tmp_path / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
