@@ -44,10 +44,13 @@ def runs(block: Block) -> bool:
 
 @pytest.mark.parametrize("page", [page for page in TYPED if any(map(runs, blocks(page)))], ids=lambda page: page.stem)
 def test_what_a_page_prints_runs(clone: Path, page: Path) -> None:
-    """Its files are written first: they are shown before or after the command that reads them."""
+    """Its files are written first: they are shown before or after the command that reads them. What it makes is absent."""
     own = [block for block in blocks(page) if block.skipped is None]
-    if any("flare-ds new run.yaml" in block.text for block in own):
-        (clone / "run.yaml").unlink()
+    made = [place for block in own for place in re.findall(r"(?:--output|flare-ds new) (\S+)", block.text)]
+    for place in (clone / name for name in made):
+        place.unlink(missing_ok=True)
+    if "run.yaml" in made:  # and so is the run of it
+        shutil.rmtree(clone / "runs")
     for block in own:
         if block.file and not (clone / block.file).exists():
             (clone / block.file).parent.mkdir(parents=True, exist_ok=True)
