@@ -44,7 +44,7 @@ def runs(block: Block) -> bool:
 
 @pytest.mark.parametrize("page", [page for page in TYPED if any(map(runs, blocks(page)))], ids=lambda page: page.stem)
 def test_what_a_page_prints_runs(clone: Path, page: Path) -> None:
-    """Its files are written first, as it may show them after the command that reads them; what it makes is not there."""
+    """Its files are written first, as it may show them after the command that reads them; what it makes is absent."""
     own = [block for block in blocks(page) if block.skipped is None]
     made = [place for block in own for place in re.findall(r"(?:--output|flare-ds new) (\S+)", block.text)]
     for place in (clone / name for name in made):
