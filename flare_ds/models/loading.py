@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from flare_ds.config import ModelConfig
+from flare_ds.data.sources import MODELS
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.limits import check_tokenizer
 from flare_ds.models.names import is_path, missing_directory
@@ -107,6 +108,9 @@ def _check_base(base: str) -> None:
             raise _adapter_inside(base)
         if not (path / "config.json").is_file():
             raise ConfigError(f"model.base={base!r} holds no config.json", fix=_LOAD_FIX)
+    elif path.parts[0] == "models" and path.name in MODELS and not path.exists():  # as the shipped configs have it
+        fix = f"flare-ds fetch model {path.name} --link {base}, or correct the path"
+        raise ConfigError(f"model.base={base!r} is not there", fix=fix)
 
 
 def _unreadable(what: str, model: ModelConfig, error: Exception) -> ConfigError:

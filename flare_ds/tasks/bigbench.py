@@ -75,7 +75,7 @@ def read_choice(record: Record, words: Sequence[str]) -> int:
 
 
 def _fetch(task: str) -> str:
-    return f"run `flare-ds fetch data {task}` and set task.data_dir to the path it prints"
+    return f"run `flare-ds fetch data {task} --link data/{task}`, and set task.data_dir=data/{task}"
 
 
 def _again(task: str) -> str:

@@ -193,3 +193,10 @@ def test_an_attention_that_a_base_lacks_is_told_with_the_one_it_has(tmp_path: Pa
     small_base("bloom", "eager").save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"fix: set model\.attention=eager"):
         load_base(ModelConfig(base=str(tmp_path), dtype="float32"))
+
+
+def test_a_base_of_the_shipped_configs_that_was_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        load_shape(ModelConfig(base="models/smollm2"))
+    assert raised.value.fix.startswith("flare-ds fetch model smollm2 --link models/smollm2")
