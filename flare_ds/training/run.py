@@ -13,7 +13,7 @@ from flare_ds.data.cache.trash import mark_used
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.exceptions import CacheError, ConfigError, FlareError
-from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE, STATE, at_place
@@ -77,7 +77,7 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     if train and not config.recipe.trains:
         raise ConfigError(f"method={config.method} trains nothing", fix="use `evaluate`, or method=lora or flare")
     run.check(config, train=train)
-    run.check_base(base_fingerprint(config.model.base), config)
+    run.check_base(model_fingerprint(config.model.base), config)
     if not train:
         run.check_trained(config)
     cache = _cache(run, config, train)

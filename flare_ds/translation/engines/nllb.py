@@ -38,11 +38,13 @@ class Nllb(Engine):
     @classmethod
     def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
         """The model's content, and how it decodes."""
+        from flare_ds.data.cache.key import tokenizer_fingerprint
         from flare_ds.models.fingerprint import model_fingerprint
 
-        load_tokenizer(translate, direction)  # refuses a language before hours are spent
+        tokenizer, _ = load_tokenizer(translate, direction)  # refuses a language before hours are spent
         return {
-            "model_sha256": model_fingerprint(translate.model),
+            "model": model_fingerprint(translate.model),
+            "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
             "beams": translate.beams,
             "max_new_tokens": translate.max_new_tokens,
         }
