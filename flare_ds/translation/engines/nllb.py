@@ -53,7 +53,10 @@ class Nllb(Engine):
         """Translate one batch."""
         import torch
 
-        inputs = self._tokenizer(list(sentences), padding=True, return_tensors="pt").to(self._device)
+        from flare_ds.data.plain_text import encode_texts
+
+        rows = {"input_ids": encode_texts(self._tokenizer, sentences)}
+        inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
         with torch.inference_mode():
             ids = self._model.generate(**inputs, forced_bos_token_id=self._target_id, do_sample=False, **self._settings)
         ended = (ids[:, 1:] == self._tokenizer.eos_token_id).any(1).tolist()  # the first token is an eos too
