@@ -60,15 +60,12 @@ def _prepare(config: Config, train: bool) -> Path:
     """The path of the run's cache; rank 0."""
     _check_answers(config)
     run = RunDirectory(config.run_dir)
-    there = run.path.exists()
     mine = run.lock()
     try:
         return _checked(run, config, train)
     except BaseException:
         if mine:
             run.unlock()
-        if not there and not any(run.path.iterdir()):
-            run.path.rmdir()
         raise
 
 
