@@ -13,6 +13,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.utils import groups
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
@@ -89,6 +90,7 @@ def open_model(
     if whole:
         agreed(partial(check_whole_model, config, shape))
         assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
     zero_init = None if whole else HfDeepSpeedConfig(settings)
     model = build_model(config, label_tokens=label_tokens)
     parameters = trainable_parameters(model)
