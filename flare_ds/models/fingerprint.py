@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoConfig
-
 from flare_ds.checksums import canonical_json
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.hub import commit
 from flare_ds.models.names import is_path
 from flare_ds.models.weight_files import weight_files
 
@@ -88,13 +87,10 @@ def _samples(path: Path) -> Iterator[bytes]:
             yield file.read(_SAMPLE_BYTES)
 
 
-@lru_cache(maxsize=64)
 def _commit(name: str) -> str:
     if is_path(name):
         raise ConfigError(f"the model {name!r} is not a directory", fix="check the path")
     try:
-        commit = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
+        return commit(name)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the model {name!r}: {error}", fix="check the name") from error
-    assert isinstance(commit, str), f"{name} came from neither a directory nor a hub"
-    return commit

@@ -20,6 +20,7 @@ from flare_ds.runs.directory import CACHE, STATE, at_place
 from flare_ds.tasks.load import task_of
 from flare_ds.training.begin import begin_run
 from flare_ds.training.ds_config import read_ds_config
+from flare_ds.training.hub_names import settle_hub_names
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.readable import check_readable
@@ -51,6 +52,7 @@ def open_run(config: Config, *, train: bool) -> Cache:
     """
     read_ds_config(config)
     join_process_group()
+    settle_hub_names(config)
     check_same_files(config)
     path = on_rank_zero(partial(_prepare, config, train))
     return agreed(partial(open_cache, path))
