@@ -31,10 +31,10 @@ def settle(name: str, commit: str) -> None:
 
 
 def revision(name: str) -> str | None:
-    """What `from_pretrained` is to be told beside a name; None: it is a path, or there is none, as it will say."""
-    if is_path(name):
-        return None
-    try:
-        return commit(name)
-    except (OSError, ValueError):
-        return None
+    """What `from_pretrained` is to be told beside a name; None: that is a path.
+
+    Raises:
+        OSError: see `commit`.
+        ValueError: see `commit`.
+    """
+    return None if is_path(name) else commit(name)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from flare_ds.config import Config
-from flare_ds.models.hub import revision, settle
+from flare_ds.models.hub import commit, settle
 from flare_ds.models.names import is_path
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import BASE
@@ -30,4 +30,7 @@ def _meant(name: str, config: Config) -> str | None:
     run = RunDirectory(config.run_dir)
     began = run.record(BASE) if run.begun else {}
     known = began.get("fingerprint") if began.get("name") == name else None
-    return known or revision(name)
+    try:
+        return known or commit(name)
+    except (OSError, ValueError):
+        return None  # whoever loads it says so
