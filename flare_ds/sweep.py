@@ -21,7 +21,7 @@ from flare_ds.processes import free_port, log_tail, only_one, run_logged, say, s
 from flare_ds.report import report
 from flare_ds.runs.changes import changes
 from flare_ds.runs.directory import BASE
-from flare_ds.sweep_config import Plan, PlannedRun, load_sweep
+from flare_ds.sweep_plan import Plan, PlannedRun, load_sweep
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
