@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import WEIGHTS, check_settings, load_adapter
 from flare_ds.checksums import file_sha256
@@ -43,8 +41,7 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
         on_rank_zero(partial(check_settings, Path(config.run_dir) / "adapter", config))
     states = prepare_states(config, cache)
     asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
-    shape = agreed(partial(load_shape, config.model))
-    running = open_trained(asked, shape=shape, label_tokens=cache.label_tokens)
+    running = open_trained(asked, label_tokens=cache.label_tokens)
     start = time.perf_counter()
     scores = score_split(running, cache, "test", asked, states=states)
     on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"test rows of {config.run_dir}"))
@@ -53,19 +50,14 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
     return scores
 
 
-def open_trained(config: Config, *, shape: PreTrainedModel, label_tokens: list[list[int]]) -> RunningModel:
+def open_trained(config: Config, *, label_tokens: list[list[int]]) -> RunningModel:
     """Open the base with the run's saved adapter (none for a method that trains nothing), without an optimizer.
-
-    Args:
-        config: the run's settings.
-        shape: see `load_shape`.
-        label_tokens: those that tell each label word apart.
 
     Raises:
         CheckpointError: see `load_adapter` and `check_settings`.
     """
     join_process_group()
-    directory = Path(config.run_dir) / "adapter"
+    directory, shape = Path(config.run_dir) / "adapter", agreed(partial(load_shape, config.model))
     if not config.recipe.trains:
         return open_model(config, shape=shape, label_tokens=label_tokens, train=False)
     agreed(partial(check_settings, directory, config))

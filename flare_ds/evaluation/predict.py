@@ -158,10 +158,9 @@ def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: i
         print(f"warning: {cut} rows do not fit unless all of their texts are cut", file=sys.stderr)
     texts = FreeTexts(encoded)
     longest = int(longest_prompts(rows_read(texts, config, encoder), streams_of(config)).max())
-    shape = agreed(partial(load_shape, config.model))
-    check_positions(shape, longest + written - 1, of="the longest text with its prompt and answer")
+    check_positions(load_shape(config.model), longest + written - 1, of="the longest text with its prompt and answer")
     stored = None
     if mt_tokenizer is not None:
         stored = free_text_states(config, [texts.prompt("mt", row).tolist() for row in range(len(texts))])
-    running = open_trained(config, shape=shape, label_tokens=encoder.label_tokens)
+    running = open_trained(config, label_tokens=encoder.label_tokens)
     return _Opened(config, running, tokenizer, encoder, texts, stored)
