@@ -1,5 +1,6 @@
 """All ranks mean the same commit by a hub's name: rank 0 asks once; a run that has begun goes on with its own."""
 
+import re
 from functools import partial
 
 from flare_ds.config import Config
@@ -8,6 +9,8 @@ from flare_ds.models.names import is_path
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import BASE
 from flare_ds.training.rank_zero import on_rank_zero
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def settle_hub_names(config: Config) -> None:
@@ -29,8 +32,10 @@ def settle_hub_names(config: Config) -> None:
 def _meant(name: str, config: Config) -> str | None:
     run = RunDirectory(config.run_dir)
     began = run.record(BASE) if run.begun else {}
-    known = began.get("fingerprint") if began.get("name") == name else None
+    known = str(began.get("fingerprint"))
+    if began.get("name") == name and _COMMIT.fullmatch(known):
+        return known
     try:
-        return known or commit(name)
+        return commit(name)
     except (OSError, ValueError):
         return None  # whoever loads it says so
