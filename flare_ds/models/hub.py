@@ -4,8 +4,13 @@ A name alone means whatever its main branch is at that moment: a tokenizer could
 another, and so could two ranks. `flare_ds.training.hub_names` makes all ranks mean the same.
 """
 
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import constants
 from transformers import AutoConfig
 
+from flare_ds.files import disk_errors
 from flare_ds.models.names import is_path
 
 _COMMITS: dict[str, str] = {}
@@ -17,12 +22,26 @@ def commit(name: str) -> str:
     Raises:
         OSError: no hub can be reached, or has none of that name.
         ValueError: its configuration is of no known kind.
+        HostError: what is fetched cannot be kept.
     """
     if name not in _COMMITS:
-        found = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
+        try:
+            found = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
+        except OSError:
+            _check_cache()
+            raise
         assert isinstance(found, str), f"{name} came from neither a directory nor a hub"
         _COMMITS[name] = found
     return _COMMITS[name]
+
+
+def _check_cache() -> None:
+    """Say so where the hub's client could keep nothing; one that is full of what is needed may well be read-only."""
+    cache = Path(constants.HF_HUB_CACHE)
+    if not constants.HF_HUB_OFFLINE:
+        with disk_errors(cache, elsewhere="set HF_HOME to a directory you may write to, with room"):
+            cache.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=cache).close()
 
 
 def settle(name: str, commit: str) -> None:
@@ -36,5 +55,6 @@ def revision(name: str) -> str | None:
     Raises:
         OSError: see `commit`.
         ValueError: see `commit`.
+        HostError: see `commit`.
     """
     return None if is_path(name) else commit(name)
