@@ -1,5 +1,6 @@
 """A hub's name: nothing that a hub could answer is asked of paths, and a cache that cannot be written is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unreachable")
 @pytest.mark.parametrize("load", [load_shape, load_tokenizer])
 def test_a_cache_that_cannot_be_written_is_named_with_the_variable(
-    load: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Callable[[ModelConfig], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file/hub"))
