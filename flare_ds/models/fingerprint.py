@@ -92,5 +92,5 @@ def _commit(name: str) -> str:
         raise ConfigError(f"the model {name!r} is not a directory", fix="check the path")
     try:
         return commit(name)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"cannot read the model {name!r}: {error}", fix="check the name") from error

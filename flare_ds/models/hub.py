@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import constants
-from transformers import AutoConfig
+from transformers.utils import cached_file
 
 from flare_ds.files import disk_errors
 from flare_ds.models.names import is_path
@@ -21,17 +21,16 @@ def commit(name: str) -> str:
 
     Raises:
         OSError: no hub can be reached, or has none of that name.
-        ValueError: its configuration is of no known kind.
         HostError: what is fetched cannot be kept.
     """
     if name not in _COMMITS:
         try:
-            found = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
+            file = cached_file(name, "config.json")
         except OSError:
             _check_cache()
             raise
-        assert isinstance(found, str), f"{name} came from neither a directory nor a hub"
-        _COMMITS[name] = found
+        assert file is not None, "it has raised"
+        _COMMITS[name] = Path(file).parent.name  # .../snapshots/COMMIT/config.json
     return _COMMITS[name]
 
 
@@ -54,7 +53,6 @@ def revision(name: str) -> str | None:
 
     Raises:
         OSError: see `commit`.
-        ValueError: see `commit`.
         HostError: see `commit`.
     """
     return None if is_path(name) else commit(name)

@@ -37,5 +37,5 @@ def _meant(name: str, config: Config) -> str | None:
         return known
     try:
         return commit(name)
-    except (OSError, ValueError):
+    except OSError:
         return None  # whoever loads it says so

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from transformers import AutoConfig
 
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import ConfigError, HostError
-from flare_ds.models.hub import revision
+from flare_ds.models import hub
 from flare_ds.models.loading import load_shape, load_tokenizer
 
 
@@ -20,7 +19,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise OSError("couldn't connect, or no permission")
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", fails)
+    monkeypatch.setattr(hub, "cached_file", fails)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
@@ -42,4 +41,4 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_variable(
 
 @pytest.mark.usefixtures("unreachable")
 def test_a_path_has_no_revision(tmp_path: Path) -> None:
-    assert revision(str(tmp_path)) is None and revision("./nowhere") is None
+    assert hub.revision(str(tmp_path)) is None and hub.revision("./nowhere") is None
