@@ -79,8 +79,10 @@ def test_refused_commands_end_on_every_rank_and_change_no_byte(root: Path, tmp_p
 LATE = {
     "HostError: train.micro_batch_size=": ["train.micro_batch_size=1000000000000"],
     "ConfigError: train.batch_tokens=3": ["run_dir=NEW", "train.batch_tokens=3"],
-    "ConfigError: the states of": ["run_dir=NEW", "source.provider=cached", "source.max_store_gb=1e-9"],
-    "ConfigError: adapter.target_modules": ["run_dir=NEW", "adapter.target_modules=[nothing]"],
+    "ConfigError: the source states take": [
+        *("run_dir=NEW", "source.provider=cached", "source.max_store_gb=1e-9", "adapter.pairing=input")
+    ],
+    "ConfigError: adapter.target_modules names": ["run_dir=NEW", "method=lora", "adapter.target_modules=[nothing]"],
 }
 """What the trainer itself refuses, of a run that has begun and of a new one, and how that is told."""
 
