@@ -80,7 +80,10 @@ LATE = {
     "HostError: train.micro_batch_size=": ["train.micro_batch_size=1000000000000"],
     "ConfigError: train.batch_tokens=3": ["run_dir=NEW", "train.batch_tokens=3"],
     "ConfigError: the source states take": [
-        *("run_dir=NEW", "source.provider=cached", "source.max_store_gb=1e-9", "adapter.pairing=input")
+        "run_dir=NEW",
+        "source.provider=cached",
+        "source.max_store_gb=1e-9",
+        "adapter.pairing=input",
     ],
     "ConfigError: adapter.target_modules names": ["run_dir=NEW", "method=lora", "adapter.target_modules=[nothing]"],
 }
