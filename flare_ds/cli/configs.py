@@ -34,7 +34,7 @@ def add_verbs(verbs: "Verbs") -> None:
     check = add_verb(verbs, "check", _check, summary, ["flare-ds check run.yaml train.steps=100"])
     add_config(check)
     summary = "print the JSON schema of a config, for editors"
-    config = add_verb(verbs, "config", _config, summary, ["flare-ds config --schema > flare_ds.schema.json"])
+    config = add_verb(verbs, "config", _config, summary, ["flare-ds config --schema"])
     config.add_argument("--schema", action="store_true", required=True, help="all settings, their types and defaults")
 
 

@@ -23,7 +23,7 @@ def add_verbs(verbs: "Verbs") -> None:
     status = add_verb(verbs, "status", _status, summary, ["flare-ds status runs"])
     status.add_argument("directory", type=typed_path, metavar="DIR", help="a run, a sweep's `out`, or what holds them")
     summary = "print what a shell needs to complete our verbs and options"
-    examples = ["flare-ds completion bash > ~/.local/share/bash-completion/completions/flare-ds"]
+    examples = ["flare-ds completion bash"]
     completion = add_verb(verbs, "completion", _completion, summary, examples)
     completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="%(choices)s")
 

@@ -22,7 +22,7 @@ import psutil
 
 from flare_ds.cli.arguments import ALL, config_of, split_off_ranks
 from flare_ds.exceptions import ConfigError, HostError
-from flare_ds.failures import INTERRUPTED, say
+from flare_ds.failures import say
 from flare_ds.processes import end_lingering, free_port, guarded, search_path
 from flare_ds.training.launched import place_of
 
@@ -135,12 +135,18 @@ def _launch(words: Sequence[str], devices: Devices) -> int:
     environment = {**os.environ, **devices.environment, "PATH": search_path()}
     launcher = subprocess.Popen([*launch, *words], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     with guarded(launcher):
-        with _signals_passed_on(launcher):
-            status = _as_a_shell_says(launcher.wait())
-        end_lingering(launcher)
-    if status > 128 and status not in (INTERRUPTED, 128 + signal.SIGTERM):
-        say(f"{signal.Signals(status - 128).name} has ended a rank (where nobody sent it: the kernel, for memory)")
-    return status
+        try:
+            with _signals_passed_on(launcher):
+                code = launcher.wait()
+        finally:
+            end_lingering(launcher)
+    number = -code if code < 0 else 256 - code  # as the launcher tells a signal that ended it, or a rank
+    if not 0 < number < signal.NSIG:
+        return code
+    if number not in _SIGNALS:
+        memory = "; where nobody sent it the kernel did, for memory" if number == signal.SIGKILL else ""
+        say(f"signal {number} ({signal.strsignal(number)}) has ended a rank{memory}")
+    return 128 + number
 
 
 @contextmanager
@@ -162,9 +168,3 @@ def _signals_passed_on(launcher: subprocess.Popen) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _as_a_shell_says(code: int) -> int:
-    """A status, where a signal ended a rank, which the launcher tells as 256 - its number, or the launcher itself."""
-    number = -code if code < 0 else 256 - code
-    return 128 + number if number < signal.NSIG else code

@@ -65,7 +65,7 @@ def test_a_rank_that_a_signal_ends_is_no_success(tmp_path: Path) -> None:
     process = start(tmp_path, "killed")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == 128 + signal.SIGKILL and "SIGKILL has ended a rank" in said
+    assert process.returncode == 128 + signal.SIGKILL and "signal 9 (Killed) has ended a rank" in said
 
 
 def test_a_command_that_is_killed_leaves_no_ranks(tmp_path: Path) -> None:
