@@ -47,24 +47,10 @@ def new_config(*, task: str, base: str, method: str, languages: Sequence[str] = 
         "method": method,
         "run_dir": f"runs/{target}-{method}",
         "model": {"base": base, **_attention(base)},
-        "task": {
-            "name": task,
-            "data_dir": data_dir,
-            "source_language": source,
-            "target_language": target,
-            **_sides(found, source, target),
-            **({"max_prompt_tokens": 384} if found.free_answers else {}),
-        },
+        "task": {"name": task, "data_dir": data_dir, **_task(found, source, target)},
         **({"source": {"mt_encoder": _MT_ENCODER}} if recipe.states == "mt_encoder" else {}),
         **_fused(base, recipe),
-        "train": {
-            "steps": 300,
-            "batch_size": 16,
-            "learning_rate": 5e-4,
-            **({"objective": "vocabulary"} if found.free_answers else {}),
-            "validate_every": 50,
-            "seed": 1,
-        },
+        "train": _train(found),
     }
     return "\n".join([_HEAD, *_lines(settings, Config), ""])
 
@@ -84,10 +70,16 @@ def _languages(task: Task, named: Sequence[str]) -> tuple[str, str]:
     return source, next(language for language in task.languages if language != source)
 
 
-def _sides(task: Task, source: str, target: str) -> dict[str, str]:
-    """Translated, where the task does not say the same in both."""
+def _task(task: Task, source: str, target: str) -> dict[str, Any]:
+    """Its languages, translated where the task does not say the same in both."""
     own = source == target or (task.parallel and {source, target} <= {*task.languages})
-    return {} if own else {"sides": "translated"}
+    languages = {"source_language": source, "target_language": target} | ({} if own else {"sides": "translated"})
+    return languages | ({"max_prompt_tokens": 384} if task.free_answers else {})
+
+
+def _train(task: Task) -> dict[str, Any]:
+    settings = {"steps": 300, "batch_size": 16, "learning_rate": 5e-4, "validate_every": 50, "seed": 1}
+    return settings | ({"objective": "vocabulary"} if task.free_answers else {})
 
 
 def _kind(base: str) -> str | None:

@@ -1,8 +1,9 @@
 """What can be found wrong with a run before a rank starts or a weight is read; and what the run would do."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
+from flare_ds.data.sources import DATA
 from flare_ds.exceptions import DataError, FlareError, together
 from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.models.head import use_head
@@ -17,7 +19,6 @@ from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import make_projection, mt_width
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runs import RunDirectory
-from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import check_languages, task_of
 from flare_ds.training.ds_config import read_ds_config
 from flare_ds.training.engine import check_model, count_trainable
@@ -41,41 +42,53 @@ def check_run(config: Config, *, origin: str) -> list[str]:
     Raises:
         FlareError: all that is wrong.
     """
-    wrong: list[FlareError] = []
-
-    def asked(question: Callable[[], T]) -> T | None:
-        try:
-            return question()
-        except FlareError as error:
-            wrong.append(error)
-            return None
-
-    task = task_of(config.task)
-    asked(lambda: check_languages(task, config.task))
-    asked(lambda: _check_data(config, task))
-    asked(lambda: check_answers(config))
-    asked(lambda: read_ds_config(config))
-    shape = asked(lambda: load_shape(config.model))
-    cache = None
-    if shape is not None and asked(lambda: load_tokenizer(config.model)) is not None:
-        asked(lambda: check_model(config, shape))
-        cache = asked(lambda: _cache(config, shape))
-        asked(lambda: _check_begun(config))
+    asked = _Asked([])
+    for question in (_check_languages, _check_data, check_answers, read_ds_config):
+        asked.of(question, config)
     if config.reads_mt_encoder:
-        asked(lambda: mt_width(config.source))
-    if wrong:
-        raise together(wrong, origin)
+        asked.of(mt_width, config.source)
+    shape = asked.of(load_shape, config.model)
+    cache = None if shape is None else _ask_base(asked, config, shape)
+    if asked.wrong:
+        raise together(asked.wrong, origin)
     assert shape is not None, "nothing is wrong with it"
     return [_base(config, shape), *_training(config, shape, cache), _rows(config, cache), _progress(config)]
 
 
-def _check_data(config: Config, task: Task) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """Asks on where something is wrong already."""
+
+    wrong: list[FlareError]
+
+    def of(self, question: Callable[..., T], *about: Any) -> T | None:
+        try:
+            return question(*about)
+        except FlareError as error:
+            self.wrong.append(error)
+            return None
+
+
+def _ask_base(asked: _Asked, config: Config, shape: PreTrainedModel) -> Cache | None:
+    """What needs a base that can be read; the cache that is found."""
+    if asked.of(load_tokenizer, config.model) is None:
+        return None
+    asked.of(check_model, config, shape)
+    asked.of(_check_begun, config)
+    return asked.of(_cache, config, shape)
+
+
+def _check_languages(config: Config) -> None:
+    check_languages(task_of(config.task), config.task)
+
+
+def _check_data(config: Config) -> None:
     """Look into local files, a row of each that would be read; what is on the hub is not asked for."""
-    data_dir = config.task.data_dir
+    task, data_dir = task_of(config.task), config.task.data_dir
     if data_dir is None:
         return
     if not Path(data_dir).is_dir():
-        fetch = f", or flare-ds fetch data {task.name}"
+        fetch = f", or flare-ds fetch data {task.name}" if task.name in DATA else ""
         raise DataError(f"task.data_dir={data_dir!r} is not a directory", fix=f"check the path{fetch}")
     named = {config.task.target_language, *config.task.source_languages}
     for language in sorted(named & set(task.languages)):

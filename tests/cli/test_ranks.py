@@ -16,12 +16,10 @@ from flare_ds.exceptions import FlareError
 from tests.distributed import REPOSITORY
 from tests.toy import toy_settings, write_config
 
-# Stands where the ranks look for flare_ds: it writes what it was given, waits for a signal, and ends as it is told to.
+# Stands where the ranks look for flare_ds: it writes what it was given, waits for a signal, and is killed then.
 RANK = """
 import json, os, signal, sys, time
-def leave(number, frame):
-    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[-1] == "killed" else os._exit(75)
-signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 with open(f"{os.environ['LOCAL_RANK']}.part", "w") as file:
     json.dump([sys.argv[1:], dict(os.environ)], file)
 os.rename(file.name, file.name.replace("part", "json"))
@@ -46,26 +44,19 @@ def start(directory: Path, *words: str) -> subprocess.Popen:
     return process
 
 
-def test_ranks_meet_share_the_cores_and_hear_a_signal(tmp_path: Path) -> None:
-    """Only the command is signalled; 75 says that the ranks did the same of themselves."""
+def test_ranks_share_the_cores_and_one_that_a_signal_ends_is_no_success(tmp_path: Path) -> None:
+    """As the kernel ends one where memory is short; only the command is signalled, and tells the ranks."""
     process = start(tmp_path, "--model", "flare_ds", "a b")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == 75 and "2 ranks on the CPU" in said
+    assert process.returncode == 128 + signal.SIGKILL and "signal 9 (Killed) has ended a rank" in said
+    assert "2 ranks on the CPU" in said
     for rank in ("0", "1"):
         words, given = json.loads((tmp_path / f"{rank}.json").read_text())
         assert words == ["lm-eval", "--model", "flare_ds", "a b"]
         assert (given["RANK"], given["WORLD_SIZE"], given["MASTER_ADDR"]) == (rank, "2", "127.0.0.1")
         assert int(given["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
         assert given["DS_ACCELERATOR"] == "cpu" and sys.executable.startswith(given["PATH"].split(":")[0])
-
-
-def test_a_rank_that_a_signal_ends_is_no_success(tmp_path: Path) -> None:
-    """The other is ended with it; this is what the kernel does where memory is short."""
-    process = start(tmp_path, "killed")
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=100)[1]
-    assert process.returncode == 128 + signal.SIGKILL and "signal 9 (Killed) has ended a rank" in said
 
 
 def test_a_command_that_is_killed_leaves_no_ranks(tmp_path: Path) -> None:
