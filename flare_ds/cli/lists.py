@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
     from flare_ds.tasks.base import Task
 
+_SHELLS = ("bash", "zsh", "tcsh")
+
 
 def add_verbs(verbs: "Verbs") -> None:
     """Declare them."""
@@ -25,7 +27,7 @@ def add_verbs(verbs: "Verbs") -> None:
     summary = "print what a shell needs to complete our verbs and options"
     examples = ["flare-ds completion bash"]
     completion = add_verb(verbs, "completion", _completion, summary, examples)
-    completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="%(choices)s")
+    completion.add_argument("shell", choices=_SHELLS, help="which one")
 
 
 def _tasks(options: argparse.Namespace) -> None:

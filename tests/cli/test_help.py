@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import shtab
 
 from flare_ds.cli import main, make_parser
 from flare_ds.cli.parser import GROUPS, verbs_of
@@ -96,7 +95,7 @@ def test_bash_completes(
     assert set(done.stdout.split()) == expected, done
 
 
-@pytest.mark.parametrize("shell", shtab.SUPPORTED_SHELLS)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion_prints_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert "stage1" in capsys.readouterr().out
