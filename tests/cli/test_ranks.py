@@ -23,7 +23,7 @@ signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 with open(f"{os.environ['LOCAL_RANK']}.part", "w") as file:
     json.dump([sys.argv[1:], dict(os.environ)], file)
 os.rename(file.name, file.name.replace("part", "json"))
-time.sleep(60)
+time.sleep(150)
 """
 START = "import sys; from flare_ds.cli import main; sys.exit(main(sys.argv[1:]))"
 
