@@ -3,8 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING
 
-import shtab
-
 from flare_ds.cli.arguments import add_verb, typed_path
 from flare_ds.cli.parser import verbs_of
 
@@ -67,6 +65,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _completion(options: argparse.Namespace) -> None:
+    import shtab
+
     from flare_ds.cli import make_parser
 
     parser = make_parser()
@@ -75,8 +75,11 @@ def _completion(options: argparse.Namespace) -> None:
 
 
 def _complete_paths(parser: argparse.ArgumentParser) -> None:
+    """Say which arguments are paths, as shtab asks for it."""
+    from shtab import FILE
+
     for action in parser._actions:
         if action.type is typed_path:
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+            action.complete = FILE  # type: ignore[attr-defined]
     for verb in verbs_of(parser).values():
         _complete_paths(verb)
