@@ -148,7 +148,7 @@ def test_the_schema_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_p
     jsonschema.Draft202012Validator.check_schema(schema)
     check = jsonschema.Draft202012Validator(schema)
     settings = toy_settings(tmp_path)
-    assert check.is_valid(settings)
+    assert all(check.is_valid(settings | {"method": method}) for method in METHODS)
     for section, name, value in (("train", "stps", 3), ("train", "steps", 0), ("model", "dtype", "half")):
         assert not check.is_valid(settings | {section: settings[section] | {name: value}})
     assert not check.is_valid(settings | {"method": "flair"})
