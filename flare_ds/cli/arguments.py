@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _OVERRIDES = "settings that differ; a text is taken as it is written, else a value is read as in the YAML"
 _CONFIGS = {
     "config": "YAML of a run, or a run directory",
+    "run": "run directory",
     "run_or_config": "run directory, or the YAML of a run",
     "config_or_cache": "YAML of a run, or the directory of a run or of a cache",
     "yaml": "YAML of a sweep",
@@ -69,7 +70,7 @@ def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_se
     )
     trust = "run the Python task that a run directory names: only if you trust who made it"
     parser.add_argument("--trust-task-code", action="store_true", help=trust)
-    parser.set_defaults(task_section=task_section)
+    parser.set_defaults(task_section=task_section, read_config=config_of)
 
 
 def add_list(

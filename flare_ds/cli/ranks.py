@@ -20,7 +20,7 @@ from types import FrameType
 
 import psutil
 
-from flare_ds.cli.arguments import ALL, config_of, split_off_ranks
+from flare_ds.cli.arguments import ALL, split_off_ranks
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import say
 from flare_ds.processes import end_lingering, free_port, guarded, search_path
@@ -61,8 +61,8 @@ def run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
     if told := place_of(os.environ).told_by:
         problem = f"--ranks {options.ranks}, but a launcher has started this process: {told} in the environment"
         raise HostError(problem, fix="leave --ranks out, or unset these variables")
-    if "config" in options:
-        config_of(options)
+    if "read_config" in options:
+        options.read_config(options)
     devices = devices_for(options.ranks, os.environ, _visible_gpus)
     say(devices.told)
     return _launch(split_off_ranks(words)[1], devices)
