@@ -128,6 +128,13 @@ def release(path: Path) -> None:
                 path.parent.rmdir()
 
 
+def holder_of(path: Path) -> tuple[Holder, float] | None:
+    """Who holds a lock, and how many seconds ago they touched it; None: nobody does, or who does is surely gone."""
+    path = _place(path)
+    holder, seconds = _read(path)
+    return None if holder is None or _is_gone(path) else (holder, seconds)
+
+
 def release_all() -> None:
     """Give every lock back, as the end of the process does; for a process that ends by `os._exit`."""
     for path in list(_HELD):

@@ -35,8 +35,8 @@ def add_verbs(verbs: "Verbs") -> None:
     _add_workers(translate, "that translate, each on a GPU of its own where there are any")
     summary = "fetch a model or a data set, and print where it is"
     fetch = add_verb(verbs, "fetch", _fetch, summary, ["flare-ds fetch data multiemo"])
-    fetch.add_argument("kind", metavar="model|data")
-    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("kind", metavar="model|data", help="which of the two")
+    fetch.add_argument("name", metavar="NAME", help="as `flare-ds models` and `flare-ds tasks` list them")
 
 
 def _add_inspect(verbs: "Verbs") -> None:
@@ -48,7 +48,7 @@ def _add_inspect(verbs: "Verbs") -> None:
     ]
     inspect = add_verb(verbs, "inspect", _inspect, summary, examples)
     add_config(inspect, "config_or_cache")
-    inspect.add_argument("--split", choices=SPLITS, default="train", help="default: train")
+    inspect.add_argument("--split", choices=SPLITS, default="train", help="whose rows are shown (default: train)")
     inspect.add_argument("--rows", type=at_least(0), default=5, metavar="N", help="how many are shown (default: 5)")
     which = inspect.add_mutually_exclusive_group()
     which.add_argument("--first", type=at_least(0), default=0, metavar="N", help="number of the first row shown")

@@ -8,7 +8,6 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import deepspeed
 import torch
@@ -85,7 +84,8 @@ def open_model(
         HostError: evaluate.whole_model, but the base does not fit.
     """
     join_process_group()
-    settings = agreed(partial(_checked_settings, config, shape))
+    agreed(partial(check_model, config, shape))
+    settings = agreed(partial(resolve_ds_config, config, shape))
     whole = config.evaluate.whole_model and not train
     if whole:
         agreed(partial(check_whole_model, config, shape))
@@ -107,14 +107,21 @@ def open_model(
     return RunningModel(engine, model, zero_init)
 
 
-def _checked_settings(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
-    """DeepSpeed's settings, after everything that can be refused before the base is loaded."""
+def check_model(config: Config, shape: PreTrainedModel) -> None:
+    """Refuse what cannot be built on a base, before that is loaded.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+
+    Raises:
+        ConfigError: see `check_adapter`, `check_mixup` and `check_streams`.
+    """
     if config.recipe.trains:
         check_adapter(shape, config)
     if config.recipe.fuses == "mixup":
         check_mixup(shape, config.mixup)
     check_streams(shape, config)
-    return resolve_ds_config(config, shape)
 
 
 def make_optimizer(config: Config, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:

@@ -60,7 +60,7 @@ def open_run(config: Config, *, train: bool) -> Cache:
 
 def _prepare(config: Config, train: bool) -> Path:
     """The path of the run's cache; rank 0."""
-    _check_answers(config)
+    check_answers(config)
     run = RunDirectory(config.run_dir)
     mine = run.lock()
     try:
@@ -92,8 +92,12 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     return cache.path
 
 
-def _check_answers(config: Config) -> None:
-    """Refuse before anything is read what neither training nor evaluation could do with the task's answers."""
+def check_answers(config: Config) -> None:
+    """Refuse before anything is read what neither training nor evaluation could do with the task's answers.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
     task = task_of(config.task)
     if task.free_answers and config.train.objective != "vocabulary":
         raise ConfigError(
