@@ -1,4 +1,4 @@
-"""Running one command under the sweep's control: its output seen and kept, its whole process tree ended with us."""
+"""Running commands that start others: the output seen and kept, the whole process tree ended with us."""
 
 import os
 import select
@@ -120,9 +120,25 @@ def _own_group(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen, IO[by
         problem = f"cannot start {command[0]!r}: {error.strerror}"
         raise HostError(problem, fix="make it a program that runs here, or change launch") from error
     assert process.stdout is not None
-    guard_command = ["sh", "-c", _GUARD, "guard", str(process.pid)]
+    with guarded(process):
+        try:
+            yield process, process.stdout
+        except BaseException:
+            _end_group(process, process.stdout)
+            raise
+        finally:
+            process.stdout.close()
+
+
+@contextmanager
+def guarded(leader: subprocess.Popen) -> Iterator[None]:
+    """Meanwhile the end of this process, even by kill -9, is that of a process group.
+
+    Args:
+        leader: of the group, which is a session of its own.
+    """
     guard = subprocess.Popen(
-        guard_command,
+        ["sh", "-c", _GUARD, "guard", str(leader.pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -130,15 +146,19 @@ def _own_group(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen, IO[by
     )
     assert guard.stdin is not None
     try:
-        yield process, process.stdout
-    except BaseException:
-        _end_group(process, process.stdout)
-        raise
+        yield
     finally:
         guard.kill()
         guard.wait()
         guard.stdin.close()
-        process.stdout.close()
+
+
+def end_lingering(leader: subprocess.Popen) -> None:
+    """End what is left of a group whose leader has ended: asked after some seconds, made sure of some more later."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _lingers(leader):
+            return
+        _signal_group(leader, number)
 
 
 def _follow(process: subprocess.Popen, output: IO[bytes], log: IO[bytes]) -> None:

@@ -110,6 +110,13 @@ VERBS = [
     "predict",
     "sweep",
     "report",
+    "new",
+    "check",
+    "config",
+    "tasks",
+    "models",
+    "status",
+    "completion",
 ]
 CACHE_VERBS = ["ls", "stats", "verify", "diff", "rm"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from flare_ds import settings
+from flare_ds.config import ModelConfig, data
 from flare_ds.precision import native_dtype
 from flare_ds.settings import load_config
 from tests.toy import toy_settings
@@ -51,10 +51,11 @@ def test_a_config_says_which(native: str, tmp_path: Path, monkeypatch: pytest.Mo
     del given["model"]["dtype"], given["deepspeed"]
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(given))
-    monkeypatch.setattr(settings, "native_dtype", lambda: native)
+    monkeypatch.setattr(data, "native_dtype", lambda: native)
     assert load_config(path).model.dtype == native
     assert load_config(path, ["model.dtype=float32"]).model.dtype == "float32"
     assert f"dtype: {native}" in load_config(path).to_yaml()
+    assert ModelConfig(base="m").dtype == ModelConfig(base="m", dtype="auto").dtype == native
 
 
 def test_torch_is_not_imported_where_the_precision_is_given(tmp_path: Path) -> None:

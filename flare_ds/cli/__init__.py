@@ -1,18 +1,29 @@
-"""The command line: one verb a stage. `flare-ds VERB --help` shows examples.
+"""The command line: one verb a stage, told by `--help` in the groups below. `flare-ds VERB --help` shows examples.
 
+flare-ds tasks                          what tasks there are
+flare-ds fetch model|data NAME          the quickstart's model or data, verified
+flare-ds translate CONFIG               machine-translate the other side of the data of a config, once, resumable
 flare-ds prepare CONFIG                 build (or find) the token cache
 flare-ds inspect CONFIG_OR_CACHE        its rows decoded side by side, how long they are, what was dropped and why
 flare-ds cache ls|stats|verify|diff|rm  look after the caches
-flare-ds translate CONFIG               machine-translate the other side of the data, once, resumable
-flare-ds train CONFIG                   train an adapter; under `deepspeed --module flare_ds`, on every rank
-flare-ds evaluate RUN_OR_CONFIG         score the test split
+
+flare-ds models                         what base models there are
+flare-ds new FILE                       a config to begin with
+flare-ds check CONFIG                   what is wrong with it, or what it would do
+flare-ds config --schema                all settings, for editors
+flare-ds train CONFIG                   train an adapter; with --ranks N, or under a launcher, on every rank
 flare-ds stage1 CONFIG --output DIR     task adapter trained, merged and checked, by one command; on every rank
-flare-ds merge RUN --output DIR         task adapter into a base model
+
+flare-ds evaluate RUN_OR_CONFIG         score the test split
 flare-ds predict RUN --target|--file    label words for a text, a pair or a file of rows; with --generate free text
+flare-ds merge RUN --output DIR         task adapter into a base model
 flare-ds lm-eval ARGUMENTS              lm-evaluation-harness with --model flare_ds --model_args run=RUN
+
 flare-ds sweep YAML                     every cell of a grid, resumable
+flare-ds status DIR                     how far all runs below DIR are
 flare-ds report DIR                     the table of methods and the curves of all runs below DIR
-flare-ds fetch model|data NAME          the quickstart's model or data, verified
+
+flare-ds completion bash|zsh|tcsh       what a shell needs to complete all this
 """
 
 import argparse
@@ -21,8 +32,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from flare_ds.cli import caches, data, lm_eval, runs
-from flare_ds.cli.parser import Parser
+from flare_ds.cli import caches, configs, data, lists, lm_eval, runs
+from flare_ds.cli.parser import GroupedHelp, Parser, Version
 from flare_ds.failures import end
 from flare_ds.files import check_temporary
 
@@ -36,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
     try:
         check_temporary()
+        if options.ranks:
+            return _run_on_ranks(options, sys.argv[1:] if arguments is None else arguments)
         code = options.run(options) or 0
         if options.on_every_rank:
             _finish()
@@ -43,6 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except BaseException as error:
         return end(error, on_every_rank=options.on_every_rank)
+
+
+def _run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
+    from flare_ds.cli.ranks import run_on_ranks
+
+    return run_on_ranks(options, words)
 
 
 def _finish() -> None:
@@ -56,7 +75,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     argparse gives `prepare CONFIG --workers 2 task.test_rows=9` an empty list of overrides, and leaves the last word.
     """
-    parser = _parser()
+    parser = make_parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help()
         parser.exit()
@@ -71,13 +90,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = Parser(prog="flare-ds", description="Cross-lingual transfer with fused adapters.")
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser: argparse.ArgumentParser = Parser(
+        prog="flare-ds", description="Cross-lingual transfer with fused adapters.", formatter_class=GroupedHelp
+    )
     # The deepspeed launcher puts this before the verb; the rank itself is read from the environment.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action=Version, help="show the versions that results depend on")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    data.add_verbs(verbs)
-    caches.add_verbs(verbs)
-    runs.add_verbs(verbs)
-    lm_eval.add_verbs(verbs)
+    for of_one_kind in (data, caches, configs, runs, lm_eval, lists):
+        of_one_kind.add_verbs(verbs)
     return parser

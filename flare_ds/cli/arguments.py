@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _OVERRIDES = "settings that differ; a text is taken as it is written, else a value is read as in the YAML"
+_CONFIGS = {
+    "config": "YAML of a run, or a run directory",
+    "run": "run directory",
+    "run_or_config": "run directory, or the YAML of a run",
+    "config_or_cache": "YAML of a run, or the directory of a run or of a cache",
+    "yaml": "YAML of a sweep",
+}
+"""What each of these positional arguments is."""
+_RANKS = "start N ranks on this host, one a GPU; or on all visible GPUs; without GPUs, on the CPU"
+ALL = "all"
 Run = Callable[[argparse.Namespace], int | None]
 
 
@@ -38,7 +48,9 @@ def add_verb(
         epilog="\n  ".join(["examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run, parser=parser, on_every_rank=on_every_rank)
+    parser.set_defaults(run=run, parser=parser, on_every_rank=on_every_rank, ranks=None)
+    if on_every_rank:
+        parser.add_argument("--ranks", type=ranks_wanted, metavar="N|all", help=_RANKS)
     return parser
 
 
@@ -47,18 +59,18 @@ def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_se
 
     Args:
         parser: of the verb.
-        name: of the positional argument.
+        name: of the positional argument, one of `_CONFIGS`.
         task_section: where the config describes its task.
     """
     example = f"{task_section.removesuffix('task')}train.steps=10"
-    parser.add_argument("config", type=typed_path, metavar=name.upper())
+    parser.add_argument("config", type=typed_path, metavar=name.upper(), help=_CONFIGS[name])
     add_list(parser, "overrides", "*", metavar="key=value", help=f"{_OVERRIDES}, e.g. {example}")
     parser.add_argument(
         "--task-path", type=typed_path, metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task"
     )
     trust = "run the Python task that a run directory names: only if you trust who made it"
     parser.add_argument("--trust-task-code", action="store_true", help=trust)
-    parser.set_defaults(task_section=task_section)
+    parser.set_defaults(task_section=task_section, read_config=config_of)
 
 
 def add_list(
@@ -86,6 +98,19 @@ def at_least(least: int, *, most: int = 10**9) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def ranks_wanted(text: str) -> int | str:
+    """A type of argument: a number of ranks, or `all`."""
+    return ALL if text == ALL else at_least(1, most=1024)(text)
+
+
+def split_off_ranks(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of `--ranks` among the words of a command, and the words without it."""
+    option = argparse.ArgumentParser(add_help=False)
+    option.add_argument("--ranks")
+    known, rest = option.parse_known_args(words)
+    return known.ranks, rest
 
 
 def overrides_of(options: argparse.Namespace) -> list[str]:

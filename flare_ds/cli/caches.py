@@ -27,11 +27,11 @@ def add_verbs(verbs: "Verbs") -> None:
     cache = add_verb(verbs, "cache", None, summary, examples)
     own = cache.add_subparsers(required=True, metavar="ls|stats|verify|diff|rm")
     ls = add_verb(own, "ls", _ls, "list the caches of a directory", ["flare-ds cache ls /shared/caches"])
-    where = "default: %(default)s"
+    where = "directory of caches (default: %(default)s)"
     ls.add_argument("directory", nargs="?", type=typed_path, default=_DEFAULT_DIRECTORY, metavar="DIR", help=where)
     one = "tokenized_cache/multiemo-en-pl-3f2a9c0d1b4e5f60"
     stats = add_verb(own, "stats", _stats, "rows, lengths and size of a cache", [f"flare-ds cache stats {one}"])
-    stats.add_argument("cache", type=typed_path, metavar="CACHE")
+    stats.add_argument("cache", type=typed_path, metavar="CACHE", help="cache directory")
     summary = "read every byte of caches, and say what is damaged; exit code 1 if anything is"
     verify = add_verb(own, "verify", _verify, summary, ["flare-ds cache verify tokenized_cache/*"])
     add_list(verify, "caches", "+", type=typed_path, metavar="CACHE", help="cache directories")
@@ -55,7 +55,7 @@ def _add_rm(verbs: "Verbs") -> None:
         type=typed_path,
         default=_DEFAULT_DIRECTORY,
         metavar="DIR",
-        help="default: %(default)s",
+        help="where they are looked for (default: %(default)s)",
     )
     rm.add_argument("--yes", action="store_true", help="do not ask")
 

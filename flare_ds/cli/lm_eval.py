@@ -3,9 +3,9 @@
 import argparse
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flare_ds.cli.arguments import add_verb
+from flare_ds.cli.arguments import add_verb, ranks_wanted, split_off_ranks
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
@@ -15,8 +15,23 @@ def add_verbs(verbs: "Verbs") -> None:
     """Declare it."""
     summary = "lm-evaluation-harness's own command line, with `--model flare_ds --model_args run=RUN`"
     verb = add_verb(verbs, "lm-eval", _lm_eval, summary, [], on_every_rank=True)
-    verb.add_argument("arguments", nargs=argparse.REMAINDER)
+    help = "lm-eval's own; `--ranks N` or `--ranks all` among them is ours"
+    verb.add_argument("arguments", nargs=argparse.REMAINDER, action=_Arguments, metavar="ARGUMENTS", help=help)
     verb.prefix_chars = "\0"  # no word behind it is an option of ours, --help included
+
+
+class _Arguments(argparse.Action):
+    """All words behind the verb, but the one option that is ours."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Take them."""
+        ranks, namespace.arguments = split_off_ranks(values)
+        try:
+            namespace.ranks = None if ranks is None else ranks_wanted(ranks)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument --ranks: {error}")
 
 
 def _lm_eval(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ def add_verbs(verbs: "Verbs") -> None:
     stage1 = add_verb(verbs, "stage1", _stage1, summary, [stage1_example], on_every_rank=True)
     add_config(stage1)
     stage1.add_argument("--output", required=True, type=typed_path, help="new model directory")
-    examples = [f"{ranks} train run.yaml train.steps=100"]
+    examples = ["flare-ds train run.yaml train.steps=100", "flare-ds train run.yaml --ranks all"]
     train = add_verb(verbs, "train", _train, "train an adapter", examples, on_every_rank=True)
     add_config(train)
     examples, summary = [f"{ranks} evaluate runs/pl"], "score the test split of a run"
@@ -30,7 +30,7 @@ def add_verbs(verbs: "Verbs") -> None:
     add_config(evaluate, "run_or_config")
     merge_example = "flare-ds merge runs/en-lora --output models/tuned"
     merge = add_verb(verbs, "merge", _merge, "merge a task adapter into its base model", [merge_example])
-    merge.add_argument("config", type=typed_path, metavar="RUN")
+    merge.add_argument("config", type=typed_path, metavar="RUN", help="run directory")
     merge.add_argument("--output", required=True, type=typed_path, help="new model directory")
     add_predict(verbs)
     sweep = add_verb(
@@ -40,7 +40,7 @@ def add_verbs(verbs: "Verbs") -> None:
     report = add_verb(
         verbs, "report", _report, "table and curves of all runs below a directory", ["flare-ds report runs"]
     )
-    report.add_argument("directory", type=typed_path, metavar="DIR")
+    report.add_argument("directory", type=typed_path, metavar="DIR", help="where runs are looked for")
     out_help = "where report.md and the curves go (default: DIR)"
     report.add_argument("--out", type=typed_path, metavar="DIR", help=out_help)
 

@@ -32,7 +32,7 @@ class AdapterConfig(Section):
     target_modules: list[str] | Literal["all-linear"] = Field(
         "all-linear", description="linear layers that get an adapter"
     )
-    fused_modules: list[str] = Field(["o_proj", "down_proj"], min_length=1, description="those of them that are fused")
+    fused_modules: list[str] = Field(["o_proj", "down_proj"], min_length=1, description="target modules that are fused")
     fusion: str = Field("add_relu", description="fusion function")
     fusion_heads: int = Field(1, ge=1, description="heads of cross_attention; they divide r")
     pairing: Literal["module", "output", "input"] = Field("module", description="which source state a layer sees")

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from flare_ds.config.section import Section, TypedPath
+from flare_ds.precision import AUTO, native_dtype
 
 Mark = Literal["cut_off", "loop"]
 """What can look wrong with a translation."""
@@ -15,10 +16,18 @@ class ModelConfig(Section):
 
     base: TypedPath = Field(description="directory of a saved model, or a hub name")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="precision of the frozen weights (auto: bfloat16 where this machine multiplies it)"
+        "auto",
+        validate_default=True,
+        description="precision of the frozen weights (auto: bfloat16 where this machine multiplies it)",
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="bitsandbytes storage of frozen weights")
+
+    @field_validator("dtype")
+    @classmethod
+    def _in_words(cls, dtype: str) -> str:
+        """A run is saved, continued and evaluated in the precision it began with."""
+        return native_dtype() if dtype == AUTO else dtype
 
 
 class TaskConfig(Section):

@@ -26,7 +26,7 @@ _HOUSEKEEPING: Any = {
 class Config(Section):
     """Everything one run needs; saved, resolved, as `config.yaml` in its run directory."""
 
-    method: str = Field(description="one of flare_ds.methods")
+    method: str = Field(description=f"one of {', '.join(METHODS)}")
     run_dir: TypedPath = Field(description="where the run writes")
     cache_dir: TypedPath = Field("tokenized_cache", description="where token caches live")
     deepspeed: TypedPath = Field(

@@ -32,6 +32,7 @@ from flare_ds.models.limits import check_positions
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.tasks.base import Task
 from flare_ds.training.engine import RunningModel
+from flare_ds.training.hub_names import settle_hub_names
 from flare_ds.training.process_group import join_process_group, rank
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.states import for_free_text, free_text_states
@@ -147,6 +148,7 @@ class _Opened:
 def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: int = 1) -> _Opened:
     """Open what is needed to ask for so many tokens behind each prompt, of which the last is only predicted."""
     join_process_group()
+    settle_hub_names(config)
     tokenizer = agreed(partial(load_tokenizer, config.model))
     on_rank_zero(partial(check_same_questions, config, task, tokenizer))
     mt_tokenizer = agreed(partial(load_mt_tokenizer, config.source)) if config.reads_mt_encoder else None

@@ -19,13 +19,14 @@ from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError, DataError
 from flare_ds.files import write_json, write_text
 from flare_ds.json_text import parse_json, parse_object
-from flare_ds.locks import hold, release
+from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
 from flare_ds.runs.changes import changes, housekeeping
 from flare_ds.settings import parse_config, saved_config
 
 CONFIG, CACHE, BASE, VERSIONS = "config.yaml", "cache.json", "base.json", "versions.json"
 TRAINING, METRICS = "training.json", "metrics.json"
+_LOCK = ".lock"
 STATE, WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
 
 
@@ -108,11 +109,16 @@ class RunDirectory:
         Raises:
             HostError: another process writes it, or it cannot be written.
         """
-        return hold(self.path / ".lock", doing=f"is writing the run {self.path}")
+        return hold(self.path / _LOCK, doing=f"is writing the run {self.path}")
 
     def unlock(self) -> None:
         """Let others write."""
-        release(self.path / ".lock")
+        release(self.path / _LOCK)
+
+    @property
+    def writer(self) -> tuple[Holder, float] | None:
+        """The process that writes it now, and how many seconds ago it gave a sign of life; None: there is none."""
+        return holder_of(self.path / _LOCK)
 
     def check(self, config: Config, *, train: bool) -> None:
         """Refuse settings that the run was not made with.

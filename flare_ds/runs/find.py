@@ -36,18 +36,26 @@ def find_runs(directory: Path) -> tuple[list[RunResult], list[Unreadable]]:
     """
     runs: list[RunResult] = []
     unreadable: list[Unreadable] = []
-    for place in sorted(_directories(directory)):
-        if not _is_run(place):
-            continue
+    for place in run_directories(directory):
         try:
             run = RunResult(place, saved_config(place))
             run.read_all()
             runs.append(run)
         except FlareError as error:
             unreadable.append(Unreadable(place, error.problem))
-    if not runs and not unreadable:
-        raise DataError(f"no runs below {directory}", fix="check the path; a run directory holds a config.yaml")
     return runs, unreadable
+
+
+def run_directories(directory: Path) -> list[Path]:
+    """All run directories below (and at) `directory`, damaged ones among them, by path.
+
+    Raises:
+        DataError: there are none.
+    """
+    places = [place for place in sorted(_directories(directory)) if _is_run(place)]
+    if not places:
+        raise DataError(f"no runs below {directory}", fix="check the path; a run directory holds a config.yaml")
+    return places
 
 
 def _directories(top: Path) -> Iterator[Path]:

@@ -8,11 +8,11 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.utils import groups
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
@@ -84,11 +84,13 @@ def open_model(
         HostError: evaluate.whole_model, but the base does not fit.
     """
     join_process_group()
-    settings = agreed(partial(_checked_settings, config, shape))
+    agreed(partial(check_model, config, shape))
+    settings = agreed(partial(resolve_ds_config, config, shape))
     whole = config.evaluate.whole_model and not train
     if whole:
         agreed(partial(check_whole_model, config, shape))
         assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
     zero_init = None if whole else HfDeepSpeedConfig(settings)
     model = build_model(config, label_tokens=label_tokens)
     parameters = trainable_parameters(model)
@@ -105,14 +107,21 @@ def open_model(
     return RunningModel(engine, model, zero_init)
 
 
-def _checked_settings(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
-    """DeepSpeed's settings, after everything that can be refused before the base is loaded."""
+def check_model(config: Config, shape: PreTrainedModel) -> None:
+    """Refuse what cannot be built on a base, before that is loaded.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+
+    Raises:
+        ConfigError: see `check_adapter`, `check_mixup` and `check_streams`.
+    """
     if config.recipe.trains:
         check_adapter(shape, config)
     if config.recipe.fuses == "mixup":
         check_mixup(shape, config.mixup)
     check_streams(shape, config)
-    return resolve_ds_config(config, shape)
 
 
 def make_optimizer(config: Config, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from flare_ds.cli import main
+from flare_ds.models.checked import CHECKED, Checked, checked_table
 from flare_ds.training.engine import make_room
 from tests.models.architectures import ARCHITECTURES, TITLES, small_base, writes
 from tests.toy import REPOSITORY, WORDS, toy_settings, word_tokenizer, write_config, write_data, write_model
@@ -66,11 +67,9 @@ def test_trains_evaluates_and_decodes(name: str, run_yaml: Path, tmp_path: Path)
     assert scores["num_examples"] == 5 and scores["answers"] == "generated"
 
 
-def test_the_page_lists_these_and_no_others() -> None:
-    page = (REPOSITORY / "docs/models.md").read_text(encoding="utf-8")
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:2] == "| "]
-    expected = [
-        [TITLES[name], f"`{one.kind}`", ", ".join(writes(name)), ", ".join(one.attentions)]
+def test_the_page_and_the_verb_list_these_and_no_others() -> None:
+    assert list(CHECKED) == [
+        Checked(TITLES[name], one.kind, tuple(writes(name)), one.attentions, one.fused)
         for name, one in ARCHITECTURES.items()
     ]
-    assert lines[1 : len(expected) + 1] == expected
+    assert f"\n{checked_table()}\n\n" in (REPOSITORY / "docs/models.md").read_text(encoding="utf-8")

@@ -1,0 +1,77 @@
+"""Verbs about configs: new, check, config."""
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from flare_ds.cli.arguments import add_config, add_verb, config_of, typed_path
+from flare_ds.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from flare_ds.cli.arguments import Verbs
+
+
+def add_verbs(verbs: "Verbs") -> None:
+    """Declare them."""
+    summary = "write a config to begin with, with a comment on each setting"
+    examples = ["flare-ds new run.yaml --task multiemo --model models/gemma --languages en,pl"]
+    new = add_verb(verbs, "new", _new, summary, examples)
+    new.add_argument("file", type=typed_path, metavar="FILE", help="that is written; one that is there is left alone")
+    new.add_argument("--task", required=True, metavar="NAME", help="one of `flare-ds tasks`")
+    new.add_argument("--model", required=True, metavar="DIR", help="directory or hub name of the base")
+    new.add_argument("--method", default="flare", metavar="NAME", help="one of docs/methods.md (default: %(default)s)")
+    new.add_argument(
+        "--languages",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="SOURCE,TARGET",
+        help="codes (default: English and the next one of the task)",
+    )
+    data = "directory with the task's files (default: where `flare-ds fetch data` puts them; else the hub)"
+    new.add_argument("--data", type=typed_path, metavar="DIR", help=data)
+    summary = "say all that is wrong with a config, or print it resolved and what it would do; nothing is run"
+    check = add_verb(verbs, "check", _check, summary, ["flare-ds check run.yaml train.steps=100"])
+    add_config(check)
+    summary = "print the JSON schema of a config, for editors"
+    config = add_verb(verbs, "config", _config, summary, ["flare-ds config --schema"])
+    config.add_argument("--schema", action="store_true", required=True, help="all settings, their types and defaults")
+
+
+def _new(options: argparse.Namespace) -> None:
+    from flare_ds.data.fetch import home
+    from flare_ds.data.sources import DATA
+    from flare_ds.files import write_text
+    from flare_ds.new_config import new_config
+
+    fetched = home() / "data" / options.task if options.task in DATA else None
+    data = options.data or fetched
+    text = new_config(
+        task=options.task,
+        base=options.model,
+        method=options.method,
+        languages=options.languages,
+        data_dir=data and str(data),
+    )
+    if options.file.exists():
+        raise ConfigError(f"{options.file} is there already", fix="choose another name, or delete it")
+    write_text(options.file, text)
+    if data == fetched and fetched is not None and not fetched.is_dir():
+        print(f"flare-ds: the data is still to be fetched: flare-ds fetch data {options.task}", file=sys.stderr)
+    print(options.file)
+
+
+def _check(options: argparse.Namespace) -> None:
+    config = config_of(options)
+
+    from flare_ds.training.check import check_run
+
+    lines = check_run(config, origin=str(options.config))
+    print("\n".join(lines), file=sys.stderr)
+    print(config.to_yaml(), end="")
+
+
+def _config(options: argparse.Namespace) -> None:
+    from flare_ds.config.schema import config_schema
+
+    print(json.dumps(config_schema(), indent=2))

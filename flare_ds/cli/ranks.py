@@ -1,0 +1,170 @@
+"""`--ranks N|all`: a verb's ranks on this host, started by DeepSpeed's launcher, and ended with this command.
+
+It is the half of the launcher that serves one host. The command `deepspeed` before it would take the first GPUs
+whatever CUDA_VISIBLE_DEVICES says, read a hostfile, keep SIGTERM to itself, and call well what a signal ended.
+
+Signals go to the ranks, not to the launcher, which would give them 30 s to save their state, and make 1 of their 75.
+"""
+
+import argparse
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+import psutil
+
+from flare_ds.cli.arguments import ALL, split_off_ranks
+from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.failures import say
+from flare_ds.processes import end_lingering, free_port, guarded, search_path
+from flare_ds.training.launched import place_of
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the ranks run on.
+
+    Attributes:
+        names: of each rank's device, as CUDA_VISIBLE_DEVICES says them; on the CPU mere numbers.
+        environment: what the ranks get beside ours.
+        told: what the user is told.
+    """
+
+    names: tuple[str, ...]
+    environment: Mapping[str, str]
+    told: str
+
+
+def run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """Run a verb on ranks of this host; what its settings say wrong is told before.
+
+    Args:
+        options: of the verb, parsed.
+        words: the same, as they were typed.
+
+    Returns:
+        The exit status of the first rank that did not end well, else 0; where a signal ended it 128 and its number.
+
+    Raises:
+        ConfigError: a setting is wrong, or there are fewer GPUs than ranks.
+        HostError: a launcher has started this process already, or GPUs are asked for and none is visible.
+    """
+    if told := place_of(os.environ).told_by:
+        problem = f"--ranks {options.ranks}, but a launcher has started this process: {told} in the environment"
+        raise HostError(problem, fix="leave --ranks out, or unset these variables")
+    if "read_config" in options:
+        options.read_config(options)
+    devices = devices_for(options.ranks, os.environ, _visible_gpus)
+    say(devices.told)
+    return _launch(split_off_ranks(words)[1], devices)
+
+
+def devices_for(wanted: int | str, environ: Mapping[str, str], visible_gpus: Callable[[], int]) -> Devices:
+    """Choose what ranks run on: GPUs where some are visible, unless DS_ACCELERATOR says cpu.
+
+    Args:
+        wanted: how many ranks, or `all`.
+        environ: of this process.
+        visible_gpus: counts them; called only where it matters.
+
+    Raises:
+        ConfigError: there are fewer GPUs than ranks, or `all` is asked for of CPUs.
+        HostError: DS_ACCELERATOR says that GPUs are meant, and none is visible.
+    """
+    kind = environ.get("DS_ACCELERATOR")
+    if kind not in (None, "cpu", "cuda"):
+        problem = f"--ranks counts GPUs of CUDA and ROCm, but DS_ACCELERATOR={kind}"
+        raise ConfigError(problem, fix="start the ranks yourself: deepspeed --num_accelerators N --module flare_ds ...")
+    visible = 0 if kind == "cpu" else visible_gpus()
+    if visible:
+        return _gpus(wanted, environ, visible)
+    if kind == "cuda":
+        fix = "ask for GPUs, or say that the CPU is meant: DS_ACCELERATOR=cpu"
+        raise HostError("DS_ACCELERATOR=cuda, but no GPU is visible to torch here", fix=fix)
+    return _cpu(wanted, environ, "" if kind == "cpu" else "no GPU is visible: ")
+
+
+def _gpus(wanted: int | str, environ: Mapping[str, str], visible: int) -> Devices:
+    number = visible if wanted == ALL else int(wanted)
+    if number > visible:
+        problem = f"--ranks {number}, but {visible} GPUs are visible here"
+        raise ConfigError(problem, fix=f"use --ranks {ALL}; or say that the CPU is meant: DS_ACCELERATOR=cpu")
+    names = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    names = (names or list(map(str, range(visible))))[:number]
+    # Rows of many lengths and gathered layers leave holes between fixed segments.
+    allocation = environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    own = {"DS_ACCELERATOR": "cuda", "PYTORCH_CUDA_ALLOC_CONF": allocation, **_threads(number, environ)}
+    return Devices(tuple(names), own, f"using {number} of {visible} GPUs ({', '.join(names)})")
+
+
+def _cpu(wanted: int | str, environ: Mapping[str, str], why: str) -> Devices:
+    if wanted == ALL:
+        problem = f"{why}--ranks {ALL} counts GPUs, and how many ranks share a CPU is a question of memory"
+        raise ConfigError(problem, fix="say how many: --ranks 2")
+    number, threads = int(wanted), _threads(int(wanted), environ)
+    told = f"{why}{number} ranks on the CPU, OMP_NUM_THREADS={threads['OMP_NUM_THREADS']} each"
+    return Devices(tuple(map(str, range(number))), {"DS_ACCELERATOR": "cpu", **threads}, told)
+
+
+def _threads(ranks: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """The cores that this process may use, shared out, unless the user says otherwise."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(max(1, cores // ranks))}
+
+
+def _visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _launch(words: Sequence[str], devices: Devices) -> int:
+    """Start the ranks and wait for their end, whose status is returned."""
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices.names}).encode()).decode()
+    launch = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={world}"]
+    launch += [f"--master_port={free_port()}", "--log_level=critical", "--no_local_rank", "--module", "flare_ds"]
+    environment = {**os.environ, **devices.environment, "PATH": search_path()}
+    launcher = subprocess.Popen([*launch, *words], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    with guarded(launcher):
+        try:
+            with _signals_passed_on(launcher):
+                code = launcher.wait()
+        finally:
+            end_lingering(launcher)
+    number = -code if code < 0 else 256 - code  # as the launcher tells a signal that ended it, or a rank
+    if not 0 < number < signal.NSIG:
+        return code
+    if number not in _SIGNALS:
+        memory = "; where nobody sent it the kernel did, for memory" if number == signal.SIGKILL else ""
+        say(f"signal {number} ({signal.strsignal(number)}) has ended a rank{memory}")
+    return 128 + number
+
+
+@contextmanager
+def _signals_passed_on(launcher: subprocess.Popen) -> Iterator[None]:
+    """Let the ranks have what this process is sent; before there are any, it ends the launcher."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        with suppress(psutil.NoSuchProcess):
+            ranks = psutil.Process(launcher.pid).children()
+            for process in ranks:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            if not ranks:
+                launcher.terminate()
+
+    before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

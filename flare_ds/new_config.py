@@ -1,0 +1,125 @@
+"""A config to begin with: the settings one decides on, each with what it says; all others keep their defaults."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from flare_ds.config import AdapterConfig, Config, ModelConfig, SourceConfig, TaskConfig, TrainConfig
+from flare_ds.exceptions import ConfigError
+from flare_ds.methods import METHODS, Method
+from flare_ds.models.checked import CHECKED, Checked
+from flare_ds.tasks.base import TASKS, Task
+from flare_ds.text_file import read_text
+from flare_ds.yaml_file import dump_yaml
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "model": ModelConfig,
+    "task": TaskConfig,
+    "source": SourceConfig,
+    "adapter": AdapterConfig,
+    "train": TrainConfig,
+}
+_MT_ENCODER = "facebook/nllb-200-distilled-600M"
+_COMMENT_AT = 44
+"""Column."""
+
+
+def new_config(*, task: str, base: str, method: str, languages: Sequence[str] = (), data_dir: str | None = None) -> str:
+    """The text of a config.
+
+    Args:
+        task: registered name of a task.
+        base: directory or hub name of the base.
+        method: one of `flare_ds.methods`.
+        languages: the source language, and the target language; none: the task's first two, English before others.
+        data_dir: directory with the task's files; None: the hub.
+
+    Raises:
+        ConfigError: there is no such task or method, or it has to be said which languages are meant.
+    """
+    found = TASKS.get(task)
+    recipe = METHODS.get(method)
+    source, target = _languages(found, languages)
+    settings: dict[str, Any] = {
+        "method": method,
+        "run_dir": f"runs/{target}-{method}",
+        "model": {"base": base, **_attention(base)},
+        "task": {"name": task, "data_dir": data_dir, **_task(found, source, target)},
+        **({"source": {"mt_encoder": _MT_ENCODER}} if recipe.states == "mt_encoder" else {}),
+        **_fused(base, recipe),
+        "train": _train(found),
+    }
+    return "\n".join([_HEAD, *_lines(settings, Config), ""])
+
+
+_HEAD = """\
+# One run. `flare-ds check` this file, then `flare-ds train` it. What is not said here has its default:
+# `flare-ds config --schema` names all settings."""
+
+
+def _languages(task: Task, named: Sequence[str]) -> tuple[str, str]:
+    if len(named) == 2:
+        return named[0], named[1]
+    if named or len(task.languages) < 2:
+        problem = f"--languages names {len(named)} languages, not a source and a target"
+        raise ConfigError(problem, fix=f"e.g. --languages en,pl (task {task.name} has: {', '.join(task.languages)})")
+    source = "en" if "en" in task.languages else task.languages[0]
+    return source, next(language for language in task.languages if language != source)
+
+
+def _task(task: Task, source: str, target: str) -> dict[str, Any]:
+    """Its languages, translated where the task does not say the same in both."""
+    own = source == target or (task.parallel and {source, target} <= {*task.languages})
+    languages = {"source_language": source, "target_language": target} | ({} if own else {"sides": "translated"})
+    return languages | ({"max_prompt_tokens": 384} if task.free_answers else {})
+
+
+def _train(task: Task) -> dict[str, Any]:
+    settings = {"steps": 300, "batch_size": 16, "learning_rate": 5e-4, "validate_every": 50, "seed": 1}
+    return settings | ({"objective": "vocabulary"} if task.free_answers else {})
+
+
+def _kind(base: str) -> str | None:
+    """The model_type of a base that lies here."""
+    file = Path(base) / "config.json"
+    try:
+        found = json.loads(read_text(file, named=str(file))) if file.is_file() else {}
+    except ValueError:
+        return None
+    return found.get("model_type") if isinstance(found, dict) else None
+
+
+def _known(base: str) -> Checked:
+    """What is known of the base's kind, or of most."""
+    kind = _kind(base)
+    return next((one for one in CHECKED if one.kind == kind), CHECKED[0])
+
+
+def _attention(base: str) -> dict[str, str]:
+    """`model.attention`, where a base of this kind does not have the default one."""
+    default = ModelConfig.model_fields["attention"].default
+    return {} if default in (has := _known(base).attentions) else {"attention": has[0]}
+
+
+def _fused(base: str, method: Method) -> dict[str, Any]:
+    """`adapter.fused_modules`, where the default ones are not there, or not as wide as an MT encoder's states."""
+    known = _known(base)
+    wanted = list(known.reading if method.states == "mt_encoder" else known.fused)
+    fits = method.fuses != "bottleneck" or wanted == AdapterConfig.model_fields["fused_modules"].default
+    return {} if fits else {"adapter": {"fused_modules": wanted}}
+
+
+def _lines(settings: Mapping[str, Any], model: type[BaseModel], indent: str = "") -> list[str]:
+    lines: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_lines(value, _SECTIONS[name], indent + "  ")]
+        else:
+            said = dump_yaml({name: value}).strip()
+            if "\n" in said:
+                said = f"{name}: {json.dumps(value, ensure_ascii=False)}"
+            lines.append(f"{indent + said:<{_COMMENT_AT}}  # {model.model_fields[name].description}")
+    return lines

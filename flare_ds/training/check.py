@@ -1,0 +1,156 @@
+"""What can be found wrong with a run before a rank starts or a weight is read; and what the run would do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel
+
+from flare_ds.adapters.inject import inject_adapter
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache, remembered
+from flare_ds.data.sources import DATA
+from flare_ds.exceptions import DataError, FlareError, together
+from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.head import use_head
+from flare_ds.models.loading import load_shape, load_tokenizer
+from flare_ds.models.mt_encoder import make_projection, mt_width
+from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.runs import RunDirectory
+from flare_ds.tasks.load import check_languages, task_of
+from flare_ds.training.ds_config import read_ds_config
+from flare_ds.training.engine import check_model, count_trainable
+from flare_ds.training.order import number_of_steps, open_order
+from flare_ds.training.readable import check_readable
+from flare_ds.training.run import check_answers
+
+T = TypeVar("T")
+
+
+def check_run(config: Config, *, origin: str) -> list[str]:
+    """Check a run's task, data, base, DeepSpeed JSON and directory.
+
+    Args:
+        config: its settings.
+        origin: the file they come from.
+
+    Returns:
+        What it would do, a line for each thing.
+
+    Raises:
+        FlareError: all that is wrong.
+    """
+    asked = _Asked([])
+    for question in (_check_languages, _check_data, check_answers, read_ds_config):
+        asked.of(question, config)
+    if config.reads_mt_encoder:
+        asked.of(mt_width, config.source)
+    shape = asked.of(load_shape, config.model)
+    cache = None if shape is None else _ask_base(asked, config, shape)
+    if asked.wrong:
+        raise together(asked.wrong, origin)
+    assert shape is not None, "nothing is wrong with it"
+    return [_base(config, shape), *_training(config, shape, cache), _rows(config, cache), _progress(config)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Asks on where something is wrong already."""
+
+    wrong: list[FlareError]
+
+    def of(self, question: Callable[..., T], *about: Any) -> T | None:
+        try:
+            return question(*about)
+        except FlareError as error:
+            self.wrong.append(error)
+            return None
+
+
+def _ask_base(asked: _Asked, config: Config, shape: PreTrainedModel) -> Cache | None:
+    """What needs a base that can be read; the cache that is found."""
+    if asked.of(load_tokenizer, config.model) is None:
+        return None
+    asked.of(check_model, config, shape)
+    asked.of(_check_begun, config)
+    return asked.of(_cache, config, shape)
+
+
+def _check_languages(config: Config) -> None:
+    check_languages(task_of(config.task), config.task)
+
+
+def _check_data(config: Config) -> None:
+    """Look into local files, a row of each that would be read; what is on the hub is not asked for."""
+    task, data_dir = task_of(config.task), config.task.data_dir
+    if data_dir is None:
+        return
+    if not Path(data_dir).is_dir():
+        fetch = f", or flare-ds fetch data {task.name}" if task.name in DATA else ""
+        raise DataError(f"task.data_dir={data_dir!r} is not a directory", fix=f"check the path{fetch}")
+    named = {config.task.target_language, *config.task.source_languages}
+    for language in sorted(named & set(task.languages)):
+        for pool in task.pools:
+            next(iter(task.read(data_dir, language, pool)), None)
+
+
+def _cache(config: Config, shape: PreTrainedModel) -> Cache | None:
+    """The cache that these settings were answered with before, if the base can read it."""
+    cache = remembered(config)
+    if cache is not None:
+        check_readable(config, cache, shape)
+    return cache
+
+
+def _check_begun(config: Config) -> None:
+    run = RunDirectory(config.run_dir)
+    if run.begun:
+        run.check(config, train=config.recipe.trains)
+        run.check_base(base_fingerprint(config.model.base), config)
+
+
+def _base(config: Config, shape: PreTrainedModel) -> str:
+    stored = config.model.dtype if config.model.quantization == "none" else config.model.quantization
+    return f"base      {type(shape).__name__}, {shape.num_parameters():,} parameters in {stored}"
+
+
+def _training(config: Config, shape: PreTrainedModel, cache: Cache | None) -> list[str]:
+    if not config.recipe.trains:
+        return ["training  none: the base itself is asked"]
+    train = config.train
+    steps = f"the steps of {train.epochs:g} epochs" if train.steps is None else f"{train.steps} steps"
+    if train.steps is None and cache is not None:
+        steps = f"{number_of_steps(train, open_order(config, cache))} steps ({train.epochs:g} epochs)"
+    size = f"{train.batch_size} examples" if train.batch_tokens is None else f"{train.batch_tokens} tokens"
+    return [f"trained   {_trained(config, shape, cache)}", f"training  {steps} of {size} each"]
+
+
+def _trained(config: Config, shape: PreTrainedModel, cache: Cache | None) -> str:
+    """The parameters that train; the base's shape becomes that of the whole model."""
+    ranked = config.train.objective == "labels"
+    head_unknown = config.adapter.train_head and ranked and cache is None
+    with torch.device("meta"):
+        model = inject_adapter(shape, config.adapter, sources=config.sources, seed=config.train.seed)
+        if config.adapter.train_head and not head_unknown:
+            use_head(shape, label_tokens=cache.label_tokens if cache and ranked else None, trained=True)
+        projection = None
+        if config.reads_mt_encoder:
+            projection = make_projection(config.source, shape.config.get_text_config().hidden_size, seed=1)
+        number = count_trainable(TwoStreamModel(model, config, projection))
+    return f"{number:,} parameters" + (", and the head's of the label words" if head_unknown else "")
+
+
+def _rows(config: Config, cache: Cache | None) -> str:
+    if cache is None:
+        first = "translated and tokenized" if config.task.is_translated else "tokenized"
+        return f"rows      to be {first} first, into {config.cache_dir}"
+    rows = ", ".join(f"{split.rows:,} {name}" for name, split in cache.manifest.splits.items())
+    return f"rows      {rows}, in {cache.path}"
+
+
+def _progress(config: Config) -> str:
+    run = RunDirectory(config.run_dir)
+    done = "scored" if run.finished else "trained" if run.trained else run.progress(config) if run.begun else "new"
+    return f"run       {run.path}: {done}"

@@ -1,0 +1,154 @@
+"""new, check and config: what is written passes, what is wrong is told at once, and what editors are told is true."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from flare_ds.cli import main
+from flare_ds.config.schema import config_schema
+from flare_ds.exceptions import ConfigError
+from flare_ds.methods import METHODS
+from flare_ds.new_config import new_config
+from flare_ds.settings import load_config, parse_config
+from flare_ds.tasks import TASKS
+from flare_ds.tasks.load import check_languages
+from flare_ds.yaml_file import parse_yaml, read_yaml
+from tests.mt import write_mt_model
+from tests.tasks import test_squad_hi, test_vitaminc
+from tests.test_shipped_configs import RUNS
+from tests.toy import REPOSITORY, toy_settings, write_config, write_data, write_model
+
+JSON = f"deepspeed={REPOSITORY / 'ds_configs/zero3_cpu.json'}"
+LANGUAGES = {"vitaminc": ["--languages", "en,pl"]}  # it has but one
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, an MT encoder, and the files of each task that has local ones."""
+    root = tmp_path_factory.mktemp("configs")
+    write_model(root / "base dir", hidden=32)
+    write_mt_model(root / "mt")
+    write_data(root / "multiemo", rows=5)
+    for name in ("vitaminc", "squad_hi"):
+        (root / name).mkdir()
+    test_vitaminc.write(root / "vitaminc", [test_vitaminc.example("Oslo", "Cold .", "Warm .", "True")])
+    test_squad_hi.write(root / "squad_hi", test_squad_hi.english_file(), test_squad_hi.hindi_file())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("task", "method"), [*((task, "flare") for task in TASKS), *(("multiemo", method) for method in METHODS)]
+)
+def test_what_new_writes_passes_check(
+    root: Path, tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And check prints the config that it resolved to."""
+    file = tmp_path / "run.yaml"
+    data = ["--data", str(root / task)] if (root / task).is_dir() else []
+    words = ["--task", task, "--model", str(root / "base dir"), "--method", method, *data, *LANGUAGES.get(task, [])]
+    assert main(["new", str(file), *words]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    mt = [f"source.mt_encoder={root / 'mt'}"] if method == "flare_mt" else []
+    assert main(["check", str(file), JSON, f"run_dir={tmp_path / 'run'}", *mt]) == 0
+    printed = capsys.readouterr()
+    settings = parse_yaml(printed.out, origin="out")
+    assert parse_config(settings, origin="out") == load_config(file, [JSON, f"run_dir={tmp_path / 'run'}", *mt])
+    assert "base      LlamaForCausalLM" in printed.err
+    assert ("training  none" in printed.err) == (not METHODS.get(method).trains)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_task_and_method_begins_with_a_commented_config(task: str, method: str, tmp_path: Path) -> None:
+    languages = LANGUAGES.get(task, ["", ""])[1].split(",") if task in LANGUAGES else []
+    file = tmp_path / "run.yaml"
+    file.write_text(new_config(task=task, base="b", method=method, languages=languages), encoding="utf-8")
+    config = load_config(file, [JSON])
+    check_languages(TASKS.get(task), config.task)
+    assert config.method == method and config.task.name == task
+    lines = file.read_text().splitlines()
+    assert all(" # " in line or line.startswith("#") or line.endswith(":") for line in lines)
+    assert len(lines) < 30
+
+
+@pytest.mark.parametrize("name", ["no", "a b", 'say "x": #1', "x" * 200 + " y", "ключ"])
+def test_odd_names_are_read_back_as_they_are(name: str) -> None:
+    text = new_config(task="multiemo", base=name, method="lora", languages=["en", "no"], data_dir=name)
+    settings = parse_yaml(text, origin="text")
+    assert settings["model"]["base"] == settings["task"]["data_dir"] == name
+    assert settings["task"]["target_language"] == "no" and settings["task"]["sides"] == "translated"
+
+
+def test_a_base_of_other_names_gets_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
+    settings = parse_yaml(new_config(task="multiemo", base=str(tmp_path), method="flare"), origin="text")
+    assert settings["adapter"] == {"fused_modules": ["dense", "dense_4h_to_h"]}
+    assert settings["model"]["attention"] == "eager"
+    settings = parse_yaml(new_config(task="multiemo", base=str(tmp_path), method="flare_mt"), origin="text")
+    assert settings["adapter"] == {"fused_modules": ["query_key_value"]}
+
+
+def test_what_new_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("mine")
+    words = ["new", str(file), "--model", "m", "--task"]
+    for more, told in ((["multiemo"], "is there already"), (["multemo"], "did you mean 'multiemo'")):
+        assert main([*words, *more]) == 1
+        assert told in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    with pytest.raises(ConfigError, match="names 1 languages"):
+        new_config(task="multiemo", base="m", method="lora", languages=["pl"])
+    with pytest.raises(ConfigError, match="names 0 languages"):
+        new_config(task="vitaminc", base="m", method="lora")
+
+
+def test_check_tells_all_that_is_wrong_at_once(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(toy_settings(tmp_path))
+    wrong = ["deepspeed=nowhere.json", "adapter.fused_modules=[qproj]", "task.target_language=xx"]
+    assert main(["check", str(config), *wrong, "task.data_dir=/nowhere"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "4 problems in" in captured.err
+    for told in ("nowhere.json", "did you mean 'q_proj'", "no language 'xx'", "task.data_dir='/nowhere'"):
+        assert told in captured.err
+    assert main(["check", str(config), "task.target_language=es"]) == 1
+    assert "sentence_es.json" in capsys.readouterr().err, "a file that the data lacks"
+    assert main(["check", str(config), "model.base=/nowhere", f"task.data_dir={root / 'multiemo'}"]) == 1
+    assert capsys.readouterr().err.count("/nowhere") == 1, "once, not for each thing that reads it"
+
+
+def test_check_counts_what_a_cache_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1000 training rows or so, in steps of 16: half an epoch."""
+    settings = toy_settings(tmp_path)
+    del settings["train"]["steps"]
+    config = write_config(settings)
+    assert main(["check", str(config), "train.epochs=0.5"]) == 0
+    assert "the steps of 0.5 epochs" in capsys.readouterr().err
+    assert main(["prepare", str(config), "train.epochs=0.5"]) == 0
+    capsys.readouterr()
+    assert main(["check", str(config), "train.epochs=0.5"]) == 0
+    said = capsys.readouterr().err
+    rows = int(said.partition("rows      ")[2].partition(" train")[0].replace(",", ""))
+    assert f"{-(-rows // 32)} steps (0.5 epochs) of 16 examples" in said
+    # 2 layers, r=8, hidden 64: A and B of 7 linear layers, and an A of the source's own for the two fused ones
+    a_and_b = 8 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
+    assert f"{2 * (a_and_b + 8 * (64 + 128)):,} parameters\n" in said
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_the_schema_takes_every_shipped_run(path: Path) -> None:
+    jsonschema.Draft202012Validator(config_schema()).validate(read_yaml(path))
+
+
+def test_the_schema_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["config", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    check = jsonschema.Draft202012Validator(schema)
+    settings = toy_settings(tmp_path)
+    assert all(check.is_valid(settings | {"method": method}) for method in METHODS)
+    for section, name, value in (("train", "stps", 3), ("train", "steps", 0), ("model", "dtype", "half")):
+        assert not check.is_valid(settings | {section: settings[section] | {name: value}})
+    assert not check.is_valid(settings | {"method": "flair"})
