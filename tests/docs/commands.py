@@ -2,8 +2,11 @@
 
 import gc
 import glob
+import os
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 from flare_ds.cli import main
 from flare_ds.training.engine import make_room
@@ -20,7 +23,8 @@ def typed(command: str) -> None:
     """Run one command of a page, to its good end."""
     words = shlex.split(command, comments=True)
     if words[:1] != ["flare-ds"] or ">" in words:
-        subprocess.run(["bash", "-c", command], check=True, timeout=100)
+        own = {"HOME": str(Path.cwd()), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        subprocess.run(["bash", "-c", command], check=True, timeout=100, env={**os.environ, **own})
         return
     arguments = [found for word in words[1:] for found in sorted(glob.glob(word)) or [word]]
     for option in _HOW_MANY:  # sizes too: the verbs give the same with any
