@@ -82,11 +82,11 @@ def settings(root: Path, **changes: object) -> dict:
             "chat": True,
         },
         "train": {
-            "steps": 120,
+            "steps": 80,
             "batch_size": 32,
             "learning_rate": 0.01,
             "objective": "vocabulary",
-            "validate_every": 60,
+            "validate_every": 40,
             "save_every": 1000,
         },
         "generate": {"max_new_tokens": 4},
