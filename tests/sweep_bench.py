@@ -46,7 +46,7 @@ if verb in ("train", "stage1"):
 if verb == "evaluate":
     shutil.copy(here / "predictions.parquet", run)
     metrics = {{"schema": 3, "answers": "ranked", "metric": "accuracy", "score": 2 / 3, "num_examples": 30}}
-    metrics["confidence_interval"] = [0.5, 0.8]
+    metrics |= {{"confidence_interval": [0.5, 0.8], "figures": {{}}}}
     metrics["adapter_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
     (run / "metrics.json").write_text(json.dumps(metrics))
 if verb == "stage1":

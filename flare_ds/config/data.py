@@ -43,6 +43,10 @@ class TaskConfig(Section):
         "own", description="the other side of a row: the data set's own, or machine-translated (flare-ds translate)"
     )
     max_prompt_tokens: int = Field(128, ge=8, description="longest prompt; the text is cut, never the template")
+    chat: bool = Field(
+        False,
+        description="the base's chat template around each prompt: a user's turn, which the assistant answers",
+    )
     drop_shared_passages: bool = Field(
         False, description="drop train and validation rows whose long field is also that of a held-out row"
     )

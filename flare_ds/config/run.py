@@ -132,6 +132,11 @@ class Config(Section):
         return self.task.source_languages[: max(1, self.sources)] if self.recipe.needs_source else ()
 
     @property
+    def answer_language(self) -> str:
+        """The language of the text that is answered, and so of the label words."""
+        return self.task.source_language if self.recipe.reads == "source" else self.task.target_language
+
+    @property
     def streams_beside(self) -> int:
         """How many source streams run beside the row through the model."""
         if self.recipe.fuses == "mixup":

@@ -70,4 +70,4 @@ def _check_side(task: Task, first: str, files: Mapping[str, RowFile], language: 
 
 
 def _word(task: Task, label: int | None) -> str:
-    return "none" if label is None else repr(task.labels[label])
+    return "none" if label is None else repr(task.word_lists[0][label])

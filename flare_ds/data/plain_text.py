@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 _RESERVED = re.compile(r"<\|.+\|>|[<\[]unused_?\d+[>\]]")
 """Tokens that no text is meant to hold, though they may not be marked as special."""
-_BEFORE = (":", "x", ".", "ab")
+WHOLE: dict[str, Any] = {"padding": False, "truncation": False, "verbose": False}
+"""Settings of a tokenizer that is to give all tokens of a text and no others, whatever it was set to."""
+BEFORE = (":", "x", ".", "ab")
 """Texts that another may follow: one of them does not grow together with it."""
 
 
@@ -31,7 +33,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **set
     if not texts:
         return []
     *encoded, empty = tokenizer([*texts, ""], **settings)["input_ids"]
-    control = _control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
     around = control.count(empty)
     for row, text in enumerate(texts):
         if control.pattern.search(text) or control.count(encoded[row]) > around:
@@ -52,7 +54,7 @@ def encode_behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **se
     """
     settings = {**settings, "add_special_tokens": False}
     found: dict[int, list[int]] = {}
-    for before in _BEFORE:
+    for before in BEFORE:
         left = [row for row in range(len(texts)) if row not in found]
         first, *whole = encode_texts(tokenizer, [before, *(before + texts[row] for row in left)], **settings)
         if first and tokenizer.unk_token_id not in first:
@@ -66,7 +68,7 @@ def encode_behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **se
 
 
 @dataclass(frozen=True)
-class _Control:
+class Control:
     """The tokens of a tokenizer that are no text.
 
     Attributes:
@@ -85,7 +87,8 @@ class _Control:
 
 
 @lru_cache(maxsize=8)
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> _Control:
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> Control:
+    """Those of a tokenizer: the special ones, those that its chat template says, and what no text is meant to hold."""
     template = str(tokenizer.chat_template or "")
     found = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     for number, token in tokenizer.added_tokens_decoder.items():
@@ -94,11 +97,11 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> _Control:
             found[token.content] = number
     longest_first = sorted(filter(None, found), key=len, reverse=True)
     ids = frozenset(number for number in found.values() if number != tokenizer.unk_token_id)
-    return _Control(ids, str(tokenizer.unk_token), re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"))
+    return Control(ids, str(tokenizer.unk_token), re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"))
 
 
 def _cut_up(
-    tokenizer: PreTrainedTokenizerBase, text: str, encoded: list[int], control: _Control, settings: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase, text: str, encoded: list[int], control: Control, settings: dict[str, Any]
 ) -> list[int]:
     """The ids of a text that is cut behind the first character of each control token in it."""
     cuts = [found.start() + 1 for found in control.pattern.finditer(text) if len(found[0]) > 1]

@@ -2,7 +2,8 @@
 
     target   t                       the target's prompt
     source   s                       the source's; the target's where a row has no source
-    joint    s, line break, t        both in one row; t loses the special tokens that it starts with
+    joint    s, line break, t        both in one row; t loses the special tokens that it starts with. In a chat both
+                                     are one user's turn: t loses its head, s its tail
 
 So one cache serves every method, and nothing behind it (batches, training, scoring) knows which one runs. Answers are
 the target's in any case.
@@ -32,19 +33,23 @@ class SplitRows(Rows, Protocol):
         """Tokens in each prompt and answer together: int [n]."""
 
 
-class SpecialTokens(Protocol):
-    """What is to be known of a tokenizer to join prompts; a cache's manifest knows it, and so does a row encoder."""
+class Framing(Protocol):
+    """What is to be known of prompts to join them; a cache's manifest knows it, and so does what tokenizes them."""
 
     @property
     def prefix_ids(self) -> list[int]:
-        """Special tokens that every prompt starts with."""
+        """The tokens that every prompt starts with."""
+
+    @property
+    def suffix_ids(self) -> list[int]:
+        """The tokens that every prompt ends with."""
 
     @property
     def newline_ids(self) -> list[int]:
         """A line break."""
 
 
-def rows_read(rows: SplitRows, config: Config, tokens: SpecialTokens) -> SplitRows:
+def rows_read(rows: SplitRows, config: Config, tokens: Framing) -> SplitRows:
     """The rows as the config's method reads them."""
     reads = config.recipe.reads
     return rows if reads == "target" else _VIEWS[reads](rows, tokens)
@@ -55,10 +60,10 @@ class _SourceRows:
 
     Args:
         rows: what they are made of.
-        tokens: of the tokenizer.
+        tokens: around each prompt.
     """
 
-    def __init__(self, rows: SplitRows, tokens: SpecialTokens) -> None:
+    def __init__(self, rows: SplitRows, tokens: Framing) -> None:
         self._rows, self._tokens = rows, tokens
         self.labels = rows.labels
 
@@ -99,13 +104,15 @@ class _JointRows(_SourceRows):
     """Rows whose target prompts are the source's and then the target's."""
 
     def _joined(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-        prefix = self._tokens.prefix_ids
-        assert target[: len(prefix)].tolist() == prefix
+        prefix, suffix = self._tokens.prefix_ids, self._tokens.suffix_ids
+        end = len(source) - len(suffix)
+        assert target[: len(prefix)].tolist() == prefix and source[end:].tolist() == suffix
         between = np.array(self._tokens.newline_ids, source.dtype)
-        return np.concatenate([source, between, target[len(prefix) :]])
+        return np.concatenate([source[:end], between, target[len(prefix) :]])
 
     def _joined_lengths(self, source_n: np.ndarray, target_n: np.ndarray) -> np.ndarray:
-        return source_n + len(self._tokens.newline_ids) + target_n - len(self._tokens.prefix_ids)
+        around = len(self._tokens.prefix_ids) + len(self._tokens.suffix_ids)
+        return source_n + len(self._tokens.newline_ids) + target_n - around
 
 
 _VIEWS: dict[Reads, type[_SourceRows]] = {"source": _SourceRows, "joint": _JointRows}

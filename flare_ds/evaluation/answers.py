@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config, ModelConfig
 from flare_ds.data.cache import Cache, CacheSplit
+from flare_ds.data.cache.encode import form_of
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.finite import not_finite
 from flare_ds.evaluation.generate import generate_split
@@ -48,7 +49,8 @@ def score_answers(
     """
     split = cache.split(split_name)
     golds = [split.golds(row) for row in np.unique(split.examples, return_index=True)[1].tolist()]
-    too_long = unsayable(golds, _tokenizer(config.model), config.generate.max_new_tokens)
+    form = form_of(_tokenizer(config.model), chat=config.task.chat)
+    too_long = unsayable(golds, form, config.generate.max_new_tokens)
     said = written(running, cache, split_name, config, states=states)
     best = best_windows(split.examples, [answer.log_probability for answer in said]).tolist()
     records = []

@@ -66,7 +66,7 @@ def eos_ids(base: PreTrainedModel, trained: int | None) -> list[int]:
 
     Args:
         base: whose generation settings name some.
-        trained: the tokenizer's eos, with which answers end in training, whatever those settings say.
+        trained: the token with which answers end in training, whatever those settings say.
     """
     settings = base.generation_config
     named = None if settings is None else settings.eos_token_id

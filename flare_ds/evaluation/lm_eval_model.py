@@ -91,6 +91,15 @@ class FlareModel(LM):
         self.running = open_trained(config, label_tokens=[])
         self.running.root.eval()
 
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Refuse lm-eval's chats.
+
+        Raises:
+            ConfigError: always.
+        """
+        problem = "lm-eval's --apply_chat_template renders a context as text, whose control tokens would stay text here"
+        raise ConfigError(problem, fix="leave it out; a run with task.chat=true is scored with flare-ds evaluate")
+
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Refuse lm-eval's store of answers where it would mix up documents.
 
@@ -181,7 +190,7 @@ class FlareModel(LM):
         if not rows:
             return []
         streams = streams_of(self.config) if any(any(row.sources) for row in rows) else ("target",)
-        read = rows_read(TokenRows(rows), self.config, self.encoder)
+        read = rows_read(TokenRows(rows), self.config, self.encoder.form)
         return ask_rows(ask, read, self.config, streams=streams, what="lm-eval", objective=objective)
 
 

@@ -21,7 +21,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
-from flare_ds.data.cache.encode import newline_tokens, prefix_tokens, tokenize, tokenize_prompts
+from flare_ds.data.cache.encode import PlainForm, tokenize
 from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.registry import suggestion
@@ -107,14 +107,9 @@ class RequestEncoder:
     joint: bool
 
     @cached_property
-    def prefix_ids(self) -> list[int]:
-        """Special tokens that every prompt starts with."""
-        return prefix_tokens(self.tokenizer)
-
-    @cached_property
-    def newline_ids(self) -> list[int]:
-        """A line break."""
-        return newline_tokens(self.tokenizer)
+    def form(self) -> PlainForm:
+        """How a cache tokenizes prompts."""
+        return PlainForm(self.tokenizer)
 
     @cached_property
     def start(self) -> int:
@@ -131,7 +126,7 @@ class RequestEncoder:
         """
         context, continuation = request.args
         text = context.rstrip()
-        prompt, whole = tokenize_prompts(self.tokenizer, [text, context + continuation])
+        prompt, whole = self.form.prompts([text, context + continuation])
         answer = whole[len(prompt) :]
         if not answer:
             problem = f"the continuation {continuation!r} of {context[-40:]!r} ({request.task_name}) has no tokens"
@@ -147,7 +142,7 @@ class RequestEncoder:
             DataError: the answer leaves no room for a context.
             ConfigError: see `source_text`.
         """
-        (prompt,) = tokenize_prompts(self.tokenizer, [request.args[0]])
+        (prompt,) = self.form.prompts([request.args[0]])
         sources = self._sources(request, strip=False)
         room = self._room(prompt, sources, longest_answer, request)
         return self._row(prompt, (), sources, room)
@@ -162,9 +157,9 @@ class RequestEncoder:
         """Most tokens of each prompt with so many behind it; where two share a row and do not fit, half of it."""
         room = self.longest - behind
         if self.joint and any(sources):
-            shared = room - len(self.newline_ids) + len(self.prefix_ids)
+            shared = room - len(self.form.newline_ids) + len(self.form.prefix_ids)
             room = room if len(prompt) + len(sources[0]) <= shared else shared // 2
-        if room <= len(self.prefix_ids):
+        if room <= len(self.form.prefix_ids):
             problem = f"an answer of {behind + 1} tokens leaves no room for the prompt in {self.longest} tokens"
             raise DataError(f"{problem} ({request.task_name})", fix="a larger max_length, or a smaller max_gen_toks")
         return room
@@ -176,16 +171,16 @@ class RequestEncoder:
 
     def _cut(self, prompt: list[int], room: int) -> Tokens:
         """The end of a prompt, behind the special tokens."""
-        kept = len(self.prefix_ids)
+        kept = len(self.form.prefix_ids)
         if len(prompt) > room:
-            prompt = self.prefix_ids + prompt[kept - room :]
+            prompt = self.form.prefix_ids + prompt[kept - room :]
         return tuple(prompt or [self.start])
 
     def _sources(self, request: Instance, *, strip: bool) -> list[list[int]]:
         """The prompt of each source; empty where there is no text."""
         texts = [source_text(template, request) for template in self.templates]
         texts = [text.rstrip() if strip else text for text in texts]
-        prompts = zip(texts, tokenize_prompts(self.tokenizer, texts), strict=True)
+        prompts = zip(texts, self.form.prompts(texts), strict=True)
         return [(prompt or [self.start]) if text.strip() else [] for text, prompt in prompts]
 
 

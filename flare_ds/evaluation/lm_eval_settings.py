@@ -45,6 +45,11 @@ def run_settings(run: str | None, batch_size: int | str, settings: Mapping[str, 
             f"method={config.method} reads an MT encoder's states, which are not computed for lm-eval's documents",
             fix="score it with flare-ds evaluate",
         )
+    if config.task.chat:
+        raise ConfigError(
+            "task.chat=true: the run answers chats, but lm-eval's contexts are plain texts",
+            fix="score it with flare-ds evaluate",
+        )
     return for_free_text(with_whole_head(config))
 
 

@@ -88,7 +88,7 @@ def rank_labels(config: Config, task: Task, rows: Sequence[ParallelRow]) -> list
 
     shares_nK = opened.ask(ask)
     _refuse_not_finite(zip((row.id for row in rows), shares_nK, strict=True))
-    chances = [dict(zip(task.labels, shares_K, strict=True)) for shares_K in shares_nK]
+    chances = [dict(zip(opened.encoder.words, shares_K, strict=True)) for shares_K in shares_nK]
     return [
         Prediction(row.id, max(of_row, key=of_row.__getitem__), of_row)
         for row, of_row in zip(rows, chances, strict=True)
@@ -107,7 +107,7 @@ def write_answers(config: Config, task: Task, rows: Sequence[ParallelRow]) -> li
         NotFiniteError: see `rank_labels`.
     """
     opened = _open(for_free_text(with_whole_head(config)), task, rows, written=config.generate.max_new_tokens)
-    eos = eos_ids(opened.running.model.base, opened.tokenizer.eos_token_id)
+    eos = eos_ids(opened.running.model.base, opened.encoder.form.eos_id)
 
     def ask(batch: Batch, numbers: list[int]) -> list[Written]:
         decoded = generate(opened.running, batch, opened.config, eos=eos, rows=numbers)
@@ -141,7 +141,7 @@ class _Opened:
     def ask(self, ask: Ask[T]) -> list[T]:
         """Ask something of every row, as the method reads it."""
         self.running.root.eval()
-        read = rows_read(self.texts, self.config, self.encoder)
+        read = rows_read(self.texts, self.config, self.encoder.form)
         return ask_rows(ask, read, self.config, streams=streams_of(self.config), what="predict", stored=self.stored)
 
 
@@ -152,12 +152,12 @@ def _open(config: Config, task: Task, rows: Sequence[ParallelRow], *, written: i
     tokenizer = agreed(partial(load_tokenizer, config.model))
     on_rank_zero(partial(check_same_questions, config, task, tokenizer))
     mt_tokenizer = agreed(partial(load_mt_tokenizer, config.source)) if config.reads_mt_encoder else None
-    encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
+    encoder = RowEncoder(task, tokenizer, config, mt_tokenizer)
     encoded = encoder.encode("test", rows)
     if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):
         print(f"warning: {cut} rows do not fit unless all of their texts are cut", file=sys.stderr)
     texts = FreeTexts(encoded)
-    longest = int(longest_prompts(rows_read(texts, config, encoder), streams_of(config)).max())
+    longest = int(longest_prompts(rows_read(texts, config, encoder.form), streams_of(config)).max())
     check_positions(load_shape(config.model), longest + written - 1, of="the longest text with its prompt and answer")
     stored = None
     if mt_tokenizer is not None:

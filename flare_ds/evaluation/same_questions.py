@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.cache.key import asked_fields, differences, tokenizer_fingerprint
+from flare_ds.data.cache.key import asked_fields, chat_fields, differences, tokenizer_fingerprint
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE
@@ -18,11 +18,12 @@ def check_same_questions(config: Config, task: Task, tokenizer: PreTrainedTokeni
     """Refuse to ask a run otherwise than it was trained; one that never began has nothing to differ from.
 
     Raises:
-        ConfigError: the prompt, the label words or the tokenizer are not those in the run's cache.json.
+        ConfigError: the prompt, the label words, the tokenizer or its chat template are not those of the run.
     """
     recorded = RunDirectory(config.run_dir).record(CACHE).get("fields", {})
     asked = {name: value for name, value in asked_fields(config, task).items() if name in _COMPARED}
-    now: dict[str, Any] = asked | {"tokenizer_sha256": tokenizer_fingerprint(tokenizer)}
+    now: dict[str, Any] = asked | chat_fields(config, tokenizer)
+    now["tokenizer_sha256"] = tokenizer_fingerprint(tokenizer)
     known = {name: value for name, value in recorded.items() if name in now}
     if known and (changed := differences(known, {name: now[name] for name in known})):
         raise ConfigError(

@@ -4,25 +4,23 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
-from transformers import PreTrainedTokenizerBase
-
 from flare_ds.data.cache import Cache
-from flare_ds.data.cache.encode import tokenize
+from flare_ds.data.cache.encode import Form
 from flare_ds.exceptions import ConfigError
 from flare_ds.texts import one_line
 from flare_ds.training.process_group import rank
 
 
-def unsayable(golds: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, most: int) -> float:
+def unsayable(golds: Sequence[Sequence[str]], form: Form, most: int) -> float:
     """The share of examples of whose right answers even the shortest is too long; a warning says what would do.
 
     Args:
         golds: the right answers of each example.
-        tokenizer: of the base.
+        form: how answers are tokenized.
         most: tokens that are decoded.
     """
-    texts = [f" {one_line(gold)}" for of_example in golds for gold in of_example]
-    lengths = iter(map(len, tokenize(tokenizer, texts, special_tokens=False)))
+    texts = [one_line(gold) for of_example in golds for gold in of_example]
+    lengths = iter(map(len, form.words(texts)))
     shortest = [min(next(lengths) for _ in of_example) for of_example in golds]
     if number := sum(length > most for length in shortest):
         _warn(

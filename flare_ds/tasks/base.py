@@ -8,7 +8,7 @@ Rows of several languages meet by their ids; what a row asks is the prompt, and 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from flare_ds.exceptions import DataError
 from flare_ds.registry import Registry, suggestion
@@ -67,7 +67,8 @@ class Task(ABC):
         fields: names of a row's texts, in the order they are said.
         split_fields: those whose text decides a split made by us, so that rows that share them stay together.
         long_field: the field that is cut, or read through windows, when a prompt is too long.
-        labels: the label words, in the order of `Row.label`; none where answers are free text.
+        labels: the label words, in the order of `Row.label`: in all languages alike, or by language; none where answers
+            are free text.
         metric: how predictions are scored.
     """
 
@@ -81,7 +82,7 @@ class Task(ABC):
     fields: tuple[str, ...] = ("text",)
     split_fields: tuple[str, ...] = ("text",)
     long_field: str = "text"
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
     metric: Metric = "accuracy"
 
     @abstractmethod
@@ -102,6 +103,29 @@ class Task(ABC):
     def prompt(self, fields: Mapping[str, str]) -> str:
         """Render one row; the text ends so that a space and a label word or an answer continue it."""
 
+    def prompt_in(self, language: str, fields: Mapping[str, str]) -> str:
+        """Render a row in the words of its language; one prompt for all, unless a task has it otherwise.
+
+        Raises:
+            DataError: the task has no prompt in that language.
+        """
+        return self.prompt(fields)
+
+    def label_words(self, language: str) -> tuple[str, ...]:
+        """The label words of a language, in the order of `Row.label`.
+
+        Raises:
+            DataError: the task has none in that language.
+        """
+        if not isinstance(self.labels, Mapping):
+            return self.labels
+        return in_language("labels", self.labels, language, self.name)
+
+    @property
+    def word_lists(self) -> tuple[tuple[str, ...], ...]:
+        """The label words of every language that has its own; one list where all languages share it."""
+        return tuple(self.labels.values()) if isinstance(self.labels, Mapping) else (self.labels,)
+
     def covers(self, row_id: str, language: str) -> bool:
         """Whether the data set has this row in that language: False only for gaps known and documented."""
         return True
@@ -109,7 +133,7 @@ class Task(ABC):
     @property
     def free_answers(self) -> bool:
         """Whether answers are free text rather than label words."""
-        return not self.labels
+        return not any(self.word_lists)
 
     def check_language(self, language: str) -> None:
         """Refuse a language the task lacks.
@@ -119,6 +143,27 @@ class Task(ABC):
         """
         if language not in self.languages:
             raise DataError(f"task {self.name} has no language {language!r}", fix=suggestion(language, self.languages))
+
+
+T = TypeVar("T")
+
+
+def in_language(what: str, said: Mapping[str, T], language: str, task: str) -> T:
+    """What a task says in one language, where it says it by language.
+
+    Args:
+        what: which key of the task this is.
+        said: it, by language.
+        language: that is asked for.
+        task: its name.
+
+    Raises:
+        DataError: it is not said in that language.
+    """
+    if language not in said:
+        fix = f"add {language!r} to the task's {what}, or write {what} once for all languages"
+        raise DataError(f"task {task} has {what} for {', '.join(said)}, but not for language {language!r}", fix=fix)
+    return said[language]
 
 
 TASKS: Registry[Task] = Registry("task")

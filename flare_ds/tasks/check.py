@@ -16,16 +16,22 @@ def is_unicode(text: str) -> bool:
 
 
 def check_task(task: Task) -> Task:
-    """Refuse words of a task that are no text: its label words, and what its prompt says around the fields.
+    """Refuse words of a task that are no text: its label words, and what its prompts say around the fields.
 
     Raises:
-        ConfigError: naming the first.
+        ConfigError: naming the first; or one language has more label words than another.
+        DataError: one of its languages has no prompt or no label words.
     """
-    said = task.prompt({field: "{" + field + "}" for field in task.fields})
-    for what, text in (*(("label word", label) for label in task.labels), ("prompt", said)):
+    blank = {field: "{" + field + "}" for field in task.fields}
+    texts = [("prompt", task.prompt_in(language, blank)) for language in task.languages]
+    texts += [("label word", word) for language in task.languages for word in task.label_words(language)]
+    for what, text in texts:
         if not isinstance(text, str) or not is_unicode(text):
             problem = f"task {task.name} has the {what} {text!r}, which is not valid Unicode"
             raise ConfigError(problem, fix="write whole characters: \\ud83d alone, for one, is half of one")
+    if len({len(words) for words in task.word_lists}) > 1:
+        problem = f"task {task.name} has not equally many label words in each language: {task.labels}"
+        raise ConfigError(problem, fix="say in each language one word for each label, in the same order")
     return task
 
 
@@ -61,7 +67,7 @@ def _problem(row: Row, task: Task) -> str | None:
 
 def _answer_problem(row: Row, task: Task) -> str | None:
     if task.labels:
-        labels = range(len(task.labels))
+        labels = range(len(task.word_lists[0]))
         right = type(row.label) is int and row.label in labels
         return None if right else f"label={row.label!r:.80}, not one of 0 to {len(labels) - 1}"
     if not row.answers:

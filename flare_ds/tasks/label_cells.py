@@ -22,17 +22,18 @@ class LabelCells:
     """Reads the cells of a table's label column.
 
     Args:
-        labels: the task's label words.
+        labels: lists of the words that a cell may hold, each in the task's order; where lists differ about a word, the
+            last counts.
         label_values: the word of each value, where the task says so.
         classes: names behind the column's integers, where the table says so.
     """
 
     def __init__(
-        self, labels: Sequence[str], label_values: Mapping[int | str, str], classes: Sequence[str] | None
+        self, labels: Sequence[Sequence[str]], label_values: Mapping[int | str, str], classes: Sequence[str] | None
     ) -> None:
-        words = {word: index for index, word in enumerate(labels)}
+        words = {word: index for of_language in labels for index, word in enumerate(of_language)}
         numbers = {word: index for word, index in words.items() if _NUMBER.fullmatch(word)}
-        places = {str(index): index for index in range(len(labels))}
+        places = {str(index): index for index in range(len(labels[0]))}
         self._meant = {str(value): words[word] for value, word in label_values.items()} or words
         self._unclear: set[str] = set()
         if not label_values and all(places.get(word) == index for word, index in numbers.items()):

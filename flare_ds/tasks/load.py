@@ -55,8 +55,12 @@ def check_languages(task: Task, config: TaskConfig) -> None:
     """Refuse languages that the task cannot give, before anything is read.
 
     Raises:
-        DataError: a language the task lacks, sides that do not exist, or a target nothing can translate into.
+        DataError: a language the task lacks or has no prompt or label words for, sides that do not exist, or a target
+            nothing can translate into.
     """
+    for language in (*config.source_languages, config.target_language):
+        task.prompt_in(language, dict.fromkeys(task.fields, ""))
+        task.label_words(language)
     if config.sides == "own":
         _check_own(task, config)
         return

@@ -22,7 +22,7 @@ class MultiEmo(Task):
     version = 1
     languages = ("en", "pl", "de", "es", "fr", "it", "ja", "nl", "pt", "ru", "zh")
     original_language = "pl"
-    labels = ("positive", "negative", "neutral", "ambivalent")
+    labels: tuple[str, ...] = ("positive", "negative", "neutral", "ambivalent")
 
     def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
         """Read both domains of one language; ids are `<domain>-<row index>`.

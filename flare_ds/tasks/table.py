@@ -7,14 +7,16 @@ The built-in tasks of the hub are written this way, and so are a user's own, in 
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from string import Formatter
+from typing import Any
 
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from flare_ds.exceptions import DataError
 from flare_ds.registry import suggestion
-from flare_ds.tasks.base import Metric, Pool, Row, Task
+from flare_ds.tasks.base import Metric, Pool, Row, Task, in_language
 from flare_ds.tasks.cells import read_answers, read_id
 from flare_ds.tasks.label_cells import LabelCells
 from flare_ds.tasks.records import Record, Records, open_files, open_hub
@@ -51,7 +53,9 @@ class TableTask(Task):
     id_prefixes: Mapping[str, str] = Field(
         default={}, description="what the ids of each language begin with, where one table holds all languages"
     )
-    labels: tuple[str, ...] = Field(default=(), description="label words; none: answers are free text")
+    labels: tuple[str, ...] | Mapping[str, tuple[str, ...]] = Field(
+        default=(), description="label words, for all languages or by language; none: answers are free text"
+    )
     label_column: str = Field(
         default="label", description="column of labels: words, or their places (if no word is a number)"
     )
@@ -61,7 +65,9 @@ class TableTask(Task):
     answers_column: str = Field(
         default="answers", description="column of free answers: {text: [...], answer_start: [...]}"
     )
-    template: str = Field(description="the prompt, with {field}s; a space and the answer continue it")
+    template: str | Mapping[str, str] = Field(
+        description="the prompt, with {field}s, for all languages or by language; a space and the answer continue it"
+    )
     split_fields: tuple[str, ...] = Field(
         default_factory=lambda data: data["fields"], description="those that decide a split made by us"
     )
@@ -81,21 +87,25 @@ class TableTask(Task):
 
     def _conflicts(self) -> list[tuple[bool, str, str]]:
         """Declarations that mean nothing: whether present, what is wrong, what to do."""
-        said = _fields_of(self.template)
+        templates = self.template.values() if isinstance(self.template, Mapping) else [self.template]
+        said = {field for template in templates for field in _fields_of(template)}
         strange = sorted((said | {*self.split_fields, self.long_field, *self.columns}) - set(self.fields))
-        words = set(self.label_values.values()) - set(self.labels)
+        words = set(self.label_values.values()) - {*chain(*self.word_lists)}
+        repeating = [list(words) for words in self.word_lists if len({*words}) < len(words)]
         values = [str(value) for value in self.label_values]
         one_table = len(self.languages) > 1 and self._shares_a_table
         return [
             (bool(strange), f"{', '.join(strange)!r} is not among fields={list(self.fields)}", "name fields only"),
-            (self.template != self.template.rstrip(), "template ends in white space", "end it with e.g. 'Label:'"),
+            *self._untold("template", self.template),
+            *self._untold("labels", self.labels),
+            (any(t != t.rstrip() for t in templates), "template ends in white space", "end it with e.g. 'Label:'"),
             (self.pools not in _POOLS, f"pools={list(self.pools)}", "use [all], [train, test] or all three splits"),
-            (len({*self.labels}) < len(self.labels), f"labels={list(self.labels)} repeats one", "say each word once"),
-            (bool(words), f"label_values has the words {sorted(words)}", f"use {', '.join(self.labels)}"),
+            (bool(repeating), f"labels={repeating[0] if repeating else []} repeats one", "say each word once"),
+            (bool(words), f"label_values has the words {sorted(words)}", f"use {', '.join(chain(*self.word_lists))}"),
             (len({*values}) < len(values), "label_values has a value as number and as text", "say it once"),
             (
-                (self.metric == "exact_match") == bool(self.labels),
-                f"metric={self.metric!r} with labels={list(self.labels)}",
+                (self.metric == "exact_match") != self.free_answers,
+                f"metric={self.metric!r} with labels={list(chain(*self.word_lists))}",
                 "exact_match is for free answers (no labels), the others are for label words",
             ),
             (
@@ -120,13 +130,30 @@ class TableTask(Task):
             ),
         ]
 
+    def _untold(self, key: str, said: Any) -> list[tuple[bool, str, str]]:
+        """The languages for which a key that speaks by language says nothing."""
+        missing = [] if not isinstance(said, Mapping) else [code for code in self.languages if code not in said]
+        fix = "add it, or say it once for all languages"
+        return [(True, f"{key} says nothing for language {code!r}", fix) for code in missing]
+
     @property
     def _shares_a_table(self) -> bool:
         return self.config is None or (isinstance(self.config, str) and "{language}" not in self.config)
 
     def prompt(self, fields: Mapping[str, str]) -> str:
-        """The template, filled in."""
-        return self.template.format_map(fields)
+        """The template of the first language, filled in."""
+        return self.prompt_in(self.languages[0], fields)
+
+    def prompt_in(self, language: str, fields: Mapping[str, str]) -> str:
+        """The template of a language, filled in.
+
+        Raises:
+            DataError: templates differ by language, and it has none.
+        """
+        template = self.template
+        if isinstance(template, Mapping):
+            template = in_language("template", template, language, self.name)
+        return template.format_map(fields)
 
     def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterator[Row]:
         """Read the rows of one language and pool, lazily, in the order of the table.
@@ -159,7 +186,9 @@ class TableTask(Task):
 
     def _rows(self, records: Records, language: str, pool: Pool) -> Iterator[Row]:
         prefix = self.id_prefixes.get(language, "")
-        labels = LabelCells(self.labels, self.label_values, records.classes.get(self.label_column))
+        # A table may hold the words of its own language or those of another; where one word is both, its own count.
+        words = [*self.word_lists, self.label_words(language)]
+        labels = LabelCells(words, self.label_values, records.classes.get(self.label_column))
         found = False
         for number, record in enumerate(records):
             row_id = f"{pool}-{number}" if self.id_column is None else read_id(record, self.id_column)

@@ -26,7 +26,7 @@ class VitaminC(Task):
     fields = ("page", "evidence", "claim")
     split_fields = ("page",)
     long_field = "evidence"
-    labels = ("true", "false", "neither")
+    labels: tuple[str, ...] = ("true", "false", "neither")
     file = "vitaminc.json"
 
     def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterator[Row]:

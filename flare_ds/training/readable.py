@@ -37,8 +37,9 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
 def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:
     """The largest id in use; the tokens are only looked at where the tokenizer knows more than the base."""
     manifest = cache.manifest
-    named = [manifest.pad_id, manifest.eos_id or 0, *manifest.prefix_ids, *manifest.newline_ids]
-    largest = max([*named, *(token for tokens in manifest.label_tokens for token in tokens)])
+    framing = [*manifest.prefix_ids, *manifest.suffix_ids, *manifest.newline_ids]
+    words = [token for tokens in manifest.label_tokens for token in tokens]
+    largest = max([manifest.pad_id, manifest.eos_id or 0, *framing, *words])
     if manifest.vocabulary_size > embedding_rows(shape):
         of_base = [stream for stream in cache.streams if stream != "mt"]
         largest = max([largest, *(cache.split(split).largest_id(stream) for split in SPLITS for stream in of_base)])

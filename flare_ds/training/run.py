@@ -106,7 +106,7 @@ def check_answers(config: Config) -> None:
         )
     if not task.free_answers and config.evaluate.answers == "generated":
         with_whole_head(config)
-        label_readings(task.labels)
+        label_readings(task.label_words(config.answer_language))
 
 
 def _cache(run: RunDirectory, config: Config, train: bool) -> Cache:

@@ -52,7 +52,7 @@ def with_method(config: Config, method: str) -> Config:
 
 @pytest.mark.parametrize("method", READ)
 def test_prompts_and_their_lengths(tmp_path: Path, method: str) -> None:
-    tokens = SimpleNamespace(prefix_ids=PREFIX, newline_ids=NEWLINE)
+    tokens = SimpleNamespace(prefix_ids=PREFIX, suffix_ids=[], newline_ids=NEWLINE)
     rows = rows_read(ThreeRows(), with_method(moods_config(tmp_path), method), tokens)
     assert [rows.prompt("target", row).tolist() for row in range(3)] == READ[method]
     assert rows.prompt_lengths("target").tolist() == [len(prompt) for prompt in READ[method]]

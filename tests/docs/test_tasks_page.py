@@ -50,6 +50,16 @@ def test_the_python_example(directory: Path) -> None:
     assert task.prompt(first.fields) == "Ticket: Alles brennt\nUrgency:"
 
 
+def test_the_example_with_prompts_by_language(directory: Path) -> None:
+    task, data_dir = load("opinions", "opinions.yaml")
+    (directory / "data/en/all.jsonl").write_text('{"text": "Fine.", "label": "yes"}\n', encoding="utf-8")
+    (directory / "data/pl/all.jsonl").write_text('{"text": "Super.", "label": "tak"}\n', encoding="utf-8")
+    for language, prompt in (("en", "Review: Fine.\nRecommended?"), ("pl", "Opinia: Super.\nPolecana?")):
+        (row,) = task.read(data_dir, language, "all")
+        assert task.prompt_in(language, row.fields) == prompt and row.label == 1
+    assert (task.label_words("en"), task.label_words("pl")) == (("no", "yes"), ("nie", "tak"))
+
+
 def test_the_table_of_tasks_has_their_languages() -> None:
     printed = dict(re.findall(r"^\| (\w+) \|[^|]*\| ([a-z ]+) \| (?:own|translated) \|", PAGE, re.MULTILINE))
     shipped = [name for name in TASKS if type(TASKS.get(name)).__module__.startswith("flare_ds.")]  # no test's own

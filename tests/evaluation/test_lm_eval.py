@@ -246,6 +246,7 @@ def test_requests_that_cannot_be_rows() -> None:
             r"doc_to_source=\['text_en', 'text_de'\] is not one for each of: en",
         ),
         ({"method": "flare_mt", "source.mt_encoder": "m2m"}, "method=flare_mt reads an MT encoder's states"),
+        ({"task.chat": True}, "task.chat=true: the run answers chats"),
     ],
     ids=str,
 )

@@ -1,28 +1,117 @@
 """From texts to token ids: the one way a prompt, a label word and an answer are tokenized, in a cache and outside it.
 
-A prompt is tokenized with the special tokens of the tokenizer, but never ends in eos; what answers it continues it.
+    plain    the tokenizer's special tokens, the prompt    a space and the answer, then eos
+    chat     the prompt as a user's turn                   the answer as the assistant's, then what ends it
+
+A prompt never ends in eos; what answers it continues it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.data.cache.windows import Fields, Windows
-from flare_ds.data.plain_text import encode_behind, encode_texts
+from flare_ds.data.chat import ChatForm, read_frame
+from flare_ds.data.plain_text import WHOLE, encode_behind, encode_texts
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Task
 
-_WHOLE = {"padding": False, "truncation": False, "verbose": False}
+
+class Form(Protocol):
+    """How prompts and what answers them become tokens."""
+
+    @property
+    def prefix_ids(self) -> list[int]:
+        """The tokens that every prompt starts with."""
+
+    @property
+    def suffix_ids(self) -> list[int]:
+        """The tokens that every prompt ends with."""
+
+    @property
+    def newline_ids(self) -> list[int]:
+        """A line break between two texts."""
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends an answer, if there is one."""
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt."""
+
+    def words(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as the beginning of an answer."""
+
+
+@dataclass(frozen=True)
+class PlainForm:
+    """Tokenizes prompts as plain texts.
+
+    Attributes:
+        tokenizer: of the base.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @cached_property
+    def prefix_ids(self) -> list[int]:
+        """The special tokens that every prompt starts with."""
+        return self.prompts([""])[0]
+
+    @property
+    def suffix_ids(self) -> list[int]:
+        """A prompt ends with its text."""
+        return []
+
+    @cached_property
+    def newline_ids(self) -> list[int]:
+        """A line break between two prompts."""
+        return tokenize_behind(self.tokenizer, ["\n"])[0]
+
+    @property
+    def eos_id(self) -> int | None:
+        """The tokenizer's eos."""
+        return self.tokenizer.eos_token_id
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt, special tokens included, but a final eos."""
+        return [self._without_final_eos(prompt) for prompt in tokenize(self.tokenizer, texts, special_tokens=True)]
+
+    def words(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of a space and each text, as they follow a prompt."""
+        return tokenize_behind(self.tokenizer, [f" {text}" for text in texts])
+
+    def _without_final_eos(self, prompt: list[int]) -> list[int]:
+        end = len(prompt)
+        while end and prompt[end - 1] == self.eos_id:
+            end -= 1
+        return prompt[:end]
+
+
+def form_of(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
+    """How the prompts of a run are tokenized.
+
+    Args:
+        tokenizer: of the base.
+        chat: task.chat.
+
+    Raises:
+        ConfigError: see `read_frame`.
+    """
+    return ChatForm(tokenizer, read_frame(tokenizer)) if chat else PlainForm(tokenizer)
 
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Tokenizes the prompts of one task; picklable, so that worker processes can hold one."""
+    """Tokenizes the prompts of one task in one language; picklable, so that worker processes can hold one."""
 
     task: Task
-    tokenizer: PreTrainedTokenizerBase
+    language: str
+    form: Form
     max_prompt_tokens: int
 
     @property
@@ -32,68 +121,46 @@ class PromptEncoder:
 
     def tokenize_prompts(self, fields: Sequence[Fields]) -> list[list[int]]:
         """Token ids of each row's prompt, however long."""
-        return tokenize_prompts(self.tokenizer, [self.task.prompt(row) for row in fields])
-
-
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each prompt, special tokens included."""
-    return [_without_final_eos(tokenizer, prompt) for prompt in tokenize(tokenizer, prompts, special_tokens=True)]
-
-
-def prefix_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens that every prompt starts with."""
-    return tokenize_prompts(tokenizer, [""])[0]
-
-
-def newline_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A line break between two prompts."""
-    return tokenize_behind(tokenizer, ["\n"])[0]
-
-
-def _without_final_eos(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> list[int]:
-    end = len(prompt)
-    while end and prompt[end - 1] == tokenizer.eos_token_id:
-        end -= 1
-    return prompt[:end]
+        return self.form.prompts([self.task.prompt_in(self.language, row) for row in fields])
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
     """Token ids of each text; nothing is padded or truncated, and text that looks like a control token stays text."""
-    return encode_texts(tokenizer, texts, add_special_tokens=special_tokens, **_WHOLE)
+    return encode_texts(tokenizer, texts, add_special_tokens=special_tokens, **WHOLE)
 
 
 def tokenize_behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text as it continues a prompt, without special tokens."""
-    return encode_behind(tokenizer, texts, **_WHOLE)
+    return encode_behind(tokenizer, texts, **WHOLE)
 
 
-def tokenize_answers(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
-    """Token ids of a space and each answer, then eos, if the tokenizer has one."""
-    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [ids + eos for ids in tokenize_behind(tokenizer, [f" {text}" for text in answers])]
+def tokenize_answers(form: Form, answers: Sequence[str]) -> list[list[int]]:
+    """Token ids of each answer, then the token that ends it, if there is one."""
+    eos = [] if form.eos_id is None else [form.eos_id]
+    return [ids + eos for ids in form.words(answers)]
 
 
-def label_tokens(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of a space and each label word, checked to be told apart by their tokens.
+def label_tokens(labels: Sequence[str], form: Form) -> list[list[int]]:
+    """Token ids of each label word as it answers a prompt, checked to be told apart by their tokens.
 
     Where one word begins another, eos ends all of them: it is what tells the shorter one.
 
     Raises:
-        DataError: two words have the same tokens, or one begins another and the tokenizer has no eos.
+        DataError: two words have the same tokens, or one begins another and there is no eos.
     """
-    tokens = tokenize_behind(tokenizer, [f" {word}" for word in labels])
+    tokens = form.words(labels)
     alike = [
         (word, other, ids == other_ids)
         for (word, ids), (other, other_ids) in permutations(zip(labels, tokens, strict=True), 2)
         if other_ids[: len(ids)] == ids
     ]
     for word, other, equal in alike:
-        if equal or tokenizer.eos_token_id is None:
+        if equal or form.eos_id is None:
             how = "equal" if equal else "begin"
             problem = f"the tokens of label word {word!r} {how} those of {other!r}"
             fix = "choose label words that this tokenizer tells apart, or another base model"
             raise DataError(problem, fix=fix)
-    return [[*ids, tokenizer.eos_token_id] for ids in tokens] if alike else tokens
+    return tokenize_answers(form, labels) if alike else tokens
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:

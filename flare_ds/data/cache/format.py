@@ -67,11 +67,12 @@ class Manifest(_Record):
         fields: everything the tokens depend on.
         streams: the token streams of each row and the language of each: source, source2 ..., target, and mt where an MT
             encoder reads the target text.
-        labels: label words, none where answers are free; `label_tokens` are the token ids of a space and each word,
-            and eos where a word begins another.
+        labels: label words, none where answers are free; `label_tokens` are the token ids of each as it answers a
+            prompt (behind a space, or at once where prompts are chats), and eos where a word begins another.
         pad_id: id to pad batches with; masked, so nothing depends on it.
-        eos_id: id that ends each answer, if the tokenizer has one.
-        prefix_ids: special tokens that every prompt starts with.
+        eos_id: id that ends each answer, if there is one.
+        prefix_ids: tokens that every prompt starts with: special ones, or the head of a chat.
+        suffix_ids: tokens that every prompt ends with: those that begin the assistant's turn; none without a chat.
         newline_ids: token ids of a line break.
         vocabulary_size: one more than the largest token id the base's tokenizer knows.
         counts: rows read and rows dropped, by reason.
@@ -89,6 +90,7 @@ class Manifest(_Record):
     pad_id: Count
     eos_id: Count | None
     prefix_ids: list[Count]
+    suffix_ids: list[Count] = []
     newline_ids: list[Count]
     vocabulary_size: Count
     counts: dict[str, Count]

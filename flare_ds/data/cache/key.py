@@ -7,6 +7,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.checksums import canonical_json, json_sha256
-from flare_ds.config import Config
+from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.windows import WINDOWS_VERSION
+from flare_ds.data.chat import read_frame
 from flare_ds.data.mt_tokens import MT_TEXT_VERSION, load_mt_tokenizer
 from flare_ds.data.parallel import ParallelData, Side
 from flare_ds.files import OTHER_TMPDIR, disk_errors
@@ -26,6 +28,11 @@ SPECIAL_TOKENS = (
     "prompt: the tokenizer's own, less a final eos; text that looks like one stays text; "
     "answer: as it follows a text, then eos, if there is one"
 )
+CHAT_TOKENS = (
+    "prompt: those of the chat template, for a user's turn; text that looks like one stays text; "
+    "answer: as the assistant's turn begins, then the token that ends it"
+)
+"""The same of chats; raised, like a version, whenever the same template would give other tokens."""
 ANSWERS = "the first one, on one line"
 _SETTINGS_FILES = ("tokenizer_config.json", "chat_template.jinja", "additional_chat_templates")
 """Saved by a tokenizer to say where it came from or how to chat, and seldom how text becomes ids."""
@@ -39,13 +46,28 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
     What a translation or a file of the user's own contributes is in the rows and the prompt template.
 
     Raises:
-        ConfigError: the MT encoder's tokenizer cannot be used.
+        ConfigError: the MT encoder's tokenizer cannot be used, or the base's has no chat template that can.
     """
-    return asked_fields(config, task) | {
-        "rows_sha256": rows_fingerprint(data),
-        "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
-        "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source)) if config.caches_mt else None,
-    }
+    return (
+        asked_fields(config, task)
+        | chat_fields(config, tokenizer)
+        | {
+            "rows_sha256": rows_fingerprint(data),
+            "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
+            "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source))
+            if config.caches_mt
+            else None,
+        }
+    )
+
+
+def chat_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a chat template contributes; nothing where prompts are no chats.
+
+    Raises:
+        ConfigError: see `read_frame`.
+    """
+    return {"chat_template": asdict(read_frame(tokenizer))} if config.task.chat else {}
 
 
 def asked_fields(config: Config, task: Task) -> dict[str, Any]:
@@ -62,16 +84,24 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "train_rows": settings.train_rows,
         "validation_rows": settings.validation_rows,
         "test_rows": settings.test_rows,
-        "labels": list(task.labels),
-        "prompt_template": task.prompt({name: "{" + name + "}" for name in task.fields}),
+        "labels": list(task.label_words(config.answer_language)),
+        "prompt_template": _prompts(settings, task),
         "long_field": task.long_field,
         "max_prompt_tokens": settings.max_prompt_tokens,
         "windows_version": WINDOWS_VERSION,
-        "special_tokens": SPECIAL_TOKENS,
+        "special_tokens": CHAT_TOKENS if settings.chat else SPECIAL_TOKENS,
         "answers": ANSWERS if task.free_answers else None,
         "mt_language": config.source.mt_language if config.caches_mt else None,
         "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
     }
+
+
+def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:
+    """The prompt around a row's fields; that of each language, where they differ."""
+    blank = {name: "{" + name + "}" for name in task.fields}
+    languages = (*settings.source_languages, settings.target_language)
+    prompts = {language: task.prompt_in(language, blank) for language in languages}
+    return prompts if len(set(prompts.values())) > 1 else prompts[settings.target_language]
 
 
 def content_key(fields: Mapping[str, Any]) -> str:

@@ -114,7 +114,8 @@ def _check_ids(manifest: Manifest) -> None:
     _refuse(not 0 < size <= 2**32, f"vocabulary_size is {size}")
     _refuse(len(manifest.label_tokens) != len(manifest.labels), "label_tokens are not one for each of labels")
     special = [manifest.pad_id, *([] if manifest.eos_id is None else [manifest.eos_id])]
-    ids = [*special, *manifest.prefix_ids, *manifest.newline_ids, *(id for ids in manifest.label_tokens for id in ids)]
+    special += [*manifest.prefix_ids, *manifest.suffix_ids, *manifest.newline_ids]
+    ids = [*special, *(id for ids in manifest.label_tokens for id in ids)]
     wrong = [id for id in ids if id >= size]
     _refuse(bool(wrong), f"token id {wrong[:1]} is not below vocabulary_size {size}")
 

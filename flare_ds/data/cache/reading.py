@@ -10,7 +10,7 @@ A place is where something stands in a text, as a share of its length. What stil
 and validation; of a test row the other fields are cut too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flare_ds.data.cache.windows import Fields, Wanted, Window, Windows
@@ -41,11 +41,11 @@ class ExampleReader:
     """Chooses what is read of the examples of one task.
 
     Attributes:
-        windows: finds windows of its long field.
+        windows: finds windows of its long field in each stream, whose prompts may be in a language of their own.
         free_answers: whether its answers are free text.
     """
 
-    windows: Windows
+    windows: Mapping[str, Windows]
     free_answers: bool
 
     def read(self, split: Split, rows: Sequence[ParallelRow]) -> list[Reading]:
@@ -61,20 +61,30 @@ class ExampleReader:
 
     def fits(self, reading: Reading) -> bool:
         """Whether each of its prompts is short enough."""
-        return all(map(self.windows.fits, reading.windows.values()))
+        return all(self.windows[stream].fits(window) for stream, window in reading.windows.items())
 
     def squeeze(self, row: ParallelRow) -> ParallelRow:
         """A row whose other fields are cut where they leave too little room for the long one."""
-        sources = tuple(None if side is None else self._squeeze(side) for side in row.sources)
-        return replace(row, sources=sources, target=self._squeeze(row.target))
+        sources = tuple(
+            None if side is None else self._squeeze(stream, side)
+            for stream, side in zip(source_streams(len(row.sources)), row.sources, strict=True)
+        )
+        return replace(row, sources=sources, target=self._squeeze("target", row.target))
 
-    def _squeeze(self, side: Side) -> Side:
-        return replace(side, fields=self.windows.squeeze(side.fields)) if self.is_crowded(side) else side
+    def _squeeze(self, stream: str, side: Side) -> Side:
+        crowded = self._is_crowded(stream, side)
+        return replace(side, fields=self.windows[stream].squeeze(side.fields)) if crowded else side
 
-    def is_crowded(self, side: Side) -> bool:
-        """Whether a prompt does not fit even without any of the long field."""
-        (prompt,) = self.windows.tokenize([{**side.fields, self.windows.long_field: ""}])
-        return len(prompt) > self.windows.most_tokens
+    def is_crowded(self, row: ParallelRow) -> bool:
+        """Whether a prompt of a row does not fit even without any of its long field."""
+        streams = (*source_streams(len(row.sources)), "target")
+        sides = zip(streams, (*row.sources, row.target), strict=True)
+        return any(side is not None and self._is_crowded(stream, side) for stream, side in sides)
+
+    def _is_crowded(self, stream: str, side: Side) -> bool:
+        windows = self.windows[stream]
+        (prompt,) = windows.tokenize([{**side.fields, windows.long_field: ""}])
+        return len(prompt) > windows.most_tokens
 
     def holds_answer(self, split: Split, row: ParallelRow, reading: Reading) -> bool:
         """Whether the target prompt shows a right answer whole; in training, the one that is trained on."""
@@ -91,15 +101,15 @@ class ExampleReader:
 
     def text(self, side: Side) -> str:
         """The text that windows are chosen of."""
-        return side.fields[self.windows.long_field]
+        return side.fields[self.windows["target"].long_field]
 
     def shown(self, side: Side, reading: Reading) -> Fields:
         """The fields of a target side as its reading shows them."""
         window = reading.windows["target"]
-        return self.windows.shown(side.fields, window.start, window.end)
+        return self.windows["target"].shown(side.fields, window.start, window.end)
 
     def _slide(self, rows: Sequence[ParallelRow]) -> list[Reading]:
-        slid = self.windows.slide([row.target.fields for row in rows])
+        slid = self.windows["target"].slide([row.target.fields for row in rows])
         lengths = [max(1, len(self.text(row.target))) for row in rows]
         return [
             Reading(number, window.middle / lengths[number], {"target": window})
@@ -111,7 +121,7 @@ class ExampleReader:
         """Add a stream to readings: as much as fits of the side that each has there."""
         pairs = zip(sides, readings, strict=True)
         wanted = [self._wanted(split, side, reading.place) for side, reading in pairs if side is not None]
-        windows = iter(self.windows.fit(wanted))
+        windows = iter(self.windows[stream].fit(wanted))
         for side, reading in zip(sides, readings, strict=True):
             reading.windows[stream] = _NOTHING if side is None else next(windows)
 

@@ -22,7 +22,7 @@ from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import task_file
 
 _DIRECTORY = "requests"
-_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*/*.jinja")
 
 
 def remember(config: Config, key: str) -> None:

@@ -4,18 +4,18 @@ Legend: e examples, n rows made of them, t tokens.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from flare_ds.config import Config
 from flare_ds.data.cache.encode import (
     PromptEncoder,
+    form_of,
     label_tokens,
-    newline_tokens,
-    prefix_tokens,
     tokenize,
     tokenize_answers,
     vocabulary_size,
@@ -72,31 +72,44 @@ class RowEncoder:
     Args:
         task: whose rows they are.
         tokenizer: of the base model.
-        max_prompt_tokens: the longest prompt.
+        config: its task and method say in which languages rows are asked and answered, and how prompts look.
         mt_tokenizer: of the MT encoder, where one reads the target text.
 
+    Attributes:
+        form: how prompts and answers are tokenized.
+        words: the label words, none where answers are free.
+        label_tokens: of each.
+
     Raises:
-        DataError: two label words cannot be told apart, or the prompt is too long without any text in it.
+        ConfigError: prompts are to be chats, and the tokenizer has no chat template that can be used.
+        DataError: two label words cannot be told apart, the task lacks a language, or a prompt is too long without any
+            text in it.
     """
 
     def __init__(
         self,
         task: Task,
         tokenizer: PreTrainedTokenizerBase,
-        max_prompt_tokens: int,
+        config: Config,
         mt_tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self.task, self.tokenizer, self.mt_tokenizer = task, tokenizer, mt_tokenizer
-        self.max_prompt_tokens = max_prompt_tokens
-        self.label_tokens = label_tokens(task.labels, tokenizer)
+        self.max_prompt_tokens = config.task.max_prompt_tokens
+        self.form = form_of(tokenizer, chat=config.task.chat)
+        self.words = task.label_words(config.answer_language)
+        self.label_tokens = label_tokens(self.words, self.form)
         self.vocabulary_size = vocabulary_size(tokenizer)
         self._mt_vocabulary_size = vocabulary_size(mt_tokenizer) if mt_tokenizer is not None else 0
-        self.prefix_ids = prefix_tokens(tokenizer)
-        self.newline_ids = newline_tokens(tokenizer)
-        self._label_answers = tokenize_answers(tokenizer, task.labels)
-        prompts = PromptEncoder(task, tokenizer, max_prompt_tokens)
-        self._check_template(prompts)
-        self._reader = ExampleReader(prompts.windows, task.free_answers)
+        self._label_answers = tokenize_answers(self.form, self.words)
+        sources = config.task.source_languages
+        languages = dict(zip(source_streams(len(sources)), sources, strict=True))
+        prompts = {
+            stream: PromptEncoder(task, language, self.form, self.max_prompt_tokens)
+            for stream, language in (languages | {"target": config.task.target_language}).items()
+        }
+        self._check_templates(prompts)
+        windows = {stream: encoder.windows for stream, encoder in prompts.items()}
+        self._reader = ExampleReader(windows, task.free_answers)
 
     def encode(self, split: Split, rows: Sequence[ParallelRow]) -> EncodedRows:
         """Encode some rows of one split. One that cannot be made to fit is dropped; of a test row more is cut instead.
@@ -124,14 +137,15 @@ class RowEncoder:
     def _tokens_known(self, stream: str) -> int:
         return self._mt_vocabulary_size if stream == "mt" else self.vocabulary_size
 
-    def _check_template(self, prompts: PromptEncoder) -> None:
-        (template,) = prompts.tokenize_prompts([dict.fromkeys(self.task.fields, "")])
-        if len(template) >= self.max_prompt_tokens:
+    def _check_templates(self, prompts: Mapping[str, PromptEncoder]) -> None:
+        blank = dict.fromkeys(self.task.fields, "")
+        longest = max(len(encoder.tokenize_prompts([blank])[0]) for encoder in prompts.values())
+        if longest >= self.max_prompt_tokens:
             problem = (
-                f"the prompt of task {self.task.name} has {len(template)} tokens without any text, but "
+                f"the prompt of task {self.task.name} has {longest} tokens without any text, but "
                 f"task.max_prompt_tokens={self.max_prompt_tokens}"
             )
-            raise DataError(problem, fix=f"set task.max_prompt_tokens well above {len(template)}")
+            raise DataError(problem, fix=f"set task.max_prompt_tokens well above {longest}")
 
     def _read(
         self, split: Split, rows: Sequence[ParallelRow], counts: Counter[str]
@@ -147,8 +161,7 @@ class RowEncoder:
         return rows, [reading for reading in readings if reading.example not in overlong]
 
     def _why_dropped(self, row: ParallelRow) -> str:
-        sides = [side for side in (*row.sources, row.target) if side is not None]
-        crowded = any(map(self._reader.is_crowded, sides))
+        crowded = self._reader.is_crowded(row)
         return "dropped_prompt_does_not_fit" if crowded else "dropped_answer_does_not_fit_in_prompt"
 
     def _count_unanswerable(
@@ -179,13 +192,13 @@ class RowEncoder:
 
     def _answers(self, rows: Sequence[ParallelRow], sides: Sequence[Side | None]) -> Tokens:
         """Answer tokens of each example in one stream; none where it has no such side."""
-        if self.task.labels:
+        if self.words:
             labels = [row.label for row in rows if row.label is not None]
             return [
                 [] if side is None else self._label_answers[label] for label, side in zip(labels, sides, strict=True)
             ]
         texts = ["" if side is None else one_line(side.answers[0].text) for side in sides]
-        tokens = tokenize_answers(self.tokenizer, texts)
+        tokens = tokenize_answers(self.form, texts)
         return [[] if side is None else answer for side, answer in zip(sides, tokens, strict=True)]
 
     def _mt_stream(

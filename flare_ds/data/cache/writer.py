@@ -54,7 +54,7 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
     directory = Path(config.cache_dir) / name
     if not _is_ready(directory, fields):
         mt_tokenizer = load_mt_tokenizer(config.source) if config.caches_mt else None
-        encoder = RowEncoder(task, tokenizer, config.task.max_prompt_tokens, mt_tokenizer)
+        encoder = RowEncoder(task, tokenizer, config, mt_tokenizer)
         workers = workers or enough_workers(sum(map(len, data.splits.values())))
         with building(directory) as partial, encode_in(workers, encoder) as encode:
             written = _write_splits(partial, data, _streams(config), encoder, encode)
@@ -115,19 +115,20 @@ def _manifest(
     counts = data.counts | dict(encoded)
     for name, split in splits.items():
         _check_has_rows(config, name, split.rows, counts)
-    eos, pad = encoder.tokenizer.eos_token_id, encoder.tokenizer.pad_token_id
+    form, pad, eos = encoder.form, encoder.tokenizer.pad_token_id, encoder.tokenizer.eos_token_id
     return Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
         key=content_key(fields),
         fields=fields,
         streams=_streams(config),
-        labels=list(encoder.task.labels),
+        labels=list(encoder.words),
         label_tokens=encoder.label_tokens,
         pad_id=next(id for id in (pad, eos, 0) if id is not None),
-        eos_id=eos,
-        prefix_ids=encoder.prefix_ids,
-        newline_ids=encoder.newline_ids,
+        eos_id=form.eos_id,
+        prefix_ids=form.prefix_ids,
+        suffix_ids=form.suffix_ids,
+        newline_ids=form.newline_ids,
         vocabulary_size=encoder.vocabulary_size,
         counts=counts,
         splits=splits,

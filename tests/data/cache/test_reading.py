@@ -16,7 +16,7 @@ from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Answer, Pool, Row, Task
-from tests.data.cache.moods import MOODS, word_tokenizer
+from tests.data.cache.moods import MOODS, moods_config, word_tokenizer
 from tests.data.cache.texts import byte_tokenizer, decode, make_config, make_settings, write_tables
 from tests.mt import write_mt_model
 
@@ -79,8 +79,13 @@ def shown(stream: EncodedStream) -> list[str]:
     return [prompt.removesuffix("\nwho?\n>") for prompt in prompts(stream)]
 
 
+def with_limit(limit: int) -> Config:
+    config = moods_config(Path("unused"), target_language="pl")
+    return config.model_copy(update={"task": config.task.model_copy(update={"max_prompt_tokens": limit})})
+
+
 def encode(split: str, rows: Sequence[ParallelRow], limit: int = LIMIT) -> EncodedRows:
-    return RowEncoder(Quiz(), TOKENIZER, limit).encode(split, rows)
+    return RowEncoder(Quiz(), TOKENIZER, with_limit(limit)).encode(split, rows)
 
 
 def room(side: Side) -> int:
@@ -240,7 +245,7 @@ def windows(limit: int) -> Windows:
 
 def test_a_template_that_is_too_long_is_refused_before_any_row() -> None:
     with pytest.raises(DataError, match=r"quiz has 3 tokens without any text, but task\.max_prompt_tokens=3"):
-        RowEncoder(Quiz(), TOKENIZER, 3)
+        RowEncoder(Quiz(), TOKENIZER, with_limit(3))
 
 
 def test_answers_that_no_prompt_shows_are_counted() -> None:
@@ -325,7 +330,8 @@ def test_an_mt_encoder_reads_what_the_target_shows(quiz_root: Path) -> None:
             assert len(split.answer("mt", row)) == 0
         assert cache.manifest.splits[name].truncated["mt"] == cut
     text = Side({"text": "word1 " * 50})
-    encoded = RowEncoder(MOODS, word_tokenizer(), 20, tokenizer).encode("train", [ParallelRow("1", 0, (text,), text)])
+    encoder = RowEncoder(MOODS, word_tokenizer(), with_limit(20), tokenizer)
+    encoded = encoder.encode("train", [ParallelRow("1", 0, (text,), text)])
     assert encoded.streams["mt"].truncated == 1
     assert (
         encoded.streams["mt"].tokens_t.tolist() == tokenizer("word1 " * 50, truncation=True, max_length=20)["input_ids"]

@@ -32,13 +32,14 @@ def test_a_killed_worker_is_explained(root: Path) -> None:
 
 ENDLESS_BUILD = """
 import itertools
+from pathlib import Path
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.workers import encode_in
 from flare_ds.data.parallel import ParallelRow, Side
-from tests.data.cache.moods import MOODS, word_tokenizer
+from tests.data.cache.moods import MOODS, moods_config, word_tokenizer
 
 side = Side({"text": "red"})
-with encode_in(2, RowEncoder(MOODS, word_tokenizer(), 50)) as encode:
+with encode_in(2, RowEncoder(MOODS, word_tokenizer(), moods_config(Path('unused'), max_prompt_tokens=50))) as encode:
     for _ in encode("test", itertools.repeat([ParallelRow("1", 0, (side,), side)])):
         print("encoded", flush=True)
 """
