@@ -15,9 +15,12 @@ from flare_ds.json_text import json_text
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
     from flare_ds.data.parallel import ParallelRow
-    from flare_ds.evaluation.predict import Prediction
+    from flare_ds.evaluation.answers import Written
+    from flare_ds.evaluation.predict import Labelled
     from flare_ds.tasks.base import Task
 
+    Said = Labelled | Written
+Record = dict[str, str | float]
 _FORMS = (".jsonl", ".parquet")
 
 
@@ -59,18 +62,21 @@ def _predict(options: argparse.Namespace) -> None:
     task = task_of(config.task)
     rows = _given(options, config, task)
 
-    from flare_ds.evaluation.predict import rank_labels, write_answers
-    from flare_ds.training.process_group import rank
+    from flare_ds.evaluation.predict import Predictor
+    from flare_ds.training.process_group import join_if_launched, rank
     from flare_ds.training.rank_zero import on_rank_zero
 
+    join_if_launched()
     writes = options.generate or task.free_answers or config.evaluate.answers == "generated"
-    predictions = (write_answers if writes else rank_labels)(config, task, rows)
+    predictor = Predictor(config, task, writes=writes)
+    said: Sequence[Said] = predictor.write(rows) if writes else predictor.rank(rows)
     if rank() == 0 and options.file:
         _tell_unfused(config, rows)
+    records = [{"id": row.id, **of_row.record} for row, of_row in zip(rows, said, strict=True)]
     if options.output:
-        on_rank_zero(lambda: _write(options.output, predictions))
+        on_rank_zero(lambda: _write(options.output, records))
     elif rank() == 0:
-        print("".join(map(_line, predictions)) if options.file else _readable(predictions[0]), end="")
+        print("".join(map(_line, records)) if options.file else _readable(said[0]), end="")
 
 
 def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[ParallelRow]":
@@ -96,22 +102,24 @@ def _tell_unfused(config: Config, rows: "Sequence[ParallelRow]") -> None:
         print(f"flare-ds: {told}", file=sys.stderr)
 
 
-def _readable(prediction: "Prediction") -> str:
+def _readable(said: "Said") -> str:
     """The answer, or the label words, the likeliest first."""
-    if prediction.probabilities is None:
-        return f"{prediction.text}\n"
-    best_first = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    from flare_ds.evaluation.answers import Written
+
+    if isinstance(said, Written):
+        return f"{said.text}\n"
+    best_first = sorted(said.probabilities.items(), key=lambda item: -item[1])
     return "".join(f"{probability:.4f}  {word}\n" for word, probability in best_first)
 
 
-def _line(prediction: "Prediction") -> str:
-    return json_text(prediction.record) + "\n"
+def _line(record: Record) -> str:
+    return json_text(record) + "\n"
 
 
-def _write(path: Path, predictions: Sequence["Prediction"]) -> None:
+def _write(path: Path, records: Sequence[Record]) -> None:
     from flare_ds.evaluation.predictions import write_predictions
 
     if path.suffix == ".parquet":
-        write_predictions(path, [prediction.record for prediction in predictions])
+        write_predictions(path, records)
     else:
-        write_text(path, "".join(map(_line, predictions)))
+        write_text(path, "".join(map(_line, records)))

@@ -300,7 +300,7 @@ def test_a_whole_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch:
     config = Config.model_validate(toy_settings(tmp_path))
     shape = load_shape(config.model)
     memory.check_whole_model(config, shape)
-    monkeypatch.setattr(memory, "_available", lambda: 0.9e9)
+    monkeypatch.setattr(memory, "_available", lambda on: 0.9e9)
     with pytest.raises(HostError, match=r"whole_model=true needs about 1.0 GB on each rank, but 0.9 GB"):
         memory.check_whole_model(config, shape)
 

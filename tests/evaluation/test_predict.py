@@ -1,4 +1,4 @@
-"""Predicting for a file says what evaluation says of the same texts, on 1 and 2 real ranks, whatever the method.
+"""Predicting says what evaluation says of the same texts, whatever the method: on 1 and 2 real ranks, and in Python.
 
 Adapters are random, and equal where their parameters are named alike: so what a method says of a row without a source
 is what the method says that reads no source.
@@ -24,8 +24,9 @@ from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
+from flare_ds.training.begin import begin_run
 from flare_ds.training.engine import trainable_parameters
-from tests.distributed import run_ranks
+from tests.distributed import run_ranks, shared_environment, start_afresh
 from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
 from tests.qa_world import qa_settings
@@ -42,6 +43,7 @@ UNFUSED = {"translate_test": "zero_shot", "input_fusion": "lora", "x_mixup": "lo
 def write_adapter(config: Config) -> None:
     """An adapter whose values follow from the names of its parameters."""
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    begin_run(config, cache)
     model = build_model(config, label_tokens=cache.label_tokens)
     tensors = {
         name: 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
@@ -116,8 +118,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         one.append(
             asked(load_config(root / f"{method}.yaml"), root / "alone.jsonl", ">", root / f"{method}-alone.jsonl")
         )
-    whole = "evaluate.whole_model=true"  # faster to open
-    launch(root, 1, [[verb, path, whole, *more] for verb, path, *more in one])
+    launch(root, 1, one)  # whole, by default
     launch(root, 2, two)
     return root
 
@@ -221,6 +222,45 @@ def test_a_file_without_any_source_is_read_alone(root: Path, method: str) -> Non
 def test_methods_that_read_no_source_miss_none(root: Path) -> None:
     told = (root / "told-2").read_text()
     assert told.count("rows have no source text") == len(UNFUSED)
+
+
+@pytest.fixture(scope="module")
+def loaded(root: Path) -> dict:
+    """What every method's run says in a process without DeepSpeed or a process group."""
+    out = root / "elsewhere" / "said.json"
+    out.parent.mkdir()
+    process = start_afresh(["tests.evaluation.load_worker", str(root), str(out)], shared_environment())
+    told, _ = process.communicate(timeout=560)
+    assert process.returncode == 0, told
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_loaded_run_says_what_evaluation_says(root: Path, loaded: dict, method: str) -> None:
+    evaluated = pd.read_parquet(root / method / "predictions.parquet").set_index("id")
+    found, columns = loaded[method], ["label", "probabilities", "scores"]
+    both = pd.DataFrame({name: found[name] for name in columns}, index=found["id"]).loc[evaluated.index]
+    assert both["label"].tolist() == evaluated["prediction"].tolist()
+    np.testing.assert_allclose(both["scores"].tolist(), evaluated[SCORES], atol=1e-5)
+    np.testing.assert_allclose(both["probabilities"].tolist(), np.exp(evaluated[SCORES]), atol=1e-5)
+    np.testing.assert_allclose(found["first"], found["probabilities"][0], atol=1e-5)
+    assert len(found["written"]) == 3
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_loaded_run_says_what_the_command_line_says_of_rows_without_a_source(
+    root: Path, loaded: dict, method: str
+) -> None:
+    expected = said(root, f"{method}-2.jsonl")
+    assert loaded[method]["id"] == expected.index.tolist(), "in the order in which they were asked"
+    np.testing.assert_allclose(loaded[method]["probabilities"], expected[PROBABILITIES], atol=1e-5)
+
+
+def test_a_loaded_run_answers_questions_as_evaluation_does(root: Path, loaded: dict) -> None:
+    evaluated = pd.read_parquet(root / "qa/flare/predictions.parquet").set_index("id")
+    found = pd.DataFrame(loaded["qa"]).set_index("id").loc[evaluated.index]
+    assert found["text"].tolist() == evaluated["prediction"].tolist()
+    np.testing.assert_allclose(found["log_probability"], evaluated["log_probability"], atol=1e-5)
 
 
 def test_of_a_long_text_the_likeliest_window_answers(root: Path) -> None:
