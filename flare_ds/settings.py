@@ -17,6 +17,7 @@ from flare_ds.exceptions import ConfigError, FlareError, together
 from flare_ds.overrides import apply_overrides, is_text, keys_of
 from flare_ds.paths import expanded
 from flare_ds.places import relocated
+from flare_ds.precision import AUTO, native_dtype
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.load import task_of
@@ -87,7 +88,7 @@ def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
         DataError: the task or NLLB's tag of its target language is not known (where an MT encoder is used).
     """
     try:
-        return _with_mt_language(Config.model_validate(settings))
+        return _with_dtype(_with_mt_language(Config.model_validate(settings)))
     except ValidationError as error:
         raise explain(error, Config, origin) from None
 
@@ -98,6 +99,13 @@ def _with_mt_language(config: Config) -> Config:
         return config
     tag = nllb_tag(task_of(config.task), config.task.target_language)
     return config.model_copy(update={"source": config.source.model_copy(update={"mt_language": tag})})
+
+
+def _with_dtype(config: Config) -> Config:
+    """The precision in words: a run is continued and evaluated in the one it began with."""
+    if config.model.dtype != AUTO:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"dtype": native_dtype()})})
 
 
 def explain(error: ValidationError, model: type[BaseModel], origin: str) -> FlareError:

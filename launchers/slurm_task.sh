@@ -10,7 +10,7 @@ if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     usage "$0"
     exit
 fi
-[[ -n "${SLURM_NODEID:-}" && -n "${MASTER_ADDR:-}" ]] ||
+[[ -n "${SLURM_NODEID:-}" && -n "${MASTER_ADDR:-}" && -n "${FLARE_DS_CONTINUED:-}" ]] ||
     die "slurm_task.sh was not started by slurm.sbatch" "call sbatch launchers/slurm.sbatch $*"
 use_installed python
 use_accelerator
@@ -41,4 +41,5 @@ while ((${#running[@]} > 0 && patience > 0)); do
     running=("${left[@]}")
 done
 if ((${#running[@]} > 0)); then kill -KILL "${running[@]}" 2>/dev/null || true; fi
-exit "$status"
+if ((status != to_be_continued)); then exit "$status"; fi
+if ((SLURM_NODEID == 0)); then : >"$FLARE_DS_CONTINUED"; fi

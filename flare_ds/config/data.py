@@ -14,7 +14,9 @@ class ModelConfig(Section):
     """The frozen base model."""
 
     base: TypedPath = Field(description="directory of a saved model, or a hub name")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="precision of the frozen weights")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="precision of the frozen weights (auto: bfloat16 where this machine multiplies it)"
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="bitsandbytes storage of frozen weights")
 

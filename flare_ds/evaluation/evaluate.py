@@ -21,6 +21,7 @@ from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
 from flare_ds.runs.directory import at_place
+from flare_ds.training.ds_choice import with_chosen_deepspeed
 from flare_ds.training.engine import AdapterSource, RunningModel, open_model
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.states import prepare_states
@@ -93,7 +94,7 @@ def _what_was_scored(run_dir: Path, config: Config, cache: Cache) -> dict[str, A
         "model": config.model.base,
         "model_fingerprint": model_fingerprint(config.model.base),
         "adapter_sha256": file_sha256(run_dir / "adapter" / WEIGHTS) if config.recipe.trains else None,
-        "settings": at_place(config).model_dump(mode="json"),
+        "settings": at_place(with_chosen_deepspeed(config)).model_dump(mode="json"),
         "versions": versions(),
     }
 

@@ -1,4 +1,4 @@
-"""The DeepSpeed JSON, with what depends on the model and the run filled in.
+"""The DeepSpeed settings: which JSON, and in it what depends on the model and the run.
 
 A shipped JSON says how to shard and in which precision; `"auto"` stands where the value follows from the base:
 
@@ -20,8 +20,10 @@ from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, together
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.quantized import stored_size
+from flare_ds.shipped import is_name, shipped_file
 from flare_ds.text_file import read_text
 from flare_ds.training.ds_checks import problems
+from flare_ds.training.ds_choice import with_chosen_deepspeed
 
 
 def resolve_ds_config(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def read_ds_config(config: Config) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, names a key twice, or says what cannot work or would not be read here.
     """
+    config = with_chosen_deepspeed(config)
     settings = _read(config.deepspeed)
     wrong = list(problems(settings, config))
     if wrong:
@@ -62,7 +65,7 @@ def read_ds_config(config: Config) -> dict[str, Any]:
 
 
 def _read(path: str) -> dict[str, Any]:
-    text = read_text(Path(path), named=f"deepspeed={path!r}")
+    text = read_text(shipped_file(path) if is_name(path) else Path(path), named=f"deepspeed={path!r}")
     try:
         settings = json.loads(text, object_pairs_hook=_section, parse_constant=_no_number)
     except RecursionError as error:

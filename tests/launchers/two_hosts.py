@@ -96,7 +96,11 @@ class TwoHosts:
         self._network()
         self._ssh()
         self._slurm()
-        wait_until(lambda: self.run("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", "2"], 40)
+        wait_until(self.idle, 40)
+
+    def idle(self) -> bool:
+        """Whether no job is on either host, nor one that is ending."""
+        return self.run("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", "2"]
 
     def down(self) -> None:
         """End what was started and take the hosts away."""
