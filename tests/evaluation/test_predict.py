@@ -118,6 +118,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         one.append(
             asked(load_config(root / f"{method}.yaml"), root / "alone.jsonl", ">", root / f"{method}-alone.jsonl")
         )
+    one += [conversation(root, load_config(root / f"{method}.yaml")) for method in ("flare", "translate_test")]
     launch(root, 1, one)  # whole, by default
     launch(root, 2, two)
     return root
@@ -145,6 +146,22 @@ def pair(config: Config, out: Path) -> list[str]:
     if config.method != "translate_test":
         texts += ["--target", first.target.fields["text"]]
     return ["predict", config_file(config), *texts, "--output", str(out)]
+
+
+def conversation(root: Path, config: Config) -> list[str]:
+    """The first rows asked one after another through a pipe, a bad one among them, and the last cut short."""
+    rows = held_out(config)[:2]
+    lines = []
+    for row in rows:
+        if config.method == "flare":
+            lines += [row.target.fields["text"], row.sources[0].fields["text"], "", "a source, but no target"]
+        else:
+            lines += [row.sources[0].fields["text"], ""]
+    if config.method == "flare":
+        lines += [rows[0].target.fields["text"], "", "cut short"]
+    (root / f"{config.method}-lines").write_text("\n".join(lines) + "\n")
+    out = root / f"{config.method}-talk"
+    return ["predict", config_file(config), "--interactive", "<", str(root / f"{config.method}-lines"), ">", str(out)]
 
 
 def write_questions(path: Path, config: Config) -> None:
@@ -222,6 +239,21 @@ def test_a_file_without_any_source_is_read_alone(root: Path, method: str) -> Non
 def test_methods_that_read_no_source_miss_none(root: Path) -> None:
     told = (root / "told-2").read_text()
     assert told.count("rows have no source text") == len(UNFUSED)
+
+
+@pytest.mark.parametrize(("method", "bad"), [("flare", 2), ("translate_test", 2)])
+def test_a_conversation_goes_on_after_a_bad_line(root: Path, method: str, bad: int) -> None:
+    """What is said of the first rows, one block each; of a target alone, what is said of it in a file."""
+    blocks = (root / f"{method}-talk").read_text().removesuffix("\n\n").split("\n\n")
+    ids = pd.read_parquet(root / method / "predictions.parquet")["id"][:2].tolist()
+    ids += [f"alone-{ids[0]}"] * (method == "flare")
+    expected = said(root, f"{method}-2.jsonl").loc[ids, PROBABILITIES]
+    found = [dict(line.split("  ")[::-1] for line in block.splitlines()) for block in blocks]
+    assert len(found) == len(ids)
+    for shares, (_, row) in zip(found, expected.iterrows(), strict=True):
+        assert list(shares.values()) == sorted(shares.values(), reverse=True)
+        np.testing.assert_allclose([float(shares[word]) for word in LABELS], row.astype(float), atol=1e-4)
+    assert (root / "told-1").read_text().count(f"method={method} was given no text to read") == bad
 
 
 @pytest.fixture(scope="module")
