@@ -110,11 +110,13 @@ def asked_rows(
 
 def _asked(config: Config, task: Task, number: str, target: Any, source: Any) -> ParallelRow:
     languages = config.sources_read
-    texts = source if len(languages) > 1 and source is not None else [source, *[None] * (len(languages) - 1)]
-    if not isinstance(texts, list | tuple) or len(texts) < len(languages):
+    texts = (
+        source if len(languages) > 1 and source is not None else ([source] + [None] * len(languages))[: len(languages)]
+    )
+    if not isinstance(texts, list | tuple) or len(texts) != len(languages):
         fix = f"give a list with a text for each of: {', '.join(languages)}"
         raise ConfigError(f"source[{number}]={source!r:.200} is not one text a language", fix=fix)
-    sides = tuple(_python_text(task, text, f"source[{number}]") for text in texts[: len(languages)])
+    sides = tuple(_python_text(task, text, f"source[{number}]") for text in texts)
     side = _python_text(task, target, f"target[{number}]")
     if side is None and config.recipe.reads == "source":
         side = sides[0]
