@@ -110,9 +110,7 @@ def asked_rows(
 
 def _asked(config: Config, task: Task, number: str, target: Any, source: Any) -> ParallelRow:
     languages = config.sources_read
-    texts = (
-        source if len(languages) > 1 and source is not None else ([source] + [None] * len(languages))[: len(languages)]
-    )
+    texts: Any = source if len(languages) > 1 and source is not None else [source] * len(languages)
     if not isinstance(texts, list | tuple) or len(texts) != len(languages):
         fix = f"give a list with a text for each of: {', '.join(languages)}"
         raise ConfigError(f"source[{number}]={source!r:.200} is not one text a language", fix=fix)
