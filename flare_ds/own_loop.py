@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,10 +20,11 @@ from flare_ds.adapters.files import check_settings, load_adapter, save_adapter
 from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import Batch, collate
+from flare_ds.data.collate import collate
+from flare_ds.data.padded_rows import PaddedRows
 from flare_ds.data.row_answers import NO_TARGET
 from flare_ds.evaluation.generate import with_whole_head
-from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.exceptions import ConfigError
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
@@ -114,10 +114,17 @@ class FusedModel(nn.Module):
                 fused.
 
         Raises:
-            DataError: the labels do not mark one answer a row, behind a prompt.
+            DataError: a row is empty, or its labels do not mark one answer behind a prompt.
         """
-        rows = _Rows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels)
-        batch = rows.batch(fused=self.config.sources > 0).to(self.two_streams.base.device)
+        rows = PaddedRows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels)
+        fused = self.config.sources > 0 and source_input_ids is not None
+        batch = collate(
+            rows,
+            MicroBatch(np.arange(len(input_ids)), np.ones(len(input_ids), np.float32)),
+            streams=("source", "target") if fused else ("target",),
+            objective="vocabulary",
+            pad_id=0,
+        ).to(self.two_streams.base.device)
         logits_BNV = self.two_streams(batch)
         if labels is None:
             return Fused(None, logits_BNV)
@@ -158,74 +165,9 @@ def _run_settings(hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[s
     found = {
         "method": "flare",
         "run_dir": ".",
-        "deepspeed": "auto",
         "model": {"base": hf_model.name_or_path, "dtype": str(hf_model.dtype).removeprefix("torch.")},
         "task": {"name": "own", "source_language": "en", "target_language": "own"},
         "adapter": adapter,
         "train": {"steps": 1, "objective": "vocabulary", "seed": seed},
     }
     return parse_config(found, origin="the settings given to adapt")
-
-
-class _Rows:
-    """The rows of one forward, as `collate` wants them.
-
-    Attributes:
-        labels: not asked for.
-    """
-
-    def __init__(
-        self,
-        ids_BL: Tensor,
-        mask_BL: Tensor | None,
-        source_BM: Tensor | None,
-        source_mask_BM: Tensor | None,
-        labels_BL: Tensor | None,
-    ) -> None:
-        self.labels = np.zeros(len(ids_BL), np.int32)
-        rows = _unpadded(ids_BL, mask_BL)
-        self._sources = None if source_BM is None else _unpadded(source_BM, source_mask_BM)
-        if labels_BL is None:
-            self._prompts, self._answers = rows, [np.zeros(1, np.int64)] * len(rows)
-            return
-        lengths = [
-            _prompt_length(row, labels, number)
-            for number, (row, labels) in enumerate(zip(rows, _unpadded(labels_BL, mask_BL), strict=True))
-        ]
-        self._prompts = [row[:length] for row, (length, _) in zip(rows, lengths, strict=True)]
-        self._answers = [row[length:end] for row, (length, end) in zip(rows, lengths, strict=True)]
-
-    def prompt(self, stream: str, row: int) -> np.ndarray:
-        """Prompt tokens of one row."""
-        prompts = self._prompts if stream == "target" else self._sources
-        assert prompts is not None
-        return prompts[row]
-
-    def answer(self, stream: str, row: int) -> np.ndarray:
-        """Answer tokens of one row."""
-        return self._answers[row]
-
-    def batch(self, *, fused: bool) -> Batch:
-        """All rows; with their sources, if they are to meet."""
-        streams = ("source", "target") if fused and self._sources is not None else ("target",)
-        every = MicroBatch(np.arange(len(self.labels)), np.ones(len(self.labels), np.float32))
-        return collate(self, every, streams=streams, objective="vocabulary", pad_id=0)
-
-
-def _unpadded(ids_BL: Tensor, mask_BL: Tensor | None) -> list[np.ndarray]:
-    mask_BL = torch.ones_like(ids_BL) if mask_BL is None else mask_BL
-    pairs = zip(ids_BL.cpu().numpy(), mask_BL.cpu().numpy().astype(bool), strict=True)
-    return [ids_L[mask_L].astype(np.int64) for ids_L, mask_L in pairs]
-
-
-def _prompt_length(row: np.ndarray, labels: np.ndarray, number: int) -> tuple[int, int]:
-    """Where a row's answer begins and ends."""
-    (places,) = np.nonzero(labels != NO_TARGET)
-    if not len(places) or not places[0] or len(places) != places[-1] + 1 - places[0]:
-        raise DataError(
-            f"labels of row {number} mark no answer behind a prompt",
-            fix="give the ids of one run of tokens, and -100 before and behind it",
-        )
-    if (labels[places] != row[places]).any():
-        raise DataError(f"labels of row {number} are not its input_ids there", fix="they are not to be shifted")
-    return int(places[0]), int(places[-1]) + 1
