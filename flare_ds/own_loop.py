@@ -33,6 +33,8 @@ from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.settings import parse_config
 from flare_ds.training.engine import trainable_parameters
 
+_NAMELESS = "a model that was made in memory"
+
 
 def adapt(
     hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[str, Any] | Config | None = None, *, seed: int = 1
@@ -140,6 +142,11 @@ class FusedModel(nn.Module):
             ConfigError: the model was not loaded from a directory or the hub, so nothing tells which it is.
             HostError: the disk is full or not writable.
         """
+        if self.config.model.base == _NAMELESS:
+            raise ConfigError(
+                "the model has no name_or_path, so nothing would tell which base the adapter is for",
+                fix="save the model with save_pretrained, and adapt what from_pretrained loads from there",
+            )
         tensors = {name: tensor.detach().cpu() for name, tensor in self._trained().items()}
         peft_model = self.two_streams.peft_model
         save_adapter(Path(directory), tensors, peft_model, self.config, label_tokens={}, validation={})
@@ -165,7 +172,7 @@ def _run_settings(hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[s
     found = {
         "method": "flare",
         "run_dir": ".",
-        "model": {"base": hf_model.name_or_path, "dtype": str(hf_model.dtype).removeprefix("torch.")},
+        "model": {"base": hf_model.name_or_path or _NAMELESS, "dtype": str(hf_model.dtype).removeprefix("torch.")},
         "task": {"name": "own", "source_language": "en", "target_language": "own"},
         "adapter": adapter,
         "train": {"steps": 1, "objective": "vocabulary", "seed": seed},

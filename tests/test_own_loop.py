@@ -136,7 +136,7 @@ def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
         flare_ds.adapt(hf_model(root), {"rank": 4})
     with pytest.raises(flare_ds.ConfigError, match="method=zero_shot"):
         flare_ds.adapt(hf_model(root), config_of(toy_settings(root, method="zero_shot")))
-    with pytest.raises(flare_ds.ConfigError, match=r"no model|model ''"):
+    with pytest.raises(flare_ds.ConfigError, match="the model has no name_or_path"):
         flare_ds.adapt(small_model("llama")[0]).save_adapter(root / "nameless")
 
 
