@@ -55,6 +55,7 @@ class Holder:
 class _Held:
     pid: int  # a forked child holds nothing
     released: threading.Event
+    in_new_directory: bool
 
 
 def hold(path: Path, *, doing: str) -> bool:
@@ -111,14 +112,20 @@ def one_at_a_time(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def release(path: Path) -> None:
-    """Give a lock back that this process holds; any other is left alone."""
+    """Give a lock back that this process holds; any other is left alone.
+
+    A directory that was made for the lock, and holds nothing now, goes with it.
+    """
     path = _place(path)
     if not _is_mine(path):
         return
-    _HELD.pop(path).released.set()
+    held = _HELD.pop(path)
+    held.released.set()
     with suppress(OSError):
         if _read(path)[0] == _me():
             path.unlink()
+            if held.in_new_directory:
+                path.parent.rmdir()
 
 
 def release_all() -> None:
@@ -137,11 +144,12 @@ def _is_mine(path: Path) -> bool:
 
 def _taken(path: Path) -> Holder | str | None:
     """Take the lock: None if it is ours now, else who holds it (empty: not known)."""
+    new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (_made(path) or _taken_over(path)):
         return _read(path)[0] or ""
     released = threading.Event()
-    _HELD[path] = _Held(os.getpid(), released)
+    _HELD[path] = _Held(os.getpid(), released, new)
     threading.Thread(target=_touch, args=(path, released), daemon=True).start()
     return None
 

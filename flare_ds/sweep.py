@@ -16,12 +16,12 @@ from pathlib import Path
 
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors
-from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.processes import free_port, log_tail, only_one, run_logged, say, search_path
 from flare_ds.reporting import report
 from flare_ds.runs.changes import changes
 from flare_ds.runs.directory import BASE
-from flare_ds.sweep_config import Plan, PlannedRun, load_sweep
+from flare_ds.sweep_plan import Plan, PlannedRun, load_sweep
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -164,7 +164,7 @@ def _has_other_base(run: PlannedRun) -> bool:
     """Whether a run that has begun was made from a base whose contents are others now."""
     known = run.owner.record(BASE).get("fingerprint") if run.owner.begun else None
     return (
-        known is not None and Path(run.config.model.base).is_dir() and known != base_fingerprint(run.config.model.base)
+        known is not None and Path(run.config.model.base).is_dir() and known != model_fingerprint(run.config.model.base)
     )
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flare_ds.adapters.inject import ADAPTER, inject_adapter
 from flare_ds.config import Config
@@ -14,7 +15,7 @@ from flare_ds.data.collate import NO_TARGET, Batch
 from flare_ds.models.head import use_head
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.forms import PAPER_FORM
-from tests.oracle import Base, Oracle, Row
+from tests.oracle import Base, Oracle, Row, Visit
 from tests.small_models import VOCAB, small_model
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -171,3 +172,15 @@ def make_oracle(model: TwoStreamModel, base: Base, config: Config) -> Oracle:
 def short_name(name: str) -> str:
     """The oracle's name of a parameter."""
     return name.removeprefix("model.base_model.model.").replace(f".{ADAPTER}", "")
+
+
+class ProjectedBase(Base):
+    """The oracle's base, whose source in every layer is the projected state of the encoder."""
+
+    encoded: dict[int, Tensor]
+    trained: dict[str, Tensor]
+
+    def read(self, tokens: list[int]) -> list[Visit]:
+        weight, bias = self.trained["projection.weight"], self.trained["projection.bias"]
+        states = torch.stack([weight @ vector + bias for vector in self.encoded[tokens[0]]])
+        return [Visit(states, states, {})] * self.s.layers

@@ -10,7 +10,7 @@ from deepspeed.runtime.config import DeepSpeedConfig, DtypeEnum
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.training.ds_config import read_ds_config
+from flare_ds.training.ds_config import copy_size, read_ds_config
 from tests.test_config_conflicts import SETTINGS
 
 DIRECTORY = Path(__file__).parents[1] / "ds_configs"
@@ -26,6 +26,7 @@ RUN_TIME = {
     "stage3_max_live_parameters": 2_500_000,
     "stage3_param_persistence_threshold": 8_193,
     "stage3_prefetch_bucket_size": 1_000_000,
+    "zero_hpz_partition_size": 8,
 }
 
 
@@ -49,7 +50,8 @@ def autos(settings: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_deepspeed_reads_it_as_it_is_meant(file: Path) -> None:
     settings = read(file)
-    assert autos(settings) == set(RUN_TIME)
+    several_nodes = {"zero_hpz_partition_size"}
+    assert autos(settings) == set(RUN_TIME) - (set() if "hpz" in file.stem else several_nodes)
     config = DeepSpeedConfig(filled(settings))
     zero = config.zero_config
     assert zero.stage == 3
@@ -57,6 +59,7 @@ def test_deepspeed_reads_it_as_it_is_meant(file: Path) -> None:
     assert DtypeEnum(config.grad_accum_dtype).value is torch.float32
     assert config.bfloat16_config.enabled == ("fp32" not in file.stem)
     assert zero.overlap_comm == ("cpu" not in file.stem)
+    assert zero.zero_hpz_partition_size == (8 if "hpz" in file.stem else 1)
     assert (zero.max_reuse_distance, zero.max_live_parameters) == (1_200_000, 2_500_000)
     assert (zero.param_persistence_threshold, zero.prefetch_bucket_size) == (8_193, 1_000_000)
 
@@ -126,7 +129,10 @@ REFUSED: list[tuple[str | dict[str, Any], list[str]]] = [
     (changed(offload_optimizer={"device": "cpu"}), ["zero_optimization.offload_optimizer", "a few MB"]),
     (changed(cpu_offload=True), ["zero_optimization.cpu_offload"]),
     (changed(mics_shard_size=8), ["zero_optimization.mics_shard_size", "zero_hpz_partition_size"]),
-    *((changed(**{f"zero_quantized_{what}": True}), [f"zero_quantized_{what}"]) for what in ("weights", "gradients")),
+    *(
+        (changed(**{f"zero_quantized_{what}": True}), [f"zero_quantized_{what}"])
+        for what in ("weights", "gradients", "nontrainable_weights")
+    ),
     (changed(stage3_prefetch_buckets=1), ["stage3_prefetch_buckets", "did you mean 'stage3_prefetch_bucket_size'"]),
     (changed(reduce_bucket_size="big"), ["zero_optimization.reduce_bucket_size", "integer"]),
     (changed(reduce_bucket_size=-1), ["zero_optimization.reduce_bucket_size", "greater"]),
@@ -157,6 +163,28 @@ def test_what_cannot_work_is_refused_by_name(tmp_path: Path, content: str | dict
         read_as(tmp_path, content)
     for part in [*named, "ds.json"]:
         assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hosts", "expected"),
+    [
+        ("auto", "a", 1),
+        ("auto", "aaaa", 1),
+        ("auto", "aabb", 2),
+        ("auto", "aaaabbbbcccc", 4),
+        ("auto", "abc", 1),
+        (2, "aaaa", 2),
+        (8, "aaaa", 8),
+    ],
+)
+def test_a_copy_of_the_base_for_each_host_where_there_are_several(wanted: Any, hosts: str, expected: int) -> None:
+    assert copy_size(wanted, list(hosts), "ds.json") == expected
+
+
+@pytest.mark.parametrize(("wanted", "hosts"), [("auto", "aab"), ("auto", "abab"), (3, "aabb")])
+def test_ranks_that_cannot_be_shared_out_are_refused(wanted: Any, hosts: str) -> None:
+    with pytest.raises(ConfigError, match=r"zero_hpz_partition_size=.* in ds.json"):
+        copy_size(wanted, list(hosts), "ds.json")
 
 
 def test_encodings(tmp_path: Path) -> None:

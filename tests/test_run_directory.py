@@ -76,6 +76,31 @@ def test_refused_commands_end_on_every_rank_and_change_no_byte(root: Path, tmp_p
     assert contents(root / "run") == before
 
 
+LATE = {
+    "HostError: train.micro_batch_size=": ["train.micro_batch_size=1000000000000"],
+    "ConfigError: train.batch_tokens=3": ["run_dir=NEW", "train.batch_tokens=3"],
+    "ConfigError: the source states take": [
+        "run_dir=NEW",
+        "source.provider=cached",
+        "source.max_store_gb=1e-9",
+        "adapter.pairing=input",
+    ],
+    "ConfigError: adapter.target_modules names": ["run_dir=NEW", "method=lora", "adapter.target_modules=[nothing]"],
+}
+"""What the trainer itself refuses, of a run that has begun and of a new one, and how that is told."""
+
+
+def test_what_the_trainer_refuses_changes_no_byte_either(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "run", tmp_path / "copy")
+    asked = [[word.replace("NEW", str(tmp_path / "new")) for word in words] for words in LATE.values()]
+    command = ["tests.refusals_worker", str(tmp_path / "copy"), *map(json.dumps, asked)]
+    (output,) = run_ranks(command, 1)
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith('{"said"')]
+    for (said, words), line in zip(LATE.items(), lines, strict=True):
+        assert line["said"].startswith(said), line
+        assert line["same"] and line["there"] == ("run_dir=NEW" not in words)
+
+
 def test_of_two_jobs_on_one_directory_one_is_refused(root: Path) -> None:
     settings = toy_settings(root, name="shared", steps=4, save_every=2, validate_every=2)
     config, lock = str(write_config(settings)), root / "shared/.lock"

@@ -18,7 +18,7 @@ from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.settings import load_config
-from flare_ds.sweep_config import load_sweep
+from flare_ds.sweep_plan import load_sweep
 from flare_ds.training.engine import count_trainable
 from tests.distributed import REPOSITORY
 from tests.small_models import small_model

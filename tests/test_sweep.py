@@ -10,7 +10,7 @@ import pytest
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.settings import load_config
 from flare_ds.sweep import sweep
-from flare_ds.sweep_config import load_sweep
+from flare_ds.sweep_plan import load_sweep
 from tests.sweep_bench import CELLS, PREPARED, UNTUNED, Bench, expected_calls, stage1_calls
 
 

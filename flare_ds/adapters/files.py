@@ -27,7 +27,7 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
-from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.versions import versions
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -62,7 +62,7 @@ def save_adapter(
     """
     write_json(directory / SETTINGS, _settings(model, config, label_tokens))
     weights = {peft_key(name): tensor.contiguous() for name, tensor in tensors.items()}
-    kept = {"validation": dict(validation), "versions": versions(), "base": base_fingerprint(config.model.base)}
+    kept = {"validation": dict(validation), "versions": versions(), "base": model_fingerprint(config.model.base)}
     metadata = {"format": "pt", KEPT: json_text(kept)}
     write_atomically(directory / WEIGHTS, lambda path: save_file(weights, path, metadata=metadata))
 
@@ -128,7 +128,7 @@ def _check_base(weights: Path, config: Config) -> None:
             known = parse_object((file.metadata() or {}).get(KEPT, "{}")).get("base")
     except (OSError, SafetensorError, ValueError):
         return  # whoever reads the matrices says it better
-    if known is not None and known != base_fingerprint(config.model.base):
+    if known is not None and known != model_fingerprint(config.model.base):
         raise CheckpointError(
             f"{weights} was trained on another base than model.base={config.model.base!r}: its contents differ",
             fix="give that base's place: model.base=DIRECTORY",

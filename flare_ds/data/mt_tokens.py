@@ -27,10 +27,12 @@ def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer  # imports torch, which worker processes do without
 
+    from flare_ds.models.hub import revision
     from flare_ds.models.limits import check_tokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.mt_encoder, trust_remote_code=False)
+        name = str(source.mt_encoder)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision(name), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise unusable(source, error) from error
     known = language_tags(tokenizer)

@@ -43,6 +43,7 @@ from flare_ds.evaluation.generate import eos_ids, generate
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer
+from flare_ds.training.hub_names import settle_hub_names
 from flare_ds.training.process_group import join_process_group, world_size
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 
@@ -82,6 +83,7 @@ class FlareModel(LM):
         super().__init__()
         self.config = config = run_settings(run, batch_size, settings)
         join_process_group()
+        settle_hub_names(config)
         self.tokenizer = agreed(partial(load_tokenizer, config.model))
         shape = agreed(partial(load_shape, config.model))
         longest = row_length(max_length, resolve_max_length(shape.config, self.tokenizer))

@@ -38,6 +38,7 @@ from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.tasks.base import Task
 from flare_ds.training.engine import RunningModel, open_whole
+from flare_ds.training.hub_names import settle_hub_names
 from flare_ds.training.memory import whole_model_problem
 from flare_ds.training.process_group import device, rank
 from flare_ds.training.rank_zero import agreed, on_rank_zero
@@ -85,6 +86,7 @@ class Predictor:
     ) -> None:
         self.config = for_free_text(config)
         self.task, self.alone_on = task, alone_on
+        settle_hub_names(config)
         self.opened = with_whole_head(self.config) if writes else self.config
         self.tokenizer = agreed(partial(load_tokenizer, config.model))
         on_rank_zero(partial(check_same_questions, config, task, self.tokenizer))

@@ -1,30 +1,32 @@
-"""Telling two models apart: what of a model decides the states it computes."""
+"""Telling two models apart, wherever they lie: the one way to know a base, an MT encoder, a translation model."""
 
 import hashlib
 import json
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoConfig
-
-from flare_ds.checksums import canonical_json, directory_sha256
+from flare_ds.checksums import canonical_json
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.hub import commit
 from flare_ds.models.names import is_path
 from flare_ds.models.weight_files import weight_files
 
 _SAMPLE_BYTES = 4096
-_SAMPLES = 64
+_SAMPLES = 1024
+"""Of a file that does not say where its tensors are."""
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth")
 _OF_ITS_PLACE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
-"""Settings in config.json that say where a model came from, or who saved it."""
+"""Settings that say where a model came from, or who saved it."""
 
 
-def base_fingerprint(name: str) -> str:
-    """What tells a base from another wherever it lies: the commit of a hub model, or a checksum of a directory.
+def model_fingerprint(name: str) -> str:
+    """What tells a model from another wherever it lies: the commit of a hub model, or a checksum of a directory.
 
-    Of a directory it is taken over its config.json, the sizes of its weight files, and some bytes of each of their
-    tensors, so that it takes no longer for a large base: training that changed a matrix changed the middle of it.
+    Of a directory it is taken over its settings, the sizes of its weight files, and some bytes of each of their
+    tensors, so that it takes no longer for a large model: training that changed a matrix changed the middle of it.
+    A process computes it once, as long as the files stay as they are.
 
     Args:
         name: directory of a saved model, or a hub name.
@@ -36,19 +38,30 @@ def base_fingerprint(name: str) -> str:
     directory = Path(name)
     if not directory.is_dir():
         return _commit(name)
-    checksum = hashlib.sha256()
     try:
-        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        checksum.update(canonical_json({key: settings[key] for key in settings if key not in _OF_ITS_PLACE}))
-        for file in _read_files(directory):
-            checksum.update(f"{file.name} {file.stat().st_size}\n".encode())
-            for sample in _samples(file):
-                checksum.update(sample)
+        states = [(file.name, file.stat()) for file in sorted(directory.iterdir()) if file.is_file()]
+        return _of_files(directory.absolute(), tuple((file, s.st_size, s.st_mtime_ns) for file, s in states))
     except (OSError, ValueError, TypeError, KeyError, struct.error) as error:
-        raise ConfigError(
-            f"cannot read the model.base={name!r}: {error}", fix="save it with save_pretrained"
-        ) from error
+        raise ConfigError(f"cannot read the model {name!r}: {error}", fix="save it with save_pretrained") from error
+
+
+@lru_cache(maxsize=64)
+def _of_files(directory: Path, _states: tuple[tuple[str, int, int], ...]) -> str:
+    """The checksum of a directory while its files have these sizes and times."""
+    checksum = hashlib.sha256()
+    checksum.update(_settings(directory / "config.json"))
+    if (generation := directory / "generation_config.json").is_file():
+        checksum.update(_settings(generation))
+    for file in _read_files(directory):
+        checksum.update(f"{file.name} {file.stat().st_size}\n".encode())
+        for sample in _samples(file):
+            checksum.update(sample)
     return checksum.hexdigest()
+
+
+def _settings(file: Path) -> bytes:
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    return canonical_json({key: settings[key] for key in settings if key not in _OF_ITS_PLACE})
 
 
 def _read_files(directory: Path) -> list[Path]:
@@ -74,30 +87,10 @@ def _samples(path: Path) -> Iterator[bytes]:
             yield file.read(_SAMPLE_BYTES)
 
 
-def model_fingerprint(name: str) -> str:
-    """The commit of a hub model, or one sha256 over the names and contents of a directory's own files.
-
-    Contents, not sizes: two bases merged from adapters of different seeds differ in nothing else. That reads every
-    weight once (about 1 GB a second).
-
-    Args:
-        name: directory of a saved model, or a hub name.
-
-    Raises:
-        ConfigError: there is no model of that name.
-    """
-    directory = Path(name)
-    if directory.is_dir():
-        return directory_sha256(directory)
-    return _commit(name)
-
-
 def _commit(name: str) -> str:
     if is_path(name):
         raise ConfigError(f"the model {name!r} is not a directory", fix="check the path")
     try:
-        commit = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
-    except (OSError, ValueError) as error:
+        return commit(name)
+    except OSError as error:
         raise ConfigError(f"cannot read the model {name!r}: {error}", fix="check the name") from error
-    assert isinstance(commit, str), f"{name} came from neither a directory nor a hub"
-    return commit

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from flare_ds.exceptions import ConfigError
+from flare_ds.models.hub import revision
 
 _OWN = ("bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id", "pad_token_id", "cls_token_id")
 _MEND = (
@@ -91,7 +92,7 @@ def _rows_of(name: str) -> int | None:
     if Path(name).is_file() or (Path(name).is_dir() and not (Path(name) / "config.json").is_file()):
         return None
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, revision=revision(name), trust_remote_code=False)
     except (OSError, ValueError):
         return None  # whoever loads the model says so
     return getattr(config.get_text_config(), "vocab_size", None)

@@ -22,6 +22,7 @@ from transformers import (
 
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.models.hub import revision
 from flare_ds.models.limits import check_tokenizer
 from flare_ds.models.names import is_path, missing_directory
 from flare_ds.models.quantized import finish_quantized, quantization_config
@@ -43,6 +44,7 @@ def load_base(model: ModelConfig) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.base,
+            revision=revision(model.base),
             config=config,
             dtype=getattr(torch, model.dtype),
             attn_implementation=model.attention,
@@ -73,7 +75,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         return load_model_file(file)
     _check_base(model.base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.base, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model.base, revision=revision(model.base), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise _unreadable("cannot load the tokenizer of", model, error) from error
     check_tokenizer(tokenizer, model.base, setting="model.base")
@@ -127,7 +129,7 @@ def _adapter_inside(base: str) -> ConfigError:
 def _load_config(model: ModelConfig) -> PreTrainedConfig:
     _check_base(model.base)
     try:
-        config = AutoConfig.from_pretrained(model.base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model.base, revision=revision(model.base), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreadable("cannot read", model, error) from error
     if getattr(config, "quantization_config", None) is not None:

@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flare_ds.config import SourceConfig
 from flare_ds.data.mt_tokens import load_mt_tokenizer, unusable
+from flare_ds.models.hub import revision
 
 
 class MTEncoder:
@@ -32,9 +33,11 @@ class MTEncoder:
 
     def __init__(self, source: SourceConfig, *, dtype: torch.dtype, device: torch.device) -> None:
         assert not is_deepspeed_zero3_enabled(), "the encoder must be whole: load it before the base"
-        self.tokenizer = load_mt_tokenizer(source)
+        name, self.tokenizer = str(source.mt_encoder), load_mt_tokenizer(source)
         try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(str(source.mt_encoder), dtype=dtype, trust_remote_code=False)
+            model = AutoModelForSeq2SeqLM.from_pretrained(
+                name, revision=revision(name), dtype=dtype, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError) as error:
             raise unusable(source, error) from error
         self.encoder: PreTrainedModel = model.get_encoder().eval().requires_grad_(False).to(device)
@@ -58,8 +61,9 @@ def mt_width(source: SourceConfig) -> int:
     Raises:
         ConfigError: there is no configuration of a model at `source.mt_encoder`.
     """
+    name = str(source.mt_encoder)
     try:
-        return AutoConfig.from_pretrained(str(source.mt_encoder), trust_remote_code=False).hidden_size
+        return AutoConfig.from_pretrained(name, revision=revision(name), trust_remote_code=False).hidden_size
     except (OSError, ValueError) as error:
         raise unusable(source, error) from error
 

@@ -28,6 +28,12 @@ _COSTS = {
 }
 """Columns that training.json fills: the key there, and how it is written."""
 _NOTHING_TRAINED = {"trained_parameters": "0", "examples": "0"}
+_ANSWERS = {
+    "cut_off": "of the answers generated came to no end within generate.max_new_tokens",
+    "unsayable": "of the test examples have no right answer that fits into generate.max_new_tokens",
+    "not_a_label": "of the answers generated are no label word",
+}
+"""Shares among the figures of metrics.json that bound the score, and what each is a share of."""
 _FLOPS = f"FLOPs / {REFERENCE}'s"
 
 
@@ -42,7 +48,11 @@ def score_table(groups: Sequence[Group], root: Path) -> str:
         DataError: a run's files are damaged, or seeds of one line were scored on different test rows.
     """
     lines = [line for group in groups for line in _lines(group, groups, root)]
-    notes = [_footnote([run for group in groups for run in group.finished]), *_source_notes(groups)]
+    notes = [
+        _footnote([run for group in groups for run in group.finished]),
+        *_answer_notes(groups),
+        *_source_notes(groups),
+    ]
     return "\n\n".join([table((*_ABOUT, *_SCORES, *_COSTS, _FLOPS), lines), *notes])
 
 
@@ -109,6 +119,17 @@ def _footnote(finished: Sequence[RunResult]) -> str:
         "each as often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in "
         "seconds. Tokens/s: of the training, all ranks together. FLOPs: of a training step."
     )
+
+
+def _answer_notes(groups: Sequence[Group]) -> list[str]:
+    """What kept generated answers from being right, whatever the model knows: a line for each kind that there is."""
+    notes = []
+    for name, meaning in _ANSWERS.items():
+        of_groups = [(group, [run.metrics["figures"].get(name, 0.0) for run in group.finished]) for group in groups]
+        said = [f"{np.mean(of_runs):.1%} ({x.language} {x.method})" for x, of_runs in of_groups if any(of_runs)]
+        if said:
+            notes.append(f"{name}: {', '.join(said)} {meaning}.")
+    return notes
 
 
 def _source_notes(groups: Sequence[Group]) -> list[str]:

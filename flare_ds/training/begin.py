@@ -5,7 +5,7 @@ from typing import Any
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import BASE, CACHE, VERSIONS
 from flare_ds.tasks.of_run import keep_task_file
@@ -24,7 +24,7 @@ def begin_run(config: Config, cache: Cache) -> None:
     """
     records: dict[str, dict[str, Any]] = {
         CACHE: {"key": cache.key, "fields": cache.manifest.fields},
-        BASE: {"name": config.model.base, "fingerprint": base_fingerprint(config.model.base)},
+        BASE: {"name": config.model.base, "fingerprint": model_fingerprint(config.model.base)},
         VERSIONS: versions(),
     }
     keep_task_file(config.task.path, Path(config.run_dir))

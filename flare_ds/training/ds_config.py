@@ -6,13 +6,16 @@ A shipped JSON says how to shard and in which precision; `"auto"` stands where t
     stage3_max_live_parameters           2.5 layers
     stage3_prefetch_bucket_size          1 layer
     stage3_param_persistence_threshold   just over the largest adapter matrix: adapters are never partitioned away
+    zero_hpz_partition_size              the ranks of a host, where there are several hosts
 
 The micro-batch size and the clipping always come from the YAML; micro-steps are counted by the trainer.
 """
 
 import json
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -24,6 +27,7 @@ from flare_ds.shipped import is_name, shipped_file
 from flare_ds.text_file import read_text
 from flare_ds.training.ds_checks import problems
 from flare_ds.training.ds_choice import with_chosen_deepspeed
+from flare_ds.training.process_group import hosts
 
 
 def resolve_ds_config(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
@@ -34,10 +38,12 @@ def resolve_ds_config(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
         shape: the base on the meta device.
 
     Raises:
-        ConfigError: see `read_ds_config`.
+        ConfigError: see `read_ds_config` and `copy_size`.
     """
     settings = read_ds_config(config)
     zero = settings["zero_optimization"]
+    if copies := zero.get("zero_hpz_partition_size"):
+        zero["zero_hpz_partition_size"] = copy_size(copies, hosts(), config.deepspeed)
     zero.update({key: value for key, value in _sizes(config, shape).items() if zero.get(key) == "auto"})
     settings.update(
         train_micro_batch_size_per_gpu=config.train.micro_batch_size,
@@ -62,6 +68,30 @@ def read_ds_config(config: Config) -> dict[str, Any]:
     if settings.get("bf16", {}).get("enabled") == "auto":
         settings["bf16"]["enabled"] = config.model.dtype == "bfloat16"
     return settings
+
+
+def copy_size(wanted: int | Literal["auto"], host_of_rank: Sequence[str], origin: str) -> int:
+    """How many ranks share a copy of the base (ZeRO++'s hpZ); 1: all do, and there is no other copy.
+
+    Args:
+        wanted: zero_hpz_partition_size; "auto": a copy a host, where there are several.
+        host_of_rank: in rank order.
+        origin: the JSON.
+
+    Raises:
+        ConfigError: the ranks cannot be shared out like that.
+    """
+    setting, ranks = f"zero_optimization.zero_hpz_partition_size={wanted!r} in {origin}", len(host_of_rank)
+    if wanted != "auto":
+        if ranks % min(wanted, ranks):
+            problem = f"{setting} does not divide the {ranks} ranks"
+            raise ConfigError(problem, fix='write "auto", or the number of ranks on each host')
+        return wanted
+    on_host = [len(list(together)) for _, together in groupby(host_of_rank)]
+    if len(set(on_host)) > 1 or len(on_host) > len(set(host_of_rank)):
+        problem = f"{setting}, but the ranks stand as {', '.join(host_of_rank)}: not equally many on each host, in turn"
+        raise ConfigError(problem, fix="start equally many ranks on each host, or use zero3_bf16.json")
+    return on_host[0] if len(on_host) > 1 else 1
 
 
 def _read(path: str) -> dict[str, Any]:

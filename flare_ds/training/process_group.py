@@ -101,6 +101,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def hosts() -> list[str]:
+    """The host of each rank."""
+    return ["this host"] if _job is None else _job.hosts
+
+
 def ranks_named(ranks: list[int]) -> str:
     """Some ranks and their hosts, for a message; nothing where there is but one rank."""
     return "" if _job is None else _job.named(ranks)

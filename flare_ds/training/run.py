@@ -13,13 +13,14 @@ from flare_ds.data.cache.trash import mark_used
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.exceptions import CacheError, ConfigError, FlareError
-from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE, STATE, at_place
 from flare_ds.tasks.load import task_of
 from flare_ds.training.begin import begin_run
 from flare_ds.training.ds_config import read_ds_config
+from flare_ds.training.hub_names import settle_hub_names
 from flare_ds.training.process_group import join_process_group
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.readable import check_readable
@@ -51,6 +52,7 @@ def open_run(config: Config, *, train: bool) -> Cache:
     """
     read_ds_config(config)
     join_process_group()
+    settle_hub_names(config)
     check_same_files(config)
     path = on_rank_zero(partial(_prepare, config, train))
     return agreed(partial(open_cache, path))
@@ -60,15 +62,12 @@ def _prepare(config: Config, train: bool) -> Path:
     """The path of the run's cache; rank 0."""
     _check_answers(config)
     run = RunDirectory(config.run_dir)
-    there = run.path.exists()
     mine = run.lock()
     try:
         return _checked(run, config, train)
     except BaseException:
         if mine:
             run.unlock()
-        if not there and not any(run.path.iterdir()):
-            run.path.rmdir()
         raise
 
 
@@ -77,7 +76,7 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     if train and not config.recipe.trains:
         raise ConfigError(f"method={config.method} trains nothing", fix="use `evaluate`, or method=lora or flare")
     run.check(config, train=train)
-    run.check_base(base_fingerprint(config.model.base), config)
+    run.check_base(model_fingerprint(config.model.base), config)
     if not train:
         run.check_trained(config)
     cache = _cache(run, config, train)

@@ -7,6 +7,7 @@ from functools import partial
 
 import deepspeed
 import torch
+from deepspeed.utils import groups
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
@@ -31,6 +32,7 @@ def open_sharded(
         ConfigError: see `resolve_ds_config` and `build_model`.
     """
     settings = agreed(partial(resolve_ds_config, config, shape))
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
     zero_init = HfDeepSpeedConfig(settings)
     model = filled_model(config, label_tokens=label_tokens, adapter=adapter)
     parameters = trainable_parameters(model)

@@ -9,7 +9,7 @@ What is done already is not done again.
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.exceptions import CheckpointError, ConfigError, FlareError
 from flare_ds.files import disk_errors, write_json
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.merge import merge_run
 from flare_ds.training.engine import make_room, open_model
@@ -36,7 +37,8 @@ class Stage1:
     """What became of a stage 1; stage1.json in its run directory.
 
     Attributes:
-        output: the merged base.
+        output: where the merged base was written; it may be moved.
+        fingerprint: of the merged base, by which it is known: see `model_fingerprint`.
         metric: the task's.
         validation_examples: how many were scored.
         untuned: score of the base as it was.
@@ -45,6 +47,7 @@ class Stage1:
     """
 
     output: str
+    fingerprint: str
     metric: str
     validation_examples: int
     untuned: float
@@ -101,14 +104,17 @@ def _check_settings(config: Config) -> None:
 
 def _finished(config: Config, output: Path, trained: bool) -> Stage1:
     """The record of an earlier call that made `output`."""
-    record = Path(config.run_dir) / RECORD
-    found = Stage1(**json.loads(record.read_text(encoding="utf-8"))) if record.exists() else None
-    if not trained or found is None or Path(found.output).resolve() != output.resolve():
+    try:
+        found = Stage1(**json.loads((Path(config.run_dir) / RECORD).read_text(encoding="utf-8")))
+        made = trained and found.fingerprint == model_fingerprint(str(output))
+    except (OSError, ValueError, TypeError, FlareError):  # no record, or `output` is no model
+        made = False
+    if not made:
         raise CheckpointError(
             f"{output} exists already, and stage 1 in {config.run_dir} did not make it",
             fix="choose another --output, or delete it",
         )
-    return found
+    return replace(found, output=str(output))
 
 
 def _merge(config: Config, candidate: Path) -> None:
@@ -138,7 +144,8 @@ def _accept(config: Config, output: Path, candidate: Path, untuned: Scores, merg
     run_dir = Path(config.run_dir)
     training = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))
     tuned = training["best_validation_score"]
-    result = Stage1(str(output), merged.metric, len(merged.records), untuned.score, tuned, merged.score)
+    made = model_fingerprint(str(candidate))
+    result = Stage1(str(output), made, merged.metric, len(merged.records), untuned.score, tuned, merged.score)
     if merged.standing <= untuned.standing:
         raise _refused(config, result)
     with disk_errors(output):

@@ -31,7 +31,7 @@ from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.split import generates
 from flare_ds.exceptions import ToBeContinued
 from flare_ds.files import write_json
-from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import for_deepspeed
 from flare_ds.runs.changes import deciding
@@ -308,4 +308,4 @@ def fingerprint(config: Config, cache: Cache) -> str:
     sections = ["method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config))]
     parts = {name: value for name, value in deciding(config).items() if name.startswith(tuple(sections))}
     models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
-    return json_sha256([cache.key, [base_fingerprint(str(name)) for name in models], parts])
+    return json_sha256([cache.key, [model_fingerprint(str(name)) for name in models], parts])

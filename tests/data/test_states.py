@@ -12,7 +12,6 @@ import torch
 from flare_ds.data.states import StateStore, StoreId, find_store, open_store, states_file
 from flare_ds.data.states_writer import Layout, StoreWriter, check_size
 from flare_ds.exceptions import CacheError, ConfigError, HostError
-from flare_ds.models.fingerprint import model_fingerprint
 
 LENGTHS = {"train": np.array([3, 1, 0, 5]), "test": np.array([2, 2])}
 STORE = StoreId("cached", {"base": "abc", "pairing": "output"})
@@ -161,15 +160,3 @@ def test_builders_at_the_same_time_end_with_one_good_store(tmp_path: Path) -> No
     assert_holds(late, others)
     names = {file.name for file in late.path.iterdir()}
     assert names == {f"{split}.{kind}" for split in LENGTHS for kind in ("states", "offsets.npy")} | {"manifest.json"}
-
-
-def test_models_differ_by_content_and_not_by_size(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights 1")
-    first = model_fingerprint(str(tmp_path))
-    (tmp_path / "original").mkdir()
-    (tmp_path / "original/weights.bin").write_bytes(b"not read by transformers")
-    assert model_fingerprint(str(tmp_path)) == first
-    (tmp_path / "model.safetensors").write_bytes(b"weights 2")
-    assert model_fingerprint(str(tmp_path)) != first
-    with pytest.raises(ConfigError, match=r"the model './nowhere' is not a directory"):
-        model_fingerprint("./nowhere")

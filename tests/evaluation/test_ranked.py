@@ -18,8 +18,9 @@ from torch import Tensor
 
 from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import Batch, collate
+from flare_ds.data.collate import Batch, StoredStates, collate
 from flare_ds.data.label_trie import LabelTrie
+from flare_ds.data.row_answers import Rows
 from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.models.two_stream import TwoStreamModel
@@ -50,6 +51,9 @@ class Given:
         self.rows, self.words = rows, words
         self.labels = np.arange(len(rows)) % len(words)
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def prompt(self, stream: str, row: int) -> np.ndarray:
         of_row = self.rows[row]
         number = int(stream.removeprefix("source") or 1) - 1 if stream != "target" else None
@@ -59,8 +63,8 @@ class Given:
         return np.array(self.words[self.labels[row]] if len(self.prompt(stream, row)) else [], np.int64)
 
 
-def batch_of(given: Given, config: Config, trie: LabelTrie | None) -> Batch:
-    rows = np.arange(len(given.rows))
+def batch_of(given: Rows, config: Config, trie: LabelTrie | None, stored: StoredStates | None = None) -> Batch:
+    rows = np.arange(len(given.labels))
     return collate(
         given,
         MicroBatch(rows, np.ones(len(rows), np.float32)),
@@ -70,6 +74,7 @@ def batch_of(given: Given, config: Config, trie: LabelTrie | None) -> Batch:
         source_answers=config.adapter.span == "full",
         source_targets=trie is not None and config.recipe.fuses == "mixup",
         trie=trie,
+        stored=stored,
     )
 
 

@@ -17,9 +17,9 @@ from flare_ds.data.mt_tokens import load_mt_tokenizer, mt_text, tokenize_texts
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mt_encoder import MTEncoder, make_projection
 from flare_ds.models.two_stream import TwoStreamModel
-from tests.by_hand import make_batch, make_config, make_oracle, make_rows, oracle_base, short_name
+from tests.by_hand import ProjectedBase, make_batch, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.mt import LANGUAGES, write_mt_model
-from tests.oracle import Base, Row, Visit
+from tests.oracle import Row
 from tests.small_models import small_model
 
 WIDTH = 6
@@ -102,18 +102,6 @@ def test_the_projection_follows_from_the_seed(source: SourceConfig) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.weight, same.weight) and not torch.equal(first.weight, other.weight)
     assert first.weight.shape == (16, 24) and first.bias is not None and first.weight.dtype == torch.float32
-
-
-class ProjectedBase(Base):
-    """The oracle's base, whose source in every layer is the projected state of the encoder."""
-
-    encoded: dict[int, torch.Tensor]
-    trained: dict[str, torch.Tensor]
-
-    def read(self, tokens: list[int]) -> list[Visit]:
-        weight, bias = self.trained["projection.weight"], self.trained["projection.bias"]
-        states = torch.stack([weight @ vector + bias for vector in self.encoded[tokens[0]]])
-        return [Visit(states, states, {})] * self.s.layers
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

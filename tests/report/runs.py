@@ -55,7 +55,7 @@ def write_training(directory: Path, **figures: float) -> None:
     (directory / "training.json").write_text(json.dumps(COSTS | figures))
 
 
-def write_scores(directory: Path, metric: str, score: float, rows: list[dict]) -> None:
+def write_scores(directory: Path, metric: str, score: float, rows: list[dict], **figures: float) -> None:
     pd.DataFrame(rows).to_parquet(directory / "predictions.parquet")
     weights = directory / "adapter/adapter_model.safetensors"
     metrics = {
@@ -66,6 +66,7 @@ def write_scores(directory: Path, metric: str, score: float, rows: list[dict]) -
         "score": score,
         "num_examples": len(rows),
         "confidence_interval": [0.111, 0.999],
+        "figures": {metric: score, **figures},
     }
     (directory / "metrics.json").write_text(json.dumps(metrics))
 

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from flare_ds.reporting import report
-from tests.report.runs import bounds, differences, methods, random_correct, write_log, write_run, write_training
+from tests.report.runs import (
+    bounds,
+    differences,
+    methods,
+    random_correct,
+    write_log,
+    write_run,
+    write_scores,
+    write_training,
+)
 
 
 def test_one_seed_is_reported_as_its_files_say(tmp_path):
@@ -134,3 +143,18 @@ def test_where_the_source_texts_come_from_is_said(tmp_path, task, target, said):
         config = (directory / "config.yaml").read_text()
         (directory / "config.yaml").write_text(config.replace("sides: own", "sides: translated"))
     assert "translate_test reads" not in report(tmp_path).text, "the sources were translated for the test"
+
+
+def test_answers_that_could_not_be_right_are_told_where_there_are_any(tmp_path):
+    rows = [{"id": "r0", "exact_match": 1.0, "f1": 1.0}]
+    figures = {("lora", 1): (0.25, 0.0), ("lora", 2): (0.5, 0.0), ("flare", 1): (0.0, 0.125), ("zero_shot", 1): (0, 0)}
+    for (method, seed), (cut_off, unsayable) in figures.items():
+        run = write_run(tmp_path, f"pl/{method}-seed{seed}", method, seed, [True])
+        write_scores(run, "exact_match", 1.0, rows, cut_off=cut_off, unsayable=unsayable)
+    notes = [
+        line for line in report(tmp_path).text.splitlines() if line.startswith(("cut_off:", "unsayable:", "not_a"))
+    ]
+    assert notes == [
+        "cut_off: 37.5% (pl lora) of the answers generated came to no end within generate.max_new_tokens.",
+        "unsayable: 12.5% (pl flare) of the test examples have no right answer that fits into generate.max_new_tokens.",
+    ]

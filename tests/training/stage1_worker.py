@@ -43,8 +43,10 @@ def main(path: str, idle: str) -> None:
     config = load_config(path)
     root = Path(config.run_dir).parent
     found = {}
-    for name, output in (("finished", "tuned"), ("again", "again"), ("taken", "tuned")):
+    for name, output in (("finished", "tuned"), ("again", "again"), ("taken", "model")):
         found[name] = told(config, root / output)
+    shutil.move(root / "again", root / "moved")
+    found["moved"] = told(config, root / "moved")
     for fault, *stand_in in (("merge", "merge_run", merge_nothing), ("load", "open_model", load_the_untuned)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stage1, *stand_in)

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from flare_ds.adapters.files import load_adapter
-from flare_ds.checksums import directory_sha256
 from flare_ds.config import Config
 from flare_ds.data.batching import MicroBatch
 from flare_ds.data.cache import open_cache, prepare_cache
@@ -163,7 +162,7 @@ def test_metrics_say_what_was_scored_and_how(learned: Path, evaluated: dict[int,
     assert metrics["task_version"] == TASKS.get("multiemo").version and metrics["cache_key"] == cache["key"]
     weights = (learned / "adapter/adapter_model.safetensors").read_bytes()
     assert metrics["adapter_sha256"] == hashlib.sha256(weights).hexdigest()
-    assert metrics["model_fingerprint"] == directory_sha256(Path(metrics["model"]))
+    assert metrics["model_fingerprint"] == read_json(learned / "base.json")["fingerprint"]
     assert metrics["interval"] == {"level": 0.95, "method": "percentile bootstrap over examples", "resamples": 10_000}
     assert {"flare_ds", "torch", "scikit-learn"} < metrics["versions"].keys()
     pairs = pd.read_parquet(evaluated[3] / "ranked.parquet")[["prediction", "label"]]

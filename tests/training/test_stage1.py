@@ -65,7 +65,8 @@ def test_the_merged_base_alone_is_as_good_as_its_adapter(root: Path) -> None:
 def test_what_is_done_is_not_done_again(root: Path, told: dict[str, str]) -> None:
     merged = read_json(root / "english/stage1.json")["merged"]
     assert told["finished"].startswith("Stage1(") and f"merged={merged}" in told["finished"]
-    assert told["again"].startswith("Stage1(") and (root / "again/model.safetensors").exists()
+    assert told["again"].startswith("Stage1(") and (root / "moved/model.safetensors").exists()
+    assert f"output='{root / 'moved'}'" in told["moved"], "known by its contents, wherever it lies"
     assert not (root / ".again.unchecked").exists()
     assert "exists already" in told["taken"] and "choose another --output" in told["taken"]
 

@@ -11,6 +11,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer
 
 from flare_ds.config import TranslateConfig
+from flare_ds.data.plain_text import encode_texts
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.translation.engines import ENGINES, Direction, Said
 from flare_ds.translation.engines.nllb import load_tokenizer
@@ -20,6 +21,8 @@ from tests.translation.rows import Program, settings
 TO_POLISH = Direction("eng_Latn", "pol_Latn")
 TO_SPANISH = Direction("eng_Latn", "spa_Latn")
 TO_PORTUGUESE = Direction("eng_Latn", "por_Latn")
+CONTROL = {"</s>": "(/s)", "pol_Latn": "pol=Latn"}
+"""Control tokens, and as many letters that the model does not know in the place of those it does not."""
 SENTENCES = ["word1 word2", "word3", "word11 word12 word13 word5 word5"]
 
 
@@ -49,6 +52,13 @@ def test_nllb_translates_a_batch_as_greedy_decoding_by_hand_does(model: Path) ->
         expected = [greedy(model, direction, sentence, 16) for sentence in SENTENCES]
         assert translate("nllb", model, direction, SENTENCES) == expected
         assert len(set(expected)) == len(expected) and all(said.text for said in expected)
+
+
+def test_what_looks_like_a_control_token_is_translated_as_the_letters_it_is(model: Path) -> None:
+    sentences = [f"word1 {token} word2" for token in CONTROL]
+    alike = [f"word1 {letters} word2" for letters in CONTROL.values()]
+    expected = [greedy(model, TO_POLISH, sentence, 16) for sentence in alike]
+    assert translate("nllb", model, TO_POLISH, sentences) == expected
 
 
 def test_nllb_tells_which_translations_it_cut(model: Path) -> None:
@@ -98,7 +108,8 @@ def test_m2m100_is_told_languages_by_two_letters(tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "m2m100")
     tokenizer, target_id = load_tokenizer(TranslateConfig(model=str(tmp_path / "m2m100")), TO_POLISH)
     assert target_id == made.get_lang_id("pl")
-    assert tokenizer("a")["input_ids"][0] == made.get_lang_id("en")
+    ids, alike = encode_texts(tokenizer, ["a </s> b", "a (/s) b"])
+    assert ids == alike and ids[0] == made.get_lang_id("en") and ids.count(made.eos_token_id) == 1
 
 
 def test_ctranslate2_says_token_for_token_what_nllb_says(model: Path, tmp_path: Path) -> None:
@@ -107,8 +118,9 @@ def test_ctranslate2_says_token_for_token_what_nllb_says(model: Path, tmp_path: 
     converters.TransformersConverter(str(model), copy_files=copied).convert(str(tmp_path / "converted"))
     for direction in (TO_POLISH, Direction("slk_Latn", "eng_Latn")):
         for tokens in (8, 16):
-            expected = translate("nllb", model, direction, SENTENCES, max_new_tokens=tokens)
-            converted = translate("ctranslate2", tmp_path / "converted", direction, SENTENCES, max_new_tokens=tokens)
+            sentences = [*SENTENCES, *(f"word1 {token} word2" for token in CONTROL)]
+            expected = translate("nllb", model, direction, sentences, max_new_tokens=tokens)
+            converted = translate("ctranslate2", tmp_path / "converted", direction, sentences, max_new_tokens=tokens)
             assert converted == expected
 
 

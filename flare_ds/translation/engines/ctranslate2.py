@@ -46,7 +46,9 @@ class CTranslate2(Engine):
 
     def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate one batch."""
-        tokens = [self._tokenizer.convert_ids_to_tokens(ids) for ids in self._tokenizer(list(sentences))["input_ids"]]
+        from flare_ds.data.plain_text import encode_texts
+
+        tokens = [self._tokenizer.convert_ids_to_tokens(ids) for ids in encode_texts(self._tokenizer, sentences)]
         prefix = [[self._target]] * len(tokens)
         results = self._translator.translate_batch(
             tokens, target_prefix=prefix, return_end_token=True, **self._settings

@@ -38,11 +38,13 @@ class Nllb(Engine):
     @classmethod
     def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
         """The model's content, and how it decodes."""
+        from flare_ds.data.cache.key import tokenizer_fingerprint
         from flare_ds.models.fingerprint import model_fingerprint
 
-        load_tokenizer(translate, direction)  # refuses a language before hours are spent
+        tokenizer, _ = load_tokenizer(translate, direction)  # refuses a language before hours are spent
         return {
-            "model_sha256": model_fingerprint(translate.model),
+            "model": model_fingerprint(translate.model),
+            "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
             "beams": translate.beams,
             "max_new_tokens": translate.max_new_tokens,
         }
@@ -51,7 +53,10 @@ class Nllb(Engine):
         """Translate one batch."""
         import torch
 
-        inputs = self._tokenizer(list(sentences), padding=True, return_tensors="pt").to(self._device)
+        from flare_ds.data.plain_text import encode_texts
+
+        rows = {"input_ids": encode_texts(self._tokenizer, sentences)}
+        inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
         with torch.inference_mode():
             ids = self._model.generate(**inputs, forced_bos_token_id=self._target_id, do_sample=False, **self._settings)
         ended = (ids[:, 1:] == self._tokenizer.eos_token_id).any(1).tolist()  # the first token is an eos too

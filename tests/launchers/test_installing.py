@@ -1,0 +1,150 @@
+"""quickstart.sh and test.sh: what they are given, what they need, and what they install; nothing is downloaded here."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.launchers.shell import LAUNCHERS, assert_one_message, environment_with_pip, run, tool_path, write_program
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "fix"),
+    [
+        (["--langauges", "pl"], "unknown option --langauges", "--help"),
+        (["--model"], "--model needs a value", "--help"),
+        (["--model", "gpt5"], "--model gpt5 is neither", "check the name"),
+        (["--data", "no/such"], "no such directory: --data no/such", "check the path"),
+        (["--config", "no.yaml"], "no such file: --config no.yaml", "check the path"),
+        (["--config", "setup.py", "--languages", "pl es"], "--languages pl es", "pl,es"),
+        (["steps", "5"], "cannot read the argument steps", "key=value"),
+    ],
+)
+def test_quickstart_refuses_bad_arguments(arguments: list[str], problem: str, fix: str) -> None:
+    if "--config" not in arguments:
+        arguments = ["--config", "setup.py", *arguments]
+    assert_one_message(run([LAUNCHERS / "quickstart.sh", *arguments]), problem, fix)
+
+
+@pytest.mark.parametrize("name", ["quickstart.sh", "test.sh"])
+def test_an_old_python_is_named(name: str, clone: Path, tmp_path: Path) -> None:
+    old = write_program(tmp_path / "bin/python3", "#!/bin/sh\necho 3.9\n").parent
+    write_program(old / "g++", "#!/bin/sh\n")
+    (clone / "launchers/configs/quickstart.yaml").write_text("")
+    result = run([clone / "launchers" / name], PATH=f"{old}:{os.environ['PATH']}", PYTHON="python3")
+    assert_one_message(result, "python3 is Python 3.9, but 3.11 or newer is needed", "PYTHON=")
+
+
+def test_a_missing_python_is_named(tmp_path: Path) -> None:
+    result = run(
+        [LAUNCHERS / "quickstart.sh", "--no-install", "--config", "setup.py"], PYTHON=str(tmp_path / "python3")
+    )
+    assert_one_message(result, "no Python:", "PYTHON=")
+
+
+@pytest.mark.parametrize("arguments", [["quickstart.sh", "--config", "setup.py"], ["test.sh"]])
+def test_a_missing_compiler_is_named(arguments: list[str], tmp_path: Path) -> None:
+    result = run([LAUNCHERS / arguments[0], *arguments[1:]], PATH=str(tool_path(tmp_path)), CXX="icpx")
+    assert_one_message(result, "no C++ compiler: none of $CXX=icpx, c++, g++ and clang++", "apt install g++")
+
+
+def test_too_little_memory_is_named(tmp_path: Path) -> None:
+    small = write_program(tmp_path / "bin/getconf", '#!/bin/sh\n[ "$1" = PAGE_SIZE ] && echo 4096 || echo 1000000\n')
+    write_program(small.parent / "g++", "#!/bin/sh\n")
+    path = f"{small.parent}:{os.environ['PATH']}"
+    result = run([LAUNCHERS / "quickstart.sh", "--config", "setup.py"], PATH=path)
+    assert_one_message(result, "4 GB of memory, but 12 GB are needed", "--model DIR")
+
+
+def test_too_little_disk_is_named(clone: Path, tmp_path: Path) -> None:
+    df = '#!/bin/sh\necho "Filesystem 1024-blocks Used Available Capacity Mounted"\necho "/dev/x 9 9 3000000 9% /"\n'
+    full = write_program(tmp_path / "bin/df", df).parent
+    write_program(full / "g++", "#!/bin/sh\n")
+    result = run([clone / "launchers/test.sh"], PATH=f"{full}:{os.environ['PATH']}")
+    assert_one_message(result, "3 GB of free disk, but 6 GB are needed", "FLARE_DS_VENV")
+
+
+@pytest.mark.parametrize(
+    ("pip", "problem", "fix"),
+    [
+        ("echo 'WARNING: NewConnectionError: name resolution'; exit 1", "no network", "HTTPS_PROXY"),
+        ("echo 'ERROR: [Errno 28] No space left on device'; exit 1", "is full", "free 6 GB"),
+        ("echo 'ERROR: no matching distribution'; exit 1", "ERROR: no matching distribution", "install.log"),
+    ],
+)
+def test_a_failing_installation_is_explained(clone: Path, tmp_path: Path, pip: str, problem: str, fix: str) -> None:
+    venv = environment_with_pip(tmp_path, pip)
+    write_program(tmp_path / "bin/g++", "#!/bin/sh\n")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    result = run([clone / "launchers/test.sh"], PATH=path, FLARE_DS_VENV=str(venv))
+    assert_one_message(result, problem, fix)
+
+
+def test_what_is_installed_is_not_installed_again_until_the_pins_change(clone: Path, tmp_path: Path) -> None:
+    venv = environment_with_pip(tmp_path, "exit 0")
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+
+    def calls() -> int:
+        assert run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="").returncode == 0
+        return len((venv / "calls").read_text().splitlines())
+
+    assert [calls(), calls()] == [2, 2]  # torch, then the package
+    first, second = (venv / "calls").read_text().splitlines()
+    assert "torch==" in first and second.endswith(f"-e {clone}[quickstart]")
+    with (clone / "constraints.txt").open("a") as constraints:
+        constraints.write("# changed\n")
+    assert calls() == 4
+
+
+def test_a_lock_left_by_a_killed_compiler_is_removed(clone: Path, tmp_path: Path) -> None:
+    venv = environment_with_pip(tmp_path, "exit 0")
+    lock = write_program(venv / "torch_extensions/some_op/lock", "")
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    assert run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="").returncode == 0
+    assert not lock.exists()
+
+
+def test_quickstart_hands_its_options_to_the_sweep(clone: Path, tmp_path: Path) -> None:
+    write_program(clone / "flare_ds/__main__.py", "import os, sys\nprint(*sys.argv[1:], sep='\\n')\n")
+    model = write_program(tmp_path / "it's a model/config.json", "{}").parent
+    (tmp_path / "data").mkdir()
+    (tmp_path / "sweep.yaml").write_text("")
+    options = ["--no-install", "--model", model.name, "--data", "data", "--out", "out", "--config", "sweep.yaml"]
+    result = run([clone / "launchers/quickstart.sh", *options, "--languages", "no,es", "a.b=1"], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "sweep",
+        str(tmp_path / "sweep.yaml"),
+        f"base.model.base='{tmp_path}/it''s a model'",
+        f"base.task.data_dir='{tmp_path}/data'",
+        f"out='{tmp_path}/out'",
+        "grid.languages=['no','es']",
+        "a.b=1",
+    ]
+    assert "== sweep: 0 s" in result.stderr or "== sweep: 1 s" in result.stderr
+    assert f"--logdir {tmp_path}/out" in result.stderr.splitlines()[-1]
+
+
+def test_quickstart_fails_when_the_sweep_fails(clone: Path, tmp_path: Path) -> None:
+    write_program(clone / "flare_ds/__main__.py", "raise SystemExit(3)\n")
+    write_program(tmp_path / "model/config.json", "{}")
+    options = ["--no-install", "--model", "model", "--data", ".", "--config", "model/config.json"]
+    result = run([clone / "launchers/quickstart.sh", *options], cwd=tmp_path)
+    assert result.returncode == 3
+    assert "total" not in result.stderr
+
+
+def test_what_an_installation_compiled_is_found_again(clone: Path, tmp_path: Path) -> None:
+    venv = environment_with_pip(tmp_path, "exit 0")
+    write_program(venv / "bin/deepspeed", "#!/bin/sh\n")
+    told = 'printf "%s %s" "$TORCH_EXTENSIONS_DIR" "${CXX:-unset}"'
+    outputs = {
+        run(
+            ["bash", "-c", f"set -eu; source {clone}/launchers/common.sh; {verbs}; {told}"],
+            FLARE_DS_VENV=str(venv),
+            TORCH_EXTENSIONS_DIR="",
+            DS_ACCELERATOR="",
+        ).stdout
+        for verbs in ("use_installed deepspeed", "check_compiler; install quickstart >/dev/null")
+    }
+    assert outputs == {f"{venv}/torch_extensions unset"}

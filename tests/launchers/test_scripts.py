@@ -1,0 +1,33 @@
+"""All launchers: they parse, their help shows their usage, and they find the clone."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.launchers.shell import LAUNCHERS, ROOT, run, tool_path
+
+SCRIPTS = sorted([*LAUNCHERS.glob("*.sh"), *LAUNCHERS.glob("*.sbatch"), ROOT / ".ci/run"])
+
+HELPFUL = ["quickstart.sh", "test.sh", "hostfile.sh", "slurm.sbatch", "slurm_task.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_scripts_parse(script: Path) -> None:
+    assert run(["bash", "-n", script]).stderr == ""
+    assert "set -euo pipefail" in script.read_text(encoding="utf-8") or script.name == "common.sh"
+    assert os.access(script, os.X_OK) or script.suffix == ".sbatch" or script.name == "common.sh"
+
+
+@pytest.mark.parametrize("name", HELPFUL)
+def test_help_shows_the_usage_and_nothing_else(name: str, tmp_path: Path) -> None:
+    result = run(["bash", LAUNCHERS / name, "--help"], cwd=tmp_path, PATH=str(tool_path(tmp_path)))
+    assert result.returncode == 0, result.stderr
+    assert f"launchers/{name}" in result.stdout
+    assert "set -e" not in result.stdout and "#" not in result.stdout
+
+
+@pytest.mark.parametrize("cdpath", [".", "/"])
+def test_cdpath_does_not_lead_astray(cdpath: str, clone: Path) -> None:
+    script = 'source launchers/common.sh; printf "[%s]" "$root"'
+    assert run(["bash", "-c", script], cwd=clone, CDPATH=cdpath).stdout == f"[{clone}]"
