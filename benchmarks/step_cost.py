@@ -44,8 +44,9 @@ from flare_ds.models.loading import load_base, load_shape
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.two_stream import build_model
 from flare_ds.training.ds_config import resolve_ds_config
-from flare_ds.training.engine import make_optimizer, trainable_parameters
+from flare_ds.training.engine import trainable_parameters
 from flare_ds.training.process_group import barrier, gather_objects, join_process_group, rank
+from flare_ds.training.sharded import make_optimizer
 
 VARIANTS = ("flare", "flare_two_forwards", "lora")
 WARM_UP = 2

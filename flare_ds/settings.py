@@ -4,7 +4,8 @@ Everything that is wrong is told at once, before anything is loaded: an unknown 
 combination. How an override is read is said in `flare_ds.overrides`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
         else:
             use_named_task(task_path)
     return parse_config(settings, origin=str(file))
+
+
+def config_of(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Check settings that Python code gives, nested as in a YAML file; the overrides and errors of `load_config`."""
+    found = deepcopy(dict(settings))
+    apply_overrides(found, overrides, partial(is_text, Config))
+    if (task_path := _task_path(found)) is not None:
+        use_named_task(task_path)
+    return parse_config(found, origin="the settings given")
 
 
 def saved_config(run_dir: Path) -> Config:

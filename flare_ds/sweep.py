@@ -18,7 +18,7 @@ from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.processes import free_port, log_tail, only_one, run_logged, say, search_path
-from flare_ds.report import report
+from flare_ds.reporting import report
 from flare_ds.runs.changes import changes
 from flare_ds.runs.directory import BASE
 from flare_ds.sweep_plan import Plan, PlannedRun, load_sweep

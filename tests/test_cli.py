@@ -230,7 +230,7 @@ def test_without_any_place_for_temporary_files(
     ids=["extensions", "home"],
 )
 def test_no_place_for_what_is_compiled(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from flare_ds.training.process_group import _load_cpu_communication
+    from flare_ds.training.joining import _load_cpu_communication
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -43,7 +43,7 @@ def _task_cells(task: "Task") -> tuple[str, ...]:
     hub = task.hub if isinstance(task, TableTask) and isinstance(task.hub, str) else ""
     data = f"flare-ds fetch data {task.name}" if task.name in DATA else f"hub: {hub}" if hub else "local files"
     pairs = "say the same" if task.parallel and len(task.languages) > 1 else "task.sides: translated"
-    return task.name, " ".join(task.languages), ", ".join(task.labels) or "free text", task.metric, pairs, data
+    return task.name, " ".join(task.languages), ", ".join(task.word_lists[0]) or "free text", task.metric, pairs, data
 
 
 def _models(options: argparse.Namespace) -> None:

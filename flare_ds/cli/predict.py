@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,13 @@ from flare_ds.json_text import json_text
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
     from flare_ds.data.parallel import ParallelRow
-    from flare_ds.evaluation.predict import Prediction
+    from flare_ds.evaluation.answers import Written
+    from flare_ds.evaluation.predict import Labelled, Predictor
     from flare_ds.tasks.base import Task
 
+    Said = Labelled | Written
+    Ask = Callable[[Sequence[ParallelRow]], Sequence[Said]]
+Record = dict[str, str | float]
 _FORMS = (".jsonl", ".parquet")
 
 
@@ -28,6 +32,7 @@ def add_predict(verbs: "Verbs") -> None:
         'flare-ds predict runs/pl-flare --source "I waited for weeks" --target "Czekałem tygodniami"',
         "flare-ds predict runs/hi-lora --generate --target '{question: ..., context: ...}'",
         "deepspeed --module flare_ds predict runs/pl-flare --file pairs.jsonl --output said.parquet",
+        "flare-ds predict runs/pl-flare --interactive",
     ]
     predict = add_verb(verbs, "predict", _predict, summary, examples, on_every_rank=True)
     add_config(predict, "run_or_config")
@@ -44,6 +49,12 @@ def add_predict(verbs: "Verbs") -> None:
         help="rows with the columns target, source and id (.jsonl, .json, .csv, .parquet): texts as for --target, "
         "several sources as a list; a row without a source is read alone",
     )
+    given.add_argument(
+        "--interactive",
+        action="store_true",
+        help="keep the model, and read questions line by line until the input ends: the target's text, then each "
+        "source's (empty: none)",
+    )
     source_help = "the same in the source language, where the method reads it; once for each"
     predict.add_argument("--source", action="append", default=[], metavar="TEXT", help=source_help)
     output_help = "where predictions go, as .jsonl or .parquet (default: they are printed)"
@@ -59,18 +70,40 @@ def _predict(options: argparse.Namespace) -> None:
     task = task_of(config.task)
     rows = _given(options, config, task)
 
-    from flare_ds.evaluation.predict import rank_labels, write_answers
+    from flare_ds.evaluation.predict import Predictor
+    from flare_ds.training.process_group import join_if_launched
+
+    join_if_launched()
+    writes = options.generate or task.free_answers or config.evaluate.answers == "generated"
+    predictor = Predictor(config, task, writes=writes)
+    ask: Ask = predictor.write if writes else predictor.rank
+    if options.interactive:
+        _converse(config, task, predictor, ask)
+    else:
+        _tell(options, config, rows, ask(rows))
+
+
+def _converse(config: Config, task: "Task", predictor: "Predictor", ask: "Ask") -> None:
+    from flare_ds.cli.interactive import converse
+    from flare_ds.training.process_group import world_size
+
+    if world_size() > 1:
+        raise ConfigError(f"--interactive on {world_size()} ranks", fix="start one process, or use --file")
+    _ = predictor.running  # loaded before the first question
+    converse(config, task, lambda row: _readable(ask([row])[0]), sys.stdin)
+
+
+def _tell(options: argparse.Namespace, config: Config, rows: "Sequence[ParallelRow]", said: "Sequence[Said]") -> None:
     from flare_ds.training.process_group import rank
     from flare_ds.training.rank_zero import on_rank_zero
 
-    writes = options.generate or task.free_answers or config.evaluate.answers == "generated"
-    predictions = (write_answers if writes else rank_labels)(config, task, rows)
     if rank() == 0 and options.file:
         _tell_unfused(config, rows)
+    records = [{"id": row.id, **of_row.record} for row, of_row in zip(rows, said, strict=True)]
     if options.output:
-        on_rank_zero(lambda: _write(options.output, predictions))
+        on_rank_zero(lambda: _write(options.output, records))
     elif rank() == 0:
-        print("".join(map(_line, predictions)) if options.file else _readable(predictions[0]), end="")
+        print("".join(map(_line, records)) if options.file else _readable(said[0]), end="")
 
 
 def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[ParallelRow]":
@@ -80,6 +113,10 @@ def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[P
     if options.output and options.output.suffix not in _FORMS:
         fix = f"choose a name that ends in {' or '.join(_FORMS)}"
         raise ConfigError(f"--output={str(options.output)!r} is of no known form", fix=fix)
+    if options.interactive:
+        if options.source or options.output:
+            raise ConfigError("--interactive reads its texts, and prints", fix="leave --source and --output out")
+        return []
     if options.file is None:
         return [given_pair(config, task, target=options.target, sources=options.source)]
     if options.source:
@@ -96,22 +133,24 @@ def _tell_unfused(config: Config, rows: "Sequence[ParallelRow]") -> None:
         print(f"flare-ds: {told}", file=sys.stderr)
 
 
-def _readable(prediction: "Prediction") -> str:
+def _readable(said: "Said") -> str:
     """The answer, or the label words, the likeliest first."""
-    if prediction.probabilities is None:
-        return f"{prediction.text}\n"
-    best_first = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    from flare_ds.evaluation.answers import Written
+
+    if isinstance(said, Written):
+        return f"{said.text}\n"
+    best_first = sorted(said.probabilities.items(), key=lambda item: -item[1])
     return "".join(f"{probability:.4f}  {word}\n" for word, probability in best_first)
 
 
-def _line(prediction: "Prediction") -> str:
-    return json_text(prediction.record) + "\n"
+def _line(record: Record) -> str:
+    return json_text(record) + "\n"
 
 
-def _write(path: Path, predictions: Sequence["Prediction"]) -> None:
+def _write(path: Path, records: Sequence[Record]) -> None:
     from flare_ds.evaluation.predictions import write_predictions
 
     if path.suffix == ".parquet":
-        write_predictions(path, [prediction.record for prediction in predictions])
+        write_predictions(path, records)
     else:
-        write_text(path, "".join(map(_line, predictions)))
+        write_text(path, "".join(map(_line, records)))

@@ -93,7 +93,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from flare_ds.report import report
+    from flare_ds.reporting import report
 
     result = report(options.directory, options.out)
     print(result.text)

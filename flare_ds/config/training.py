@@ -53,7 +53,9 @@ class EvaluateConfig(Section):
     )
     batch_size: int = Field(16, ge=1, description="most examples in a forward pass on one rank")
     batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
-    whole_model: bool = Field(False, description="every rank holds the whole base: nothing is gathered per token")
+    whole_model: Literal["auto", True, False] = Field(
+        "auto", description="each rank holds the whole base (auto: where one process works alone and it fits)"
+    )
 
 
 class GenerateConfig(Section):

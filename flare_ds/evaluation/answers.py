@@ -91,6 +91,11 @@ class Written(NamedTuple):
     log_probability: float
     ended: bool = True
 
+    @property
+    def record(self) -> dict[str, str | float]:
+        """The columns of a file of predictions."""
+        return {"prediction": self.text, "log_probability": self.log_probability}
+
 
 def written(
     running: RunningModel, cache: Cache, split_name: str, config: Config, *, states: StateStore | None

@@ -19,12 +19,12 @@ from flare_ds.data.collate import Batch, StoredStates, collate
 from flare_ds.data.rows_read import SplitRows, rows_read
 from flare_ds.data.states import StateStore
 from flare_ds.data.streams import source_streams
-from flare_ds.training.process_group import device, gather_objects, rank, world_size
+from flare_ds.training.process_group import gather_objects, rank, world_size
 from flare_ds.training.watchdog import pace
 
 T = TypeVar("T")
 Ask = Callable[[Batch, list[int]], Sequence[T]]
-"""Runs the model on a batch, whose row numbers it is told too; gives one answer a row."""
+"""Runs the model on a batch, which it brings to its device; told its row numbers too, it gives one answer a row."""
 
 
 def ask_each_row(ask: Ask[T], cache: Cache, split_name: str, config: Config, *, states: StateStore | None) -> list[T]:
@@ -76,7 +76,7 @@ def ask_rows(
         batch_tokens=config.evaluate.batch_tokens,
     )[rank()]
     mine: list[tuple[int, T]] = []
-    shown = tqdm(batches, desc=what, unit="batch", disable=rank() > 0, leave=False, file=sys.stderr)
+    shown = tqdm(batches, desc=what, unit="batch", disable=rank() > 0 or len(batches) < 2, leave=False, file=sys.stderr)
     with pace(f"going over the {what} rows", steady=False) as beat:
         for micro_batch in shown:
             batch = collate(
@@ -89,7 +89,7 @@ def ask_rows(
                 stored=stored,
             )
             numbers = micro_batch.rows.tolist()
-            answers = zip(numbers, ask(batch.to(device()), numbers), micro_batch.weights, strict=True)
+            answers = zip(numbers, ask(batch, numbers), micro_batch.weights, strict=True)
             mine += [(row, answer) for row, answer, weight in answers if weight]
             beat()
         return _in_order(mine, len(rows))

@@ -21,9 +21,8 @@ from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
 from flare_ds.runs.directory import at_place
-from flare_ds.training.ds_config import with_chosen_deepspeed
-from flare_ds.training.engine import RunningModel, open_model
-from flare_ds.training.process_group import join_process_group
+from flare_ds.training.ds_choice import with_chosen_deepspeed
+from flare_ds.training.engine import AdapterSource, RunningModel, open_model
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.states import prepare_states
 from flare_ds.versions import versions
@@ -57,18 +56,21 @@ def open_trained(config: Config, *, label_tokens: list[list[int]]) -> RunningMod
     Raises:
         CheckpointError: see `load_adapter` and `check_settings`.
     """
-    join_process_group()
-    directory, shape = Path(config.run_dir) / "adapter", agreed(partial(load_shape, config.model))
+    shape, adapter = agreed(partial(load_shape, config.model)), agreed(partial(saved_adapter, config))
+    return open_model(config, shape=shape, label_tokens=label_tokens, adapter=adapter, train=False)
+
+
+def saved_adapter(config: Config) -> AdapterSource | None:
+    """What gives the values of a run's adapter; None: the method trains nothing.
+
+    Raises:
+        CheckpointError: see `check_settings`.
+    """
     if not config.recipe.trains:
-        return open_model(config, shape=shape, label_tokens=label_tokens, train=False)
-    agreed(partial(check_settings, directory, config))
-    return open_model(
-        config,
-        shape=shape,
-        label_tokens=label_tokens,
-        adapter=lambda parameters: load_adapter(directory, parameters),
-        train=False,
-    )
+        return None
+    directory = Path(config.run_dir) / "adapter"
+    check_settings(directory, config)
+    return partial(load_adapter, directory)
 
 
 def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, *, seconds: float) -> None:

@@ -46,13 +46,18 @@ class Decoded:
         return str(said).strip().partition("\n")[0].rstrip()
 
 
+def can_write(config: Config) -> bool:
+    """Whether a run's model can generate: unless its head was trained for the label words alone."""
+    return not (config.recipe.trains and config.adapter.train_head and config.train.objective == "labels")
+
+
 def with_whole_head(config: Config) -> Config:
     """The run's settings, but for a model that predicts the whole vocabulary: what generation opens.
 
     Raises:
         ConfigError: the run's head was trained for the label words alone.
     """
-    if config.recipe.trains and config.adapter.train_head and config.train.objective == "labels":
+    if not can_write(config):
         raise ConfigError(
             "adapter.train_head=true with train.objective='labels' trained the label words' rows of the output matrix "
             "only, so nothing else can be generated",
@@ -114,6 +119,7 @@ def generate(
         The answer of each row.
     """
     running.root.eval()
+    batch = batch.to(running.device)
     decoder = Decoder(running, batch, along=config.sources > 0 and config.adapter.span == "full")
     # The target's key is the same whether sources decode along or not.
     streams = [*range(1, decoder.sources + 1), 0]

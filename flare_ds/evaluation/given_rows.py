@@ -1,4 +1,4 @@
-"""What is to be predicted, as the user gives it: a pair of texts on the command line, or a file of rows.
+"""What is to be predicted, as the user gives it: a pair on the command line, a file of rows, or texts in Python.
 
     --file pairs.jsonl     {"id": "7", "target": "Czekałem", "source": "I waited"}
                            {"id": "8", "target": "Wspaniale"}                          no source: read alone
@@ -10,7 +10,7 @@ Columns of other names are not read; without an `id` a row is called by its numb
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from flare_ds.tasks.check import is_unicode
 from flare_ds.tasks.records import Record, read_file
 
 _COLUMNS = ("id", "target", "source")
+Text = str | Mapping[str, str]
+"""A text; of a task of several fields, the fields by name."""
 
 
 def given_pair(config: Config, task: Task, *, target: str | None, sources: Sequence[str]) -> ParallelRow:
@@ -69,6 +71,65 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
     if not rows:
         raise DataError(f"{path} has no rows", fix="give it at least one")
     return rows
+
+
+def asked_rows(
+    config: Config,
+    task: Task,
+    target: Text | Sequence[Text | None] | None,
+    source: Text | Sequence[Text | Sequence[Text | None] | None] | None,
+) -> list[ParallelRow]:
+    """The rows that Python code asks about, in its order.
+
+    Args:
+        config: of the run; its method says what is read of a row.
+        task: its task.
+        target: a text, or a list of them; may be left out where the method reads the source only.
+        source: the same in the source language; None for a row that is read alone. Where the method reads several
+            sources, a list of them for each row, in the order of the config.
+
+    Raises:
+        ConfigError: a text is missing or empty, or does not say the task's fields; or the lists do not match.
+    """
+    if target is None and (source is None or config.recipe.reads != "source"):
+        raise ConfigError(f"method={config.method} was given no text to read", fix="give target=...")
+    first = source if target is None else target
+    if isinstance(first, str | Mapping):
+        return [_asked(config, task, "0", target, source)]
+    if isinstance(source, str | Mapping):
+        raise ConfigError("target is a list, but source a single text", fix="give a list of as many sources")
+    assert first is not None
+    targets = [None] * len(first) if target is None else target
+    sources = [None] * len(first) if source is None else source
+    if len(targets) != len(sources):
+        problem = f"{len(targets)} texts in target, but {len(sources)} in source"
+        raise ConfigError(problem, fix="give one for each, and None for a row that is read alone")
+    pairs = zip(targets, sources, strict=True)
+    return [_asked(config, task, str(number), *pair) for number, pair in enumerate(pairs)]
+
+
+def _asked(config: Config, task: Task, number: str, target: Any, source: Any) -> ParallelRow:
+    languages = config.sources_read
+    texts: Any = source if len(languages) > 1 and source is not None else [source] * len(languages)
+    if not isinstance(texts, list | tuple) or len(texts) != len(languages):
+        fix = f"give a list with a text for each of: {', '.join(languages)}"
+        raise ConfigError(f"source[{number}]={source!r:.200} is not one text a language", fix=fix)
+    sides = tuple(_python_text(task, text, f"source[{number}]") for text in texts)
+    side = _python_text(task, target, f"target[{number}]")
+    if side is None and config.recipe.reads == "source":
+        side = sides[0]
+    if side is None:
+        raise ConfigError(f"target[{number}] holds no text", fix="give one, or leave that row out")
+    return _row(task, number, sides, side)
+
+
+def _python_text(task: Task, value: Any, name: str) -> Side | None:
+    if value is None:
+        return None
+    fields = _fields(task, dict(value) if isinstance(value, Mapping) else value)
+    if fields is None:
+        raise ConfigError(f"{name}={value!r:.200} is no text of task {task.name}", fix=f"give {_form(task)}")
+    return _side(task, fields) if any(text.strip() for text in fields.values()) else None
 
 
 def _row_of(config: Config, task: Task, record: Record, number: str) -> ParallelRow:

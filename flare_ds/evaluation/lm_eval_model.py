@@ -145,7 +145,7 @@ class FlareModel(LM):
         groups = _grouped(rows, lambda row: row.read)
 
         def ask(batch: Batch, numbers: list[int]) -> list[list[LogLikelihood]]:
-            logits_BNV = self.running.root(batch)
+            logits_BNV = self.running.root(batch.to(self.running.device))
             return [
                 [_log_likelihood(logits_NV, rows[asked].answer) for asked in groups[number]]
                 for number, logits_NV in zip(numbers, logits_BNV, strict=True)

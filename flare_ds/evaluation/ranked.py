@@ -69,6 +69,7 @@ def label_scores(running: RunningModel, batch: Batch, trie: LabelTrie, config: C
         trie: of the label words.
         config: the run's settings; the objective says which logits the head gives.
     """
+    batch = batch.to(running.device)
     chosen: dict[Node, Tensor] = {}
     for path in trie.paths:
         logits_BNV = running.root(batch.followed_by(path) if path else batch)

@@ -9,6 +9,9 @@ With adapter.train_head the head trains, as in the paper's code: in fp32, untied
 Legend: B rows, N answer positions, D the model's width, K tokens in which label words part, or the vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -48,3 +51,14 @@ def use_head(base: PreTrainedModel, *, label_tokens: list[list[int]] | None, tra
         weight_KD = head.weight[rows].clone()
         bias_K = None if bias is None else bias[rows].clone()
     base.set_output_embeddings(OutputHead(weight_KD, bias_K, trained=trained))
+
+
+@contextmanager
+def label_head(base: PreTrainedModel, label_tokens: list[list[int]]) -> Iterator[None]:
+    """Let a whole model with the whole vocabulary's head have, inside, the head of the label words."""
+    whole = base.get_output_embeddings()
+    use_head(base, label_tokens=label_tokens, trained=False)
+    try:
+        yield
+    finally:
+        base.set_output_embeddings(whole)

@@ -13,7 +13,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
 from flare_ds.data.sources import DATA
 from flare_ds.exceptions import DataError, FlareError, together
-from flare_ds.models.fingerprint import base_fingerprint
+from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import make_projection, mt_width
@@ -108,7 +108,7 @@ def _check_begun(config: Config) -> None:
     run = RunDirectory(config.run_dir)
     if run.begun:
         run.check(config, train=config.recipe.trains)
-        run.check_base(base_fingerprint(config.model.base), config)
+        run.check_base(model_fingerprint(config.model.base), config)
 
 
 def _base(config: Config, shape: PreTrainedModel) -> str:

@@ -1,7 +1,5 @@
 """The DeepSpeed settings: which JSON, and in it what depends on the model and the run.
 
-`deepspeed: auto` is the shipped JSON that fits the device and `model.dtype`.
-
 A shipped JSON says how to shard and in which precision; `"auto"` stands where the value follows from the base:
 
     stage3_max_reuse_distance            1.2 layers   a layer stays gathered between its source and its target use
@@ -19,25 +17,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from deepspeed.accelerator import get_accelerator
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, together
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.quantized import stored_size
-from flare_ds.shipped import AUTO, is_name, shipped_file
+from flare_ds.shipped import is_name, shipped_file
 from flare_ds.text_file import read_text
 from flare_ds.training.ds_checks import problems
+from flare_ds.training.ds_choice import with_chosen_deepspeed
 from flare_ds.training.process_group import hosts
-
-_FITTING = {
-    (True, "bfloat16"): "zero3_cpu",
-    (True, "float32"): "zero3_fp32_cpu",
-    (False, "bfloat16"): "zero3_bf16",
-    (False, "float32"): "zero3_fp32",
-}
-"""Names by whether the model runs on a CPU, and by its precision."""
 
 
 def resolve_ds_config(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
@@ -102,14 +92,6 @@ def copy_size(wanted: int | Literal["auto"], host_of_rank: Sequence[str], origin
         problem = f"{setting}, but the ranks stand as {', '.join(host_of_rank)}: not equally many on each host, in turn"
         raise ConfigError(problem, fix="start equally many ranks on each host, or use zero3_bf16.json")
     return on_host[0] if len(on_host) > 1 else 1
-
-
-def with_chosen_deepspeed(config: Config) -> Config:
-    """A config that says what `deepspeed: auto` means on this machine; any other stays as it is."""
-    if config.deepspeed != AUTO:
-        return config
-    on_cpu = get_accelerator().device_name() == "cpu"
-    return config.model_copy(update={"deepspeed": _FITTING[on_cpu, config.model.dtype]})
 
 
 def _read(path: str) -> dict[str, Any]:

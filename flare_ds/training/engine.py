@@ -1,18 +1,22 @@
-"""Opening a two-stream model to run: sharded under the DeepSpeed engine, or for an evaluation whole on every rank.
+"""Opening a two-stream model to run: whole in this process, or sharded under the DeepSpeed engine.
 
-Decoding under ZeRO-3 gathers the base for every token. Where the base fits into each rank's memory,
-evaluate.whole_model loads it there once, and no collective is left in a forward.
+    training                       sharded
+    scoring, deciding by           evaluate.whole_model
+      auto (the default)           whole where one process works alone and the base fits; sharded otherwise
+      true                         whole on every rank
+      false                        sharded
+
+Decoding under ZeRO-3 gathers the base for every token; a whole model has no collective in a forward, and needs no
+DeepSpeed, which is imported when a model is to be sharded.
 """
 
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-import deepspeed
 import torch
-from deepspeed import DeepSpeedEngine
-from deepspeed.utils import groups
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
@@ -20,14 +24,17 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.adapters.inject import check_adapter
 from flare_ds.config import Config
+from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.probe import check_streams
 from flare_ds.models.two_stream import TwoStreamModel, build_model
-from flare_ds.training.ds_config import resolve_ds_config
-from flare_ds.training.memory import check_whole_model
-from flare_ds.training.process_group import device, join_process_group
+from flare_ds.training.memory import check_whole_model, whole_model_problem
+from flare_ds.training.process_group import device, join_if_launched, join_process_group, world_size
 from flare_ds.training.rank_zero import agreed
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 AdapterSource = Callable[[dict[str, nn.Parameter]], dict[str, Tensor]]
 
@@ -42,7 +49,7 @@ class RunningModel:
         zero_init: keeps transformers loading under zero.Init; must live as long as the model. None: it is whole.
     """
 
-    root: DeepSpeedEngine | TwoStreamModel
+    root: "DeepSpeedEngine | TwoStreamModel"
     model: TwoStreamModel
     zero_init: HfDeepSpeedConfig | None = None
 
@@ -52,10 +59,15 @@ class RunningModel:
         return self.root is not self.model
 
     @property
-    def engine(self) -> DeepSpeedEngine:
+    def engine(self) -> "DeepSpeedEngine":
         """The engine that also backwards and steps; there is one unless the model is whole."""
         assert self.sharded
         return self.root
+
+    @property
+    def device(self) -> torch.device:
+        """Where a batch has to be."""
+        return device() if self.sharded else self.model.base.device
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name, in the model's order."""
@@ -70,7 +82,7 @@ def open_model(
     adapter: AdapterSource | None = None,
     train: bool = True,
 ) -> RunningModel:
-    """Load the base, add the adapter, start the engine (none for an evaluation with evaluate.whole_model).
+    """Load the base, add the adapter, start the engine where one is needed; a collective.
 
     Args:
         config: the run's settings.
@@ -80,31 +92,43 @@ def open_model(
         train: whether an optimizer is made; without, the engine only shards and gathers.
 
     Raises:
-        ConfigError: see `check_adapter`, `check_mixup`, `check_streams`, `resolve_ds_config` and `build_model`.
-        HostError: evaluate.whole_model, but the base does not fit.
+        ConfigError: see `check_adapter`, `check_mixup`, `check_streams`, `open_sharded` and `build_model`.
+        HostError: evaluate.whole_model=true, but the base does not fit.
     """
-    join_process_group()
+    join_process_group() if train else join_if_launched()
     agreed(partial(check_model, config, shape))
-    settings = agreed(partial(resolve_ds_config, config, shape))
-    whole = config.evaluate.whole_model and not train
-    if whole:
-        agreed(partial(check_whole_model, config, shape))
-        assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
-    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
-    zero_init = None if whole else HfDeepSpeedConfig(settings)
+    if not train and agreed(partial(_is_whole, config, shape)):
+        return open_whole(config, label_tokens=label_tokens, adapter=adapter, device=device())
+    from flare_ds.training.sharded import open_sharded
+
+    join_process_group()
+    return open_sharded(config, shape=shape, label_tokens=label_tokens, adapter=adapter, train=train)
+
+
+def open_whole(
+    config: Config, *, label_tokens: list[list[int]], adapter: AdapterSource | None, device: torch.device
+) -> RunningModel:
+    """Load the whole base onto one device, to be asked; the adapter as in `open_model`.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
+    choose_attention_kernels()
+    model = filled_model(config, label_tokens=label_tokens, adapter=adapter)
+    model.requires_grad_(False)
+    return RunningModel(model.to(device), model)
+
+
+def filled_model(config: Config, *, label_tokens: list[list[int]], adapter: AdapterSource | None) -> TwoStreamModel:
+    """Build the model, and put the adapter's values in, if there are any yet."""
     model = build_model(config, label_tokens=label_tokens)
-    parameters = trainable_parameters(model)
     if adapter is not None:
+        parameters = trainable_parameters(model)
         values = agreed(partial(adapter, parameters))
         for name, parameter in parameters.items():
             parameter.data.copy_(values[name])
-    if not train:
-        model.requires_grad_(False)
-    if whole:
-        return RunningModel(model.to(device()), model)
-    optimizer = make_optimizer(config, parameters) if train else None
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    return RunningModel(engine, model, zero_init)
+    return model
 
 
 def check_model(config: Config, shape: PreTrainedModel) -> None:
@@ -124,17 +148,13 @@ def check_model(config: Config, shape: PreTrainedModel) -> None:
     check_streams(shape, config)
 
 
-def make_optimizer(config: Config, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW over the adapter; before every step a group's learning rate is set to `ratio` times the schedule's."""
-    train = config.train
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault(train.learning_rate_ratio if "lora_B" in name else 1.0, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "ratio": ratio} for ratio, group in groups.items()],
-        lr=train.learning_rate,
-        weight_decay=train.weight_decay,
-    )
+def _is_whole(config: Config, shape: PreTrainedModel) -> bool:
+    """Whether every rank is to hold the whole base."""
+    if config.evaluate.whole_model == "auto":
+        return world_size() == 1 and whole_model_problem(config, shape, device()) is None
+    if config.evaluate.whole_model:
+        check_whole_model(config, shape)
+    return config.evaluate.whole_model
 
 
 def make_room() -> None:

@@ -77,7 +77,7 @@ def check_memory(config: Config, shape: PreTrainedModel, *, row_tokens: int, str
         HostError: naming the setting, what it needs, what there is, and the largest value that fits.
     """
     estimate = estimate_memory(config, shape, streams=streams, ranks=world_size())
-    available = _available()
+    available = _available(device())
     setting, value, tokens_each = _limit(config.train, row_tokens)
     tokens = max(row_tokens, value * tokens_each)
     if estimate.bytes(tokens) <= available:
@@ -100,20 +100,23 @@ def _limit(train: TrainConfig, row_tokens: int) -> tuple[str, int, int]:
     return "train.micro_batch_size", by_size, row_tokens
 
 
+def whole_model_problem(config: Config, shape: PreTrainedModel, on: torch.device) -> str | None:
+    """Why the whole base cannot be held on a device: what it needs, and what there is; None: it fits."""
+    needed, available = _weights(config, shape) + _RUNTIME, _available(on)
+    if needed <= available:
+        return None
+    return f"needs about {needed / _GB:.1f} GB on each rank, but {available / _GB:.1f} GB are free for it"
+
+
 def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
     """Refuse to load the whole base on every rank where it does not fit.
 
     Raises:
         HostError: naming what it needs and what there is.
     """
-    needed = _weights(config, shape) + _RUNTIME
-    available = _available()
-    if needed > available:
-        raise HostError(
-            f"evaluate.whole_model=true needs about {needed / _GB:.1f} GB on each rank, "
-            f"but {available / _GB:.1f} GB are free for it",
-            fix="set evaluate.whole_model=false, so that the ranks share the base",
-        )
+    if problem := whole_model_problem(config, shape, device()):
+        fix = "set evaluate.whole_model=false, so that the ranks share the base"
+        raise HostError(f"evaluate.whole_model=true {problem}", fix=fix)
 
 
 def _elements(module: nn.Module) -> int:
@@ -133,9 +136,9 @@ def _weights(config: Config, shape: PreTrainedModel) -> int:
     return stored + getattr(torch, config.model.dtype).itemsize * outside
 
 
-def _available() -> float:
+def _available(on: torch.device) -> float:
     """Free bytes for this rank: of its GPU, or its share of the host's."""
-    if device().type == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
+    if on.type == "cuda":
+        return float(torch.cuda.mem_get_info(on)[0])
     local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size()
     return free_host_memory() / int(local)

@@ -17,14 +17,13 @@ from tqdm import tqdm
 from flare_ds.config import Config, EvaluateConfig
 from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import Cache
-from flare_ds.data.collate import StoredStates
 from flare_ds.data.states import StateStore, StoreId, find_store
 from flare_ds.data.states_writer import StoreWriter, check_size
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.training.engine import make_room
-from flare_ds.training.process_group import device, join_process_group, rank, world_size
-from flare_ds.training.providers import BaseStates, EncoderStates, StateComputer, states_dtype
+from flare_ds.training.process_group import join_process_group, rank, world_size
+from flare_ds.training.providers import BaseStates, EncoderStates, StateComputer
 from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.watchdog import pace
 
@@ -54,28 +53,22 @@ def for_free_text(config: Config) -> Config:
     return config.model_copy(update={"source": config.source.model_copy(update={"provider": "lockstep"})})
 
 
-def free_text_states(config: Config, texts: Sequence[Sequence[int]]) -> StoredStates:
-    """What the MT encoder says of texts that are in no cache; called before the run's model is opened.
+@dataclass(frozen=True)
+class FreeTextStates:
+    """What the MT encoder says of texts that are in no cache.
+
+    Encoded when they are asked for, one at a time: the states of a large file would not fit into memory.
 
     Args:
-        config: of method flare_mt.
+        encoder: of method flare_mt.
         texts: tokens of its own tokenizer.
-
-    Raises:
-        ConfigError: the MT encoder cannot be used.
     """
-    encoder = agreed(lambda: MTEncoder(config.source, dtype=states_dtype(config), device=device()))
-    return _Texts(encoder, texts)
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Encoded when they are asked for, one at a time: the states of a large file would not fit into memory."""
 
     encoder: MTEncoder
     texts: Sequence[Sequence[int]]
 
     def states(self, row: int) -> Tensor:
+        """States [n, 1, D] of one text."""
         (states_n1D,) = self.encoder.states([self.texts[row]])
         return states_n1D.cpu()
 

@@ -1,6 +1,7 @@
 """One rank that calls the command line again and again in one process: `predict_worker COMMANDS`.
 
-COMMANDS is a JSON list of lists of arguments; what the one that ends in "> FILE" prints goes to FILE.
+COMMANDS is a JSON list of lists of arguments; what the one that ends in "> FILE" prints goes to FILE, and what one
+with "< FILE" reads comes from there.
 """
 
 import json
@@ -17,6 +18,9 @@ def run(arguments: list[str]) -> None:
         if ">" in arguments:
             *arguments, _, path = arguments
             stack.enter_context(redirect_stdout(stack.enter_context(Path(path).open("w", encoding="utf-8"))))
+        if "<" in arguments:
+            *arguments, _, path = arguments
+            sys.stdin = stack.enter_context(Path(path).open(encoding="utf-8"))
         assert main(arguments) == 0, arguments
     make_room()
 

@@ -21,7 +21,7 @@ from flare_ds.evaluation.generate import Decoded, eos_ids, generate, generate_sp
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.two_stream import TwoStreamModel, build_model
-from flare_ds.training import memory
+from flare_ds.training import engine, memory
 from flare_ds.training.engine import RunningModel, trainable_parameters
 from tests.by_hand import build, make_batch, make_config, make_rows
 from tests.distributed import run_ranks
@@ -300,9 +300,26 @@ def test_a_whole_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch:
     config = Config.model_validate(toy_settings(tmp_path))
     shape = load_shape(config.model)
     memory.check_whole_model(config, shape)
-    monkeypatch.setattr(memory, "_available", lambda: 0.9e9)
+    monkeypatch.setattr(memory, "_available", lambda on: 0.9e9)
     with pytest.raises(HostError, match=r"whole_model=true needs about 1.0 GB on each rank, but 0.9 GB"):
         memory.check_whole_model(config, shape)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("setting", ["auto", False, True])
+def test_one_process_alone_holds_a_base_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | bool, ranks: int, fits: bool
+) -> None:
+    config = Config.model_validate(toy_settings(tmp_path) | {"evaluate": {"whole_model": setting}})
+    monkeypatch.setattr(engine, "world_size", lambda: ranks)
+    monkeypatch.setattr(memory, "_available", lambda on: 9e9 if fits else 0.9e9)
+    shape = load_shape(config.model)
+    if setting is True and not fits:
+        with pytest.raises(HostError):
+            engine._is_whole(config, shape)
+    else:
+        assert engine._is_whole(config, shape) is (setting is True or (setting == "auto" and ranks == 1 and fits))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from flare_ds.config import Config
 from flare_ds.data.parallel import ParallelRow
-from flare_ds.evaluation.given_rows import given_pair, read_rows
+from flare_ds.evaluation.given_rows import asked_rows, given_pair, read_rows
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.methods import METHODS
 from flare_ds.tasks.base import TASKS, Task
@@ -118,3 +118,51 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_what_a_pair_lacks_is_said(config: Config, target: str | None, sources: list[str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         given_pair(config, task_for(config), target=target, sources=sources)
+
+
+def asked(config: Config, target: object = None, source: object = None) -> list[tuple]:
+    return [texts(row)[1:] for row in asked_rows(config, task_for(config), target, source)]
+
+
+def test_python_asks_of_one_text_or_of_many() -> None:
+    one = [({"text": "a"}, [{"text": "b"}])]
+    assert asked(config_of(), "a", "b") == asked(config_of(), ["a"], ("b",)) == one
+    assert asked(config_of(), ["a", "c"], ["b", None]) == [*one, ({"text": "c"}, [None])]
+    assert asked(config_of(), ["a", "c"]) == [({"text": "a"}, [None]), ({"text": "c"}, [None])]
+    assert asked(config_of("lora"), "a", "b") == asked(config_of("flare_mt"), "a") == [({"text": "a"}, [])]
+    assert asked(config_of("translate_test"), source=["b"]) == [({"text": "b"}, [{"text": "b"}])]
+    assert asked(config_of(), []) == []
+
+
+def test_python_asks_with_several_sources_and_of_several_fields() -> None:
+    config = config_of(extra_source_languages=["de"])
+    expected = [({"text": "a"}, [{"text": "b"}, None])]
+    assert asked(config, "a", ["b", None]) == asked(config, ["a"], [["b", ""]]) == expected
+    assert asked(config, ["a"]) == [({"text": "a"}, [None, None])]
+    fields = {"hypothesis": "h", "premise": "p"}
+    ((target, _),) = asked(config_of(task="xnli"), fields)
+    assert list(target.items()) == [("premise", "p"), ("hypothesis", "h")]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "source", "problem"),
+    [
+        ("flare", None, "b", "was given no text to read"),
+        ("translate_test", None, None, "was given no text to read"),
+        ("flare", ["a"], "b", "target is a list, but source a single text"),
+        ("flare", ["a", "b"], ["c"], "2 texts in target, but 1 in source"),
+        ("flare", ["a", " "], None, r"target\[1\] holds no text"),
+        ("flare", ["a", {"txt": "b"}], None, r"target\[1\]=\{'txt': 'b'\} is no text of task multiemo"),
+        ("flare", "a", 5, r"source\[0\]=5 is no text of task multiemo"),
+        ("translate_test", None, ["b", ""], r"target\[1\] holds no text"),
+    ],
+)
+def test_what_python_cannot_ask_is_named(method: str, target: object, source: object, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        asked(config_of(method), target, source)
+
+
+@pytest.mark.parametrize("source", ["b", ["b"], ["b", "c", "d"]])
+def test_a_text_for_each_source_language_is_wanted(source: object) -> None:
+    with pytest.raises(ConfigError, match=r"source\[0\]=.* is not one text a language"):
+        asked(config_of(extra_source_languages=["de"]), "a", source)

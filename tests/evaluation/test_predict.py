@@ -1,4 +1,4 @@
-"""Predicting for a file says what evaluation says of the same texts, on 1 and 2 real ranks, whatever the method.
+"""Predicting says what evaluation says of the same texts, whatever the method: on 1 and 2 real ranks, and in Python.
 
 Adapters are random, and equal where their parameters are named alike: so what a method says of a row without a source
 is what the method says that reads no source.
@@ -24,8 +24,9 @@ from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
+from flare_ds.training.begin import begin_run
 from flare_ds.training.engine import trainable_parameters
-from tests.distributed import run_ranks
+from tests.distributed import run_ranks, shared_environment, start_afresh
 from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
 from tests.qa_world import qa_settings
@@ -42,6 +43,7 @@ UNFUSED = {"translate_test": "zero_shot", "input_fusion": "lora", "x_mixup": "lo
 def write_adapter(config: Config) -> None:
     """An adapter whose values follow from the names of its parameters."""
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    begin_run(config, cache)
     model = build_model(config, label_tokens=cache.label_tokens)
     tensors = {
         name: 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
@@ -116,8 +118,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         one.append(
             asked(load_config(root / f"{method}.yaml"), root / "alone.jsonl", ">", root / f"{method}-alone.jsonl")
         )
-    whole = "evaluate.whole_model=true"  # faster to open
-    launch(root, 1, [[verb, path, whole, *more] for verb, path, *more in one])
+    one += [conversation(root, load_config(root / f"{method}.yaml")) for method in ("flare", "translate_test")]
+    launch(root, 1, one)  # whole, by default
     launch(root, 2, two)
     return root
 
@@ -144,6 +146,22 @@ def pair(config: Config, out: Path) -> list[str]:
     if config.method != "translate_test":
         texts += ["--target", first.target.fields["text"]]
     return ["predict", config_file(config), *texts, "--output", str(out)]
+
+
+def conversation(root: Path, config: Config) -> list[str]:
+    """The first rows asked one after another through a pipe, a bad one among them, and the last cut short."""
+    rows = held_out(config)[:2]
+    lines = []
+    for row in rows:
+        if config.method == "flare":
+            lines += [row.target.fields["text"], row.sources[0].fields["text"], "", "a source, but no target"]
+        else:
+            lines += [row.sources[0].fields["text"], ""]
+    if config.method == "flare":
+        lines += [rows[0].target.fields["text"], "", "cut short"]
+    (root / f"{config.method}-lines").write_text("\n".join(lines) + "\n")
+    out = root / f"{config.method}-talk"
+    return ["predict", config_file(config), "--interactive", "<", str(root / f"{config.method}-lines"), ">", str(out)]
 
 
 def write_questions(path: Path, config: Config) -> None:
@@ -221,6 +239,60 @@ def test_a_file_without_any_source_is_read_alone(root: Path, method: str) -> Non
 def test_methods_that_read_no_source_miss_none(root: Path) -> None:
     told = (root / "told-2").read_text()
     assert told.count("rows have no source text") == len(UNFUSED)
+
+
+@pytest.mark.parametrize(("method", "bad"), [("flare", 2), ("translate_test", 2)])
+def test_a_conversation_goes_on_after_a_bad_line(root: Path, method: str, bad: int) -> None:
+    """What is said of the first rows, one block each; of a target alone, what is said of it in a file."""
+    blocks = (root / f"{method}-talk").read_text().removesuffix("\n\n").split("\n\n")
+    ids = pd.read_parquet(root / method / "predictions.parquet")["id"][:2].tolist()
+    ids += [f"alone-{ids[0]}"] * (method == "flare")
+    expected = said(root, f"{method}-2.jsonl").loc[ids, PROBABILITIES]
+    found = [dict(line.split("  ")[::-1] for line in block.splitlines()) for block in blocks]
+    assert len(found) == len(ids)
+    for shares, (_, row) in zip(found, expected.iterrows(), strict=True):
+        assert list(shares.values()) == sorted(shares.values(), reverse=True)
+        np.testing.assert_allclose([float(shares[word]) for word in LABELS], row.astype(float), atol=1e-4)
+    assert (root / "told-1").read_text().count(f"method={method} was given no text to read") == bad
+
+
+@pytest.fixture(scope="module")
+def loaded(root: Path) -> dict:
+    """What every method's run says in a process without DeepSpeed or a process group."""
+    out = root / "elsewhere" / "said.json"
+    out.parent.mkdir()
+    process = start_afresh(["tests.evaluation.load_worker", str(root), str(out)], shared_environment())
+    told, _ = process.communicate(timeout=560)
+    assert process.returncode == 0, told
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_loaded_run_says_what_evaluation_says(root: Path, loaded: dict, method: str) -> None:
+    evaluated = pd.read_parquet(root / method / "predictions.parquet").set_index("id")
+    found, columns = loaded[method], ["label", "probabilities", "scores"]
+    both = pd.DataFrame({name: found[name] for name in columns}, index=found["id"]).loc[evaluated.index]
+    assert both["label"].tolist() == evaluated["prediction"].tolist()
+    np.testing.assert_allclose(both["scores"].tolist(), evaluated[SCORES], atol=1e-5)
+    np.testing.assert_allclose(both["probabilities"].tolist(), np.exp(evaluated[SCORES]), atol=1e-5)
+    np.testing.assert_allclose(found["first"], found["probabilities"][0], atol=1e-5)
+    assert len(found["written"]) == 3
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_loaded_run_says_what_the_command_line_says_of_rows_without_a_source(
+    root: Path, loaded: dict, method: str
+) -> None:
+    expected = said(root, f"{method}-2.jsonl")
+    assert loaded[method]["id"] == expected.index.tolist(), "in the order in which they were asked"
+    np.testing.assert_allclose(loaded[method]["probabilities"], expected[PROBABILITIES], atol=1e-5)
+
+
+def test_a_loaded_run_answers_questions_as_evaluation_does(root: Path, loaded: dict) -> None:
+    evaluated = pd.read_parquet(root / "qa/flare/predictions.parquet").set_index("id")
+    found = pd.DataFrame(loaded["qa"]).set_index("id").loc[evaluated.index]
+    assert found["text"].tolist() == evaluated["prediction"].tolist()
+    np.testing.assert_allclose(found["log_probability"], evaluated["log_probability"], atol=1e-5)
 
 
 def test_of_a_long_text_the_likeliest_window_answers(root: Path) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from flare_ds.methods import METHODS
-from flare_ds.report import report
+from flare_ds.reporting import report
 from flare_ds.settings import load_config
 from tests.report.runs import bounds, differences, methods, random_correct, write_run, write_scores
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from flare_ds.methods import METHODS
-from flare_ds.report import report
-from flare_ds.report.paper import TABLE
+from flare_ds.reporting import report
+from flare_ds.reporting.paper import TABLE
 from tests.report.runs import tables, write_run
 
 AVERAGES = {  # of the three tasks, in the order of the methods, as the paper's readers computed them

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from flare_ds.exceptions import DataError
-from flare_ds.report import report
+from flare_ds.reporting import report
 from flare_ds.runs import find_runs
 from tests.report.runs import methods, tables, validation, write_log, write_run
 

@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from flare_ds.report import report
+from flare_ds.reporting import report
 from tests.report.runs import (
     bounds,
     differences,

@@ -177,7 +177,7 @@ def test_a_run_that_does_not_fit_is_continued_as_the_memory_check_says(root: Pat
 def test_the_memory_check_knows_the_largest_micro_batch(
     root: Path, shape: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_available", lambda: 1.5e9)
+    monkeypatch.setattr(memory, "_available", lambda on: 1.5e9)
 
     def check(**train: int) -> None:
         memory.check_memory(make_config(root, **train), shape, row_tokens=60, streams=2)

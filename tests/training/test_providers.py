@@ -15,8 +15,9 @@ from flare_ds.data.cache import Cache, CacheSplit, open_cache, prepare_cache
 from flare_ds.data.collate import collate
 from flare_ds.data.order import RowOrder
 from flare_ds.models.loading import load_tokenizer
+from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.models.two_stream import build_model
-from flare_ds.training.states import for_free_text, free_text_states, store_id
+from flare_ds.training.states import FreeTextStates, for_free_text, store_id
 from tests.distributed import run_ranks
 from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
@@ -157,7 +158,8 @@ def test_a_free_text_gets_the_states_it_would_be_stored_with(root: Path) -> None
     config = Config.model_validate(make_settings(root, "mt"))
     split = open_cache(prepare_cache(config, load_tokenizer(config.model))).split("test")
     texts = EncodedTexts(config, split)
-    stored = free_text_states(config, [split.prompt("mt", 5).tolist()])
+    encoder = MTEncoder(config.source, dtype=torch.float32, device=torch.device("cpu"))
+    stored = FreeTextStates(encoder, [split.prompt("mt", 5).tolist()])
     torch.testing.assert_close(stored.states(0), texts.states(5))
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from flare_ds.markdown import DASH, table
-from flare_ds.report.groups import Group
-from flare_ds.report.paper import LANGUAGES, paper_model, published
+from flare_ds.reporting.groups import Group
+from flare_ds.reporting.paper import LANGUAGES, paper_model, published
 
 _COLUMNS = ("task", "model", "method", "languages", "ours", "the paper's")
 _NOTE = (

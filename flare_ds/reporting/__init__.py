@@ -6,11 +6,11 @@ from pathlib import Path
 
 from flare_ds import markdown
 from flare_ds.files import write_text
-from flare_ds.report.beside_the_paper import against_paper
-from flare_ds.report.curves import write_curves
-from flare_ds.report.differences import differences
-from flare_ds.report.groups import grouped
-from flare_ds.report.table import score_table
+from flare_ds.reporting.beside_the_paper import against_paper
+from flare_ds.reporting.curves import write_curves
+from flare_ds.reporting.differences import differences
+from flare_ds.reporting.groups import grouped
+from flare_ds.reporting.table import score_table
 from flare_ds.runs import Unreadable, find_runs
 
 

@@ -12,7 +12,7 @@ from flare_ds.config import TaskConfig
 from flare_ds.evaluation.metrics import confidence_interval
 from flare_ds.exceptions import FlareError
 from flare_ds.markdown import DASH, table
-from flare_ds.report.groups import REFERENCE, Group, outcomes_of, references, seeds
+from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, seeds
 from flare_ds.runs import RunResult
 from flare_ds.tasks.load import task_of
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flare_ds.evaluation.mcnemar import mcnemar
 from flare_ds.evaluation.metrics import paired_difference
 from flare_ds.markdown import DASH, table
-from flare_ds.report.groups import REFERENCE, Group, outcomes_of, references, same_test, seeds
+from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, same_test, seeds
 from flare_ds.runs import RunResult
 
 _COLUMNS = (

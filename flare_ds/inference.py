@@ -1,0 +1,122 @@
+"""A trained run as a Python object: loaded once into this process, asked as often as one likes.
+
+No launcher, no process group, no DeepSpeed: the whole base lies on one device.
+
+Legend: n texts, K label words.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flare_ds.config import Config
+from flare_ds.data.parallel import ParallelRow
+from flare_ds.evaluation.answers import Written
+from flare_ds.evaluation.generate import can_write
+from flare_ds.evaluation.given_rows import Text, asked_rows
+from flare_ds.evaluation.predict import Labelled, Predictor
+from flare_ds.exceptions import ConfigError
+from flare_ds.settings import load_config
+from flare_ds.tasks.load import task_of
+from flare_ds.training.process_group import device as own_device
+
+Targets = Text | Sequence[Text | None] | None
+Sources = Text | Sequence[Text | Sequence[Text | None] | None] | None
+
+
+def load(
+    run: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    trust_task_code: bool = False,
+) -> "TrainedModel":
+    """Load a trained run to ask it, in this process alone.
+
+    Args:
+        run: a run directory, wherever it lies now; or a YAML file, for a method that trains nothing.
+        device: "cpu", "cuda" or "cuda:1"; None: a GPU where there is one.
+        overrides: settings that differ, as on the command line, e.g. `["evaluate.batch_size=64"]`.
+        trust_task_code: whether a task in Python that the run directory names may be run.
+
+    Returns:
+        The model; what it says is what `flare-ds evaluate` scores.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no such device.
+        CheckpointError: the run has no adapter that fits its base.
+        HostError: the base does not fit on the device.
+    """
+    config = load_config(run, overrides, trust_task_code=trust_task_code)
+    return TrainedModel(config, own_device() if device is None else _device(device))
+
+
+class TrainedModel:
+    """A run's model on one device; made by `flare_ds.load`.
+
+    A text is a string; of a task of several fields a mapping of them. Texts are given one at a time or as a list, and
+    answers come as a list, in their order. A source of None, or none at all, lets the model read the target alone.
+
+    Args:
+        config: of the run.
+        device: where the model lies.
+
+    Attributes:
+        config: the run's settings.
+        labels: the label words; none where answers are free text.
+        device: where the model lies.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self._task = task_of(config.task)
+        self._predictor = Predictor(config, self._task, writes=can_write(config), alone_on=device)
+        self.labels = self._predictor.encoder.words
+        _ = self._predictor.running  # loads it now
+
+    def label(self, target: Targets = None, source: Sources = None) -> list[Labelled]:
+        """The likeliest label word of each text, and the probabilities of all.
+
+        Args:
+            target: the texts in the target language; may be left out where the method reads the source only.
+            source: the same texts in the source language, where the method reads it; of several source languages a
+                list of texts for each row.
+
+        Raises:
+            ConfigError: the task has no label words; or see `asked_rows`.
+            NotFiniteError: a score is not finite.
+        """
+        return self._predictor.rank(self._ranked_rows(target, source))
+
+    def scores(self, target: Targets = None, source: Sources = None) -> np.ndarray:
+        """The log-probability of each label word among them, float [n, K], columns as in `labels`; see `label`."""
+        return self._predictor.log_probabilities(self._ranked_rows(target, source))
+
+    def generate(self, target: Targets = None, source: Sources = None) -> list[Written]:
+        """What the model writes for each text, as the run's `generate` settings say; the arguments of `label`.
+
+        Raises:
+            ConfigError: the head was trained for the label words alone; or see `asked_rows`.
+            NotFiniteError: a score is not finite.
+        """
+        return self._predictor.write(self._rows(target, source))
+
+    def _ranked_rows(self, target: Targets, source: Sources) -> list[ParallelRow]:
+        if not self.labels:
+            raise ConfigError(f"task {self._task.name} has no label words to rank", fix="ask by generate(...)")
+        return self._rows(target, source)
+
+    def _rows(self, target: Targets, source: Sources) -> list[ParallelRow]:
+        return asked_rows(self.config, self._task, target, source)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        problem = f"device={str(name)!r} cannot be used: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(problem, fix="give cpu, cuda or cuda:1, or leave it out") from error
+    return device

@@ -1,0 +1,180 @@
+"""A fused model for a training loop of one's own: plain PyTorch, around a model that transformers has loaded.
+
+    model = flare_ds.adapt(hf_model, {"r": 8})
+    loss, logits = model(input_ids=..., attention_mask=..., source_input_ids=..., labels=...)
+
+The rows are laid out, and run, as in `flare_ds.training.trainer`; see examples/minimal_loop.py.
+
+Legend: B rows, L columns of the target, M of the source, N answer tokens, V the vocabulary.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flare_ds.adapters.files import check_settings, load_adapter, save_adapter
+from flare_ds.adapters.inject import check_adapter, inject_adapter
+from flare_ds.config import AdapterConfig, Config
+from flare_ds.data.batching import MicroBatch
+from flare_ds.data.collate import collate
+from flare_ds.data.padded_rows import PaddedRows
+from flare_ds.data.row_answers import NO_TARGET
+from flare_ds.evaluation.generate import with_whole_head
+from flare_ds.exceptions import ConfigError
+from flare_ds.models.attention_kernels import choose_attention_kernels
+from flare_ds.models.head import use_head
+from flare_ds.models.loss import loss_sum
+from flare_ds.models.probe import check_streams
+from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.settings import parse_config
+from flare_ds.training.engine import trainable_parameters
+
+_NAMELESS = "a model that was made in memory"
+
+
+def adapt(
+    hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[str, Any] | Config | None = None, *, seed: int = 1
+) -> "FusedModel":
+    """Freeze a loaded model and add a fresh adapter that fuses a source text into each row.
+
+    Args:
+        hf_model: a causal language model, whole, loaded by transformers; it is changed in place.
+        settings: of the adapter (None: the defaults); or all of a run's, whose method is flare or lora. With those
+            the saved adapter is the run's.
+        seed: of the adapter's first values; not used with a run's settings, which have train.seed.
+
+    Raises:
+        ConfigError: a setting is wrong or does not fit the model, or the method cannot be run like this.
+    """
+    if not isinstance(hf_model, PreTrainedModel) or hf_model.get_output_embeddings() is None:
+        problem = f"hf_model is a {type(hf_model).__name__}, not a causal language model of transformers"
+        raise ConfigError(problem, fix="give what AutoModelForCausalLM.from_pretrained returns, without an adapter")
+    config = settings if isinstance(settings, Config) else _run_settings(hf_model, settings or {}, seed)
+    config = with_whole_head(config)
+    recipe, adapter = config.recipe, config.adapter
+    if not recipe.trains or config.streams_beside != config.sources or config.sources > 1 or adapter.span == "full":
+        raise ConfigError(
+            f"method={config.method} with {config.sources} sources and adapter.span={adapter.span!r} cannot be run in "
+            "a loop of one's own",
+            fix="use method=flare with source.provider=lockstep, one source language and adapter.span=prompt; or lora",
+        )
+    check_adapter(hf_model, config)
+    check_streams(hf_model, config)
+    choose_attention_kernels()
+    peft_model = inject_adapter(hf_model, adapter, sources=config.sources, seed=config.train.seed)
+    use_head(hf_model, label_tokens=None, trained=adapter.train_head)
+    return FusedModel(TwoStreamModel(peft_model, config), config)
+
+
+class Fused(NamedTuple):
+    """What a forward gives.
+
+    Attributes:
+        loss: mean over the answer tokens of the batch; None without labels.
+        logits: [B, N, V] at the positions that predict the answers, right-padded; without labels those of the first
+            token behind each row, [B, 1, V].
+    """
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+class FusedModel(nn.Module):
+    """A frozen model with an adapter that trains; made by `flare_ds.adapt`.
+
+    Args:
+        two_streams: the model.
+        config: the run's settings, or made from the adapter's.
+    """
+
+    def __init__(self, two_streams: TwoStreamModel, config: Config) -> None:
+        super().__init__()
+        self.two_streams, self.config = two_streams, config
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        source_input_ids: Tensor | None = None,
+        source_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Fused:
+        """Read both texts of each row.
+
+        Padding may stand on either side, and batches may lie on any device.
+
+        Args:
+            input_ids: the target's prompts with their answers [B, L].
+            attention_mask: 0 on padding; None: there is none.
+            source_input_ids: the source's prompts [B, M], without answers; None: every row is read alone.
+            source_attention_mask: all 0 where a row has no source.
+            labels: input_ids where the answer is, -100 elsewhere; what stands before it is the prompt, which alone is
+                fused.
+
+        Raises:
+            DataError: a row is empty, or its labels do not mark one answer behind a prompt.
+        """
+        rows = PaddedRows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels)
+        fused = self.config.sources > 0 and source_input_ids is not None
+        batch = collate(
+            rows,
+            MicroBatch(np.arange(len(input_ids)), np.ones(len(input_ids), np.float32)),
+            streams=("source", "target") if fused else ("target",),
+            objective="vocabulary",
+            pad_id=0,
+        ).to(self.two_streams.base.device)
+        logits_BNV = self.two_streams(batch)
+        if labels is None:
+            return Fused(None, logits_BNV)
+        tokens = (batch.answers_BN != NO_TARGET).sum()
+        return Fused(loss_sum(logits_BNV, batch.answers_BN, batch.weights_B) / tokens, logits_BNV)
+
+    def save_adapter(self, directory: str | Path) -> None:
+        """Write the adapter in the format of a run's `adapter/`.
+
+        Where the directory above holds that run's config.yaml, `flare_ds.load` reads it.
+
+        Raises:
+            ConfigError: the model was not loaded from a directory or the hub, so nothing tells which it is.
+            HostError: the disk is full or not writable.
+        """
+        if self.config.model.base == _NAMELESS:
+            raise ConfigError(
+                "the model has no name_or_path, so nothing would tell which base the adapter is for",
+                fix="save the model with save_pretrained, and adapt what from_pretrained loads from there",
+            )
+        tensors = {name: tensor.detach().cpu() for name, tensor in self._trained().items()}
+        peft_model = self.two_streams.peft_model
+        save_adapter(Path(directory), tensors, peft_model, self.config, label_tokens={}, validation={})
+
+    def load_adapter(self, directory: str | Path) -> None:
+        """Take the values of an adapter that was saved with the same settings.
+
+        Raises:
+            CheckpointError: its files are missing or damaged, or it is of other settings or another base.
+        """
+        check_settings(Path(directory), self.config)
+        parameters = self._trained()
+        for name, values in load_adapter(Path(directory), parameters).items():
+            parameters[name].data.copy_(values)
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return trainable_parameters(self.two_streams)
+
+
+def _run_settings(hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[str, Any], seed: int) -> Config:
+    """A run that has nothing but its base and its adapter."""
+    adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
+    found = {
+        "method": "flare",
+        "run_dir": ".",
+        "model": {"base": hf_model.name_or_path or _NAMELESS, "dtype": str(hf_model.dtype).removeprefix("torch.")},
+        "task": {"name": "own", "source_language": "en", "target_language": "own"},
+        "adapter": adapter,
+        "train": {"steps": 1, "objective": "vocabulary", "seed": seed},
+    }
+    return parse_config(found, origin="the settings given to adapt")

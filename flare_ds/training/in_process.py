@@ -1,0 +1,47 @@
+"""Training from Python: one run, in this process."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flare_ds.config import Config
+from flare_ds.runs import RunDirectory
+from flare_ds.settings import config_of, load_config
+from flare_ds.training.engine import make_room
+from flare_ds.training.run import open_run
+from flare_ds.training.trainer import Trainer
+
+
+def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Train a run in this process, as one rank; several ranks are `flare-ds train CONFIG --ranks N`.
+
+    What is done already is not done again, and a run that was interrupted goes on.
+
+    Args:
+        config: a YAML file or a run directory; or the settings themselves, as a nested mapping or a `Config`.
+        overrides: settings that differ, e.g. `["train.steps=100"]`.
+
+    Returns:
+        The run directory, for `flare_ds.load` or `flare-ds evaluate`.
+
+    Raises:
+        ConfigError: a setting is unknown, mistyped or out of range, or does not suit the model or the task.
+        DataError: the task's files are missing or malformed.
+        CheckpointError: the run directory holds a run of other data or settings.
+        FlareError: see `flare_ds.exceptions` for what else can be mended.
+    """
+    settings = _settings(config, overrides)
+    run = RunDirectory(settings.run_dir)
+    try:
+        Trainer(settings, open_run(settings, train=True)).train()
+    finally:
+        run.unlock()
+        make_room()
+    return run.path
+
+
+def _settings(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str]) -> Config:
+    if isinstance(config, str | Path):
+        return load_config(config, overrides)
+    settings = config.model_dump(mode="json") if isinstance(config, Config) else config
+    return config_of(settings, overrides)

@@ -1,0 +1,156 @@
+"""`flare_ds.adapt`: a loop of one's own trains the adapter that a run loads, and the example does as it says."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import flare_ds
+from flare_ds.config import Config
+from flare_ds.models.loading import load_tokenizer
+from flare_ds.runs import RunDirectory
+from flare_ds.settings import config_of
+from flare_ds.tasks.load import task_of
+from tests.distributed import run_ranks
+from tests.small_models import small_model
+from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_model
+
+TARGETS = ["word1 word2 word3", "word4", "word5 word6"]
+SOURCES = ["word7 great", None, "awful word8 word9 word1"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("own_loop")
+
+
+def hf_model(root: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(root / "model")
+
+
+def grid(rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and mask, padded on one side."""
+    longest = max(map(len, rows))
+    ids, mask = torch.full((2, len(rows), longest), 3), torch.zeros(len(rows), longest, dtype=torch.long)
+    for line, row in enumerate(rows):
+        span = slice(longest - len(row), None) if left else slice(0, len(row))
+        ids[0, line, span], mask[line, span] = torch.tensor(row, dtype=torch.long), 1
+    return ids[0], mask
+
+
+def asked(config: Config, *, left: bool = False) -> dict[str, Tensor]:
+    tokenizer, task = load_tokenizer(config.model), task_of(config.task)
+    target, source = (
+        [tokenizer(task.prompt({"text": text}))["input_ids"] if text else [] for text in texts]
+        for texts in (TARGETS, SOURCES)
+    )
+    ids, mask = grid(target, left=left)
+    source_ids, source_mask = grid(source, left=left)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "source_input_ids": source_ids,
+        "source_attention_mask": source_mask,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(root: Path) -> tuple[Config, torch.nn.Module]:
+    """An adapter of one's own, whose values are random, saved as a run's."""
+    config = config_of(toy_settings(root))
+    model = flare_ds.adapt(hf_model(root), config)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = 0.2 * torch.randn_like(parameter)
+    RunDirectory(config.run_dir).path.mkdir()
+    RunDirectory(config.run_dir).claim(config)
+    model.save_adapter(Path(config.run_dir) / "adapter")
+    return config, model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("left", [False, True])
+def test_a_run_that_is_loaded_says_what_ones_own_model_says(run: tuple, left: bool) -> None:
+    config, model = run
+    loaded = flare_ds.load(config.run_dir)
+    tokens = load_tokenizer(config.model)(list(loaded.labels), add_special_tokens=False)["input_ids"]
+    logits = model(**asked(config, left=left)).logits
+    assert logits.shape[:2] == (len(TARGETS), 1)
+    scores = logits[:, 0, [first for first, *_ in tokens]].log_softmax(-1)
+    np.testing.assert_allclose(loaded.scores(TARGETS, SOURCES), scores.numpy(), atol=1e-5)
+    alone = model(**{name: value for name, value in asked(config).items() if "source" not in name}).logits
+    assert (alone[1] - logits[1]).abs().max() < 1e-4, "it has no source in either"
+    assert (alone[0] - logits[0]).abs().max() > 1e-3
+
+
+def test_the_loss_is_that_of_the_answers_tokens(run: tuple) -> None:
+    """Against the logits of the same rows, token by token; and only the adapter has a gradient."""
+    config, model = run
+    batch = asked(config)
+    answers = [[6], [7, 8], [9, 6, 7]]
+    lengths = batch["attention_mask"].sum(1).tolist()
+    rows = [ids[:n].tolist() + answer for ids, n, answer in zip(batch["input_ids"], lengths, answers, strict=True)]
+    ids, mask = grid(rows, left=False)
+    labels = torch.full_like(ids, -100)
+    for line, (n, answer) in enumerate(zip(lengths, answers, strict=True)):
+        labels[line, n : n + len(answer)] = torch.tensor(answer)
+    loss, logits = model(**batch | {"input_ids": ids, "attention_mask": mask}, labels=labels)
+    chosen = [
+        logits[line, place].log_softmax(-1)[token]
+        for line, answer in enumerate(answers)
+        for place, token in enumerate(answer)
+    ]
+    torch.testing.assert_close(loss, -torch.stack(chosen).mean())
+    loss.backward()
+    with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all("lora" in name for name in with_gradient)
+    with pytest.raises(flare_ds.DataError, match="labels of row 1 mark no answer"):
+        model(ids, mask, labels=torch.where(torch.arange(len(ids))[:, None] == 1, -100, labels))
+    with pytest.raises(flare_ds.DataError, match="labels of row 0 are not its input_ids"):
+        model(ids, mask, labels=labels + (labels == 6))
+
+
+def test_an_adapter_is_read_back_and_another_is_refused(root: Path, run: tuple) -> None:
+    config, model = run
+    other = flare_ds.adapt(hf_model(root), config)
+    other.load_adapter(Path(config.run_dir) / "adapter")
+    for (name, mine), its in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, its), name
+    with pytest.raises(flare_ds.CheckpointError, match=r"adapter\.r=8, not 4"):
+        flare_ds.adapt(hf_model(root), {"r": 4}).load_adapter(Path(config.run_dir) / "adapter")
+
+
+def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
+    toy_settings(root)
+    with pytest.raises(flare_ds.ConfigError, match="hf_model is a Linear"):
+        flare_ds.adapt(torch.nn.Linear(2, 2))
+    with pytest.raises(flare_ds.ConfigError, match=r"unknown setting 'adapter\.rank'"):
+        flare_ds.adapt(hf_model(root), {"rank": 4})
+    with pytest.raises(flare_ds.ConfigError, match="method=zero_shot"):
+        flare_ds.adapt(hf_model(root), config_of(toy_settings(root, method="zero_shot")))
+    with pytest.raises(flare_ds.ConfigError, match="the model has no name_or_path"):
+        flare_ds.adapt(small_model("llama")[0]).save_adapter(root / "nameless")
+
+
+def test_the_example_learns_from_the_source(tmp_path: Path) -> None:
+    """The target's words are random; the source tells the label."""
+    write_model(tmp_path / "model")
+    draw, lines = random.Random(1), []
+    for _ in range(400):
+        label = draw.choice(LABELS)
+        words = draw.choices(FILLER, k=5)
+        source = " ".join([*words[:2], SIGNAL[label], *words[2:]])
+        lines.append(json.dumps({"target": " ".join(draw.choices(FILLER, k=5)), "source": source, "label": label}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    arguments = [str(tmp_path / name) for name in ("model", "rows.jsonl", "adapter")]
+    (told,) = run_ranks(["examples.minimal_loop", *arguments], 1)
+    *_, last, again = re.findall(r"held out ([\d.]+)", told)
+    assert float(last) > 0.9 and again == last
