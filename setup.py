@@ -19,8 +19,9 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["flare_ds", "flare_ds.*"]),
-    package_data={"flare_ds": ["py.typed"]},
+    packages=[*find_packages(include=["flare_ds", "flare_ds.*"]), "flare_ds.ds_configs"],
+    package_dir={"flare_ds.ds_configs": "ds_configs"},  # see flare_ds/shipped.py
+    package_data={"flare_ds": ["py.typed"], "flare_ds.ds_configs": ["*.json", "README.md"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",

@@ -9,16 +9,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_PATHS = ("cache_dir", "deepspeed", "task.path", "task.data_dir", "translate.directory")
+from flare_ds.shipped import AUTO, is_name
+
+_PATHS = ("cache_dir", "task.path", "task.data_dir", "translate.directory")
 _PATHS_OR_NAMES = ("model.base", "translate.model", "source.mt_encoder")
 """Directories, or names of the hub: a path only where there is something."""
-PLACES = ("run_dir", *_PATHS, *_PATHS_OR_NAMES)
+_FILES = ("deepspeed", *_PATHS, *_PATHS_OR_NAMES)
+PLACES = ("run_dir", *_FILES)
 
 
 def placed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, nested, whose paths are absolute: they mean the same in every working directory."""
     names = tuple(name for name in _PATHS_OR_NAMES if Path(_get(settings, name) or "").exists())
-    return _changed(settings, ("run_dir", *_PATHS, *names), os.path.abspath)
+    own_json = () if is_name(_get(settings, "deepspeed") or AUTO) else ("deepspeed",)
+    return _changed(settings, ("run_dir", *own_json, *_PATHS, *names), os.path.abspath)
 
 
 def relocated(settings: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def relocated(settings: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         beside = os.path.normpath(os.path.join(now, os.path.relpath(path, began)))
         return beside if os.path.isabs(path) and os.path.exists(beside) else path
 
-    found = settings if began == now else _changed(settings, (*_PATHS, *_PATHS_OR_NAMES), find)
+    found = settings if began == now else _changed(settings, _FILES, find)
     return {**found, "run_dir": str(directory)}
 
 

@@ -95,8 +95,8 @@ else
     use_python "${PYTHON:-python3}"
 fi
 if ((gpus > 0)); then
-    overrides=("base.deepspeed=ds_configs/zero3_bf16.json"
-        "launch=deepspeed --num_accelerators $((gpus < 2 ? gpus : 2)) --master_port {free_port} --module" "${overrides[@]}")
+    overrides=("launch=deepspeed --num_accelerators $((gpus < 2 ? gpus : 2)) --master_port {free_port} --module"
+        "${overrides[@]}")
 fi
 
 if [[ "$fetched" == yes ]]; then model="$(stage "fetch model $model" "$python" -m flare_ds fetch model "$model")"; fi

@@ -45,7 +45,6 @@ def make_config(
         {
             "method": method,
             "run_dir": "unused",
-            "deepspeed": "unused",
             "model": {"base": "unused", "dtype": "float32"},
             "task": {
                 "name": "unused",

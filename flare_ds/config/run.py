@@ -10,6 +10,7 @@ from flare_ds.config.section import Section, TypedPath
 from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrainConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
+from flare_ds.shipped import AUTO, is_name, shipped_file
 from flare_ds.yaml_file import dump_yaml
 
 _HOUSEKEEPING: Any = {
@@ -28,7 +29,7 @@ class Config(Section):
     method: str = Field(description="one of flare_ds.methods")
     run_dir: TypedPath = Field(description="where the run writes")
     cache_dir: TypedPath = Field("tokenized_cache", description="where token caches live")
-    deepspeed: TypedPath = Field(description="DeepSpeed JSON, e.g. ds_configs/zero3_cpu.json")
+    deepspeed: TypedPath = Field(AUTO, description="DeepSpeed settings: auto, a name in ds_configs/, or a path")
     model: ModelConfig
     task: TaskConfig
     translate: TranslateConfig = TranslateConfig()
@@ -47,6 +48,16 @@ class Config(Section):
         except ConfigError as error:
             raise ValueError(f"{error.problem}; {error.fix}") from None
         return name
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _shipped(cls, deepspeed: str) -> str:
+        if is_name(deepspeed) and deepspeed != AUTO:
+            try:
+                shipped_file(deepspeed)
+            except ConfigError as error:
+                raise ValueError(f"{error.problem}; {error.fix}") from None
+        return deepspeed
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "Config":

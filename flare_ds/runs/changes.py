@@ -11,7 +11,6 @@ from flare_ds.config import Config
 from flare_ds.places import PLACES
 
 _FREE_IN_EVALUATION = ("evaluate.", "generate.", "translate.", "task.test_rows", "model.")
-_FREE = (*PLACES, "deepspeed")
 
 
 def deciding(config: Config) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def deciding(config: Config) -> dict[str, Any]:
         flat |= (
             {f"{section}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {section: value}
         )
-    return {name: value for name, value in flat.items() if name not in _FREE and _is_read(name, config)}
+    return {name: value for name, value in flat.items() if name not in PLACES and _is_read(name, config)}
 
 
 def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[str, tuple[Any, Any]]:

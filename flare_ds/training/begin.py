@@ -9,11 +9,14 @@ from flare_ds.models.fingerprint import base_fingerprint
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import BASE, CACHE, VERSIONS
 from flare_ds.tasks.of_run import keep_task_file
+from flare_ds.training.ds_config import with_chosen_deepspeed
 from flare_ds.versions import versions
 
 
 def begin_run(config: Config, cache: Cache) -> None:
     """Write what a run is; of one that has begun, only other housekeeping. For rank 0.
+
+    What `deepspeed: auto` means here is written, so that a resume elsewhere shows what changes.
 
     Raises:
         ConfigError: it has begun with another task file.
@@ -25,4 +28,4 @@ def begin_run(config: Config, cache: Cache) -> None:
         VERSIONS: versions(),
     }
     keep_task_file(config.task.path, Path(config.run_dir))
-    RunDirectory(config.run_dir).begin(config, records)
+    RunDirectory(config.run_dir).begin(with_chosen_deepspeed(config), records)

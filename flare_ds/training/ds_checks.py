@@ -72,7 +72,7 @@ def problems(settings: dict[str, Any], config: Config) -> Iterator[ConfigError]:
     if bf16 not in ("auto", config.model.dtype == "bfloat16"):
         yield ConfigError(
             f"model.dtype={config.model.dtype!r}, but bf16.enabled={str(bf16).lower()} in {origin}",
-            fix="use a DeepSpeed JSON of the model's precision: see ds_configs/README.md",
+            fix="leave deepspeed out, and it follows model.dtype (auto), or give another: see ds_configs/README.md",
         )
     yield from _zero_problems(settings.get("zero_optimization", {}), origin)
 

@@ -1,4 +1,6 @@
-"""The DeepSpeed JSON, with what depends on the model and the run filled in.
+"""The DeepSpeed settings: which JSON, and in it what depends on the model and the run.
+
+`deepspeed: auto` is the shipped JSON that fits the device and `model.dtype`.
 
 A shipped JSON says how to shard and in which precision; `"auto"` stands where the value follows from the base:
 
@@ -14,14 +16,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deepspeed.accelerator import get_accelerator
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, together
 from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.quantized import stored_size
+from flare_ds.shipped import AUTO, is_name, shipped_file
 from flare_ds.text_file import read_text
 from flare_ds.training.ds_checks import problems
+
+_FITTING = {
+    (True, "bfloat16"): "zero3_cpu",
+    (True, "float32"): "zero3_fp32_cpu",
+    (False, "bfloat16"): "zero3_bf16",
+    (False, "float32"): "zero3_fp32",
+}
+"""Names by whether the model runs on a CPU, and by its precision."""
 
 
 def resolve_ds_config(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
@@ -52,6 +64,7 @@ def read_ds_config(config: Config) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, names a key twice, or says what cannot work or would not be read here.
     """
+    config = with_chosen_deepspeed(config)
     settings = _read(config.deepspeed)
     wrong = list(problems(settings, config))
     if wrong:
@@ -61,8 +74,16 @@ def read_ds_config(config: Config) -> dict[str, Any]:
     return settings
 
 
+def with_chosen_deepspeed(config: Config) -> Config:
+    """A config that says what `deepspeed: auto` means on this machine; any other stays as it is."""
+    if config.deepspeed != AUTO:
+        return config
+    on_cpu = get_accelerator().device_name() == "cpu"
+    return config.model_copy(update={"deepspeed": _FITTING[on_cpu, config.model.dtype]})
+
+
 def _read(path: str) -> dict[str, Any]:
-    text = read_text(Path(path), named=f"deepspeed={path!r}")
+    text = read_text(shipped_file(path) if is_name(path) else Path(path), named=f"deepspeed={path!r}")
     try:
         settings = json.loads(text, object_pairs_hook=_section, parse_constant=_no_number)
     except RecursionError as error:

@@ -107,7 +107,6 @@ def moods_config(root: Path, name: str = "moods", **task_settings: object) -> Co
             "method": "lora",
             "run_dir": "unused",
             "cache_dir": str(root / "caches"),
-            "deepspeed": "unused",
             "model": {"base": "unused"},
             "task": settings,
             "train": {"steps": 1},
