@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def add_verbs(verbs: "Verbs") -> None:
     """Declare them."""
     ranks = "deepspeed --num_accelerators 2 --module flare_ds"
-    stage1_example = f"{ranks} stage1 task_adapter.yaml --output models/tuned"
-    summary = "train a task adapter, merge it, check the new base"
+    stage1_example = f"{ranks} stage1 run.yaml --output models/tuned"
+    summary = "train a task adapter on a run's source language, merge it, check the new base"
     stage1 = add_verb(verbs, "stage1", _stage1, summary, [stage1_example], on_every_rank=True)
     add_config(stage1)
     stage1.add_argument("--output", required=True, type=typed_path, help="new model directory")
@@ -46,7 +46,9 @@ def add_verbs(verbs: "Verbs") -> None:
 
 
 def _stage1(options: argparse.Namespace) -> None:
-    config = config_of(options)
+    from flare_ds.training.stage1_settings import load_stage1
+
+    config = load_stage1(options.config, overrides_of(options), trust_task_code=options.trust_task_code)
 
     from flare_ds.training.process_group import rank
     from flare_ds.training.stage1 import run_stage1
@@ -55,7 +57,8 @@ def _stage1(options: argparse.Namespace) -> None:
     if rank() == 0:
         print(
             f"{result.output}: validation {result.metric} {result.merged:.4f} on {result.validation_examples} examples "
-            f"(untuned base {result.untuned:.4f}, best adapter {result.tuned:.4f})"
+            f"(untuned base {result.untuned:.4f}, best adapter {result.tuned:.4f}); for what follows:\n"
+            f"model.base={result.output}"
         )
 
 
