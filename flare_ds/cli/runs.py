@@ -25,9 +25,7 @@ def add_verbs(verbs: "Verbs") -> None:
     examples = [f"{ranks} train run.yaml train.steps=100"]
     train = add_verb(verbs, "train", _train, "train an adapter", examples, on_every_rank=True)
     add_config(train)
-    examples, summary = [f"{ranks} evaluate runs/pl"], "score the test split of a run"
-    evaluate = add_verb(verbs, "evaluate", _evaluate, summary, examples, on_every_rank=True)
-    add_config(evaluate, "run_or_config")
+    _add_evaluate(verbs, ranks)
     merge_example = "flare-ds merge runs/en-lora --output models/tuned"
     merge = add_verb(verbs, "merge", _merge, "merge a task adapter into its base model", [merge_example])
     merge.add_argument("config", type=typed_path, metavar="RUN")
@@ -43,6 +41,27 @@ def add_verbs(verbs: "Verbs") -> None:
     report.add_argument("directory", type=typed_path, metavar="DIR")
     out_help = "where report.md and the curves go (default: DIR)"
     report.add_argument("--out", type=typed_path, metavar="DIR", help=out_help)
+
+
+def _add_evaluate(verbs: "Verbs", ranks: str) -> None:
+    summary = "score the test split of a run; or other rows, whose result is written beside the run's own"
+    examples = [
+        f"{ranks} evaluate runs/pl",
+        "flare-ds evaluate runs/pl --split validation",
+        "flare-ds evaluate runs/pl --language es",
+        "flare-ds evaluate runs/pl --file labelled.csv",
+    ]
+    evaluate = add_verb(verbs, "evaluate", _evaluate, summary, examples, on_every_rank=True)
+    add_config(evaluate, "run_or_config")
+    rows = evaluate.add_mutually_exclusive_group()
+    rows.add_argument("--split", choices=("validation", "test"), help="of the data, into metrics-SPLIT.json")
+    file_help = (
+        "rows with the columns target, source, label (or answers) and id (.jsonl, .json, .csv, .parquet), "
+        "as for predict --file; into metrics-file-NAME.json"
+    )
+    rows.add_argument("--file", type=typed_path, metavar="FILE", help=file_help)
+    language_help = "target language in place of the run's: how well its adapter transfers; into metrics-LANG.json"
+    evaluate.add_argument("--language", metavar="LANG", help=language_help)
 
 
 def _stage1(options: argparse.Namespace) -> None:
@@ -75,12 +94,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = config_of(options)
 
     from flare_ds.evaluation.evaluate import evaluate_run
+    from flare_ds.evaluation.other_rows import OtherRows
     from flare_ds.training.process_group import rank
-    from flare_ds.training.run import open_run
+    from flare_ds.training.run import open_beside, open_run
 
-    scores = evaluate_run(config, open_run(config, train=False))
+    rows = OtherRows(options.split, options.language, options.file)
+    cache = open_beside(config, rows) if rows else open_run(config, train=False)
+    scores = evaluate_run(config, cache, rows)
     if rank() == 0:
-        print(f"{config.run_dir}: {scores.metric} {scores.score:.4f} on {len(scores.records)} test examples")
+        which = f"{len(scores.records)} {rows.name or 'test'} examples"
+        print(f"{config.run_dir}: {scores.metric} {scores.score:.4f} on {which}")
 
 
 def _merge(options: argparse.Namespace) -> None:
