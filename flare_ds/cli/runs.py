@@ -1,9 +1,10 @@
-"""Verbs about runs: stage1, train, evaluate, merge, predict, sweep, report.
+"""Verbs about runs: stage1, train, evaluate, merge, push, predict, sweep, report.
 
 Each imports what it needs when its config is read, so that a mistake in one is told at once.
 """
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of, typed_path
@@ -30,6 +31,7 @@ def add_verbs(verbs: "Verbs") -> None:
     merge = add_verb(verbs, "merge", _merge, "merge a task adapter into its base model", [merge_example])
     merge.add_argument("config", type=typed_path, metavar="RUN")
     merge.add_argument("--output", required=True, type=typed_path, help="new model directory")
+    _add_push(verbs)
     add_predict(verbs)
     sweep = add_verb(
         verbs, "sweep", _sweep, "run every cell of a grid", ["flare-ds sweep sweep.yaml 'grid.seeds=[1, 2]'"]
@@ -62,6 +64,16 @@ def _add_evaluate(verbs: "Verbs", ranks: str) -> None:
     rows.add_argument("--file", type=typed_path, metavar="FILE", help=file_help)
     language_help = "target language in place of the run's: how well its adapter transfers; into metrics-LANG.json"
     evaluate.add_argument("--language", metavar="LANG", help=language_help)
+
+
+def _add_push(verbs: "Verbs") -> None:
+    summary = "write a folder of a trained run that can be put on the Hugging Face hub as it is"
+    examples = ["flare-ds push runs/pl-lora --output hub/pl-lora --base google/gemma-3-270m --license gemma"]
+    push = add_verb(verbs, "push", _push, summary, examples)
+    add_config(push, "run")
+    push.add_argument("--output", required=True, type=typed_path, metavar="DIR", help="new folder")
+    push.add_argument("--base", metavar="NAME", help="of the base on the hub, where model.base is a directory")
+    push.add_argument("--license", metavar="ID", help="as the hub abbreviates it, e.g. apache-2.0 (default: not said)")
 
 
 def _stage1(options: argparse.Namespace) -> None:
@@ -110,6 +122,15 @@ def _merge(options: argparse.Namespace) -> None:
     from flare_ds.models.merge import merge_run
 
     print(merge_run(load_config(options.config), options.output))
+
+
+def _push(options: argparse.Namespace) -> None:
+    config = config_of(options)
+
+    from flare_ds.push import push
+
+    folder = push(config, options.output, base=options.base, licence=options.license)
+    print(f"{folder}\nto upload it: hf upload OWNER/NAME {shlex.quote(str(folder))}")
 
 
 def _sweep(options: argparse.Namespace) -> int:
