@@ -24,10 +24,11 @@ setup(
     package_data={"flare_ds": ["py.typed"], "flare_ds.ds_configs": ["*.json", "README.md"]},
     python_requires=">=3.11",
     install_requires=[
-        "torch>=2.6",
-        "deepspeed>=0.19.3",
-        "transformers>=5.0",
-        "peft>=0.19",
+        # Private names of these four are used (tests/test_contracts.py): each is bounded where they may change.
+        "torch>=2.6,<3",
+        "deepspeed>=0.19.3,<0.20",
+        "transformers>=5.0,<6",
+        "peft>=0.19,<0.22",
         "datasets>=3.0",
         "pyarrow>=16",
         "scikit-learn>=1.4",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flare_ds.reporting import report
     from flare_ds.training.in_process import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CacheError",
     "CheckpointError",

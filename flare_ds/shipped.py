@@ -33,7 +33,7 @@ def shipped_file(name: str) -> Path:
     """
     if name not in shipped_names():
         known = suggestion(name, [AUTO, *shipped_names()])
-        raise ConfigError(f"deepspeed={name!r} comes with no flare_ds", fix=f"{known}; a path has a / or ends in .json")
+        raise ConfigError(f"no settings {name!r} come with flare_ds", fix=f"{known}, or a path with a / or .json in it")
     return _directory() / f"{name}.json"
 
 

@@ -107,6 +107,7 @@ VERBS = [
     "stage1",
     "evaluate",
     "merge",
+    "push",
     "predict",
     "sweep",
     "report",

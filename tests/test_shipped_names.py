@@ -52,13 +52,18 @@ def test_auto_fits_device_and_precision(
 
 
 def test_every_choice_is_a_file() -> None:
-    assert sorted(ds_choice._FITTING.values()) == [file.stem for file in FILES]
+    assert set(ds_choice._FITTING.values()) <= {file.stem for file in FILES}
 
 
 def test_an_unknown_name_lists_the_names() -> None:
     with pytest.raises(ConfigError) as refused:
         config_of("zero3_bf61")
-    for part in ["deepspeed='zero3_bf61'", "did you mean 'zero3_bf16'", "auto", *(file.stem for file in FILES)]:
+    for part in [
+        "setting deepspeed: no settings 'zero3_bf61'",
+        "did you mean 'zero3_bf16'",
+        "auto",
+        *(file.stem for file in FILES),
+    ]:
         assert part in str(refused.value)
 
 

@@ -5,6 +5,7 @@ adapter, with what it scored in validation, and after `evaluate` with the test s
 """
 
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,12 +42,24 @@ class _Kept(BaseModel):
 
 
 def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | None = None) -> None:
-    """Write the card of a saved adapter.
+    """Write the card of a saved adapter beside it.
+
+    Raises:
+        CheckpointError: see `card_text`; so are the arguments.
+    """
+    write_text(directory / CARD, card_text(directory, config, test=test))
+
+
+def card_text(
+    directory: Path, config: Config, *, test: Mapping[str, Any] | None = None, licence: str | None = None
+) -> str:
+    """The card of a saved adapter.
 
     Args:
         directory: the adapter's.
         config: the run's settings.
         test: figures and number of examples of the test split; None: not evaluated yet.
+        licence: as the hub abbreviates it; None: not said.
 
     Raises:
         CheckpointError: the adapter's files are missing or damaged.
@@ -54,7 +67,7 @@ def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | Non
     plain, trained, kept = _read(directory)
     validation = kept.validation
     parts = [
-        f"---\n{_front_matter(config, plain, validation, test).to_yaml()}\n---",
+        f"---\n{_front_matter(config, plain, validation, test, licence).to_yaml()}\n---",
         f"# {config.method}: {config.task.name} in {config.task.target_language}",
         _description(config, trained),
         _scores_table(validation, test),
@@ -62,7 +75,7 @@ def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | Non
         f"## Settings\n\n```yaml\n{config.to_yaml()}```",
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in kept.versions.items()),
     ]
-    write_text(directory / CARD, "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
 
 
 def _read(directory: Path) -> tuple[bool, int, _Kept]:
@@ -81,7 +94,11 @@ def _read(directory: Path) -> tuple[bool, int, _Kept]:
 
 
 def _front_matter(
-    config: Config, plain: bool, validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None
+    config: Config,
+    plain: bool,
+    validation: Mapping[str, Any] | None,
+    test: Mapping[str, Any] | None,
+    licence: str | None,
 ) -> ModelCardData:
     splits = (("validation", validation or {}), ("test", test or {}))
     results = [
@@ -92,16 +109,24 @@ def _front_matter(
     ]
     words_only = config.adapter.train_head and config.train.objective == "labels"
     fused = [f"fusion:{config.adapter.fusion}"] if config.sources else []
+    languages = [config.task.source_language, *config.sources_read, config.task.target_language]
     return ModelCardData(
         base_model=config.model.base,
+        license=licence,
         library_name="peft" if plain else "flare_ds",
         pipeline_tag="text-classification" if words_only else "text-generation",
-        language=list(dict.fromkeys([config.task.source_language, *config.sources_read, config.task.target_language])),
+        language=list(dict.fromkeys(tag for code in languages for tag in _hub_language(code))),
         tags=["flare_ds", config.method, "lora", "cross-lingual-transfer", config.task.name, *fused],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=f"{config.method}-{config.task.name}-{config.task.target_language}" if results else None,
         eval_results=results or None,
     )
+
+
+def _hub_language(code: str) -> list[str]:
+    """The code of ISO 639 that a task's code begins with: of pt-BR or zho_Hans the hub takes pt and zho alone."""
+    found = re.match(r"[a-z]{2,3}(?![A-Za-z0-9])", code)
+    return [found[0]] if found else []
 
 
 def _result(config: Config, split: str, metric: str, value: float) -> EvalResult:

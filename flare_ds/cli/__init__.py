@@ -14,9 +14,10 @@ flare-ds config --schema                all settings, for editors
 flare-ds train CONFIG                   train an adapter; with --ranks N, or under a launcher, on every rank
 flare-ds stage1 CONFIG --output DIR     task adapter trained, merged and checked, by one command; on every rank
 
-flare-ds evaluate RUN_OR_CONFIG         score the test split
+flare-ds evaluate RUN_OR_CONFIG         score the test split, or other rows
 flare-ds predict RUN --target|--file    label words for a text, a pair or a file of rows; with --generate free text
 flare-ds merge RUN --output DIR         task adapter into a base model
+flare-ds push RUN --output DIR          a folder of a run for the Hugging Face hub
 flare-ds lm-eval ARGUMENTS              lm-evaluation-harness with --model flare_ds --model_args run=RUN
 
 flare-ds sweep YAML                     every cell of a grid, resumable

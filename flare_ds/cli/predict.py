@@ -31,7 +31,7 @@ def add_predict(verbs: "Verbs") -> None:
     examples = [
         'flare-ds predict runs/pl-flare --source "I waited for weeks" --target "Czekałem tygodniami"',
         "flare-ds predict runs/hi-lora --generate --target '{question: ..., context: ...}'",
-        "deepspeed --module flare_ds predict runs/pl-flare --file pairs.jsonl --output said.parquet",
+        "flare-ds predict runs/pl-flare --ranks 2 --file pairs.jsonl --output said.parquet",
         "flare-ds predict runs/pl-flare --interactive",
     ]
     predict = add_verb(verbs, "predict", _predict, summary, examples, on_every_rank=True)

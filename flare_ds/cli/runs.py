@@ -1,9 +1,10 @@
-"""Verbs about runs: stage1, train, evaluate, merge, predict, sweep, report.
+"""Verbs about runs: stage1, train, evaluate, merge, push, predict, sweep, report.
 
 Each imports what it needs when its config is read, so that a mistake in one is told at once.
 """
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of, typed_path
@@ -12,26 +13,26 @@ from flare_ds.settings import load_config
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
+    from flare_ds.config import Config
 
 
 def add_verbs(verbs: "Verbs") -> None:
     """Declare them."""
-    ranks = "deepspeed --num_accelerators 2 --module flare_ds"
-    stage1_example = f"{ranks} stage1 task_adapter.yaml --output models/tuned"
-    summary = "train a task adapter, merge it, check the new base"
+    stage1_example = "flare-ds stage1 run.yaml --ranks 2 --output models/tuned"
+    summary = "train a task adapter on a run's source language, merge it, check the new base"
     stage1 = add_verb(verbs, "stage1", _stage1, summary, [stage1_example], on_every_rank=True)
     add_config(stage1)
+    stage1.set_defaults(read_config=_stage1_config)
     stage1.add_argument("--output", required=True, type=typed_path, help="new model directory")
     examples = ["flare-ds train run.yaml train.steps=100", "flare-ds train run.yaml --ranks all"]
     train = add_verb(verbs, "train", _train, "train an adapter", examples, on_every_rank=True)
     add_config(train)
-    examples, summary = [f"{ranks} evaluate runs/pl"], "score the test split of a run"
-    evaluate = add_verb(verbs, "evaluate", _evaluate, summary, examples, on_every_rank=True)
-    add_config(evaluate, "run_or_config")
+    _add_evaluate(verbs)
     merge_example = "flare-ds merge runs/en-lora --output models/tuned"
     merge = add_verb(verbs, "merge", _merge, "merge a task adapter into its base model", [merge_example])
     merge.add_argument("config", type=typed_path, metavar="RUN", help="run directory")
     merge.add_argument("--output", required=True, type=typed_path, help="new model directory")
+    _add_push(verbs)
     add_predict(verbs)
     sweep = add_verb(
         verbs, "sweep", _sweep, "run every cell of a grid", ["flare-ds sweep sweep.yaml 'grid.seeds=[1, 2]'"]
@@ -45,8 +46,45 @@ def add_verbs(verbs: "Verbs") -> None:
     report.add_argument("--out", type=typed_path, metavar="DIR", help=out_help)
 
 
+def _add_evaluate(verbs: "Verbs") -> None:
+    summary = "score the test split of a run; or other rows, whose result is written beside the run's own"
+    examples = [
+        "flare-ds evaluate runs/pl --ranks 2",
+        "flare-ds evaluate runs/pl --split validation",
+        "flare-ds evaluate runs/pl --language es",
+        "flare-ds evaluate runs/pl --file labelled.csv",
+    ]
+    evaluate = add_verb(verbs, "evaluate", _evaluate, summary, examples, on_every_rank=True)
+    add_config(evaluate, "run_or_config")
+    rows = evaluate.add_mutually_exclusive_group()
+    rows.add_argument("--split", choices=("validation", "test"), help="of the data, into metrics-SPLIT.json")
+    file_help = (
+        "rows with the columns target, source, label (or answers) and id (.jsonl, .json, .csv, .parquet), "
+        "as for predict --file; into metrics-file-NAME.json"
+    )
+    rows.add_argument("--file", type=typed_path, metavar="FILE", help=file_help)
+    language_help = "target language in place of the run's: how well its adapter transfers; into metrics-LANG.json"
+    evaluate.add_argument("--language", metavar="LANG", help=language_help)
+
+
+def _add_push(verbs: "Verbs") -> None:
+    summary = "write a folder of a trained run that can be put on the Hugging Face hub as it is"
+    examples = ["flare-ds push runs/pl-lora --output hub/pl-lora --base google/gemma-3-270m --license gemma"]
+    push = add_verb(verbs, "push", _push, summary, examples)
+    add_config(push, "run")
+    push.add_argument("--output", required=True, type=typed_path, metavar="DIR", help="new folder")
+    push.add_argument("--base", metavar="NAME", help="of the base on the hub, where model.base is a directory")
+    push.add_argument("--license", metavar="ID", help="as the hub abbreviates it, e.g. apache-2.0 (default: not said)")
+
+
+def _stage1_config(options: argparse.Namespace) -> "Config":
+    from flare_ds.training.stage1_settings import load_stage1
+
+    return load_stage1(options.config, overrides_of(options), trust_task_code=options.trust_task_code)
+
+
 def _stage1(options: argparse.Namespace) -> None:
-    config = config_of(options)
+    config = _stage1_config(options)
 
     from flare_ds.training.process_group import rank
     from flare_ds.training.stage1 import run_stage1
@@ -55,7 +93,8 @@ def _stage1(options: argparse.Namespace) -> None:
     if rank() == 0:
         print(
             f"{result.output}: validation {result.metric} {result.merged:.4f} on {result.validation_examples} examples "
-            f"(untuned base {result.untuned:.4f}, best adapter {result.tuned:.4f})"
+            f"(untuned base {result.untuned:.4f}, best adapter {result.tuned:.4f}); for what follows:\n"
+            f"model.base={result.output}"
         )
 
 
@@ -72,18 +111,31 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = config_of(options)
 
     from flare_ds.evaluation.evaluate import evaluate_run
+    from flare_ds.evaluation.other_rows import OtherRows
     from flare_ds.training.process_group import rank
-    from flare_ds.training.run import open_run
+    from flare_ds.training.run import open_beside, open_run
 
-    scores = evaluate_run(config, open_run(config, train=False))
+    rows = OtherRows(options.split, options.language, options.file)
+    cache = open_beside(config, rows) if rows else open_run(config, train=False)
+    scores = evaluate_run(config, cache, rows)
     if rank() == 0:
-        print(f"{config.run_dir}: {scores.metric} {scores.score:.4f} on {len(scores.records)} test examples")
+        which = f"{len(scores.records)} {rows.name or 'test'} examples"
+        print(f"{config.run_dir}: {scores.metric} {scores.score:.4f} on {which}")
 
 
 def _merge(options: argparse.Namespace) -> None:
     from flare_ds.models.merge import merge_run
 
     print(merge_run(load_config(options.config), options.output))
+
+
+def _push(options: argparse.Namespace) -> None:
+    config = config_of(options)
+
+    from flare_ds.push import push
+
+    folder = push(config, options.output, base=options.base, licence=options.license)
+    print(f"{folder}\nto upload it: hf upload OWNER/NAME {shlex.quote(str(folder))}")
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -29,9 +29,7 @@ class Config(Section):
     method: str = Field(description=f"one of {', '.join(METHODS)}")
     run_dir: TypedPath = Field(description="where the run writes")
     cache_dir: TypedPath = Field("tokenized_cache", description="where token caches live")
-    deepspeed: TypedPath = Field(
-        AUTO, description="DeepSpeed settings: auto, a name in ds_configs/, or a path of a JSON"
-    )
+    deepspeed: TypedPath = Field(AUTO, description="DeepSpeed settings: auto, a name in ds_configs/, or a path")
     model: ModelConfig
     task: TaskConfig
     translate: TranslateConfig = TranslateConfig()

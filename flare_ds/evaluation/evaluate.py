@@ -1,4 +1,7 @@
-"""Evaluating a run: its best adapter on the test split, written as metrics.json and predictions.parquet."""
+"""Evaluating a run: its best adapter on the test split, written as metrics.json and predictions.parquet.
+
+On other rows than these (see `flare_ds.evaluation.other_rows`) the same is done, and written beside.
+"""
 
 import time
 from functools import partial
@@ -13,6 +16,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.metrics import INTERVAL, confidence_interval
+from flare_ds.evaluation.other_rows import OWN, OtherRows
 from flare_ds.evaluation.predictions import PREDICTIONS, write_predictions
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
@@ -20,7 +24,7 @@ from flare_ds.files import write_json
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
-from flare_ds.runs.directory import at_place
+from flare_ds.runs.directory import METRICS, at_place
 from flare_ds.training.ds_choice import with_chosen_deepspeed
 from flare_ds.training.engine import AdapterSource, RunningModel, open_model
 from flare_ds.training.rank_zero import agreed, on_rank_zero
@@ -28,8 +32,13 @@ from flare_ds.training.states import prepare_states
 from flare_ds.versions import versions
 
 
-def evaluate_run(config: Config, cache: Cache) -> Scores:
+def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
     """Score the test split and write the result into the run directory; metrics.json comes last.
+
+    Args:
+        config: the run's settings.
+        cache: its tokens, or those of the other rows.
+        rows: what is scored; the run's own test split, if nothing is said.
 
     Raises:
         CheckpointError: the run's adapter is missing, damaged, or was trained with other settings.
@@ -39,14 +48,15 @@ def evaluate_run(config: Config, cache: Cache) -> Scores:
     """
     if config.recipe.trains:
         on_rank_zero(partial(check_settings, Path(config.run_dir) / "adapter", config))
+    config = rows.settings(config)
     states = prepare_states(config, cache)
     asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
     running = open_trained(asked, label_tokens=cache.label_tokens)
     start = time.perf_counter()
-    scores = score_split(running, cache, "test", asked, states=states)
-    on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"test rows of {config.run_dir}"))
+    scores = score_split(running, cache, rows.split_name, asked, states=states)
+    on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}"))
     seconds = time.perf_counter() - start
-    on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, seconds=seconds))
+    on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, rows, seconds=seconds))
     return scores
 
 
@@ -73,19 +83,26 @@ def saved_adapter(config: Config) -> AdapterSource | None:
     return partial(load_adapter, directory)
 
 
-def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, *, seconds: float) -> None:
-    write_predictions(run_dir / PREDICTIONS, scores.records)
-    if config.recipe.trains:
+def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, rows: OtherRows, *, seconds: float) -> None:
+    predictions, metrics = (_beside(run_dir / name, rows) for name in (PREDICTIONS, METRICS))
+    write_predictions(predictions, scores.records)
+    if config.recipe.trains and not rows:
         write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})
-    write_json(run_dir / "metrics.json", {**_what_was_scored(run_dir, config, cache), **_how_well(scores, seconds)})
+    write_json(metrics, {**_what_was_scored(run_dir, config, cache, rows), **_how_well(scores, seconds)})
 
 
-def _what_was_scored(run_dir: Path, config: Config, cache: Cache) -> dict[str, Any]:
+def _beside(path: Path, rows: OtherRows) -> Path:
+    """A name for the result of other rows than the run's own: metrics-es.json."""
+    return path.with_name(f"{path.stem}-{rows.name}{path.suffix}") if rows else path
+
+
+def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRows) -> dict[str, Any]:
+    file = rows.file and {"file": str(rows.file.absolute()), "file_sha256": file_sha256(rows.file)}
     return {
         "schema": METRICS_SCHEMA,
         "task": config.task.name,
         "task_version": cache.manifest.fields["task_version"],
-        "split": "test",
+        **(file or {"split": rows.split_name}),
         "source_language": config.task.source_language,
         "target_language": config.task.target_language,
         "cache_key": cache.key,

@@ -24,7 +24,7 @@ from flare_ds.tasks.cells import read_id
 from flare_ds.tasks.check import is_unicode
 from flare_ds.tasks.records import Record, read_file
 
-_COLUMNS = ("id", "target", "source")
+COLUMNS = ("id", "target", "source")
 Text = str | Mapping[str, str]
 """A text; of a task of several fields, the fields by name."""
 
@@ -67,7 +67,7 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
         DataError: the file cannot be read or has no rows, or a cell is not what it should be (naming file, row and
             column).
     """
-    rows = [_row_of(config, task, record, str(number)) for number, record in enumerate(read_file(path, _COLUMNS))]
+    rows = [row_of(config, task, record, str(number)) for number, record in enumerate(read_file(path, COLUMNS))]
     if not rows:
         raise DataError(f"{path} has no rows", fix="give it at least one")
     return rows
@@ -132,7 +132,12 @@ def _python_text(task: Task, value: Any, name: str) -> Side | None:
     return _side(task, fields) if any(text.strip() for text in fields.values()) else None
 
 
-def _row_of(config: Config, task: Task, record: Record, number: str) -> ParallelRow:
+def row_of(config: Config, task: Task, record: Record, number: str) -> ParallelRow:
+    """One line of a file; without an id it is called by its number.
+
+    Raises:
+        DataError: see `read_rows`.
+    """
     sides = _sources(config, task, record)
     target = _cell(task, record, "target", record.values.get("target"))
     if target is None:

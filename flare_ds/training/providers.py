@@ -25,7 +25,6 @@ from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.layer_calls import hidden_of
 from flare_ds.models.loading import load_shape
 from flare_ds.models.mt_encoder import MTEncoder, mt_width
-from flare_ds.tasks.base import SPLITS
 from flare_ds.training.engine import RunningModel, open_model
 from flare_ds.training.process_group import device
 from flare_ds.training.rank_zero import agreed
@@ -66,7 +65,8 @@ class BaseStates:
         self.take_input = config.adapter.pairing == "input"
         self.shape = agreed(partial(load_shape, config.model))
         text = self.shape.config.get_text_config()
-        lengths: dict[str, np.ndarray] = {split: cache.split(split).prompt_lengths("source") for split in SPLITS}
+        splits = {name: cache.split(name) for name in cache.manifest.splits}
+        lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("source") for name, split in splits.items()}
         self.layout = Layout(lengths, (text.num_hidden_layers, text.hidden_size), states_dtype(config))
         self.taken_KBLD: list[Tensor] = []
 
@@ -116,7 +116,7 @@ class EncoderStates:
 
     def __init__(self, config: Config, cache: Cache) -> None:
         self.config = config
-        self.splits: dict[str, CacheSplit] = {split: cache.split(split) for split in SPLITS}
+        self.splits: dict[str, CacheSplit] = {split: cache.split(split) for split in cache.manifest.splits}
         lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("mt") for name, split in self.splits.items()}
         self.layout = Layout(lengths, (1, agreed(partial(mt_width, config.source))), states_dtype(config))
 

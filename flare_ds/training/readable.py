@@ -11,7 +11,6 @@ from flare_ds.data.rows_read import SplitRows, rows_read
 from flare_ds.evaluation.batches import longest_prompts, streams_of
 from flare_ds.evaluation.split import generates
 from flare_ds.models.limits import check_ids, check_positions, embedding_rows
-from flare_ds.tasks.base import SPLITS
 
 
 def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None:
@@ -28,7 +27,7 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
         ConfigError: it cannot, with both numbers.
     """
     check_ids(_largest_id(cache, shape), shape, of=f"the cache {cache.path}")
-    for split in SPLITS:
+    for split in cache.manifest.splits:
         longest = _longest_row(config, rows_read(cache.split(split), config, cache.manifest), split)
         if warning := check_positions(shape, longest, of=f"the longest row of the {split} split"):
             print(f"warning: {warning}", file=sys.stderr)
@@ -42,7 +41,8 @@ def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:
     largest = max([manifest.pad_id, manifest.eos_id or 0, *framing, *words])
     if manifest.vocabulary_size > embedding_rows(shape):
         of_base = [stream for stream in cache.streams if stream != "mt"]
-        largest = max([largest, *(cache.split(split).largest_id(stream) for split in SPLITS for stream in of_base)])
+        splits = [cache.split(name) for name in manifest.splits]
+        largest = max([largest, *(split.largest_id(stream) for split in splits for stream in of_base)])
     return largest
 
 

@@ -4,15 +4,20 @@ Which cache it reads is recorded: by the run itself (cache.json) once it has beg
 (see `flare_ds.data.cache.requests`). So neither the raw data nor what translated them need be there any more.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from flare_ds.config import Config
-from flare_ds.data.cache import Cache, differences, open_cache, prepare_cache, remembered, stored
+from flare_ds.data.cache import Cache, build_cache, differences, open_cache, prepare_cache, remembered, stored
 from flare_ds.data.cache.trash import mark_used
+from flare_ds.data.parallel import ParallelData
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
-from flare_ds.exceptions import CacheError, ConfigError, FlareError
+from flare_ds.evaluation.labelled_rows import read_labelled
+from flare_ds.evaluation.other_rows import OtherRows
+from flare_ds.evaluation.same_questions import check_same_questions
+from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
 from flare_ds.models.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.runs import RunDirectory
@@ -50,21 +55,52 @@ def open_run(config: Config, *, train: bool) -> Cache:
         HostError: another process writes the run, or the hosts see different files.
         FlareError: what else rank 0 met, on every rank, before any of them starts work.
     """
+    return _open(config, partial(_prepare, config, train))
+
+
+def open_beside(config: Config, rows: OtherRows) -> Cache:
+    """Hold the directory of a run that can be scored, and open the cache of other rows than its own.
+
+    Args:
+        config: the run's settings.
+        rows: which rows.
+
+    Raises:
+        CheckpointError: the run has not begun; or see `open_run`.
+        ConfigError: the rows ask something else than the run was trained to answer; or see `open_run`.
+        DataError: the rows cannot be read.
+        FlareError: see `open_run`.
+    """
+    return _open(config, partial(_prepare_beside, config, rows))
+
+
+def _open(config: Config, prepare: Callable[[], Path]) -> Cache:
+    """Open the cache that rank 0 finds or builds, once all ranks can work."""
     read_ds_config(config)
     join_process_group()
     settle_hub_names(config)
     check_same_files(config)
-    path = on_rank_zero(partial(_prepare, config, train))
+    path = on_rank_zero(prepare)
     return agreed(partial(open_cache, path))
 
 
 def _prepare(config: Config, train: bool) -> Path:
     """The path of the run's cache; rank 0."""
+    return _held(config, lambda run: _checked(run, config, train))
+
+
+def _prepare_beside(config: Config, rows: OtherRows) -> Path:
+    """The path of the cache of other rows; rank 0."""
+    return _held(config, lambda run: _checked_beside(run, config, rows))
+
+
+def _held(config: Config, checked: Callable[[RunDirectory], Path]) -> Path:
+    """Ask everything that can refuse, with the run's directory held; given back if something does."""
     check_answers(config)
     run = RunDirectory(config.run_dir)
     mine = run.lock()
     try:
-        return _checked(run, config, train)
+        return checked(run)
     except BaseException:
         if mine:
             run.unlock()
@@ -75,10 +111,7 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     """Ask everything that can refuse the command; a run that trains nothing begins by its evaluation."""
     if train and not config.recipe.trains:
         raise ConfigError(f"method={config.method} trains nothing", fix="use `evaluate`, or method=lora or flare")
-    run.check(config, train=train)
-    run.check_base(model_fingerprint(config.model.base), config)
-    if not train:
-        run.check_trained(config)
+    _check_settings(run, config, train)
     cache = _cache(run, config, train)
     if run.begun:
         _check_same_tokens(run, cache, train)
@@ -90,6 +123,36 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
         begin_run(config, cache)
     mark_used(cache.path)
     return cache.path
+
+
+def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
+    """Ask everything that can refuse a scoring on other rows; nothing of the run is written."""
+    _check_settings(run, config, train=False)
+    if not run.begun:
+        raise CheckpointError(f"{run.path} has not begun", fix="evaluate it as it is (`flare-ds evaluate`) first")
+    asked = rows.settings(config)
+    cache = _cache_of_file(asked, rows.file) if rows.file else _cache(run, asked, train=False)
+    if rows.file or asked is not config:
+        check_same_questions(asked, task_of(asked.task), load_tokenizer(asked.model))
+    else:
+        _check_same_tokens(run, cache, train=False)
+    check_readable(asked, cache, load_shape(asked.model))
+    mark_used(cache.path)
+    return cache.path
+
+
+def _check_settings(run: RunDirectory, config: Config, train: bool) -> None:
+    run.check(config, train=train)
+    run.check_base(model_fingerprint(config.model.base), config)
+    if not train:
+        run.check_trained(config)
+
+
+def _cache_of_file(config: Config, file: Path) -> Cache:
+    """The tokens of a file's rows, as a test split; found again where the same rows were asked about before."""
+    rows = read_labelled(config, task_of(config.task), file)
+    data = ParallelData({"test": rows}, {"rows_read": len(rows)})
+    return open_cache(build_cache(config, data, load_tokenizer(config.model)))
 
 
 def check_answers(config: Config) -> None:

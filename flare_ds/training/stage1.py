@@ -59,7 +59,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     """Train the task adapter, merge it, and check what came of it; a collective.
 
     Args:
-        config: of method lora, whose target language is the source language.
+        config: of method lora, whose target language is the source language (see `load_stage1`).
         output: the new model directory.
 
     Raises:

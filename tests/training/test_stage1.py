@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from flare_ds.exceptions import ConfigError
-from flare_ds.settings import load_config
+from flare_ds.runs.directory import at_place
+from flare_ds.settings import load_config, saved_config
 from flare_ds.training.stage1 import run_stage1
+from flare_ds.training.stage1_settings import load_stage1
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config
 
@@ -18,6 +20,13 @@ def english(root: Path, name: str, **train: object) -> dict:
     options = {"steps": 40, "batch_size": 32, "micro_batch_size": 16, "validate_every": 20, "save_every": 20} | train
     settings = toy_settings(root, method="lora", name=name, validate_rows=ROWS, **options)
     settings["task"] |= {"target_language": "en"}
+    return settings
+
+
+def follows(root: Path) -> dict:
+    """Of the run that is to stand on the tuned base."""
+    settings = english(root, "later/pl") | {"method": "flare"}
+    settings["task"] |= {"target_language": "pl"}
     return settings
 
 
@@ -33,10 +42,13 @@ def modified(root: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a stage 1 has made the base root/tuned."""
+    """Where a stage 1 has made the base root/tuned, of the config of a run in Polish."""
     root = tmp_path_factory.mktemp("stage1")
-    config = write_config(english(root, "english"))
-    printed, _ = run_ranks(["flare_ds", "stage1", str(config), "--output", str(root / "tuned")], 2)
+    (root / "later").mkdir()
+    write_config(english(root, "english"))
+    config = write_config(follows(root))
+    words = ["stage1", str(config), "--output", str(root / "tuned"), f"run_dir={root}/english"]
+    printed, _ = run_ranks(["flare_ds", *words], 2)
     (root / "printed").write_text(printed)
     return root
 
@@ -60,6 +72,42 @@ def test_the_merged_base_alone_is_as_good_as_its_adapter(root: Path) -> None:
     assert found["validation_examples"] == ROWS
     assert f"tuned: validation accuracy {found['merged']:.4f}" in (root / "printed").read_text()
     assert read_json(root / "tuned/merged_from.json")["run"] == str(root / "english")
+    assert (root / "printed").read_text().splitlines()[-1] == f"model.base={root}/tuned"
+
+
+def settings_of(root: Path, *overrides: str) -> dict:
+    return load_stage1(root / "later/pl.yaml", overrides).model_dump()
+
+
+def test_what_it_needs_to_know_follows_from_the_run(root: Path) -> None:
+    """As if it had been written out; all but where it lies is what the trained run says."""
+    written = english(root, "later/stage1-en")
+    assert settings_of(root) == load_config(write_config(written)).model_dump()
+    assert saved_config(root / "english") == at_place(load_config(root / "english.yaml"))
+    assert not (root / "later/pl").exists()
+
+
+def test_what_is_typed_wins(root: Path) -> None:
+    found = settings_of(root, "run_dir=here", "task.sides=translated", "train.steps=3")
+    assert (found["run_dir"], found["task"]["sides"], found["train"]["steps"]) == ("here", "translated", 3)
+    assert settings_of(root, "method=lora", "task.target_language=en") == settings_of(root)
+    assert settings_of(root, "method=flare_mt", "source.mt_encoder=m")["method"] == "flare_mt"
+    assert settings_of(root, "task.target_language=es")["task"]["target_language"] == "es"
+
+
+def test_a_config_of_stage_1_itself_is_taken_as_it_is(root: Path) -> None:
+    written = english(root, "english")
+    written["task"] |= {"sides": "translated"}
+    path = write_config(written | {"run_dir": str(root / "later/own")})
+    assert load_stage1(path) == load_config(path)
+
+
+def test_of_several_sources_in_translation_the_first_itself_is_read(root: Path) -> None:
+    found = settings_of(root, "source.provider=lockstep")
+    settings = follows(root)
+    settings["task"] |= {"sides": "translated", "extra_source_languages": ["es"]}
+    path = write_config(settings | {"run_dir": str(root / "later/three")})
+    assert load_stage1(path).model_dump() == found
 
 
 def test_what_is_done_is_not_done_again(root: Path, told: dict[str, str]) -> None:

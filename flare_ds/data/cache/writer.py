@@ -44,8 +44,17 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
         CacheError: the directory of this cache holds another one.
         HostError: the disk is full, `cache_dir` is not writable, or a worker was killed.
     """
+    data = load_parallel(task_of(config.task), config.task, config.translate)
+    directory = build_cache(config, data, tokenizer, workers=workers)
+    remember(config, open_cache(directory).key)
+    return directory
+
+
+def build_cache(
+    config: Config, data: ParallelData, tokenizer: PreTrainedTokenizerBase, *, workers: int | None = None
+) -> Path:
+    """Find the cache of some rows, read already, or build it; see `prepare_cache`."""
     task = task_of(config.task)
-    data = load_parallel(task, config.task, config.translate)
     for split, rows in data.splits.items():
         _check_has_rows(config, split, len(rows), data.counts)
     fields = key_fields(config, task, data, tokenizer)
@@ -59,7 +68,6 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
         with building(directory) as partial, encode_in(workers, encoder) as encode:
             written = _write_splits(partial, data, _streams(config), encoder, encode)
             write_manifest(partial, _manifest(config, fields, data, encoder, *written))
-    remember(config, content_key(fields))
     return directory
 
 

@@ -1,0 +1,70 @@
+"""A file of rows whose answers are known: those of `predict --file`, and a column that says what is right.
+
+    label words    {"target": "Czekałem", "source": "I waited", "label": "negative"}
+    free answers   {"target": {"question": ..., "context": ...}, "answers": ["Warszawa", "w Warszawie"]}
+
+A label is a word, or what else the task's own tables may hold. Answers are texts, or SQuAD's {text, answer_start}; in
+a CSV, one text or the JSON of either.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flare_ds.config import Config
+from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.evaluation.given_rows import COLUMNS, row_of
+from flare_ds.exceptions import DataError
+from flare_ds.tasks.base import Answer, Task
+from flare_ds.tasks.cells import read_answers
+from flare_ds.tasks.label_cells import LabelCells
+from flare_ds.tasks.records import Record, read_file
+from flare_ds.tasks.table import TableTask
+
+
+def read_labelled(config: Config, task: Task, path: Path) -> list[ParallelRow]:
+    """The rows of a file, in its order, with a side for each source language of the config, read or not.
+
+    Args:
+        config: of the run; its method says what is read of a row.
+        task: its task.
+        path: .jsonl, .json, .csv or .parquet.
+
+    Raises:
+        DataError: the file cannot be read or has no rows, an id stands twice, or a cell is not what it should be.
+    """
+    column = "answers" if task.free_answers else "label"
+    labels = LabelCells(task.word_lists, task.label_values if isinstance(task, TableTask) else {}, None)
+    streams = len(config.task.source_languages) if config.has_source else 0
+    rows: dict[str, ParallelRow] = {}
+    for number, record in enumerate(read_file(path, (*COLUMNS, column))):
+        row = row_of(config, task, record, str(number))
+        if row.id in rows:
+            raise DataError(f"{record.where} has the id {row.id!r} of an earlier row", fix="give each row its own")
+        sources = (*row.sources, *[None] * (streams - len(row.sources)))
+        if task.free_answers:
+            answers = _answers(record, column, row.target.fields[task.long_field])
+            rows[row.id] = replace(row, sources=sources, target=Side(row.target.fields, answers))
+        else:
+            rows[row.id] = replace(row, sources=sources, label=labels.read(record, column))
+    if not rows:
+        raise DataError(f"{path} has no rows", fix="give it at least one")
+    return list(rows.values())
+
+
+def _answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:
+    given = record[column]
+    if isinstance(given, str):
+        parsed = _parsed(given)
+        given = parsed if isinstance(parsed, list | dict) else [given]
+    if isinstance(given, list) and all(isinstance(text, str) for text in given):
+        given = {"text": given, "answer_start": [0] * len(given)}
+    return read_answers(Record(record.where, {**record.values, column: given}), column, context)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,120 @@
+"""A folder that can be put on the Hugging Face hub as it is: a trained run without what belongs to this machine.
+
+    README.md                       the model card, with front matter as the hub reads it
+    adapter/                        adapter_config.json, adapter_model.safetensors: PEFT's layout
+    config.yaml                     the run's settings; the base by its name on the hub, no place of this machine
+    cache.json  versions.json       what the run answers (prompt, label words), and what it was trained with
+    training.json  task.yaml        how it was trained; the task's own file, where it has one
+
+It is a run directory, so flare_ds loads it as one. Nothing is uploaded here.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from flare_ds.adapters.card import CARD, card_text
+from flare_ds.adapters.files import KEPT, SETTINGS, WEIGHTS, read_weights
+from flare_ds.config import Config, TaskConfig, TranslateConfig
+from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.files import disk_errors, write_json, write_text
+from flare_ds.json_text import json_text, parse_object
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import CACHE, CONFIG, METRICS, TRAINING, VERSIONS
+from flare_ds.settings import parse_config
+from flare_ds.shipped import AUTO, is_name
+from flare_ds.tasks.of_run import keep_task_file
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def push(config: Config, output: Path, *, base: str | None = None, licence: str | None = None) -> Path:
+    """Write the folder of a trained run.
+
+    Args:
+        config: of the run.
+        output: the new folder.
+        base: the base's name on the hub; None: as `model.base` says, where that is one.
+        licence: as the hub abbreviates it, e.g. apache-2.0.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the method trains nothing, the settings are not the run's, or the base's name on the hub is not
+            known.
+        CheckpointError: the run's training has not ended, its adapter is damaged, or `output` exists.
+    """
+    run = RunDirectory(config.run_dir)
+    if not config.recipe.trains:
+        raise ConfigError(f"method={config.method} trains nothing", fix="push the base itself: it is all there is")
+    run.check_trained(config)
+    if output.exists():
+        raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")
+    shared = _shared(config, base)
+    run.check(config, train=False)
+    with disk_errors(output):
+        temporary = output.with_name(f".{output.name}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            (temporary / "adapter").mkdir(parents=True)
+            _write(run, config, shared, temporary, licence)
+            temporary.rename(output)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return output
+
+
+def _shared(config: Config, base: str | None) -> Config:
+    """The settings without this machine's places."""
+    name = base or config.model.base
+    if not _HUB_NAME.fullmatch(name) or (base is None and Path(name).exists()):
+        problem = f"the base {name!r} has no name on the hub that is known here, and nobody else has that directory"
+        raise ConfigError(problem, fix="put it there, and give its name: --base OWNER/NAME")
+    if config.source.mt_encoder is not None and Path(config.source.mt_encoder).exists():
+        problem = f"source.mt_encoder={config.source.mt_encoder!r} is a directory, which nobody else has"
+        raise ConfigError(problem, fix="give its name on the hub: source.mt_encoder=facebook/nllb-200-distilled-600M")
+    settings = config.model_dump(mode="json")
+    settings |= {"run_dir": ".", "cache_dir": Config.model_fields["cache_dir"].default}
+    settings["deepspeed"] = config.deepspeed if is_name(config.deepspeed) else AUTO
+    settings["model"]["base"] = name
+    settings["task"]["data_dir"] = TaskConfig.model_fields["data_dir"].default
+    settings["translate"] = TranslateConfig().model_dump(mode="json")
+    return parse_config(settings, origin=CONFIG)
+
+
+def _write(run: RunDirectory, config: Config, shared: Config, folder: Path, licence: str | None) -> None:
+    keep_task_file(config.task.path, folder)
+    if config.task.path is not None:
+        name = f"task{Path(config.task.path).suffix}"
+        shared = shared.model_copy(update={"task": shared.task.model_copy(update={"path": name})})
+        record = folder / "task_file.json"
+        write_json(record, parse_object(record.read_bytes()) | {"path": name})
+    _write_adapter(run.path / "adapter", folder / "adapter", config, base=shared.model.base)
+    for name in (CACHE, VERSIONS, TRAINING):
+        write_json(folder / name, run.read(name))
+    test = run.read(METRICS) if run.finished else None
+    scored = test and {"examples": test["num_examples"], **test["figures"]}
+    write_text(folder / CONFIG, shared.to_yaml())
+    write_text(folder / CARD, card_text(folder / "adapter", shared, test=scored, licence=licence))
+
+
+def _write_adapter(source: Path, target: Path, config: Config, *, base: str) -> None:
+    """The adapter's two files, which name the base by its name on the hub.
+
+    A base is known by a checksum of its directory or by its commit on the hub. The one does not tell the other, so
+    only the one who trained can say that they are the same.
+    """
+    settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
+    write_json(target / SETTINGS, settings | {"base_model_name_or_path": base})
+    tensors = read_weights(source)
+    with safe_open(source / WEIGHTS, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    kept = parse_object(metadata.get(KEPT, "{}"))
+    if base != config.model.base:
+        kept.pop("base", None)
+    save_file(tensors, target / WEIGHTS, metadata=metadata | {KEPT: json_text(kept)})

@@ -1,0 +1,245 @@
+"""Scoring a run on other rows than its own: the same rows get the same scores, and nothing of the run changes.
+
+Adapters are random, and equal where their parameters are named alike: so a run in Spanish is what the run in Polish
+is when it is asked in Spanish.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from flare_ds.checksums import directory_sha256, file_sha256
+from flare_ds.cli import main
+from flare_ds.config import Config
+from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.data.parallel import ParallelRow, load_parallel
+from flare_ds.evaluation.labelled_rows import read_labelled
+from flare_ds.evaluation.other_rows import OtherRows
+from flare_ds.exceptions import FlareError
+from flare_ds.locks import release_all
+from flare_ds.models.loading import load_tokenizer
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.find import find_runs
+from flare_ds.settings import load_config
+from flare_ds.tasks.load import task_of
+from flare_ds.training import run
+from flare_ds.training.begin import begin_run
+from tests.distributed import run_ranks
+from tests.evaluation.test_predict import held_out, write_adapter
+from tests.forms import PAPER_FORM
+from tests.qa_world import qa_settings
+from tests.toy import LABELS, toy_settings, write_config, write_data, write_model
+
+TEST_ROWS, VALIDATION_ROWS = 23, 9
+
+
+def settings_of(root: Path, name: str) -> dict:
+    """Runs by name: a method, then perhaps a language."""
+    method, _, language = name.partition("-")
+    settings = toy_settings(root, method="flare" if method == "cached" else method, name=f"runs/{name}", steps=1)
+    settings["task"] |= {"test_rows": TEST_ROWS, "validation_rows": VALIDATION_ROWS, "train_rows": 40}
+    settings["task"] |= {"target_language": language or "pl"}
+    if method == "cached":
+        settings |= {"source": {"provider": "cached"}, "adapter": PAPER_FORM}
+    return settings
+
+
+def qa_settings_of(root: Path) -> dict:
+    settings = qa_settings(root / "qa", method="lora", name="run", steps=1)
+    settings["task"] |= {"test_rows": 24, "train_rows": 40}
+    return settings
+
+
+def write_file(path: Path, config: Config, *, sources: bool) -> None:
+    """The held-out rows, the last first, as somebody would write them down."""
+    task, rows = task_of(config.task), held_out(config)[::-1]
+    if task.free_answers:
+        lines = [
+            {"id": row.id, "target": dict(row.target.fields), "answers": [answer.text for answer in row.target.answers]}
+            for row in rows
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "target", "label", *(["source"] if sources else [])])
+        for row in rows:
+            writer.writerow([row.id, row.target.fields["text"], task.labels[row.label], *_source(row)[:sources]])
+
+
+def _source(row: ParallelRow) -> list[str]:
+    return [row.sources[0].fields["text"]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs, scored on all kinds of other rows; finished.json says how each run was before that."""
+    root = tmp_path_factory.mktemp("other")
+    (root / "runs").mkdir()
+    write_model(root / "model")
+    write_data(root / "data", languages=("en", "pl", "es"), rows=120)
+    settings = [settings_of(root, name) for name in ("flare", "flare-es", "lora", "cached")]
+    settings.append(qa_settings_of(root))
+    plain = []
+    for of_run in settings:
+        config = load_config(write_config(of_run))
+        write_adapter(config)
+        begin_run(config, open_cache(prepare_cache(config, load_tokenizer(config.model))))
+        plain.append([str(Path(config.run_dir).with_suffix(".yaml"))])
+        file = Path(config.run_dir).with_suffix(".jsonl" if task_of(config.task).free_answers else ".csv")
+        write_file(file, config, sources=config.method == "flare")
+    score(root, plain)
+    before = {str(directory): directory_sha256(directory) for directory in directories(root)}
+    flare, lora, cached = (str(root / "runs" / name) for name in ("flare", "lora", "cached"))
+    beside = [
+        [flare, "--split", "test"],
+        [flare, "--split", "validation"],
+        [flare, "--language", "pl"],
+        [flare, "--language", "es"],
+        [flare, "--language", "es", "--split", "validation"],
+        [flare, "--file", f"{flare}.csv"],
+        [lora, "--file", f"{lora}.csv"],
+        [lora, "--language", "en"],
+        [cached, "--file", f"{cached}.csv"],
+        [str(root / "qa/run"), "--file", str(root / "qa/run.jsonl")],
+    ]
+    score(root, beside)
+    (root / "before.json").write_text(json.dumps(before))
+    return root
+
+
+def score(root: Path, cases: list[list[str]]) -> None:
+    (root / "commands.json").write_text(json.dumps([["evaluate", *case] for case in cases]))
+    run_ranks(["tests.commands_worker", str(root), str(root / "commands.json")], 1)
+
+
+def directories(root: Path) -> list[Path]:
+    return [*sorted(path for path in (root / "runs").iterdir() if path.is_dir()), root / "qa/run"]
+
+
+def scored(run_dir: Path, name: str = "") -> tuple[pd.DataFrame, dict]:
+    predictions = pd.read_parquet(run_dir / f"predictions{name}.parquet").set_index("id").sort_index()
+    return predictions, json.loads((run_dir / f"metrics{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("run_name", "other", "name"),
+    [
+        ("runs/flare", "runs/flare", "-test"),
+        ("runs/flare", "runs/flare", "-pl"),
+        ("runs/flare-es", "runs/flare", "-es"),
+        ("runs/flare", "runs/flare", "-file-flare"),
+        ("runs/lora", "runs/lora", "-file-lora"),
+        ("runs/cached", "runs/cached", "-file-cached"),
+        ("qa/run", "qa/run", "-file-run"),
+    ],
+)
+def test_the_same_rows_are_scored_alike(root: Path, run_name: str, other: str, name: str) -> None:
+    predictions, metrics = scored(root / run_name)
+    found, of_found = scored(root / other, name)
+    pd.testing.assert_frame_equal(predictions, found, atol=2e-4, rtol=0)
+    assert of_found["figures"] == pytest.approx(metrics["figures"], abs=1e-4)
+    assert of_found["confidence_interval"] == pytest.approx(metrics["confidence_interval"], abs=1e-4)
+    for told in ("metric", "num_examples", "answers", "model_fingerprint", "target_language"):
+        assert of_found[told] == metrics[told]
+    assert of_found["adapter_sha256"] == file_sha256(root / other / "adapter/adapter_model.safetensors")
+
+
+def validation_ids(root: Path, name: str) -> set[str]:
+    config = load_config(root / "runs" / name)
+    return {row.id for row in load_parallel(task_of(config.task), config.task).splits["validation"]}
+
+
+def test_what_was_scored_is_told(root: Path) -> None:
+    flare = root / "runs/flare"
+    found, metrics = scored(flare, "-validation")
+    assert set(found.index) == validation_ids(root, "flare") and metrics["split"] == "validation"
+    found, metrics = scored(flare, "-es-validation")
+    assert set(found.index) == validation_ids(root, "flare-es")
+    assert (metrics["split"], metrics["target_language"]) == ("validation", "es")
+    assert metrics["settings"]["task"]["target_language"] == "es"
+    _, metrics = scored(flare, "-file-flare")
+    assert metrics["file"] == f"{flare}.csv" and metrics["file_sha256"] == file_sha256(Path(f"{flare}.csv"))
+    _, metrics = scored(root / "runs/lora", "-en")
+    assert metrics["target_language"] == metrics["source_language"] == "en"
+
+
+def test_the_runs_own_result_is_as_it_was(root: Path) -> None:
+    """But for the new files, and the lock, which only tells that somebody writes."""
+    before = json.loads((root / "before.json").read_text())
+    runs, unreadable = find_runs(root / "runs")
+    assert all(run.finished for run in runs) and not unreadable and len(runs) == 4
+    for directory in directories(root):
+        for file in [*directory.glob("metrics-*.json"), *directory.glob("predictions-*.parquet")]:
+            file.rename(root / f"{directory.name}.{file.name}")
+        assert directory_sha256(directory) == before[str(directory)], directory
+        for file in root.glob(f"{directory.name}.*-*"):
+            file.rename(directory / file.name.removeprefix(f"{directory.name}."))
+
+
+@pytest.fixture
+def nothing_held() -> Iterator[None]:
+    yield
+    release_all()
+
+
+@pytest.mark.usefixtures("nothing_held")
+@pytest.mark.parametrize(
+    ("rows", "content", "told"),
+    [
+        (OtherRows(language="xx"), None, "no language 'xx'"),
+        (OtherRows(language="en"), None, "task.target_language='en' equals task.source_language"),
+        (OtherRows(file=Path("no.csv")), None, "no.csv is no file"),
+        (OtherRows(file=Path("rows.csv")), "target,source\na,b\n", "no column 'label'"),
+        (OtherRows(file=Path("rows.csv")), "target,label\na,splendid\n", "label='splendid', not one of positive"),
+        (OtherRows(file=Path("rows.csv")), "label,source\npositive,a\n", "has no text in column target"),
+        (OtherRows(file=Path("rows.csv")), "target,label\n", "has no rows"),
+        (OtherRows(file=Path("rows.csv")), "id,target,label\n7,a,neutral\n7,b,neutral\n", "id '7' of an earlier row"),
+    ],
+    ids=str,
+)
+def test_a_refused_call_leaves_every_byte(
+    root: Path, tmp_path: Path, rows: OtherRows, content: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("rows.csv").write_text(content)
+    before = directory_sha256(root / "runs/flare")
+    with pytest.raises(FlareError) as refused:
+        run._prepare_beside(load_config(root / "runs/flare"), rows)
+    assert told in str(refused.value)
+    assert directory_sha256(root / "runs/flare") == before
+
+
+@pytest.mark.usefixtures("nothing_held")
+@pytest.mark.parametrize(("method", "told"), [("flare", "the training of"), ("zero_shot", "has not begun")])
+def test_a_run_that_cannot_be_scored_is_not_made(tmp_path: Path, method: str, told: str) -> None:
+    config = Config.model_validate(toy_settings(tmp_path, method=method, steps=1))
+    with pytest.raises(FlareError, match=told):
+        run._prepare_beside(config, OtherRows(split="validation"))
+    assert not Path(config.run_dir).exists() and not RunDirectory(config.run_dir).finished
+
+
+def test_a_split_and_a_file_are_not_both_rows(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(root / "runs/flare"), "--split", "test", "--file", "a.csv"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_what_a_label_and_an_answer_may_be(root: Path, tmp_path: Path) -> None:
+    config = load_config(root / "runs/lora")
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"target": "a", "label": "negative"}\n{"target": "b", "label": 1}\n')
+    rows = read_labelled(config, task_of(config.task), file)
+    assert [(row.id, row.label, row.sources) for row in rows] == [("0", 1, (None,)), ("1", 1, (None,))]
+    assert LABELS[1] == "negative"
+    qa = load_config(root / "qa/run.yaml")
+    target = {"text": "Who is Ann Lee here", "question": "Who?"}
+    for given in ("Ann Lee", '["Ann Lee"]', ["Ann Lee"], {"text": ["Ann Lee"], "answer_start": [7]}):
+        file.write_text(json.dumps({"target": target, "answers": given}))
+        (row,) = read_labelled(qa, task_of(qa.task), file)
+        assert [(answer.text, answer.start) for answer in row.target.answers] == [("Ann Lee", 7)]

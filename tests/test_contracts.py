@@ -1,0 +1,172 @@
+"""Names of libraries that nobody promises to keep, and that we lean on: one that is gone or changed fails here by name.
+
+setup.py keeps each library below the release that may break them; where a bound is raised, these tests come first.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import deepspeed
+import pytest
+import torch
+import transformers
+from deepspeed.comm.torch import build_shm_op
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero import partition_parameters, stage3
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_local_optimizer_state
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.variants import LoraVariant
+from transformers import DynamicCache
+from transformers.generation import logits_process
+from transformers.integrations import deepspeed as of_transformers
+from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+from tests.distributed import REPOSITORY
+from tests.small_models import small_model
+
+
+def parameters(function: Callable) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.fixture(scope="module")
+def layer() -> LoraLayer:
+    """A LoRA layer as PEFT makes it, B not zero."""
+    base, _ = small_model("llama", layers=1)
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    (found,) = (module for module in model.modules() if isinstance(module, LoraLayer))
+    torch.nn.init.ones_(found.lora_B["default"].weight)
+    return found
+
+
+@pytest.fixture
+def x_BLD(layer: LoraLayer) -> Iterator[torch.Tensor]:
+    yield torch.randn(2, 3, layer.in_features)
+
+
+def test_peft_layers_ask_a_variant_by_adapter_name(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
+    """`LoraLayer.lora_variant`: what stands there is asked for the whole output, with these arguments."""
+
+    class Variant(LoraVariant):
+        @staticmethod
+        def forward(
+            module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: object
+        ) -> torch.Tensor:
+            assert module is layer and active_adapter == "default" and x.shape == x_BLD.shape
+            return result + 7
+
+    assert layer.lora_variant == {}
+    plain_BLO = layer.base_layer(x_BLD)
+    layer.lora_variant["default"] = Variant()
+    try:
+        torch.testing.assert_close(layer(x_BLD), plain_BLO + 7)
+    finally:
+        del layer.lora_variant["default"]
+    for name in ("init", "merge_safe", "merge_unsafe", "unmerge"):
+        assert parameters(getattr(LoraVariant, name))[:2] in (["module", "adapter_name"], ["module", "active_adapter"])
+
+
+def test_peft_layers_look_at_their_own_flag(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
+    """`LoraLayer._disable_adapters`: read in every forward, and nothing else is switched with it."""
+    plain_BLO = layer.base_layer(x_BLD)
+    layer._disable_adapters = True
+    try:
+        torch.testing.assert_close(layer(x_BLD), plain_BLO)
+        assert layer.lora_A["default"].weight.requires_grad
+    finally:
+        layer._disable_adapters = False
+    assert (layer(x_BLD) - plain_BLO).abs().max() > 0
+
+
+def test_peft_computes_lora_as_it_is_written_down(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
+    """`lora_A`, `lora_B`, `scaling`, `lora_dropout`, `base_layer`, by adapter name."""
+    a_RD, b_OR = (getattr(layer, name)["default"].weight for name in ("lora_A", "lora_B"))
+    assert isinstance(layer.lora_dropout["default"], torch.nn.Identity)
+    expected_BLO = layer.base_layer(x_BLD) + layer.scaling["default"] * (x_BLD @ a_RD.T @ b_OR.T)
+    torch.testing.assert_close(layer(x_BLD), expected_BLO)
+
+
+def test_torch_modules_give_up_a_parameter() -> None:
+    """`Module._parameters`: what is taken out is no parameter any more, and a plain tensor may take its place."""
+    module = torch.nn.Embedding(4, 2)
+    del module._parameters["weight"]
+    assert not list(module.parameters())
+    module.weight = torch.ones(4, 2)
+    assert module(torch.tensor([1])).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (DeepSpeedEngine.set_gradient_accumulation_boundary, ["self", "is_boundary"]),
+        (DeepSpeedEngine.get_global_grad_norm, ["self"]),
+        (safe_get_full_fp32_param, ["param"]),
+        (safe_get_full_optimizer_state, ["param", "optim_state_key"]),
+        (safe_set_local_optimizer_state, ["param", "value", "optim_state_key"]),
+        (build_shm_op, []),
+        (of_transformers.unset_hf_deepspeed_config, []),
+        (of_transformers.deepspeed_config, []),
+        (of_transformers.is_deepspeed_zero3_enabled, []),
+        (of_transformers.HfDeepSpeedConfig.__init__, ["self", "config_file_or_dict"]),
+        (logits_process.TemperatureLogitsWarper.__init__, ["self", "temperature"]),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_a_function_takes_what_it_took(function: Callable, expected: list[str]) -> None:
+    assert parameters(function) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (stage3, r"self\.fp32_partitioned_groups_flat = \[\]"),
+        (stage3, r"self\.optimizer\b"),
+        (partition_parameters, r"param\.ds_tensor = "),
+        (partition_parameters, r"param\.ds_shape = "),
+    ],
+)
+def test_zero3_still_keeps_what_we_read(module: object, name: str) -> None:
+    """Attributes of DeepSpeed's ZeRO-3 that exist only in a process group; what they hold, the ranks' tests say."""
+    assert re.search(name, inspect.getsource(module))
+
+
+def test_deepspeed_names_its_shared_memory_as_we_unlink_it() -> None:
+    source = Path(deepspeed.__file__).parent / "ops/csrc/cpu/comm/shm.cpp"
+    assert '"deepspeed_allreduce_buffer"' in source.read_text()
+    used = (REPOSITORY / "flare_ds/training/process_group.py").read_text()
+    assert "/dev/shm/deepspeed_allreduce_buffer_" in used
+
+
+def test_zero3_knows_the_settings_we_fill_in() -> None:
+    known = {field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()}
+    names = ("max_reuse_distance", "max_live_parameters", "prefetch_bucket_size", "param_persistence_threshold")
+    assert {f"stage3_{name}" for name in names} <= known
+
+
+def test_transformers_stores_a_cache_by_layer() -> None:
+    """`Cache.layers` and `batch_select_indices`: x_mixup cuts the source's rows out of one layer's store."""
+    cache = DynamicCache()
+    cache.update(torch.arange(4.0).view(4, 1, 1, 1), torch.zeros(4, 1, 1, 1), 0)
+    cache.layers[0].batch_select_indices(torch.tensor([1, 3]))
+    assert cache.layers[0].keys.flatten().tolist() == [1.0, 3.0]
+
+
+def test_transformers_leaves_sentencepiece_within_reach() -> None:
+    """`SentencePieceBackend`: its `sp_model`, and the method that makes pieces of a text."""
+    source = inspect.getsource(SentencePieceBackend)
+    assert "self.sp_model" in source and "def _tokenize(self, text" in source and "def save_vocabulary(" in source
+
+
+@pytest.mark.parametrize("library", ["peft", "deepspeed", "transformers", "torch"])
+def test_a_library_is_bounded_from_above(library: str) -> None:
+    assert re.search(rf'"{library}>=[\d.]+,<[\d.]+"', (REPOSITORY / "setup.py").read_text())
+
+
+def test_decoder_layers_keep_the_names_of_what_they_take() -> None:
+    """The two streams hand each decoder layer what its own forward takes, by name."""
+    layer = transformers.models.llama.modeling_llama.LlamaDecoderLayer
+    assert {"hidden_states", "attention_mask", "position_ids", "past_key_values"} <= set(parameters(layer.forward))
