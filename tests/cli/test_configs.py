@@ -18,9 +18,8 @@ from flare_ds.yaml_file import parse_yaml, read_yaml
 from tests.mt import write_mt_model
 from tests.tasks import test_squad_hi, test_vitaminc
 from tests.test_shipped_configs import RUNS
-from tests.toy import REPOSITORY, toy_settings, write_config, write_data, write_model
+from tests.toy import toy_settings, write_config, write_data, write_model
 
-JSON = f"deepspeed={REPOSITORY / 'ds_configs/zero3_cpu.json'}"
 LANGUAGES = {"vitaminc": ["--languages", "en,pl"]}  # it has but one
 
 
@@ -51,10 +50,10 @@ def test_what_new_writes_passes_check(
     assert main(["new", str(file), *words]) == 0
     assert capsys.readouterr().out == f"{file}\n"
     mt = [f"source.mt_encoder={root / 'mt'}"] if method == "flare_mt" else []
-    assert main(["check", str(file), JSON, f"run_dir={tmp_path / 'run'}", *mt]) == 0
+    assert main(["check", str(file), f"run_dir={tmp_path / 'run'}", *mt]) == 0
     printed = capsys.readouterr()
     settings = parse_yaml(printed.out, origin="out")
-    assert parse_config(settings, origin="out") == load_config(file, [JSON, f"run_dir={tmp_path / 'run'}", *mt])
+    assert parse_config(settings, origin="out") == load_config(file, [f"run_dir={tmp_path / 'run'}", *mt])
     assert "base      LlamaForCausalLM" in printed.err
     assert ("training  none" in printed.err) == (not METHODS.get(method).trains)
     assert not (tmp_path / "run").exists()
@@ -66,7 +65,7 @@ def test_every_task_and_method_begins_with_a_commented_config(task: str, method:
     languages = LANGUAGES.get(task, ["", ""])[1].split(",") if task in LANGUAGES else []
     file = tmp_path / "run.yaml"
     file.write_text(new_config(task=task, base="b", method=method, languages=languages), encoding="utf-8")
-    config = load_config(file, [JSON])
+    config = load_config(file)
     check_languages(TASKS.get(task), config.task)
     assert config.method == method and config.task.name == task
     lines = file.read_text().splitlines()
