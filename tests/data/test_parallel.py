@@ -36,7 +36,7 @@ class Memory(Task):
         return self.rows[language]
 
     def prompt(self, fields: Mapping[str, str]) -> str:
-        return fields["text"]
+        return " ".join(fields.values())
 
     def covers(self, row_id: str, language: str) -> bool:
         return (row_id, language) not in self.gaps

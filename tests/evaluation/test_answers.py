@@ -59,7 +59,7 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(answers, "generate_split", lambda *_, **__: [Decoded(*answer) for answer in decoded])
     monkeypatch.setattr(answers, "_tokenizer", lambda _: tokenizer)
     cache = SimpleNamespace(split=lambda _: split)
-    config = SimpleNamespace(model=None, generate=SimpleNamespace(max_new_tokens=2))
+    config = SimpleNamespace(model=None, task=SimpleNamespace(chat=False), generate=SimpleNamespace(max_new_tokens=2))
     scores = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
     assert [(record["id"], record["prediction"]) for record in scores.records] == [
         ("a", "the Rome"),

@@ -182,7 +182,7 @@ def test_spaces_go_to_the_continuation_and_a_long_prompt_loses_its_beginning() -
 
 def test_two_prompts_in_one_row_are_cut_only_where_they_do_not_fit_together() -> None:
     joint = encoder("text_en", longest=8, joint=True)
-    between = len(joint.newline_ids)
+    between = len(joint.form.newline_ids)
     long = " ".join(FILLER)
     row = joint.written(ask(long, text_en=long), 1)
     assert row == TokenRow(ids("<bos> word17 word18 word19")[: 1 + 3], (), (ids("<bos> word17 word18 word19"),))

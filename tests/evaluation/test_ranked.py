@@ -24,6 +24,7 @@ from flare_ds.data.row_answers import Rows
 from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.training.engine import RunningModel
 from tests.by_hand import LENGTHS, build, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.distributed import run_ranks
 from tests.oracle import Oracle, Row
@@ -114,7 +115,7 @@ def test_scores_are_those_of_the_oracle(name: str, case: dict[str, Any], objecti
     rows = make_rows(config.sources, LENGTHS[2:4])
     model = build("gemma2", config, words=words).eval()
     batch = batch_of(Given(rows, words), config, None)
-    found_BK = label_scores(SimpleNamespace(root=model), batch, LabelTrie(words), config)
+    found_BK = label_scores(RunningModel(model, model), batch, LabelTrie(words), config)
     oracle = oracle_of(model, config, words)
     with torch.no_grad():
         expected_BK = torch.stack([scored_by(oracle, row, words) for row in rows])
@@ -151,9 +152,9 @@ def test_one_forward_where_words_part_at_once_and_no_more_than_it_takes() -> Non
         model = build("gemma2", config, words=words)
         root = lambda batch, model=model, asked=asked: asked.append(batch) or model(batch)  # noqa: E731
         prompts = batch_of(Given(make_rows(0), words), config, None)
-        label_scores(SimpleNamespace(root=root), prompts, LabelTrie(words), config)
+        label_scores(SimpleNamespace(root=root, device=prompts.weights_B.device), prompts, LabelTrie(words), config)
         assert len(asked) == forwards
-        assert (asked[0] is prompts) == (name == "part at once")
+        assert torch.equal(asked[0].input_ids, prompts.input_ids) == (name == "part at once")
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -165,7 +166,7 @@ def test_the_loss_of_mixup_is_that_of_its_scores(name: str) -> None:
     rows = [row for row in make_rows(1) if row.sources[0][0]]
     given = Given(rows, words)
     model = build("gemma2", config, words=words).eval()
-    running, trie = SimpleNamespace(root=model), LabelTrie(words)
+    running, trie = RunningModel(model, model), LabelTrie(words)
     loss = model(batch_of(given, config, trie), with_loss=True)
     alone = Given([Row(row.sources[0][0], [], [([], [])]) for row in rows], words)
     mine, of_source = (label_scores(running, batch_of(of, config, None), trie, config) for of in (given, alone))

@@ -17,12 +17,13 @@ from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.models.head import use_head
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.training.engine import RunningModel
 from tests.by_hand import LENGTHS, ProjectedBase, build, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.evaluation.test_ranked import WORDS, Given, batch_of, scored_by
 from tests.oracle import Oracle, Row, Visit
 from tests.small_models import small_model
 
-TOKENS = SimpleNamespace(prefix_ids=[], newline_ids=[7, 8])
+TOKENS = SimpleNamespace(prefix_ids=[], suffix_ids=[], newline_ids=[7, 8])
 WIDTH, TEXTS = 6, (4, 7, 1, 3)
 """Of the states of an MT encoder, and how many it has of each row."""
 READ: dict[str, Callable[[list[int], list[int]], list[int]]] = {
@@ -105,7 +106,7 @@ def stored_of(config: Config) -> Encoded | None:
 def test_scores_are_those_of_the_oracle(method: str, name: str, objective: str) -> None:
     config, model, given, expected, _ = world(method, name, objective)
     batch = batch_of(rows_read(given, config, TOKENS), config, None, stored_of(config))
-    found_BK = label_scores(SimpleNamespace(root=model.eval()), batch, LabelTrie(given.words), config)
+    found_BK = label_scores(RunningModel(model.eval(), model), batch, LabelTrie(given.words), config)
     expected_BK = torch.stack(expected).detach()
     torch.testing.assert_close(found_BK.double(), expected_BK, atol=1e-5, rtol=1e-5)
     assert expected_BK.std(0).min() > 1e-3, "rows differ"

@@ -118,7 +118,7 @@ def test_rows_are_batched_by_their_longest_stream(root: Path) -> None:
     config = parse_config(settings(root, "de"), origin="test")
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
     recorder = _Recorder()
-    score_split(SimpleNamespace(root=recorder), cache, "test", config, states=None)  # type: ignore[arg-type]
+    score_split(SimpleNamespace(root=recorder, device=torch.device("cpu")), cache, "test", config, states=None)  # type: ignore[arg-type]
     split = cache.split("test")
     streams = ("source", "source2", "target")
     longest = sorted((max(len(split.prompt(name, row)) for name in streams) for row in range(len(split))), reverse=True)
