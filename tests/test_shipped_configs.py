@@ -28,6 +28,8 @@ SWEEPS, STUDIES = (
     [path for path in CONFIGS if key in yaml.safe_load(path.read_text())] for key in ("grid", "variants")
 )
 RUNS = [path for path in CONFIGS if path not in (*SWEEPS, *STUDIES)]
+LONG, LONG_RUNS = ([path for path in paths if not path.stem.startswith("first_")] for paths in (CONFIGS, RUNS))
+"""Those that show every setting; a first run and a first sweep show how short they can be."""
 MENTIONED = re.compile(r"#.*\((.+)\)")
 
 
@@ -61,7 +63,7 @@ def test_a_shipped_study_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch)
         check_adapter(base, run.config)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LONG, ids=lambda path: path.stem)
 def test_every_setting_is_commented_with_type_and_default(path: Path) -> None:
     settings, _, _ = path.read_text().partition("\nvariants:")  # of a study, a command line each
     for line in settings.splitlines():
@@ -82,7 +84,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     return found
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LONG_RUNS, ids=lambda path: path.stem)
 def test_a_shipped_run_names_every_setting(path: Path) -> None:
     settings = yaml.safe_load(path.read_text())
     named = {
@@ -183,7 +185,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LONG_RUNS, ids=lambda path: path.stem)
 def test_a_shipped_run_builds_its_adapter(path: Path, tmp_path: Path) -> None:
     """On the meta device: every shape, and no memory."""
     published = PUBLISHED[path.stem]

@@ -71,7 +71,7 @@ def config_of(root: Path, case: str) -> Config:
 
 def batch_of(config: Config) -> Batch:
     return collate(
-        rows_read(Rows(), config, SimpleNamespace(prefix_ids=[], newline_ids=[3])),  # type: ignore[arg-type]
+        rows_read(Rows(), config, SimpleNamespace(suffix_ids=[], prefix_ids=[], newline_ids=[3])),  # type: ignore[arg-type]
         MicroBatch(np.arange(3), np.array(WEIGHTS, np.float32)),
         streams=streams_of(config),
         objective=config.train.objective,
