@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -156,6 +157,7 @@ if __name__ == "__main__":
 
 def test_a_mistyped_path_is_told_from_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # it would try for a minute
     (tmp_path / "out/base").mkdir(parents=True)
     missing = r"there is no such directory: 'out' holds no 'bse'"
     for name, said in {
