@@ -239,6 +239,15 @@ def test_no_place_for_what_is_compiled(environment: dict[str, str], monkeypatch:
         _load_cpu_communication()
 
 
+def test_nothing_is_printed_among_the_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    """DeepSpeed says on stdout that it has built its communication."""
+    from flare_ds.training.joining import _load_cpu_communication
+
+    _load_cpu_communication()
+    told = capsys.readouterr()
+    assert told.out == "" and "built successfully" in told.err
+
+
 def test_the_console_script_and_the_module_are_one_program(root: Path) -> None:
     """As the deepspeed launcher calls it, too: with the local rank before the verb."""
     (script,) = entry_points(group="console_scripts", name="flare-ds")

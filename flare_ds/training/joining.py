@@ -7,6 +7,8 @@ import atexit
 import faulthandler
 import os
 import socket
+import sys
+from contextlib import redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 
@@ -126,7 +128,8 @@ def _load_cpu_communication() -> None:
         for stale in root.glob("**/deepspeed_shm_comm/lock"):
             stale.unlink()
         try:
-            build_shm_op()
+            with redirect_stdout(sys.stderr):  # DeepSpeed says that it has built it, where answers are printed
+                build_shm_op()
         except (RuntimeError, OSError) as error:
             raise HostError(
                 f"DeepSpeed's CPU communication does not compile: {error}",
