@@ -1,10 +1,12 @@
 """Which tests start processes of their own: told from their code, so that no mark can be forgotten.
 
-A test does when it, its fixtures, or a function or class of the tests that these name, names `subprocess`.
+A test does when it, its fixtures, or a function or class of the tests that these name, names `subprocess`
+or a context of `multiprocessing`.
 """
 
 import subprocess
 from collections.abc import Iterator
+from multiprocessing.context import BaseContext
 from types import CodeType, FunctionType
 
 import pytest
@@ -20,7 +22,7 @@ def _reaches(functions: list[object]) -> bool:
     seen: set[int] = set()
     while functions:
         found = functions.pop()
-        if found is subprocess or found is subprocess.Popen:
+        if found is subprocess or found is subprocess.Popen or isinstance(found, BaseContext):
             return True
         if id(found) in seen or not str(getattr(found, "__module__", "")).startswith("tests."):
             continue
