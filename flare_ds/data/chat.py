@@ -153,7 +153,7 @@ class ChatForm:
         for row, ids in enumerate(self._encode([head + text + tail for text in texts])):
             end = len(ids) - len(suffix)
             stands_there = end >= len(prefix) and ids[: len(prefix)] == prefix and ids[end:] == suffix
-            if stands_there and control.count(ids) == around and not control.pattern.search(texts[row]):
+            if stands_there and control.count(ids) == around:
                 found[row] = ids[len(prefix) : end]
         alone = [row for row in range(len(texts)) if row not in found]
         found |= dict(zip(alone, encode_behind(self.tokenizer, [texts[row] for row in alone], **WHOLE), strict=True))
