@@ -11,13 +11,14 @@ import sys
 import time
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 import yaml
 
 from flare_ds.cli import main
-from flare_ds.data.cache import open_cache, verify
+from flare_ds.data.cache import open_cache, publish, verify
 from flare_ds.exceptions import CacheError
 from tests.data.cache.texts import byte_tokenizer, make_settings, some_tables, write_tables
 
@@ -46,6 +47,18 @@ def write_config(root: Path, place: Path) -> Path:
 
 def prepare(config: Path) -> None:
     sys.exit(main(["prepare", str(config)]))
+
+
+def prepare_together(config: Path, all_built: Barrier) -> None:
+    """Build as always, but finish only when every builder has a directory of its own."""
+    finish_build = publish._publish
+
+    def wait_and_finish(partial: Path, directory: Path) -> None:
+        all_built.wait(240)
+        finish_build(partial, directory)
+
+    publish._publish = wait_and_finish
+    prepare(config)
 
 
 def start(config: Path) -> BaseProcess:
@@ -126,12 +139,10 @@ def test_the_next_run_ends_what_a_killed_one_began(root: Path, undisturbed: tupl
 def test_several_builders_at_once_end_with_one_good_cache(root: Path, undisturbed: tuple, builders: int) -> None:
     cache, files, _ = undisturbed
     config = write_config(root, root / f"builders-{builders}")
-    processes = [start(config) for _ in range(builders)]
-    together = 0
-    while any(process.is_alive() for process in processes):
-        together = max(together, len(caches_of(config)))
-        time.sleep(0.001)
-    assert together == builders, "they did build at the same time"
+    all_built = SERVER.Barrier(builders)
+    processes = [SERVER.Process(target=prepare_together, args=(config, all_built)) for _ in range(builders)]
+    for process in processes:
+        process.start()
     finish(*processes)
     assert [path.name for path in caches_of(config)] == [cache.name]
     verify(config.parent / "caches" / cache.name)
