@@ -1,6 +1,7 @@
 """Starting real ranks: processes that meet over gloo and run one module, as a launcher would start them."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -79,3 +80,8 @@ def run_ranks(
     codes = [process.returncode for process in processes]
     assert codes == [expect] * world_size, f"exit codes {codes}\n" + "\n----\n".join(out[-4000:] for out in outputs)
     return outputs
+
+
+def told(output: str) -> list[str]:
+    """What flare_ds said, but for a rank that told that it waits for others: on a busy machine one is late."""
+    return re.findall(r"flare-ds: (?!\[rank \d+ on \S+\] waiting for ).*", output)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tests.distributed import run_ranks, start_ranks
+from tests.distributed import run_ranks, start_ranks, told
 from tests.toy import toy_settings, write_config
 
 STEPS, STAND_STILL_S = 34, 12
@@ -120,7 +120,7 @@ def suffer(fault: Fault, step: int, rank: str, config: str) -> None:
             process.kill()
         said = "".join(process.communicate()[0] for process in ranks)
     assert {process.returncode for process in survivors} == {fault.status}, f"{where}\n{said[-6000:]}"
-    messages = re.findall(r"flare-ds: .*", said)
+    messages = told(said)
     assert len(messages) == 1, f"{where}: {messages}\n{said[-6000:]}"
     expected = fault.told.replace("rank R", f"rank {'[01]' if rank == 'all' else rank}")
     assert re.search(expected, messages[0]), f"{where}: {messages}"
