@@ -39,28 +39,6 @@ def home() -> Path:
     return Path(expanded(os.environ.get("FLARE_DS_HOME") or "~/.cache/flare_ds")).resolve()
 
 
-def fetch_model(name: str) -> Path:
-    """Fetch a model and return its directory: bfloat16 safetensors and the tokenizer, as `save_pretrained` writes.
-
-    Raises:
-        ConfigError: no model has that name.
-        FetchError: the files could not be fetched, or are not the pinned ones.
-        HostError: this machine lacks disk, memory, a permission or a Python package.
-    """
-    return main_fetch("model", name)
-
-
-def fetch_data(name: str) -> Path:
-    """Fetch a data set and return the directory a task of that name reads (`task.data_dir`).
-
-    Raises:
-        ConfigError: no data set has that name.
-        FetchError: the files could not be fetched, or are not the pinned ones.
-        HostError: this machine lacks disk, memory, a permission or a Python package.
-    """
-    return main_fetch("data", name)
-
-
 def main_fetch(kind: str, name: str, *, link: Path | None = None) -> Path:
     """What `flare-ds fetch KIND NAME` does; everything it says goes to stderr.
 
