@@ -17,7 +17,7 @@ PATHS += ["translate.directory", "source.mt_encoder"]
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("HOME", "/homes/ada")
     monkeypatch.setenv("SCRATCH", "/scratch/a b")
     monkeypatch.setenv("LOOP", "$SCRATCH")
     monkeypatch.setenv("EMPTY", "")
@@ -27,8 +27,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("~", "/home/ada"),
-        ("~/runs", "/home/ada/runs"),
+        ("~", "/homes/ada"),
+        ("~/runs", "/homes/ada/runs"),
         ("$SCRATCH", "/scratch/a b"),
         ("$SCRATCH/x", "/scratch/a b/x"),
         ("out/${SCRATCH}x", "out//scratch/a bx"),
@@ -101,7 +101,7 @@ def test_every_path_setting(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_every_path_option(arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = getattr(_parse(arguments), name)
-    assert [str(path) for path in (found if isinstance(found, list) else [found])] == ["/home/ada/x"]
+    assert [str(path) for path in (found if isinstance(found, list) else [found])] == ["/homes/ada/x"]
     with pytest.raises(SystemExit):
         _parse([word.replace("~", "$UNSET") for word in arguments])
     assert "UNSET is not set" in capsys.readouterr().err
