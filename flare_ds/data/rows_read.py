@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from flare_ds.config import Config
+from flare_ds.data.cache.encode import Framing
 from flare_ds.data.collate import Rows
 from flare_ds.methods import Reads
 
@@ -31,22 +32,6 @@ class SplitRows(Rows, Protocol):
 
     def lengths(self, stream: str) -> np.ndarray:
         """Tokens in each prompt and answer together: int [n]."""
-
-
-class Framing(Protocol):
-    """What is to be known of prompts to join them; a cache's manifest knows it, and so does what tokenizes them."""
-
-    @property
-    def prefix_ids(self) -> list[int]:
-        """The tokens that every prompt starts with."""
-
-    @property
-    def suffix_ids(self) -> list[int]:
-        """The tokens that every prompt ends with."""
-
-    @property
-    def newline_ids(self) -> list[int]:
-        """A line break."""
 
 
 def rows_read(rows: SplitRows, config: Config, tokens: Framing) -> SplitRows:

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import WEIGHTS, check_settings, load_adapter
 from flare_ds.checksums import file_sha256
@@ -51,7 +53,8 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
     config = rows.settings(config)
     states = prepare_states(config, cache)
     asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
-    running = open_trained(asked, label_tokens=cache.label_tokens)
+    shape = agreed(partial(load_shape, config.model))
+    running = open_trained(asked, shape=shape, label_tokens=cache.label_tokens)
     start = time.perf_counter()
     scores = score_split(running, cache, rows.split_name, asked, states=states)
     on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}"))
@@ -60,13 +63,18 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
     return scores
 
 
-def open_trained(config: Config, *, label_tokens: list[list[int]]) -> RunningModel:
+def open_trained(config: Config, *, shape: PreTrainedModel, label_tokens: list[list[int]]) -> RunningModel:
     """Open the base with the run's saved adapter (none for a method that trains nothing), without an optimizer.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+        label_tokens: token ids of each label word.
 
     Raises:
         CheckpointError: see `load_adapter` and `check_settings`.
     """
-    shape, adapter = agreed(partial(load_shape, config.model)), agreed(partial(saved_adapter, config))
+    adapter = agreed(partial(saved_adapter, config))
     return open_model(config, shape=shape, label_tokens=label_tokens, adapter=adapter, train=False)
 
 

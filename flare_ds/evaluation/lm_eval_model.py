@@ -88,7 +88,7 @@ class FlareModel(LM):
         longest = row_length(max_length, resolve_max_length(shape.config, self.tokenizer))
         templates = source_templates(config, doc_to_source)
         self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=config.recipe.reads == "joint")
-        self.running = open_trained(config, label_tokens=[])
+        self.running = open_trained(config, shape=shape, label_tokens=[])
         self.running.root.eval()
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

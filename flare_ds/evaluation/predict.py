@@ -105,7 +105,7 @@ class Predictor:
         """
         _ = self.mt_encoder  # first: it is loaded whole
         if self.alone_on is None:
-            running = open_trained(self.opened, label_tokens=self.encoder.label_tokens)
+            running = open_trained(self.opened, shape=self.shape, label_tokens=self.encoder.label_tokens)
         else:
             running = self._alone(self.alone_on)
         running.root.eval()

@@ -21,8 +21,8 @@ from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Task
 
 
-class Form(Protocol):
-    """How prompts and what answers them become tokens."""
+class Framing(Protocol):
+    """What is to be known of prompts to join them; a cache's manifest knows it, and so does what tokenizes them."""
 
     @property
     def prefix_ids(self) -> list[int]:
@@ -34,7 +34,11 @@ class Form(Protocol):
 
     @property
     def newline_ids(self) -> list[int]:
-        """A line break between two texts."""
+        """A line break."""
+
+
+class Form(Framing, Protocol):
+    """How prompts and what answers them become tokens."""
 
     @property
     def eos_id(self) -> int | None:
