@@ -29,8 +29,9 @@ from workload import REPOSITORY, make_batch, make_config, run_ranks, write_model
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.partitioned import full_numel
-from flare_ds.training.engine import RunningModel, open_model
-from flare_ds.training.process_group import rank
+from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.process_group import rank
 
 FIRST, LAST = 3, 5  # measured steps
 VARIANTS = {"lockstep": False, "lockstep_checkpointing": True, "two_forwards": False}  # whether layers are recomputed

@@ -18,7 +18,7 @@ import torch
 from memory import peak_memory
 from workload import make_batch, make_config, run_ranks, write_model
 
-from flare_ds.data.collate import NO_TARGET, Batch
+from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.two_stream import build_model
 

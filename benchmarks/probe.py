@@ -33,10 +33,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import Batch, collate
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch
 from flare_ds.data.cache import CacheSplit, open_cache, prepare_cache
-from flare_ds.data.collate import Batch, collate
 from flare_ds.models.loading import load_base, load_tokenizer
 from flare_ds.settings import load_config
 

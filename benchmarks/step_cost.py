@@ -36,17 +36,18 @@ from two_forwards import TwoForwards, part
 from workload import make_batch, make_config, run_ranks, write_model
 
 from flare_ds.adapters.inject import lora_config
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import Batch
 from flare_ds.models.embedding import shard_embedding
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base, load_shape
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.two_stream import build_model
-from flare_ds.training.ds_config import resolve_ds_config
-from flare_ds.training.engine import trainable_parameters
-from flare_ds.training.process_group import barrier, gather_objects, join_process_group, rank
-from flare_ds.training.sharded import make_optimizer
+from flare_ds.runtime.ds_config import resolve_ds_config
+from flare_ds.runtime.engine import trainable_parameters
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.process_group import barrier, gather_objects, rank
+from flare_ds.runtime.sharded import make_optimizer
 
 VARIANTS = ("flare", "flare_two_forwards", "lora")
 WARM_UP = 2

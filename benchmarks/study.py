@@ -26,7 +26,7 @@ from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.runs import RunResult
 from flare_ds.runs.changes import changes
 from flare_ds.settings import load_config, parse_config
-from flare_ds.sweep_config import is_text_in_sweep
+from flare_ds.sweep.grid import is_text_in_sweep
 from flare_ds.yaml_file import read_yaml
 
 

@@ -17,8 +17,8 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from flare_ds.data.collate import Batch
-from flare_ds.models.decoder import decoder_layers
+from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.batches.collate import Batch
 from flare_ds.models.layer_calls import hidden_of
 from flare_ds.models.streams import Sources
 from flare_ds.models.two_stream import TwoStreamModel

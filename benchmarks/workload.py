@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import Batch, collate
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import Batch, collate
 from flare_ds.processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent

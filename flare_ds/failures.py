@@ -1,9 +1,9 @@
 """How a command ends that does not succeed: one message, and no rank left behind.
 
 Under NCCL leaving the process group is a collective, which the others, blocked in another one, would never join. So a
-rank that fails ends by `os._exit`; whoever waits for it is told by its job (`flare_ds.training.job`).
+rank that fails ends by `os._exit`; whoever waits for it is told by its job (`flare_ds.runtime.job`).
 
-What all ranks raise together (see `flare_ds.training.rank_zero`) rank 0 tells. What one rank has met, that rank tells,
+What all ranks raise together (see `flare_ds.runtime.rank_zero`) rank 0 tells. What one rank has met, that rank tells,
 with its number and its host.
 """
 

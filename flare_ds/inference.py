@@ -18,9 +18,9 @@ from flare_ds.evaluation.generate import can_write
 from flare_ds.evaluation.given_rows import Text, asked_rows
 from flare_ds.evaluation.predict import Labelled, Predictor
 from flare_ds.exceptions import ConfigError
+from flare_ds.runtime.process_group import device as own_device
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
-from flare_ds.training.process_group import device as own_device
 
 Targets = Text | Sequence[Text | None] | None
 Sources = Text | Sequence[Text | Sequence[Text | None] | None] | None

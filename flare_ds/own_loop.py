@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 
 from flare_ds.adapters.files import check_settings, load_adapter, save_adapter
 from flare_ds.adapters.inject import check_adapter, inject_adapter
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import collate
+from flare_ds.batches.padded_rows import PaddedRows
 from flare_ds.config import AdapterConfig, Config
-from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import collate
-from flare_ds.data.padded_rows import PaddedRows
 from flare_ds.data.row_answers import NO_TARGET
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.exceptions import ConfigError
@@ -30,8 +30,8 @@ from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.probe import check_streams
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.runtime.engine import trainable_parameters
 from flare_ds.settings import parse_config
-from flare_ds.training.engine import trainable_parameters
 
 _NAMELESS = "a model that was made in memory"
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from flare_ds.adapters.inject import ADAPTER, inject_adapter
+from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import NO_TARGET, Batch
 from flare_ds.models.head import use_head
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.forms import PAPER_FORM

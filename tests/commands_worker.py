@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from flare_ds.cli import _parse
-from flare_ds.training.engine import make_room
+from flare_ds.runtime.engine import make_room
 
 
 def main(directory: str, commands: str) -> None:

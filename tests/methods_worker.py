@@ -9,9 +9,9 @@ from pathlib import Path
 from flare_ds.config import Config
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.models.merge import merge_run
+from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.rank_zero import on_rank_zero
 from flare_ds.settings import load_config
-from flare_ds.training.engine import make_room
-from flare_ds.training.rank_zero import on_rank_zero
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer
 

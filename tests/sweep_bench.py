@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flare_ds.evaluation.predictions import write_predictions
+from flare_ds.scoring.predictions import write_predictions
 
 STAND_IN = """#!{python}
 import hashlib, json, os, pathlib, shutil, subprocess, sys, time
@@ -59,7 +59,7 @@ AS_PROCESS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.executable = sys.argv[1]
-from flare_ds.sweep import sweep
+from flare_ds.sweep.local import sweep
 sys.exit(sweep(sys.argv[2]))
 """
 

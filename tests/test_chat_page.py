@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 
 from flare_ds.config import TaskConfig
-from flare_ds.data import chat
 from flare_ds.data.cache.encode import form_of, tokenize_answers
 from flare_ds.tasks import TASKS
+from flare_ds.tokenizing import chat
 from tests.chats import chat_tokenizer
 from tests.toy import REPOSITORY
 

@@ -137,7 +137,7 @@ def test_zero3_still_keeps_what_we_read(module: object, name: str) -> None:
 def test_deepspeed_names_its_shared_memory_as_we_unlink_it() -> None:
     source = Path(deepspeed.__file__).parent / "ops/csrc/cpu/comm/shm.cpp"
     assert '"deepspeed_allreduce_buffer"' in source.read_text()
-    used = (REPOSITORY / "flare_ds/training/joining.py").read_text()
+    used = (REPOSITORY / "flare_ds/runtime/forming.py").read_text()
     assert "/dev/shm/deepspeed_allreduce_buffer_" in used
 
 

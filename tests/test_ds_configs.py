@@ -10,7 +10,7 @@ from deepspeed.runtime.config import DeepSpeedConfig, DtypeEnum
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.training.ds_config import copy_size, read_ds_config
+from flare_ds.runtime.ds_config import copy_size, read_ds_config
 from tests.test_config_conflicts import SETTINGS
 
 DIRECTORY = Path(__file__).parents[1] / "ds_configs"

@@ -17,7 +17,7 @@ import yaml
 
 from flare_ds.exceptions import FlareError
 from flare_ds.settings import load_config
-from flare_ds.sweep_plan import load_sweep
+from flare_ds.sweep.plan import load_sweep
 from tests.test_config_conflicts import SETTINGS
 
 RUN = SETTINGS | {

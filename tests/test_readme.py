@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import get_default_build_root
 
-from flare_ds.data.sources import DATA, MODELS
+from flare_ds.fetch.sources import DATA, MODELS
 from flare_ds.processes import free_port
 from tests.docs.blocks import blocks
 from tests.toy import REPOSITORY, write_data, write_model

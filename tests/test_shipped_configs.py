@@ -17,9 +17,9 @@ from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.runtime.engine import count_trainable
 from flare_ds.settings import load_config
-from flare_ds.sweep_plan import load_sweep
-from flare_ds.training.engine import count_trainable
+from flare_ds.sweep.plan import load_sweep
 from tests.distributed import REPOSITORY
 from tests.small_models import small_model
 

@@ -9,10 +9,10 @@ import yaml
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs.directory import at_place
+from flare_ds.runtime import ds_choice
+from flare_ds.runtime.ds_choice import with_chosen_deepspeed
+from flare_ds.runtime.ds_config import read_ds_config
 from flare_ds.settings import load_config, saved_config
-from flare_ds.training import ds_choice
-from flare_ds.training.ds_choice import with_chosen_deepspeed
-from flare_ds.training.ds_config import read_ds_config
 from tests.test_config_conflicts import SETTINGS
 from tests.test_ds_configs import FILES, read
 

@@ -9,8 +9,8 @@ import pytest
 
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.settings import load_config
-from flare_ds.sweep import sweep
-from flare_ds.sweep_plan import load_sweep
+from flare_ds.sweep.local import sweep
+from flare_ds.sweep.plan import load_sweep
 from tests.sweep_bench import CELLS, PREPARED, UNTUNED, Bench, expected_calls, stage1_calls
 
 
@@ -188,7 +188,7 @@ def test_a_sweep_that_moved_is_the_same_sweep(bench, monkeypatch, how):
 
 def test_the_summary_comes_before_a_report_that_fails(bench, monkeypatch, capfd):
     monkeypatch.setenv("FAIL", "stage1 stage1")
-    monkeypatch.setattr("flare_ds.sweep.report", lambda _: pytest.fail("no report"))
+    monkeypatch.setattr("flare_ds.sweep.local.report", lambda _: pytest.fail("no report"))
     with pytest.raises(pytest.fail.Exception):
         sweep(bench.path)
     assert "no luck with stage1 stage1" in capfd.readouterr().out.rpartition("Time by stage")[2]

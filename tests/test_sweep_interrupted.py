@@ -10,7 +10,7 @@ import pytest
 
 from flare_ds.exceptions import HostError
 from flare_ds.processes import log_tail, run_logged
-from flare_ds.sweep import sweep
+from flare_ds.sweep.local import sweep
 from tests.sweep_bench import PREPARED, Bench, expected_calls, stage1_calls, wait_for
 
 

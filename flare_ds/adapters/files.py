@@ -27,7 +27,7 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
-from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.versions import versions
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

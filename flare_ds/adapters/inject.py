@@ -8,11 +8,11 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from flare_ds.adapters.decoder import decoder_layers, input_norm
 from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.variant import Fusion, FusionVariant
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.decoder import decoder_layers, input_norm
 from flare_ds.registry import suggestion
 
 ADAPTER = "default"

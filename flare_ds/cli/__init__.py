@@ -66,7 +66,7 @@ def _run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _finish() -> None:
-    from flare_ds.training.process_group import finish
+    from flare_ds.runtime.process_group import finish
 
     finish()
 

@@ -61,15 +61,15 @@ def _add_rm(verbs: "Verbs") -> None:
 
 
 def _ls(options: argparse.Namespace) -> None:
+    from flare_ds.cli.listing import table
     from flare_ds.data.cache.directory import stored_caches
-    from flare_ds.data.cache.listing import table
 
     print("\n".join(table(stored_caches(Path(options.directory)))))
 
 
 def _stats(options: argparse.Namespace) -> None:
+    from flare_ds.cli.statistics import damage_told, describe
     from flare_ds.data.cache import open_cache
-    from flare_ds.data.cache.statistics import damage_told, describe
 
     cache = open_cache(options.cache)
     with damage_told(cache.path):
@@ -91,7 +91,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from flare_ds.data.cache.compare import compare
+    from flare_ds.cli.compare import compare
 
     lines = list(compare(_fields(options.a), _fields(options.b)))
     print("\n".join(lines) or "equal")
@@ -116,7 +116,7 @@ def _fields(path: Path) -> dict[str, Any]:
 
 def _rm(options: argparse.Namespace) -> None:
     from flare_ds.data.cache.directory import remove
-    from flare_ds.data.cache.listing import human_size
+    from flare_ds.human import human_size
 
     caches = _chosen(options)
     for cache in caches:

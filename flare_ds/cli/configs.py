@@ -39,8 +39,8 @@ def add_verbs(verbs: "Verbs") -> None:
 
 
 def _new(options: argparse.Namespace) -> None:
-    from flare_ds.data.fetch import home
-    from flare_ds.data.sources import DATA
+    from flare_ds.fetch.fetch import home
+    from flare_ds.fetch.sources import DATA
     from flare_ds.files import write_text
     from flare_ds.new_config import new_config
 
@@ -72,6 +72,6 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace) -> None:
-    from flare_ds.config.schema import config_schema
+    from flare_ds.cli.schema import config_schema
 
     print(json.dumps(config_schema(), indent=2))

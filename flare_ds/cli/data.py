@@ -76,9 +76,9 @@ def _workers(text: str) -> int | None:
 def _prepare(options: argparse.Namespace) -> None:
     config = config_of(options)
 
+    from flare_ds.cli.statistics import summary, too_long_to_say
     from flare_ds.data.cache import open_cache, prepare_cache
     from flare_ds.data.cache.format import MANIFEST
-    from flare_ds.data.cache.statistics import summary, too_long_to_say
     from flare_ds.models.loading import load_tokenizer
     from flare_ds.training.readable import check_readable
 
@@ -108,8 +108,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from flare_ds.data.cache.inspect import MARK, RowPrinter, rows_of
-    from flare_ds.data.cache.statistics import damage_told, describe_counts, describe_split
+    from flare_ds.cli.inspect import MARK, RowPrinter, rows_of
+    from flare_ds.cli.statistics import damage_told, describe_counts, describe_split
 
     split = cache.split(options.split)
     console = Console(highlight=False, markup=False)
@@ -128,9 +128,9 @@ def _named_cache(options: argparse.Namespace) -> "tuple[Cache, dict[str, PreTrai
     if options.overrides or options.task_path:
         raise ConfigError(f"{options.config} is a cache: it has no settings to override", fix="name the config instead")
 
+    from flare_ds.cli.inspect import check_tokenizer
     from flare_ds.config import ModelConfig
     from flare_ds.data.cache import open_cache
-    from flare_ds.data.cache.inspect import check_tokenizer
     from flare_ds.models.loading import load_tokenizer
 
     cache = open_cache(Path(options.config))
@@ -152,8 +152,8 @@ def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, Pre
         raise ConfigError(problem, fix="leave --tokenizer out, or name a cache directory")
 
     from flare_ds.data.cache import open_cache, prepare_cache
-    from flare_ds.data.mt_tokens import load_mt_tokenizer
     from flare_ds.models.loading import load_tokenizer
+    from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 
     tokenizer = load_tokenizer(config.model)
     cache = open_cache(prepare_cache(config, tokenizer))
@@ -164,7 +164,8 @@ def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, Pre
 def _translate(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    from flare_ds.translation.run import describe, translate
+    from flare_ds.data.translate import translate
+    from flare_ds.translation.run import describe
 
     directories = translate(config, workers=options.workers)
     print("\n".join(describe(config.task, directories)), file=sys.stderr)
@@ -172,6 +173,6 @@ def _translate(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from flare_ds.data.fetch import main_fetch
+    from flare_ds.fetch.fetch import main_fetch
 
     print(main_fetch(options.kind, options.name, link=options.link))

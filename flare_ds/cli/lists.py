@@ -37,7 +37,7 @@ def _tasks(options: argparse.Namespace) -> None:
 
 
 def _task_cells(task: "Task") -> tuple[str, ...]:
-    from flare_ds.data.sources import DATA
+    from flare_ds.fetch.sources import DATA
     from flare_ds.tasks.table import TableTask
 
     hub = task.hub if isinstance(task, TableTask) and isinstance(task.hub, str) else ""
@@ -47,7 +47,7 @@ def _task_cells(task: "Task") -> tuple[str, ...]:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from flare_ds.data.sources import MODELS
+    from flare_ds.fetch.sources import MODELS
     from flare_ds.markdown import table
     from flare_ds.models.checked import checked_table
 

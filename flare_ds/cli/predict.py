@@ -71,7 +71,7 @@ def _predict(options: argparse.Namespace) -> None:
     rows = _given(options, config, task)
 
     from flare_ds.evaluation.predict import Predictor
-    from flare_ds.training.process_group import join_if_launched
+    from flare_ds.runtime.joining import join_if_launched
 
     join_if_launched()
     writes = options.generate or task.free_answers or config.evaluate.answers == "generated"
@@ -85,7 +85,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _converse(config: Config, task: "Task", predictor: "Predictor", ask: "Ask") -> None:
     from flare_ds.cli.interactive import converse
-    from flare_ds.training.process_group import world_size
+    from flare_ds.runtime.process_group import world_size
 
     if world_size() > 1:
         raise ConfigError(f"--interactive on {world_size()} ranks", fix="start one process, or use --file")
@@ -94,8 +94,8 @@ def _converse(config: Config, task: "Task", predictor: "Predictor", ask: "Ask") 
 
 
 def _tell(options: argparse.Namespace, config: Config, rows: "Sequence[ParallelRow]", said: "Sequence[Said]") -> None:
-    from flare_ds.training.process_group import rank
-    from flare_ds.training.rank_zero import on_rank_zero
+    from flare_ds.runtime.process_group import rank
+    from flare_ds.runtime.rank_zero import on_rank_zero
 
     if rank() == 0 and options.file:
         _tell_unfused(config, rows)
@@ -148,7 +148,7 @@ def _line(record: Record) -> str:
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:
-    from flare_ds.evaluation.predictions import write_predictions
+    from flare_ds.scoring.predictions import write_predictions
 
     if path.suffix == ".parquet":
         write_predictions(path, records)

@@ -24,7 +24,7 @@ from flare_ds.cli.arguments import ALL, split_off_ranks
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import say
 from flare_ds.processes import end_lingering, free_port, guarded, search_path
-from flare_ds.training.launched import place_of
+from flare_ds.runtime.launched import place_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

@@ -86,7 +86,7 @@ def _stage1_config(options: argparse.Namespace) -> "Config":
 def _stage1(options: argparse.Namespace) -> None:
     config = _stage1_config(options)
 
-    from flare_ds.training.process_group import rank
+    from flare_ds.runtime.process_group import rank
     from flare_ds.training.stage1 import run_stage1
 
     result = run_stage1(config, options.output)
@@ -112,7 +112,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from flare_ds.evaluation.evaluate import evaluate_run
     from flare_ds.evaluation.other_rows import OtherRows
-    from flare_ds.training.process_group import rank
+    from flare_ds.runtime.process_group import rank
     from flare_ds.training.run import open_beside, open_run
 
     rows = OtherRows(options.split, options.language, options.file)
@@ -139,7 +139,7 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from flare_ds.sweep import sweep
+    from flare_ds.sweep.local import sweep
 
     return sweep(options.config, overrides_of(options))
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flare_ds.data.lookup import Lookup
 from flare_ds.data.row_file import RowFile
+from flare_ds.lookup import Lookup
 from flare_ds.tasks.base import SPLITS, Pool, Row, Split, Task
 
 HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "validation": ("train",)}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flare_ds.data.lookup import Lookup
+from flare_ds.lookup import Lookup
 from flare_ds.tasks.base import Answer, Row, Split
 
 

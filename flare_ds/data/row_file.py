@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from flare_ds.data.lookup import Lookup
 from flare_ds.exceptions import DataError
 from flare_ds.files import disk_errors
+from flare_ds.lookup import Lookup
 from flare_ds.tasks.base import Answer, Row
 
 

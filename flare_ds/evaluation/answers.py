@@ -30,8 +30,8 @@ from flare_ds.evaluation.qa import exact_match, token_f1
 from flare_ds.evaluation.sayable import unsayable
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
+from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
-from flare_ds.training.engine import RunningModel
 
 
 def score_answers(

@@ -9,18 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
+from flare_ds.batches.batching import evaluation_batches
+from flare_ds.batches.collate import Batch, StoredStates, collate
+from flare_ds.batches.rows_read import SplitRows, rows_read
+from flare_ds.batches.streams import longest, longest_prompts, streams_of
 from flare_ds.config import Config
-from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import Cache
-from flare_ds.data.collate import Batch, StoredStates, collate
-from flare_ds.data.rows_read import SplitRows, rows_read
 from flare_ds.data.states import StateStore
-from flare_ds.data.streams import source_streams
-from flare_ds.training.process_group import gather_objects, rank, world_size
-from flare_ds.training.watchdog import pace
+from flare_ds.runtime.process_group import gather_objects, rank, world_size
+from flare_ds.runtime.watchdog import pace
 
 T = TypeVar("T")
 Ask = Callable[[Batch, list[int]], Sequence[T]]
@@ -68,7 +67,7 @@ def ask_rows(
         pad_id: fills the padding.
         stored: the rows' source states, where they were computed before.
     """
-    of_row = longest_prompts(rows, streams) if objective == "labels" else _longest(rows.lengths, streams)
+    of_row = longest_prompts(rows, streams) if objective == "labels" else longest(rows.lengths, streams)
     batches = evaluation_batches(
         len(streams) * of_row,
         world_size=world_size(),
@@ -101,17 +100,3 @@ def _in_order(mine: list[tuple[int, T]], count: int) -> list[T]:
     by_row = dict(answered)
     assert len(by_row) == len(answered) == count, "a row was asked twice or not at all"
     return [by_row[row] for row in range(count)]
-
-
-def streams_of(config: Config) -> tuple[str, ...]:
-    """The streams a method runs: sources, unless their states are stored, and what it reads in the target's place."""
-    return (*source_streams(config.streams_beside), "target")
-
-
-def longest_prompts(split: SplitRows, streams: tuple[str, ...]) -> np.ndarray:
-    """Tokens of each row's longest prompt over the streams that run: int [n]."""
-    return _longest(split.prompt_lengths, streams)
-
-
-def _longest(lengths: Callable[[str], np.ndarray], streams: tuple[str, ...]) -> np.ndarray:
-    return np.max([lengths(stream) for stream in streams], axis=0)

@@ -24,10 +24,10 @@ from transformers import DynamicCache, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from flare_ds.adapters.alignment import Alignment
+from flare_ds.batches.collate import Batch
 from flare_ds.config import GenerateConfig
-from flare_ds.data.collate import Batch
 from flare_ds.models.streams import LockstepStreams, Sources
-from flare_ds.training.engine import RunningModel
+from flare_ds.runtime.engine import RunningModel
 
 
 class Decoder:

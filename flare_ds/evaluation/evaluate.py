@@ -17,20 +17,21 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.generate import with_whole_head
-from flare_ds.evaluation.metrics import INTERVAL, confidence_interval
 from flare_ds.evaluation.other_rows import OWN, OtherRows
-from flare_ds.evaluation.predictions import PREDICTIONS, write_predictions
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
 from flare_ds.files import write_json
-from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
 from flare_ds.runs.directory import METRICS, at_place
-from flare_ds.training.ds_choice import with_chosen_deepspeed
-from flare_ds.training.engine import AdapterSource, RunningModel, open_model
-from flare_ds.training.rank_zero import agreed, on_rank_zero
-from flare_ds.training.states import prepare_states
+from flare_ds.runtime.ds_choice import with_chosen_deepspeed
+from flare_ds.runtime.engine import AdapterSource, RunningModel
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.states import prepare_states
+from flare_ds.scoring.metrics import INTERVAL, confidence_interval
+from flare_ds.scoring.predictions import PREDICTIONS, write_predictions
 from flare_ds.versions import versions
 
 

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.data.collate import Batch
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
 from flare_ds.exceptions import ConfigError
-from flare_ds.training.engine import RunningModel
+from flare_ds.runtime.engine import RunningModel
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from flare_ds.evaluation.qa import unpunctuated
 from flare_ds.evaluation.sayable import check_label_words
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.exceptions import ConfigError
+from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
 from flare_ds.texts import one_line
-from flare_ds.training.engine import RunningModel
 
 
 def score_generated_labels(

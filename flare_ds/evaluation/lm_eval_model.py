@@ -32,19 +32,21 @@ except ImportError as error:
 
 from torch import Tensor
 
+from flare_ds.batches.collate import Batch
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.streams import streams_of
 from flare_ds.data.cache.encode import tokenize_behind
-from flare_ds.data.collate import Batch
-from flare_ds.data.rows_read import rows_read
-from flare_ds.evaluation.batches import Ask, ask_rows, streams_of
+from flare_ds.evaluation.batches import Ask, ask_rows
 from flare_ds.evaluation.evaluate import open_trained
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.generate import eos_ids, generate
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer
-from flare_ds.training.hub_names import settle_hub_names
-from flare_ds.training.process_group import join_process_group, world_size
-from flare_ds.training.rank_zero import agreed, on_rank_zero
+from flare_ds.runs.hub_names import settle_hub_names
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.process_group import world_size
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 
 T = TypeVar("T")
 LogLikelihood = tuple[float, bool]

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from flare_ds.config import Config, GenerateConfig
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.exceptions import ConfigError
+from flare_ds.runtime.states import for_free_text
 from flare_ds.settings import explain, load_config
-from flare_ds.training.states import for_free_text
 
 _logger = logging.getLogger("lm_eval.flare_ds")  # below lm-eval's own, whose handler and level it shares
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flare_ds.batches.collate import Batch
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.streams import longest_prompts, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache.rows import FURTHER_CUT, RowEncoder
-from flare_ds.data.collate import Batch
 from flare_ds.data.label_trie import LabelTrie
-from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelRow
-from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.answers import Written, best_windows
-from flare_ds.evaluation.batches import Ask, T, ask_rows, longest_prompts, streams_of
+from flare_ds.evaluation.batches import Ask, T, ask_rows
 from flare_ds.evaluation.evaluate import open_trained, saved_adapter
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.free_texts import FreeTexts
@@ -32,17 +32,18 @@ from flare_ds.evaluation.generate import eos_ids, generate, with_whole_head
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import HostError
+from flare_ds.model_files.limits import check_positions
 from flare_ds.models.head import label_head
-from flare_ds.models.limits import check_positions
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import MTEncoder
+from flare_ds.runs.hub_names import settle_hub_names
+from flare_ds.runtime.engine import RunningModel, open_whole
+from flare_ds.runtime.memory import whole_model_problem
+from flare_ds.runtime.process_group import device, rank
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.states import FreeTextStates, for_free_text
 from flare_ds.tasks.base import Task
-from flare_ds.training.engine import RunningModel, open_whole
-from flare_ds.training.hub_names import settle_hub_names
-from flare_ds.training.memory import whole_model_problem
-from flare_ds.training.process_group import device, rank
-from flare_ds.training.rank_zero import agreed, on_rank_zero
-from flare_ds.training.states import FreeTextStates, for_free_text
+from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.data.collate import Batch
 from flare_ds.data.label_trie import LabelTrie, Node
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.finite import not_finite
 from flare_ds.evaluation.scores import Scores, label_figures
+from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
-from flare_ds.training.engine import RunningModel
 
 
 def score_labels(

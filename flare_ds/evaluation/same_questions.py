@@ -5,11 +5,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.cache.key import asked_fields, chat_fields, differences, tokenizer_fingerprint
+from flare_ds.data.cache.key import asked_fields, chat_fields, differences
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE
 from flare_ds.tasks.base import Task
+from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 
 _COMPARED = ("prompt_template", "labels", "special_tokens", "answers")
 

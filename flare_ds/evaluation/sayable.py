@@ -7,8 +7,8 @@ from functools import cache
 from flare_ds.data.cache import Cache
 from flare_ds.data.cache.encode import Form
 from flare_ds.exceptions import ConfigError
+from flare_ds.runtime.process_group import rank
 from flare_ds.texts import one_line
-from flare_ds.training.process_group import rank
 
 
 def unsayable(golds: Sequence[Sequence[str]], form: Form, most: int) -> float:

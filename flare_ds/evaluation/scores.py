@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flare_ds.evaluation.metrics import Outcome, outcome, score
+from flare_ds.scoring.metrics import Outcome, outcome, score
 from flare_ds.tasks.base import Metric
 
 

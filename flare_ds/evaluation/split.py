@@ -7,8 +7,8 @@ from flare_ds.evaluation.answers import score_answers
 from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.ranked import score_labels
 from flare_ds.evaluation.scores import Scores
+from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.load import task_of
-from flare_ds.training.engine import RunningModel
 
 
 def score_split(

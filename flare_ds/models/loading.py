@@ -21,14 +21,14 @@ from transformers import (
 )
 
 from flare_ds.config import ModelConfig
-from flare_ds.data.sources import MODELS
 from flare_ds.exceptions import CheckpointError, ConfigError
-from flare_ds.models.hub import revision
-from flare_ds.models.limits import check_tokenizer
-from flare_ds.models.names import is_path, missing_directory
+from flare_ds.fetch.sources import MODELS
+from flare_ds.model_files.hub import revision
+from flare_ds.model_files.limits import check_tokenizer
+from flare_ds.model_files.names import is_path, missing_directory
+from flare_ds.model_files.weight_files import INDEX, weight_files
 from flare_ds.models.quantized import finish_quantized, quantization_config
 from flare_ds.models.sentencepiece_file import bare_model_file, load_model_file
-from flare_ds.models.weight_files import INDEX, weight_files
 
 
 def load_base(model: ModelConfig) -> PreTrainedModel:

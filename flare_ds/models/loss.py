@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flare_ds.data.collate import NO_TARGET
+from flare_ds.batches.collate import NO_TARGET
 
 
 def among_branches(logits_XNK: Tensor, branches_BNK: Tensor | None) -> Tensor:

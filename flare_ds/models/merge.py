@@ -25,8 +25,8 @@ from flare_ds.adapters.variant import merge_refused
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json
+from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
 from flare_ds.models.loading import load_shape
-from flare_ds.models.weight_files import INDEX, SINGLE, read_json, weight_files
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx")

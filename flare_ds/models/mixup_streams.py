@@ -30,9 +30,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import NO_TARGET, Batch
-from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, call_layer, hidden_of, with_hidden
 from flare_ds.models.loss import among_branches, answer_losses, loss_sum
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer

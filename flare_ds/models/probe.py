@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.decoder import decoder_layers
 from flare_ds.models.layer_calls import LayerCall
 
 _ROWS, _COLUMNS = 2, 3

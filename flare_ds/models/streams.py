@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from flare_ds.adapters.alignment import Alignment, align_streams
+from flare_ds.adapters.decoder import decoder_layers, input_norm
 from flare_ds.adapters.inject import ADAPTER, fused_layers
 from flare_ds.adapters.variant import FusionVariant, Given
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import Batch
-from flare_ds.models.decoder import decoder_layers, input_norm
 from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
 from flare_ds.models.loss import among_branches, loss_sum
 

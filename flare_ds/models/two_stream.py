@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from flare_ds.adapters.inject import check_adapter, inject_adapter
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import Batch
 from flare_ds.models.embedding import shard_embedding
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base

@@ -5,11 +5,11 @@ A method that trains nothing meets lora of every seed: it is the same system eac
 
 from collections.abc import Sequence
 
-from flare_ds.evaluation.mcnemar import mcnemar
-from flare_ds.evaluation.metrics import paired_difference
 from flare_ds.markdown import DASH, table
 from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, same_test, seeds
 from flare_ds.runs import RunResult
+from flare_ds.scoring.mcnemar import mcnemar
+from flare_ds.scoring.metrics import paired_difference
 
 _COLUMNS = (
     "language",

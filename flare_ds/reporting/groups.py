@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_ds.evaluation.metrics import Outcome
 from flare_ds.exceptions import DataError
 from flare_ds.methods import METHODS
 from flare_ds.runs import RunResult
+from flare_ds.scoring.metrics import Outcome
 
 REFERENCE = "lora"
 """The method that the others are measured against."""

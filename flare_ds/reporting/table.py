@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from flare_ds.config import TaskConfig
-from flare_ds.evaluation.metrics import confidence_interval
 from flare_ds.exceptions import FlareError
 from flare_ds.markdown import DASH, table
 from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, seeds
 from flare_ds.runs import RunResult
+from flare_ds.scoring.metrics import confidence_interval
 from flare_ds.tasks.load import task_of
 
 _ABOUT = ("language", "method", "seeds")

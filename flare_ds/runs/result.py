@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.config import Config
-from flare_ds.evaluation.metrics import Outcome, outcome
-from flare_ds.evaluation.predictions import PREDICTIONS, read_predictions
 from flare_ds.exceptions import DataError
 from flare_ds.runs.directory import METRICS, TRAINING, RunDirectory
+from flare_ds.scoring.metrics import Outcome, outcome
+from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 
 METRICS_SCHEMA = 3
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flare_ds.data.cache.listing import human_age
 from flare_ds.exceptions import FlareError
+from flare_ds.human import human_age
 from flare_ds.markdown import DASH
 from flare_ds.markdown import table as markdown_table
 from flare_ds.runs.directory import METRICS, RunDirectory

@@ -9,20 +9,20 @@ import torch
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
-from flare_ds.data.sources import DATA
 from flare_ds.exceptions import DataError, FlareError, together
-from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.fetch.sources import DATA
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import make_projection, mt_width
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runs import RunDirectory
+from flare_ds.runtime.ds_config import read_ds_config
+from flare_ds.runtime.engine import check_model, count_trainable
 from flare_ds.tasks.load import check_languages, task_of
-from flare_ds.training.ds_config import read_ds_config
-from flare_ds.training.engine import check_model, count_trainable
-from flare_ds.training.order import number_of_steps, open_order
 from flare_ds.training.readable import check_readable
 from flare_ds.training.run import check_answers
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from flare_ds.config import Config
 from flare_ds.runs import RunDirectory
+from flare_ds.runtime.engine import make_room
 from flare_ds.settings import config_of, load_config
-from flare_ds.training.engine import make_room
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer
 

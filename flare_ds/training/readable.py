@@ -5,12 +5,12 @@ import sys
 import numpy as np
 from transformers import PreTrainedModel
 
+from flare_ds.batches.rows_read import SplitRows, rows_read
+from flare_ds.batches.streams import longest_prompts, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.data.rows_read import SplitRows, rows_read
-from flare_ds.evaluation.batches import longest_prompts, streams_of
 from flare_ds.evaluation.split import generates
-from flare_ds.models.limits import check_ids, check_positions, embedding_rows
+from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
 
 def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None:

@@ -18,18 +18,18 @@ from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
-from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE, STATE, at_place
+from flare_ds.runs.hub_names import settle_hub_names
+from flare_ds.runtime.ds_config import read_ds_config
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.same_files import check_same_files
 from flare_ds.tasks.load import task_of
 from flare_ds.training.begin import begin_run
-from flare_ds.training.ds_config import read_ds_config
-from flare_ds.training.hub_names import settle_hub_names
-from flare_ds.training.process_group import join_process_group
-from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.readable import check_readable
-from flare_ds.training.same_files import check_same_files
 from flare_ds.training.state import read_progress
 from flare_ds.training.trainer import fingerprint
 

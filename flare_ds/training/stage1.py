@@ -19,12 +19,14 @@ from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import CheckpointError, ConfigError, FlareError
 from flare_ds.files import disk_errors, write_json
-from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.merge import merge_run
-from flare_ds.training.engine import make_room, open_model
-from flare_ds.training.process_group import join_process_group, rank
-from flare_ds.training.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.process_group import rank
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer, is_trained
 from flare_ds.training.validation import validate

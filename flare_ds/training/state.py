@@ -27,9 +27,9 @@ from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.json_text import json_text
-from flare_ds.training.engine import RunningModel
-from flare_ds.training.process_group import rank, world_size
-from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.process_group import rank, world_size
+from flare_ds.runtime.rank_zero import on_rank_zero
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

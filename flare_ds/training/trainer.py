@@ -20,28 +20,32 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from flare_ds.batches.batching import MicroBatch, split_step
+from flare_ds.batches.collate import collate
+from flare_ds.batches.plan import number_of_steps, open_order, padded_tokens
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.streams import streams_of
 from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch, split_step
 from flare_ds.data.cache import Cache
-from flare_ds.data.collate import collate
 from flare_ds.data.label_trie import LabelTrie
-from flare_ds.data.rows_read import rows_read
-from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.split import generates
 from flare_ds.exceptions import ToBeContinued
 from flare_ds.files import write_json
-from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import for_deepspeed
 from flare_ds.runs.changes import deciding
+from flare_ds.runtime.costs import Costs
+from flare_ds.runtime.engine import RunningModel, count_trainable
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.memory import check_memory
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.process_group import device, gather_objects, rank, world_size
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.states import prepare_states
+from flare_ds.runtime.watchdog import pace
 from flare_ds.training.begin import begin_run
-from flare_ds.training.costs import Costs
-from flare_ds.training.engine import RunningModel, count_trainable, open_model
-from flare_ds.training.memory import check_memory
-from flare_ds.training.order import number_of_steps, open_order, padded_tokens
-from flare_ds.training.process_group import device, gather_objects, join_process_group, rank, world_size
-from flare_ds.training.rank_zero import agreed, on_rank_zero
 from flare_ds.training.records import Records
 from flare_ds.training.schedule import learning_rate
 from flare_ds.training.signals import StopRequest
@@ -55,9 +59,7 @@ from flare_ds.training.state import (
     saved_adapter,
     state_path,
 )
-from flare_ds.training.states import prepare_states
 from flare_ds.training.validation import Validation
-from flare_ds.training.watchdog import pace
 
 
 class Trainer:

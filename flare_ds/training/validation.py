@@ -9,16 +9,16 @@ from torch import Tensor
 
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import save_adapter
+from flare_ds.batches.first_rows import FirstRows
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.data.first_rows import FirstRows
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.finite import listed, refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
-from flare_ds.training.engine import RunningModel
-from flare_ds.training.process_group import gather_objects
-from flare_ds.training.rank_zero import on_rank_zero
+from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.process_group import gather_objects
+from flare_ds.runtime.rank_zero import on_rank_zero
 from flare_ds.training.records import Records
 from flare_ds.training.state import Progress, adapter_tensors
 

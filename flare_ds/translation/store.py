@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import TranslateConfig
-from flare_ds.data.lookup import Lookup
 from flare_ds.exceptions import DataError
 from flare_ds.files import disk_errors, sync
 from flare_ds.json_text import parse_json, parse_object
+from flare_ds.lookup import Lookup
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.translation.engines import ENGINES, Direction
 from flare_ds.translation.job import TranslationJob

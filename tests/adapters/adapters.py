@@ -11,10 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import save_adapter
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import Batch
 from flare_ds.models.two_stream import TwoStreamModel, build_model
-from flare_ds.training.engine import trainable_parameters
+from flare_ds.runtime.engine import trainable_parameters
 from tests.by_hand import LABELS, TARGETS, make_batch, make_rows
 from tests.distributed import REPOSITORY
 from tests.forms import PAPER_FORM

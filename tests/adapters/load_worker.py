@@ -15,9 +15,10 @@ from flare_ds.adapters.files import check_settings, load_adapter, peft_key
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
+from flare_ds.runtime.engine import trainable_parameters
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.process_group import rank
 from flare_ds.settings import load_config
-from flare_ds.training.engine import open_model, trainable_parameters
-from flare_ds.training.process_group import rank
 from flare_ds.training.state import adapter_tensors
 from tests.adapters.adapters import LABEL_TOKENS, a_batch, says
 

@@ -16,7 +16,7 @@ from flare_ds.adapters.files import check_settings, load_adapter
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.training.engine import trainable_parameters
+from flare_ds.runtime.engine import trainable_parameters
 from tests.adapters.adapters import KINDS, PLAIN, a_batch, make_settings, save_trained, says, trained_model
 from tests.distributed import run_ranks
 from tests.toy import write_config

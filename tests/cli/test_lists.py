@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from flare_ds.cli import main
-from flare_ds.data.sources import DATA, MODELS
+from flare_ds.fetch.sources import DATA, MODELS
 from flare_ds.locks import holder_of
 from flare_ds.models.checked import checked_table
 from flare_ds.runs import RunDirectory
+from flare_ds.runtime.engine import make_room
 from flare_ds.settings import load_config
 from flare_ds.tasks import TASKS
-from flare_ds.training.engine import make_room
 from tests.toy import toy_settings, write_config
 
 

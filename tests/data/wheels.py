@@ -5,7 +5,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from flare_ds.data.download import Package
+from flare_ds.fetch.download import Package
 
 
 def make_wheel(index: Path, name: str, members: dict[str, bytes]) -> Package:

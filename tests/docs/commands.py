@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from flare_ds.cli import main
-from flare_ds.training.engine import make_room
+from flare_ds.runtime.engine import make_room
 
 _SIZES = {
     "stage1": ["train.steps=40", "train.epochs=null", "train.validate_every=20", "train.learning_rate=0.01"],

@@ -10,7 +10,7 @@ import yaml
 
 from flare_ds.config import TaskConfig
 from flare_ds.settings import parse_config
-from flare_ds.sweep_plan import load_sweep
+from flare_ds.sweep.plan import load_sweep
 from flare_ds.tasks.load import task_of
 from tests.docs.blocks import PAGES, Block, blocks
 from tests.docs.commands import typed

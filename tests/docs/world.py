@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from flare_ds.data.sources import DATA, MODELS
+from flare_ds.fetch.sources import DATA, MODELS
 from tests.docs.commands import typed
 from tests.toy import REPOSITORY, write_data, write_model
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from flare_ds.evaluation.evaluate import evaluate_run
+from flare_ds.runtime.process_group import barrier, rank
 from flare_ds.settings import load_config
-from flare_ds.training.process_group import barrier, rank
 from flare_ds.training.run import open_run
 
 RANKED = ["evaluate.answers=ranked"]

@@ -15,9 +15,10 @@ from flare_ds.data.cache import Cache
 from flare_ds.evaluation.generate import generate_split, with_whole_head
 from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import is_partitioned
+from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.process_group import rank
 from flare_ds.settings import load_config
-from flare_ds.training.engine import RunningModel, open_model
-from flare_ds.training.process_group import rank
 from flare_ds.training.run import open_run
 
 SETTINGS: list[dict] = [

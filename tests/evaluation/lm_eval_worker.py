@@ -19,10 +19,10 @@ from flare_ds.config import Config
 from flare_ds.data.parallel import load_parallel
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.lm_eval_model import FlareModel
-from flare_ds.evaluation.predictions import PREDICTIONS, read_predictions
+from flare_ds.runtime.engine import make_room
+from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
-from flare_ds.training.engine import make_room
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer
 

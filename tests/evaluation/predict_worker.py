@@ -10,7 +10,7 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 from flare_ds.cli import main
-from flare_ds.training.engine import make_room
+from flare_ds.runtime.engine import make_room
 
 
 def run(arguments: list[str]) -> None:

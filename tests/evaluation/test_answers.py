@@ -16,11 +16,11 @@ from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.evaluation import answers
 from flare_ds.evaluation.answers import best_windows, score_answers
 from flare_ds.evaluation.generate import Decoded, generate_split
-from flare_ds.evaluation.predictions import PREDICTIONS, read_predictions
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
-from flare_ds.training.engine import RunningModel, trainable_parameters
+from flare_ds.runtime.engine import RunningModel, trainable_parameters
+from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.training.state import Progress
 from tests.distributed import run_ranks
 from tests.qa_world import ROWS, qa_settings

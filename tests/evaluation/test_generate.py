@@ -12,17 +12,17 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from flare_ds.batches.batching import evaluation_batches
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config, GenerateConfig
-from flare_ds.data.batching import evaluation_batches
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.data.collate import Batch
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
 from flare_ds.evaluation.generate import Decoded, eos_ids, generate, generate_split, with_whole_head
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.two_stream import TwoStreamModel, build_model
-from flare_ds.training import engine, memory
-from flare_ds.training.engine import RunningModel, trainable_parameters
+from flare_ds.runtime import memory, opening
+from flare_ds.runtime.engine import RunningModel, trainable_parameters
 from tests.by_hand import build, make_batch, make_config, make_rows
 from tests.distributed import run_ranks
 from tests.evaluation.generate_worker import SETTINGS, random_adapter
@@ -312,14 +312,14 @@ def test_one_process_alone_holds_a_base_that_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | bool, ranks: int, fits: bool
 ) -> None:
     config = Config.model_validate(toy_settings(tmp_path) | {"evaluate": {"whole_model": setting}})
-    monkeypatch.setattr(engine, "world_size", lambda: ranks)
+    monkeypatch.setattr(opening, "world_size", lambda: ranks)
     monkeypatch.setattr(memory, "_available", lambda on: 9e9 if fits else 0.9e9)
     shape = load_shape(config.model)
     if setting is True and not fits:
         with pytest.raises(HostError):
-            engine._is_whole(config, shape)
+            opening._is_whole(config, shape)
     else:
-        assert engine._is_whole(config, shape) is (setting is True or (setting == "auto" and ranks == 1 and fits))
+        assert opening._is_whole(config, shape) is (setting is True or (setting == "auto" and ranks == 1 and fits))
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,15 @@ import torch
 import yaml
 from torch import Tensor
 
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import Batch, StoredStates, collate
+from flare_ds.batches.streams import streams_of
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import Batch, StoredStates, collate
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.row_answers import Rows
-from flare_ds.evaluation.batches import streams_of
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.training.engine import RunningModel
+from flare_ds.runtime.engine import RunningModel
 from tests.by_hand import LENGTHS, build, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.distributed import run_ranks
 from tests.oracle import Oracle, Row

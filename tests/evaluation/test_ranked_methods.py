@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
-from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.models.head import use_head
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.training.engine import RunningModel
+from flare_ds.runtime.engine import RunningModel
 from tests.by_hand import LENGTHS, ProjectedBase, build, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.evaluation.test_ranked import WORDS, Given, batch_of, scored_by
 from tests.oracle import Oracle, Row, Visit

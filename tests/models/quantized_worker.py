@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flare_ds.batches.collate import NO_TARGET
 from flare_ds.config import Config
-from flare_ds.data.collate import NO_TARGET
 from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import full_numel, gathered
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.training.engine import open_model
-from flare_ds.training.process_group import gather_objects, join_process_group, rank, world_size
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.process_group import gather_objects, rank, world_size
 from tests.by_hand import make_batch, make_config, make_rows
 from tests.toy import REPOSITORY
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from flare_ds.adapters.inject import check_adapter, inject_adapter
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import Batch
 from flare_ds.evaluation.decoding import Decoder
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.training.engine import RunningModel
+from flare_ds.runtime.engine import RunningModel
 from tests.by_hand import make_batch, make_config, make_rows, short_name
 from tests.models.architectures import ARCHITECTURES, ATTENTIONS, WINDOW, small_base
 from tests.oracle import Row

@@ -17,7 +17,8 @@ def worker(directory: str) -> None:
     from flare_ds.models.embedding import shard_embedding
     from flare_ds.models.loading import load_base
     from flare_ds.models.partitioned import gathered
-    from flare_ds.training.process_group import join_process_group, rank, world_size
+    from flare_ds.runtime.joining import join_process_group
+    from flare_ds.runtime.process_group import rank, world_size
 
     join_process_group()
     alive = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})

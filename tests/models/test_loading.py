@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flare_ds.config import ModelConfig, SourceConfig
-from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.loading import load_base, load_shape, load_tokenizer
+from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 from tests.distributed import run_ranks
 from tests.models.architectures import small_base
 from tests.small_models import small_model
@@ -44,7 +44,8 @@ def worker(directory: str, out: str) -> None:
     from transformers.integrations import HfDeepSpeedConfig
 
     from flare_ds.models.partitioned import full_numel, gathered
-    from flare_ds.training.process_group import join_process_group, rank
+    from flare_ds.runtime.joining import join_process_group
+    from flare_ds.runtime.process_group import rank
 
     join_process_group()
     settings = json.loads((REPOSITORY / "ds_configs/zero3_cpu.json").read_text())

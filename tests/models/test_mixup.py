@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config, MixupConfig
-from flare_ds.data.collate import Batch
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.two_stream import TwoStreamModel

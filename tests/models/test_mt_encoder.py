@@ -11,12 +11,12 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Tokenizer
 
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.collate import NO_TARGET
 from flare_ds.config import SourceConfig
-from flare_ds.data.collate import NO_TARGET
-from flare_ds.data.mt_tokens import load_mt_tokenizer, mt_text, tokenize_texts
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mt_encoder import MTEncoder, make_projection
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, mt_text, tokenize_texts
 from tests.by_hand import ProjectedBase, make_batch, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.mt import LANGUAGES, write_mt_model
 from tests.oracle import Row

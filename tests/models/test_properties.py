@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import NO_TARGET, Batch
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import LENGTHS, build, make_batch, make_config, make_rows
 from tests.oracle import Row

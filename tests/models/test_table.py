@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flare_ds.cli import main
 from flare_ds.models.checked import CHECKED, Checked, checked_table
-from flare_ds.training.engine import make_room
+from flare_ds.runtime.engine import make_room
 from tests.models.architectures import ARCHITECTURES, TITLES, small_base, writes
 from tests.toy import REPOSITORY, WORDS, toy_settings, word_tokenizer, write_config, write_data, write_model
 

@@ -14,8 +14,8 @@ import torch
 
 from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
-from flare_ds.data.collate import NO_TARGET, Batch
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.training.validation import source_shares
 from tests.by_hand import (

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from flare_ds.exceptions import FlareError, HostError, RankFailed
-from flare_ds.training.process_group import barrier, join_process_group, rank
-from flare_ds.training.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.process_group import barrier, rank
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 
 
 def on_one() -> None:

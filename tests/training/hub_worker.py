@@ -6,11 +6,11 @@ For each run a line of JSON: the commit, and a sum over the weights that are loa
 import json
 import sys
 
-from flare_ds.models.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_base, load_tokenizer
+from flare_ds.runs.hub_names import settle_hub_names
+from flare_ds.runtime.joining import join_process_group
 from flare_ds.settings import load_config
-from flare_ds.training.hub_names import settle_hub_names
-from flare_ds.training.process_group import join_process_group
 
 if __name__ == "__main__":
     join_process_group()

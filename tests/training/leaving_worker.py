@@ -8,7 +8,7 @@ import os
 import torch
 import torch.distributed as dist
 
-from flare_ds.training.process_group import join_process_group
+from flare_ds.runtime.joining import join_process_group
 
 
 def main() -> None:

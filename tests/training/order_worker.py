@@ -12,10 +12,10 @@ from typing import Any
 
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from flare_ds.batches.batching import MicroBatch
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch
+from flare_ds.runtime.process_group import gather_objects, rank
 from flare_ds.settings import load_config
-from flare_ds.training.process_group import gather_objects, rank
 from flare_ds.training.run import open_run
 from flare_ds.training.state import save_state
 from flare_ds.training.trainer import Trainer

@@ -18,9 +18,10 @@ from flare_ds.evaluation.split import score_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.models.partitioned import full_numel
+from flare_ds.runtime.engine import count_trainable
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.process_group import barrier, gather_objects, rank, world_size
 from flare_ds.settings import load_config
-from flare_ds.training.engine import count_trainable
-from flare_ds.training.process_group import barrier, gather_objects, join_process_group, rank, world_size
 from flare_ds.training.run import open_run
 from flare_ds.training.state import adapter_tensors, save_state
 from flare_ds.training.trainer import Trainer

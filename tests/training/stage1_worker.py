@@ -13,9 +13,9 @@ import pytest
 
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
+from flare_ds.runtime.engine import RunningModel
 from flare_ds.settings import load_config
 from flare_ds.training import stage1
-from flare_ds.training.engine import RunningModel
 
 open_model = stage1.open_model
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import collate
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch
-from flare_ds.data.collate import collate
 from flare_ds.models.partitioned import full_numel, gathered
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.runtime.process_group import rank, world_size
 from flare_ds.settings import load_config
-from flare_ds.training.process_group import rank, world_size
 from flare_ds.training.run import open_run
 from flare_ds.training.state import adapter_tensors, save_state
 from flare_ds.training.trainer import Trainer

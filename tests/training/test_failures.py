@@ -13,8 +13,8 @@ import pytest
 from flare_ds.cli import main
 from flare_ds.exceptions import HostError
 from flare_ds.processes import free_port
-from flare_ds.training.launched import Place
-from flare_ds.training.meeting import meet
+from flare_ds.runtime.launched import Place
+from flare_ds.runtime.meeting import meet
 from tests.distributed import REPOSITORY, rank_environment, run_ranks, told
 from tests.toy import toy_settings, write_config
 
@@ -70,7 +70,7 @@ def test_hosts_that_see_different_files_are_refused(root: Path, tmp_path: Path) 
 def test_ranks_that_do_not_come_are_told_and_given_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flare_ds.training.meeting._FIRST_WORD_S", 0.3)
+    monkeypatch.setattr("flare_ds.runtime.meeting._FIRST_WORD_S", 0.3)
     monkeypatch.setenv("FLARE_DS_SETUP_SECONDS", "1")
     port = free_port()
     told_by = f"RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
@@ -93,7 +93,7 @@ def test_a_stray_rank_silences_no_command_of_one_process(
 @pytest.mark.parametrize("variable", ["FLARE_DS_SETUP_SECONDS", "FLARE_DS_STEP_SECONDS"])
 def test_a_time_out_that_is_no_number_is_named(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from flare_ds.exceptions import ConfigError
-    from flare_ds.training.timeouts import beat_seconds, setup_seconds
+    from flare_ds.runtime.timeouts import beat_seconds, setup_seconds
 
     monkeypatch.setenv(variable, "-3")
     with pytest.raises(ConfigError, match=f"{variable}='-3'"):

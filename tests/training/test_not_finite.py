@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from flare_ds.batches.plan import open_order
 from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
@@ -20,8 +21,7 @@ from flare_ds.exceptions import NotFiniteError
 from flare_ds.json_text import json_text
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.loss import for_deepspeed
-from flare_ds.training.engine import make_room
-from flare_ds.training.order import open_order
+from flare_ds.runtime.engine import make_room
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained
 from flare_ds.training.state import Progress
 from tests.distributed import run_ranks

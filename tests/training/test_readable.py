@@ -11,7 +11,7 @@ from transformers import AddedToken, AutoTokenizer, LlamaConfig, OPTConfig, OPTF
 from flare_ds.cli import main
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.limits import check_positions, check_tokenizer
+from flare_ds.model_files.limits import check_positions, check_tokenizer
 from flare_ds.models.loading import load_shape, load_tokenizer
 from tests.models.architectures import small_base
 from tests.toy import toy_settings, word_tokenizer, write_config, write_data, write_model

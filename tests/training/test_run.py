@@ -19,16 +19,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from flare_ds.adapters.files import load_adapter
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import collate
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.data.collate import collate
-from flare_ds.evaluation.metrics import confidence_interval
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
+from flare_ds.runtime.engine import trainable_parameters
+from flare_ds.scoring.metrics import confidence_interval
 from flare_ds.settings import load_config
 from flare_ds.tasks.base import TASKS
-from flare_ds.training.engine import trainable_parameters
 from tests.distributed import run_ranks, start_ranks
 from tests.toy import LABELS, toy_settings, write_config
 

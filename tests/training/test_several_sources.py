@@ -14,8 +14,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from flare_ds.batches.collate import Batch
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.data.collate import Batch
 from flare_ds.evaluation.split import score_split
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.settings import parse_config

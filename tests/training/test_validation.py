@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from flare_ds.batches.plan import open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.models.loading import load_tokenizer
-from flare_ds.training.order import open_order
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import Batch, collate
+from flare_ds.batches.plan import open_order
 from flare_ds.config import Config
-from flare_ds.data.batching import MicroBatch
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.data.collate import Batch, collate
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
-from flare_ds.training.engine import trainable_parameters
-from flare_ds.training.order import open_order
+from flare_ds.runtime.engine import trainable_parameters
 from tests.distributed import run_ranks
 from tests.forms import PAPER_FORM
 from tests.toy import REPOSITORY, toy_settings, write_config

@@ -6,9 +6,9 @@ Run as `python -m tests.training.validation_worker CONFIG STEP`; rank 0 prints `
 import sys
 from contextlib import suppress
 
+from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.process_group import rank
 from flare_ds.settings import load_config
-from flare_ds.training.engine import make_room
-from flare_ds.training.process_group import rank
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer
 

@@ -11,8 +11,8 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer
 
 from flare_ds.config import TranslateConfig
-from flare_ds.data.plain_text import encode_texts
 from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.tokenizing.plain_text import encode_texts
 from flare_ds.translation.engines import ENGINES, Direction, Said
 from flare_ds.translation.engines.nllb import load_tokenizer
 from tests.mt import write_mt_model, write_speaking_mt_model

@@ -11,9 +11,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flare_ds.config import Config
+from flare_ds.data.translate import translate
 from flare_ds.exceptions import ConfigError, DataError, HostError
 from flare_ds.tasks.base import Answer, Row
-from flare_ds.translation.run import describe, translate, translate_jobs
+from flare_ds.translation.run import describe, translate_jobs
 from flare_ds.translation.store import open_translation, read_manifest
 from tests.toy import toy_settings
 from tests.translation.rows import Program, job, random_rows, settings

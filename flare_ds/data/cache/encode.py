@@ -15,10 +15,10 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.data.cache.windows import Fields, Windows
-from flare_ds.data.chat import ChatForm, read_frame
-from flare_ds.data.plain_text import WHOLE, encode_behind, encode_texts
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Task
+from flare_ds.tokenizing.chat import ChatForm, read_frame
+from flare_ds.tokenizing.plain_text import WHOLE, encode_behind, encode_texts
 
 
 class Framing(Protocol):

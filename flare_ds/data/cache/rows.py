@@ -22,12 +22,12 @@ from flare_ds.data.cache.encode import (
 )
 from flare_ds.data.cache.format import token_dtype
 from flare_ds.data.cache.reading import ExampleReader, Reading
-from flare_ds.data.mt_tokens import mt_text, tokenize_texts
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Split, Task
 from flare_ds.texts import one_line
+from flare_ds.tokenizing.mt_tokens import mt_text, tokenize_texts
 
 FURTHER_CUT = "test_rows_of_which_other_fields_are_cut"
 """How rows are counted that would not fit if only their long field were cut."""

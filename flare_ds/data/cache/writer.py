@@ -18,11 +18,11 @@ from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.split_writer import SplitWriter
 from flare_ds.data.cache.workers import Chunk, Encode, encode_in, enough_workers
-from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel
 from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import CacheError, DataError
 from flare_ds.tasks.load import task_of
+from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 256, 2**21
 

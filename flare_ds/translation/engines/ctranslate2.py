@@ -46,7 +46,7 @@ class CTranslate2(Engine):
 
     def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate one batch."""
-        from flare_ds.data.plain_text import encode_texts
+        from flare_ds.tokenizing.plain_text import encode_texts
 
         tokens = [self._tokenizer.convert_ids_to_tokens(ids) for ids in encode_texts(self._tokenizer, sentences)]
         prefix = [[self._target]] * len(tokens)

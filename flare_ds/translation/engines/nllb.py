@@ -38,8 +38,8 @@ class Nllb(Engine):
     @classmethod
     def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
         """The model's content, and how it decodes."""
-        from flare_ds.data.cache.key import tokenizer_fingerprint
-        from flare_ds.models.fingerprint import model_fingerprint
+        from flare_ds.model_files.fingerprint import model_fingerprint
+        from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 
         tokenizer, _ = load_tokenizer(translate, direction)  # refuses a language before hours are spent
         return {
@@ -53,7 +53,7 @@ class Nllb(Engine):
         """Translate one batch."""
         import torch
 
-        from flare_ds.data.plain_text import encode_texts
+        from flare_ds.tokenizing.plain_text import encode_texts
 
         rows = {"input_ids": encode_texts(self._tokenizer, sentences)}
         inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
@@ -88,7 +88,7 @@ def load_tokenizer(translate: TranslateConfig, direction: Direction) -> "tuple[P
 
 def _name(tokenizer: "PreTrainedTokenizerBase", translate: TranslateConfig, tag: str) -> str:
     """What the model calls a language: NLLB by its tag, M2M100 by two letters."""
-    from flare_ds.data.mt_tokens import language_tags
+    from flare_ds.tokenizing.mt_tokens import language_tags
 
     known = language_tags(tokenizer)
     for name in (tag, two_letter_code(tag)):

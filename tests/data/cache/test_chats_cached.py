@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import yaml
 
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache, remembered
-from flare_ds.data.rows_read import rows_read
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.files import write_json
 from flare_ds.tasks.load import task_of
 from tests.chats import ENDS, TEMPLATES, chat_tokenizer
 from tests.data.cache.texts import TASK, make_config, some_tables, write_tables
-from tests.data.test_chat import said
+from tests.tokenizing.test_chat import said
 
 PROMPTS = {"en": "Note {note}: {text}\nGood or bad?", "pl": "Notka {note}: {text}\nDobrze czy źle?"}
 WORDS = {"en": ["good", "bad"], "pl": ["dobrze", "źle"]}

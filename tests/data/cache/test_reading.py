@@ -12,10 +12,10 @@ from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache, verify
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream, RowEncoder
 from flare_ds.data.cache.windows import Windows
-from flare_ds.data.mt_tokens import load_mt_tokenizer
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Answer, Pool, Row, Task
+from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 from tests.data.cache.moods import MOODS, moods_config, word_tokenizer
 from tests.data.cache.texts import byte_tokenizer, decode, make_config, make_settings, write_tables
 from tests.mt import write_mt_model

@@ -16,9 +16,9 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 
 from flare_ds.config import ModelConfig
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.data.cache.key import tokenizer_fingerprint
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.loading import load_tokenizer
+from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 from tests.data.cache.texts import LABELS, LANGUAGES, Tables, decode, make_config, prompt, write_tables
 
 WORDS = [f"słowo{number}" for number in range(20)]

@@ -1,0 +1,1 @@
+"""Rows as a step reads them: the order of an epoch, micro-batches, padding, collating."""

@@ -1,0 +1,122 @@
+"""The order of the examples: which rows each step trains on, from the seed and the step's number alone.
+
+So a run resumes anywhere, on any number of ranks, without a look at the steps before. Every row comes once an epoch.
+
+    RowOrder     a fixed number of rows a step; steps run on across the ends of epochs
+    TokenOrder   as many rows a step as fit a budget of tokens, all of similar length
+
+Shapes: N rows of a split, B rows of a step, S steps of an epoch.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from flare_ds.batches.cutting import cut
+
+
+class Order(Protocol):
+    """An endless order of steps."""
+
+    @property
+    def steps_per_epoch(self) -> Fraction | int:
+        """Steps in which every row comes once."""
+
+    def rows(self, step: int) -> np.ndarray:
+        """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """Steps of so many rows. Each epoch is a permutation of the rows, and steps run on across epochs."""
+
+    num_rows: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> Fraction:
+        """Steps in which every row comes once; the last one may be shared with the next epoch."""
+        return Fraction(self.num_rows, self.batch_size)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
+        assert step >= 0
+        positions_B = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs_B, places_B = np.divmod(positions_B, self.num_rows)
+        parts = [
+            _permutation(self.num_rows, self.seed, int(epoch))[places_B[epochs_B == epoch]]
+            for epoch in np.unique(epochs_B)
+        ]
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenOrder:
+    """Steps that each hold as many rows as fit a budget of tokens.
+
+        lengths, shuffled       33 90 41 35 89 92
+        by bucket               90 89 92 | 41 | 33 35      within a bucket as the shuffle left them
+        counted as              92 92 92 | 41 | 35 35      as long as the bucket's longest
+        steps of 190 tokens     90 89 | 92 41 | 33 35      and these shuffled
+
+    What they count as is the same in every epoch, and so are the cuts; only the rows between them change. That is why
+    the number of steps is known from the lengths, and a step is found without those before.
+
+    Attributes:
+        lengths: tokens of each row, at least 1 and at most the budget: int [N].
+        tokens: most tokens in a step: its rows times what its longest counts as.
+        seed: of the shuffles.
+    """
+
+    lengths: np.ndarray
+    tokens: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every row comes once: S."""
+        return len(self._cuts)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
+        assert step >= 0
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start, end = self._cuts[_permutation(self.steps_per_epoch, self.seed, epoch, 1)[place]]
+        return _by_bucket(self, epoch)[start:end]
+
+    @cached_property
+    def _counted(self) -> np.ndarray:
+        """The length of the longest row of each row's bucket: int64 [N]."""
+        _, buckets_N = np.unique(_rounded_up(self.lengths), return_inverse=True)
+        longest = np.zeros(len(self.lengths), np.int64)
+        np.maximum.at(longest, buckets_N, self.lengths)
+        return longest[buckets_N]
+
+    @cached_property
+    def _cuts(self) -> list[tuple[int, int]]:
+        assert self.lengths.min() >= 1 and self.lengths.max() <= self.tokens
+        return cut(np.sort(self._counted)[::-1].tolist(), tokens=self.tokens, rows=None)
+
+
+@lru_cache(maxsize=2)
+def _by_bucket(order: TokenOrder, epoch: int) -> np.ndarray:
+    """The rows as they are cut, longest bucket first: int64 [N]."""
+    shuffled_N = _permutation(len(order.lengths), order.seed, epoch)
+    return shuffled_N[np.argsort(-order._counted[shuffled_N], kind="stable")]
+
+
+def _rounded_up(lengths: np.ndarray) -> np.ndarray:
+    """Lengths rounded up to four binary digits: eight buckets an octave, of at most 1/8."""
+    spare_digits = np.maximum(np.frexp(lengths)[1] - 4, 0).astype(np.int64)
+    return -(-lengths.astype(np.int64) >> spare_digits) << spare_digits
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, *seed: int) -> np.ndarray:
+    """Sorting raw generator output: numpy promises this stream forever, unlike that of `Generator.permutation`."""
+    keys = np.random.PCG64(seed).random_raw(count)
+    return np.argsort(keys, kind="stable")

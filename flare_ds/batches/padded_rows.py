@@ -1,0 +1,82 @@
+"""Rows that a loop of one's own gives as padded tensors, as Hugging Face's models take them.
+
+    input_ids    . . p0 p1 p2 a0 a1 .       padding anywhere, told by the mask
+    labels       . . -100 ... a0 a1 .       the answer's ids where it stands
+
+Legend: B rows, L columns of the target, M of the source.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flare_ds.data.row_answers import NO_TARGET
+from flare_ds.exceptions import DataError
+
+
+class PaddedRows:
+    """Such rows, as `flare_ds.batches.collate` wants them.
+
+    Args:
+        ids_BL: the target's prompts with their answers.
+        mask_BL: 0 on padding; None: there is none.
+        source_BM: the source's prompts; None: there are none.
+        source_mask_BM: 0 on padding, and all over a row without a source.
+        labels_BL: the answers, and NO_TARGET elsewhere; None: they are not known, and all of a row is its prompt.
+
+    Attributes:
+        labels: not asked for.
+
+    Raises:
+        DataError: a row is empty, or its labels do not mark one answer behind a prompt.
+    """
+
+    def __init__(
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor | None,
+        source_BM: Tensor | None,
+        source_mask_BM: Tensor | None,
+        labels_BL: Tensor | None,
+    ) -> None:
+        self.labels = np.zeros(len(ids_BL), np.int32)
+        self._sources = None if source_BM is None else _unpadded(source_BM, source_mask_BM)
+        rows = _unpadded(ids_BL, mask_BL)
+        if empty := [number for number, row in enumerate(rows) if not len(row)]:
+            raise DataError(f"row {empty[0]} of input_ids has no token", fix="leave it out, or look at attention_mask")
+        if labels_BL is None:
+            self._prompts, self._answers = rows, [np.zeros(1, np.int64)] * len(rows)
+        else:
+            marked = enumerate(zip(rows, _unpadded(labels_BL, mask_BL), strict=True))
+            spans = [_answer(number, row, labels) for number, (row, labels) in marked]
+            self._prompts = [row[: span.start] for row, span in zip(rows, spans, strict=True)]
+            self._answers = [row[span] for row, span in zip(rows, spans, strict=True)]
+
+    def prompt(self, stream: str, row: int) -> np.ndarray:
+        """Prompt tokens of one row."""
+        prompts = self._prompts if stream == "target" else self._sources
+        assert prompts is not None
+        return prompts[row]
+
+    def answer(self, stream: str, row: int) -> np.ndarray:
+        """Answer tokens of one row; where none is known one placeholder, which is never an input."""
+        return self._answers[row]
+
+
+def _unpadded(ids_BL: Tensor, mask_BL: Tensor | None) -> list[np.ndarray]:
+    mask_BL = torch.ones_like(ids_BL) if mask_BL is None else mask_BL
+    pairs = zip(ids_BL.cpu().numpy(), mask_BL.cpu().numpy().astype(bool), strict=True)
+    return [ids_L[mask_L].astype(np.int64) for ids_L, mask_L in pairs]
+
+
+def _answer(number: int, row: np.ndarray, labels: np.ndarray) -> slice:
+    """Where a row's answer stands."""
+    (places,) = np.nonzero(labels != NO_TARGET)
+    if not len(places) or not places[0] or len(places) != places[-1] + 1 - places[0]:
+        raise DataError(
+            f"labels of row {number} mark no answer behind a prompt",
+            fix=f"give the ids of one run of tokens, and {NO_TARGET} before and behind it",
+        )
+    if (labels[places] != row[places]).any():
+        raise DataError(f"labels of row {number} are not its input_ids there", fix="they are not to be shifted")
+    return slice(int(places[0]), int(places[-1]) + 1)

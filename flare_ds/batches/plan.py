@@ -1,0 +1,74 @@
+"""What a run trains on, step by step, known from its settings and the cache's lengths before the first step.
+
+The order is the same for every method and any number of ranks: it looks at the cache alone, not at what a method reads.
+How much fits into one forward does depend on the method: only the streams that run take memory.
+
+Legend: n rows of the training split.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from flare_ds.batches.order import Order, RowOrder, TokenOrder
+from flare_ds.batches.rows_read import SplitRows
+from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.config import Config, TrainConfig
+from flare_ds.data.cache import Cache, CacheSplit
+from flare_ds.data.streams import source_streams
+from flare_ds.exceptions import ConfigError
+
+
+def open_order(config: Config, cache: Cache) -> Order:
+    """The order of a run's training rows.
+
+    Raises:
+        ConfigError: a row is larger than train.batch_tokens.
+    """
+    train, split = config.train, cache.split("train")
+    if train.batch_tokens is None:
+        return RowOrder(len(split), train.batch_size, train.seed)
+    sources = len(config.task.source_languages) if config.has_source else 0
+    lengths_n = np.sum([split.lengths(stream) for stream in (*source_streams(sources), "target")], axis=0)
+    _check_fits(split, lengths_n, train.batch_tokens)
+    return TokenOrder(lengths_n, train.batch_tokens, train.seed)
+
+
+def number_of_steps(train: TrainConfig, order: Order) -> int:
+    """Optimizer steps of the run: train.steps, or those that go through train.epochs."""
+    if train.epochs is None:
+        assert train.steps is not None, "one of the two is set"
+        return train.steps
+    # The decimal fraction that was written: as floats, 0.07 epochs of 100 steps would be 8 steps.
+    return math.ceil(Fraction(str(train.epochs)) * order.steps_per_epoch)
+
+
+def padded_tokens(config: Config, split: SplitRows, *, behind: int = 0) -> np.ndarray:
+    """Tokens each row takes in a forward in which it is the longest, over all streams that run: int [n].
+
+    columns = the row's longest prompt + the split's longest answer     since prompts end, and answers start,
+    tokens  = columns x streams                                         in the same column
+
+    Args:
+        config: the run's settings.
+        split: the rows.
+        behind: most tokens of a label word that are read to tell it apart (objective labels).
+    """
+    streams, columns_n = streams_of(config), longest_prompts(split, streams_of(config))
+    if config.train.objective == "vocabulary":
+        # Beside the target's, those that `collate` puts behind the source's prompts.
+        answering = streams if config.adapter.span == "full" or config.recipe.fuses == "mixup" else ("target",)
+        answers = [int((split.lengths(stream) - split.prompt_lengths(stream)).max()) for stream in answering]
+        behind = max(answers) - 1  # the last token is only predicted
+    return len(streams) * (columns_n + behind)
+
+
+def _check_fits(split: CacheSplit, lengths_n: np.ndarray, batch_tokens: int) -> None:
+    row = int(lengths_n.argmax())
+    if lengths_n[row] > batch_tokens:
+        raise ConfigError(
+            f"train.batch_tokens={batch_tokens}, but training row {split.ids(row)!r} alone has {lengths_n[row]} tokens "
+            "(prompts and answers of all languages)",
+            fix=f"set train.batch_tokens to {lengths_n[row]} or more, or lower task.max_prompt_tokens",
+        )

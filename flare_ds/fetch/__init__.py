@@ -1,0 +1,1 @@
+"""Fetching a task's files once, each checked, into a local directory."""

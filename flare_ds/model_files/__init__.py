@@ -1,0 +1,1 @@
+"""What a base is by its files and names alone, before anything is loaded."""

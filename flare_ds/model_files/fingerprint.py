@@ -1,0 +1,96 @@
+"""Telling two models apart, wherever they lie: the one way to know a base, an MT encoder, a translation model."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from flare_ds.checksums import canonical_json
+from flare_ds.exceptions import ConfigError
+from flare_ds.model_files.hub import commit
+from flare_ds.model_files.names import is_path
+from flare_ds.model_files.weight_files import weight_files
+
+_SAMPLE_BYTES = 4096
+_SAMPLES = 1024
+"""Of a file that does not say where its tensors are."""
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth")
+_OF_ITS_PLACE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+"""Settings that say where a model came from, or who saved it."""
+
+
+def model_fingerprint(name: str) -> str:
+    """What tells a model from another wherever it lies: the commit of a hub model, or a checksum of a directory.
+
+    Of a directory it is taken over its settings, the sizes of its weight files, and some bytes of each of their
+    tensors, so that it takes no longer for a large model: training that changed a matrix changed the middle of it.
+    A process computes it once, as long as the files stay as they are.
+
+    Args:
+        name: directory of a saved model, or a hub name.
+
+    Raises:
+        ConfigError: there is no model of that name, or it cannot be read.
+        CheckpointError: its index names files that are not there.
+    """
+    directory = Path(name)
+    if not directory.is_dir():
+        return _commit(name)
+    try:
+        states = [(file.name, file.stat()) for file in sorted(directory.iterdir()) if file.is_file()]
+        return _of_files(directory.absolute(), tuple((file, s.st_size, s.st_mtime_ns) for file, s in states))
+    except (OSError, ValueError, TypeError, KeyError, struct.error) as error:
+        raise ConfigError(f"cannot read the model {name!r}: {error}", fix="save it with save_pretrained") from error
+
+
+@lru_cache(maxsize=64)
+def _of_files(directory: Path, _states: tuple[tuple[str, int, int], ...]) -> str:
+    """The checksum of a directory while its files have these sizes and times."""
+    checksum = hashlib.sha256()
+    checksum.update(_settings(directory / "config.json"))
+    if (generation := directory / "generation_config.json").is_file():
+        checksum.update(_settings(generation))
+    for file in _read_files(directory):
+        checksum.update(f"{file.name} {file.stat().st_size}\n".encode())
+        for sample in _samples(file):
+            checksum.update(sample)
+    return checksum.hexdigest()
+
+
+def _settings(file: Path) -> bytes:
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    return canonical_json({key: settings[key] for key in settings if key not in _OF_ITS_PLACE})
+
+
+def _read_files(directory: Path) -> list[Path]:
+    """The files transformers reads the weights from: others may lie beside them."""
+    if any(directory.glob("*.safetensors")):
+        return [directory / name for name in weight_files(directory)]
+    return sorted(file for file in directory.iterdir() if file.suffix in _OTHER_WEIGHTS)
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    """The header of a safetensors file and the middle of each tensor; of any other file, bytes all along it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        middles = [size * place // _SAMPLES for place in range(_SAMPLES)]
+        if path.suffix == ".safetensors":
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = file.read(min(length, size))
+            yield header
+            tensors = [value for key, value in sorted(json.loads(header).items()) if key != "__metadata__"]
+            middles = [8 + length + sum(tensor["data_offsets"]) // 2 for tensor in tensors]
+        for middle in middles:
+            file.seek(max(0, middle - _SAMPLE_BYTES // 2))
+            yield file.read(_SAMPLE_BYTES)
+
+
+def _commit(name: str) -> str:
+    if is_path(name):
+        raise ConfigError(f"the model {name!r} is not a directory", fix="check the path")
+    try:
+        return commit(name)
+    except OSError as error:
+        raise ConfigError(f"cannot read the model {name!r}: {error}", fix="check the name") from error

@@ -1,0 +1,117 @@
+"""What a training step costs: the tokens that are read, and the floating-point operations they take.
+
+Counted from the shapes of the model and of the batch, padding included: what a step computes, and not what of it is
+used. A multiplication with its addition is two operations, so N elements of weights cost a token 2N a pass:
+
+                               forward   gradient of inputs   of weights   forward again (gradient_checkpointing)
+    frozen, in a row             2N             2N                 –                    2N
+    frozen, source stream        2N              –                 –                     –
+    adapter, in a row            2N             2N                2N                    2N
+    A, for a source state        2N              –                2N                    2N
+
+Attention costs every pair of columns 4 operations a layer and unit of its heads' width in a forward, twice that in a
+backward. Where a source stream has a gradient (x_mixup) it costs what the row does. The head is counted where it is
+computed: at the positions that predict answers.
+
+Not counted: looking up embeddings; norms, rotary tables, activations and softmax; what a fusion function computes
+between A and B; loss, clipping and optimizer; stored source states, which are computed before the first step. Counted,
+though nobody needs them: the gradients of the very first layer's inputs.
+
+Legend: S source streams that run, B rows, L columns, N answer positions, M columns of stored states, D their width.
+"""
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.batches.collate import Batch
+from flare_ds.config import Config
+
+
+class Costs:
+    """Counts what a micro-batch costs.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+        labels: how many tokens tell the label words apart.
+    """
+
+    def __init__(self, config: Config, shape: PreTrainedModel, *, labels: int) -> None:
+        self.config = config
+        text = shape.config.get_text_config()
+        self.width = text.hidden_size
+        self.logits = labels if config.train.objective == "labels" else text.vocab_size
+        head_widths = sum(_head_width(layer, text) for layer in decoder_layers(shape))
+        self.per_pair = 4 * text.num_attention_heads * head_widths
+        linears = _linears(shape)
+        adapted = _named(linears, config.adapter.target_modules)
+        fused = _named(linears, config.adapter.fused_modules if config.sources else [])
+        self.frozen = sum(linear.in_features * linear.out_features for _, linear in linears)
+        self.adapter = config.adapter.r * sum(linear.in_features + linear.out_features for linear in adapted)
+        self.source_down = config.adapter.r * sum(linear.in_features for linear in fused)
+        self.again = int(config.train.gradient_checkpointing)
+        self.mixes = config.recipe.fuses == "mixup"
+
+    def of(self, batch: Batch) -> dict[str, int]:
+        """What forward and backward of a micro-batch cost.
+
+        Returns:
+            tokens: of all streams that run, without padding and filler rows; padded_tokens: with both; flops.
+        """
+        lines, columns = batch.input_ids.shape
+        rows = len(batch.weights_B)
+        trained = lines if self.mixes else rows
+        flops = trained * columns * self._trained_token(columns) + (lines - trained) * columns * self._token(columns)
+        flops += self._head(trained * len(batch.answer_columns_N)) + self._sources(batch)
+        flops += self._mixing(rows, columns, batch.prompt_columns) if self.mixes else 0
+        tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
+        return {
+            "tokens": int((tokens_SB * batch.weights_B).sum()),
+            "padded_tokens": batch.input_ids.numel(),
+            "flops": flops,
+        }
+
+    def _trained_token(self, columns: int) -> int:
+        """A token whose states have a gradient."""
+        linear = 2 * self.frozen * (2 + self.again) + 2 * self.adapter * (3 + self.again)
+        return linear + self.per_pair * columns * (3 + self.again)
+
+    def _token(self, columns: int) -> int:
+        """A token that only passes through."""
+        return 2 * self.frozen + self.per_pair * columns
+
+    def _head(self, positions: int) -> int:
+        return 2 * positions * self.width * self.logits * (2 + self.config.adapter.train_head)
+
+    def _sources(self, batch: Batch) -> int:
+        """Source states on their way into the bottleneck; stored ones perhaps through a projection of their width."""
+        rows, stored = len(batch.weights_B), batch.stored_BMKD
+        if stored is None:
+            return 2 * self.source_down * (2 + self.again) * self.config.sources * rows * batch.input_ids.shape[1]
+        projection = stored.shape[-1] * self.width if self.config.reads_mt_encoder else 0
+        gradient_of_inputs = int(projection > 0)
+        per_state = 2 * self.source_down * (2 + gradient_of_inputs + self.again) + 2 * projection * 2
+        return per_state * rows * stored.shape[1]
+
+    def _mixing(self, rows: int, columns: int, prompt_columns: int) -> int:
+        """The mixing layer: three low-rank maps, of the row's columns or the source's prompt, and an attention."""
+        maps = 2 * self.config.adapter.r * self.width * (columns + 2 * prompt_columns)
+        return rows * 3 * (2 * maps + 4 * self.width * columns * prompt_columns)
+
+
+def _head_width(layer: nn.Module, text: PreTrainedConfig) -> int:
+    """The width of a layer's heads, which layers of one model may differ in."""
+    own = (getattr(module, "head_dim", None) for module in layer.modules())
+    return next((width for width in own if isinstance(width, int)), text.hidden_size // text.num_attention_heads)
+
+
+def _linears(shape: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of the decoder layers, by the last part of their names."""
+    modules = [named for layer in decoder_layers(shape) for named in layer.named_modules()]
+    return [(name.rpartition(".")[2], module) for name, module in modules if isinstance(module, nn.Linear)]
+
+
+def _named(linears: list[tuple[str, nn.Linear]], names: list[str] | str) -> list[nn.Linear]:
+    """Those of these names, or all of them (`all-linear`)."""
+    return [linear for name, linear in linears if isinstance(names, str) or name in names]

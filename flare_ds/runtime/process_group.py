@@ -1,0 +1,109 @@
+"""The ranks that work together, as each of them sees it: who they are, and what they tell one another.
+
+A process that has joined no group (see `flare_ds.runtime.joining`) works alone, as rank 0 of 1.
+"""
+
+import os
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from flare_ds.runtime.job import Job
+
+_job: Job | None = None
+_side: dist.ProcessGroup | None = None
+"""Over Gloo, with the patience of a set-up: small objects, and waits for what one rank does alone."""
+_device: torch.device | None = None
+
+
+def leave() -> None:
+    """Let Gloo's threads finish before the interpreter does, or a rank that is done may still end in an abort.
+
+    A thread may be about to drop the tensors of the last collective, for which it needs the interpreter; DeepSpeed
+    keeps the group, so destroying it does not end the threads (pytorch#190489). A thread runs while this one sleeps.
+    """
+    if dist.is_initialized():
+        if _job is not None:
+            _job.finish()
+        dist.destroy_process_group()
+        time.sleep(0.2)
+
+
+def finish() -> None:
+    """Wait until every rank has done its work, so that none ends well where another fails; a collective."""
+    barrier()
+    if _job is not None:
+        _job.finish()
+
+
+def met(job: Job) -> None:
+    """Several ranks have met, and look after one another."""
+    global _job
+    _job = job
+
+
+def talk_over(side: dist.ProcessGroup) -> None:
+    """Use this group for small objects, and for long waits."""
+    global _side
+    _side = side
+
+
+def work_on(device: torch.device) -> None:
+    """This rank has a device of its own."""
+    global _device
+    _device = device
+
+
+def device() -> torch.device:
+    """The device of this rank; of a process alone the current GPU, unless there is none or DS_ACCELERATOR says cpu."""
+    if _device is not None:
+        return _device
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def rank() -> int:
+    """This process's number among all."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def hosts() -> list[str]:
+    """The host of each rank."""
+    return ["this host"] if _job is None else _job.hosts
+
+
+def ranks_named(ranks: list[int]) -> str:
+    """Some ranks and their hosts, for a message; nothing where there is but one rank."""
+    return "" if _job is None else _job.named(ranks)
+
+
+def gather_objects(mine: object) -> list:
+    """What every rank holds, on every rank, in rank order; small Python objects only."""
+    if world_size() == 1:
+        return [mine]
+    everyone: list = [None] * world_size()
+    dist.all_gather_object(everyone, mine, group=_side)
+    return everyone
+
+
+def first_object(mine: object) -> Any:
+    """What rank 0 holds, on every rank; a small Python object."""
+    if world_size() == 1:
+        return mine
+    holder = [mine]
+    dist.broadcast_object_list(holder, src=0, group=_side)
+    return holder[0]
+
+
+def barrier() -> None:
+    """Wait for every rank, as long as a set-up may take."""
+    if world_size() > 1:
+        dist.barrier(group=_side)

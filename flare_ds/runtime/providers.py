@@ -1,0 +1,136 @@
+"""Computing source states: what a store is filled with, a micro-batch of rows at a time, on all ranks.
+
+    BaseStates      the frozen base's states of the source prompts, one for each layer: under the ZeRO-3 engine, where
+                    every rank runs the same number of forwards
+    EncoderStates   an MT encoder's last states of the target texts, one for all layers: the encoder is whole on every
+                    rank
+
+Legend: n positions of a row, K states a position, D their width, B rows, L columns.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import collate
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache, CacheSplit
+from flare_ds.data.states_writer import Layout
+from flare_ds.models.layer_calls import hidden_of
+from flare_ds.models.loading import load_shape
+from flare_ds.models.mt_encoder import MTEncoder, mt_width
+from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.process_group import device
+from flare_ds.runtime.rank_zero import agreed
+
+
+class StateComputer(Protocol):
+    """Computes the states of a task's rows.
+
+    Attributes:
+        layout: how much that will be.
+    """
+
+    layout: Layout
+
+    def load(self) -> None:
+        """Load the model; a collective."""
+
+    def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
+        """States [n, K, D] of each row; every rank calls it as often as the others."""
+
+
+class BaseStates:
+    """The frozen base's own states of every source prompt: the input or the output of each of its layers.
+
+    The states are taken at the layers themselves. Hugging Face's `hidden_states` end in the state *after* the final
+    norm, which is not what the last layer of the target sees in lockstep.
+
+    Args:
+        config: the run's settings; adapter.pairing says which side of a layer.
+        cache: the run's token cache.
+    """
+
+    def __init__(self, config: Config, cache: Cache) -> None:
+        # The bare base with the small head: neither adapter nor vocabulary matters to the states.
+        train = config.train.model_copy(update={"objective": "labels"})
+        self.config = config.model_copy(update={"method": "zero_shot", "train": train})
+        self.cache = cache
+        self.take_input = config.adapter.pairing == "input"
+        self.shape = agreed(partial(load_shape, config.model))
+        text = self.shape.config.get_text_config()
+        splits = {name: cache.split(name) for name in cache.manifest.splits}
+        lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("source") for name, split in splits.items()}
+        self.layout = Layout(lengths, (text.num_hidden_layers, text.hidden_size), states_dtype(config))
+        self.taken_KBLD: list[Tensor] = []
+
+    def load(self) -> None:
+        """Open the base under its engine and listen at its layers."""
+        self.running: RunningModel = open_model(
+            self.config,
+            shape=self.shape,
+            label_tokens=self.cache.label_tokens,
+            train=False,
+        )
+        self.running.root.eval()
+        for layer in decoder_layers(self.running.model.base):
+            if self.take_input:
+                layer.register_forward_pre_hook(self._take_input, with_kwargs=True)
+            else:
+                layer.register_forward_hook(self._take_output)
+
+    @torch.no_grad()
+    def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
+        """States [n, K, D] of each source prompt; a collective."""
+        batch = collate(
+            self.cache.split(split), micro_batch, streams=("source",), objective="labels", pad_id=self.cache.pad_id
+        )
+        self.taken_KBLD.clear()
+        self.running.root(batch.to(device()))
+        states_BLKD = torch.stack(self.taken_KBLD, 2)
+        return [states_BLKD[row, -n:] for row, n in enumerate(batch.target_lengths_B.tolist())]
+
+    def _take_input(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.taken_KBLD.append(args[0] if args else kwargs["hidden_states"])
+
+    def _take_output(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.taken_KBLD.append(hidden_of(output))
+
+
+class EncoderStates:
+    """An MT encoder's last hidden states of every target text, whose tokens are a stream of the cache.
+
+    Args:
+        config: the run's settings.
+        cache: the run's token cache.
+
+    Raises:
+        ConfigError: there is no such encoder.
+    """
+
+    def __init__(self, config: Config, cache: Cache) -> None:
+        self.config = config
+        self.splits: dict[str, CacheSplit] = {split: cache.split(split) for split in cache.manifest.splits}
+        lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("mt") for name, split in self.splits.items()}
+        self.layout = Layout(lengths, (1, agreed(partial(mt_width, config.source))), states_dtype(config))
+
+    def load(self) -> None:
+        """Load the encoder."""
+        source, dtype = self.config.source, states_dtype(self.config)
+        self.encoder = agreed(lambda: MTEncoder(source, dtype=dtype, device=device()))
+
+    def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
+        """States [n, 1, D] of each target text."""
+        return self.encoder.states([self.splits[split].prompt("mt", row).tolist() for row in micro_batch.rows])
+
+
+def states_dtype(config: Config) -> torch.dtype:
+    """The precision in which states are computed and kept: the base's."""
+    return getattr(torch, config.model.dtype)

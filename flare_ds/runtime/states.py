@@ -1,0 +1,129 @@
+"""Source states from a store (source.provider=cached, method flare_mt): found, or computed once on all ranks.
+
+Legend: n positions of a row, D width of the states.
+"""
+
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from flare_ds.batches.batching import evaluation_batches
+from flare_ds.config import Config, EvaluateConfig
+from flare_ds.data.cache import Cache
+from flare_ds.data.states import StateStore, StoreId, find_store
+from flare_ds.data.states_writer import StoreWriter, check_size
+from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.models.mt_encoder import MTEncoder
+from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.process_group import rank, world_size
+from flare_ds.runtime.providers import BaseStates, EncoderStates, StateComputer
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.watchdog import pace
+
+
+def prepare_states(config: Config, cache: Cache) -> StateStore | None:
+    """Find the run's stored source states, or compute them; a collective, before the run's model is opened.
+
+    Returns:
+        The store; None where the source streams run beside the target, or there is no source.
+
+    Raises:
+        ConfigError: the store would be too large, or the model that computes it cannot be used.
+        DataError: the task's rows are not those of the token cache.
+        HostError: the disk is full or not writable.
+    """
+    if not config.stores_states:
+        return None
+    join_process_group()
+    store, found = on_rank_zero(partial(_look_up, config, cache))
+    return found or _build(store, config, cache)
+
+
+def for_free_text(config: Config) -> Config:
+    """The settings for a text that is in no cache: where its states would be stored, the source runs beside it."""
+    if config.source.provider != "cached":
+        return config
+    return config.model_copy(update={"source": config.source.model_copy(update={"provider": "lockstep"})})
+
+
+@dataclass(frozen=True)
+class FreeTextStates:
+    """What the MT encoder says of texts that are in no cache.
+
+    Encoded when they are asked for, one at a time: the states of a large file would not fit into memory.
+
+    Args:
+        encoder: of method flare_mt.
+        texts: tokens of its own tokenizer.
+    """
+
+    encoder: MTEncoder
+    texts: Sequence[Sequence[int]]
+
+    def states(self, row: int) -> Tensor:
+        """States [n, 1, D] of one text."""
+        (states_n1D,) = self.encoder.states([self.texts[row]])
+        return states_n1D.cpu()
+
+
+def store_id(config: Config, cache_key: str) -> StoreId:
+    """Which store holds the source states of a run: all they depend on, the contents of the model files included.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    source = config.source
+    fields: dict[str, Any] = {"cache_key": cache_key, "dtype": config.model.dtype}
+    if config.reads_mt_encoder:
+        assert source.mt_encoder is not None
+        fields |= {"mt_encoder": model_fingerprint(source.mt_encoder), "mt_language": source.mt_language}
+        return StoreId("mt_encoder", fields)
+    fields |= config.model.model_dump() | {"base": model_fingerprint(config.model.base)}
+    return StoreId("cached", fields | {"pairing": config.adapter.pairing})
+
+
+def _look_up(config: Config, cache: Cache) -> tuple[StoreId, StateStore | None]:
+    store = store_id(config, cache.key)
+    return store, find_store(store, Path(config.cache_dir))
+
+
+def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
+    computer: StateComputer = (BaseStates if store.kind == "cached" else EncoderStates)(config, cache)
+    cache_dir = Path(config.cache_dir)
+    on_rank_zero(partial(check_size, computer.layout, cache_dir, config.source.max_store_gb))
+    writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(secrets.token_hex))
+    try:
+        on_rank_zero(writer.reserve)
+        computer.load()
+        _compute(computer, writer, config.evaluate)
+        agreed(writer.sync)
+        return on_rank_zero(writer.publish)
+    finally:
+        if rank() == 0:  # which has reserved them; the other ranks may be writing yet
+            writer.discard()
+        del computer
+        make_room()
+
+
+def _compute(computer: StateComputer, writer: StoreWriter, evaluate: EvaluateConfig) -> None:
+    """Compute the states of every row of every split once, each rank its share, and write them."""
+    for split, lengths in computer.layout.lengths.items():
+        batches = evaluation_batches(
+            lengths, world_size=world_size(), batch_size=evaluate.batch_size, batch_tokens=evaluate.batch_tokens
+        )[rank()]
+        progress = tqdm(batches, desc=f"states of {split}", unit="batch", disable=rank() > 0, file=sys.stderr)
+        with pace("computing source states", steady=False) as beat:
+            for micro_batch in progress:
+                states = computer.states(split, micro_batch)
+                for row, weight, states_nKD in zip(micro_batch.rows, micro_batch.weights, states, strict=True):
+                    if weight:
+                        writer.write(split, int(row), states_nKD)
+                beat()

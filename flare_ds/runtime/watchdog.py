@@ -1,0 +1,136 @@
+"""Work that goes in beats (steps, batches) is watched: a rank that waits for another does not wait for an hour.
+
+A beat may take ten times as long as the slowest of the first five (of batches, which differ in length: of all so far),
+and always a minute. The first beat of a kind, which also compiles and allocates, may take as long as a collective.
+Where a call holds the interpreter no thread of ours can run; then the timer of `faulthandler`, which is written in C,
+writes the stacks and ends the process with status 1. One rank alone waits for nobody, and is not watched.
+"""
+
+import faulthandler
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Thread
+
+from flare_ds.runtime.job import Job
+from flare_ds.runtime.timeouts import beat_seconds, collective_timeout, setup_seconds
+
+_LEAST_S, _TIMES, _FIRST = 60.0, 10, 5
+_GRACE_S = 20.0
+"""How long after a deadline the timer in C goes off: by then our thread has found out who is behind, if it can."""
+
+
+@dataclass
+class Pace:
+    """How long the beats of one kind of work take.
+
+    Attributes:
+        what: the work.
+        steady: whether its beats take equally long; batches by length do not.
+        beats: how many were measured.
+        slowest: of them, in seconds.
+    """
+
+    what: str
+    steady: bool
+    beats: int = 0
+    slowest: float = 0.0
+
+    def took(self, seconds: float) -> None:
+        """One more beat; of those that are alike only the first few say how long the others may take."""
+        if self.beats < _FIRST or not self.steady:
+            self.beats, self.slowest = self.beats + 1, max(self.slowest, seconds)
+
+    @property
+    def bound(self) -> float:
+        """How long the next beat may take, in seconds."""
+        if (given := beat_seconds()) is not None:
+            return given
+        return max(_LEAST_S, _TIMES * self.slowest) if self.beats else collective_timeout().total_seconds()
+
+
+class Watchdog:
+    """Watches the work of one rank.
+
+    Args:
+        job: ended when the work stands still.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.paces: dict[str, Pace] = {}
+        self.current: Pace | None = None
+        self.since = self.deadline = time.monotonic()
+        Thread(target=self._watch, daemon=True).start()
+
+    def beat(self) -> None:
+        """A beat of the current work is done."""
+        assert self.current is not None
+        self.current.took(time.monotonic() - self.since)
+        self.job.beats += 1
+        self.arm(self.current.bound)
+
+    def begin(self, pace: Pace | None) -> Pace | None:
+        """Watch this work from now on; what was watched before."""
+        before, self.current = self.current, pace
+        if pace is None:
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            self.arm(pace.bound)
+        return before
+
+    def arm(self, seconds: float) -> None:
+        """Expect the next beat within so many seconds."""
+        self.since = time.monotonic()
+        self.deadline = self.since + seconds
+        if sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(seconds + _GRACE_S, exit=True, file=sys.__stderr__)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(0.5)
+            current, late = self.current, time.monotonic() > self.deadline
+            if current is not None and late:
+                self.job.stalled(current.what, time.monotonic() - self.since)
+
+
+_watchdog: Watchdog | None = None
+
+
+def watch(job: Job) -> None:
+    """Several ranks have met: watch what is done at a pace from now on."""
+    global _watchdog
+    _watchdog = Watchdog(job)
+
+
+@contextmanager
+def pace(what: str, *, steady: bool = True) -> Iterator[Callable[[], None]]:
+    """Work that goes in beats; what is given is called after each.
+
+    Args:
+        what: the user is told that it stands still, if it does. Its pace is remembered.
+        steady: whether the beats take equally long; otherwise the slowest so far counts, not that of the first five.
+    """
+    if (dog := _watchdog) is None:
+        yield lambda: None
+        return
+    before = dog.begin(dog.paces.setdefault(what, Pace(what, steady)))
+    try:
+        yield dog.beat
+    finally:
+        dog.begin(before)
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Something that one rank does alone, within a beat: the others wait for it as long as for a set-up."""
+    if (dog := _watchdog) is None or dog.current is None:
+        yield
+        return
+    dog.arm(setup_seconds())
+    try:
+        yield
+    finally:
+        dog.arm(dog.current.bound)

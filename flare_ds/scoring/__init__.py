@@ -1,0 +1,1 @@
+"""Scores from answers, their intervals and the files they lie in; no model is needed."""

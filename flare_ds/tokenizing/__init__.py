@@ -1,0 +1,1 @@
+"""Texts as token ids: plain ones, chats, those of a translation model."""

@@ -1,0 +1,73 @@
+"""Models are told apart by what decides their states, wherever they lie, and read once as long as they stay."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from flare_ds.exceptions import ConfigError
+from flare_ds.model_files.fingerprint import model_fingerprint
+from tests.small_models import small_model
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    model, _ = small_model("llama", layers=1)
+    model.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def change_a_matrix(base: Path) -> None:
+    """As training or a merge does: the same file size, other numbers."""
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] *= 1.001
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_setting(file: str, **values: object) -> Callable[[Path], None]:
+    def change(base: Path) -> None:
+        path = base / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_a_matrix,
+        change_setting("config.json", rms_norm_eps=0.1),
+        change_setting("generation_config.json", eos_token_id=5),
+    ],
+)
+def test_what_decides_the_states_or_the_end_of_an_answer_makes_another_model(
+    base: Path, change: Callable[[Path], None]
+) -> None:
+    before = model_fingerprint(str(base))
+    change(base)
+    assert model_fingerprint(str(base)) != before
+
+
+def test_a_model_is_the_same_wherever_it_lies_and_whatever_lies_beside_it(base: Path, tmp_path: Path) -> None:
+    before = model_fingerprint(str(base))
+    shutil.copytree(base, tmp_path / "copy")
+    (tmp_path / "copy/README.md").write_text("Moved.")
+    (tmp_path / "copy/original").mkdir()
+    change_setting("config.json", _name_or_path="elsewhere", transformers_version="9")(tmp_path / "copy")
+    assert model_fingerprint(str(tmp_path / "copy")) == before
+    with pytest.raises(ConfigError, match=r"the model './nowhere' is not a directory"):
+        model_fingerprint("./nowhere")
+
+
+def test_it_is_read_once_while_its_files_stay(base: Path) -> None:
+    """The content is changed behind the back of the file's size and time, which nothing but this test does."""
+    before, state = model_fingerprint(str(base)), (base / "model.safetensors").stat()
+    change_a_matrix(base)
+    os.utime(base / "model.safetensors", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert model_fingerprint(str(base)) == before
+    os.utime(base / "model.safetensors", ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert model_fingerprint(str(base)) != before

@@ -1,0 +1,35 @@
+"""How long a beat may take."""
+
+import pytest
+
+from flare_ds.runtime.watchdog import Pace
+
+
+def bound_after(*seconds: float, steady: bool = True) -> float:
+    pace = Pace("training", steady)
+    for took in seconds:
+        pace.took(took)
+    return pace.bound
+
+
+@pytest.fixture(autouse=True)
+def no_bound_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DEEPSPEED_TIMEOUT", "FLARE_DS_STEP_SECONDS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_slowest_of_the_first_five_steps_decides() -> None:
+    assert bound_after() == 600, "before the first, as long as a collective may take"
+    assert bound_after(1, 2) == 60
+    assert bound_after(1, 7, 30, 2, 1, 100) == 300
+
+
+def test_of_batches_that_differ_in_length_the_slowest_so_far_decides() -> None:
+    assert bound_after(1, 1, 1, 1, 1, 1, 40, 2, steady=False) == 400
+
+
+def test_what_the_user_gives_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSPEED_TIMEOUT", "20")
+    assert bound_after(500) == 1200
+    monkeypatch.setenv("FLARE_DS_STEP_SECONDS", "7.5")
+    assert bound_after(500) == 7.5

@@ -1,0 +1,232 @@
+"""Metrics against slow versions written out by hand, scikit-learn, scipy, exact binomials, and known coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
+
+from flare_ds.scoring import metrics
+from flare_ds.scoring.metrics import confidence_interval, outcome, paired_difference, score
+
+WORDS = ["positive", "negative", "neutral", "ambivalent"]
+PAIRS = st.lists(st.tuples(st.sampled_from([*WORDS, None]), st.sampled_from(WORDS)), min_size=1, max_size=60)
+
+
+def slow_macro_f1(predictions: list[str | None], labels: list[str]) -> float:
+    scores = []
+    for word in (set(predictions) | set(labels)) - {None}:
+        hits = sum(p == word and t == word for p, t in zip(predictions, labels, strict=True))
+        precision = hits / predictions.count(word) if word in predictions else 0.0
+        recall = hits / labels.count(word) if word in labels else 0.0
+        scores.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+    return sum(scores) / len(scores)
+
+
+def binomial_quantile(share: float, n: int, tail: float) -> float:
+    """Smallest k/n whose Binomial(n, share) distribution function reaches `tail`."""
+    total = 0.0
+    for k in range(n + 1):
+        total += math.comb(n, k) * share**k * (1 - share) ** (n - k)
+        if total >= tail:
+            return k / n
+    return 1.0
+
+
+def right(values) -> list[tuple[str, str]]:
+    """What accuracy sees of examples that are right or not."""
+    return [("yes" if value else "no", "yes") for value in values]
+
+
+def labelled(generator, n: int, share: float, classes=WORDS[:3], weights=(0.5, 0.3, 0.2)) -> list[tuple[str, str]]:
+    """Of n true labels, a system that says that share of them right and draws the others."""
+    true = generator.choice(classes, n, p=weights)
+    said = np.where(generator.random(n) < share, true, generator.choice(classes, n))
+    return list(zip(said.tolist(), true.tolist(), strict=True))
+
+
+@given(PAIRS)
+def test_scores_equal_the_slow_versions(pairs):
+    predictions, labels = map(list, zip(*pairs, strict=True))
+    assert score("accuracy", pairs) == pytest.approx(sum(p == t for p, t in pairs) / len(pairs))
+    assert score("macro_f1", pairs) == pytest.approx(slow_macro_f1(predictions, labels))
+
+
+@given(PAIRS)
+def test_scores_equal_scikit_learns(pairs):
+    """Its macro F1 is over the strings that occur; what is no label word must not be one of them."""
+    said, true = zip(*((said or "none of them", true) for said, true in pairs), strict=True)
+    occurring = sorted({*said, *true} & {*WORDS})
+    assert score("accuracy", pairs) == pytest.approx(accuracy_score(true, said))
+    assert score("macro_f1", pairs) == pytest.approx(f1_score(true, said, labels=occurring, average="macro"))
+    if "none of them" not in said:
+        assert score("macro_f1", pairs) == pytest.approx(f1_score(true, said, average="macro"))
+
+
+def test_what_is_no_label_word_is_wrong_and_no_class():
+    pairs = [("positive", "positive"), (None, "positive"), ("negative", "negative"), (None, "negative")]
+    assert score("accuracy", pairs) == 0.5
+    assert score("macro_f1", pairs) == pytest.approx(2 / 3)  # both: precision 1, recall 1/2
+    assert score("macro_f1", [(None, "positive")]) == 0
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_each_resample_scores_as_scikit_learn_says(metric):
+    generator = np.random.default_rng(6)
+    pairs = [*labelled(generator, 23, 0.6), (None, "positive"), ("ambivalent", "ambivalent")]
+    said, true = np.array([[str(said), true] for said, true in pairs]).T
+    numbers_NSF = metrics._numbers(metric, [pairs])
+    absent = 0
+    for rows in generator.integers(0, 25, size=(200, 25)):
+        drawn = sorted({*said[rows], *true[rows]} & {*WORDS})
+        absent += len(drawn) < len(WORDS)
+        expected = (
+            accuracy_score(true[rows], said[rows])
+            if metric == "accuracy"
+            else f1_score(true[rows], said[rows], labels=drawn, average="macro")
+        )
+        assert metrics._scores(metric, numbers_NSF[rows].mean(0))[0] == pytest.approx(expected)
+    assert absent > 20, "every class is in every resample"
+
+
+def test_intervals_are_those_of_scipy():
+    """Its bootstrap draws rows one by one, and scores each resample with scikit-learn."""
+    generator = np.random.default_rng(8)
+    pairs = labelled(generator, 150, 0.6)
+    said, true = np.array(pairs).T
+
+    def macro_f1(rows) -> float:
+        return f1_score(true[rows], said[rows], average="macro")
+
+    options = {"method": "percentile", "confidence_level": metrics.LEVEL, "rng": 1}
+    slow = stats.bootstrap((np.arange(150),), macro_f1, vectorized=False, n_resamples=1000, **options)
+    assert confidence_interval("macro_f1", [pairs]) == pytest.approx(tuple(slow.confidence_interval), abs=0.012)
+    a, b = said == true, generator.random(150) < 0.5
+    single = stats.bootstrap((a,), np.mean, n_resamples=metrics.RESAMPLES, **options)
+    assert confidence_interval("accuracy", [pairs]) == pytest.approx(tuple(single.confidence_interval), abs=0.008)
+
+    def difference(a, b, axis):
+        return a.mean(axis) - b.mean(axis)
+
+    both = stats.bootstrap((a, b), difference, paired=True, n_resamples=metrics.RESAMPLES, **options)
+    ours = paired_difference("exact_match", [a.tolist()], [b.tolist()])
+    assert (ours.lo, ours.hi) == pytest.approx(tuple(both.confidence_interval), abs=0.008)
+
+
+def test_macro_f1_counts_each_class_alike():
+    pairs = [("positive", "positive")] * 98 + [("positive", "negative")] * 2
+    assert score("macro_f1", pairs) == pytest.approx((2 * 0.98 / 1.98 + 0) / 2)
+
+
+def test_outcomes_are_what_the_metric_sees_of_a_line():
+    line = {"prediction": "yes", "label": "no"}
+    assert outcome("accuracy", line) == outcome("macro_f1", line) == ("yes", "no")
+    assert outcome("accuracy", line | {"prediction": None}) == (None, "no")
+    assert outcome("exact_match", {"prediction": "Yes!", "answers": ["yes"], "exact_match": True}) is True
+
+
+@pytest.mark.parametrize(("hits", "n"), [(282, 400), (10, 50), (148, 150)])
+def test_interval_of_an_accuracy_is_the_binomial_one(hits, n):
+    lo, hi = confidence_interval("accuracy", [right(np.arange(n) < hits)], seed=3)
+    assert abs(lo - binomial_quantile(hits / n, n, 0.025)) <= 1 / n + 1e-9
+    assert abs(hi - binomial_quantile(hits / n, n, 0.975)) <= 1 / n + 1e-9
+
+
+def test_interval_over_seeds_equals_resampling_row_by_row():
+    generator = np.random.default_rng(0)
+    values = generator.random((3, 300)) < generator.choice([0, 0.3, 0.6, 1], size=300)
+    rows = generator.integers(0, 300, size=(20_000, 300))
+    expected = np.quantile(values.mean(0)[rows].mean(axis=1), [0.025, 0.975])
+    assert confidence_interval("exact_match", values.tolist(), seed=1) == pytest.approx(expected, abs=0.002)
+
+
+def test_macro_f1_is_resampled_itself():
+    """By whole examples, the score of each seed, then their mean; here row by row with the slow version.
+
+    One class is so rare that it is in a third of the samples neither said nor true, and then does not count.
+    """
+    generator = np.random.default_rng(3)
+    true = np.array([WORDS[0]] * 24 + [WORDS[1]] * 15 + [WORDS[2]])
+    seeds_a, seeds_b = [], []
+    for seeds, share in ((seeds_a, 0.8), (seeds_a, 0.7), (seeds_b, 0.5)):
+        said = np.where(generator.random(40) < share, true, generator.choice(WORDS[:2], 40))
+        seeds.append(list(zip(said.tolist(), true.tolist(), strict=True)))
+
+    def mean_of(seeds, rows):
+        drawn = [list(zip(*(system[row] for row in rows), strict=True)) for system in seeds]
+        return np.mean([slow_macro_f1(list(p), list(t)) for p, t in drawn])
+
+    samples = generator.integers(0, 40, size=(4000, 40))
+    slow_a = np.array([mean_of(seeds_a, rows) for rows in samples])
+    slow_b = np.array([mean_of(seeds_b, rows) for rows in samples])
+    tails = [0.025, 0.975]
+    assert confidence_interval("macro_f1", seeds_a) == pytest.approx(np.quantile(slow_a, tails), abs=0.012)
+    difference = paired_difference("macro_f1", seeds_a, seeds_b)
+    assert difference.mean == pytest.approx(mean_of(seeds_a, range(40)) - mean_of(seeds_b, range(40)))
+    assert (difference.lo, difference.hi) == pytest.approx(np.quantile(slow_a - slow_b, tails), abs=0.012)
+
+
+def test_interval_does_not_depend_on_the_order_of_the_rows_and_repeats_with_its_seed():
+    correct = np.random.default_rng(5).random(200) < 0.6
+    both = [confidence_interval("accuracy", [right(values)], seed=7) for values in (correct, np.sort(correct))]
+    assert both[0] == both[1]
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(11)
+    intervals = [confidence_interval("accuracy", [right(generator.random(400) < 0.7)], seed=i) for i in range(400)]
+    covered = np.mean([lo <= 0.7 <= hi for lo, hi in intervals])
+    assert 0.92 <= covered <= 0.98  # .95, and three standard errors of 400 draws
+
+
+def test_interval_of_macro_f1_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(12)
+    truth = score("macro_f1", labelled(generator, 400_000, 0.6))
+    intervals = [confidence_interval("macro_f1", [labelled(generator, 400, 0.6)], seed=i) for i in range(200)]
+    assert 0.90 <= np.mean([lo <= truth <= hi for lo, hi in intervals]) <= 0.99
+
+
+def test_paired_interval_is_the_normal_one_of_the_differences():
+    generator = np.random.default_rng(2)
+    b = generator.random(1000) < 0.65
+    a = np.where(generator.random(1000) < 0.2, generator.random(1000) < 0.75, b)
+    difference = paired_difference("accuracy", [right(a)], [right(b)])
+    half = 1.96 * np.std(a.astype(float) - b) / math.sqrt(1000)
+    assert difference.mean == pytest.approx(a.mean() - b.mean())
+    assert (difference.lo, difference.hi) == pytest.approx((difference.mean - half, difference.mean + half), abs=0.003)
+
+
+def test_paired_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(13)
+    covered = 0
+    for i in range(400):
+        ease = generator.random(400)  # rows hard for one are hard for the other: the pairing matters
+        a, b = ease < 0.70, (ease + 0.1 * generator.standard_normal(400)) < 0.65
+        result = paired_difference("exact_match", [a.tolist()], [b.tolist()], seed=i)
+        truth = 0.70 - 0.65  # the noise moves as many rows up as down, far from the ends of [0, 1]
+        covered += result.lo <= truth <= result.hi
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_pairing_narrows_the_interval_of_systems_that_agree():
+    b = np.random.default_rng(4).random(500) < 0.6
+    a = b.copy()
+    a[:10] = ~a[:10]
+    lo, hi = confidence_interval("accuracy", [right(b)])
+    difference = paired_difference("accuracy", [right(a)], [right(b)])
+    assert difference.hi - difference.lo < (hi - lo) / 2
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_a_system_does_not_differ_from_itself(metric):
+    pairs = labelled(np.random.default_rng(4), 100, 0.6)
+    result = paired_difference(metric, [pairs], [pairs])
+    assert (result.mean, result.lo, result.hi) == (0, 0, 0)
+
+
+def test_different_numbers_of_rows_are_never_compared():
+    with pytest.raises(AssertionError):
+        paired_difference("exact_match", [[True, False]], [[True]])
