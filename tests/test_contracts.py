@@ -14,12 +14,11 @@ import torch
 import transformers
 from deepspeed.comm.torch import build_shm_op
 from deepspeed.runtime.engine import DeepSpeedEngine
-from deepspeed.runtime.zero import partition_parameters, stage3
+from deepspeed.runtime.zero import partition_parameters, partitioned_param_coordinator, stage3
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_local_optimizer_state
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
-from peft.tuners.lora.variants import LoraVariant
 from transformers import DynamicCache
 from transformers.generation import logits_process
 from transformers.integrations import deepspeed as of_transformers
@@ -48,38 +47,16 @@ def x_BLD(layer: LoraLayer) -> Iterator[torch.Tensor]:
     yield torch.randn(2, 3, layer.in_features)
 
 
-def test_peft_layers_ask_a_variant_by_adapter_name(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
-    """`LoraLayer.lora_variant`: what stands there is asked for the whole output, with these arguments."""
-
-    class Variant(LoraVariant):
-        @staticmethod
-        def forward(
-            module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: object
-        ) -> torch.Tensor:
-            assert module is layer and active_adapter == "default" and x.shape == x_BLD.shape
-            return result + 7
-
-    assert layer.lora_variant == {}
-    plain_BLO = layer.base_layer(x_BLD)
-    layer.lora_variant["default"] = Variant()
+def test_a_peft_layer_is_called_by_its_forward(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
+    """What stands in for `LoraLayer.forward` is all that a call of the layer runs; `base_layer` is the frozen one."""
+    adapted_BLO = layer(x_BLD)
+    layer.forward = layer.base_layer.forward
     try:
-        torch.testing.assert_close(layer(x_BLD), plain_BLO + 7)
+        plain_BLO = layer(x_BLD)
     finally:
-        del layer.lora_variant["default"]
-    for name in ("init", "merge_safe", "merge_unsafe", "unmerge"):
-        assert parameters(getattr(LoraVariant, name))[:2] in (["module", "adapter_name"], ["module", "active_adapter"])
-
-
-def test_peft_layers_look_at_their_own_flag(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
-    """`LoraLayer._disable_adapters`: read in every forward, and nothing else is switched with it."""
-    plain_BLO = layer.base_layer(x_BLD)
-    layer._disable_adapters = True
-    try:
-        torch.testing.assert_close(layer(x_BLD), plain_BLO)
-        assert layer.lora_A["default"].weight.requires_grad
-    finally:
-        layer._disable_adapters = False
-    assert (layer(x_BLD) - plain_BLO).abs().max() > 0
+        del layer.forward
+    torch.testing.assert_close(plain_BLO, x_BLD @ layer.base_layer.weight.T)
+    assert (layer(x_BLD) - plain_BLO).abs().max() > 0 and torch.equal(layer(x_BLD), adapted_BLO)
 
 
 def test_peft_computes_lora_as_it_is_written_down(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
@@ -132,6 +109,16 @@ def test_a_function_takes_what_it_took(function: Callable, expected: list[str]) 
 def test_zero3_still_keeps_what_we_read(module: object, name: str) -> None:
     """Attributes of DeepSpeed's ZeRO-3 that exist only in a process group; what they hold, the ranks' tests say."""
     assert re.search(name, inspect.getsource(module))
+
+
+def test_zero3_gathers_what_is_registered_with_a_module() -> None:
+    """`register_external_parameter`: what a module reads of others counts as its own wherever those are looked up."""
+    module, other = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2)
+    for parameter in other.parameters():
+        deepspeed.zero.register_external_parameter(module, parameter)
+    assert [id(parameter) for parameter in partitioned_param_coordinator.iter_params(module)] == [
+        id(parameter) for parameter in (module.weight, other.weight, other.bias)
+    ]
 
 
 def test_deepspeed_names_its_shared_memory_as_we_unlink_it() -> None:
