@@ -14,7 +14,7 @@ far, K the vocabulary.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from flare_ds.adapters.alignment import Alignment
 from flare_ds.batches.collate import Batch
 from flare_ds.config import GenerateConfig
-from flare_ds.models.streams import LockstepStreams, Sources
+from flare_ds.models.streams import Sources
 from flare_ds.runtime.engine import RunningModel
 
 
@@ -59,17 +59,13 @@ class Decoder:
 
     def remembering(self) -> AbstractContextManager[None]:
         """Let the streams keep, between the forwards inside, what later ones need of earlier ones."""
-        streams = self.running.model.streams
-        return nullcontext() if streams is None else streams.decoding()
+        return self.running.model.streams.decoding()
 
     def prefill(self) -> Tensor:
         """Read the prompts; logits [X, K] of the first answer token."""
         sources = None
         if self.sources:
-            streams = self.running.model.streams
-            assert isinstance(streams, LockstepStreams)
-            met = streams.sources_of(self.prompts)
-            assert met is not None, "what decodes along is fused"
+            met = self.running.model.streams.sources_of(self.prompts)
             sources = replace(met, cache=self.source_cache, keep=True)
         return self._forward(self.prompts, sources)
 

@@ -99,8 +99,8 @@ def with_hidden(output: Any, hidden_states: Tensor) -> Any:
     return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
 
 
-def call_layer(run: Callable[[Tensor], Any], hidden_states: Tensor, *, recompute: bool) -> Any:
+def call_layer(run: Callable[..., Any], *args: Any, recompute: bool, **kwargs: Any) -> Any:
     """Call a layer; with `recompute` nothing inside is kept for the backward pass, which calls it again."""
     if recompute and torch.is_grad_enabled():
-        return checkpoint(run, hidden_states, use_reentrant=False)
-    return run(hidden_states)
+        return checkpoint(run, *args, use_reentrant=False, **kwargs)
+    return run(*args, **kwargs)

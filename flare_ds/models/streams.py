@@ -10,7 +10,7 @@ of the Hugging Face decoder layer, so no model file is copied, and under ZeRO-3 
 for all streams (one root forward a step; PAPER's two-forward step gathers it three times).
 
 Where the source states are stored (source.provider=cached, method flare_mt) only the target's rows run, and each layer
-is handed its state. Without a source a layer is plain LoRA. With gradient checkpointing the target's pass through a
+is handed its state. A batch without sources meets plain LoRA. With gradient checkpointing the target's pass through a
 layer is recomputed in the backward pass, from the same source states.
 
 Legend: S sources, B rows a stream, X = S·B, L columns, M source columns, K stored states a position, D width.
@@ -34,7 +34,7 @@ from flare_ds.adapters.variant import FusionVariant, Given
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
-from flare_ds.models.loss import among_branches, loss_sum
+from flare_ds.models.loss import batch_loss
 
 
 @dataclass
@@ -85,13 +85,12 @@ class LockstepStreams:
         for layer, stand_in in zip(layers, self.layers, strict=True):
             layer.forward = stand_in
         self.variants = {
-            name: _variant(module)
-            for name, module in fused_layers(model, config.adapter.fused_modules if config.sources else []).items()
+            name: _variant(module) for name, module in fused_layers(model, config.adapter.fused_modules).items()
         }
 
     def sources_of(self, batch: Batch) -> Sources | None:
-        """How the sources of a batch meet its target rows; None where nothing is fused."""
-        if not self.variants:
+        """How the sources of a batch meet its target rows; None where it has none."""
+        if not len(batch.source_lengths_SB):
             return None
         stored = batch.stored_BMKD
         if self.projection is not None:
@@ -146,7 +145,7 @@ class LockstepStreams:
 
     def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, summed over its answers."""
-        return loss_sum(among_branches(logits_BNK, batch.branches_BNK), batch.answers_BN, batch.weights_B)
+        return batch_loss(logits_BNK, batch)
 
 
 class _LockstepLayer:
@@ -160,7 +159,7 @@ class _LockstepLayer:
         self.checkpointing = config.train.gradient_checkpointing
         self.pairing = config.pairing
         self.adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]
-        self.fused = list(fused_layers(layer, config.adapter.fused_modules).values()) if config.sources else []
+        self.fused = list(fused_layers(layer, config.adapter.fused_modules).values())
         self.norm = input_norm(layer) if config.norms_source and self.fused else None
         self.module_inputs: dict[LoraLayer, Tensor] = {}
         self.in_source_pass = False

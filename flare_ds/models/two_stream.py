@@ -5,7 +5,7 @@
 Legend: B target rows, L columns, N answer positions, K logits (of the label words' tokens, or the vocabulary).
 """
 
-from contextlib import nullcontext
+from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from flare_ds.models.embedding import shard_embedding
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base
 from flare_ds.models.mixup import make_mixing
-from flare_ds.models.mixup_streams import MixedSource, MixupStreams
+from flare_ds.models.mixup_streams import MixupStreams
 from flare_ds.models.mt_encoder import make_projection
-from flare_ds.models.streams import LockstepStreams, Sources
+from flare_ds.models.plain_streams import PlainStreams, Streams
+from flare_ds.models.streams import LockstepStreams
 
 
 class TwoStreamModel(nn.Module):
@@ -33,7 +34,7 @@ class TwoStreamModel(nn.Module):
 
     Attributes:
         mixing: the mixing layer, which trains beside the adapter (x_mixup).
-        streams: how the rows go through the layers; None: as the bare base takes them.
+        streams: how the rows go through the layers.
 
     Raises:
         ConfigError: see `make_mixing`.
@@ -44,11 +45,13 @@ class TwoStreamModel(nn.Module):
         self.model = model
         self.projection = projection
         self.mixing = make_mixing(self.base, config) if config.recipe.fuses == "mixup" else None
-        self.streams: LockstepStreams | MixupStreams | None = None
+        self.streams: Streams
         if self.mixing is not None:
             self.streams = MixupStreams(self.peft_model, self.mixing, config)
-        elif isinstance(model, PeftModel):
-            self.streams = LockstepStreams(model, config, projection)
+        elif config.sources:
+            self.streams = LockstepStreams(self.peft_model, config, projection)
+        else:
+            self.streams = PlainStreams(self.base, config)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -76,7 +79,7 @@ class TwoStreamModel(nn.Module):
         self,
         batch: Batch,
         *,
-        sources: Sources | MixedSource | None = None,
+        sources: Any = None,
         past: Cache | None = None,
         with_loss: bool = False,
     ) -> Tensor:
@@ -86,13 +89,11 @@ class TwoStreamModel(nn.Module):
 
         Args:
             batch: the rows.
-            sources: what the target meets, when decoding; None: what follows from the batch.
+            sources: what the target meets, as `Streams.sources_of` puts it; None: what follows from the batch.
             past: keys and values of the target's earlier columns, when decoding; added to.
             with_loss: return the loss of the batch instead, summed over its answers: a number.
         """
-        if sources is None and self.streams is not None and len(batch.source_lengths_SB):
-            sources = self.streams.sources_of(batch)
-        with nullcontext() if self.streams is None else self.streams.reading(sources):  # type: ignore[arg-type]
+        with self.streams.reading(self.streams.sources_of(batch) if sources is None else sources):
             logits_BNK = self.base(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -101,10 +102,7 @@ class TwoStreamModel(nn.Module):
                 past_key_values=past,
                 use_cache=past is not None,
             ).logits
-            if not with_loss:
-                return logits_BNK
-            assert self.streams is not None, "only a method that trains has a loss"
-            return self.streams.loss(logits_BNK, batch)
+            return self.streams.loss(logits_BNK, batch) if with_loss else logits_BNK
 
 
 def build_model(config: Config, *, label_tokens: list[list[int]]) -> TwoStreamModel:
