@@ -18,7 +18,7 @@ position, D their width; of logits K is the tokens in which label words part.
 
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ class Batch:
         prompt_columns: P.
         stored_BMKD: source states that were computed before, or None.
         branches_BNK: which of the label words' tokens an answer is chosen among, or None: all that there are.
+        known_ids: input_ids on the host, if they are known there.
     """
 
     input_ids: Tensor
@@ -72,13 +73,18 @@ class Batch:
     source_targets_SBN: Tensor | None = None
     stored_BMKD: Tensor | None = None
     branches_BNK: Tensor | None = None
+    known_ids: Tensor | None = None
+
+    @property
+    def host_ids(self) -> Tensor:
+        """input_ids on the host; where they are not known there, that waits for the device."""
+        return self.input_ids.cpu() if self.known_ids is None else self.known_ids
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        tensors = {
-            field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved | {"known_ids": self.host_ids})
 
     def followed_by(self, tokens: tuple[int, ...]) -> "Batch":
         """The same prompts and tokens that every row reads behind them; sources do where their answers would stand."""
@@ -86,13 +92,15 @@ class Batch:
         reads_X = self.attention_mask.any(1)
         if self.source_answers_SB is None:
             reads_X[: lines - rows] = False
-        tokens_XN = torch.tensor(tokens, device=reads_X.device).expand(lines, -1)
-        mask = torch.cat([self.attention_mask, reads_X[:, None].expand_as(tokens_XN).to(self.attention_mask)], 1)
+        tokens_XN = torch.tensor(tokens).expand(lines, -1)
+        ids = torch.cat([self.host_ids, tokens_XN], 1)
+        mask = torch.cat([self.attention_mask, reads_X[:, None].expand(-1, len(tokens)).to(self.attention_mask)], 1)
         read = reads_X[: lines - rows].view(-1, rows) * len(tokens)
         first = self.answer_columns_N[0]
         return replace(
             self,
-            input_ids=torch.cat([self.input_ids, tokens_XN], 1),
+            input_ids=torch.cat([self.input_ids, tokens_XN.to(self.input_ids.device)], 1),
+            known_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clip(min=0),
             source_answers_SB=None if self.source_answers_SB is None else read,

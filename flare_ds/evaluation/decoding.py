@@ -80,6 +80,7 @@ class Decoder:
         column = replace(
             self.prompts,
             input_ids=tokens_X[:, None],
+            known_ids=None,
             attention_mask=self.mask_XC,
             position_ids=(self.lengths_X + self.steps)[:, None],
             source_lengths_SB=self.prompts.source_lengths_SB[: self.sources],
@@ -139,6 +140,7 @@ def _prompts(batch: Batch) -> Batch:
     return replace(
         batch,
         input_ids=batch.input_ids[:, :end],
+        known_ids=batch.host_ids[:, :end],
         attention_mask=batch.attention_mask[:, :end],
         position_ids=batch.position_ids[:, :end],
         source_answers_SB=None,
