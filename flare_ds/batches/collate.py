@@ -55,6 +55,7 @@ class Batch:
         weights_B: 1, or 0 for a filler row.
         source_targets_SBN: what the source rows should predict (x_mixup), or None.
         prompt_columns: P.
+        first_columns: the first column that any source row fills, and the first that a target row does.
         stored_BMKD: source states that were computed before, or None.
         branches_BNK: which of the label words' tokens an answer is chosen among, or None: all that there are.
         known_ids: input_ids on the host, if they are known there.
@@ -70,10 +71,18 @@ class Batch:
     answers_BN: Tensor
     weights_B: Tensor
     prompt_columns: int
+    first_columns: tuple[int, int] = (0, 0)
     source_targets_SBN: Tensor | None = None
     stored_BMKD: Tensor | None = None
     branches_BNK: Tensor | None = None
     known_ids: Tensor | None = None
+
+    @property
+    def columns(self) -> tuple[slice, slice]:
+        """The columns that the sources' rows fill, prompts and answers, and those that the target's do."""
+        source, target = self.first_columns
+        end = self.prompt_columns if self.source_answers_SB is None else self.input_ids.shape[1]
+        return slice(source, end), slice(target, self.input_ids.shape[1])
 
     @property
     def host_ids(self) -> Tensor:
@@ -135,7 +144,7 @@ def collate(
     """
     rows = [int(row) for row in micro_batch.rows]
     prompts_SB = [[split.prompt(stream, row) for row in rows] for stream in streams]
-    prompt_columns = max(len(prompt) for prompts in prompts_SB for prompt in prompts)
+    prompt_columns = _longest(prompts_SB)
     predicting = streams if source_targets else streams[-1:]
     answers = TokenAnswers(split) if objective == "vocabulary" else LabelAnswers(split, trie)
     targets_SBN = _right_padded([[answers.targets(stream, row) for row in rows] for stream in predicting])
@@ -143,6 +152,9 @@ def collate(
     reading = streams if source_answers else streams[-1:]
     inputs_SB = [[answers.inputs(stream, row) if stream in reading else NOTHING for row in rows] for stream in streams]
     ids, mask = _grid(list(chain(*prompts_SB)), list(chain(*inputs_SB)), pad_id)
+    longest = [
+        max((len(prompt) for prompt in chain(*prompts)), default=0) for prompts in (prompts_SB[:-1], prompts_SB[-1:])
+    ]
     states = None if stored is None else [stored.states(row) for row in rows]
     source_lengths = [[len(prompt) for prompt in prompts] for prompts in prompts_SB[:-1]]
     if states is not None:
@@ -160,6 +172,10 @@ def collate(
         answers_BN=targets_SBN[-1],
         weights_B=torch.from_numpy(micro_batch.weights),
         prompt_columns=prompt_columns,
+        first_columns=(
+            prompt_columns - max(1, longest[0]),
+            prompt_columns - longest[1],
+        ),  # a source without a text has one
         source_targets_SBN=targets_SBN[:-1] if source_targets else None,
         stored_BMKD=None if states is None else _left_padded(states),
         branches_BNK=answers.branches(rows, targets_SBN.shape[2]),
@@ -176,6 +192,11 @@ def _grid(prompts: list[np.ndarray], inputs: list[np.ndarray], pad_id: int) -> t
         ids[line, span] = np.concatenate([prompt, answer])
         mask[line, span] = 1
     return ids, mask
+
+
+def _longest(prompts_SB: list[list[np.ndarray]]) -> int:
+    """Columns that these prompts need; one, if there is no token in them."""
+    return max([1, *(len(prompt) for prompts in prompts_SB for prompt in prompts)])
 
 
 def _left_padded(states: list[Tensor]) -> Tensor:

@@ -26,6 +26,9 @@ class Streams(Protocol):
     def sources_of(self, batch: Batch) -> Any:
         """What the target's rows of a batch meet, in this method's own words; None: they are read alone."""
 
+    def first_column(self, batch: Batch) -> int:
+        """The first column of the target that goes through the layers; those that come out are counted from there."""
+
     def reading(self, sources: Any) -> AbstractContextManager[None]:
         """Run the forwards inside with these sources, or for None with the target alone."""
 
@@ -54,6 +57,10 @@ class PlainStreams:
 
     def sources_of(self, batch: Batch) -> None:
         """Nothing is met."""
+
+    def first_column(self, batch: Batch) -> int:
+        """All of them go."""
+        return 0
 
     @contextmanager
     def reading(self, _sources: None) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The lockstep streams: sources and target through the frozen base, layer by layer, inside one forward.
 
-    embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once
+    embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once;
+                                   from here on each stream has the columns that its own longest row fills
     layer 0..n   sources: the base alone, adapters off, no gradient       s'
                  target:  adapters on, fused with the sources' states     t'   while the layer's weights are live
     norm, head   [B, L, D]         the target only (decoding with span=full: all rows)
@@ -43,6 +44,7 @@ class Sources:
 
     Attributes:
         alignment: how their positions meet the target's.
+        columns: those that the sources' rows fill, and the target's: all that a layer is to read.
         stored_BMKD: states that were computed before: one for each layer, or one for all; None: lockstep.
         cache: of the sources' own keys and values, when they go on decoding; never the target's.
         keep: whether the last layer also returns the source rows, before the target's.
@@ -51,6 +53,7 @@ class Sources:
     """
 
     alignment: Alignment
+    columns: tuple[slice, slice] = (slice(None), slice(None))
     stored_BMKD: Tensor | None = None
     cache: Cache | None = None
     keep: bool = False
@@ -99,16 +102,21 @@ class LockstepStreams:
         if self.projection is not None:
             assert stored is not None, "an MT encoder's states are always stored"
             stored = self.projection(stored.float())
+        source, target = batch.first_columns
         alignment = align_streams(
             batch.source_lengths_SB,
             batch.target_lengths_B,
-            prompt_columns=batch.prompt_columns,
-            real_BL=batch.attention_mask[-len(batch.target_lengths_B) :].bool(),
+            prompt_columns=batch.prompt_columns - target,
+            real_BL=batch.attention_mask[-len(batch.target_lengths_B) :, target:].bool(),
             mode=self.align,
-            source_columns=None if stored is None else stored.shape[1],
+            source_columns=batch.prompt_columns - source if stored is None else stored.shape[1],
             source_answers_SB=batch.source_answers_SB,
         )
-        return Sources(alignment, stored_BMKD=stored)
+        return Sources(alignment, batch.columns, stored_BMKD=stored)
+
+    def first_column(self, batch: Batch) -> int:
+        """The first that a row of the target fills."""
+        return batch.first_columns[1]
 
     @contextmanager
     def reading(self, sources: Sources | None) -> Iterator[None]:
@@ -176,9 +184,11 @@ class _LockstepLayer:
         rows = sources.alignment.index_SBL[..., 0].numel()
         if sources.state_XLD is None:
             self.layer.check_state(hidden_states)
-            sources.state_XLD, hidden_states = hidden_states[:rows], hidden_states[rows:]
+            source, target = sources.columns
+            sources.state_XLD = hidden_states[:rows, source].contiguous()
+            hidden_states = hidden_states[rows:, target].contiguous()
         everybody = rows + hidden_states.shape[0]
-        of_sources, of_target = self.layer.split(given, rows, everybody)
+        of_sources, of_target = self.layer.split(given, rows, everybody, columns=sources.columns)
         of_sources |= {name: store for name, store in sources.stores.items() if name in given}
         before_XLD, inputs = sources.state_XLD, dict[LoraLayer, Tensor]()
         with torch.no_grad(), during(Pass(adapted=False, inputs=inputs)):

@@ -1,7 +1,8 @@
 """What a training step costs: the tokens that are read, and the floating-point operations they take.
 
 Counted from the shapes of the model and of the batch, padding included: what a step computes, and not what of it is
-used. A multiplication with its addition is two operations, so N elements of weights cost a token 2N a pass:
+used. A stream has the columns that its own longest row fills. A multiplication with its addition is two operations, so
+N elements of weights cost a token 2N a pass:
 
                                forward   gradient of inputs   of weights   forward again (gradient_checkpointing)
     frozen, in a row             2N             2N                 –                    2N
@@ -25,6 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.collate import Batch
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config
 
 
@@ -51,7 +53,7 @@ class Costs:
         self.adapter = config.adapter.r * sum(linear.in_features + linear.out_features for linear in adapted)
         self.source_down = config.adapter.r * sum(linear.in_features for linear in fused)
         self.again = int(config.train.gradient_checkpointing)
-        self.mixes = config.recipe.fuses == "mixup"
+        self.runs = Workload(config)
 
     def of(self, batch: Batch) -> dict[str, int]:
         """What forward and backward of a micro-batch cost.
@@ -59,16 +61,14 @@ class Costs:
         Returns:
             tokens: of all streams that run, without padding and filler rows; padded_tokens: with both; flops.
         """
-        lines, columns = batch.input_ids.shape
-        rows = len(batch.weights_B)
-        trained = lines if self.mixes else rows
-        flops = trained * columns * self._trained_token(columns) + (lines - trained) * columns * self._token(columns)
-        flops += self._head(trained * len(batch.answer_columns_N)) + self._sources(batch)
-        flops += self._mixing(rows, columns, batch.prompt_columns) if self.mixes else 0
+        passing, trained, rows = self.runs.passing(batch), self.runs.training(batch), len(batch.weights_B)
+        flops = trained.tokens * self._trained_token(trained.columns) + passing.tokens * self._token(passing.columns)
+        flops += self._head(trained.rows * len(batch.answer_columns_N)) + self._sources(batch)
+        flops += self._mixing(rows, trained.columns, batch.prompt_columns) if self.runs.mixes else 0
         tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
         return {
             "tokens": int((tokens_SB * batch.weights_B).sum()),
-            "padded_tokens": batch.input_ids.numel(),
+            "padded_tokens": trained.tokens + passing.tokens,
             "flops": flops,
         }
 
@@ -88,7 +88,7 @@ class Costs:
         """Source states on their way into the bottleneck; stored ones perhaps through a projection of their width."""
         rows, stored = len(batch.weights_B), batch.stored_BMKD
         if stored is None:
-            return 2 * self.source_down * (2 + self.again) * self.config.sources * rows * batch.input_ids.shape[1]
+            return 2 * self.source_down * (2 + self.again) * self.runs.passing(batch).tokens
         projection = stored.shape[-1] * self.width if self.config.reads_mt_encoder else 0
         gradient_of_inputs = int(projection > 0)
         per_state = 2 * self.source_down * (2 + gradient_of_inputs + self.again) + 2 * projection * 2
