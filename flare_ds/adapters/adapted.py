@@ -51,12 +51,14 @@ class AdaptedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """[B, L, D], or [B·L, D], in; the same leading shape [..., O] out, in the base's precision."""
         layer, this = self.layer, current()
+        if this.inputs is not None and self.fusion is not None:
+            this.inputs[layer] = x
+        if this.ended:
+            return x.new_zeros(*x.shape[:-1], layer.out_features)
         result = layer.base_layer(x)
         if this.adapted:
             up, scaling = layer.lora_B[ADAPTER], layer.scaling[ADAPTER]
             return (result + up(self._bottleneck(x, this)).view_as(result) * scaling).to(result.dtype)
-        if this.inputs is not None and self.fusion is not None:
-            this.inputs[layer] = x
         return result
 
     def _bottleneck(self, x: Tensor, this: Pass) -> Tensor:

@@ -190,9 +190,7 @@ class _LockstepLayer:
         everybody = rows + hidden_states.shape[0]
         of_sources, of_target = self.layer.split(given, rows, everybody, columns=sources.columns)
         of_sources |= {name: store for name, store in sources.stores.items() if name in given}
-        before_XLD, inputs = sources.state_XLD, dict[LoraLayer, Tensor]()
-        with torch.no_grad(), during(Pass(adapted=False, inputs=inputs)):
-            sources.state_XLD = hidden_of(self.layer.forward(before_XLD, **of_sources))
+        before_XLD, inputs = sources.state_XLD, self._source_pass(sources, of_sources)
         if self.pairing == "module":
             meeting = self._meeting_module_inputs(inputs, sources)
         else:
@@ -201,6 +199,18 @@ class _LockstepLayer:
         if self.is_last and sources.keep:
             return with_hidden(output, torch.cat([sources.state_XLD, hidden_of(output)]))
         return output
+
+    @torch.no_grad()
+    def _source_pass(self, sources: Sources, given: dict[str, Any]) -> dict[LoraLayer, Tensor]:
+        """Bring the sources behind this layer; returns what its fused modules read of them.
+
+        Behind the last layer nobody reads them, but for the target that meets its output.
+        """
+        inputs, is_read = dict[LoraLayer, Tensor](), not self.is_last or sources.keep or self.pairing == "output"
+        if is_read or self.pairing == "module":
+            with during(Pass(adapted=False, inputs=inputs, wanted=None if is_read else len(self.fused))):
+                sources.state_XLD = hidden_of(self.layer.forward(sources.state_XLD, **given))
+        return inputs
 
     def _meeting(self, state_XMD: Tensor, sources: Sources) -> Pass:
         """The target's pass where all fused modules meet one state."""

@@ -21,6 +21,8 @@ though nobody needs them: the gradients of the very first layer's inputs.
 Legend: S source streams that run, B rows, L columns, N answer positions, M columns of stored states, D their width.
 """
 
+from collections.abc import Iterable
+
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -44,12 +46,14 @@ class Costs:
         text = shape.config.get_text_config()
         self.width = text.hidden_size
         self.logits = labels if config.train.objective == "labels" else text.vocab_size
-        head_widths = sum(_head_width(layer, text) for layer in decoder_layers(shape))
-        self.per_pair = 4 * text.num_attention_heads * head_widths
+        layers = decoder_layers(shape)
+        pairs = [4 * text.num_attention_heads * _head_width(layer, text) for layer in layers]
+        self.per_pair, self.per_source_pair = sum(pairs), sum(pairs[: -1 if config.pairing == "input" else None])
         linears = _linears(shape)
         adapted = _named(linears, config.adapter.target_modules)
         fused = _named(linears, config.adapter.fused_modules if config.sources else [])
-        self.frozen = sum(linear.in_features * linear.out_features for _, linear in linears)
+        self.frozen = _elements(linear for _, linear in linears)
+        self.frozen_of_source = self.frozen - _elements(_unread(layers[-1], config) if config.sources else [])
         self.adapter = config.adapter.r * sum(linear.in_features + linear.out_features for linear in adapted)
         self.source_down = config.adapter.r * sum(linear.in_features for linear in fused)
         self.again = int(config.train.gradient_checkpointing)
@@ -78,8 +82,8 @@ class Costs:
         return linear + self.per_pair * columns * (3 + self.again)
 
     def _token(self, columns: int) -> int:
-        """A token that only passes through."""
-        return 2 * self.frozen + self.per_pair * columns
+        """A token of a source stream, which only passes through."""
+        return 2 * self.frozen_of_source + self.per_source_pair * columns
 
     def _head(self, positions: int) -> int:
         return 2 * positions * self.width * self.logits * (2 + self.config.adapter.train_head)
@@ -108,8 +112,27 @@ def _head_width(layer: nn.Module, text: PreTrainedConfig) -> int:
 
 def _linears(shape: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     """The linear layers of the decoder layers, by the last part of their names."""
-    modules = [named for layer in decoder_layers(shape) for named in layer.named_modules()]
+    return [linear for layer in decoder_layers(shape) for linear in _linears_of(layer)]
+
+
+def _linears_of(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
+    modules = layer.named_modules()
     return [(name.rpartition(".")[2], module) for name, module in modules if isinstance(module, nn.Linear)]
+
+
+def _unread(layer: nn.Module, config: Config) -> list[nn.Linear]:
+    """What the sources do not go through in the last layer, since nobody would read it: see `LockstepStreams`."""
+    linears = _linears_of(layer)
+    if config.pairing == "output":
+        return []
+    if config.pairing == "input":
+        return [linear for _, linear in linears]
+    last = max(place for place, (name, _) in enumerate(linears) if name in config.adapter.fused_modules)
+    return _named(linears[last:], config.adapter.target_modules)
+
+
+def _elements(linears: Iterable[nn.Linear]) -> int:
+    return sum(linear.in_features * linear.out_features for linear in linears)
 
 
 def _named(linears: list[tuple[str, nn.Linear]], names: list[str] | str) -> list[nn.Linear]:

@@ -1,4 +1,4 @@
-"""Each stream goes through the layers with its own columns; what comes of it is what all columns would give.
+"""Each stream goes through the layers with its own columns, and no further than somebody reads: the result is the same.
 
 What is compared with is the same batch whose first columns are said to be those of the whole grid.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from flare_ds.batches.collate import Batch
 from flare_ds.models.two_stream import TwoStreamModel
@@ -66,19 +67,25 @@ def test_with_every_kind_of_setting(settings: dict[str, Any], longer: str) -> No
     assert_trimming_changes_nothing(build_small("gemma3", config, layers=3), make_batch(rows, config))
 
 
-def test_twenty_steps_lose_alike() -> None:
-    found = []
-    for trimmed in (True, False):
-        config = make_config(pairing="module", fused_modules=["o_proj", "down_proj"])
+@pytest.mark.parametrize("pairing", ["output", "input", "module"])
+def test_twenty_steps_lose_as_if_everything_were_computed(pairing: str) -> None:
+    """All columns, and all of the last layer for the sources."""
+    found, operations = [], []
+    for everything in (True, False):
+        config = make_config(pairing=pairing)
         model = build_small("gemma2", config)
+        model.streams.layers[-1].is_last = not everything
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
         losses = []
-        for step in range(20):
-            batch = make_batch(make_rows(1, LENGTHS["short sources"], seed=step), config)
-            loss = model(batch if trimmed else replace(batch, first_columns=(0, 0)), with_loss=True)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
+        with FlopCounterMode(display=False) as counter:
+            for step in range(20):
+                batch = make_batch(make_rows(1, LENGTHS["short sources"], seed=step), config)
+                loss = model(replace(batch, first_columns=(0, 0)) if everything else batch, with_loss=True)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.item())
         found.append(losses)
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        operations.append(counter.get_total_flops())
+    assert found[1] == pytest.approx(found[0], rel=1e-5) and found[0][0] != pytest.approx(found[0][-1], rel=0.01)
+    assert operations[1] < 0.95 * operations[0]

@@ -31,6 +31,8 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     "lora, checkpointed": ("lora", {}, {"gradient_checkpointing": True}),
     "input_fusion": ("input_fusion", {}, {}),
     "flare": ("flare", {"r": 16, **PAPER_FORM}, {}),
+    "flare, pairing=input": ("flare", {"r": 16, **PAPER_FORM, "pairing": "input"}, {}),
+    "flare, pairing=module in q and v": ("flare", {"r": 16, **PAPER_FORM, "pairing": "module"}, {}),
     "flare, an A of the source's own": ("flare", {"r": 16}, {}),
     "x_mixup": ("x_mixup", {"r": 16}, {}),
 }
