@@ -79,8 +79,9 @@ class Batch:
 
     @property
     def columns(self) -> tuple[slice, slice]:
-        """The columns that the sources' rows fill, prompts and answers, and those that the target's do."""
-        source, target = self.first_columns
+        """The columns that the sources' rows fill, prompts and answers, and those of the target's; alone it has all."""
+        together = len(self.input_ids) > len(self.target_lengths_B)
+        source, target = self.first_columns if together else (0, 0)
         end = self.prompt_columns if self.source_answers_SB is None else self.input_ids.shape[1]
         return slice(source, end), slice(target, self.input_ids.shape[1])
 

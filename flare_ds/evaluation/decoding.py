@@ -82,7 +82,6 @@ class Decoder:
             self.prompts,
             input_ids=tokens_X[:, None],
             known_ids=None,
-            first_columns=(0, 0),
             attention_mask=self.mask_XC,
             position_ids=(self.lengths_X + self.steps)[:, None],
             source_lengths_SB=self.prompts.source_lengths_SB[: self.sources],

@@ -102,7 +102,7 @@ class LockstepStreams:
         if self.projection is not None:
             assert stored is not None, "an MT encoder's states are always stored"
             stored = self.projection(stored.float())
-        source, target = batch.first_columns
+        source, target = (columns.start for columns in batch.columns)
         alignment = align_streams(
             batch.source_lengths_SB,
             batch.target_lengths_B,
@@ -116,7 +116,7 @@ class LockstepStreams:
 
     def first_column(self, batch: Batch) -> int:
         """The first that a row of the target fills."""
-        return batch.first_columns[1]
+        return batch.columns[1].start
 
     @contextmanager
     def reading(self, sources: Sources | None) -> Iterator[None]:

@@ -172,7 +172,6 @@ def test_stored_states(pairing: str, source_norm: bool) -> None:
         input_ids=batch.input_ids[len(rows) :],
         attention_mask=batch.attention_mask[len(rows) :],
         position_ids=batch.position_ids[len(rows) :],
-        first_columns=(0, 0),
         stored_BMKD=stored_BMKD,
     )
     assert_equal_to_oracle(model, make_oracle(model, base, config), config, rows, batch)
