@@ -54,7 +54,7 @@ class AdaptedLinear:
         if this.inputs is not None and self.fusion is not None:
             this.inputs[layer] = x
         if this.ended:
-            return x.new_zeros(*x.shape[:-1], layer.out_features)
+            return x.new_zeros(*x.shape[:-1], layer.out_features)  # type: ignore[arg-type]
         result = layer.base_layer(x)
         if this.adapted:
             up, scaling = layer.lora_B[ADAPTER], layer.scaling[ADAPTER]
