@@ -141,15 +141,18 @@ class LockstepStreams:
         """Sum up, over the forwards inside, how much the source contributes to each fused layer.
 
         Yields:
-            For each fused layer two fp64 sums, over the positions with a partner, of |B·(φ(S,T) - φ(0,T))|² and
-            |B·φ(S,T)|².
+            Filled at the end: for each fused layer two fp64 sums, over the positions with a partner, of
+            |B·(φ(S,T) - φ(0,T))|² and |B·φ(S,T)|².
         """
-        sums = {name: torch.zeros(2, dtype=torch.float64) for name in self.fused}
-        self.energy = {layer: sums[name] for name, layer in self.fused.items()}
+        sums: dict[str, Tensor] = {}
+        self.energy = energy = dict[LoraLayer, Tensor]()
         try:
             yield sums
         finally:
             self.energy = None
+        energy = energy or dict.fromkeys(self.fused.values(), torch.zeros(2, dtype=torch.float64))
+        found = [energy[layer] for layer in self.fused.values()]
+        sums |= zip(self.fused, torch.stack(found).cpu() if found else [], strict=True)  # one transfer for all
 
     def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, summed over its answers."""
@@ -224,8 +227,10 @@ class _LockstepLayer:
         assert sources.state_XLD is not None
         # Some layers flatten rows and columns before their feed-forward.
         positions, alignment = sources.state_XLD.shape[:2], sources.alignment
-        met = {layer: alignment.without_unmet(x.reshape(*positions, -1)) for layer, x in inputs.items()}
-        return self._pass(met, alignment)
+        # q, k and v read one tensor: it stays one, also for the backward pass.
+        distinct = {id(x): x for x in inputs.values()}
+        met = {key: alignment.without_unmet(x.reshape(*positions, -1)) for key, x in distinct.items()}
+        return self._pass({layer: met[id(x)] for layer, x in inputs.items()}, alignment)
 
     def _pass(self, source_XMD: dict[LoraLayer, Tensor], alignment: Alignment) -> Pass:
         streams = self.streams
