@@ -11,7 +11,7 @@ optimizer's step.
 A validation reads batches without a gradient while the source's share is measured. What it gathers itself is not
 counted, its invalidations are.
 
-The elements of the model are those of the base but for the input embedding, whose rows are looked up in the shards
+The elements of the model are those of the base but for the input embedding, whose rows are read from the base's file
 and never gathered (flare_ds/models/embedding.py); the output matrix counts, and is gathered as in any model.
 """
 

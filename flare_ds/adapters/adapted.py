@@ -64,13 +64,15 @@ class AdaptedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """[B, L, D], or [B·L, D], in; the same leading shape [..., O] out, in the base's precision."""
         layer, this = self.layer, current()
+        if this.inputs is not None and self.fusion is not None:
+            this.inputs[layer] = x
+        if this.ended:
+            return x.new_zeros(*x.shape[:-1], layer.out_features)  # type: ignore[arg-type]
         result: Tensor = layer.base_layer.forward(x)
         if this.adapted:
             bottleneck = self._bottleneck(x, this).reshape(*x.shape[:-1], -1)
             update = nn.functional.linear(bottleneck, self.b_OR)
             return update.mul_(layer.scaling[ADAPTER]).add_(result).to(result.dtype)
-        if this.inputs is not None and self.fusion is not None:
-            this.inputs[layer] = x
         return result
 
     def _bottleneck(self, x: Tensor, this: Pass) -> Tensor:

@@ -14,7 +14,7 @@ far, K the vocabulary.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from flare_ds.adapters.alignment import Alignment
 from flare_ds.batches.collate import Batch
 from flare_ds.config import GenerateConfig
-from flare_ds.models.streams import LockstepStreams, Sources
+from flare_ds.models.streams import Sources
 from flare_ds.runtime.engine import RunningModel
 
 
@@ -46,11 +46,12 @@ class Decoder:
 
     def __init__(self, running: RunningModel, batch: Batch, *, along: bool) -> None:
         self.running = running
-        self.prompts = _prompts(batch)
+        # What decodes along shares a grid with the target as long as it lasts; alone, it has its own columns only.
+        self.prompts = _prompts(replace(batch, first_columns=(0, 0)) if along else batch)
         self.sources = len(batch.source_lengths_SB) if along else 0
         self.rows = len(batch.target_lengths_B)
         decoding = (self.sources + 1) * self.rows
-        self.mask_XC = self.prompts.attention_mask[-decoding:]
+        self.mask_XC = self.prompts.attention_mask[-decoding:, running.model.streams.first_column(self.prompts) :]
         self.lengths_X = self.mask_XC.sum(1)
         self.steps = 0
         config = running.model.base.config
@@ -59,17 +60,13 @@ class Decoder:
 
     def remembering(self) -> AbstractContextManager[None]:
         """Let the streams keep, between the forwards inside, what later ones need of earlier ones."""
-        streams = self.running.model.streams
-        return nullcontext() if streams is None else streams.decoding()
+        return self.running.model.streams.decoding()
 
     def prefill(self) -> Tensor:
         """Read the prompts; logits [X, K] of the first answer token."""
         sources = None
         if self.sources:
-            streams = self.running.model.streams
-            assert isinstance(streams, LockstepStreams)
-            met = streams.sources_of(self.prompts)
-            assert met is not None, "what decodes along is fused"
+            met = self.running.model.streams.sources_of(self.prompts)
             sources = replace(met, cache=self.source_cache, keep=True)
         return self._forward(self.prompts, sources)
 
@@ -84,6 +81,7 @@ class Decoder:
         column = replace(
             self.prompts,
             input_ids=tokens_X[:, None],
+            known_ids=None,
             attention_mask=self.mask_XC,
             position_ids=(self.lengths_X + self.steps)[:, None],
             source_lengths_SB=self.prompts.source_lengths_SB[: self.sources],
@@ -143,6 +141,7 @@ def _prompts(batch: Batch) -> Batch:
     return replace(
         batch,
         input_ids=batch.input_ids[:, :end],
+        known_ids=batch.host_ids[:, :end],
         attention_mask=batch.attention_mask[:, :end],
         position_ids=batch.position_ids[:, :end],
         source_answers_SB=None,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flare_ds.batches.collate import NO_TARGET
+from flare_ds.batches.collate import NO_TARGET, Batch
 
 
 def among_branches(logits_XNK: Tensor, branches_BNK: Tensor | None) -> Tensor:
@@ -21,6 +21,11 @@ def among_branches(logits_XNK: Tensor, branches_BNK: Tensor | None) -> Tensor:
         return logits_XNK
     others_XNK = ~branches_BNK.repeat(len(logits_XNK) // len(branches_BNK), 1, 1)
     return logits_XNK.masked_fill(others_XNK, torch.finfo(torch.float32).min)
+
+
+def batch_loss(logits_BNK: Tensor, batch: Batch) -> Tensor:
+    """The loss of the target's rows of a batch, summed over its answers."""
+    return loss_sum(among_branches(logits_BNK, batch.branches_BNK), batch.answers_BN, batch.weights_B)
 
 
 def loss_sum(logits_BNK: Tensor, answers_BN: Tensor, weights_B: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, call_layer, hidden_of, with_hidden
-from flare_ds.models.loss import among_branches, answer_losses, loss_sum
+from flare_ds.models.loss import among_branches, answer_losses, batch_loss
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer
 
 
@@ -83,11 +83,17 @@ class MixupStreams:
             layer.forward = _MixupLayer(self, layer, number, recompute=config.train.gradient_checkpointing)
         base.get_output_embeddings().register_forward_pre_hook(self._keep_last)  # type: ignore[operator]
 
-    def sources_of(self, batch: Batch) -> MixedSource:
-        """The source rows of a batch; they go on to the head where it says what they should answer."""
+    def sources_of(self, batch: Batch) -> MixedSource | None:
+        """The source rows of a batch, if any; they go on to the head where it says what they should answer."""
+        if not len(batch.source_lengths_SB):
+            return None
         rows = len(batch.target_lengths_B)
         real_BP = batch.attention_mask[:rows, : batch.prompt_columns].bool()
         return MixedSource(real_BP, keep=batch.source_targets_SBN is not None)
+
+    def first_column(self, batch: Batch) -> int:
+        """Both streams go through a layer in one call, so all columns do."""
+        return 0
 
     @contextmanager
     def reading(self, source: MixedSource | None) -> Iterator[None]:
@@ -125,9 +131,9 @@ class MixupStreams:
 
     def loss(self, logits_XNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch that was just read, summed over its rows."""
-        logits_XNK = among_branches(logits_XNK, batch.branches_BNK)
         if self.source is None:
-            return loss_sum(logits_XNK, batch.answers_BN, batch.weights_B)
+            return batch_loss(logits_XNK, batch)
+        logits_XNK = among_branches(logits_XNK, batch.branches_BNK)
         assert self.last_XD is not None and batch.source_targets_SBN is not None
         answers_BN, of_source_BN = batch.answers_BN, batch.source_targets_SBN[0]
         source_BNK, target_BNK = logits_XNK.chunk(2)

@@ -1,6 +1,7 @@
 """The lockstep streams: sources and target through the frozen base, layer by layer, inside one forward.
 
-    embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once
+    embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once;
+                                   from here on each stream has the columns that its own longest row fills
     layer 0..n   sources: the base alone, adapters off, no gradient       s'
                  target:  adapters on, fused with the sources' states     t'   while the layer's weights are live
     norm, head   [B, L, D]         the target only (decoding with span=full: all rows)
@@ -10,7 +11,7 @@ of the Hugging Face decoder layer, so no model file is copied, and under ZeRO-3 
 for all streams (one root forward a step; PAPER's two-forward step gathers it three times).
 
 Where the source states are stored (source.provider=cached, method flare_mt) only the target's rows run, and each layer
-is handed its state. Without a source a layer is plain LoRA. With gradient checkpointing the target's pass through a
+is handed its state. A batch without sources meets plain LoRA. With gradient checkpointing the target's pass through a
 layer is recomputed in the backward pass, from the same source states.
 
 Legend: S sources, B rows a stream, X = S·B, L columns, M source columns, K stored states a position, D width.
@@ -34,7 +35,7 @@ from flare_ds.adapters.passes import Pass, current, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
-from flare_ds.models.loss import among_branches, loss_sum
+from flare_ds.models.loss import batch_loss
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Sources:
 
     Attributes:
         alignment: how their positions meet the target's.
+        columns: those that the sources' rows fill, and the target's: all that a layer is to read.
         stored_BMKD: states that were computed before: one for each layer, or one for all; None: lockstep.
         cache: of the sources' own keys and values, when they go on decoding; never the target's.
         keep: whether the last layer also returns the source rows, before the target's.
@@ -51,6 +53,7 @@ class Sources:
     """
 
     alignment: Alignment
+    columns: tuple[slice, slice] = (slice(None), slice(None))
     stored_BMKD: Tensor | None = None
     cache: Cache | None = None
     keep: bool = False
@@ -92,23 +95,28 @@ class LockstepStreams:
             layer.forward = stand_in
 
     def sources_of(self, batch: Batch) -> Sources | None:
-        """How the sources of a batch meet its target rows; None where nothing is fused."""
-        if not self.fused:
+        """How the sources of a batch meet its target rows; None where it has none."""
+        if not len(batch.source_lengths_SB):
             return None
         stored = batch.stored_BMKD
         if self.projection is not None:
             assert stored is not None, "an MT encoder's states are always stored"
             stored = self.projection(stored.float())
+        source, target = (columns.start for columns in batch.columns)
         alignment = align_streams(
             batch.source_lengths_SB,
             batch.target_lengths_B,
-            prompt_columns=batch.prompt_columns,
-            real_BL=batch.attention_mask[-len(batch.target_lengths_B) :].bool(),
+            prompt_columns=batch.prompt_columns - target,
+            real_BL=batch.attention_mask[-len(batch.target_lengths_B) :, target:].bool(),
             mode=self.align,
-            source_columns=None if stored is None else stored.shape[1],
+            source_columns=batch.prompt_columns - source if stored is None else stored.shape[1],
             source_answers_SB=batch.source_answers_SB,
         )
-        return Sources(alignment, stored_BMKD=stored)
+        return Sources(alignment, batch.columns, stored_BMKD=stored)
+
+    def first_column(self, batch: Batch) -> int:
+        """The first that a row of the target fills."""
+        return batch.columns[1].start
 
     @contextmanager
     def reading(self, sources: Sources | None) -> Iterator[None]:
@@ -148,7 +156,7 @@ class LockstepStreams:
 
     def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, summed over its answers."""
-        return loss_sum(among_branches(logits_BNK, batch.branches_BNK), batch.answers_BN, batch.weights_B)
+        return batch_loss(logits_BNK, batch)
 
 
 class _LockstepLayer:
@@ -179,13 +187,13 @@ class _LockstepLayer:
         rows = sources.alignment.index_SBL[..., 0].numel()
         if sources.state_XLD is None:
             self.layer.check_state(hidden_states)
-            sources.state_XLD, hidden_states = hidden_states[:rows], hidden_states[rows:]
+            source, target = sources.columns
+            sources.state_XLD = hidden_states[:rows, source].contiguous()
+            hidden_states = hidden_states[rows:, target].contiguous()
         everybody = rows + hidden_states.shape[0]
-        of_sources, of_target = self.layer.split(given, rows, everybody)
+        of_sources, of_target = self.layer.split(given, rows, everybody, columns=sources.columns)
         of_sources |= {name: store for name, store in sources.stores.items() if name in given}
-        before_XLD, inputs = sources.state_XLD, dict[LoraLayer, Tensor]()
-        with torch.no_grad(), during(Pass(adapted=False, inputs=inputs)):
-            sources.state_XLD = hidden_of(self.layer.forward(before_XLD, **of_sources))
+        before_XLD, inputs = sources.state_XLD, self._source_pass(sources, of_sources)
         if self.pairing == "module":
             meeting = self._meeting_module_inputs(inputs, sources)
         else:
@@ -194,6 +202,18 @@ class _LockstepLayer:
         if self.is_last and sources.keep:
             return with_hidden(output, torch.cat([sources.state_XLD, hidden_of(output)]))
         return output
+
+    @torch.no_grad()
+    def _source_pass(self, sources: Sources, given: dict[str, Any]) -> dict[LoraLayer, Tensor]:
+        """Bring the sources behind this layer; returns what its fused modules read of them.
+
+        Behind the last layer nobody reads them, but for the target that meets its output.
+        """
+        inputs, is_read = dict[LoraLayer, Tensor](), not self.is_last or sources.keep or self.pairing == "output"
+        if is_read or self.pairing == "module":
+            with during(Pass(adapted=False, inputs=inputs, wanted=None if is_read else len(self.fused))):
+                sources.state_XLD = hidden_of(self.layer.forward(sources.state_XLD, **given))
+        return inputs
 
     def _meeting(self, state_XMD: Tensor, sources: Sources) -> Pass:
         """The target's pass where all fused modules meet one state."""

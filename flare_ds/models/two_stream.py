@@ -5,7 +5,7 @@
 Legend: B target rows, L columns, N answer positions, K logits (of the label words' tokens, or the vocabulary).
 """
 
-from contextlib import nullcontext
+from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
@@ -14,13 +14,14 @@ from transformers import Cache, PreTrainedModel
 from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.embedding import shard_embedding
+from flare_ds.models.embedding import HostRows, read_on_host
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base
 from flare_ds.models.mixup import make_mixing
-from flare_ds.models.mixup_streams import MixedSource, MixupStreams
+from flare_ds.models.mixup_streams import MixupStreams
 from flare_ds.models.mt_encoder import make_projection
-from flare_ds.models.streams import LockstepStreams, Sources
+from flare_ds.models.plain_streams import PlainStreams, Streams
+from flare_ds.models.streams import LockstepStreams
 
 
 class TwoStreamModel(nn.Module):
@@ -30,25 +31,35 @@ class TwoStreamModel(nn.Module):
         model: the base with its adapter, or the bare base where the method trains nothing.
         config: the run's settings.
         projection: brings an MT encoder's states to the base's width; trains beside the adapter (flare_mt).
+        host_rows: reads the rows of the embedding; None: the base does so itself.
 
     Attributes:
         mixing: the mixing layer, which trains beside the adapter (x_mixup).
-        streams: how the rows go through the layers; None: as the bare base takes them.
+        streams: how the rows go through the layers.
 
     Raises:
         ConfigError: see `make_mixing`.
     """
 
-    def __init__(self, model: PeftModel | PreTrainedModel, config: Config, projection: nn.Linear | None = None) -> None:
+    def __init__(
+        self,
+        model: PeftModel | PreTrainedModel,
+        config: Config,
+        projection: nn.Linear | None = None,
+        host_rows: HostRows | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.host_rows = host_rows
         self.projection = projection
         self.mixing = make_mixing(self.base, config) if config.recipe.fuses == "mixup" else None
-        self.streams: LockstepStreams | MixupStreams | None = None
+        self.streams: Streams
         if self.mixing is not None:
             self.streams = MixupStreams(self.peft_model, self.mixing, config)
-        elif isinstance(model, PeftModel):
-            self.streams = LockstepStreams(model, config, projection)
+        elif config.sources:
+            self.streams = LockstepStreams(self.peft_model, config, projection)
+        else:
+            self.streams = PlainStreams(self.base, config)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -76,7 +87,7 @@ class TwoStreamModel(nn.Module):
         self,
         batch: Batch,
         *,
-        sources: Sources | MixedSource | None = None,
+        sources: Any = None,
         past: Cache | None = None,
         with_loss: bool = False,
     ) -> Tensor:
@@ -86,25 +97,22 @@ class TwoStreamModel(nn.Module):
 
         Args:
             batch: the rows.
-            sources: what the target meets, when decoding; None: what follows from the batch.
+            sources: what the target meets, as `Streams.sources_of` puts it; None: what follows from the batch.
             past: keys and values of the target's earlier columns, when decoding; added to.
             with_loss: return the loss of the batch instead, summed over its answers: a number.
         """
-        if sources is None and self.streams is not None and len(batch.source_lengths_SB):
-            sources = self.streams.sources_of(batch)
-        with nullcontext() if self.streams is None else self.streams.reading(sources):  # type: ignore[arg-type]
+        if self.host_rows is not None:
+            self.host_rows.read(batch)
+        with self.streams.reading(self.streams.sources_of(batch) if sources is None else sources):
             logits_BNK = self.base(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
-                logits_to_keep=batch.answer_columns_N,
+                logits_to_keep=batch.answer_columns_N - self.streams.first_column(batch),
                 past_key_values=past,
                 use_cache=past is not None,
             ).logits
-            if not with_loss:
-                return logits_BNK
-            assert self.streams is not None, "only a method that trains has a loss"
-            return self.streams.loss(logits_BNK, batch)
+            return self.streams.loss(logits_BNK, batch) if with_loss else logits_BNK
 
 
 def build_model(config: Config, *, label_tokens: list[list[int]]) -> TwoStreamModel:
@@ -123,9 +131,9 @@ def build_model(config: Config, *, label_tokens: list[list[int]]) -> TwoStreamMo
         label_tokens=label_tokens if config.train.objective == "labels" else None,
         trained=config.adapter.train_head and config.recipe.trains,
     )
-    shard_embedding(base)
+    host_rows = read_on_host(base, config.model.base)
     projection = None
     if config.reads_mt_encoder:
         width = base.config.get_text_config().hidden_size
         projection = make_projection(config.source, width, seed=config.train.seed)
-    return TwoStreamModel(model, config, projection)
+    return TwoStreamModel(model, config, projection, host_rows)

@@ -74,7 +74,6 @@ class Validation:
     def after_step(self) -> None:
         """Score the adapter as it is now, and keep it if its scores are finite and the best so far."""
         streams, progress = self.running.model.streams, self.progress
-        assert streams is not None, "a model that trains has an adapter"
         with streams.measuring() as energies:
             scores = self._scores()
         self.records.fusion(progress.step, source_shares(gather_objects(energies)))

@@ -1,0 +1,82 @@
+"""How the rows of a batch go through the base: what a model asks of its streams, and the plain way, one text a row.
+
+PlainStreams      lora, input_fusion, zero_shot, translate_test    the target's rows alone
+LockstepStreams   flare, flare_mt                                  beside the sources', fused in the bottleneck
+MixupStreams      x_mixup                                          beside the source's, mixed at one layer
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.batches.collate import Batch
+from flare_ds.config import Config
+from flare_ds.models.layer_calls import call_layer
+from flare_ds.models.loss import batch_loss
+
+
+class Streams(Protocol):
+    """Runs the rows of a batch through the decoder layers of one model."""
+
+    def sources_of(self, batch: Batch) -> Any:
+        """What the target's rows of a batch meet, in this method's own words; None: they are read alone."""
+
+    def first_column(self, batch: Batch) -> int:
+        """The first column of the target that goes through the layers; those that come out are counted from there."""
+
+    def reading(self, sources: Any) -> AbstractContextManager[None]:
+        """Run the forwards inside with these sources, or for None with the target alone."""
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Keep, between the forwards inside, what later ones need of earlier ones."""
+
+    def measuring(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Sum up, over the forwards inside, how much the source contributes to each fused layer, if any is."""
+
+    def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
+        """The loss of a batch that was just read, summed over its answers."""
+
+
+class PlainStreams:
+    """The target's rows through the layers as they are.
+
+    Args:
+        base: the model, with or without an adapter in it.
+        config: the run's settings.
+    """
+
+    def __init__(self, base: PreTrainedModel, config: Config) -> None:
+        if config.train.gradient_checkpointing:
+            for layer in decoder_layers(base):
+                layer.forward = partial(call_layer, layer.forward, recompute=True)
+
+    def sources_of(self, batch: Batch) -> None:
+        """Nothing is met."""
+
+    def first_column(self, batch: Batch) -> int:
+        """All of them go."""
+        return 0
+
+    @contextmanager
+    def reading(self, _sources: None) -> Iterator[None]:
+        """The target alone, in any case."""
+        yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Nothing but its cache has to be kept."""
+        yield
+
+    @contextmanager
+    def measuring(self) -> Iterator[dict[str, Tensor]]:
+        """There is nothing to measure."""
+        yield {}
+
+    def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
+        """The loss of a batch, summed over its answers."""
+        return batch_loss(logits_BNK, batch)
