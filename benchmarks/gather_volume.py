@@ -29,8 +29,8 @@ from workload import REPOSITORY, make_batch, make_config, run_ranks, write_model
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.partitioned import full_numel
-from flare_ds.runtime.engine import RunningModel
-from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.engine import Engine
+from flare_ds.runtime.opening import open_engine
 from flare_ds.runtime.process_group import rank
 
 FIRST, LAST = 3, 5  # measured steps
@@ -75,7 +75,7 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         deepspeed=model / DEEPSPEED,
         gradient_checkpointing=VARIANTS[variant],
     )
-    running = open_model(config, shape=load_shape(config.model), label_tokens=[])
+    running = open_engine(config, shape=load_shape(config.model), label_tokens=[], whole=False)
     forward = TwoForwards(running.model) if variant == "two_forwards" else lambda root, batch: root(batch)
     elements = sum(full_numel(parameter) for parameter in running.model.parameters() if not parameter.requires_grad)
     losses = []
@@ -96,13 +96,13 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
     }
 
 
-def train_step(running: RunningModel, forward: Callable[..., Any]) -> float:
+def train_step(running: Engine, forward: Callable[..., Any]) -> float:
     """One optimizer step; returns the loss."""
     batch = make_batch(VOCABULARY, rows=ROWS, length=LENGTH)
-    running.engine.train()
-    loss = loss_sum(forward(running.engine, batch), batch.answers_BN, batch.weights_B)
-    running.engine.backward(loss)
-    running.engine.step()
+    running.root.train()
+    loss = loss_sum(forward(running.root, batch), batch.answers_BN, batch.weights_B)
+    running.root.backward(loss)
+    running.root.step()
     return loss.item()
 
 

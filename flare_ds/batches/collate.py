@@ -74,11 +74,14 @@ class Batch:
     branches_BNK: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
+        """The same batch on another device; to a GPU the copies go on beside what this process does next."""
         tensors = {
             field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+        if device.type == "cuda":
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items() if not tensor.is_cuda}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     def followed_by(self, tokens: tuple[int, ...]) -> "Batch":
         """The same prompts and tokens that every row reads behind them; sources do where their answers would stand."""

@@ -6,7 +6,6 @@ DeepSpeed reads no key that it does not know, and this project takes optimizer, 
 from collections.abc import Iterator
 from typing import Any
 
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import ValidationError
 
 from flare_ds.config import Config
@@ -88,6 +87,8 @@ def _from_yaml(config: Config) -> dict[str, tuple[str, Any]]:
 
 
 def _zero_problems(zero: dict[str, Any], origin: str) -> Iterator[ConfigError]:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # slow, and a whole model does without DeepSpeed
+
     known = [field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()]
     wrong = list(_misplaced(zero, known, _ZERO_REFUSED, origin, "zero_optimization."))
     yield from wrong
