@@ -15,7 +15,7 @@ from flare_ds.registry import suggestion
 _SERVES = (
     *("bf16", "communication_data_type", "data_types", "zero_optimization", "zero_allow_untested_optimizer"),
     *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger"),
-    *("disable_python_gc", "tensorboard", "wandb", "csv_monitor", "comet"),
+    *("timers", "disable_python_gc", "tensorboard", "wandb", "csv_monitor", "comet"),
 )
 _REFUSED = {
     "optimizer": ("the optimizer is AdamW, made from the YAML", "set train.learning_rate and train.weight_decay"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
@@ -62,7 +62,7 @@ class WholeEngine(Engine):
         """See `Engine.tensors`."""
         if rank():
             return {}
-        return {name: self._held(parameter, kind).cpu() for name, parameter in self.parameters.items()}
+        return {name: self._held(parameter, kind).to("cpu", copy=True) for name, parameter in self.parameters.items()}
 
     def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int) -> None:
         """See `Engine.restore`."""
@@ -70,10 +70,10 @@ class WholeEngine(Engine):
             own = {kind: moments[kind][name].to(parameter.device, copy=True) for kind in MOMENTS}
             self.optimizer.state[parameter] = {"step": torch.tensor(float(updates)), **own}
 
-    def _held(self, parameter: torch.nn.Parameter, kind: Kind) -> Tensor:
+    def _held(self, parameter: nn.Parameter, kind: Kind) -> Tensor:
         if kind == "adapter":
-            return parameter.detach().clone()
-        return self.optimizer.state[parameter].get(kind, torch.zeros_like(parameter)).detach().clone()
+            return parameter.detach()
+        return self.optimizer.state[parameter].get(kind, torch.zeros_like(parameter, requires_grad=False))
 
 
 def _averaged(model: TwoStreamModel) -> DistributedDataParallel:
