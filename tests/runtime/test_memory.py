@@ -66,7 +66,8 @@ def test_a_whole_base_takes_all_its_weights_and_a_shared_one_what_is_gathered(
 
 
 GB = 1e9
-ENGINES = [  # train.whole_model, ranks, free memory (None: between what the two need) -> whether whole, and what is said
+# train.whole_model, ranks, free memory (None: between what the two engines need); whether whole, and what is said
+ENGINES = [
     ("auto", 1, 9 * GB, True, "there is one rank"),
     ("auto", 2, 9 * GB, True, "it needs about 1.0 GB on each rank, and 9.0 GB are free for it"),
     ("auto", 2, None, False, "it needs about 1.0 GB on each rank, but 1.0 GB are free for it"),
