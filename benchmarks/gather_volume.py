@@ -34,8 +34,8 @@ from workload import REPOSITORY, make_batch, make_config, run_ranks, write_model
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.partitioned import full_numel
-from flare_ds.runtime.engine import RunningModel
-from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.engine import Engine
+from flare_ds.runtime.opening import open_engine
 from flare_ds.runtime.process_group import rank
 
 FIRST, LAST = 3, 5  # measured steps
@@ -81,7 +81,7 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         deepspeed=model / DEEPSPEED,
         gradient_checkpointing=variant == "lockstep_checkpointing",
     )
-    running = open_model(config, shape=load_shape(config.model), label_tokens=[])
+    running = open_engine(config, shape=load_shape(config.model), label_tokens=[], whole=False)
     forward = TwoForwards(running.model) if variant == "two_forwards" else lambda root, batch: root(batch)
     elements = sum(full_numel(parameter) for parameter in running.model.parameters() if not parameter.requires_grad)
     losses, gathered, calls = [], 0, 0
@@ -106,22 +106,21 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
     }
 
 
-def validate(running: RunningModel) -> None:
+def validate(running: Engine) -> None:
     """Read some batches while the source's share is measured, as a validation does."""
-    assert running.model.streams is not None
-    running.engine.eval()
+    running.root.eval()
     with torch.no_grad(), running.model.streams.measuring():
         for _ in range(VALIDATION_BATCHES):
-            running.engine(make_batch(VOCABULARY, rows=ROWS, length=LENGTH))
+            running.root(make_batch(VOCABULARY, rows=ROWS, length=LENGTH))
 
 
-def train_step(running: RunningModel, forward: Callable[..., Any]) -> float:
+def train_step(running: Engine, forward: Callable[..., Any]) -> float:
     """One optimizer step; returns the loss."""
     batch = make_batch(VOCABULARY, rows=ROWS, length=LENGTH)
-    running.engine.train()
-    loss = loss_sum(forward(running.engine, batch), batch.answers_BN, batch.weights_B)
-    running.engine.backward(loss)
-    running.engine.step()
+    running.root.train()
+    loss = loss_sum(forward(running.root, batch), batch.answers_BN, batch.weights_B)
+    running.root.backward(loss)
+    running.root.step()
     return loss.item()
 
 

@@ -53,7 +53,7 @@ def test_a_rank_writes_nothing_that_another_reads(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     gather_volume = importlib.import_module("gather_volume")
     monkeypatch.setattr(gather_volume, "load_shape", lambda model: None)
-    monkeypatch.setattr(gather_volume, "open_model", stop)
+    monkeypatch.setattr(gather_volume, "open_engine", stop)
     with pytest.raises(InterruptedError):
         gather_volume.measure("lockstep", tmp_path, counter=None)
     assert not list(tmp_path.iterdir())

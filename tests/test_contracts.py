@@ -16,7 +16,7 @@ from deepspeed.comm.torch import build_shm_op
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import partition_parameters, partitioned_param_coordinator, stage3
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_local_optimizer_state
+from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state, safe_set_local_optimizer_state
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from transformers import DynamicCache
@@ -81,8 +81,9 @@ def test_torch_modules_give_up_a_parameter() -> None:
     [
         (DeepSpeedEngine.set_gradient_accumulation_boundary, ["self", "is_boundary"]),
         (DeepSpeedEngine.get_global_grad_norm, ["self"]),
-        (safe_get_full_fp32_param, ["param"]),
-        (safe_get_full_optimizer_state, ["param", "optim_state_key"]),
+        (DeepSpeedEngine.was_step_applied, ["self"]),
+        (safe_get_local_fp32_param, ["param"]),
+        (safe_get_local_optimizer_state, ["param", "optim_state_key"]),
         (safe_set_local_optimizer_state, ["param", "value", "optim_state_key"]),
         (build_shm_op, []),
         (of_transformers.unset_hf_deepspeed_config, []),

@@ -62,6 +62,7 @@ def test_deepspeed_reads_it_as_it_is_meant(file: Path) -> None:
     assert zero.zero_hpz_partition_size == (8 if "hpz" in file.stem else 1)
     assert (zero.max_reuse_distance, zero.max_live_parameters) == (1_200_000, 2_500_000)
     assert (zero.param_persistence_threshold, zero.prefetch_bucket_size) == (8_193, 1_000_000)
+    assert not config.timers_config.enabled, "it waits for the GPU in every forward"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -71,7 +72,7 @@ def test_every_setting_is_one_deepspeed_knows(file: Path) -> None:
     fields = DeepSpeedZeroConfig.model_fields
     known = {field.alias or name for name, field in fields.items()}
     assert set(read(file)["zero_optimization"]) <= known
-    top = {"bf16", "communication_data_type", "data_types", "zero_optimization"} | set(RUN_TIME)
+    top = {"bf16", "communication_data_type", "data_types", "timers", "zero_optimization"} | set(RUN_TIME)
     assert set(read(file)) <= top
 
 

@@ -86,7 +86,7 @@ def write_data(directory: Path, *, rows: int = 600, languages: tuple[str, ...] =
 
 
 def toy_settings(root: Path, *, method: str = "flare", name: str = "run", **train: object) -> dict:
-    """A run's settings on the toy world below `root`, made there if absent."""
+    """A run's settings on the toy world below `root`, made there if absent; it trains sharded."""
     if not (root / "model").exists():
         write_model(root / "model")
         write_data(root / "data")
@@ -103,7 +103,15 @@ def toy_settings(root: Path, *, method: str = "flare", name: str = "run", **trai
             "validation_rows": 40,
             "test_rows": 101,
         },
-        "train": {"steps": 10, "batch_size": 16, "learning_rate": 0.01, "validate_every": 5, "save_every": 2, **train},
+        "train": {
+            "steps": 10,
+            "batch_size": 16,
+            "learning_rate": 0.01,
+            "validate_every": 5,
+            "save_every": 2,
+            "whole_model": False,
+            **train,
+        },
     }
 
 

@@ -91,10 +91,13 @@ class Batch:
         return self.input_ids.cpu() if self.known_ids is None else self.known_ids
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved | {"known_ids": self.host_ids})
+        """The same batch on another device; to a GPU the copies go on beside what this process does next."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "known_ids"}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        if device.type == "cuda":
+            tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        return replace(self, **moved, known_ids=self.host_ids)
 
     def followed_by(self, tokens: tuple[int, ...]) -> "Batch":
         """The same prompts and tokens that every row reads behind them; sources do where their answers would stand."""

@@ -17,7 +17,7 @@ _HOUSEKEEPING: Any = {
     "run_dir": True,
     "cache_dir": True,
     "source": {"max_store_gb"},
-    "train": {"micro_batch_size", "micro_batch_tokens", "save_every", "save_seconds"},
+    "train": {"micro_batch_size", "micro_batch_tokens", "whole_model", "save_every", "save_seconds"},
     "evaluate": {"batch_size", "batch_tokens", "whole_model"},
 }
 """Where things lie, and how much is held at once."""

@@ -24,6 +24,9 @@ class TrainConfig(Section):
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
+    whole_model: Literal["auto", True, False] = Field(
+        "auto", description="each rank holds the whole base (auto: one that works alone; several where it fits)"
+    )
     objective: Literal["labels", "vocabulary"] = Field("labels", description="softmax over label words, or over all")
     gradient_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory")
     seed: int = Field(1, ge=0, description="initialisation, data order and dropout")

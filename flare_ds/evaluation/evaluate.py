@@ -76,7 +76,7 @@ def open_trained(config: Config, *, shape: PreTrainedModel, label_tokens: list[l
         CheckpointError: see `load_adapter` and `check_settings`.
     """
     adapter = agreed(partial(saved_adapter, config))
-    return open_model(config, shape=shape, label_tokens=label_tokens, adapter=adapter, train=False)
+    return open_model(config, shape=shape, label_tokens=label_tokens, adapter=adapter)
 
 
 def saved_adapter(config: Config) -> AdapterSource | None:

@@ -1,8 +1,8 @@
 """The loss: cross-entropy of the answers, normalised so that ranks and micro-steps add up to one global mean.
 
-DeepSpeed averages over ranks. With unequal rows (or label tokens) that average is not the mean over the step's
+Gradients are averaged over ranks. With unequal rows (or label tokens) that average is not the mean over the step's
 examples, so each micro-batch's loss is its own *sum* over the step's global count, times the number of ranks that
-DeepSpeed will divide by. Over micro-steps it only sums: the trainer tells it which of them is the last.
+it will be divided by. Over micro-steps they only sum: the trainer says which of them is the last.
 
 Legend: B rows, N answer positions, K logits.
 """
@@ -41,11 +41,11 @@ def answer_losses(logits_BNK: Tensor, answers_BN: Tensor) -> Tensor:
     return losses_BN.sum(1)
 
 
-def for_deepspeed(loss: Tensor, *, step_targets: int, world_size: int) -> Tensor:
-    """Scale a micro-batch's loss sum so that DeepSpeed's averaging yields the mean over the step's targets.
+def share_of_mean(loss: Tensor, *, step_targets: int, world_size: int) -> Tensor:
+    """Scale a micro-batch's loss sum so that its gradients, averaged over ranks, add up to those of the step's mean.
 
     A loss that is not finite may still have finite gradients (an infinite one has those of a softmax). It is turned
-    into one whose gradients are NaN: DeepSpeed then applies the step on no rank, and no rank has to ask another.
+    into one whose gradients are NaN: the engine then applies the step on no rank, and no rank has to ask another.
     """
     trusted = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
     return loss * trusted * (world_size / step_targets)

@@ -6,7 +6,6 @@ DeepSpeed reads no key that it does not know, and this project takes optimizer, 
 from collections.abc import Iterator
 from typing import Any
 
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import ValidationError
 
 from flare_ds.config import Config
@@ -16,7 +15,7 @@ from flare_ds.registry import suggestion
 _SERVES = (
     *("bf16", "communication_data_type", "data_types", "zero_optimization", "zero_allow_untested_optimizer"),
     *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger"),
-    *("disable_python_gc", "tensorboard", "wandb", "csv_monitor", "comet"),
+    *("timers", "disable_python_gc", "tensorboard", "wandb", "csv_monitor", "comet"),
 )
 _REFUSED = {
     "optimizer": ("the optimizer is AdamW, made from the YAML", "set train.learning_rate and train.weight_decay"),
@@ -88,6 +87,8 @@ def _from_yaml(config: Config) -> dict[str, tuple[str, Any]]:
 
 
 def _zero_problems(zero: dict[str, Any], origin: str) -> Iterator[ConfigError]:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # slow, and a whole model does without DeepSpeed
+
     known = [field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()]
     wrong = list(_misplaced(zero, known, _ZERO_REFUSED, origin, "zero_optimization."))
     yield from wrong

@@ -1,6 +1,6 @@
 """Joining the ranks that a launcher started.
 
-Only that needs DeepSpeed, which is imported then: asking a model that fits into one process needs neither.
+Only that needs DeepSpeed, which is imported then: a whole model in a process alone needs neither.
 """
 
 import os

@@ -22,6 +22,8 @@ from flare_ds.runtime.process_group import device, world_size
 _GB = 1e9
 _RUNTIME = 1e9
 """What a process needs beside the model."""
+_TRAINED = 20
+"""Bytes a trained element: in fp32 itself, its gradient, its two moments, and what is sent between ranks."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Estimate:
     """Bytes one rank needs.
 
     Attributes:
-        fixed: its shard of the base, the gathered layers and the embedding, the adapter and its optimizer; at least
-            the whole base if that is quantised, since it is sharded after it is loaded.
+        fixed: what it holds of the base, the adapter and its optimizer; where the ranks share the base also the
+            gathered layers and the embedding, and at least the whole base if that is quantised, since it is sharded
+            after it is loaded.
         per_token: what a padded token, of any stream that runs, keeps for the backward pass.
     """
 
@@ -42,18 +45,65 @@ class Estimate:
         return self.fixed + tokens * self.per_token
 
 
-def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ranks: int) -> Estimate:
+@dataclass(frozen=True)
+class Load:
+    """The largest micro-batch of a run.
+
+    Attributes:
+        setting: what limits it.
+        value: of the setting.
+        tokens_each: padded tokens that one more of it is.
+        row_tokens: padded tokens of the longest row, over the streams that run.
+        streams: how many run, the target's included.
+    """
+
+    setting: str
+    value: int
+    tokens_each: int
+    row_tokens: int
+    streams: int
+
+    @property
+    def tokens(self) -> int:
+        """Its padded tokens; a row is not cut."""
+        return max(self.row_tokens, self.value * self.tokens_each)
+
+
+def largest_load(train: TrainConfig, *, row_tokens: int, streams: int) -> Load:
+    """The largest micro-batch that the settings allow; for the arguments see `Load`."""
+    by_size, by_tokens = train.micro_batch_size, train.micro_batch_tokens
+    if by_tokens is not None and by_tokens < by_size * row_tokens:
+        return Load("train.micro_batch_tokens", by_tokens, 1, row_tokens, streams)
+    return Load("train.micro_batch_size", by_size, row_tokens, row_tokens, streams)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is needed, and what there is, in bytes."""
+
+    needed: float
+    available: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough."""
+        return self.needed <= self.available
+
+    def __str__(self) -> str:
+        needed, free = f"{self.needed / _GB:.1f} GB on each rank", f"{self.available / _GB:.1f} GB are free for it"
+        return f"needs about {needed}, {'and' if self.fits else 'but'} {free}"
+
+
+def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ranks: int | None) -> Estimate:
     """Estimate a training rank's peak memory.
 
     Args:
         config: the run's settings.
         shape: the base on the meta device.
         streams: how many run, the target's included.
-        ranks: how many share the base.
+        ranks: how many share the base; None: each holds it whole.
     """
     layers, weights = decoder_layers(shape), _weights(config, shape)
-    embedding = getattr(torch, config.model.dtype).itemsize * _elements(shape.get_input_embeddings())
-    layer = (weights - embedding) / len(layers)
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
     width = shape.config.get_text_config().hidden_size
     per_target_token = 4 * sum(12 * width + 6 * _widest_input(layer) for layer in layers)
@@ -61,53 +111,59 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     runs = Workload(config)
     beside = runs.trained - 1 + 0.2 * runs.met
     per_column = (1 + beside) * per_target_token
-    training = weights / ranks + embedding + 2.5 * layer
-    loading = 0.0 if config.model.quantization == "none" else weights
-    return Estimate(fixed=max(training, loading) + _RUNTIME, per_token=per_column / streams)
+    trained = _TRAINED * _trained_elements(config, shape)
+    if ranks is None:
+        held = weights + trained
+    else:
+        embedding = getattr(torch, config.model.dtype).itemsize * _elements(shape.get_input_embeddings())
+        layer = (weights - embedding) / len(layers)
+        held = (weights + trained) / ranks + embedding + 2.5 * layer
+        held = held if config.model.quantization == "none" else max(held, weights)
+    return Estimate(fixed=held + _RUNTIME, per_token=per_column / streams)
 
 
-def check_memory(config: Config, shape: PreTrainedModel, *, row_tokens: int, streams: int) -> None:
-    """Refuse a micro-batch that cannot fit, before anything is loaded.
+def training_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> Size:
+    """What the largest micro-batch takes on this rank.
 
     Args:
         config: the run's settings.
         shape: the base on the meta device.
-        row_tokens: padded tokens of the longest row, over the streams that run.
-        streams: how many run, the target's included.
+        load: the micro-batch.
+        whole: whether the rank holds the whole base.
+    """
+    estimate = estimate_memory(config, shape, streams=load.streams, ranks=None if whole else world_size())
+    return Size(estimate.bytes(load.tokens), _available(device()))
+
+
+def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> None:
+    """Refuse a micro-batch that cannot fit, before anything is loaded; for the arguments see `training_memory`.
 
     Raises:
         HostError: naming the setting, what it needs, what there is, and the largest value that fits.
     """
-    estimate = estimate_memory(config, shape, streams=streams, ranks=world_size())
-    available = _available(device())
-    setting, value, tokens_each = _limit(config.train, row_tokens)
-    tokens = max(row_tokens, value * tokens_each)
-    if estimate.bytes(tokens) <= available:
+    size = training_memory(config, shape, load, whole=whole)
+    if size.fits:
         return
-    fitting = int((available - estimate.fixed) // estimate.per_token)
+    estimate = estimate_memory(config, shape, streams=load.streams, ranks=None if whole else world_size())
+    fitting = int((size.available - estimate.fixed) // estimate.per_token)
+    fix = f"set {load.setting}={fitting // load.tokens_each} (a step stays as it is: the rest is accumulated)"
+    if fitting < load.row_tokens:
+        fix = _LESS[whole and world_size() > 1]
     raise HostError(
-        f"{setting}={value} needs about {estimate.bytes(tokens) / _GB:.1f} GB on each rank "
-        f"(longest row: {row_tokens // streams} tokens), but {available / _GB:.1f} GB are free for it",
-        fix=f"set {setting}={fitting // tokens_each} (a step stays as it is: the rest is accumulated)"
-        if fitting >= row_tokens
-        else "use more ranks on more machines, or a smaller base model",
+        f"{load.setting}={load.value} {size} (longest row: {load.row_tokens // load.streams} tokens)", fix=fix
     )
 
 
-def _limit(train: TrainConfig, row_tokens: int) -> tuple[str, int, int]:
-    """What limits the largest micro-batch: the setting, its value, and how many padded tokens one of it is."""
-    by_size, by_tokens = train.micro_batch_size, train.micro_batch_tokens
-    if by_tokens is not None and by_tokens < by_size * row_tokens:
-        return "train.micro_batch_tokens", by_tokens, 1
-    return "train.micro_batch_size", by_size, row_tokens
+_LESS = {
+    True: "set train.whole_model=false, so that the ranks share the base",
+    False: "use more ranks on more machines, which share the base (train.whole_model=auto), or a smaller base model",
+}
 
 
 def whole_model_problem(config: Config, shape: PreTrainedModel, on: torch.device) -> str | None:
     """Why the whole base cannot be held on a device: what it needs, and what there is; None: it fits."""
-    needed, available = _weights(config, shape) + _RUNTIME, _available(on)
-    if needed <= available:
-        return None
-    return f"needs about {needed / _GB:.1f} GB on each rank, but {available / _GB:.1f} GB are free for it"
+    size = Size(_weights(config, shape) + _RUNTIME, _available(on))
+    return None if size.fits else str(size)
 
 
 def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
@@ -119,6 +175,14 @@ def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
     if problem := whole_model_problem(config, shape, device()):
         fix = "set evaluate.whole_model=false, so that the ranks share the base"
         raise HostError(f"evaluate.whole_model=true {problem}", fix=fix)
+
+
+def _trained_elements(config: Config, shape: PreTrainedModel) -> int:
+    """At most so many train: matrices beside every linear layer, A's of their own for sources, a whole head."""
+    linears = (module for layer in decoder_layers(shape) for module in layer.modules() if isinstance(module, nn.Linear))
+    adapter = config.adapter.r * sum(2 * linear.in_features + linear.out_features for linear in linears)
+    has_head = config.adapter.train_head and config.train.objective == "vocabulary"
+    return adapter + (_elements(shape.get_input_embeddings()) if has_head else 0)
 
 
 def _elements(module: nn.Module) -> int:
@@ -141,6 +205,7 @@ def _weights(config: Config, shape: PreTrainedModel) -> int:
 def _available(on: torch.device) -> float:
     """Free bytes for this rank: of its GPU, or its share of the host's."""
     if on.type == "cuda":
-        return float(torch.cuda.mem_get_info(on)[0])
+        kept = torch.cuda.memory_reserved(on) - torch.cuda.memory_allocated(on)  # by torch, from what was freed
+        return float(torch.cuda.mem_get_info(on)[0] + kept)
     local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size()
     return free_host_memory() / int(local)

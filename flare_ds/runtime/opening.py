@@ -1,25 +1,31 @@
-"""Opening a two-stream model to run: whole in this process, or sharded under the DeepSpeed engine.
+"""Opening a two-stream model to run: whole in this process, or in the shards of all ranks (DeepSpeed's ZeRO-3).
 
-    training                       sharded
+    training, deciding by          train.whole_model
+      auto (the default)           whole in a process that works alone, and where the base with its adapter and the
+                                   largest micro-batch fits on every rank; sharded otherwise
     scoring, deciding by           evaluate.whole_model
       auto (the default)           whole where one process works alone and the base fits; sharded otherwise
+    either
       true                         whole on every rank
       false                        sharded
 
-Decoding under ZeRO-3 gathers the base for every token; a whole model has no collective in a forward, and needs no
-DeepSpeed, which is imported only then.
+A whole model has no collective in a forward (decoding under ZeRO-3 gathers the base for every token), and needs no
+DeepSpeed, which is imported only where a model is sharded or several ranks meet.
 """
 
+import sys
 from functools import partial
 
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
-from flare_ds.runtime.engine import AdapterSource, RunningModel, check_model, open_whole
+from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model, open_whole, whole_model
 from flare_ds.runtime.joining import join_if_launched, join_process_group
-from flare_ds.runtime.memory import check_whole_model, whole_model_problem
-from flare_ds.runtime.process_group import device, world_size
+from flare_ds.runtime.memory import Load, check_memory, check_whole_model, training_memory, whole_model_problem
+from flare_ds.runtime.process_group import device, gather_objects, rank, world_size
 from flare_ds.runtime.rank_zero import agreed
+from flare_ds.runtime.whole import WholeEngine
+from flare_ds.shipped import AUTO
 
 
 def open_model(
@@ -28,33 +34,92 @@ def open_model(
     shape: PreTrainedModel,
     label_tokens: list[list[int]],
     adapter: AdapterSource | None = None,
-    train: bool = True,
 ) -> RunningModel:
-    """Load the base, add the adapter, start the engine where one is needed; a collective.
+    """Load the base and add the adapter, to be asked; a collective.
 
     Args:
         config: the run's settings.
         shape: the base on the meta device.
         label_tokens: token ids of each label word.
         adapter: gives the values to start from, by parameter name; None: a fresh adapter.
-        train: whether an optimizer is made; without, the engine only shards and gathers.
 
     Raises:
         ConfigError: see `check_adapter`, `check_mixup`, `check_streams`, `open_sharded` and `build_model`.
         HostError: evaluate.whole_model=true, but the base does not fit.
     """
-    join_process_group() if train else join_if_launched()
+    join_if_launched()
     agreed(partial(check_model, config, shape))
-    if not train and agreed(partial(_is_whole, config, shape)):
+    if agreed(partial(_is_whole, config, shape)):
         return open_whole(config, label_tokens=label_tokens, adapter=adapter, device=device())
     join_process_group()
     from flare_ds.runtime.sharded import open_sharded
 
-    return open_sharded(config, shape=shape, label_tokens=label_tokens, adapter=adapter, train=train)
+    return open_sharded(config, shape=shape, label_tokens=label_tokens, adapter=adapter)
+
+
+def open_engine(
+    config: Config,
+    *,
+    shape: PreTrainedModel,
+    label_tokens: list[list[int]],
+    whole: bool,
+    adapter: AdapterSource | None = None,
+) -> Engine:
+    """Load the base, add the adapter, make its optimizer; a collective.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+        label_tokens: token ids of each label word.
+        whole: see `trains_whole`.
+        adapter: as in `open_model`.
+
+    Raises:
+        ConfigError: see `open_model`.
+    """
+    join_if_launched()
+    agreed(partial(check_model, config, shape))
+    if whole:
+        model = whole_model(config, label_tokens=label_tokens, adapter=adapter, device=device())
+        return WholeEngine(model, config.train)
+    join_process_group()
+    from flare_ds.runtime.sharded import open_sharded_engine
+
+    return open_sharded_engine(config, shape=shape, label_tokens=label_tokens, adapter=adapter)
+
+
+def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
+    """Whether every rank is to hold the whole base while it trains; rank 0 says so, and why; a collective.
+
+    Args:
+        config: the run's settings.
+        shape: the base on the meta device.
+        load: the largest micro-batch.
+
+    Raises:
+        HostError: what is to be held does not fit.
+    """
+    sizes = agreed(partial(training_memory, config, shape, load, whole=True))
+    whole, why = _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
+    agreed(partial(check_memory, config, shape, load, whole=whole))
+    if rank() == 0:
+        idle = f"; deepspeed={config.deepspeed} plays no part" if whole and config.deepspeed != AUTO else ""
+        held = "the whole base on each rank" if whole else f"the base shared by the ranks ({world_size()}, ZeRO-3)"
+        print(f"training with {held}: {why}{idle}", file=sys.stderr, flush=True)
+    return whole
+
+
+def _decide(config: Config, too_large: list[str], sizes: str) -> tuple[bool, str]:
+    wanted = config.train.whole_model
+    if wanted != "auto":
+        return wanted, f"train.whole_model={str(wanted).lower()}"
+    if world_size() == 1:
+        return True, "there is one rank, which would share it with nobody"
+    return not too_large, f"it {too_large[0] if too_large else sizes}"
 
 
 def _is_whole(config: Config, shape: PreTrainedModel) -> bool:
-    """Whether every rank is to hold the whole base."""
+    """Whether every rank is to hold the whole base while it is asked."""
     if config.evaluate.whole_model == "auto":
         return world_size() == 1 and whole_model_problem(config, shape, device()) is None
     if config.evaluate.whole_model:

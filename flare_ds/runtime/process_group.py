@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from flare_ds.runtime.job import Job
 
@@ -101,6 +102,13 @@ def first_object(mine: object) -> Any:
     holder = [mine]
     dist.broadcast_object_list(holder, src=0, group=_side)
     return holder[0]
+
+
+def added_up(mine: Tensor) -> Tensor:
+    """The sum of every rank's tensor, in its place; nobody waits for it yet."""
+    if world_size() > 1:
+        dist.all_reduce(mine)
+    return mine
 
 
 def barrier() -> None:

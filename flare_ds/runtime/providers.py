@@ -1,7 +1,7 @@
 """Computing source states: what a store is filled with, a micro-batch of rows at a time, on all ranks.
 
-    BaseStates      the frozen base's states of the source prompts, one for each layer: under the ZeRO-3 engine, where
-                    every rank runs the same number of forwards
+    BaseStates      the frozen base's states of the source prompts, one for each layer: every rank runs the same number
+                    of forwards, for its base may be sharded
     EncoderStates   an MT encoder's last states of the target texts, one for all layers: the encoder is whole on every
                     rank
 
@@ -72,12 +72,11 @@ class BaseStates:
         self.taken_KBLD: list[Tensor] = []
 
     def load(self) -> None:
-        """Open the base under its engine and listen at its layers."""
+        """Open the base and listen at its layers."""
         self.running: RunningModel = open_model(
             self.config,
             shape=self.shape,
             label_tokens=self.cache.label_tokens,
-            train=False,
         )
         self.running.root.eval()
         for layer in decoder_layers(self.running.model.base):
@@ -93,7 +92,7 @@ class BaseStates:
             self.cache.split(split), micro_batch, streams=("source",), objective="labels", pad_id=self.cache.pad_id
         )
         self.taken_KBLD.clear()
-        self.running.root(batch.to(device()))
+        self.running.root(batch.to(self.running.device))
         states_BLKD = torch.stack(self.taken_KBLD, 2)
         return [states_BLKD[row, -n:] for row, n in enumerate(batch.target_lengths_B.tolist())]
 

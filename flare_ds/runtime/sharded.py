@@ -1,21 +1,98 @@
-"""A two-stream model under the DeepSpeed engine: its base in ZeRO-3 shards, one on each rank.
+"""The engine in which the ranks share the base: DeepSpeed's ZeRO-3, of which only this module knows.
 
 Only `flare_ds.runtime.opening` imports this module, and only when a model is to be sharded.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import deepspeed
 import torch
-from deepspeed.utils import groups
-from torch import nn
+import torch.distributed as dist
+from deepspeed.utils import (
+    groups,
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
+from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
+from flare_ds.models.loss import share_of_mean
+from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.ds_config import resolve_ds_config
-from flare_ds.runtime.engine import AdapterSource, RunningModel, filled_model, trainable_parameters
+from flare_ds.runtime.engine import (
+    MOMENTS,
+    AdapterSource,
+    Engine,
+    Kind,
+    RunningModel,
+    filled_model,
+    make_optimizer,
+    trainable_parameters,
+)
+from flare_ds.runtime.process_group import rank, world_size
 from flare_ds.runtime.rank_zero import agreed
+
+
+class ShardedEngine(Engine):
+    """Trains a model whose base lies in shards; the adapter's fp32 values and moments do as well."""
+
+    name = "zero3"
+    root: deepspeed.DeepSpeedEngine
+
+    def __init__(self, opened: RunningModel, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(opened.root, opened.model, opened.zero_init)
+        self.optimizer = optimizer
+
+    def accumulate(self, batch: Batch, *, targets: int, last: bool) -> Tensor:
+        """See `Engine.accumulate`."""
+        self.root.set_gradient_accumulation_boundary(last)
+        loss: Tensor = self.root(batch, with_loss=True)
+        self.root.backward(share_of_mean(loss, step_targets=targets, world_size=world_size()))
+        if not last:
+            self.root.step()  # counts the micro-step
+        return loss.detach()
+
+    def step(self, rate: float) -> float | None:
+        """See `Engine.step`; DeepSpeed clips, and applies no step whose norm is not finite."""
+        self._set_rates(rate)
+        self.root.step()
+        return float(self.root.get_global_grad_norm()) if self.root.was_step_applied() else None
+
+    def tensors(self, kind: Kind) -> dict[str, Tensor]:
+        """See `Engine.tensors`; one collective."""
+        if kind == "adapter":
+            return dict(self._gathered(safe_get_local_fp32_param))
+        return dict(self._gathered(partial(safe_get_local_optimizer_state, optim_state_key=kind)))
+
+    def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int) -> None:
+        """See `Engine.restore`."""
+        for flat in self.root.optimizer.fp32_partitioned_groups_flat:
+            self.optimizer.state[flat] = {
+                "step": torch.tensor(float(updates)),
+                **{kind: torch.zeros_like(flat) for kind in MOMENTS},
+            }
+        for name, parameter in self.trainable().items():
+            for kind in MOMENTS:
+                safe_set_local_optimizer_state(parameter, _share(moments[kind][name], parameter), kind)
+
+    def _gathered(self, share_of: Callable[[nn.Parameter], Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Whole matrices on rank 0, put together from every rank's shares, which are sent as one."""
+        parameters = self.trainable()
+        sizes = [_share_size(parameter) for parameter in parameters.values()]
+        mine = torch.cat([share_of(parameter).flatten() for parameter in parameters.values()])
+        everyone = [torch.empty_like(mine) for _ in range(world_size())] if rank() == 0 else None
+        dist.gather(mine, everyone)
+        if everyone is None:
+            return
+        of_parameters = zip(*(shares.cpu().split(sizes) for shares in everyone), strict=True)
+        for (name, parameter), shares in zip(parameters.items(), of_parameters, strict=True):
+            shape = getattr(parameter, "ds_shape")  # noqa: B009 - DeepSpeed's attribute, unknown to torch's types
+            yield name, torch.cat(shares)[: shape.numel()].view(shape)
 
 
 def open_sharded(
@@ -24,33 +101,48 @@ def open_sharded(
     shape: PreTrainedModel,
     label_tokens: list[list[int]],
     adapter: AdapterSource | None,
-    train: bool,
 ) -> RunningModel:
-    """Load the base in shards, add the adapter, start the engine; for the arguments see `open_model`.
+    """Load the base in shards, to be asked; for the arguments see `open_model`.
 
     Raises:
         ConfigError: see `resolve_ds_config` and `build_model`.
     """
+    settings, model, zero_init = _sharded_model(config, shape, label_tokens, adapter)
+    model.requires_grad_(False)
+    root, *_ = deepspeed.initialize(model=model, config=settings)
+    return RunningModel(root, model, zero_init)
+
+
+def open_sharded_engine(
+    config: Config,
+    *,
+    shape: PreTrainedModel,
+    label_tokens: list[list[int]],
+    adapter: AdapterSource | None,
+) -> ShardedEngine:
+    """Load the base in shards, to be trained; see `open_sharded`."""
+    settings, model, zero_init = _sharded_model(config, shape, label_tokens, adapter)
+    optimizer = make_optimizer(config.train, trainable_parameters(model))
+    root, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return ShardedEngine(RunningModel(root, model, zero_init), optimizer)
+
+
+def _sharded_model(
+    config: Config, shape: PreTrainedModel, label_tokens: list[list[int]], adapter: AdapterSource | None
+) -> tuple[dict, TwoStreamModel, HfDeepSpeedConfig]:
     settings = agreed(partial(resolve_ds_config, config, shape))
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
     zero_init = HfDeepSpeedConfig(settings)
-    model = filled_model(config, label_tokens=label_tokens, adapter=adapter)
-    parameters = trainable_parameters(model)
-    if not train:
-        model.requires_grad_(False)
-    optimizer = make_optimizer(config, parameters) if train else None
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    return RunningModel(engine, model, zero_init)
+    return settings, filled_model(config, label_tokens=label_tokens, adapter=adapter), zero_init
 
 
-def make_optimizer(config: Config, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW over the adapter; before every step a group's learning rate is set to `ratio` times the schedule's."""
-    train = config.train
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault(train.learning_rate_ratio if "lora_B" in name else 1.0, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "ratio": ratio} for ratio, group in groups.items()],
-        lr=train.learning_rate,
-        weight_decay=train.weight_decay,
-    )
+def _share_size(parameter: nn.Parameter) -> int:
+    """Elements of a rank's share, padded alike on every rank."""
+    return getattr(parameter, "ds_tensor").numel()  # noqa: B009
+
+
+def _share(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's share of a whole matrix, padded as DeepSpeed pads the last rank's."""
+    size = _share_size(parameter)
+    padded = nn.functional.pad(whole.flatten(), (0, size * world_size() - whole.numel()))
+    return padded[rank() * size : (rank() + 1) * size]

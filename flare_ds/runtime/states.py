@@ -22,7 +22,7 @@ from flare_ds.data.states_writer import StoreWriter, check_size
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.runtime.engine import make_room
-from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank, world_size
 from flare_ds.runtime.providers import BaseStates, EncoderStates, StateComputer
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
@@ -42,7 +42,7 @@ def prepare_states(config: Config, cache: Cache) -> StateStore | None:
     """
     if not config.stores_states:
         return None
-    join_process_group()
+    join_if_launched()
     store, found = on_rank_zero(partial(_look_up, config, cache))
     return found or _build(store, config, cache)
 

@@ -1,1 +1,1 @@
-"""Training on the DeepSpeed engine: the loop, its schedule, its checkpoints, its records."""
+"""Training: the loop, what it is fed with, its schedule, its checkpoints, its records."""

@@ -43,7 +43,7 @@ def check_run(config: Config, *, origin: str) -> list[str]:
         FlareError: all that is wrong.
     """
     asked = _Asked([])
-    for question in (_check_languages, _check_data, check_answers, read_ds_config):
+    for question in (_check_languages, _check_data, check_answers, _check_deepspeed):
         asked.of(question, config)
     if config.reads_mt_encoder:
         asked.of(mt_width, config.source)
@@ -76,6 +76,11 @@ def _ask_base(asked: _Asked, config: Config, shape: PreTrainedModel) -> Cache | 
     asked.of(check_model, config, shape)
     asked.of(_check_begun, config)
     return asked.of(_cache, config, shape)
+
+
+def _check_deepspeed(config: Config) -> None:
+    if config.train.whole_model is not True:
+        read_ds_config(config)
 
 
 def _check_languages(config: Config) -> None:
@@ -124,7 +129,16 @@ def _training(config: Config, shape: PreTrainedModel, cache: Cache | None) -> li
     if train.steps is None and cache is not None:
         steps = f"{number_of_steps(train, open_order(config, cache))} steps ({train.epochs:g} epochs)"
     size = f"{train.batch_size} examples" if train.batch_tokens is None else f"{train.batch_tokens} tokens"
-    return [f"trained   {_trained(config, shape, cache)}", f"training  {steps} of {size} each"]
+    trained, held = _trained(config, shape, cache), _HELD[train.whole_model].format(config.deepspeed)
+    return [f"trained   {trained}", f"training  {steps} of {size} each", f"engine    {held}"]
+
+
+_HELD: dict[Any, str] = {
+    True: "the whole base on each rank; deepspeed={} plays no part",
+    False: "the base shared by the ranks (ZeRO-3, deepspeed={})",
+    "auto": "the whole base on a rank that works alone, or on several where it fits; else ZeRO-3 (deepspeed={})",
+}
+"""By train.whole_model."""
 
 
 def _trained(config: Config, shape: PreTrainedModel, cache: Cache | None) -> str:

@@ -24,14 +24,13 @@ from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE, STATE, at_place
 from flare_ds.runs.hub_names import settle_hub_names
 from flare_ds.runtime.ds_config import read_ds_config
-from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.same_files import check_same_files
 from flare_ds.tasks.load import task_of
 from flare_ds.training.begin import begin_run
 from flare_ds.training.readable import check_readable
-from flare_ds.training.state import read_progress
-from flare_ds.training.trainer import fingerprint
+from flare_ds.training.state import fingerprint, read_progress
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 """Fields of a cache in which a trained run may be evaluated on another."""
@@ -76,8 +75,9 @@ def open_beside(config: Config, rows: OtherRows) -> Cache:
 
 def _open(config: Config, prepare: Callable[[], Path]) -> Cache:
     """Open the cache that rank 0 finds or builds, once all ranks can work."""
-    read_ds_config(config)
-    join_process_group()
+    if config.train.whole_model is False:  # otherwise it is asked about where a model is to be sharded
+        read_ds_config(config)
+    join_if_launched()
     settle_hub_names(config)
     check_same_files(config)
     path = on_rank_zero(prepare)

@@ -1,8 +1,7 @@
 """Steps that are not finite: counted, named, never taken for training, and after three in a row the end of the run.
 
-DeepSpeed applies no step whose gradient norm is not finite, on no rank, and says nothing; the trainer asks it after
-every step (`engine.was_step_applied`). One such step is a bad row, and the run goes on without it. Several in a row
-are a base, a setting or a kernel that makes NaN of everything.
+An engine applies a step whose gradient norm is not finite on no rank (`Engine.step`). One such step is a bad row, and
+the run goes on without it. Several in a row are a base, a setting or a kernel that makes NaN of everything.
 """
 
 from collections.abc import Sequence

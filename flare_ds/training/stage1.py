@@ -23,12 +23,13 @@ from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.merge import merge_run
 from flare_ds.runtime.engine import make_room
-from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.training.run import open_run
-from flare_ds.training.trainer import Trainer, is_trained
+from flare_ds.training.state import is_trained
+from flare_ds.training.trainer import Trainer
 from flare_ds.training.validation import validate
 
 RECORD = "stage1.json"
@@ -72,7 +73,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
         FlareError: see `open_run` and `Trainer`.
     """
     _check_settings(config)
-    join_process_group()
+    join_if_launched()
     cache = open_run(config, train=True)
     trained = on_rank_zero(partial(is_trained, config, cache))
     if on_rank_zero(output.exists):
@@ -132,7 +133,6 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
         config,
         shape=agreed(partial(load_shape, model)),
         label_tokens=cache.label_tokens,
-        train=False,
     )
     scores = validate(running, cache, config)
     on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"validation rows by {base}"))

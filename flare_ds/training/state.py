@@ -13,25 +13,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_local_optimizer_state,
-)
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.evaluation.split import generates
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.json_text import json_text
-from flare_ds.runtime.engine import RunningModel
-from flare_ds.runtime.process_group import rank, world_size
+from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.runs.changes import deciding
+from flare_ds.runtime.engine import KINDS, MOMENTS, Engine, Kind
 from flare_ds.runtime.rank_zero import on_rank_zero
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -71,19 +68,10 @@ def state_path(config: Config) -> Path:
     return Path(config.run_dir) / "state" / "state.safetensors"
 
 
-def adapter_tensors(running: RunningModel) -> dict[str, Tensor]:
-    """Whole fp32 adapter matrices on every rank; a collective."""
-    return {name: safe_get_full_fp32_param(parameter).cpu() for name, parameter in running.trainable().items()}
-
-
-def save_state(path: Path, running: RunningModel, progress: Progress) -> None:
+def save_state(path: Path, engine: Engine, progress: Progress) -> None:
     """Gather the state and let rank 0 write it; a collective."""
-    tensors = {f"adapter/{name}": tensor for name, tensor in adapter_tensors(running).items()}
-    for name, parameter in running.trainable().items():
-        for moment in MOMENTS:
-            tensors[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).cpu()
+    whole = {f"{kind}/{name}": tensor for kind in KINDS for name, tensor in engine.tensors(kind).items()}
     metadata = {"progress": json_text(asdict(progress))}
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     # All ranks wait for the file: whoever reads it next, on any rank, reads the same.
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
 
@@ -138,7 +126,7 @@ def saved_adapter(
     """
     for name, parameter in parameters.items():
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
-        for key in (f"{kind}/{name}" for kind in ("adapter", *MOMENTS)):
+        for key in (f"{kind}/{name}" for kind in KINDS):
             found = tensors.get(key)
             if found is None or tuple(found.shape) != shape or found.dtype != torch.float32:
                 what = "is missing" if found is None else f"has shape {tuple(found.shape)} in {found.dtype}"
@@ -147,21 +135,33 @@ def saved_adapter(
     return {name: tensors[f"adapter/{name}"] for name in parameters}
 
 
-def restore_optimizer(running: RunningModel, tensors: dict[str, Tensor], updates: int) -> None:
-    """Give each rank its share of the optimizer's moments, of so many updates."""
-    zero = running.engine.optimizer
-    for flat in zero.fp32_partitioned_groups_flat:
-        zero.optimizer.state[flat] = {
-            "step": torch.tensor(float(updates)),
-            **{moment: torch.zeros_like(flat) for moment in MOMENTS},
-        }
-    for name, parameter in running.trainable().items():
-        for moment in MOMENTS:
-            safe_set_local_optimizer_state(parameter, _share(tensors[f"{moment}/{name}"], parameter), moment)
+def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
+    """The optimizer's moments of a state file, by kind and parameter name."""
+    return {
+        kind: {name.removeprefix(f"{kind}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}/")}
+        for kind in MOMENTS
+    }
 
 
-def _share(whole: Tensor, parameter: nn.Parameter) -> Tensor:
-    """This rank's share of a whole matrix, padded as DeepSpeed pads the last rank's."""
-    size = getattr(parameter, "ds_tensor").numel()  # noqa: B009 - DeepSpeed's attribute, unknown to torch's types
-    padded = torch.nn.functional.pad(whole.flatten(), (0, size * world_size() - whole.numel()))
-    return padded[rank() * size : (rank() + 1) * size]
+def is_trained(config: Config, cache: Cache) -> bool:
+    """Whether a run was trained to its end.
+
+    Raises:
+        CheckpointError: it was trained with other data or settings.
+    """
+    state = state_path(config)
+    if not (state.exists() and (Path(config.run_dir) / "training.json").exists()):
+        return False
+    read_progress(state, fingerprint(config, cache))
+    return True
+
+
+def fingerprint(config: Config, cache: Cache) -> str:
+    """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
+
+    The base counts by its contents: it may be moved.
+    """
+    sections = ["method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config))]
+    parts = {name: value for name, value in deciding(config).items() if name.startswith(tuple(sections))}
+    models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
+    return json_sha256([cache.key, [model_fingerprint(str(name)) for name in models], parts])

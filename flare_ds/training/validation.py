@@ -16,11 +16,11 @@ from flare_ds.data.states import StateStore
 from flare_ds.evaluation.finite import listed, refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
-from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.engine import Engine, RunningModel
 from flare_ds.runtime.process_group import gather_objects
 from flare_ds.runtime.rank_zero import on_rank_zero
 from flare_ds.training.records import Records
-from flare_ds.training.state import Progress, adapter_tensors
+from flare_ds.training.state import Progress
 
 
 def validate(running: RunningModel, cache: Cache, config: Config, *, states: StateStore | None = None) -> Scores:
@@ -43,7 +43,7 @@ class Validation:
         config: the run's settings.
         cache: its tokens.
         states: its stored source states, if its provider stores them.
-        running: its model.
+        engine: that trains it.
         progress: where it stands; told what is found.
         records: told what is found.
     """
@@ -54,12 +54,12 @@ class Validation:
         cache: Cache,
         states: StateStore | None,
         *,
-        running: RunningModel,
+        engine: Engine,
         progress: Progress,
         records: Records,
     ) -> None:
         self.config, self.cache, self.states = config, cache, states
-        self.running, self.progress, self.records = running, progress, records
+        self.engine, self.progress, self.records = engine, progress, records
 
     def before_training(self) -> None:
         """Score the adapter that changes nothing yet; it is never the best.
@@ -73,18 +73,18 @@ class Validation:
 
     def after_step(self) -> None:
         """Score the adapter as it is now, and keep it if its scores are finite and the best so far."""
-        streams, progress = self.running.model.streams, self.progress
+        streams, progress = self.engine.model.streams, self.progress
         with streams.measuring() as energies:
             scores = self._scores()
         self.records.fusion(progress.step, source_shares(gather_objects(energies)))
         progress.validations_since += 1
         if not scores.not_finite and scores.standing > progress.best_standing:
             progress.best_standing, progress.best_step, progress.validations_since = scores.standing, progress.step, 0
-            tensors = adapter_tensors(self.running)
+            tensors = self.engine.tensors("adapter")
             on_rank_zero(lambda: self._keep(tensors, scores))
 
     def _scores(self) -> Scores:
-        scores = validate(self.running, self.cache, self.config, states=self.states)
+        scores = validate(self.engine, self.cache, self.config, states=self.states)
         self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
         if scores.not_finite:
             self.records.say(f"step {self.progress.step}: the scores of {listed(scores.not_finite)} are not finite")
@@ -96,7 +96,7 @@ class Validation:
         save_adapter(
             directory,
             tensors,
-            self.running.model.peft_model,
+            self.engine.model.peft_model,
             self.config,
             label_tokens=dict(zip(self.cache.labels, self.cache.label_tokens, strict=True)),
             validation={"step": self.progress.step, **scores.figures},

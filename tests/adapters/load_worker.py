@@ -16,26 +16,26 @@ from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.engine import trainable_parameters
-from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.opening import open_engine
 from flare_ds.runtime.process_group import rank
 from flare_ds.settings import load_config
-from flare_ds.training.state import adapter_tensors
 from tests.adapters.adapters import LABEL_TOKENS, a_batch, says
 
 
 def sharded(config: Config, directory: Path) -> dict[str, torch.Tensor]:
     """Through the engine: the logits, and the adapter as it would be saved again."""
     unset_hf_deepspeed_config()
-    running = open_model(
+    engine = open_engine(
         config,
         shape=load_shape(config.model),
         label_tokens=[*LABEL_TOKENS.values()],
+        whole=False,
         adapter=lambda parameters: load_adapter(directory, parameters),
     )
-    again = {peft_key(name): tensor for name, tensor in adapter_tensors(running).items()}
-    running.root.eval()
+    again = {peft_key(name): tensor for name, tensor in engine.tensors("adapter").items()}
+    engine.root.eval()
     with torch.no_grad():
-        return again | {"logits": running.root(a_batch(config)).contiguous()}
+        return again | {"logits": engine.root(a_batch(config)).contiguous()}
 
 
 def alone(config: Config, directory: Path) -> dict[str, torch.Tensor]:

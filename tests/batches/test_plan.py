@@ -18,7 +18,7 @@ from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.runtime import memory
 from flare_ds.settings import load_config
-from flare_ds.training.trainer import fingerprint
+from flare_ds.training.state import fingerprint
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config, write_data, write_model
 
@@ -170,7 +170,7 @@ def test_a_run_whose_validation_writes_is_not_continued_with_another_decoding(ro
 
 
 def test_a_run_that_does_not_fit_is_continued_as_the_memory_check_says(root: Path, cache: Cache) -> None:
-    made = [{}, {"micro_batch_size": 1}, {"micro_batch_tokens": 100}, {"save_every": 3}]
+    made = [{}, {"micro_batch_size": 1}, {"micro_batch_tokens": 100}, {"save_every": 3}, {"whole_model": True}]
     assert len({fingerprint(make_config(root, **train), cache) for train in made}) == 1
 
 
@@ -180,7 +180,9 @@ def test_the_memory_check_knows_the_largest_micro_batch(
     monkeypatch.setattr(memory, "_available", lambda on: 1.5e9)
 
     def check(**train: int) -> None:
-        memory.check_memory(make_config(root, **train), shape, row_tokens=60, streams=2)
+        config = make_config(root, **train)
+        load = memory.largest_load(config.train, row_tokens=60, streams=2)
+        memory.check_memory(config, shape, load, whole=False)
 
     check(micro_batch_size=10**9, micro_batch_tokens=1000)
     check(micro_batch_size=10, micro_batch_tokens=10**12)

@@ -59,6 +59,20 @@ def test_what_new_writes_passes_check(
     assert not (tmp_path / "run").exists()
 
 
+def test_check_says_who_will_hold_the_base(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A DeepSpeed JSON counts only where the ranks may share it."""
+    file, wrong = tmp_path / "run.yaml", tmp_path / "wrong.json"
+    wrong.write_text("{}")
+    data = ["--data", str(root / "multiemo"), "--method", "flare"]
+    assert main(["new", str(file), "--task", "multiemo", "--model", str(root / "base dir"), *data]) == 0
+    words = ["check", str(file), f"run_dir={tmp_path / 'run'}", f"deepspeed={wrong}"]
+    assert main([*words, "train.whole_model=true"]) == 0
+    assert f"engine    the whole base on each rank; deepspeed={wrong} plays no part" in capsys.readouterr().err
+    for may_share in ("auto", "false"):
+        assert main([*words, f"train.whole_model={may_share}"]) == 1
+        assert "zero_optimization.stage=None" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_task_and_method_begins_with_a_commented_config(task: str, method: str, tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ def answers(config: Config, cache: Cache, whole: bool) -> list[list[int]]:
         shape=load_shape(config.model),
         label_tokens=cache.label_tokens,
         adapter=random_adapter,
-        train=False,
     )
     frozen = [parameter for name, parameter in running.model.named_parameters() if "base_layer" in name]
     assert frozen and all(is_partitioned(parameter) != whole for parameter in frozen)

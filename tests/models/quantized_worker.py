@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from flare_ds.batches.collate import NO_TARGET
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import full_numel, gathered
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.joining import join_process_group
-from flare_ds.runtime.opening import open_model
+from flare_ds.runtime.opening import open_engine
 from flare_ds.runtime.process_group import gather_objects, rank, world_size
 from tests.by_hand import make_batch, make_config, make_rows
 from tests.toy import REPOSITORY
@@ -35,12 +34,6 @@ def quantized_config(base: Path, quantization: str, dtype: str, *, checkpointing
     train = {"steps": STEPS, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.01, "objective": "vocabulary"}
     train["gradient_checkpointing"] = checkpointing
     return Config.model_validate(config.model_dump() | {"model": model, "deepspeed": str(ds_config), "train": train})
-
-
-def summed_loss(logits_BNK: Tensor, answers_BN: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(
-        logits_BNK.flatten(0, 1), answers_BN.flatten(), ignore_index=NO_TARGET, reduction="sum"
-    )
 
 
 def frozen_checksum(model: nn.Module) -> str:
@@ -66,27 +59,32 @@ def check_sharded(model: TwoStreamModel) -> None:
         assert not parameter.requires_grad or parameter.dtype == torch.float32, name
 
 
-def train(config: Config) -> dict[str, object]:
-    running = open_model(config, shape=load_shape(config.model), label_tokens=[])
-    check_sharded(running.model)
-    before = frozen_checksum(running.model)
+def train(config: Config, *, whole: bool) -> dict[str, object]:
+    engine = open_engine(config, shape=load_shape(config.model), label_tokens=[], whole=whole)
+    if not whole:
+        check_sharded(engine.model)
+    before = frozen_checksum(engine.model)
     rows = make_rows()
     batch = make_batch(rows[rank() :: world_size()], config)
     everybody = sum(len(row.answer) for row in rows)
     losses = []
-    running.engine.train()
+    engine.root.train()
     for _ in range(STEPS):
-        loss = summed_loss(running.engine(batch), batch.answers_BN) / everybody
-        running.engine.backward(loss * world_size())
-        running.engine.step()
-        losses.append(sum(gather_objects(loss.item())))
-    check_sharded(running.model)
-    assert frozen_checksum(running.model) == before, "a frozen weight changed"
+        loss = engine.accumulate(batch, targets=everybody, last=True)
+        assert engine.step(config.train.learning_rate) is not None
+        losses.append(sum(gather_objects(loss.item())) / everybody)
+    if not whole:
+        check_sharded(engine.model)
+    assert frozen_checksum(engine.model) == before, "a frozen weight changed"
     return {"losses": losses, "checksum": before}
 
 
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
     join_process_group()
-    kinds = {f"{q}-{d}": train(quantized_config(directory / "model", q, d)) for q, d in SHARDED}
+    kinds = {
+        f"{held}-{q}-{d}": train(quantized_config(directory / "model", q, d), whole=held == "whole")
+        for held in ("whole", "sharded")  # in this order: transformers shards while a sharded model is open
+        for q, d in SHARDED
+    }
     (directory / f"{rank()}.json").write_text(json.dumps(kinds))

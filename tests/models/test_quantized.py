@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.collate import NO_TARGET
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import HostError
 from flare_ds.models.loading import load_base, load_shape
@@ -19,7 +20,7 @@ from flare_ds.models.quantized import stored_size
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from tests.by_hand import make_batch, make_rows
 from tests.distributed import run_ranks
-from tests.models.quantized_worker import KINDS, SHARDED, STEPS, frozen_checksum, quantized_config, summed_loss
+from tests.models.quantized_worker import KINDS, SHARDED, STEPS, frozen_checksum, quantized_config
 from tests.small_models import VOCAB
 
 # the sixteen numbers of NF4: QLoRA (arXiv 2305.14314), appendix E
@@ -142,6 +143,12 @@ def test_fuses_in_training_mode_with_checkpointing(root: Path, quantization: str
     assert torch.equal(after[1:], before[1:]), "another row changed"
 
 
+def summed_loss(logits_BNK: Tensor, answers_BN: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(
+        logits_BNK.flatten(0, 1), answers_BN.flatten(), ignore_index=NO_TARGET, reduction="sum"
+    )
+
+
 def plain_losses(config: Any) -> dict[str, Any]:
     """The steps of the worker, without an engine."""
     model = build_model(config, label_tokens=[]).train()
@@ -162,7 +169,7 @@ def plain_losses(config: Any) -> dict[str, Any]:
     return {"losses": losses, "checksum": before}
 
 
-def test_two_sharded_ranks_equal_one_process(root: Path) -> None:
+def test_two_ranks_whole_or_sharded_equal_one_process(root: Path) -> None:
     outputs = run_ranks(["tests.models.quantized_worker", str(root)], 2)
     for kind in ("nf4", "int8"):
         assert f"{kind} base: " in "".join(outputs), "the peak is not printed"
@@ -170,10 +177,11 @@ def test_two_sharded_ranks_equal_one_process(root: Path) -> None:
     assert ranks[0] == ranks[1]
     for quantization, dtype in SHARDED:
         expected = plain_losses(quantized_config(root / "model", quantization, dtype))
-        found = ranks[0][f"{quantization}-{dtype}"]
-        tolerance = 1e-5 if dtype == "float32" else 0.01
-        torch.testing.assert_close(found["losses"], expected["losses"], rtol=tolerance, atol=0)
-        assert found["losses"][-1] < 0.95 * found["losses"][0], "nothing is learned"
+        for held in ("whole", "sharded"):
+            found = ranks[0][f"{held}-{quantization}-{dtype}"]
+            tolerance = 1e-5 if dtype == "float32" else 0.01
+            torch.testing.assert_close(found["losses"], expected["losses"], rtol=tolerance, atol=0)
+            assert found["losses"][-1] < 0.95 * found["losses"][0], "nothing is learned"
 
 
 @KIND

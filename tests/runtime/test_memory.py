@@ -1,11 +1,17 @@
 """What is estimated before loading comes from the shapes of the modules, whatever a configuration calls them."""
 
 import pytest
+from transformers import PreTrainedModel
 
+from flare_ds.config import Config
+from flare_ds.exceptions import HostError
+from flare_ds.models.loading import load_shape
+from flare_ds.runtime import memory, opening
 from flare_ds.runtime.costs import Costs
-from flare_ds.runtime.memory import estimate_memory
+from flare_ds.runtime.memory import estimate_memory, largest_load
 from tests.models.architectures import ARCHITECTURES, small_base
 from tests.models.test_architectures import config_of
+from tests.toy import toy_settings, write_model
 
 WIDTH = 16
 INSIDE = dict.fromkeys(ARCHITECTURES, 24) | {"bloom": 4 * WIDTH, "qwen2_moe": WIDTH}
@@ -32,3 +38,88 @@ def test_the_cost_of_attention_follows_from_the_layers(name: str) -> None:
 def test_layers_may_have_heads_of_their_own_width() -> None:
     base = small_base("gemma4", global_head_dim=12)
     assert Costs(config_of("gemma4"), base, labels=3).per_pair == 4 * 4 * (8 + 12)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, PreTrainedModel]:
+    root = tmp_path_factory.mktemp("toy")
+    write_model(root / "model", layers=12)
+    config = Config.model_validate(toy_settings(root))
+    return config, load_shape(config.model)
+
+
+def test_a_whole_base_takes_all_its_weights_and_a_shared_one_what_is_gathered(
+    toy: tuple[Config, PreTrainedModel],
+) -> None:
+    config, shape = toy
+    whole, alone, shared = (estimate_memory(config, shape, streams=2, ranks=ranks).fixed for ranks in (None, 1, 1000))
+    weights = 4 * sum(parameter.numel() for parameter in shape.parameters())
+    trained = whole - 1e9 - weights
+    layers = shape.model.layers
+    modules = [module for module in layers.modules() if hasattr(module, "in_features")]
+    linears = sum(2 * module.in_features + module.out_features for module in modules)
+    assert trained == 20 * config.adapter.r * linears
+    embedding = 4 * shape.get_input_embeddings().weight.numel()
+    gathered = embedding + 2.5 * (weights - embedding) / len(layers)
+    assert alone == pytest.approx(whole + gathered)
+    assert shared == pytest.approx(1e9 + (weights + trained) / 1000 + gathered)
+
+
+GB = 1e9
+# train.whole_model, ranks, free memory (None: between what the two engines need); whether whole, and what is said
+ENGINES = [
+    ("auto", 1, 9 * GB, True, "there is one rank"),
+    ("auto", 2, 9 * GB, True, "it needs about 1.0 GB on each rank, and 9.0 GB are free for it"),
+    ("auto", 2, None, False, "it needs about 1.0 GB on each rank, but 1.0 GB are free for it"),
+    (False, 1, 9 * GB, False, "train.whole_model=false"),
+    (True, 2, 9 * GB, True, "train.whole_model=true"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "ranks", "free", "whole", "said"), ENGINES)
+def test_who_holds_the_base(
+    toy: tuple[Config, PreTrainedModel],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    wanted: str | bool,
+    ranks: int,
+    free: float | None,
+    whole: bool,
+    said: str,
+) -> None:
+    config, shape = toy
+    train = config.train.model_copy(update={"whole_model": wanted})
+    config = config.model_copy(update={"train": train, "deepspeed": "zero3_fp32_cpu"})
+    monkeypatch.setattr(opening, "world_size", lambda: ranks)
+    monkeypatch.setattr(memory, "world_size", lambda: 10 * ranks)
+    load = largest_load(config.train, row_tokens=8, streams=2)
+    if free is None:
+        one, other = (memory.training_memory(config, shape, load, whole=held).needed for held in (True, False))
+        free = (one + other) / 2
+        assert other < free < one
+    monkeypatch.setattr(memory, "_available", lambda on: free)
+    assert opening.trains_whole(config, shape, load) is whole
+    told = capfd.readouterr().err
+    assert said in told and told.count("\n") == 1
+    assert ("the whole base on each rank" in told) == whole
+    assert ("deepspeed=zero3_fp32_cpu plays no part" in told) == whole
+
+
+def test_what_does_not_fit_is_refused_with_what_would(
+    toy: tuple[Config, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, shape = toy
+    load = largest_load(config.train, row_tokens=8, streams=2)
+
+    def fix(*, whole: bool, free: float, ranks: int) -> str:
+        monkeypatch.setattr(memory, "_available", lambda on: free)
+        monkeypatch.setattr(memory, "world_size", lambda: ranks)
+        with pytest.raises(HostError, match=r"train\.micro_batch_size=8 needs about") as refused:
+            memory.check_memory(config, shape, load, whole=whole)
+        return refused.value.fix
+
+    estimate = estimate_memory(config, shape, streams=2, ranks=None)
+    assert "train.micro_batch_size=3" in fix(whole=True, free=estimate.bytes(31), ranks=2)
+    assert "train.whole_model=false" in fix(whole=True, free=0.9e9, ranks=2)
+    assert "more ranks" in fix(whole=True, free=0.9e9, ranks=1)
+    assert "more ranks" in fix(whole=False, free=0.9e9, ranks=2)

@@ -93,21 +93,20 @@ def killed_while_saving() -> None:
 
 
 def strike_at(strike: Callable[[], object], step: int) -> None:
-    real_step, real_save, save_file = trainer.Trainer._micro_step, trainer.save_state, state.save_file
+    real_step, real_save, save_file = trainer.Trainer._step, trainer.save_state, state.save_file
     saving = strike.__name__.endswith("_saving")
 
-    def micro_step(self: trainer.Trainer, *arguments: object) -> dict[str, float]:
-        loss = real_step(self, *arguments)  # type: ignore[arg-type]
-        if not saving and self.progress.step + 1 == step:
-            strike()
-        return loss
+    def stepped(self: trainer.Trainer, number: int) -> dict[str, object]:
+        if not saving and number + 1 == step:
+            self.engine.accumulate = lambda *args, **options: strike()  # type: ignore[method-assign, assignment]
+        return real_step(self, number)
 
     def save(*arguments: object) -> None:
         if saving and arguments[2].step >= step:  # type: ignore[attr-defined]
             state.save_file = lambda *args, **kwargs: (strike(), save_file(*args, **kwargs))
         real_save(*arguments)  # type: ignore[arg-type]
 
-    trainer.Trainer._micro_step, trainer.save_state = micro_step, save  # type: ignore[method-assign, assignment]
+    trainer.Trainer._step, trainer.save_state = stepped, save  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

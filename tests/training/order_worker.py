@@ -7,15 +7,18 @@ ranks together had them, and the losses, straight through and continued from a s
 import gc
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from flare_ds.batches.batching import MicroBatch
 from flare_ds.config import Config
 from flare_ds.runtime.process_group import gather_objects, rank
 from flare_ds.settings import load_config
+from flare_ds.training import trainer as module
+from flare_ds.training.feed import Feed, Portion
 from flare_ds.training.run import open_run
 from flare_ds.training.state import save_state
 from flare_ds.training.trainer import Trainer
@@ -23,20 +26,25 @@ from flare_ds.training.trainer import Trainer
 SAVED, STEPS = 2, 5
 
 
-class RecordedTrainer(Trainer):
+class RecordedFeed(Feed):
     """Writes down the rows that count in its micro-batches."""
 
-    def _micro_step(self, micro_batch: MicroBatch, step_targets: int) -> float:
-        self.seen.append([int(row) for row in micro_batch.rows[micro_batch.weights == 1]])
-        return super()._micro_step(micro_batch, step_targets)
+    def portions(self, step: int, on: torch.device) -> Iterator[Portion]:
+        for portion in super().portions(step, on):
+            self.seen.append(portion.rows)
+            yield portion
+
+
+class RecordedTrainer(Trainer):
+    """Tells what it was fed with."""
 
     def run_steps(self, first: int, end: int) -> list[dict[str, Any]]:
         """What the ranks together did in each of these steps."""
         found = []
         for step in range(first, end):
-            self.seen: list[list[int]] = []
+            self.feed.seen = []
             values = self._step(step)
-            ranks = gather_objects(self.seen)
+            ranks = gather_objects(self.feed.seen)
             rows = sorted(row for micro_batches in ranks for rows in micro_batches for row in rows)
             micro_steps = [len(micro_batches) for micro_batches in ranks]
             found.append({"rows": rows, "micro_steps": micro_steps, "loss": values["loss"]})
@@ -48,7 +56,7 @@ def run(config: Config) -> dict[str, Any]:
     trainer = RecordedTrainer(config, open_run(config, train=True))
     steps = trainer.run_steps(0, SAVED)
     trainer.progress.step = SAVED
-    save_state(trainer.state_path, trainer.running, trainer.progress)
+    save_state(trainer.state_path, trainer.engine, trainer.progress)
     steps += trainer.run_steps(SAVED, STEPS)
     del trainer
     unset_hf_deepspeed_config()
@@ -59,6 +67,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def main(out: str, *paths: str) -> None:
+    module.Feed = RecordedFeed  # type: ignore[misc]
     found = []
     for path in paths:
         found.append(run(load_config(path)))

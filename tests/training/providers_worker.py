@@ -23,7 +23,7 @@ from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.process_group import barrier, gather_objects, rank, world_size
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
-from flare_ds.training.state import adapter_tensors, save_state
+from flare_ds.training.state import save_state
 from flare_ds.training.trainer import Trainer
 
 STEPS, SAVED = 6, 3
@@ -44,7 +44,7 @@ def count_encoded_texts() -> None:
 
 def check_projection(trainer: Trainer) -> None:
     """It is fp32, sharded and trained."""
-    projection = trainer.running.model.projection
+    projection = trainer.engine.model.projection
     assert projection is not None
     for parameter in projection.parameters():
         assert parameter.requires_grad and parameter.dtype == torch.float32
@@ -56,11 +56,12 @@ def check_adapter_files(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> N
     directory = Path(trainer.config.run_dir) / "adapter"
     if rank() == 0:
         label_tokens = dict(zip(trainer.cache.labels, trainer.cache.label_tokens, strict=True))
-        model = trainer.running.model.peft_model
+        model = trainer.engine.model.peft_model
         save_adapter(directory, tensors, model, trainer.config, label_tokens=label_tokens, validation={})
     barrier()
-    loaded = load_adapter(directory, trainer.running.trainable())
-    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    loaded = load_adapter(directory, trainer.engine.trainable())
+    if rank() == 0:
+        assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
 
 def run(config: Config, cache: Cache) -> dict[str, Any]:
@@ -74,11 +75,11 @@ def run(config: Config, cache: Cache) -> dict[str, Any]:
         losses.append(trainer._step(step)["loss"])
         if step + 1 == SAVED:
             trainer.progress.step = SAVED
-            save_state(trainer.state_path, trainer.running, trainer.progress)
-    tensors = adapter_tensors(trainer.running)
+            save_state(trainer.state_path, trainer.engine, trainer.progress)
+    tensors = trainer.engine.tensors("adapter")
     check_adapter_files(trainer, tensors)
-    scores = score_split(trainer.running, cache, "test", config, states=trainer.states)
-    trained = count_trainable(trainer.running.model)
+    scores = score_split(trainer.engine, cache, "test", config, states=trainer.states)
+    trained = count_trainable(trainer.engine.model)
     del trainer
     gc.collect()
     return {

@@ -21,7 +21,7 @@ from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.process_group import rank, world_size
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
-from flare_ds.training.state import adapter_tensors, save_state
+from flare_ds.training.state import save_state
 from flare_ds.training.trainer import Trainer
 
 STEPS = 10
@@ -44,7 +44,7 @@ def is_trained(name: str, config: Config) -> bool:
 
 def check_engine(trainer: Trainer) -> None:
     """Sharded base, fp32 adapter, fp32 gradients on the wire and in the sums, only the adapter trains."""
-    running, config = trainer.running, trainer.config
+    running, config = trainer.engine, trainer.config
     for name, parameter in running.model.named_parameters():
         assert parameter.requires_grad == is_trained(name, config), name
         wanted = torch.float32 if parameter.requires_grad else getattr(torch, config.model.dtype)
@@ -53,9 +53,9 @@ def check_engine(trainer: Trainer) -> None:
         assert parameter.ds_tensor.numel() == share, f"{name}: {parameter.ds_tensor.numel()} of {share} held"
         if "q_proj.base_layer" in name and world_size() > 1:
             assert parameter.numel() == 0, f"{name} is whole between steps"
-    assert running.engine.communication_data_type == torch.float32
-    assert running.engine.get_data_types()[1] == torch.float32
-    zero = running.engine.optimizer
+    assert running.root.communication_data_type == torch.float32
+    assert running.root.get_data_types()[1] == torch.float32
+    zero = running.root.optimizer
     assert zero.gradient_accumulation_dtype == torch.float32
     assert {flat.dtype for flat in zero.fp32_partitioned_groups_flat} == {torch.float32}
 
@@ -63,11 +63,11 @@ def check_engine(trainer: Trainer) -> None:
 def check_resume(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
     """A state saved now and opened again has the same adapter, and goes on with the same losses, bit for bit."""
     trainer.progress.step = STEPS
-    save_state(trainer.state_path, trainer.running, trainer.progress)
+    save_state(trainer.state_path, trainer.engine, trainer.progress)
     unset_hf_deepspeed_config()  # as in a new process
     again = Trainer(trainer.config, trainer.cache)
     assert again.progress.step == STEPS
-    restored = adapter_tensors(again.running)
+    restored = again.engine.tensors("adapter")
     assert restored.keys() == tensors.keys()
     assert all(torch.equal(restored[name], tensors[name]) for name in tensors)
     for step in range(STEPS, STEPS + 2):
@@ -78,23 +78,25 @@ def run(config: Config) -> dict:
     """Ten steps of one config, checked; what the test compares."""
     cache = open_run(config, train=True)
     trainer = Trainer(config, cache)
-    model = trainer.running.model
-    before, fresh = frozen_checksum(model), adapter_tensors(trainer.running)
+    model = trainer.engine.model
+    before, fresh = frozen_checksum(model), trainer.engine.tensors("adapter")
     check_engine(trainer)
     steps = [trainer._step(step) for step in range(STEPS)]
     trainer.progress.skipped = sum("skipped_rows" in step for step in steps)
-    micro_steps = trainer.running.engine.micro_steps / STEPS
+    micro_steps = trainer.engine.root.micro_steps / STEPS
     check_engine(trainer)
     assert frozen_checksum(model) == before, "a frozen weight changed"
-    tensors = adapter_tensors(trainer.running)
+    tensors = trainer.engine.tensors("adapter")
     # Without weight decay AdamW moves a matrix only where it got a gradient.
     still = [name for name, tensor in tensors.items() if torch.equal(tensor, fresh[name])]
     assert not still, f"no gradient reached {still}"
     rows = MicroBatch(torch.arange(8).numpy(), torch.ones(8).numpy())
-    batch = collate(trainer.split, rows, streams=trainer.streams, objective=config.train.objective, pad_id=cache.pad_id)
-    trainer.running.engine.eval()
+    batch = collate(
+        trainer.feed.split, rows, streams=trainer.feed.streams, objective=config.train.objective, pad_id=cache.pad_id
+    )
+    trainer.engine.root.eval()
     with torch.no_grad():
-        logits = trainer.running.engine(batch)
+        logits = trainer.engine.root(batch)
     if config.adapter.train_head or config.recipe.fuses == "mixup":
         check_resume(trainer, tensors)
     return {

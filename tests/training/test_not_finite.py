@@ -20,7 +20,7 @@ from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.exceptions import NotFiniteError
 from flare_ds.json_text import json_text
 from flare_ds.models.loading import load_tokenizer
-from flare_ds.models.loss import for_deepspeed
+from flare_ds.models.loss import share_of_mean
 from flare_ds.runtime.engine import make_room
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained
 from flare_ds.training.state import Progress
@@ -145,7 +145,7 @@ def test_an_infinite_loss_has_no_finite_gradient() -> None:
     logits = torch.tensor([1.0, 2.0], requires_grad=True)
     for added, finite in ((0.0, True), (torch.inf, False), (torch.nan, False)):
         logits.grad = None
-        for_deepspeed(logits.sum() + added, step_targets=2, world_size=2).backward()
+        share_of_mean(logits.sum() + added, step_targets=2, world_size=2).backward()
         assert bool(logits.grad.isfinite().all()) == finite
         assert finite or logits.grad.isnan().all()
 

@@ -1,0 +1,122 @@
+"""What this rank trains on, step by step: its micro-batches, on the device, and what each of them costs.
+
+Nothing here waits for the device. A micro-batch is laid out while the one before it still runs, and the first one of a
+step while the step before it does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from flare_ds.batches.batching import MicroBatch, split_step
+from flare_ds.batches.collate import Batch, StoredStates, collate
+from flare_ds.batches.plan import number_of_steps, open_order, padded_tokens
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.streams import streams_of
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.data.label_trie import LabelTrie
+from flare_ds.runtime.costs import Costs
+from flare_ds.runtime.memory import Load, largest_load
+from flare_ds.runtime.process_group import rank, world_size
+from flare_ds.runtime.rank_zero import agreed
+
+
+@dataclass(frozen=True)
+class Portion:
+    """One micro-batch of this rank.
+
+    Attributes:
+        batch: its rows, laid out.
+        rows: the numbers of those that count.
+        costs: see `Costs.of`.
+        last: whether it is the step's last.
+    """
+
+    batch: Batch
+    rows: list[int]
+    costs: dict[str, int]
+    last: bool
+
+
+class Feed:
+    """The training rows of a run, as its steps take them.
+
+    Args:
+        config: the run's settings.
+        cache: its tokens.
+        shape: its base on the meta device.
+
+    Attributes:
+        steps: how many the run has.
+        stored: the source states of the rows, where they were computed before.
+
+    Raises:
+        ConfigError: a row is larger than a step.
+    """
+
+    stored: StoredStates | None = None
+
+    def __init__(self, config: Config, cache: Cache, shape: PreTrainedModel) -> None:
+        self.config, self.cache = config, cache
+        self.split = rows_read(cache.split("train"), config, cache.manifest)
+        self.streams = streams_of(config)
+        self.order = agreed(partial(open_order, config, cache))
+        self.steps = agreed(partial(number_of_steps, config.train, self.order))
+        self.trie = LabelTrie(cache.label_tokens)
+        self.lengths = padded_tokens(config, self.split, behind=self.trie.depth)
+        self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
+        self.costs = Costs(config, shape, labels=len(self.trie.tokens))
+        self._first: dict[int, Portion] = {}
+
+    @property
+    def load(self) -> Load:
+        """The largest micro-batch."""
+        return largest_load(self.config.train, row_tokens=int(self.lengths.max()), streams=len(self.streams))
+
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers of a step, of all ranks."""
+        return self.order.rows(step)
+
+    def targets(self, step: int) -> int:
+        """What a step's loss is the mean over: rows, or answer tokens; known to every rank without asking."""
+        rows = self.rows(step)
+        return len(rows) if self.config.train.objective == "labels" else int(self.answer_lengths[rows].sum())
+
+    def portions(self, step: int, on: torch.device) -> Iterator[Portion]:
+        """This rank's share of a step, on a device; all ranks have equally many."""
+        micro_batches = self._micro_batches(step)
+        yield self._first.get(step) or self._laid_out(micro_batches, 0, on)
+        for place in range(1, len(micro_batches)):
+            yield self._laid_out(micro_batches, place, on)
+        if step + 1 < self.steps:
+            self._first = {step + 1: self._laid_out(self._micro_batches(step + 1), 0, on)}
+
+    def _micro_batches(self, step: int) -> list[MicroBatch]:
+        return split_step(
+            self.rows(step),
+            self.lengths,
+            world_size=world_size(),
+            micro_batch_size=self.config.train.micro_batch_size,
+            micro_batch_tokens=self.config.train.micro_batch_tokens,
+        )[rank()]
+
+    def _laid_out(self, micro_batches: list[MicroBatch], place: int, on: torch.device) -> Portion:
+        micro_batch = micro_batches[place]
+        batch = collate(
+            self.split,
+            micro_batch,
+            streams=self.streams,
+            objective=self.config.train.objective,
+            pad_id=self.cache.pad_id,
+            source_answers=self.config.adapter.span == "full",
+            source_targets=self.config.recipe.fuses == "mixup",
+            stored=self.stored,
+            trie=self.trie,
+        )
+        counting = micro_batch.rows[micro_batch.weights > 0].tolist()
+        return Portion(batch.to(on), counting, self.costs.of(batch), last=place + 1 == len(micro_batches))

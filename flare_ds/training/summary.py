@@ -1,0 +1,46 @@
+"""What a training came to, in a few numbers: training.json, which is written last."""
+
+import json
+import statistics
+from pathlib import Path
+
+from flare_ds.files import write_json
+from flare_ds.runtime.engine import Engine, count_trainable
+from flare_ds.runtime.process_group import world_size
+from flare_ds.training.state import Progress
+
+_COSTS = ("examples", "tokens", "padded_tokens", "flops", "step_seconds")
+
+
+def write_summary(path: Path, log: Path, progress: Progress, engine: Engine, *, steps: int) -> None:
+    """Sum up a run that has ended; costs are of the steps that were applied.
+
+    Args:
+        path: of the summary.
+        log: of the run's steps.
+        progress: where it stands.
+        engine: that trained it last.
+        steps: how many it might have had.
+    """
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    applied = [line for line in lines if "step_seconds" in line and "skipped_rows" not in line]
+    totals = {name: sum(line[name] for line in applied) for name in _COSTS}
+    summary = {
+        "steps": progress.step,
+        "skipped_steps": progress.skipped,
+        "stopped_early": progress.step < steps,
+        "trained_parameters": count_trainable(engine.model),
+        "examples": totals["examples"],
+        "tokens_per_step": totals["tokens"] / len(applied),
+        "padded_tokens_per_step": totals["padded_tokens"] / len(applied),
+        "flops_per_step": totals["flops"] / len(applied),
+        "median_step_seconds": statistics.median(line["step_seconds"] for line in applied),
+        "tokens_per_second": totals["tokens"] / totals["step_seconds"],
+        "start_validation_score": progress.start_score,
+        "best_step": progress.best_step,
+        "best_validation_score": progress.best_standing[0],
+        "train_seconds": progress.seconds,
+        "engine": engine.name,
+        "world_size": world_size(),
+    }
+    write_json(path, summary)
