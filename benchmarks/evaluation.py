@@ -14,7 +14,6 @@ process that holds the base whole, --ranks N shares it out. Without --model it i
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
