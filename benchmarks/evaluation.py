@@ -140,11 +140,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         model = options.model or str(write_model(Path(directory) / "model", layers=8, width=256, vocabulary=8192))
         asked = {**vars(options), "model": model}
-        words = [
-            f"--{name}={asked[name]}" for name in ("model", "dtype", "ranks", "rows", "length", "written", "repeat")
-        ]
+        words = [f"--{name}={value}" for name, value in asked.items() if name != "out"]
         seconds = run_ranks(__file__, [*words, "--out"], options.ranks)
-    print(json.dumps({"ratios": ratios(seconds), "seconds": seconds}, indent=1), file=sys.stdout)
+    print(json.dumps({"ratios": ratios(seconds), "seconds": seconds}, indent=1))
 
 
 if __name__ == "__main__":

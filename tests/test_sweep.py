@@ -203,7 +203,7 @@ def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):
     sweep(bench.path, ["base.train.micro_batch_size=3", "base.evaluate.batch_size=5"])
     saved = {name: load_config(bench.out / "pl" / name) for name in ("lora-seed1", "flare-seed1")}
     assert {name: (config.train.micro_batch_size, config.evaluate.batch_size) for name, config in saved.items()} == {
-        "lora-seed1": (8, 16),
+        "lora-seed1": (8, "auto"),
         "flare-seed1": (3, 5),
     }
 
