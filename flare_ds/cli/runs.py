@@ -8,6 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of, typed_path
+from flare_ds.cli.importing import uncollected
 from flare_ds.cli.predict import add_predict
 from flare_ds.settings import load_config
 
@@ -89,8 +90,9 @@ def _stage1_config(options: argparse.Namespace) -> "Config":
 def _stage1(options: argparse.Namespace) -> None:
     config = _stage1_config(options)
 
-    from flare_ds.runtime.process_group import rank
-    from flare_ds.training.stage1 import run_stage1
+    with uncollected():
+        from flare_ds.runtime.process_group import rank
+        from flare_ds.training.stage1 import run_stage1
 
     result = run_stage1(config, options.output)
     if rank() == 0:
@@ -104,25 +106,25 @@ def _stage1(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    from flare_ds.training.run import open_run
+    with uncollected():
+        from flare_ds.training.evaluated import train_and_evaluate
+        from flare_ds.training.run import open_run
+        from flare_ds.training.trainer import Trainer
 
     cache = open_run(config, train=True)
     if options.evaluate:
-        from flare_ds.training.evaluated import train_and_evaluate
-
         _tell(config, train_and_evaluate(config, cache), "test")
     else:
-        from flare_ds.training.trainer import Trainer
-
         Trainer(config, cache).train()
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    from flare_ds.evaluation.evaluate import evaluate_run
-    from flare_ds.evaluation.other_rows import OtherRows
-    from flare_ds.training.run import open_beside, open_run
+    with uncollected():
+        from flare_ds.evaluation.evaluate import evaluate_run
+        from flare_ds.evaluation.other_rows import OtherRows
+        from flare_ds.training.run import open_beside, open_run
 
     rows = OtherRows(options.split, options.language, options.file)
     cache = open_beside(config, rows) if rows else open_run(config, train=False)
