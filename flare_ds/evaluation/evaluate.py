@@ -32,6 +32,7 @@ from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.states import prepare_states
 from flare_ds.scoring.metrics import INTERVAL, confidence_interval
+from flare_ds.scoring.predictions import PREDICTIONS, write_predictions
 from flare_ds.versions import versions
 
 
@@ -119,8 +120,6 @@ def saved_adapter(config: Config) -> AdapterSource | None:
 
 
 def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, rows: OtherRows, *, seconds: float) -> None:
-    from flare_ds.scoring.predictions import PREDICTIONS, write_predictions  # here: it imports pyarrow
-
     predictions, metrics = (_beside(run_dir / name, rows) for name in (PREDICTIONS, METRICS))
     write_predictions(predictions, scores.records)
     if config.recipe.trains and not rows:
