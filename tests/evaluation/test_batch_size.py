@@ -76,7 +76,7 @@ def test_scores_do_not_depend_on_the_batch(tmp_path: Path, monkeypatch: pytest.M
     collate = batches.collate
     monkeypatch.setattr(batches, "collate", lambda *a, **k: rows_in_a_batch.append(len(a[1].rows)) or collate(*a, **k))
     found, largest = [], []
-    for evaluate in ({"batch_size": 1}, {"batch_size": 5, "batch_tokens": 60}, {}):
+    for evaluate in ({"batch_size": 1}, {"batch_size": 5, "batch_tokens": 200}, {}):
         rows_in_a_batch.clear()
         own = asked.model_copy(update={"evaluate": asked.evaluate.model_copy(update=evaluate)})
         found.append(score_split(running, cache, "test", own, states=None).records)
