@@ -25,7 +25,7 @@ from flare_ds.processes import end_lingering, free_port, guarded, search_path
 from flare_ds.runtime.launched import Place, place_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_LOOK_S, _PATIENCE_S = 0.1, 10.0
+_LOOK_S, _PATIENCE_S = 0.1, 5.0
 
 
 @dataclass(frozen=True)
