@@ -25,7 +25,9 @@ from flare_ds.processes import end_lingering, free_port, guarded, search_path
 from flare_ds.runtime.launched import Place, place_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_LOOK_S, _PATIENCE_S = 0.1, 5.0
+_LOOK_S = 0.1
+_PATIENCE_S = {0: 5.0, signal.SIGTERM: 30.0, signal.SIGKILL: 5.0}
+"""How long the other ranks have to end when one has failed: told by that one, asked by us, and made to."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,9 @@ def _first_failure(ranks: Sequence[subprocess.Popen]) -> int:
 
 
 def _end_together(ranks: Sequence[subprocess.Popen]) -> None:
-    """Let ranks end that were told by the one that failed; then ask them, and at last make sure."""
-    for number in (0, signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + _PATIENCE_S
+    """Let the ranks that are left end; see `_PATIENCE_S`."""
+    for number, seconds in _PATIENCE_S.items():
+        deadline = time.monotonic() + seconds
         for rank in ranks:
             rank.send_signal(number)
         while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
