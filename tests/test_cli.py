@@ -231,7 +231,7 @@ def test_without_any_place_for_temporary_files(
     ids=["extensions", "home"],
 )
 def test_no_place_for_what_is_compiled(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from flare_ds.runtime.joining import _load_cpu_communication
+    from flare_ds.runtime.forming import _load_cpu_communication
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -241,7 +241,7 @@ def test_no_place_for_what_is_compiled(environment: dict[str, str], monkeypatch:
 
 def test_nothing_is_printed_among_the_answers(capsys: pytest.CaptureFixture[str]) -> None:
     """DeepSpeed says on stdout that it has built its communication."""
-    from flare_ds.runtime.joining import _load_cpu_communication
+    from flare_ds.runtime.forming import _load_cpu_communication
 
     _load_cpu_communication()
     told = capsys.readouterr()
@@ -269,7 +269,7 @@ def test_translate_prints_where_the_translations_are(
         called.append((config.task.target_language, workers))
         return [Path("translations/a"), Path("translations/b")]
 
-    monkeypatch.setattr("flare_ds.translation.run.translate", translate)
+    monkeypatch.setattr("flare_ds.data.translate.translate", translate)
     monkeypatch.setattr("flare_ds.translation.run.describe", lambda task, directories: ["a: 3 rows failed"])
     config = str(write_config(toy_settings(root)))
     assert main(["translate", config, "--workers", "2", "task.target_language=es"]) == 0

@@ -8,8 +8,9 @@ from flare_ds import markdown
 from flare_ds.files import write_text
 from flare_ds.reporting.beside_the_paper import against_paper
 from flare_ds.reporting.curves import write_curves
-from flare_ds.reporting.differences import differences
+from flare_ds.reporting.differences import comparisons, differences
 from flare_ds.reporting.groups import grouped
+from flare_ds.reporting.over_languages import over_languages_table
 from flare_ds.reporting.table import score_table
 from flare_ds.runs import Unreadable, find_runs
 
@@ -44,13 +45,15 @@ def report(directory: str | Path, out: str | Path | None = None) -> Report:
     place = Path(out) if out is not None else root
     runs, unreadable = find_runs(root)
     groups = grouped(runs)
+    compared = comparisons(groups)
     place.mkdir(parents=True, exist_ok=True)
     curves = write_curves(runs, root, place)
     parts = [
         f"# Report on {root}",
         score_table(groups, root),
         _unreadable(unreadable, root),
-        differences(groups),
+        differences(compared),
+        over_languages_table(compared),
         against_paper(groups),
         _pictures(curves, root),
     ]

@@ -1,88 +1,128 @@
-"""Each method against lora, on the same test rows: for each seed, and over all seeds that both have.
+"""Each method against lora, on the same test rows, over the seeds that both have; then over languages.
 
 A method that trains nothing meets lora of every seed: it is the same system each time.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flare_ds.markdown import DASH, table
 from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, same_test, seeds
 from flare_ds.runs import RunResult
-from flare_ds.scoring.mcnemar import mcnemar
-from flare_ds.scoring.metrics import paired_difference
+from flare_ds.scoring.metrics import contributions
+from flare_ds.scoring.sureness import Sureness, holm, over_seeds, over_seeds_and_rows
 
+FEW = 5
+"""With fewer seeds than that, what the seeds say for themselves stands beside the interval."""
 _COLUMNS = (
     "language",
     "method",
     "seeds",
-    "runs",
     f"method − {REFERENCE}",
+    "by seed",
     "95 % interval",
-    f"right alone : {REFERENCE} alone",
-    "McNemar p",
+    "by the seeds alone",
+    "p (Holm)",
+    "findable",
 )
 _NOTE = (
-    "Intervals: paired bootstrap over test rows, of the mean over seeds; they do not know how a new seed would score. "
-    "McNemar: exact, two-sided, on the rows that just one of the two has right; for metrics that count right rows. "
-    "p is not corrected for the number of comparisons."
+    "Intervals are for other test rows and, where there are several seeds, for other seeds too (analysis of variance, "
+    f"Student's t). With fewer than {FEW} seeds, `by the seeds alone` is Student's t over their differences on these "
+    "very rows: where it is much wider, trust it. With one seed nothing is known of another. p counts among all lines "
+    "of this table (Holm). findable: the smallest true difference that such an experiment finds four times in five; "
+    "a smaller one, seen or not, is not shown to be there or to be missing."
 )
+_UNLIKE = "scored on different test rows or by other metrics"
 
 
-def differences(groups: Sequence[Group]) -> str:
-    """Every method minus lora, wherever they stand in one setting; empty where none does.
+@dataclass(frozen=True)
+class Comparison:
+    """A group and the lora it is measured against.
 
-    Raises:
-        DataError: a run's files are damaged, or seeds of one method were scored on different test rows.
+    Attributes:
+        group: of the method.
+        lora: of the reference, in the same setting.
+        pairs: their runs of the same seed.
     """
-    lines = [
-        line
+
+    group: Group
+    lora: Group
+    pairs: Sequence[tuple[RunResult, RunResult]]
+
+    @cached_property
+    def comparable(self) -> bool:
+        """Whether all of it was scored on the same rows in the same way."""
+        first = self.pairs[0][0]
+        return all(same_test(run, first) for pair in self.pairs for run in pair)
+
+    @cached_property
+    def differences_SN(self) -> NDArray[np.float64]:
+        """What each row contributes to the difference, under each seed."""
+        runs, loras = zip(*self.pairs, strict=True)
+        both = contributions(runs[0].metrics["metric"], outcomes_of([*runs, *loras]))
+        return both[: len(runs)] - both[len(runs) :]
+
+    @cached_property
+    def sureness(self) -> Sureness:
+        """Of the difference, over seeds and rows."""
+        return over_seeds_and_rows(self.differences_SN)
+
+
+def comparisons(groups: Sequence[Group]) -> list[Comparison]:
+    """Every method with lora, wherever they stand in one setting and share a seed."""
+    found = [
+        Comparison(group, lora, _pairs(group, lora))
         for group in groups
         if group.method not in (REFERENCE, "task adapter")
         for lora in references(group, groups)
-        for line in _compared(group, lora)
     ]
-    if not lines:
-        return ""
-    return "\n\n".join([f"## Against {REFERENCE}, paired on the same test rows", table(_COLUMNS, lines), _NOTE])
+    return [comparison for comparison in found if comparison.pairs]
 
 
-def _compared(group: Group, lora: Group) -> list[tuple[str, ...]]:
-    """A line for each seed that both have and, if there are several, one for their mean."""
+def _pairs(group: Group, lora: Group) -> list[tuple[RunResult, RunResult]]:
     by_seed = {run.config.train.seed: run for run in group.finished}
     untrained = group.finished[0] if group.finished and not group.trains else None
     partners = [(untrained or by_seed.get(run.config.train.seed), run) for run in lora.finished]
-    pairs = [(run, other) for run, other in partners if run is not None]
-    lines = [_one_seed(run, other) for run, other in pairs]
-    return [*lines, _all_seeds(pairs)] if len(pairs) > 1 else lines
+    return [(run, other) for run, other in partners if run is not None]
 
 
-def _one_seed(run: RunResult, lora: RunResult) -> tuple[str, ...]:
-    about = (*_about(run), seeds([lora]), f"{run.directory.name}, {lora.directory.name}")
-    if not same_test(run, lora):
-        return (*about, "scored on different test rows or by other metrics", DASH, DASH, DASH)
-    return (*about, *_difference([run], [lora]), *_mcnemar(run, lora))
+def differences(found: Sequence[Comparison]) -> str:
+    """The table of all comparisons; empty where there is none.
+
+    Raises:
+        DataError: a run's files are damaged.
+    """
+    if not found:
+        return ""
+    able = [comparison for comparison in found if comparison.comparable]
+    ps = dict(zip(map(id, able), holm([comparison.sureness.p for comparison in able]), strict=True))
+    lines = [_line(comparison, ps.get(id(comparison))) for comparison in found]
+    return "\n\n".join([f"## Against {REFERENCE}, on the same test rows", table(_COLUMNS, lines), _NOTE])
 
 
-def _all_seeds(pairs: Sequence[tuple[RunResult, RunResult]]) -> tuple[str, ...]:
-    runs, loras = zip(*pairs, strict=True)
-    about = (*_about(runs[0]), seeds(loras), "all of them")
-    if not all(same_test(run, lora) for run, lora in pairs):
-        return (*about, *[DASH] * 4)
-    return (*about, *_difference(runs, loras), DASH, DASH)
+def _line(comparison: Comparison, p: float | None) -> tuple[str, ...]:
+    group = comparison.group
+    about = (group.language, group.method, seeds([lora for _, lora in comparison.pairs]))
+    if p is None:
+        return (*about, _UNLIKE, *[DASH] * 5)
+    sureness, by_seed_S = comparison.sureness, comparison.differences_SN.mean(1)
+    few = 1 < len(by_seed_S) < FEW
+    return (
+        *about,
+        f"{sureness.mean:+.3f}",
+        " ".join(f"{one:+.3f}" for one in by_seed_S) if len(by_seed_S) > 1 else DASH,
+        interval(sureness),
+        interval(over_seeds(comparison.differences_SN)) if few else DASH,
+        f"{p:.2g}",
+        DASH if sureness.freedom == 0 else f"{sureness.findable:.3f}",
+    )
 
 
-def _about(run: RunResult) -> tuple[str, str]:
-    return run.config.task.target_language, run.method
-
-
-def _difference(runs: Sequence[RunResult], loras: Sequence[RunResult]) -> tuple[str, str]:
-    outcomes = outcomes_of([*runs, *loras])
-    result = paired_difference(runs[0].metrics["metric"], outcomes[: len(runs)], outcomes[len(runs) :])
-    return f"{result.mean:+.3f}", f"{result.lo:+.3f} to {result.hi:+.3f}"
-
-
-def _mcnemar(run: RunResult, lora: RunResult) -> tuple[str, str]:
-    if run.metrics["metric"] == "macro_f1":
-        return DASH, DASH
-    result = mcnemar(*outcomes_of([run, lora]))
-    return f"{result.a_only} : {result.b_only}", f"{result.p:.2g}"
+def interval(sureness: Sureness) -> str:
+    """Its bounds, in words; a dash where there is too little to tell them."""
+    lo, hi = sureness.interval
+    return DASH if sureness.freedom == 0 else f"{lo:+.3f} to {hi:+.3f}"

@@ -13,10 +13,11 @@ from flare_ds.exceptions import FlareError
 from flare_ds.markdown import DASH, table
 from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, seeds
 from flare_ds.runs import RunResult
-from flare_ds.scoring.metrics import confidence_interval
+from flare_ds.scoring.metrics import contributions
+from flare_ds.scoring.sureness import over_seeds_and_rows
 from flare_ds.tasks.load import task_of
 
-_ABOUT = ("language", "method", "seeds")
+_ABOUT = ("task", "base", "language", "method", "seeds")
 _SCORES = ("score", "deviation", "95 % interval")
 _COSTS = {
     "trained parameters": ("trained_parameters", ",.0f"),
@@ -34,6 +35,8 @@ _ANSWERS = {
     "not_a_label": "of the answers generated are no label word",
 }
 """Shares among the figures of metrics.json that bound the score, and what each is a share of."""
+_METRICS = ("accuracy", "macro_f1", "exact_match", "f1")
+"""What a score may be, among the figures of metrics.json."""
 _FLOPS = f"FLOPs / {REFERENCE}'s"
 
 
@@ -47,29 +50,40 @@ def score_table(groups: Sequence[Group], root: Path) -> str:
     Raises:
         DataError: a run's files are damaged, or seeds of one line were scored on different test rows.
     """
-    lines = [line for group in groups for line in _lines(group, groups, root)]
+    others = _other_metrics(groups)
+    lines = [line for group in groups for line in _lines(group, groups, others, root)]
     notes = [
         _footnote([run for group in groups for run in group.finished]),
         *_answer_notes(groups),
         *_source_notes(groups),
     ]
-    return "\n\n".join([table((*_ABOUT, *_SCORES, *_COSTS, _FLOPS), lines), *notes])
+    return "\n\n".join([table((*_ABOUT, *_SCORES, *others, *_COSTS, _FLOPS), lines), *notes])
 
 
-def _lines(group: Group, groups: Sequence[Group], root: Path) -> list[tuple[str, ...]]:
+def _other_metrics(groups: Sequence[Group]) -> list[str]:
+    """The metrics that stand beside some line's own: the F1 of free answers beside their exact matches."""
+    found = {name for group in groups for run in group.finished for name in run.metrics["figures"]}
+    own = {run.metrics["metric"] for group in groups for run in group.finished}
+    return [name for name in _METRICS if name in found and own != {name}]
+
+
+def _lines(group: Group, groups: Sequence[Group], others: Sequence[str], root: Path) -> list[tuple[str, ...]]:
     """A line for what is finished, and one for each run that is not."""
     namesakes = [other for other in groups if (other.language, other.method) == (group.language, group.method)]
     # Two lines of the same name (another rank, another base) are told apart by where they are.
     place = f" ({group.runs[0].directory.relative_to(root)})" if len(namesakes) > 1 else ""
-    about = (group.language, group.method + place)
+    config = group.runs[0].config
+    base = config.model.base.rstrip("/").rpartition("/")[2]
+    about = (config.task.name, base, group.language, group.method + place)
     lines: list[tuple[str, ...]] = []
     if group.finished:
         of = f"{len(group.finished)} ({seeds(group.finished)})" if group.trains else DASH
-        lines.append((*about, of, *_scores(group), *_costs(group), _relative_flops(group, groups)))
+        measured = (*_scores(group), *_figures(group, others), *_costs(group), _relative_flops(group, groups))
+        lines.append((*about, of, *measured))
     for run in group.runs:
         if not run.finished:
             seed = seeds([run]) if group.trains else DASH
-            lines.append((*about, seed, f"unfinished: {run.progress}", *[DASH] * (len(_COSTS) + 3)))
+            lines.append((*about, seed, f"unfinished: {run.progress}", *[DASH] * (len(others) + len(_COSTS) + 3)))
     return lines
 
 
@@ -77,13 +91,17 @@ def _scores(group: Group) -> tuple[str, str, str]:
     """Mean, standard deviation and interval of the mean."""
     runs = group.finished
     scores = [run.metrics["score"] for run in runs]
-    lo, hi = (
-        runs[0].metrics["confidence_interval"]
-        if len(runs) == 1
-        else confidence_interval(runs[0].metrics["metric"], outcomes_of(runs))
-    )
-    deviation = f"{np.std(scores, ddof=1):.3f}" if len(runs) > 1 else DASH
-    return f"{group.score:.3f}", deviation, f"{lo:.3f} to {hi:.3f}"
+    if len(runs) == 1:
+        lo, hi = runs[0].metrics["confidence_interval"]
+        return f"{group.score:.3f}", DASH, f"{lo:.3f} to {hi:.3f}"
+    lo, hi = over_seeds_and_rows(contributions(runs[0].metrics["metric"], outcomes_of(runs))).interval
+    return f"{group.score:.3f}", f"{np.std(scores, ddof=1):.3f}", f"{max(lo, 0):.3f} to {min(hi, 1):.3f}"
+
+
+def _figures(group: Group, names: Sequence[str]) -> list[str]:
+    """Means over seeds of the other metrics; a dash where a run was not measured by it."""
+    figures = [[run.metrics["figures"].get(name) for run in group.finished] for name in names]
+    return [DASH if None in of_runs else f"{np.mean(of_runs):.3f}" for of_runs in figures]  # type: ignore[arg-type]
 
 
 def _costs(group: Group) -> list[str]:
@@ -115,9 +133,10 @@ def _footnote(finished: Sequence[RunResult]) -> str:
     metrics = ", ".join(sorted({run.metrics["metric"] for run in finished}))
     return (
         f"Score: {metrics} on {' or '.join(f'{n:,}' for n in rows)} test rows, mean over seeds; deviation: standard "
-        "deviation over seeds (n - 1). Intervals: bootstrap over test rows, of the mean. Examples: seen in training, "
-        "each as often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in "
-        "seconds. Tokens/s: of the training, all ranks together. FLOPs: of a training step."
+        "deviation over seeds (n - 1). Intervals: for other test rows and, where there are several seeds, for other "
+        "seeds too (one seed: bootstrap over test rows). Examples: seen in training, each as "
+        "often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in seconds. "
+        "Tokens/s: of the training, all ranks together. FLOPs: of a training step."
     )
 
 

@@ -16,15 +16,15 @@ A score is a function of the mean, over examples, of some numbers each example g
                              both said and true (right), said, true
 
 So one bootstrap serves all: draw examples, take the mean of their numbers, then the function. Intervals are 95 %
-percentiles: the test examples are the sample, the training seed is not. They say how far the score would move with
-other examples, not with another seed. All right (or wrong) gives an interval of no width.
+percentiles: the test examples are the sample, the training seed is not. They say how far the score of one run would
+move with other examples, not with another seed (that is `flare_ds.scoring.sureness`). All right (or wrong) gives an
+interval of no width.
 
 Shape suffixes: N examples, S systems (runs of different seeds, say), F numbers an example gives, R resamples,
 V distinct examples, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,15 +40,6 @@ INTERVAL = {"level": LEVEL, "method": "percentile bootstrap over examples", "res
 Outcome = bool | tuple[str | None, str]
 """What a metric sees of one example: whether it is right (exact_match), or the label word that was said, None where
 what was said is none, and the true one."""
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Score of a − score of b on the same examples, with its confidence interval."""
-
-    mean: float
-    lo: float
-    hi: float
 
 
 def outcome(metric: Metric, record: Mapping[str, Any]) -> Outcome:
@@ -78,21 +69,29 @@ def confidence_interval(metric: Metric, systems: Sequence[Sequence[Outcome]], se
     return _bounds(_resampled(metric, systems, seed).mean(1))
 
 
-def paired_difference(
-    metric: Metric, systems_a: Sequence[Sequence[Outcome]], systems_b: Sequence[Sequence[Outcome]], seed: int = 0
-) -> PairedDifference:
-    """Compare the mean scores of two sets of systems on the same N examples, in the same order.
+def contributions(metric: Metric, systems: Sequence[Sequence[Outcome]]) -> NDArray[np.float64]:
+    """What each example contributes to each system's score: [S, N], whose means over N are the scores.
 
-    Args:
-        metric: what is compared.
-        systems_a: outcomes of each.
-        systems_b: outcomes of each of the others.
-        seed: of the bootstrap.
+    A score that is a mean is made of its examples' numbers. Macro F1 is linearised where it stands: an example gives
+    the score plus its numbers' distance from their mean along the gradient, which is its influence on the score.
     """
-    scores_RS = _resampled(metric, [*systems_a, *systems_b], seed)
-    lo, hi = _bounds(scores_RS[:, : len(systems_a)].mean(1) - scores_RS[:, len(systems_a) :].mean(1))
-    mean_a, mean_b = (np.mean([score(metric, system) for system in side]) for side in (systems_a, systems_b))
-    return PairedDifference(float(mean_a - mean_b), lo, hi)
+    numbers_NSF = _numbers(metric, systems)
+    if metric != "macro_f1":
+        return numbers_NSF[..., 0].T
+    means_SF = numbers_NSF.mean(0)
+    influence_NS = ((numbers_NSF - means_SF) * _macro_f1_gradient(means_SF)).sum(-1)
+    return (_scores(metric, means_SF) + influence_NS).T
+
+
+def _macro_f1_gradient(means_SF: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the mean over classes of 2·right / (said + true), by right, said and true: [S, F]."""
+    right_SC, said_SC, true_SC = np.split(means_SF, 3, axis=-1)
+    both_SC = said_SC + true_SC
+    occurs_SC = both_SC > 0
+    both_SC = np.where(occurs_SC, both_SC, 1)
+    classes_S1 = occurs_SC.sum(-1, keepdims=True)
+    by_right_SC, by_other_SC = 2 / both_SC * occurs_SC, -2 * right_SC / both_SC**2
+    return np.concatenate([by_right_SC, by_other_SC, by_other_SC], axis=-1) / classes_S1
 
 
 def _numbers(metric: Metric, systems: Sequence[Sequence[Outcome]]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from flare_ds.checksums import file_sha256
 from flare_ds.methods import METHODS
@@ -93,12 +94,31 @@ def methods(text: str) -> list[dict[str, str]]:
 
 def differences(text: str) -> dict[tuple[str, str], dict[str, str]]:
     """The lines of the table of differences, by method and seeds."""
-    found = [lines for lines in tables(text) if "McNemar p" in lines[0]]
+    found = [lines for lines in tables(text) if "p (Holm)" in lines[0]]
     return {(line["method"], line["seeds"]): line for lines in found for line in lines}
 
 
-def bounds(line: dict[str, str]) -> list[float]:
-    return [float(bound) for bound in line["95 % interval"].split(" to ")]
+def over_languages(text: str) -> dict[str, dict[str, str]]:
+    """The lines of the table over languages, by method."""
+    found = [lines for lines in tables(text) if "first" in lines[0]]
+    return {line["method"]: line for lines in found for line in lines}
+
+
+def bounds(line: dict[str, str], column: str = "95 % interval") -> list[float]:
+    return [float(bound) for bound in line[column].split(" to ")]
+
+
+def two_way(table: np.ndarray) -> tuple[float, float]:
+    """Bounds of the mean of [seeds, rows] where both are drawn: from sums of squares, the rest by what they leave."""
+    seeds, rows = table.shape
+    total = ((table - table.mean()) ** 2).sum()
+    of_seed = rows * ((table.mean(1) - table.mean()) ** 2).sum()
+    of_row = seeds * ((table.mean(0) - table.mean()) ** 2).sum()
+    freedom = np.array([seeds - 1, rows - 1, (seeds - 1) * (rows - 1)])
+    squares = np.array([of_seed, of_row, total - of_seed - of_row]) / freedom
+    variance = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
+    half = stats.t.ppf(0.975, variance**2 / (squares**2 / freedom).sum()) * np.sqrt(variance / table.size)
+    return table.mean() - half, table.mean() + half
 
 
 def random_correct(seed: int, share: float, n: int = 300) -> np.ndarray:

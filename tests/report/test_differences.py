@@ -1,66 +1,126 @@
 """Each method against lora: differences, intervals and tests computed again here, another way."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from flare_ds.methods import METHODS
 from flare_ds.reporting import report
 from flare_ds.settings import load_config
-from tests.report.runs import bounds, differences, methods, random_correct, write_run, write_scores
+from tests.report.runs import (
+    bounds,
+    differences,
+    methods,
+    over_languages,
+    random_correct,
+    two_way,
+    write_run,
+    write_scores,
+)
 
 
-def test_a_method_minus_lora_pairs_rows_by_id_for_each_seed_and_for_all(tmp_path):
+def test_a_method_minus_lora_pairs_rows_by_id_over_all_seeds(tmp_path):
     difference = []
-    for seed in (1, 2):
+    for seed in (1, 2, 3):
         flare, lora = random_correct(seed, 0.7), random_correct(seed + 10, 0.5)
         write_run(tmp_path, f"pl/flare-seed{seed}", "flare", seed, flare)
         write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, lora)
         predictions = tmp_path / f"pl/lora-seed{seed}/predictions.parquet"
         pd.read_parquet(predictions)[::-1].to_parquet(predictions)
         difference.append(flare.astype(float) - lora)
-    lines = differences(report(tmp_path).text)
-    for seeds, values in {"1": difference[0], "2": difference[1], "1, 2": np.mean(difference, axis=0)}.items():
-        half = 1.96 * values.std() / np.sqrt(len(values))
-        line = lines["flare", seeds]
-        assert float(line["method − lora"]) == pytest.approx(values.mean(), abs=5e-4)
-        assert bounds(line) == pytest.approx([values.mean() - half, values.mean() + half], abs=0.007)
+    (line,) = differences(report(tmp_path).text).values()
+    table = np.array(difference)
+    assert line["seeds"] == "1, 2, 3"
+    assert float(line["method − lora"]) == pytest.approx(table.mean(), abs=5e-4)
+    assert [float(one) for one in line["by seed"].split()] == pytest.approx(table.mean(1), abs=5.1e-4)
+    assert bounds(line) == pytest.approx(two_way(table), abs=6e-4)
+    alone = stats.ttest_1samp(table.mean(1), 0).confidence_interval()
+    assert bounds(line, "by the seeds alone") == pytest.approx(tuple(alone), abs=6e-4)
 
 
-def test_every_method_is_compared_with_lora(tmp_path):
-    """Each with lora of the same seed; what trains nothing with lora of every seed."""
-    shares = {method: 0.3 + 0.07 * number for number, method in enumerate(METHODS)}
+def test_one_seed_speaks_for_rows_alone(tmp_path):
+    flare, lora = random_correct(1, 0.7), random_correct(11, 0.5)
+    write_run(tmp_path, "pl/flare-seed1", "flare", 1, flare)
+    write_run(tmp_path, "pl/lora-seed1", "lora", 1, lora)
+    write_run(tmp_path, "pl/lora-seed2", "lora", 2, random_correct(5, 0.5))
+    line = differences(report(tmp_path).text)["flare", "1"]
+    test = stats.ttest_rel(flare.astype(float), lora.astype(float))
+    assert bounds(line) == pytest.approx(tuple(test.confidence_interval()), abs=6e-4)
+    assert float(line["p (Holm)"]) == pytest.approx(test.pvalue, rel=0.06)
+    assert (line["by seed"], line["by the seeds alone"]) == ("-", "-")
+
+
+def test_every_method_is_compared_with_lora_and_p_counts_among_all(tmp_path):
+    """Each with lora of the same seeds; what trains nothing with lora of every seed."""
     correct = {}
-    for method, share in shares.items():
+    for number, method in enumerate(METHODS):
         for seed in (1, 2) if METHODS.get(method).trains else (1,):
-            correct[method, seed] = random_correct(seed + 10 * len(correct), share)
+            correct[method, seed] = random_correct(seed + 10 * len(correct), 0.5 + 0.02 * number)
             write_run(tmp_path, f"pl/{method}-seed{seed}", method, seed, correct[method, seed])
     write_run(tmp_path, "pl/flare-zh", "flare", 1, [True], target="zh")
     lines = differences(report(tmp_path).text)
-    assert lines.keys() == {(method, seeds) for method in METHODS if method != "lora" for seeds in ("1", "2", "1, 2")}
-    for (method, seeds), line in lines.items():
-        pairs = [
-            (correct.get((method, int(s)), correct[method, 1]), correct["lora", int(s)]) for s in seeds.split(", ")
-        ]
-        mean = np.mean([a.mean() - b.mean() for a, b in pairs])
-        assert float(line["method − lora"]) == pytest.approx(mean, abs=5.1e-4)
-        if len(pairs) > 1:
-            assert (line["McNemar p"], line["right alone : lora alone"]) == ("-", "-")
-            continue
-        ((a, b),) = pairs
-        wins, losses = int((a & ~b).sum()), int((b & ~a).sum())
-        tail = sum(math.comb(wins + losses, k) for k in range(min(wins, losses) + 1)) / 2 ** (wins + losses)
-        assert line["right alone : lora alone"] == f"{wins} : {losses}"
-        assert float(line["McNemar p"]) == pytest.approx(min(1, 2 * tail), rel=0.06)
+    others = [method for method in METHODS if method != "lora"]
+    assert lines.keys() == {(method, "1, 2") for method in others}
+    for method in others:
+        pairs = [(correct.get((method, seed), correct[method, 1]), correct["lora", seed]) for seed in (1, 2)]
+        table = np.array([a.astype(float) - b for a, b in pairs])
+        line = lines[method, "1, 2"]
+        assert float(line["method − lora"]) == pytest.approx(table.mean(), abs=5.1e-4)
+        assert bounds(line) == pytest.approx(two_way(table), abs=6e-4)
+    smallest = min(others, key=lambda method: float(lines[method, "1, 2"]["p (Holm)"]))
+    for method in ("lora", smallest):
+        for seed in (1, 2) if METHODS.get(method).trains else (1,):
+            write_run(tmp_path / "two", f"pl/{method}-seed{seed}", method, seed, correct[method, seed])
+    (only,) = differences(report(tmp_path / "two").text).values()
+    among_all = float(lines[smallest, "1, 2"]["p (Holm)"])
+    assert among_all == pytest.approx(min(1, len(others) * float(only["p (Holm)"])), rel=0.06)
 
 
 def test_methods_that_say_the_same_do_not_differ(tmp_path):
     for method in ("flare", "lora"):
         write_run(tmp_path, f"pl/{method}-seed1", method, 1, [True, False])
     line = differences(report(tmp_path).text)["flare", "1"]
-    assert (line["method − lora"], line["right alone : lora alone"], line["McNemar p"]) == ("+0.000", "0 : 0", "1")
+    assert (line["method − lora"], line["p (Holm)"], bounds(line)) == ("+0.000", "1", [0, 0])
+
+
+def test_over_languages_the_mean_and_who_is_first(tmp_path):
+    """Flare is much better than lora in each of three languages, x_mixup a little worse."""
+    shares = {"lora": 0.5, "flare": 0.8, "x_mixup": 0.45}
+    tables = []
+    for place, language in enumerate(("pl", "ru", "es")):
+        correct = {}
+        for method, share in shares.items():
+            for seed in (1, 2):
+                right = correct[method, seed] = random_correct(seed + 10 * place + 100 * len(method), share)
+                write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, right, target=language)
+        tables.append(np.array([correct["flare", seed].astype(float) - correct["lora", seed] for seed in (1, 2)]))
+    lines = over_languages(report(tmp_path).text)
+    assert lines.keys() == {"flare", "x_mixup"}
+    means = [table.mean() for table in tables]
+    assert float(lines["flare"]["mean − lora"]) == pytest.approx(np.mean(means), abs=6e-4)
+    drawn = stats.ttest_1samp(means, 0).confidence_interval()
+    assert bounds(lines["flare"], "in ones like these") == pytest.approx(tuple(drawn), abs=6e-4)
+    lo, hi = bounds(lines["flare"], "in these")
+    widths = [np.diff(two_way(table))[0] for table in tables]
+    assert lo < np.mean(means) < hi and hi - lo < min(widths), "three languages know more than one"
+    assert (lines["flare"]["first"], lines["x_mixup"]["first"]) == ("100%", "0%")
+
+
+def test_two_that_are_right_equally_often_are_first_equally_often(tmp_path):
+    for language in ("pl", "ru"):
+        for number, method in enumerate(("lora", "flare")):
+            for seed in (1, 2):
+                right = np.roll(np.arange(300) % 2 == 0, number)
+                write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, right, target=language)
+    (line,) = over_languages(report(tmp_path).text).values()
+    assert 40 < float(line["first"].rstrip("%")) < 60
+
+
+def test_one_language_makes_no_table_over_languages(tmp_path):
+    for method in ("lora", "flare"):
+        write_run(tmp_path, f"pl/{method}-seed1", method, 1, [True, False, True])
+    assert not over_languages(report(tmp_path).text)
 
 
 def test_runs_scored_on_different_rows_are_not_compared(tmp_path):
@@ -82,17 +142,15 @@ def test_free_answers_are_compared_by_their_exact_matches(tmp_path):
                 for i, match in enumerate(found)
             ]
             directory = write_run(tmp_path, f"hi/{method}-seed{seed}", method, seed, [True])
-            write_scores(directory, "exact_match", float(found.mean()), rows)
+            write_scores(directory, "exact_match", float(found.mean()), rows, f1=0.9)
     text = report(tmp_path).text
     (line,) = [line for line in methods(text) if line["method"] == "lora"]
     assert float(line["score"]) == pytest.approx(np.mean([matches["lora", seed] for seed in (1, 2)]), abs=5e-4)
-    values = sum(matches["flare", seed].astype(float) - matches["lora", seed] for seed in (1, 2)) / 2
-    half = 1.96 * values.std() / np.sqrt(len(values))
-    lines = differences(text)
-    assert float(lines["flare", "1, 2"]["method − lora"]) == pytest.approx(values.mean(), abs=5e-4)
-    assert bounds(lines["flare", "1, 2"]) == pytest.approx([values.mean() - half, values.mean() + half], abs=0.007)
-    wins, losses = (int((matches[a, 1] & ~matches[b, 1]).sum()) for a, b in (("flare", "lora"), ("lora", "flare")))
-    assert lines["flare", "1"]["right alone : lora alone"] == f"{wins} : {losses}"
+    assert line["f1"] == "0.900", "the other metric stands beside the one that counts"
+    table = np.array([matches["flare", seed].astype(float) - matches["lora", seed] for seed in (1, 2)])
+    compared = differences(text)["flare", "1, 2"]
+    assert float(compared["method − lora"]) == pytest.approx(table.mean(), abs=5e-4)
+    assert bounds(compared) == pytest.approx(two_way(table), abs=6e-4)
     assert "Score: exact_match on 300 test rows" in text
 
 
@@ -111,9 +169,8 @@ def test_macro_f1_is_compared_as_itself_not_as_a_mean_over_rows(tmp_path):
     f1 = 2 * 0.9 / 1.9 / 2  # of the lora run: the rare class is never right
     assert float(line["method − lora"]) == pytest.approx(1 - f1, abs=5e-4)
     samples = np.random.default_rng(0).binomial(200, 0.9, 20_000) / 200
-    expected = np.quantile(1 - samples / (1 + samples), [0.025, 0.975])
-    assert bounds(line) == pytest.approx(expected, abs=0.002)
-    assert line["McNemar p"] == "-", "it is a test of right rows"
+    spread = (1 - samples / (1 + samples)).std()
+    assert bounds(line) == pytest.approx([1 - f1 - 1.97 * spread, 1 - f1 + 1.97 * spread], abs=0.002)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("accuracy", "macro_f1"), ("ranked", "generated")])

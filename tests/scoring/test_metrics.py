@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
 from flare_ds.scoring import metrics
-from flare_ds.scoring.metrics import confidence_interval, outcome, paired_difference, score
+from flare_ds.scoring.metrics import confidence_interval, contributions, outcome, score
 
 WORDS = ["positive", "negative", "neutral", "ambivalent"]
 PAIRS = st.lists(st.tuples(st.sampled_from([*WORDS, None]), st.sampled_from(WORDS)), min_size=1, max_size=60)
@@ -104,16 +104,8 @@ def test_intervals_are_those_of_scipy():
     options = {"method": "percentile", "confidence_level": metrics.LEVEL, "rng": 1}
     slow = stats.bootstrap((np.arange(150),), macro_f1, vectorized=False, n_resamples=1000, **options)
     assert confidence_interval("macro_f1", [pairs]) == pytest.approx(tuple(slow.confidence_interval), abs=0.012)
-    a, b = said == true, generator.random(150) < 0.5
-    single = stats.bootstrap((a,), np.mean, n_resamples=metrics.RESAMPLES, **options)
+    single = stats.bootstrap((said == true,), np.mean, n_resamples=metrics.RESAMPLES, **options)
     assert confidence_interval("accuracy", [pairs]) == pytest.approx(tuple(single.confidence_interval), abs=0.008)
-
-    def difference(a, b, axis):
-        return a.mean(axis) - b.mean(axis)
-
-    both = stats.bootstrap((a, b), difference, paired=True, n_resamples=metrics.RESAMPLES, **options)
-    ours = paired_difference("exact_match", [a.tolist()], [b.tolist()])
-    assert (ours.lo, ours.hi) == pytest.approx(tuple(both.confidence_interval), abs=0.008)
 
 
 def test_macro_f1_counts_each_class_alike():
@@ -150,23 +142,19 @@ def test_macro_f1_is_resampled_itself():
     """
     generator = np.random.default_rng(3)
     true = np.array([WORDS[0]] * 24 + [WORDS[1]] * 15 + [WORDS[2]])
-    seeds_a, seeds_b = [], []
-    for seeds, share in ((seeds_a, 0.8), (seeds_a, 0.7), (seeds_b, 0.5)):
+    systems = []
+    for share in (0.8, 0.7):
         said = np.where(generator.random(40) < share, true, generator.choice(WORDS[:2], 40))
-        seeds.append(list(zip(said.tolist(), true.tolist(), strict=True)))
+        systems.append(list(zip(said.tolist(), true.tolist(), strict=True)))
 
-    def mean_of(seeds, rows):
-        drawn = [list(zip(*(system[row] for row in rows), strict=True)) for system in seeds]
+    def mean_of(rows):
+        drawn = [list(zip(*(system[row] for row in rows), strict=True)) for system in systems]
         return np.mean([slow_macro_f1(list(p), list(t)) for p, t in drawn])
 
     samples = generator.integers(0, 40, size=(4000, 40))
-    slow_a = np.array([mean_of(seeds_a, rows) for rows in samples])
-    slow_b = np.array([mean_of(seeds_b, rows) for rows in samples])
+    slow = np.array([mean_of(rows) for rows in samples])
     tails = [0.025, 0.975]
-    assert confidence_interval("macro_f1", seeds_a) == pytest.approx(np.quantile(slow_a, tails), abs=0.012)
-    difference = paired_difference("macro_f1", seeds_a, seeds_b)
-    assert difference.mean == pytest.approx(mean_of(seeds_a, range(40)) - mean_of(seeds_b, range(40)))
-    assert (difference.lo, difference.hi) == pytest.approx(np.quantile(slow_a - slow_b, tails), abs=0.012)
+    assert confidence_interval("macro_f1", systems) == pytest.approx(np.quantile(slow, tails), abs=0.012)
 
 
 def test_interval_does_not_depend_on_the_order_of_the_rows_and_repeats_with_its_seed():
@@ -189,44 +177,6 @@ def test_interval_of_macro_f1_covers_the_truth_as_often_as_it_says():
     assert 0.90 <= np.mean([lo <= truth <= hi for lo, hi in intervals]) <= 0.99
 
 
-def test_paired_interval_is_the_normal_one_of_the_differences():
-    generator = np.random.default_rng(2)
-    b = generator.random(1000) < 0.65
-    a = np.where(generator.random(1000) < 0.2, generator.random(1000) < 0.75, b)
-    difference = paired_difference("accuracy", [right(a)], [right(b)])
-    half = 1.96 * np.std(a.astype(float) - b) / math.sqrt(1000)
-    assert difference.mean == pytest.approx(a.mean() - b.mean())
-    assert (difference.lo, difference.hi) == pytest.approx((difference.mean - half, difference.mean + half), abs=0.003)
-
-
-def test_paired_interval_covers_the_truth_as_often_as_it_says():
-    generator = np.random.default_rng(13)
-    covered = 0
-    for i in range(400):
-        ease = generator.random(400)  # rows hard for one are hard for the other: the pairing matters
-        a, b = ease < 0.70, (ease + 0.1 * generator.standard_normal(400)) < 0.65
-        result = paired_difference("exact_match", [a.tolist()], [b.tolist()], seed=i)
-        truth = 0.70 - 0.65  # the noise moves as many rows up as down, far from the ends of [0, 1]
-        covered += result.lo <= truth <= result.hi
-    assert 0.92 <= covered / 400 <= 0.98
-
-
-def test_pairing_narrows_the_interval_of_systems_that_agree():
-    b = np.random.default_rng(4).random(500) < 0.6
-    a = b.copy()
-    a[:10] = ~a[:10]
-    lo, hi = confidence_interval("accuracy", [right(b)])
-    difference = paired_difference("accuracy", [right(a)], [right(b)])
-    assert difference.hi - difference.lo < (hi - lo) / 2
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
-def test_a_system_does_not_differ_from_itself(metric):
-    pairs = labelled(np.random.default_rng(4), 100, 0.6)
-    result = paired_difference(metric, [pairs], [pairs])
-    assert (result.mean, result.lo, result.hi) == (0, 0, 0)
-
-
 def test_different_numbers_of_rows_are_never_compared():
     with pytest.raises(AssertionError):
-        paired_difference("exact_match", [[True, False]], [[True]])
+        contributions("exact_match", [[True, False], [True]])

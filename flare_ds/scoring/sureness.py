@@ -1,0 +1,147 @@
+"""How sure one may be of a mean over seeds and rows, when others of both could have been drawn.
+
+Runs of S seeds are scored on the same N rows. What a row contributes is the sum of
+
+    the mean   +   what its seed adds   +   what its row adds   +   what is left
+
+and each of the last three varies on its own. In a table of S x N numbers their mean squares say how much (analysis of
+variance of two crossed random factors), so the mean has the variance
+
+    (MS_seed + MS_row - MS_left) / (S·N)
+
+with Satterthwaite's degrees of freedom, and Student's t gives the interval. With one seed only the rows speak. Rows
+that belong together (questions about one paragraph) are one draw: a *cluster* counts as one row.
+
+A metric that is no mean over rows is linearised: a row contributes the score plus its influence on it. The mean of
+that is the score itself.
+
+    Clark, The language-as-fixed-effect fallacy (1973); Satterthwaite, Approximate distribution of estimates of
+    variance components (1946); Miller, Adding error bars to evals (arXiv 2411.00640), for clusters.
+
+Legend: S seeds, N rows, C clusters, F numbers a row gives (see `flare_ds.scoring.metrics`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+LEVEL = 0.95
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """A mean, and how far it may be from what other draws would give.
+
+    Attributes:
+        mean: it.
+        error: its standard error.
+        freedom: degrees of freedom of the error; 0: there is too little to tell one.
+    """
+
+    mean: float
+    error: float
+    freedom: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval; with too little to tell one, everything."""
+        half = self._times((1 + LEVEL) / 2)
+        return self.mean - half, self.mean + half
+
+    @property
+    def p(self) -> float:
+        """The two-sided probability of a mean so far from zero if it were zero."""
+        if self.freedom == 0:
+            return 1.0
+        if self.error == 0:
+            return float(self.mean == 0)
+        return float(2 * student.sf(abs(self.mean) / self.error, self.freedom))
+
+    @property
+    def findable(self) -> float:
+        """The smallest true mean whose interval would leave zero out in 80 % of such experiments."""
+        return self._times((1 + LEVEL) / 2) + self._times(POWER)
+
+    def _times(self, probability: float) -> float:
+        if self.freedom == 0:
+            return float("inf")
+        return float(student.ppf(probability, self.freedom)) * self.error
+
+
+def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: Sequence[str] | None = None) -> Sureness:
+    """Sureness of the mean when seeds and rows are both drawn; with one seed, of rows alone.
+
+    Args:
+        values_SN: what each row contributes under each seed.
+        clusters_N: the cluster of each row; None: each row is one.
+    """
+    values_SC = values_SN if clusters_N is None else _of_clusters(values_SN, clusters_N)
+    seeds, clusters = values_SC.shape
+    mean = float(values_SC.mean())
+    if clusters == 1:
+        return Sureness(mean, 0.0, 0)
+    of_seed_S, of_row_C = values_SC.mean(1), values_SC.mean(0)
+    ms_row = seeds * of_row_C.var(ddof=1)
+    if seeds == 1:
+        return Sureness(mean, float(np.sqrt(ms_row / clusters)), clusters - 1)
+    ms_seed = clusters * of_seed_S.var(ddof=1)
+    left_SC = values_SC - of_seed_S[:, None] - of_row_C + mean
+    ms_left = np.square(left_SC).sum() / ((seeds - 1) * (clusters - 1))
+    # A variance is at least what either factor alone makes of it, whatever the estimate of the rest says.
+    total = max(ms_seed + ms_row - ms_left, ms_seed, ms_row)
+    if total == 0:
+        return Sureness(mean, 0.0, seeds - 1)
+    parts = [(ms_seed, seeds - 1), (ms_row, clusters - 1), (ms_left, (seeds - 1) * (clusters - 1))]
+    freedom = total**2 / sum(ms**2 / of for ms, of in parts)
+    return Sureness(mean, float(np.sqrt(total / (seeds * clusters))), float(freedom))
+
+
+def over_seeds(values_SN: NDArray[np.float64]) -> Sureness:
+    """Sureness of the mean when seeds are drawn and the rows are these: Student's t over the seeds' means."""
+    means_S = values_SN.mean(1)
+    if len(means_S) == 1:
+        return Sureness(float(means_S[0]), 0.0, 0)
+    return Sureness(float(means_S.mean()), float(means_S.std(ddof=1) / np.sqrt(len(means_S))), len(means_S) - 1)
+
+
+def over_languages(parts: Sequence[Sureness]) -> Sureness:
+    """Sureness of the mean over just these languages, each with seeds and rows of its own."""
+    count = len(parts)
+    variances = [part.error**2 / count**2 for part in parts]
+    mean, total = float(np.mean([part.mean for part in parts])), sum(variances)
+    if any(part.freedom == 0 for part in parts):
+        return Sureness(mean, 0.0, 0)
+    if total == 0:
+        return Sureness(mean, 0.0, min(part.freedom for part in parts))
+    freedom = total**2 / sum(variance**2 / part.freedom for variance, part in zip(variances, parts, strict=True))
+    return Sureness(mean, float(np.sqrt(total)), freedom)
+
+
+def over_drawn_languages(means_L: Sequence[float]) -> Sureness:
+    """Sureness of the mean over languages like these, if these were drawn from such: Student's t over their means."""
+    return over_seeds(np.array(means_L)[:, None])
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's correction: each p as it counts among all of them, in the order given.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure (1979).
+    """
+    corrected, largest = [0.0] * len(ps), 0.0
+    for place, number in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        largest = max(largest, min(1.0, (len(ps) - place) * ps[number]))
+        corrected[number] = largest
+    return corrected
+
+
+def _of_clusters(values_SN: NDArray[np.float64], clusters_N: Sequence[str]) -> NDArray[np.float64]:
+    """What each cluster contributes [S, C]; large ones more, so that the mean stays the mean over rows."""
+    names_C, of_N = np.unique(np.array(clusters_N), return_inverse=True)
+    means_S1 = values_SN.mean(1, keepdims=True)
+    sums_SC = np.zeros((len(values_SN), len(names_C)))
+    np.add.at(sums_SC.T, of_N, (values_SN - means_S1).T)
+    return means_S1 + sums_SC * len(names_C) / values_SN.shape[1]

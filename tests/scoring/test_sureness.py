@@ -1,0 +1,176 @@
+"""Sureness: against slow formulas written out, and against its promise: 95 % intervals hold in 95 % of draws."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from flare_ds.scoring.metrics import contributions, score
+from flare_ds.scoring.sureness import (
+    Sureness,
+    holm,
+    over_drawn_languages,
+    over_languages,
+    over_seeds,
+    over_seeds_and_rows,
+)
+
+
+def drawn(rng, seeds, rows, *, of_seed, of_row, left, size=1):
+    """Tables of contributions whose true mean is zero."""
+    return (
+        of_seed * rng.standard_normal((size, seeds, 1))
+        + of_row * rng.standard_normal((size, 1, rows))
+        + left * rng.standard_normal((size, seeds, rows))
+    )
+
+
+def holds(sureness: Sureness) -> bool:
+    lo, hi = sureness.interval
+    return lo <= 0 <= hi
+
+
+def test_the_error_is_the_analysis_of_variance_written_out():
+    table = drawn(np.random.default_rng(1), 3, 40, of_seed=0.2, of_row=0.3, left=0.1)[0] + 0.5
+    seeds, rows = table.shape
+    cells = list(itertools.product(range(seeds), range(rows)))
+    mean = sum(table[cell] for cell in cells) / len(cells)
+    seed_means = [sum(table[s]) / rows for s in range(seeds)]
+    row_means = [sum(table[:, n]) / seeds for n in range(rows)]
+    ms_seed = rows * sum((m - mean) ** 2 for m in seed_means) / (seeds - 1)
+    ms_row = seeds * sum((m - mean) ** 2 for m in row_means) / (rows - 1)
+    squares = sum((table[s, n] - seed_means[s] - row_means[n] + mean) ** 2 for s, n in cells)
+    ms_left = squares / ((seeds - 1) * (rows - 1))
+    total = ms_seed + ms_row - ms_left
+    freedom = total**2 / (ms_seed**2 / (seeds - 1) + ms_row**2 / (rows - 1) + ms_left**2 / ((seeds - 1) * (rows - 1)))
+    found = over_seeds_and_rows(table)
+    assert found.mean == pytest.approx(mean)
+    assert found.error == pytest.approx((total / (seeds * rows)) ** 0.5)
+    assert found.freedom == pytest.approx(freedom)
+
+
+def test_one_seed_and_the_seeds_alone_are_students_t():
+    table = np.random.default_rng(2).normal(0.1, 1, (1, 50))
+    one = stats.ttest_1samp(table[0], 0)
+    assert over_seeds_and_rows(table).p == pytest.approx(one.pvalue)
+    assert over_seeds_and_rows(table).interval == pytest.approx(tuple(one.confidence_interval()))
+    means = np.random.default_rng(3).normal(0.1, 1, (4, 7))
+    seeds = stats.ttest_1samp(means.mean(1), 0)
+    assert over_seeds(means).p == pytest.approx(seeds.pvalue)
+    assert over_seeds(means).interval == pytest.approx(tuple(seeds.confidence_interval()))
+    assert over_drawn_languages(list(means.mean(1))).p == pytest.approx(seeds.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rows", "of_seed", "of_row", "left"),
+    [(1, 300, 0.0, 0.3, 0.3), (3, 400, 0.01, 0.3, 0.3), (5, 400, 0.02, 0.1, 0.4), (5, 1000, 0.03, 0.3, 0.3)],
+)
+def test_an_interval_over_seeds_and_rows_holds_as_often_as_it_says(seeds, rows, of_seed, of_row, left):
+    rng = np.random.default_rng(4)
+    tables = (drawn(rng, seeds, rows, of_seed=of_seed, of_row=of_row, left=left)[0] for _ in range(3000))
+    assert 0.93 <= np.mean([holds(over_seeds_and_rows(table)) for table in tables]) <= 0.97
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_an_interval_over_seeds_holds_as_often_as_it_says(seeds):
+    tables = drawn(np.random.default_rng(5), seeds, 20, of_seed=0.3, of_row=0.0, left=0.1, size=4000)
+    assert 0.93 <= np.mean([holds(over_seeds(table)) for table in tables]) <= 0.97
+
+
+def test_an_interval_over_clusters_holds_where_rows_of_one_belong_together():
+    """100 paragraphs of 1 to 7 questions; taken for so many rows, they would seem far surer than they are."""
+    rng = np.random.default_rng(6)
+    sizes = rng.integers(1, 8, 100)
+    clusters = np.repeat(np.arange(100).astype(str), sizes)
+    of_paragraph, of_row = [], []
+    for _ in range(2000):
+        table = np.repeat(rng.standard_normal(100) * 0.4, sizes) + rng.standard_normal((3, sizes.sum())) * 0.3
+        of_paragraph.append(holds(over_seeds_and_rows(table, list(clusters))))
+        of_row.append(holds(over_seeds_and_rows(table)))
+    assert 0.93 <= np.mean(of_paragraph) <= 0.97
+    assert np.mean(of_row) < 0.85
+
+
+def test_right_and_wrong_rows_are_no_worse_than_normal_ones():
+    """Outcomes as they are: each row has its own difficulty, each seed its own skill."""
+    rng = np.random.default_rng(7)
+    held = []
+    for _ in range(2000):
+        difficulty = rng.normal(0, 1.2, 400)
+        skills = rng.normal(1.0, 0.05, (2, 3, 1))  # of two methods that are equally good
+        right = rng.random((2, 3, 400)) < 1 / (1 + np.exp(difficulty - skills))
+        held.append(holds(over_seeds_and_rows(right[0].astype(float) - right[1])))
+    assert 0.93 <= np.mean(held) <= 0.975
+
+
+def test_a_mean_over_languages_holds_as_often_as_it_says():
+    rng = np.random.default_rng(8)
+    held = []
+    for _ in range(2000):
+        tables = [drawn(rng, 3, 100, of_seed=0.02, of_row=0.3, left=0.2)[0] for _ in range(4)]
+        held.append(holds(over_languages([over_seeds_and_rows(table) for table in tables])))
+    assert 0.93 <= np.mean(held) <= 0.975
+
+
+def test_the_smallest_difference_is_found_four_times_in_five():
+    rng = np.random.default_rng(9)
+    tables = drawn(rng, 1, 200, of_seed=0, of_row=1, left=0, size=3000)
+    findable = np.median([over_seeds_and_rows(table).findable for table in tables])
+    found = np.mean([not holds(over_seeds_and_rows(table + findable)) for table in tables])
+    assert 0.78 <= found <= 0.82
+
+
+def test_clusters_of_one_row_are_rows_and_the_mean_is_that_over_rows():
+    table = np.random.default_rng(10).normal(0, 1, (3, 30))
+    assert over_seeds_and_rows(table, [str(n) for n in range(30)]).error == pytest.approx(
+        over_seeds_and_rows(table).error
+    )
+    assert over_seeds_and_rows(table, ["a"] * 25 + ["b"] * 3 + ["c"] * 2).mean == pytest.approx(table.mean())
+
+
+def test_holm_against_its_definition():
+    """In order, .001·5, .001·4, .03·3, .04·2 and .2·1; none counts less than one before it, or more than 1."""
+    assert holm([0.04, 0.001, 0.03, 0.2, 0.001]) == pytest.approx([0.09, 0.005, 0.09, 0.2, 0.005])
+    assert holm([0.04]) == [0.04] and holm([]) == []
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
+
+
+def test_holm_finds_one_by_chance_in_at_most_one_family_of_twenty():
+    rng = np.random.default_rng(11)
+    families = rng.random((4000, 12))
+    assert np.mean([min(holm(list(family))) < 0.05 for family in families]) <= 0.06
+
+
+def test_what_tells_nothing_is_sure_of_nothing():
+    alone = over_seeds_and_rows(np.ones((1, 1)))
+    assert alone.p == 1.0 and alone.interval == (-np.inf, np.inf)
+    assert over_seeds(np.ones((1, 5))).interval == (-np.inf, np.inf)
+    same = over_seeds_and_rows(np.zeros((3, 10)))
+    assert same.p == 1.0 and same.interval == (0, 0)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "exact_match"])
+def test_contributions_average_to_the_score(metric):
+    rng = np.random.default_rng(12)
+    if metric == "exact_match":
+        systems = [list(rng.random(60) < 0.5) for _ in range(2)]
+    else:
+        words = np.array(["yes", "no", "maybe"])
+        systems = [list(zip(words[rng.integers(0, 3, 60)], words[rng.integers(0, 2, 60)], strict=True)) for _ in "ab"]
+        systems[0][3] = (None, "yes")
+    assert contributions(metric, systems).mean(1) == pytest.approx([score(metric, system) for system in systems])
+
+
+def test_a_contribution_to_macro_f1_is_what_leaving_the_row_out_would_take():
+    """The infinitesimal jackknife: the score of rows weighted a little less at one of them, by differences."""
+    rng = np.random.default_rng(13)
+    words = np.array(["a", "b", "c"])
+    rows = list(zip(words[rng.integers(0, 3, 40)], words[rng.integers(0, 3, 40)], strict=True))
+    repeated = 2000
+    for place in (0, 7, 21):
+        more = rows * repeated + [rows[place]]
+        influence = (score("macro_f1", more) - score("macro_f1", rows)) * (len(rows) * repeated + 1)
+        assert contributions("macro_f1", [rows])[0, place] - score("macro_f1", rows) == pytest.approx(
+            influence, abs=1e-3
+        )
