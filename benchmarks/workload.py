@@ -77,6 +77,17 @@ class RandomRows:
         self._prompts = {name: draw.integers(2, vocabulary, (rows, length)) for name in ("source", "target")}
         self._answers = draw.integers(2, vocabulary, (rows, ANSWER_TOKENS))
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def prompt_lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt."""
+        return np.array([len(prompt) for prompt in self._prompts[stream]])
+
+    def lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt and answer together."""
+        return self.prompt_lengths(stream) + ANSWER_TOKENS
+
     def prompt(self, stream: str, row: int) -> np.ndarray:
         """Prompt tokens of one row."""
         return self._prompts[stream][row]

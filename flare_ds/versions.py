@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import version
 
-PACKAGES = ("torch", "deepspeed", "transformers", "peft", "numpy", "scikit-learn")
+PACKAGES = ("torch", "deepspeed", "transformers", "peft", "numpy")
 
 
 def versions() -> dict[str, str]:

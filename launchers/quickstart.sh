@@ -95,8 +95,7 @@ else
     use_python "${PYTHON:-python3}"
 fi
 if ((gpus > 0)); then
-    overrides=("launch=deepspeed --num_accelerators $((gpus < 2 ? gpus : 2)) --master_port {free_port} --module"
-        "${overrides[@]}")
+    overrides=("ranks=$((gpus < 2 ? gpus : 2))" "${overrides[@]}")
 fi
 
 if [[ "$fetched" == yes ]]; then model="$(stage "fetch model $model" "$python" -m flare_ds fetch model "$model")"; fi

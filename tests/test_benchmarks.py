@@ -44,6 +44,18 @@ def test_gather_volume() -> None:
         np.testing.assert_allclose(other["losses"], lockstep["losses"], rtol=1e-5)
 
 
+def test_evaluation() -> None:
+    found = run_benchmark("evaluation.py", "--rows=4", "--length=8", "--written=2", "--repeat=1")
+    assert {f"{method} {how}" for method in ("flare", "lora") for how in ("ranked", "written")} < found[
+        "seconds"
+    ].keys()
+    assert set(found["ratios"]) == {
+        *(f"flare_over_lora, {how}" for how in ("ranked", "written")),
+        *(f"{ratio}, {method}" for ratio in ("ranked_over_written", "auto_over_16") for method in ("flare", "lora")),
+    }
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+
+
 def test_a_rank_writes_nothing_that_another_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rank wrote the DeepSpeed JSON, and now and then another read it half written."""
 

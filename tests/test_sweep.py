@@ -24,7 +24,7 @@ def test_every_stage_runs_once_in_order(bench, capfd):
     assert bench.calls() == [*PREPARED, *stage1_calls(bench), *expected_calls()]
     console = capfd.readouterr().out
     assert "hello from train pl/flare-seed2" in console
-    assert "stage pl/flare-seed2 train done in" in console
+    assert "stage pl/flare-seed2 done in" in console
     assert "method − lora" in console and "s  in all" in console
     log = (bench.out / "pl/lora-seed1/log.txt").read_text()
     assert log.count("hello from") == 2 and f"{bench.stand_in} --ranks 2 --module flare_ds train" in log
@@ -72,14 +72,14 @@ def test_a_grid_that_grows_runs_only_what_is_new(bench):
 def test_a_failing_cell_does_not_stop_the_others(bench, monkeypatch, capfd):
     monkeypatch.setenv("FAIL", "train pl/lora-seed1")
     assert sweep(bench.path) == 1
-    assert bench.calls()[4:] == [call for call in expected_calls() if call != "evaluate pl/lora-seed1"]
+    assert bench.calls()[4:] == expected_calls()
     console = capfd.readouterr().out
-    assert "stage pl/lora-seed1 train FAILED (exit status 1)" in console
+    assert "stage pl/lora-seed1 FAILED (exit status 1)" in console
     assert console.count("no luck with train pl/lora-seed1") == 2  # as it happened, and at the end
     assert "unfinished: not started" in console
     monkeypatch.delenv("FAIL")
     assert sweep(bench.path) == 0
-    assert bench.calls()[1:] == ["train pl/lora-seed1", "evaluate pl/lora-seed1"]
+    assert bench.calls()[1:] == ["train pl/lora-seed1 --evaluate"]
 
 
 def test_a_cell_whose_evaluation_failed_is_not_trained_again(bench, monkeypatch):
@@ -88,7 +88,8 @@ def test_a_cell_whose_evaluation_failed_is_not_trained_again(bench, monkeypatch)
     bench.calls()
     monkeypatch.delenv("FAIL")
     assert sweep(bench.path) == 0
-    assert bench.calls()[1:] == ["evaluate pl/flare-seed1"]
+    assert bench.calls()[1:] == ["train pl/flare-seed1 --evaluate"]
+    assert (bench.out / "pl/flare-seed1/log.txt").read_text().count("hello from train") == 1
 
 
 def test_without_stage_1_no_cell_runs(bench, monkeypatch, capfd):
@@ -158,7 +159,7 @@ def test_a_launcher_that_ends_well_and_leaves_nothing_has_failed(bench, monkeypa
     monkeypatch.delenv("NOTHING")
     bench.calls()
     assert sweep(bench.path, ["grid.methods=[lora]", "grid.seeds=[1]"]) == 0
-    assert bench.calls()[-1] == "evaluate pl/lora-seed1"
+    assert bench.calls()[-1] == "train pl/lora-seed1 --evaluate"
 
 
 def test_a_better_adapter_is_evaluated_again(bench):
@@ -167,7 +168,8 @@ def test_a_better_adapter_is_evaluated_again(bench):
     bench.calls()
     (bench.out / "pl/lora-seed1/adapter/adapter_model.safetensors").write_bytes(b"better")
     assert sweep(bench.path, one) == 0
-    assert bench.calls()[1:] == ["evaluate pl/lora-seed1"]
+    assert bench.calls()[1:] == ["train pl/lora-seed1 --evaluate"]
+    assert (bench.out / "pl/lora-seed1/adapter/adapter_model.safetensors").read_bytes() == b"better"
 
 
 @pytest.mark.parametrize("how", ["renamed", "linked", "relative"])
@@ -201,7 +203,7 @@ def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):
     sweep(bench.path, ["base.train.micro_batch_size=3", "base.evaluate.batch_size=5"])
     saved = {name: load_config(bench.out / "pl" / name) for name in ("lora-seed1", "flare-seed1")}
     assert {name: (config.train.micro_batch_size, config.evaluate.batch_size) for name, config in saved.items()} == {
-        "lora-seed1": (8, 16),
+        "lora-seed1": (8, "auto"),
         "flare-seed1": (3, 5),
     }
 
@@ -238,6 +240,9 @@ def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):
         ("stage1.method=flare", r"stage1\.method"),
         ("methods.lora.train.seed=3", r"methods\.lora\.train\.seed=3"),
         ("launch=", "launch"),
+        ("launch=null", r"ranks=None and launch=None, but exactly one"),
+        ("ranks=2", r"ranks=2 and launch=.*, but exactly one"),
+        ("ranks=0", r"ranks=0"),
     ],
 )
 def test_a_wrong_setting_is_found_before_anything_runs(bench, override, problem):
@@ -284,7 +289,13 @@ def test_stage_1_may_have_its_own_seed(bench):
 def test_each_distributed_command_is_given_a_port(bench):
     assert sweep(bench.path, [f"launch={bench.stand_in} --port {{free_port}} --module"]) == 0
     ports = re.findall(r"^\$ .* --port (\d+) --module", (bench.out / "pl/lora-seed1/log.txt").read_text(), re.M)
-    assert len(ports) == 2 and all(1024 <= int(port) < 65536 for port in ports)
+    assert len(ports) == 1 and all(1024 <= int(port) < 65536 for port in ports)
+
+
+def test_commands_start_their_ranks_themselves(bench):
+    assert sweep(bench.path, ["launch=null", "ranks=all"]) == 0
+    with_ranks = [f"{call} --ranks all" for call in [*stage1_calls(bench), *expected_calls()]]
+    assert bench.calls() == [*PREPARED, *with_ranks]
 
 
 def test_a_missing_launcher_is_named(bench):

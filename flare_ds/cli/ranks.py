@@ -1,32 +1,33 @@
-"""`--ranks N|all`: a verb's ranks on this host, started by DeepSpeed's launcher, and ended with this command.
+"""`--ranks N|all`: a verb's ranks on this host, started by this command, and ended with it.
 
-It is the half of the launcher that serves one host. The command `deepspeed` before it would take the first GPUs
-whatever CUDA_VISIBLE_DEVICES says, read a hostfile, keep SIGTERM to itself, and call well what a signal ended.
+DeepSpeed's launcher would import torch and DeepSpeed itself before it starts a rank, take the first GPUs whatever
+CUDA_VISIBLE_DEVICES says, read a hostfile, and give the ranks 30 s to save their state when it is told to end.
 
-Signals go to the ranks, not to the launcher, which would give them 30 s to save their state, and make 1 of their 75.
+The ranks are a process group, so that what ends this process, even kill -9, ends them and all that they started. What
+this process is sent they are sent.
 """
 
 import argparse
-import base64
-import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-
-import psutil
 
 from flare_ds.cli.arguments import ALL, split_off_ranks
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import say
 from flare_ds.processes import end_lingering, free_port, guarded, search_path
-from flare_ds.runtime.launched import place_of
+from flare_ds.runtime.launched import Place, place_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_LOOK_S = 0.1
+_PATIENCE_S = {0: 5.0, signal.SIGTERM: 30.0, signal.SIGKILL: 5.0}
+"""How long the other ranks have to end when one has failed: told by that one, asked by us, and made to."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def _gpus(wanted: int | str, environ: Mapping[str, str], visible: int) -> Device
     names = (names or list(map(str, range(visible))))[:number]
     # Rows of many lengths and gathered layers leave holes between fixed segments.
     allocation = environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    own = {"DS_ACCELERATOR": "cuda", "PYTORCH_CUDA_ALLOC_CONF": allocation, **_threads(number, environ)}
+    own = {"DS_ACCELERATOR": "cuda", "CUDA_VISIBLE_DEVICES": ",".join(names)}
+    own |= {"PYTORCH_CUDA_ALLOC_CONF": allocation, **_threads(number, environ)}
     return Devices(tuple(names), own, f"using {number} of {visible} GPUs ({', '.join(names)})")
 
 
@@ -128,39 +130,73 @@ def _visible_gpus() -> int:
 
 
 def _launch(words: Sequence[str], devices: Devices) -> int:
-    """Start the ranks and wait for their end, whose status is returned."""
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices.names}).encode()).decode()
-    launch = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={world}"]
-    launch += [f"--master_port={free_port()}", "--log_level=critical", "--no_local_rank", "--module", "flare_ds"]
-    environment = {**os.environ, **devices.environment, "PATH": search_path()}
-    launcher = subprocess.Popen([*launch, *words], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    with guarded(launcher):
-        try:
-            with _signals_passed_on(launcher):
-                code = launcher.wait()
-        finally:
-            end_lingering(launcher)
-    number = -code if code < 0 else 256 - code  # as the launcher tells a signal that ended it, or a rank
-    if not 0 < number < signal.NSIG:
+    """Start the ranks and wait for their end; the status of the first that did not end well, else 0."""
+    ranks: list[subprocess.Popen] = []
+    with _signals_passed_on(ranks):
+        for place in _places(len(devices.names)):
+            ranks.append(_start(words, {**devices.environment, **place}, ranks))
+        with guarded(ranks[0]):
+            try:
+                code = _first_failure(ranks)
+            finally:
+                _end_together(ranks)
+    if code >= 0:
         return code
-    if number not in _SIGNALS:
-        memory = "; where nobody sent it the kernel did, for memory" if number == signal.SIGKILL else ""
-        say(f"signal {number} ({signal.strsignal(number)}) has ended a rank{memory}")
-    return 128 + number
+    if -code not in _SIGNALS:
+        memory = "; where nobody sent it the kernel did, for memory" if -code == signal.SIGKILL else ""
+        say(f"signal {-code} ({signal.strsignal(-code)}) has ended a rank{memory}")
+    return 128 - code
+
+
+def _places(number: int) -> Iterator[dict[str, str]]:
+    """What the environment tells each of so many ranks of this host."""
+    port = free_port()
+    for rank in range(number):
+        place = Place(rank, number, rank, "127.0.0.1", port, "--ranks")
+        yield {**place.environment, "LOCAL_SIZE": str(number)}
+
+
+def _start(
+    words: Sequence[str], environment: Mapping[str, str], before: Sequence[subprocess.Popen]
+) -> subprocess.Popen:
+    """Start a rank, in the process group of those before it; the first begins one."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "flare_ds", *words],
+        env={**os.environ, "PATH": search_path(), **environment},
+        stdin=subprocess.DEVNULL,
+        process_group=before[0].pid if before else 0,
+    )
+
+
+def _first_failure(ranks: Sequence[subprocess.Popen]) -> int:
+    """Wait for all ranks, or for one that does not end well, whose status is returned."""
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        if failed := [code for code in codes if code]:
+            return failed[0]
+        if None not in codes:
+            return 0
+        time.sleep(_LOOK_S)
+
+
+def _end_together(ranks: Sequence[subprocess.Popen]) -> None:
+    """Let the ranks that are left end; see `_PATIENCE_S`."""
+    for number, seconds in _PATIENCE_S.items():
+        deadline = time.monotonic() + seconds
+        for rank in ranks:
+            rank.send_signal(number)
+        while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+    end_lingering(ranks[0])
 
 
 @contextmanager
-def _signals_passed_on(launcher: subprocess.Popen) -> Iterator[None]:
-    """Let the ranks have what this process is sent; before there are any, it ends the launcher."""
+def _signals_passed_on(ranks: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Let the ranks that there are have what this process is sent."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        with suppress(psutil.NoSuchProcess):
-            ranks = psutil.Process(launcher.pid).children()
-            for process in ranks:
-                with suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-            if not ranks:
-                launcher.terminate()
+        for rank in ranks:
+            rank.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
     try:

@@ -8,12 +8,14 @@ import shlex
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of, typed_path
+from flare_ds.cli.importing import uncollected
 from flare_ds.cli.predict import add_predict
 from flare_ds.settings import load_config
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
     from flare_ds.config import Config
+    from flare_ds.evaluation.scores import Scores
 
 
 def add_verbs(verbs: "Verbs") -> None:
@@ -24,9 +26,11 @@ def add_verbs(verbs: "Verbs") -> None:
     add_config(stage1)
     stage1.set_defaults(read_config=_stage1_config)
     stage1.add_argument("--output", required=True, type=typed_path, help="new model directory")
-    examples = ["flare-ds train run.yaml train.steps=100", "flare-ds train run.yaml --ranks all"]
+    examples = ["flare-ds train run.yaml train.steps=100", "flare-ds train run.yaml --evaluate --ranks all"]
     train = add_verb(verbs, "train", _train, "train an adapter", examples, on_every_rank=True)
     add_config(train)
+    evaluate_help = "then score the test split with the best adapter, without loading the base again"
+    train.add_argument("--evaluate", action="store_true", help=evaluate_help)
     _add_evaluate(verbs)
     merge_example = "flare-ds merge runs/en-lora --output models/tuned"
     merge = add_verb(verbs, "merge", _merge, "merge a task adapter into its base model", [merge_example])
@@ -86,8 +90,9 @@ def _stage1_config(options: argparse.Namespace) -> "Config":
 def _stage1(options: argparse.Namespace) -> None:
     config = _stage1_config(options)
 
-    from flare_ds.runtime.process_group import rank
-    from flare_ds.training.stage1 import run_stage1
+    with uncollected():
+        from flare_ds.runtime.process_group import rank
+        from flare_ds.training.stage1 import run_stage1
 
     result = run_stage1(config, options.output)
     if rank() == 0:
@@ -101,26 +106,36 @@ def _stage1(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    from flare_ds.training.run import open_run
-    from flare_ds.training.trainer import Trainer
+    with uncollected():
+        from flare_ds.training.evaluated import train_and_evaluate
+        from flare_ds.training.run import open_run
+        from flare_ds.training.trainer import Trainer
 
-    Trainer(config, open_run(config, train=True)).train()
+    cache = open_run(config, train=True)
+    if options.evaluate:
+        _tell(config, train_and_evaluate(config, cache), "test")
+    else:
+        Trainer(config, cache).train()
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    from flare_ds.evaluation.evaluate import evaluate_run
-    from flare_ds.evaluation.other_rows import OtherRows
-    from flare_ds.runtime.process_group import rank
-    from flare_ds.training.run import open_beside, open_run
+    with uncollected():
+        from flare_ds.evaluation.evaluate import evaluate_run
+        from flare_ds.evaluation.other_rows import OtherRows
+        from flare_ds.training.run import open_beside, open_run
 
     rows = OtherRows(options.split, options.language, options.file)
     cache = open_beside(config, rows) if rows else open_run(config, train=False)
-    scores = evaluate_run(config, cache, rows)
+    _tell(config, evaluate_run(config, cache, rows), rows.name or "test")
+
+
+def _tell(config: "Config", scores: "Scores", which: str) -> None:
+    from flare_ds.runtime.process_group import rank
+
     if rank() == 0:
-        which = f"{len(scores.records)} {rows.name or 'test'} examples"
-        print(f"{config.run_dir}: {scores.metric} {scores.score:.4f} on {which}")
+        print(f"{config.run_dir}: {scores.metric} {scores.score:.4f} on {len(scores.records)} {which} examples")
 
 
 def _merge(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from flare_ds.config.section import Section
 
@@ -54,7 +54,9 @@ class EvaluateConfig(Section):
     answers: Literal["ranked", "generated"] = Field(
         "ranked", description="label words by their log-likelihood, or by what the model writes (the paper's protocol)"
     )
-    batch_size: int = Field(16, ge=1, description="most examples in a forward pass on one rank")
+    batch_size: PositiveInt | Literal["auto"] = Field(
+        "auto", description="most examples in a forward pass on one rank (auto: by tokens, as many as are good and fit)"
+    )
     batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
     whole_model: Literal["auto", True, False] = Field(
         "auto", description="each rank holds the whole base (auto: where one process works alone and it fits)"

@@ -18,6 +18,8 @@ from flare_ds.batches.streams import longest, longest_prompts, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.batch_size import batch_limits
+from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.process_group import gather_objects, rank, world_size
 from flare_ds.runtime.watchdog import pace
 
@@ -26,32 +28,55 @@ Ask = Callable[[Batch, list[int]], Sequence[T]]
 """Runs the model on a batch, which it brings to its device; told its row numbers too, it gives one answer a row."""
 
 
-def ask_each_row(ask: Ask[T], cache: Cache, split_name: str, config: Config, *, states: StateStore | None) -> list[T]:
+def ask_each_row(
+    ask: Ask[T],
+    running: RunningModel,
+    cache: Cache,
+    split_name: str,
+    config: Config,
+    *,
+    states: StateStore | None,
+    written: int = 0,
+) -> list[T]:
     """Ask something of every row of a split; a collective, with the same result on every rank.
 
     Args:
         ask: what is asked.
+        running: the model that is asked.
         cache: the run's tokens.
         split_name: train, validation or test.
         config: the run's settings.
         states: the run's stored source states, if its provider stores them.
+        written: tokens that are decoded behind each row.
 
     Returns:
         The answers in cache order: n of them.
     """
     split = rows_read(cache.split(split_name), config, cache.manifest)
     stored = None if states is None else states.split(split_name)
-    return ask_rows(ask, split, config, streams=streams_of(config), pad_id=cache.pad_id, stored=stored, what=split_name)
+    return ask_rows(
+        ask,
+        running,
+        split,
+        config,
+        streams=streams_of(config),
+        what=split_name,
+        written=written,
+        pad_id=cache.pad_id,
+        stored=stored,
+    )
 
 
 def ask_rows(
     ask: Ask[T],
+    running: RunningModel,
     rows: SplitRows,
     config: Config,
     *,
     streams: tuple[str, ...],
     what: str,
     objective: str = "labels",
+    written: int = 0,
     pad_id: int = 0,
     stored: StoredStates | None = None,
 ) -> list[T]:
@@ -59,21 +84,21 @@ def ask_rows(
 
     Args:
         ask: what is asked.
+        running: the model that is asked.
         rows: as the method reads them.
         config: the run's settings.
         streams: those that run: sources, and last "target".
         what: what the rows are called while it lasts.
         objective: labels: a batch ends with the prompts; vocabulary: answers follow them.
+        written: tokens that are decoded behind each row.
         pad_id: fills the padding.
         stored: the rows' source states, where they were computed before.
     """
     of_row = longest_prompts(rows, streams) if objective == "labels" else longest(rows.lengths, streams)
-    batches = evaluation_batches(
-        len(streams) * of_row,
-        world_size=world_size(),
-        batch_size=config.evaluate.batch_size,
-        batch_tokens=config.evaluate.batch_tokens,
-    )[rank()]
+    lengths_n, words = len(streams) * of_row, "vocabulary" in (objective, config.train.objective)
+    size, tokens = batch_limits(running, rows, config, lengths_n, written=written, words=words)
+    dealt = evaluation_batches(lengths_n, world_size=world_size(), batch_size=size, batch_tokens=tokens)
+    batches = dealt[rank()]
     mine: list[tuple[int, T]] = []
     shown = tqdm(batches, desc=what, unit="batch", disable=rank() > 0 or len(batches) < 2, leave=False, file=sys.stderr)
     with pace(f"going over the {what} rows", steady=False) as beat:

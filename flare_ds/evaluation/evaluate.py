@@ -15,6 +15,7 @@ from flare_ds.adapters.files import WEIGHTS, check_settings, load_adapter
 from flare_ds.checksums import file_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.data.states import StateStore
 from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.other_rows import OWN, OtherRows
@@ -53,15 +54,41 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
         on_rank_zero(partial(check_settings, Path(config.run_dir) / "adapter", config))
     config = rows.settings(config)
     states = prepare_states(config, cache)
-    asked = with_whole_head(config) if config.evaluate.answers == "generated" else config
     shape = agreed(partial(load_shape, config.model))
-    running = open_trained(asked, shape=shape, label_tokens=cache.label_tokens)
+    running = open_trained(as_asked(config), shape=shape, label_tokens=cache.label_tokens)
+    return score_run(running, config, cache, rows, states=states)
+
+
+def score_run(
+    running: RunningModel, config: Config, cache: Cache, rows: OtherRows = OWN, *, states: StateStore | None
+) -> Scores:
+    """Score rows with a model that has the run's best adapter, and write the result; metrics.json comes last.
+
+    Args:
+        running: the model, opened with the settings of `as_asked`.
+        config: the run's settings, with the language of the rows.
+        cache: as for `evaluate_run`.
+        rows: as for `evaluate_run`.
+        states: the stored source states, if the run's provider stores them.
+
+    Raises:
+        NotFiniteError: a score is not finite; nothing is written.
+    """
     start = time.perf_counter()
-    scores = score_split(running, cache, rows.split_name, asked, states=states)
+    scores = score_split(running, cache, rows.split_name, as_asked(config), states=states)
     on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}"))
     seconds = time.perf_counter() - start
     on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, rows, seconds=seconds))
     return scores
+
+
+def as_asked(config: Config) -> Config:
+    """The settings of the model that is asked: with its whole head where answers are to be written.
+
+    Raises:
+        ConfigError: see `with_whole_head`.
+    """
+    return with_whole_head(config) if config.evaluate.answers == "generated" else config
 
 
 def open_trained(config: Config, *, shape: PreTrainedModel, label_tokens: list[list[int]]) -> RunningModel:

@@ -1,7 +1,8 @@
 """Free-text answers: greedy or sampled, each row of a split decoded exactly once on any number of ranks.
 
 Under ZeRO-3 every forward is a collective, so a rank whose rows have all ended goes on with steps that count for
-nothing until the last rank's have. With evaluate.whole_model each rank decodes on its own.
+nothing until the last rank's have. The base is gathered once for all of them where it fits (see `base_gathered`). With
+evaluate.whole_model each rank decodes on its own.
 
 Legend: S sources, B rows a stream, X rows that decode: the target's B, or (S+1)·B with the sources first.
 """
@@ -24,6 +25,7 @@ from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
 from flare_ds.exceptions import ConfigError
 from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.gathered_base import base_gathered
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def generate_split(
     def ask(batch: Batch, rows: list[int]) -> list[Decoded]:
         return generate(running, batch, config, eos=eos, rows=rows)
 
-    return ask_each_row(ask, cache, split_name, config, states=states)
+    new = config.generate.max_new_tokens
+    with base_gathered(running):
+        return ask_each_row(ask, running, cache, split_name, config, states=states, written=new)
 
 
 @torch.no_grad()

@@ -44,6 +44,7 @@ from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.runs.hub_names import settle_hub_names
+from flare_ds.runtime.gathered_base import base_gathered
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.process_group import world_size
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
@@ -171,7 +172,9 @@ class FlareModel(LM):
 
         rows = [self.encoder.written(request, config.generate.max_new_tokens) for request in requests]
         self._say_what_is_cut(rows)
-        return [postprocess_generated_text(text, stops, None) for text in self._ask(ask, rows, objective="labels")]
+        with base_gathered(self.running):
+            said = self._ask(ask, rows, objective="labels", written=config.generate.max_new_tokens)
+        return [postprocess_generated_text(text, stops, None) for text in said]
 
     def _say_what_is_cut(self, rows: list[TokenRow]) -> None:
         lost = [row.lost for row in rows if row.lost]
@@ -188,12 +191,21 @@ class FlareModel(LM):
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @torch.no_grad()
-    def _ask(self, ask: Ask[T], rows: list[TokenRow], *, objective: str) -> list[T]:
+    def _ask(self, ask: Ask[T], rows: list[TokenRow], *, objective: str, written: int = 0) -> list[T]:
         if not rows:
             return []
         streams = streams_of(self.config) if any(any(row.sources) for row in rows) else ("target",)
         read = rows_read(TokenRows(rows), self.config, self.encoder.form)
-        return ask_rows(ask, read, self.config, streams=streams, what="lm-eval", objective=objective)
+        return ask_rows(
+            ask,
+            self.running,
+            read,
+            self.config,
+            streams=streams,
+            what="lm-eval",
+            objective=objective,
+            written=written,
+        )
 
 
 def _log_likelihood(logits_NV: Tensor, answer: Sequence[int]) -> LogLikelihood:

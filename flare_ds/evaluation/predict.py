@@ -38,6 +38,7 @@ from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.runs.hub_names import settle_hub_names
 from flare_ds.runtime.engine import RunningModel, open_whole
+from flare_ds.runtime.gathered_base import base_gathered
 from flare_ds.runtime.memory import whole_model_problem
 from flare_ds.runtime.process_group import device, rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
@@ -167,7 +168,8 @@ class Predictor:
             decoded = generate(self.running, batch, self.config, eos=eos, rows=numbers)
             return [Written(answer.text(self.tokenizer), answer.log_probability, answer.ended) for answer in decoded]
 
-        said = self._ask(ask, texts)
+        with base_gathered(self.running):
+            said = self._ask(ask, texts, written=self.config.generate.max_new_tokens)
         ids = (rows[row].id for row in texts.examples.tolist())
         _refuse_not_finite(zip(ids, ([answer.log_probability] for answer in said), strict=True))
         return [said[window] for window in best_windows(texts.examples, [answer.log_probability for answer in said])]
@@ -190,13 +192,16 @@ class Predictor:
         check_positions(self.shape, longest + written - 1, of="the longest text with its prompt and answer")
         return texts
 
-    def _ask(self, ask: Ask[T], texts: FreeTexts) -> list[T]:
-        """Ask something of every text, as the method reads it."""
+    def _ask(self, ask: Ask[T], texts: FreeTexts, *, written: int = 0) -> list[T]:
+        """Ask something of every text, as the method reads it, behind which so many tokens are decoded."""
         stored = None
         if self.mt_encoder is not None:
             stored = FreeTextStates(self.mt_encoder, [texts.prompt("mt", row).tolist() for row in range(len(texts))])
         read = rows_read(texts, self.config, self.encoder.form)
-        return ask_rows(ask, read, self.config, streams=streams_of(self.config), what="predict", stored=stored)
+        streams = streams_of(self.config)
+        return ask_rows(
+            ask, self.running, read, self.config, streams=streams, what="predict", written=written, stored=stored
+        )
 
 
 def _refuse_not_finite(scored: Iterable[tuple[str, Sequence[float]]]) -> None:

@@ -44,7 +44,7 @@ def score_labels(
         return label_scores(running, batch, trie, config).tolist()
 
     split, words = cache.split(split_name), cache.labels
-    log_probabilities_nK = np.array(ask_each_row(ask, cache, split_name, config, states=states))
+    log_probabilities_nK = np.array(ask_each_row(ask, running, cache, split_name, config, states=states))
     records = [
         {
             "id": split.ids(row),

@@ -101,7 +101,7 @@ def _scores(group: Group) -> tuple[str, str, str]:
 def _figures(group: Group, names: Sequence[str]) -> list[str]:
     """Means over seeds of the other metrics; a dash where a run was not measured by it."""
     figures = [[run.metrics["figures"].get(name) for run in group.finished] for name in names]
-    return [DASH if None in of_runs else f"{np.mean(of_runs):.3f}" for of_runs in figures]  # type: ignore[arg-type]
+    return [DASH if None in of_runs else f"{np.mean(of_runs):.3f}" for of_runs in figures]
 
 
 def _costs(group: Group) -> list[str]:

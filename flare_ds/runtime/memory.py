@@ -15,6 +15,7 @@ from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.workload import Workload
 from flare_ds.config import Config, TrainConfig
 from flare_ds.exceptions import HostError
+from flare_ds.models.partitioned import full_numel
 from flare_ds.models.quantized import stored_size
 from flare_ds.runtime.free_memory import free_host_memory
 from flare_ds.runtime.process_group import device, world_size
@@ -183,6 +184,35 @@ def _trained_elements(config: Config, shape: PreTrainedModel) -> int:
     adapter = config.adapter.r * sum(2 * linear.in_features + linear.out_features for linear in linears)
     has_head = config.adapter.train_head and config.train.objective == "vocabulary"
     return adapter + (_elements(shape.get_input_embeddings()) if has_head else 0)
+
+
+def largest_forward(config: Config, base: PreTrainedModel, *, row_tokens: int, logits: int, written: int) -> int:
+    """Padded tokens of the largest forward pass that fits into half of what is free, if nothing is kept for a backward.
+
+    A power of two, since no two moments have the same memory free.
+
+    Args:
+        config: the run's settings.
+        base: loaded, sharded or whole.
+        row_tokens: of the longest row, over the streams that run.
+        logits: answer positions of a row that are scored over the whole vocabulary.
+        written: tokens decoded behind each row, which keeps the keys and values of all before.
+    """
+    text, layers = base.config.get_text_config(), len(decoder_layers(base))
+    width, heads = text.hidden_size, text.num_attention_heads
+    inside = 4 * (16 * width + 4 * max(4 * width, getattr(text, "intermediate_size", None) or 0))
+    pairs = 8 * heads * row_tokens if config.model.attention == "eager" else 0
+    head = 16 * text.vocab_size * max(logits, written > 0) / row_tokens
+    pair = 2 * getattr(torch, config.model.dtype).itemsize * width // heads
+    kept = layers * pair * (getattr(text, "num_key_value_heads", None) or heads) * (1 + written / row_tokens)
+    fitting = int(_available(device()) / 2 / (inside + pairs + head + kept * (written > 0)))
+    return 1 << max(0, fitting.bit_length() - 1)
+
+
+def fits_whole_beside(model: nn.Module) -> bool:
+    """Whether a model that lies in shards fits whole beside them, and leaves as much free again."""
+    whole = sum(full_numel(parameter) * parameter.element_size() for parameter in model.parameters())
+    return 2 * whole <= _available(device())
 
 
 def _elements(module: nn.Module) -> int:

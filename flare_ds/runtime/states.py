@@ -28,6 +28,9 @@ from flare_ds.runtime.providers import BaseStates, EncoderStates, StateComputer
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.watchdog import pace
 
+_ROWS = 16
+"""In a forward pass, where evaluate.batch_size leaves it open."""
+
 
 def prepare_states(config: Config, cache: Cache) -> StateStore | None:
     """Find the run's stored source states, or compute them; a collective, before the run's model is opened.
@@ -116,8 +119,9 @@ def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
 def _compute(computer: StateComputer, writer: StoreWriter, evaluate: EvaluateConfig) -> None:
     """Compute the states of every row of every split once, each rank its share, and write them."""
     for split, lengths in computer.layout.lengths.items():
+        size = _ROWS if evaluate.batch_size == "auto" else evaluate.batch_size
         batches = evaluation_batches(
-            lengths, world_size=world_size(), batch_size=evaluate.batch_size, batch_tokens=evaluate.batch_tokens
+            lengths, world_size=world_size(), batch_size=size, batch_tokens=evaluate.batch_tokens
         )[rank()]
         progress = tqdm(batches, desc=f"states of {split}", unit="batch", disable=rank() > 0, file=sys.stderr)
         with pace("computing source states", steady=False) as beat:

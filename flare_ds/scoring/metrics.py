@@ -1,6 +1,6 @@
 """Scores of held-out examples, and how sure of them one may be.
 
-Accuracy and macro F1 are scikit-learn's, exact matches are SQuAD's (`flare_ds.evaluation.qa`).
+Exact matches are SQuAD's (`flare_ds.evaluation.qa`).
 
     accuracy    share of examples whose label word was said
     macro_f1    mean over the task's classes of their F1; a class that is neither said nor true has none, and does not
@@ -9,7 +9,7 @@ Accuracy and macro F1 are scikit-learn's, exact matches are SQuAD's (`flare_ds.e
 Averaging over whatever strings occur, as scikit-learn does unless told the labels, would make each slip of a
 generating model a class of F1 0; and counting absent classes as 0 would punish a small sample.
 
-A score is also a function of the mean, over examples, of some numbers each example gives:
+A score is a function of the mean, over examples, of some numbers each example gives:
 
     accuracy, exact_match    1 where it is right, else 0                   the mean itself
     macro_f1                 three for each class, 1 where that class is   mean over classes of 2·right / (said + true)
@@ -25,12 +25,10 @@ V distinct examples, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score
 
 from flare_ds.tasks.base import Metric
 
@@ -57,12 +55,7 @@ def outcome(metric: Metric, record: Mapping[str, Any]) -> Outcome:
 
 def score(metric: Metric, outcomes: Sequence[Outcome]) -> float:
     """The score of one system on N examples."""
-    if metric == "exact_match":
-        return fmean(map(bool, outcomes))
-    (said_N,), (true_N,), classes = _label_numbers([outcomes])
-    if metric == "accuracy":
-        return float(accuracy_score(true_N, said_N))
-    return float(f1_score(true_N, said_N, labels=range(classes), average="macro"))
+    return _scores(metric, _numbers(metric, [outcomes]).mean(0)).item()
 
 
 def confidence_interval(metric: Metric, systems: Sequence[Sequence[Outcome]], seed: int = 0) -> tuple[float, float]:

@@ -8,27 +8,17 @@
 `pandas.read_parquet` reads it; equal records give equal bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from flare_ds.files import write_atomically
 
-PREDICTIONS = "predictions.parquet"
+if TYPE_CHECKING:
+    from pyarrow import Schema
 
-_TYPES = {
-    "id": pa.string(),
-    "label": pa.string(),
-    "answers": pa.list_(pa.string()),
-    "prediction": pa.string(),
-    "text": pa.string(),
-    "exact_match": pa.bool_(),
-    "f1": pa.float64(),
-    "log_probability": pa.float64(),
-}
+PREDICTIONS = "predictions.parquet"
+# pyarrow is imported where it is used: a rank that starts has no predictions yet.
 
 
 def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -37,9 +27,11 @@ def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         HostError: the disk is full or not writable.
     """
-    schema = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in records[0]])
-    table = pa.Table.from_pylist(list(records), schema)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+    from pyarrow import Table
+    from pyarrow.parquet import write_table
+
+    table = Table.from_pylist(list(records), _schema(records[0]))
+    write_atomically(path, lambda temporary: write_table(table, temporary))
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -49,4 +41,14 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         OSError: there is no such file.
         ValueError: it is damaged.
     """
-    return pq.read_table(path).to_pylist()
+    from pyarrow.parquet import read_table
+
+    return read_table(path).to_pylist()
+
+
+def _schema(names: Iterable[str]) -> "Schema":
+    import pyarrow as pa
+
+    texts = dict.fromkeys(("id", "label", "prediction", "text"), pa.string())
+    types = {**texts, "answers": pa.list_(pa.string()), "exact_match": pa.bool_()}
+    return pa.schema([(name, types.get(name, pa.float64())) for name in names])

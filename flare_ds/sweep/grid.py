@@ -2,8 +2,9 @@
 
     base:     the settings of a run, without those the sweep sets itself
     out:      directory of the sweep
-    launch:   e.g. "deepspeed --num_accelerators 2 --module"; " flare_ds train CONFIG" is appended, and {free_port}
-              becomes a port that is free here
+    ranks:    on how many ranks of this host each run works, or `all` for all GPUs
+    launch:   instead, how ranks are started, e.g. "torchrun --nproc-per-node 2 -m"; " flare_ds train CONFIG" is
+              appended, and {free_port} becomes a port that is free here
     stage1:   settings that differ for the task adapter (`{}`: none do); null: the base is tuned already
     grid:     languages, methods, seeds
     methods:  settings that differ by method
@@ -16,9 +17,9 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
 from flare_ds.config import Config
 from flare_ds.config.section import Section, TypedPath
@@ -70,14 +71,17 @@ class SweepConfig(Section):
 
     base: dict[str, Any] = Field(description="settings of every run")
     out: TypedPath = Field(description="directory of the sweep")
-    launch: str = Field(min_length=1, description="how a distributed command starts")
+    ranks: PositiveInt | Literal["all"] | None = Field(None, description="ranks of this host for each run, or all GPUs")
+    launch: str | None = Field(None, min_length=1, description="how a command on several ranks starts, instead")
     stage1: dict[str, Any] | None = Field(None, description="settings that differ for the task adapter")
     grid: Grid
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings that differ by method")
 
     @field_validator("launch")
     @classmethod
-    def _starts_a_module(cls, launch: str) -> str:
+    def _starts_a_module(cls, launch: str | None) -> str | None:
+        if launch is None:
+            return None
         try:
             words = launch_words(launch)
         except ConfigError as error:
@@ -88,6 +92,15 @@ class SweepConfig(Section):
             problem = f"launch={launch!r} does not end in --module, but `flare_ds train CONFIG` is appended to it"
             raise ValueError(f"{problem}; end it in --module (deepspeed, torchrun) or -m (python, accelerate)")
         return launch
+
+    @model_validator(mode="after")
+    def _one_way_to_start(self) -> "SweepConfig":
+        if (self.ranks is None) == (self.launch is None):
+            raise ValueError(
+                f"ranks={self.ranks} and launch={self.launch!r}, but exactly one of them says how runs start; "
+                "give one, and leave the other out or set it to null"
+            )
+        return self
 
 
 def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:

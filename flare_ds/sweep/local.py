@@ -1,8 +1,8 @@
 """A sweep: one YAML, every cell of languages x methods x seeds, continued by the same command wherever it stopped.
 
 The stages, each a command of its own: translate and prepare the caches; tune the task adapter, merge it into the base
-and evaluate it on the source language; train and evaluate every cell. A stage whose result is there is skipped. A cell
-that fails does not stop the others.
+and evaluate it on the source language; every cell, trained and evaluated. A stage whose result is there is skipped. A
+cell that fails does not stop the others.
 """
 
 import json
@@ -178,7 +178,7 @@ def _run(plan: Plan, stages: _Stages) -> None:
         if cell.owner.finished:
             say(f"stage {cell.name} skipped (finished)")
         elif cell in prepared:
-            stages.run_all(_cell(cell, plan))
+            stages.run(_cell(cell, plan))
         else:
             say(f"stage {cell.name} not run: its cache could not be prepared")
 
@@ -221,22 +221,18 @@ def _prepare(runs: Sequence[PlannedRun], plan: Plan) -> list[_Stage]:
 
 
 def _stage1(run: PlannedRun, plan: Plan) -> list[_Stage]:
-    command = (*plan.launch, "flare_ds", "stage1", *_named(run), "--output", str(plan.tuned_base))
-    return [_left(run.name, command, run, plan.tuned_base.is_dir), _evaluate(run, plan)]
+    stage1 = plan.command("stage1", *_named(run), "--output", str(plan.tuned_base))
+    evaluate = plan.command("evaluate", *_named(run))
+    return [
+        _left(run.name, stage1, run, plan.tuned_base.is_dir),
+        _left(f"{run.name} evaluate", evaluate, run, lambda: run.owner.finished),
+    ]
 
 
-def _cell(run: PlannedRun, plan: Plan) -> list[_Stage]:
-    return [_evaluate(run, plan)] if not run.config.recipe.trains else [_train(run, plan), _evaluate(run, plan)]
-
-
-def _train(run: PlannedRun, plan: Plan) -> _Stage:
-    command = (*plan.launch, "flare_ds", "train", *_named(run))
-    return _left(f"{run.name} train", command, run, lambda: run.owner.trained)
-
-
-def _evaluate(run: PlannedRun, plan: Plan) -> _Stage:
-    command = (*plan.launch, "flare_ds", "evaluate", *_named(run))
-    return _left(f"{run.name} evaluate", command, run, lambda: run.owner.finished)
+def _cell(run: PlannedRun, plan: Plan) -> _Stage:
+    """A cell that was trained before is only evaluated."""
+    words = ("train", *_named(run), "--evaluate") if run.config.recipe.trains else ("evaluate", *_named(run))
+    return _left(run.name, plan.command(*words), run, lambda: run.owner.finished)
 
 
 def _left(name: str, command: tuple[str, ...], run: PlannedRun, result: Callable[[], bool]) -> _Stage:

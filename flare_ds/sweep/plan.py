@@ -1,9 +1,10 @@
 """What a sweep will run: every run resolved and checked, before the first command starts."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import ConfigError, DataError, together
@@ -39,7 +40,8 @@ class Plan:
 
     Attributes:
         out: directory of the sweep.
-        launch: the first words of a distributed command.
+        launch: the first words of a command on several ranks.
+        ranks: how many such a command starts itself, where `launch` does not.
         stage1: the run that tunes the task adapter, if the sweep has one.
         tuned_base: where stage 1 is merged to; the base of the cells if there is a stage 1.
         cells: in the order they run.
@@ -47,6 +49,7 @@ class Plan:
 
     out: Path
     launch: tuple[str, ...]
+    ranks: int | Literal["all"] | None
     stage1: PlannedRun | None
     tuned_base: Path
     cells: tuple[PlannedRun, ...]
@@ -55,6 +58,11 @@ class Plan:
     def runs(self) -> tuple[PlannedRun, ...]:
         """Stage 1, if there is one, and the cells."""
         return (*((self.stage1,) if self.stage1 else ()), *self.cells)
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """The words that start a verb on several ranks."""
+        ranks = () if self.ranks is None else ("--ranks", str(self.ranks))
+        return (*self.launch, "flare_ds", *words, *ranks)
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -88,7 +96,8 @@ def _resolve(config: SweepConfig, origin: str) -> Plan:
         place = {"task": {"target_language": language}, "train": {"seed": seed}}
         settings = _merged(config.base, tuned, config.methods.get(method, {}), own, place)
         cells.append(PlannedRun(name, parse_config(settings, origin=f"{origin}, cell {name}")))
-    return Plan(out, launch_words(config.launch), stage1, base, tuple(cells))
+    launch = (sys.executable, "-m") if config.launch is None else launch_words(config.launch)
+    return Plan(out, launch, config.ranks, stage1, base, tuple(cells))
 
 
 def _stage1(config: SweepConfig, out: Path, origin: str) -> PlannedRun:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from flare_ds.files import disk_errors, write_text
@@ -30,6 +29,8 @@ class Records:
         self.enabled = enabled
         if not enabled:
             return
+        from torch.utils.tensorboard import SummaryWriter  # here: the other ranks start without it
+
         self._path = run_dir / "train_log.jsonl"
         # A run that starts anew scores its start anew as well.
         kept = [line for line in self._lines() if first_step and json.loads(line)["step"] <= first_step]

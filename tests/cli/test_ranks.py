@@ -23,6 +23,8 @@ signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 with open(f"{os.environ['LOCAL_RANK']}.part", "w") as file:
     json.dump([sys.argv[1:], dict(os.environ)], file)
 os.rename(file.name, file.name.replace("part", "json"))
+if os.environ["LOCAL_RANK"] == os.environ.get("FAILS"):
+    sys.exit(3)
 time.sleep(150)
 """
 START = "import sys; from flare_ds.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -57,6 +59,16 @@ def test_ranks_share_the_cores_and_one_that_a_signal_ends_is_no_success(tmp_path
         assert (given["RANK"], given["WORLD_SIZE"], given["MASTER_ADDR"]) == (rank, "2", "127.0.0.1")
         assert int(given["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
         assert given["DS_ACCELERATOR"] == "cpu" and sys.executable.startswith(given["PATH"].split(":")[0])
+
+
+def test_a_rank_that_fails_ends_the_others_and_its_status_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have some seconds to end by themselves; how they end then is not what went wrong."""
+    monkeypatch.setenv("FAILS", "1")
+    process = start(tmp_path)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 3 and "has ended a rank" not in said
 
 
 def test_a_command_that_is_killed_leaves_no_ranks(tmp_path: Path) -> None:

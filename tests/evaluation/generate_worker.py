@@ -1,13 +1,17 @@
 """One rank of the generation test: the test split decoded with the whole model on every rank, then sharded.
 
-Run as `python -m tests.evaluation.generate_worker CONFIG OUT`; rank 0 writes the answers.
+Sharded, its base is gathered once for all tokens, and then for each. Run as
+`python -m tests.evaluation.generate_worker CONFIG OUT`; rank 0 writes the answers, and how many gathers there were.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from deepspeed.comm.torch import TorchBackend
 from torch import Tensor, nn
 
 from flare_ds.config import Config
@@ -15,6 +19,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.evaluation.generate import generate_split, with_whole_head
 from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import is_partitioned
+from flare_ds.runtime import gathered_base
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import rank
@@ -31,6 +36,18 @@ SETTINGS: list[dict] = [
 def random_adapter(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(5)
     return {name: 0.1 * torch.randn(parameter.shape, generator=generator) for name, parameter in parameters.items()}
+
+
+def count_gathers() -> list[str]:
+    """From now on a name is added for each gather."""
+    seen: list[str] = []
+
+    def counted(name: str, gather: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments, **named: seen.append(name) or gather(*arguments, **named)
+
+    for name in ("all_gather_into_tensor", "all_gather"):
+        setattr(TorchBackend, name, counted(name, getattr(TorchBackend, name)))
+    return seen
 
 
 def answers(config: Config, cache: Cache, whole: bool) -> list[list[int]]:
@@ -52,12 +69,14 @@ def main(config_path: str, out: str) -> None:
     cache = open_run(config, train=True)
     configs = [Config.model_validate(config.model_dump() | settings) for settings in SETTINGS]
     # The whole models first: transformers shards while a sharded model is open.
-    found = {
-        "whole": [answers(config, cache, True) for config in configs],
-        "sharded": [answers(config, cache, False) for config in configs],
-    }
+    seen, found, gathers = count_gathers(), {"whole": [answers(config, cache, True) for config in configs]}, {}
+    for name, fits in {"gathered once": True, "gathered for each token": False}.items():
+        gathered_base.fits_whole_beside = lambda model, fits=fits: fits
+        seen.clear()
+        found[name] = [answers(config, cache, False) for config in configs]
+        gathers[name] = len(seen)
     if rank() == 0:
-        Path(out).write_text(json.dumps(found))
+        Path(out).write_text(json.dumps([found, gathers]))
 
 
 if __name__ == "__main__":

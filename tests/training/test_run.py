@@ -164,7 +164,7 @@ def test_metrics_say_what_was_scored_and_how(learned: Path, evaluated: dict[int,
     assert metrics["adapter_sha256"] == hashlib.sha256(weights).hexdigest()
     assert metrics["model_fingerprint"] == read_json(learned / "base.json")["fingerprint"]
     assert metrics["interval"] == {"level": 0.95, "method": "percentile bootstrap over examples", "resamples": 10_000}
-    assert {"flare_ds", "torch", "scikit-learn"} < metrics["versions"].keys()
+    assert {"flare_ds", "torch", "numpy"} < metrics["versions"].keys()
     pairs = pd.read_parquet(evaluated[3] / "ranked.parquet")[["prediction", "label"]]
     outcomes = list(pairs.itertuples(index=False, name=None))
     assert metrics["confidence_interval"] == list(confidence_interval("accuracy", [outcomes]))

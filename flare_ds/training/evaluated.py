@@ -1,0 +1,60 @@
+"""Training a run and scoring it in one launch, which loads the base once.
+
+After the last step the best adapter takes the place of the last one in the model at hand, sharded or whole as it is.
+Only where a run that ranked label words in training is to write them is the base opened anew, with its whole head.
+"""
+
+from functools import partial
+
+import torch
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.evaluation.evaluate import as_asked, evaluate_run, saved_adapter, score_run
+from flare_ds.evaluation.scores import Scores
+from flare_ds.models.partitioned import gathered
+from flare_ds.runs import RunDirectory
+from flare_ds.runtime.engine import AdapterSource, RunningModel, make_room
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.training.trainer import Trainer
+
+
+def train_and_evaluate(config: Config, cache: Cache) -> Scores:
+    """Train a run to its end, unless it is trained, and score its best adapter on the test rows; a collective.
+
+    What is left is what `train` and `evaluate` leave, one after the other. A run whose scoring fails stays trained.
+
+    Args:
+        config: the run's settings, with which it is open to be trained.
+        cache: its tokens.
+
+    Raises:
+        ToBeContinued: a signal asked the training to stop; the state is saved.
+        FlareError: see `Trainer`, `Trainer.train` and `evaluate_run`.
+    """
+    if on_rank_zero(lambda: RunDirectory(config.run_dir).trained):
+        return evaluate_run(config, cache)
+    trainer = Trainer(config, cache)
+    trainer.train()
+    if as_asked(config).train.objective != config.train.objective:
+        del trainer
+        make_room()
+        return evaluate_run(config, cache)
+    adapter = agreed(partial(saved_adapter, config))
+    assert adapter is not None, "a method that trains has one"
+    put_adapter(trainer.engine, adapter)
+    return score_run(trainer.engine, config, cache, states=trainer.states)
+
+
+@torch.no_grad()
+def put_adapter(running: RunningModel, adapter: AdapterSource) -> None:
+    """Give the adapter of a model that is open other values; its optimizer, if it has one, is of no use any more.
+
+    Raises:
+        CheckpointError: see `load_adapter`.
+    """
+    parameters = running.trainable()
+    values = agreed(partial(adapter, parameters))
+    with gathered(parameters.values(), modified=True):
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
