@@ -21,24 +21,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import nn
-
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import check_settings, saved_settings
 from flare_ds.checksums import json_sha256
 from flare_ds.cli import main
-from flare_ds.data.cache import open_cache, prepare_cache, verify
 from flare_ds.data.cache.format import with_checksum
 from flare_ds.data.states import find_store
 from flare_ds.exceptions import FlareError
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.training.state import load_state, saved_adapter
 from flare_ds.translation.quality import Report
-from flare_ds.translation.store import Translation
+from safetensors.torch import save_file
 from tests.data.cache.test_corruption import read
 from tests.data.cache.texts import byte_tokenizer, make_config, some_tables, write_tables
 from tests.data.test_states import STORE, write_store
+from torch import nn
+
+from flare_ds.data.cache import open_cache, prepare_cache, verify
+from flare_ds.translation.store import read_translation
 
 GIBIBYTE = 2**30
 DEEP = "[" * 2000 + "]" * 2000
@@ -197,7 +197,7 @@ def make_translation(root: Path) -> Kind:
 
     save(path, good)
     (root / "good.json").write_text(json.dumps(good))
-    return Kind(path, lambda _: plain(root / "good.json"), save, lambda path: [*Translation(ROWS, path)])
+    return Kind(path, lambda _: plain(root / "good.json"), save, lambda path: [*read_translation(path, ROWS)])
 
 
 def make_state(root: Path) -> Kind:

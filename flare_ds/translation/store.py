@@ -9,25 +9,21 @@ The directory gets its name when it is whole. Ids and labels are not in it: they
 
 import hashlib
 import json
-import os
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import DataError
 from flare_ds.files import disk_errors, sync
 from flare_ds.json_text import parse_json, parse_object
-from flare_ds.lookup import Lookup
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.translation.engines import ENGINES, Direction
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.quality import Report
+from pydantic import BaseModel, ConfigDict
 
 FORMAT_VERSION = 2
 """Raised whenever the same rows and engine would give another translation: other segments, other marks."""
@@ -82,11 +78,12 @@ def place_of(fields: dict[str, Any], translate: TranslateConfig) -> Path:
     return Path(translate.directory) / f"{fields['from_language']}-{fields['to_language']}-{key}"
 
 
-def open_translation(job: TranslationJob, translate: TranslateConfig) -> Sequence[Row | None]:
-    """Open the finished translation of a job; its rows are read one by one, when they are looked up.
+def open_translation(job: TranslationJob, translate: TranslateConfig) -> Iterator[Row | None]:
+    """Find the finished translation of a job; its rows are read as they are asked for, once.
 
     Returns:
         The translation of each of `job.rows`; None: it failed. An answer that was not found again has start None.
+        Reading them raises a DataError where it is damaged, at the latest behind the last row.
 
     Raises:
         DataError: there is none yet, or it is damaged.
@@ -99,53 +96,27 @@ def open_translation(job: TranslationJob, translate: TranslateConfig) -> Sequenc
             f"the {job.split} rows are not translated yet ({job.from_language}->{job.to_language}): no {directory}"
         )
         raise DataError(problem, fix=_COMMAND)
-    return Translation(job.rows, directory)
+    return read_translation(directory, job.rows)
 
 
-class Translation(Lookup[Row | None]):
-    """A finished translation.
-
-    Args:
-        rows: that were translated.
-        directory: it lies in.
-
-    Raises:
-        DataError: it is damaged.
-    """
-
-    def __init__(self, rows: Sequence[Row], directory: Path) -> None:
-        self._rows, self._directory = rows, directory
-        self._starts = array("q", [0])
-        manifest, checksum = read_manifest(directory), hashlib.sha256()
-        try:
-            self._file: BinaryIO = (directory / ROWS).open("rb")
-        except OSError as error:
-            raise damaged(directory, f"{ROWS}: {error.strerror}") from error
-        for line in self._file:
-            checksum.update(line)
-            self._starts.append(self._starts[-1] + len(line))
-        if checksum.hexdigest() != manifest.rows_sha256:
-            size = f"{self._starts[-1]} bytes, {manifest.rows_bytes} expected"
-            raise damaged(directory, f"the checksum of {ROWS} does not match ({size})")
-        if len(self._starts) != len(rows) + 1:
-            raise damaged(directory, f"{ROWS} has {len(self._starts) - 1} rows, not {len(rows)}")
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def look_up(self, index: int) -> Row | None:
-        """The translation of a row.
-
-        Raises:
-            DataError: it is none of that row.
-        """
-        start, end = self._starts[index], self._starts[index + 1]
-        # Not seek and read: a forked process shares the position.
-        line = os.pread(self._file.fileno(), end - start, start)
-        try:
-            return _row(parse_json(line), self._rows[index])
-        except (ValueError, TypeError) as error:
-            raise damaged(self._directory, f"row {index} of {ROWS}: {error}") from error
+def read_translation(directory: Path, rows: Sequence[Row]) -> Iterator[Row | None]:
+    """Read the translation of some rows; see `open_translation`."""
+    manifest = read_manifest(directory)
+    checksum, number = hashlib.sha256(), 0
+    try:
+        with (directory / ROWS).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                checksum.update(line)
+                if number <= len(rows):
+                    yield _row(parse_json(line), rows[number - 1])
+    except OSError as error:
+        raise damaged(directory, f"{ROWS}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise damaged(directory, f"row {number - 1} of {ROWS}: {error}") from error
+    if checksum.hexdigest() != manifest.rows_sha256:
+        raise damaged(directory, f"the checksum of {ROWS} does not match ({manifest.rows_bytes} bytes expected)")
+    if number != len(rows):
+        raise damaged(directory, f"{ROWS} has {number} rows, not {len(rows)}")
 
 
 def _row(line: Any, row: Row) -> Row | None:
