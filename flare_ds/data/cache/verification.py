@@ -6,12 +6,12 @@ Shapes: n rows of a split.
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-
 from flare_ds.checksums import file_sha256
 from flare_ds.data.cache.format import Section
 from flare_ds.data.cache.reader import REMOVE, Cache, CacheSplit, open_cache
+from flare_ds.data.streams import is_base
 from flare_ds.exceptions import CacheError
+from tqdm import tqdm
 
 _AT_ONCE = 2**22
 
@@ -57,7 +57,7 @@ def check_values(cache: Cache, split: CacheSplit) -> None:
         _refuse(
             split, f"{stream}.prompt_lengths", bool((prompts_n > lengths_n).any()), "a prompt is longer than its row"
         )
-        if stream != "mt":  # whose vocabulary the manifest does not tell
+        if is_base(stream):  # the manifest tells no other vocabulary
             largest = _largest(split.tokens(stream))
             known = cache.manifest.vocabulary_size
             _refuse(split, f"{stream}.tokens", largest >= known, f"it holds token {largest} of {known}")
