@@ -14,16 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from flare_ds import published
 from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import DataError
 from flare_ds.files import disk_errors, sync
-from flare_ds.json_text import parse_json, parse_object
+from flare_ds.json_text import parse_json
+from flare_ds.kept import About, Kind
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.translation.engines import ENGINES, Direction
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.quality import Report
-from pydantic import BaseModel, ConfigDict
 
 FORMAT_VERSION = 2
 """Raised whenever the same rows and engine would give another translation: other segments, other marks."""
@@ -45,9 +48,14 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     fields: dict[str, Any]
-    rows_bytes: int
+    rows_bytes: published.Count
     rows_sha256: str
     report: Report
+
+    @property
+    def files(self) -> dict[str, published.FileRecord]:
+        """What is beside it."""
+        return {ROWS: published.FileRecord(bytes=self.rows_bytes, sha256=self.rows_sha256)}
 
 
 def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any]:
@@ -96,6 +104,7 @@ def open_translation(job: TranslationJob, translate: TranslateConfig) -> Iterato
             f"the {job.split} rows are not translated yet ({job.from_language}->{job.to_language}): no {directory}"
         )
         raise DataError(problem, fix=_COMMAND)
+    published.mark_used(directory)
     return read_translation(directory, job.rows)
 
 
@@ -161,18 +170,14 @@ def write_rows(path: Path, rows: Iterable[Row | None]) -> tuple[int, str]:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write and sync manifest.json, with a checksum of its own.
+    """Write and sync manifest.json.
 
     Raises:
         HostError: the disk is full or not writable.
     """
-    content = manifest.model_dump(mode="json")
-    content["checksum"] = json_sha256(content)
     path = directory / MANIFEST
     with disk_errors(path, elsewhere=ELSEWHERE):
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        sync(path)
-        sync(directory)
+        published.write_manifest(path, manifest.model_dump(mode="json"))
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -182,16 +187,31 @@ def read_manifest(directory: Path) -> Manifest:
         DataError: it is missing or damaged.
     """
     try:
-        content = parse_object((directory / MANIFEST).read_bytes())
-        checksum = content.pop("checksum")
+        content, changed = published.read_manifest(directory / MANIFEST)
         manifest = Manifest.model_validate(content)
-    except (OSError, ValueError, KeyError) as error:  # pydantic's are ValueErrors, too
+    except (OSError, ValueError) as error:  # pydantic's are ValueErrors, too
         raise damaged(directory, f"{MANIFEST}: {type(error).__name__}: {error}") from error
-    if checksum != json_sha256(content):
-        raise damaged(directory, f"{MANIFEST} was changed after it was written")
+    if changed:
+        raise damaged(directory, changed)
     return manifest
 
 
 def damaged(directory: Path, problem: str) -> DataError:
     """What to raise about a translation that cannot be used."""
     return DataError(f"the translation {directory} is damaged: {problem}", fix=f"rm -r {directory}; {_COMMAND}")
+
+
+def _about(directory: Path) -> About:
+    fields = read_manifest(directory).fields
+    return "", f"{fields.get('from_language')} → {fields.get('to_language')}", str(fields.get("rows", ""))
+
+
+TRANSLATION = Kind(
+    name="translation",
+    manifest=MANIFEST,
+    is_manifest=lambda content: {"rows_sha256", "report"} <= content.keys(),
+    file=ROWS,
+    files=lambda directory: read_manifest(directory).files,
+    damaged=lambda directory, why: damaged(directory, str(why)),
+    about=_about,
+)

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from flare_ds import published
 from flare_ds.checksums import json_sha256
 from flare_ds.data.cache.format import (
     FORMAT,
@@ -20,13 +23,10 @@ from flare_ds.data.cache.format import (
     SplitSummary,
     section_name,
     token_dtype,
-    with_checksum,
 )
 from flare_ds.data.streams import are_streams, is_base
 from flare_ds.exceptions import CacheError
-from flare_ds.json_text import parse_object
 from flare_ds.tasks.base import SPLITS
-from pydantic import BaseModel, ConfigDict
 
 _ROW, _PLACE, _BYTE = "<i4", "<i8", "|u1"
 _MOST_ROWS = 2**31 - 1
@@ -53,16 +53,14 @@ def read_manifest(directory: Path) -> Manifest:
         CacheError: there is none, it is damaged or edited, or it is of another format version.
     """
     try:
-        written = (directory / MANIFEST).read_bytes()
-        content = parse_object(written)
+        content, changed = published.read_manifest(directory / MANIFEST)
     except OSError as error:
         raise CacheError(f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}", fix=REBUILD) from error
     except ValueError as error:
         raise CacheError(f"{directory / MANIFEST} is damaged: {error}", fix=REBUILD) from error
     _check_version(directory, content)
-    found = content.pop("checksum", None)
-    if written != with_checksum(content):
-        raise CacheError(f"{directory / MANIFEST} was changed after it was written (checksum {found})", fix=REBUILD)
+    if changed:
+        raise CacheError(changed, fix=REBUILD)
     try:
         manifest = Manifest.model_validate(content)
         _check(manifest)

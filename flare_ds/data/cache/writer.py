@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
 from flare_ds.config import Config
-from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Manifest, Section, SplitSummary, write_manifest
+from flare_ds.data.cache.format import ELSEWHERE, FORMAT, FORMAT_VERSION, MANIFEST, Manifest, Section, SplitSummary
 from flare_ds.data.cache.key import content_key, differences, key_fields
-from flare_ds.data.cache.publish import building
 from flare_ds.data.cache.reader import open_cache
 from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import RowEncoder
@@ -17,10 +19,10 @@ from flare_ds.data.cache.split_writer import SplitWriter
 from flare_ds.data.cache.workers import Chunk, Encode, encode_in, enough_workers
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel
 from flare_ds.exceptions import CacheError, DataError
+from flare_ds.files import disk_errors
+from flare_ds.published import publishing, write_manifest
 from flare_ds.tasks.load import task_of
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 256, 2**21
 
@@ -63,9 +65,11 @@ def build_cache(
         mt_tokenizer = load_mt_tokenizer(config.source) if config.caches_mt else None
         encoder = RowEncoder(task, tokenizer, config, mt_tokenizer)
         workers = workers or enough_workers(sum(map(len, data.splits.values())))
-        with building(directory) as partial, encode_in(workers, encoder) as encode:
+        with publishing(directory, open_cache, elsewhere=ELSEWHERE) as partial, encode_in(workers, encoder) as encode:
             written = _write_splits(partial, data, encoder, encode)
-            write_manifest(partial, _manifest(config, fields, data, encoder, *written))
+            manifest = _manifest(config, fields, data, encoder, *written)
+            with disk_errors(partial, elsewhere=ELSEWHERE):
+                write_manifest(partial / MANIFEST, manifest.model_dump(mode="json"))
     return directory
 
 
