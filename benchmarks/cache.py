@@ -1,6 +1,6 @@
 """The token cache of many short pairs: opening it, reading it against Arrow, building it; prints JSON.
 
-    python benchmarks/cache.py [--rows 1000000] [--build-rows 20000] [--workers 1 2]
+    python benchmarks/cache.py [--rows 1000000] [--build-rows 20000] [--workers 1 2] [--load-rows 200000]
 
 The large cache holds random tokens, written as a build writes them but without reading and tokenizing any text.
 
@@ -10,7 +10,8 @@ of rows drawn at random (the best of five rounds), and of all rows in order, fro
 memory-mapped Arrow table of `datasets`; a ratio is against the faster of Arrow's formats (plain gives lists), and
 in order Arrow hands out a thousand rows at a time, the cache one. `build`: rows a second of a whole `prepare_cache`,
 from rows to files, for each number of workers (whose start is most of a short build), and how far the memory of the
-calling process rose; likewise of writing the large cache.
+calling process rose; likewise of writing the large cache. `load`: seconds to read, join and split rows, and to take
+their checksum, and the most memory that took a row (without pages of mapped files), each in a process of its own.
 """
 
 import argparse
@@ -28,19 +29,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_from_disk
-from memory import peak_memory, resident_memory
+from memory import anonymous_memory, peak_memory, resident_memory
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from workload import make_config, run_ranks
 
 from flare_ds.config import Config
 from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache
-from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Section, SplitSummary, write_manifest
-from flare_ds.data.cache.key import content_key
-from flare_ds.data.cache.publish import building
+from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, MANIFEST, Section, SplitSummary
+from flare_ds.data.cache.key import content_key, rows_fingerprint
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream
 from flare_ds.data.cache.split_writer import SplitWriter
-from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.data.parallel import ParallelRow, Side, load_parallel
+from flare_ds.published import publishing, write_manifest
 from flare_ds.tasks.base import TASKS, Pool, Row, Task
 
 WORDS = [f"w{number}" for number in range(4096)]
@@ -103,16 +104,28 @@ def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
     Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, **per_worker, **found}))
 
 
+def measure_load(rows: str, out: str) -> None:
+    """Reading the rows of a build, in a process of its own."""
+    began = time.perf_counter()
+    with anonymous_memory() as found:
+        data = load_parallel(TASKS.get(Pairs.name), config_of(int(rows), Path("unused")).task)
+    loaded = time.perf_counter()
+    rows_fingerprint(data)
+    seconds = {"load_seconds": loaded - began, "checksum_seconds": time.perf_counter() - loaded}
+    a_row = found["peak_bytes"] / int(rows)
+    Path(out).write_text(json.dumps({"rows": int(rows), **seconds, "peak_bytes_a_row": a_row}))
+
+
 def write_large(directory: str, rows: str, out: str) -> None:
     """A cache of that many rows of random tokens, in a process of its own."""
-    with peak_memory() as found, building(Path(directory)) as place:
+    with peak_memory() as found, publishing(Path(directory), open_cache, elsewhere="") as place:
         began = time.perf_counter()
         dtypes = dict.fromkeys(STREAMS, np.dtype("<u2"))
         with SplitWriter(place, "train", dtypes, free_answers=False) as writer:
             for start in range(0, int(rows), CHUNK_ROWS):
                 writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, int(rows)))))
             summary, sections = writer.finish()
-        write_manifest(place, manifest_of(summary, sections))
+        write_manifest(place / MANIFEST, manifest_of(summary, sections).model_dump(mode="json"))
         seconds = time.perf_counter() - began
     rate = int(rows) / seconds
     Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, "rows_per_second": rate, **found}))
@@ -244,6 +257,7 @@ def main() -> None:
     parser.add_argument("--build-rows", type=int, default=20_000, help="of those that are built from rows of text")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of each of these builds")
     parser.add_argument("--openings", type=int, default=5, help="how often the large cache is opened")
+    parser.add_argument("--load-rows", type=int, nargs="+", default=[200_000], help="of those that are only read")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         large = str(Path(place, "large"))
@@ -253,12 +267,18 @@ def main() -> None:
         for workers in options.workers:
             arguments = ["build", str(Path(place, str(workers))), str(options.build_rows), str(workers)]
             builds[f"{workers} workers"] = run_ranks(__file__, arguments, ranks=0)
+    loads = [run_ranks(__file__, ["load", str(rows)], ranks=0) for rows in options.load_rows]
     opened = {name: median(opening[name] for opening in openings) for name in openings[0]}
-    print(json.dumps({"open": opened, **reads, "build": builds}, indent=2))
+    print(json.dumps({"open": opened, **reads, "build": builds, "load": loads}, indent=2))
 
 
 if __name__ == "__main__":
-    verbs: dict[str, Callable[..., None]] = {"build": measure_build, "large": write_large, "open": measure_open}
+    verbs: dict[str, Callable[..., None]] = {
+        "build": measure_build,
+        "large": write_large,
+        "load": measure_load,
+        "open": measure_open,
+    }
     if sys.argv[1:2] and sys.argv[1] in verbs:
         verbs[sys.argv[1]](*sys.argv[2:])
     else:

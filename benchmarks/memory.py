@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 
 @contextmanager
@@ -14,6 +15,22 @@ def peak_memory() -> Iterator[dict[str, int]]:
     yield found
     peak = _status("VmHWM")
     found |= {"peak_bytes": peak, "rise_bytes": peak - before}
+
+
+@contextmanager
+def anonymous_memory() -> Iterator[dict[str, int]]:
+    """Measure the block: `peak_bytes` over the start, without pages of files, which the system takes back at need."""
+    found, done, before = {"peak_bytes": 0}, Event(), _status("RssAnon")
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            found["peak_bytes"] = max(found["peak_bytes"], _status("RssAnon") - before)
+
+    thread = Thread(target=watch)
+    thread.start()
+    yield found
+    done.set()
+    thread.join()
 
 
 def resident_memory() -> int:

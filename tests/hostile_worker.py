@@ -29,13 +29,13 @@ from flare_ds.adapters.files import check_settings, saved_settings
 from flare_ds.checksums import json_sha256
 from flare_ds.cli import main
 from flare_ds.data.cache import open_cache, prepare_cache, verify
-from flare_ds.data.cache.format import with_checksum
 from flare_ds.data.states import find_store
 from flare_ds.exceptions import FlareError
+from flare_ds.published import with_checksum
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.training.state import load_state, saved_adapter
 from flare_ds.translation.quality import Report
-from flare_ds.translation.store import Translation
+from flare_ds.translation.store import read_translation
 from tests.data.cache.test_corruption import read
 from tests.data.cache.texts import byte_tokenizer, make_config, some_tables, write_tables
 from tests.data.test_states import STORE, write_store
@@ -192,12 +192,14 @@ def make_translation(root: Path) -> Kind:
             text = "".join(dump(line) + "\n" for line in both["lines"])
             (path / "rows.jsonl").write_text(text)
             both["manifest"] |= {"rows_bytes": len(text), "rows_sha256": hashlib.sha256(text.encode()).hexdigest()}
-            both["manifest"]["checksum"] = json_sha256(both["manifest"])
+            sealed = with_checksum(both["manifest"]).replace(json.dumps(DEEP).encode(), DEEP.encode())
+            (path / "manifest.json").write_bytes(sealed)
+            return
         (path / "manifest.json").write_text(dump(both.get("manifest") if isinstance(both, dict) else both))
 
     save(path, good)
     (root / "good.json").write_text(json.dumps(good))
-    return Kind(path, lambda _: plain(root / "good.json"), save, lambda path: [*Translation(ROWS, path)])
+    return Kind(path, lambda _: plain(root / "good.json"), save, lambda path: [*read_translation(path, ROWS)])
 
 
 def make_state(root: Path) -> Kind:

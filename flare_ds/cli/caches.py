@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from flare_ds.cli.arguments import add_list, add_verb, at_least, is_cache_path, typed_path
 from flare_ds.config import Config
-from flare_ds.exceptions import CacheError, ConfigError
+from flare_ds.exceptions import ConfigError, FlareError
 from flare_ds.failures import say
 from flare_ds.settings import load_config
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
-    from flare_ds.data.cache.directory import StoredCache
+    from flare_ds.kept import Kept, Kind
 
 _DEFAULT_DIRECTORY = Config.model_fields["cache_dir"].default
 DIFFERENT = 1
@@ -22,7 +22,7 @@ DIFFERENT = 1
 
 def add_verbs(verbs: "Verbs") -> None:
     """Declare them."""
-    summary = "list, describe, check, compare and remove token caches"
+    summary = "list, describe, check, compare and remove caches: tokens, states, translations, what was fetched"
     examples = ["flare-ds cache ls", "flare-ds cache verify tokenized_cache/*", "flare-ds cache rm --older-than 30"]
     cache = add_verb(verbs, "cache", None, summary, examples)
     own = cache.add_subparsers(required=True, metavar="ls|stats|verify|diff|rm")
@@ -62,9 +62,19 @@ def _add_rm(verbs: "Verbs") -> None:
 
 def _ls(options: argparse.Namespace) -> None:
     from flare_ds.cli.listing import table
-    from flare_ds.data.cache.directory import stored_caches
+    from flare_ds.kept import kept_in
 
-    print("\n".join(table(stored_caches(Path(options.directory)))))
+    print("\n".join(table(kept_in(options.directory, _kinds()))))
+
+
+def _kinds() -> "list[Kind]":
+    """All that these verbs look after."""
+    from flare_ds.data.cache.verification import TOKENS
+    from flare_ds.data.states import STATES
+    from flare_ds.fetch.record import FETCHED
+    from flare_ds.translation.store import TRANSLATION
+
+    return [TOKENS, STATES, TRANSLATION, FETCHED]
 
 
 def _stats(options: argparse.Namespace) -> None:
@@ -81,10 +91,11 @@ def _verify(options: argparse.Namespace) -> int:
 
     damaged = 0
     for path in options.caches:
+        kind = next((kind for kind in _kinds() if kind.holds(path)), None)
         try:
-            verify(Path(path))
+            (kind.verify if kind else verify)(path)
             print(f"{path}: whole")
-        except CacheError as error:
+        except FlareError as error:
             damaged += 1
             say(str(error))
     return min(damaged, 1)
@@ -115,7 +126,6 @@ def _fields(path: Path) -> dict[str, Any]:
 
 
 def _rm(options: argparse.Namespace) -> None:
-    from flare_ds.data.cache.directory import remove
     from flare_ds.human import human_size
 
     caches = _chosen(options)
@@ -125,23 +135,23 @@ def _rm(options: argparse.Namespace) -> None:
         print("nothing to remove", file=sys.stderr)
     elif options.yes or _agreed(len(caches)):
         for cache in caches:
-            remove(cache)
+            cache.remove()
 
 
-def _chosen(options: argparse.Namespace) -> "list[StoredCache]":
-    from flare_ds.data.cache.directory import is_abandoned, stored_cache, stored_caches
+def _chosen(options: argparse.Namespace) -> "list[Kept]":
+    from flare_ds.kept import kept_at, kept_in
 
     by_rule = options.unfinished or options.older_than is not None
     if by_rule == bool(options.caches):
         problem = "cache rm takes either cache directories or one of --unfinished and --older-than"
         raise ConfigError(problem, fix="see `flare-ds cache rm --help`")
     if options.caches:
-        return [stored_cache(Path(path)) for path in options.caches]
-    stored = stored_caches(options.directory)
+        return [kept_at(path, _kinds()) for path in options.caches]
+    found = kept_in(options.directory, _kinds())
     if options.unfinished:
-        return [cache for cache in stored if is_abandoned(cache)]
+        return [kept for kept in found if kept.is_abandoned]
     days = options.older_than
-    return [cache for cache in stored if cache.seconds_old > days * 86_400]
+    return [kept for kept in found if kept.seconds_old > days * 86_400]
 
 
 def _agreed(number: int) -> bool:

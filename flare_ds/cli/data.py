@@ -131,6 +131,7 @@ def _named_cache(options: argparse.Namespace) -> "tuple[Cache, dict[str, PreTrai
     from flare_ds.cli.inspect import check_tokenizer
     from flare_ds.config import ModelConfig
     from flare_ds.data.cache import open_cache
+    from flare_ds.data.streams import is_base
     from flare_ds.models.loading import load_tokenizer
 
     cache = open_cache(Path(options.config))
@@ -141,7 +142,7 @@ def _named_cache(options: argparse.Namespace) -> "tuple[Cache, dict[str, PreTrai
     except ConfigError as error:
         raise ConfigError(f"--tokenizer {options.tokenizer}: {error.problem}", fix=error.fix) from error
     check_tokenizer(cache, tokenizer, str(options.tokenizer))
-    return cache, {stream: tokenizer for stream in cache.streams if stream != "mt"}
+    return cache, {stream: tokenizer for stream in cache.streams if is_base(stream)}
 
 
 def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, PreTrainedTokenizerBase]]":
@@ -152,13 +153,14 @@ def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, Pre
         raise ConfigError(problem, fix="leave --tokenizer out, or name a cache directory")
 
     from flare_ds.data.cache import open_cache, prepare_cache
+    from flare_ds.data.streams import MT
     from flare_ds.models.loading import load_tokenizer
     from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 
     tokenizer = load_tokenizer(config.model)
     cache = open_cache(prepare_cache(config, tokenizer))
     tokenizers = dict.fromkeys(cache.streams, tokenizer)
-    return cache, tokenizers | ({"mt": load_mt_tokenizer(config.source)} if config.caches_mt else {})
+    return cache, tokenizers | ({MT: load_mt_tokenizer(config.source)} if config.caches_mt else {})
 
 
 def _translate(options: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_ds.cli.listing import pair
 from flare_ds.data.cache.format import Manifest, SplitSummary
 from flare_ds.data.cache.reader import Cache, CacheSplit
 from flare_ds.data.cache.verification import check_values
@@ -37,7 +36,7 @@ def damage_told(path: Path) -> Iterator[None]:
 def summary(cache: Cache) -> list[str]:
     """What a build has made, in a few lines."""
     manifest = cache.manifest
-    lines = [f"languages: {pair(manifest)}"]
+    lines = [f"languages: {manifest.languages}"]
     for name, split in manifest.splits.items():
         cut = ", ".join(f"{number:,} of {stream}" for stream, number in split.truncated.items() if number)
         lines.append(f"{name}: {_examples(split)}; prompts cut: {cut or 'none'}")

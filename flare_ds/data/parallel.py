@@ -9,19 +9,18 @@ Rows lie on disk; a sequence of them reads one at a time.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+
+import numpy as np
 
 from flare_ds.config import TaskConfig, TranslateConfig
-from flare_ds.data.dealing import HELD_OUT, DealtRows, deal, pools_of
-from flare_ds.data.joining import count, read_joined
+from flare_ds.data.digests import among
 from flare_ds.data.parallel_row import Candidates, ParallelData, ParallelRow, ParallelRows, Side
+from flare_ds.data.row_table import digests
+from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, pools_of, read_joined
 from flare_ds.data.translated import make_jobs, pair_with_translations, read_language
 from flare_ds.tasks.base import SPLITS, Split, Task
 from flare_ds.tasks.load import check_languages
 from flare_ds.translation.job import TranslationJob
-
-Numbers = Mapping[Split, Sequence[int]]
-"""Which rows of each split are kept."""
 
 __all__ = ["ParallelData", "ParallelRow", "Side", "load_parallel", "translation_jobs"]
 
@@ -55,9 +54,9 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
         candidates = {split: _own(rows, config) for split, rows in kept.items()}
     clean = _without_leaks(candidates, whole, counts)
     if config.drop_shared_passages:
-        clean = _without_shared_passages(candidates, clean, counts)
-    _count_shared_passages(candidates, clean, counts)
-    return ParallelData({split: ParallelRows(rows.build, clean[split]) for split, rows in candidates.items()}, counts)
+        clean = _without_shared_passages(clean, counts)
+    _count_shared_passages(clean, counts)
+    return ParallelData({split: rows.rows for split, rows in clean.items()}, counts)
 
 
 def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
@@ -72,12 +71,15 @@ def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
     return list(make_jobs(task, config, _capped(_deal(task, config, {}), config)).values())
 
 
-def _capped(splits: Mapping[Split, DealtRows], config: TaskConfig) -> dict[Split, DealtRows]:
+def _capped(splits: Mapping[Split, JoinedRows], config: TaskConfig) -> dict[Split, JoinedRows]:
     caps = {"train": config.train_rows, "validation": config.validation_rows, "test": config.test_rows}
-    return {split: rows.first(caps[split]) for split, rows in splits.items()}
+    return {
+        split: {language: table.first(caps[split]) for language, table in rows.items()}
+        for split, rows in splits.items()
+    }
 
 
-def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split, DealtRows]:
+def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split, JoinedRows]:
     """The rows of each split: in all languages; or, where a side is translated, in the language that is not.
 
     Of a language only the parts are read that those splits come from: a target language may have a test set alone.
@@ -93,66 +95,49 @@ def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split,
 
 def _deal_in(
     task: Task, config: TaskConfig, languages: Sequence[str], splits: Sequence[Split], counts: dict[str, int]
-) -> dict[Split, DealtRows]:
+) -> dict[Split, JoinedRows]:
     """Read what some splits need of some languages, and of the original one where its text decides the split."""
     original = task.original_language if task.parallel else None
     joined = list(dict.fromkeys((original or languages[0], *languages)))
     pools = pools_of(splits, task.pools)
-    return deal(task, [read_joined(task, config.data_dir, joined, pool, counts) for pool in pools])
+    return deal(task, {pool: read_joined(task, config.data_dir, joined, pool, counts) for pool in pools})
 
 
-def _own(rows: DealtRows, config: TaskConfig) -> Candidates:
+def _own(rows: JoinedRows, config: TaskConfig) -> Candidates:
     fused = () if config.source_languages == (config.target_language,) else config.source_languages
-    build = partial(_own_row, rows, fused, config.target_language)
-    return Candidates(build, dict(enumerate(rows.texts())), dict(enumerate(rows.passages())))
-
-
-def _own_row(rows: DealtRows, sources: Sequence[str], target: str, number: int) -> ParallelRow:
-    sides = rows.sides(number)
-    row = sides[target]
-    return ParallelRow(row.id, row.label, tuple(Side.of(sides[language]) for language in sources), Side.of(row))
+    sides = ParallelRows(tuple(rows[language] for language in fused), rows[config.target_language])
+    return Candidates(sides, tuple(rows.values()))
 
 
 def _without_leaks(
-    candidates: Mapping[Split, Candidates], whole: Mapping[Split, DealtRows], counts: dict[str, int]
-) -> Numbers:
+    candidates: Mapping[Split, Candidates], whole: Mapping[Split, JoinedRows], counts: dict[str, int]
+) -> dict[Split, Candidates]:
     """Drop rows with a text of a held-out row, be that one within its cap or not."""
-    numbers = {split: list(rows.texts) for split, rows in candidates.items()}
+    clean = dict(candidates)
     for held_out, exposed in HELD_OUT.items():
-        seen = {text for texts in whole[held_out].texts() for text in texts}
-        seen |= {text for texts in candidates[held_out].texts.values() for text in texts}
+        all_rows, kept_rows = digests(whole[held_out].values(), "text"), candidates[held_out].digests("text")
+        seen = np.concatenate([all_rows.ravel(), kept_rows.ravel()])
         for split in exposed:
-            clean = _disjoint(numbers[split], candidates[split].texts, seen)
-            count(counts, f"dropped_text_of_a_{held_out}_row", len(numbers[split]) - len(clean))
-            numbers[split] = clean
-    return numbers
+            leaks = among(clean[split].digests("text"), seen)
+            count(counts, f"dropped_text_of_a_{held_out}_row", int(leaks.sum()))
+            clean[split] = clean[split].without(leaks)
+    return clean
 
 
-def _without_shared_passages(
-    candidates: Mapping[Split, Candidates], numbers: Numbers, counts: dict[str, int]
-) -> Numbers:
+def _without_shared_passages(rows: Mapping[Split, Candidates], counts: dict[str, int]) -> dict[Split, Candidates]:
     """Drop rows whose long field is that of a held-out row."""
+    clean = dict(rows)
     for held_out, exposed in HELD_OUT.items():
-        seen = _passages(candidates[held_out], numbers[held_out])
         for split in exposed:
-            clean = _disjoint(numbers[split], candidates[split].passages, seen)
-            count(counts, f"dropped_passage_of_a_{held_out}_row", len(numbers[split]) - len(clean))
-            numbers = {**numbers, split: clean}
-    return numbers
+            shared = among(clean[split].digests("passage"), clean[held_out].digests("passage"))
+            count(counts, f"dropped_passage_of_a_{held_out}_row", int(shared.sum()))
+            clean[split] = clean[split].without(shared)
+    return clean
 
 
-def _count_shared_passages(candidates: Mapping[Split, Candidates], numbers: Numbers, counts: dict[str, int]) -> None:
+def _count_shared_passages(rows: Mapping[Split, Candidates], counts: dict[str, int]) -> None:
     """Count the held-out rows whose long field is also that of a row they are held out from."""
     for held_out, exposed in HELD_OUT.items():
         for split in exposed:
-            seen, rows = _passages(candidates[split], numbers[split]), numbers[held_out]
-            shared = len(rows) - len(_disjoint(rows, candidates[held_out].passages, seen))
-            count(counts, f"{held_out}_rows_with_a_passage_of_a_{split}_row", shared)
-
-
-def _passages(candidates: Candidates, numbers: Sequence[int]) -> set[bytes]:
-    return {passage for number in numbers for passage in candidates.passages[number] if passage}
-
-
-def _disjoint(numbers: Sequence[int], checksums: Mapping[int, Sequence[bytes]], seen: set[bytes]) -> list[int]:
-    return [number for number in numbers if seen.isdisjoint(checksums[number])]
+            shared = among(rows[held_out].digests("passage"), rows[split].digests("passage"))
+            count(counts, f"{held_out}_rows_with_a_passage_of_a_{split}_row", int(shared.sum()))

@@ -1,9 +1,11 @@
 """One example in several languages, and the rows of a split, each put together when it is looked up."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flare_ds.lookup import Lookup
+import numpy as np
+
+from flare_ds.data.row_table import Lookup, RowTable, digests
 from flare_ds.tasks.base import Answer, Row, Split
 
 
@@ -38,23 +40,30 @@ class ParallelRow:
     target: Side
 
 
+@dataclass(frozen=True)
 class ParallelRows(Lookup[ParallelRow]):
     """Rows of one split, each put together when it is looked up.
 
-    Args:
-        build: makes the row with a number.
-        numbers: the rows' numbers, in order.
+    Attributes:
+        sources: the rows in each source language.
+        target: as many rows, in the target language.
     """
 
-    def __init__(self, build: Callable[[int], ParallelRow], numbers: Sequence[int]) -> None:
-        self._build, self._numbers = build, numbers
+    sources: tuple[RowTable, ...]
+    target: RowTable
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.target)
 
     def look_up(self, index: int) -> ParallelRow:
         """One row, put together."""
-        return self._build(self._numbers[index])
+        row, others = self.target[index], [source.find(index) for source in self.sources]
+        sources = tuple(None if other is None else Side.of(other) for other in others)
+        return ParallelRow(row.id, row.label, sources, Side.of(row))
+
+    def take(self, numbers: np.ndarray) -> "ParallelRows":
+        """Some of the rows."""
+        return ParallelRows(tuple(source.take(numbers) for source in self.sources), self.target.take(numbers))
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,18 @@ class Candidates:
     """Rows of one split within its cap.
 
     Attributes:
-        build: makes the row with a number.
-        texts: by the number of each row, the checksums of its text in every language.
-        passages: likewise of its long field.
+        rows: they.
+        languages: what they say in every language that was read.
     """
 
-    build: Callable[[int], ParallelRow]
-    texts: Mapping[int, Sequence[bytes]]
-    passages: Mapping[int, Sequence[bytes]]
+    rows: ParallelRows
+    languages: tuple[RowTable, ...]
+
+    def digests(self, name: str) -> np.ndarray:
+        """The text or passage of each row in every language: DIGEST [rows, languages]."""
+        return digests(self.languages, name)
+
+    def without(self, dropped: np.ndarray) -> "Candidates":
+        """The rows that are not dropped: bool [rows]."""
+        kept = np.flatnonzero(~dropped)
+        return Candidates(self.rows.take(kept), tuple(table.take(kept) for table in self.languages))

@@ -4,8 +4,7 @@
 
 `SPLIT.states` holds the states of a split's rows one after another, [tokens, K, D], as raw little-endian bytes; row i
 is tokens offsets[i] to offsets[i+1]. KEY begins the sha256 of everything the states depend on, all of it named in the
-manifest. Every file appears whole under its name and the manifest comes last, so a directory with a manifest is
-whole. `states_writer` fills it.
+manifest. `states_writer` fills it.
 
 Legend: n positions of a row, K states a position (one for each layer, or one for all), D their width.
 """
@@ -21,11 +20,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from flare_ds import published
 from flare_ds.checksums import json_sha256
 from flare_ds.data.cache.format import HEADER_BYTES
 from flare_ds.data.cache.section import map_array
 from flare_ds.exceptions import CacheError
-from flare_ds.json_text import parse_json
+from flare_ds.kept import Kind
+from flare_ds.published import Count
 from flare_ds.tasks.base import SPLITS
 
 FORMAT, FORMAT_VERSION = "flare_ds states", 1
@@ -44,7 +45,9 @@ class _Manifest(BaseModel):
     fields: dict[str, Any]
     shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = Field(min_length=2, max_length=2)
     dtype: Literal["bfloat16", "float32"]
-    bytes: dict[str, int]
+    bytes: dict[str, Count]
+    sha256: dict[str, str] | None = None
+    """Stores of old do not say it, nor their manifest's own checksum."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def find_store(store: StoreId, cache_dir: Path) -> StateStore | None:
     if not path.exists():
         return None
     try:
-        return open_store(path, key=store.key)
+        found = open_store(path, key=store.key)
+        published.mark_used(path)
+        return found
     except CacheError as error:
         print(f"computing the source states again: {error.problem}", file=sys.stderr)
         return None
@@ -153,20 +158,40 @@ def open_store(path: Path, *, key: str) -> StateStore:
     Raises:
         CacheError: there is no manifest, it is damaged or of another version or key, or a file is missing or damaged.
     """
+    manifest = _read_manifest(path)
+    if manifest.key != key:
+        raise _damaged(path, ValueError(f"{MANIFEST} has another key than {key[:16]}"))
+    states, width = manifest.shape
+    return StateStore(path, (states, width), _DTYPES[manifest.dtype])
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    """Read the manifest of a store and compare the sizes of its files.
+
+    Raises:
+        CacheError: it is not there or damaged, or a file is.
+    """
     try:
-        manifest = _Manifest.model_validate(parse_json((path / MANIFEST).read_bytes()))
-        if manifest.key != key:
-            raise ValueError(f"{MANIFEST} has another key than {key[:16]}")
+        content, changed = published.read_manifest(path / MANIFEST)
+        manifest = _Manifest.model_validate(content)
+        if changed and manifest.sha256 is not None:
+            raise ValueError(changed)
         files = {file(path, split).name for split in SPLITS for file in (states_file, offsets_file)}
         if strange := manifest.bytes.keys() - files:
             raise ValueError(f"{min(strange)!r} is no file of a store")
-        for name, bytes_ in manifest.bytes.items():
-            if (path / name).stat().st_size != bytes_:
-                raise ValueError(f"{path / name} does not have its {bytes_} bytes")
+        if manifest.sha256 is not None and manifest.sha256.keys() != manifest.bytes.keys():
+            raise ValueError("it tells sizes and checksums of different files")
+        published.check_sizes(path, _records(manifest))
     except (OSError, ValueError) as error:  # pydantic's are ValueErrors, too
         raise _damaged(path, error) from error
-    states, width = manifest.shape
-    return StateStore(path, (states, width), _DTYPES[manifest.dtype])
+    return manifest
+
+
+def _records(manifest: _Manifest) -> dict[str, published.FileRecord]:
+    checksums = manifest.sha256 or {}
+    return {
+        name: published.FileRecord(bytes=size, sha256=checksums.get(name, "")) for name, size in manifest.bytes.items()
+    }
 
 
 def _read_offsets(path: Path) -> np.ndarray:
@@ -191,3 +216,13 @@ def states_file(directory: Path, split: str) -> Path:
 def offsets_file(directory: Path, split: str) -> Path:
     """Where the rows of a split begin, and where the last one ends."""
     return directory / f"{split}.offsets.npy"
+
+
+STATES = Kind(
+    name="states",
+    manifest=MANIFEST,
+    is_manifest=lambda content: content.get("format") == FORMAT,
+    file="*.states",
+    files=lambda path: _records(_read_manifest(path)),
+    damaged=_damaged,
+)

@@ -1,9 +1,6 @@
-"""Filling a store of source states: the space taken first, rows written by any process, names given last.
+"""Filling a store of source states: the space taken first, rows written by any process, its name given last.
 
-Builders of the same store do not wait for each other. Their files are equally good and each appears whole, so
-whichever come last, the store is good; who has opened a file before keeps it. All ranks see one `cache_dir`, as they
-do for the token cache. A build that is killed leaves hidden `.tmp` files, which
-a later one removes.
+All ranks see one `cache_dir`, as they do for the token cache.
 
 Legend: n positions of a row, K states a position, D their width.
 """
@@ -14,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +28,8 @@ from flare_ds.data.states import (
     states_file,
 )
 from flare_ds.exceptions import ConfigError
-from flare_ds.files import disk_errors, sweep, sync, write_atomically, write_json
+from flare_ds.files import disk_errors, sync
+from flare_ds.published import FileRecord, build_name, publish, remove_dead_builds, write_manifest
 
 _ELSEWHERE = "set cache_dir to a directory you may write in"
 _CARRIERS = {2: torch.int16, 4: torch.int32}
@@ -96,13 +95,13 @@ class StoreWriter:
         store: which.
         layout: of it.
         cache_dir: where stores lie.
-        tag: names this build's temporary files; the same in all its processes, and in no other build.
+        tag: names this build, by 8 hexadecimal digits; the same in all its processes, and in no other build.
     """
 
     def __init__(self, store: StoreId, layout: Layout, cache_dir: Path, tag: str) -> None:
         self.store, self.layout = store, layout
         self.path = store.directory(cache_dir)
-        self._partial = {split: self.path / f".{split}.states.{tag}.tmp" for split in layout.lengths}
+        self._partial = build_name(self.path, tag)
 
     def reserve(self) -> None:
         """Take the space of all states, so that no process finds the disk full later.
@@ -111,10 +110,10 @@ class StoreWriter:
             HostError: the disk is full or not writable.
         """
         with disk_errors(self.path, elsewhere=_ELSEWHERE):
-            self.path.mkdir(parents=True, exist_ok=True)
-            sweep(self.path)
-            for split, file in self._partial.items():
-                with file.open("wb") as reserved:
+            self._partial.mkdir(parents=True)
+            remove_dead_builds(self.path)
+            for split in self.layout.lengths:
+                with states_file(self._partial, split).open("wb") as reserved:
                     if size := self.layout.split_bytes(split):  # a split may have no source at all
                         os.posix_fallocate(reserved.fileno(), 0, size)
 
@@ -124,7 +123,7 @@ class StoreWriter:
         Raises:
             HostError: the disk is not writable.
         """
-        layout, file = self.layout, self._partial[split]
+        layout, file = self.layout, states_file(self._partial, split)
         assert states_nKD.shape == (layout.lengths[split][row], *layout.shape), states_nKD.shape
         assert states_nKD.dtype == layout.dtype, states_nKD.dtype
         carried = states_nKD.detach().cpu().contiguous().view(_CARRIERS[layout.dtype.itemsize])
@@ -139,41 +138,43 @@ class StoreWriter:
             HostError: it cannot be written out.
         """
         with disk_errors(self.path, elsewhere=_ELSEWHERE):
-            for file in self._partial.values():
-                sync(file)
+            for split in self.layout.lengths:
+                sync(states_file(self._partial, split))
 
     def publish(self) -> StateStore:
-        """Give every file its name, the manifest last; all rows have been written and synced.
+        """Give the store its name, unless another build was faster; all rows have been written and synced.
 
         Raises:
             HostError: the disk is full or not writable.
         """
-        for split, offsets in self.layout.offsets.items():
-            write_atomically(offsets_file(self.path, split), partial(_save, offsets))
-            with disk_errors(self.path, elsewhere=_ELSEWHERE):
-                os.replace(self._partial[split], states_file(self.path, split))
-        files = [file(self.path, split) for split in self.layout.lengths for file in (states_file, offsets_file)]
-        write_json(
-            self.path / MANIFEST,
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "key": self.store.key,
-                "fields": dict(self.store.fields),
-                "shape": list(self.layout.shape),
-                "dtype": str(self.layout.dtype).removeprefix("torch."),
-                "bytes": {file.name: file.stat().st_size for file in files},
-            },
-        )
-        sync(self.path)
+        with disk_errors(self.path, elsewhere=_ELSEWHERE):
+            for split, offsets in self.layout.offsets.items():
+                _save(offsets, offsets_file(self._partial, split))
+            write_manifest(self._partial / MANIFEST, self._manifest())
+            publish(self._partial, self.path, partial(open_store, key=self.store.key))
+        self.discard()
         return open_store(self.path, key=self.store.key)
 
+    def _manifest(self) -> dict[str, Any]:
+        files = [file(self._partial, split) for split in self.layout.lengths for file in (states_file, offsets_file)]
+        found = {file.name: FileRecord.of(file) for file in files}
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "key": self.store.key,
+            "fields": dict(self.store.fields),
+            "shape": list(self.layout.shape),
+            "dtype": str(self.layout.dtype).removeprefix("torch."),
+            "bytes": {name: record.bytes for name, record in found.items()},
+            "sha256": {name: record.sha256 for name, record in found.items()},
+        }
+
     def discard(self) -> None:
-        """Remove what a failed build left."""
-        for file in self._partial.values():
-            file.unlink(missing_ok=True)
+        """Remove what a build left that was not published."""
+        shutil.rmtree(self._partial, ignore_errors=True)
 
 
 def _save(offsets: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, offsets, allow_pickle=False)
+    sync(path)

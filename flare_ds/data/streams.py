@@ -1,6 +1,76 @@
-"""What the source streams of a row are called, in a cache and in a batch."""
+"""The streams of tokens in which a row is kept, in a cache and in a batch: what each says, and to whom.
+
+    source, source2 ...   a prompt and an answer in each source language     for the base
+    target                the same in the target language                    for the base
+    mt                    the target text alone                              for an MT encoder
+
+A new stream is an entry of `token_streams`; one that the base does not read has its name among FURTHER, too.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flare_ds.config import Config
+from flare_ds.data.parallel_row import ParallelRow, Side
+
+MT = "mt"
+FURTHER = (MT,)
+"""Streams whose tokens are another tokenizer's, and that no answer follows; in their order."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One of them.
+
+    Attributes:
+        name: of the stream.
+        language: of its texts.
+        source: number of the source side that it says; None: it says the target side.
+    """
+
+    name: str
+    language: str
+    source: int | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the base reads it: prompts in its tokens, and answers behind them."""
+        return is_base(self.name)
+
+    def text_of(self, row: ParallelRow) -> Side | None:
+        """What it says of a row, if anything."""
+        return row.target if self.source is None else row.sources[self.source]
+
+
+def token_streams(config: Config, *, mt: bool) -> list[Stream]:
+    """The streams of a config's rows.
+
+    Args:
+        config: its task says which languages there are.
+        mt: whether an MT encoder reads the target text, too.
+    """
+    languages = config.task.source_languages if config.has_source else ()
+    names = source_streams(len(languages))
+    streams = [
+        Stream(name, language, number) for number, (name, language) in enumerate(zip(names, languages, strict=True))
+    ]
+    streams.append(Stream("target", config.task.target_language))
+    return [*streams, Stream(MT, str(config.source.mt_language))] if mt else streams
 
 
 def source_streams(sources: int) -> tuple[str, ...]:
     """Names of the source streams: source, source2, source3 ..."""
     return tuple("source" if number == 1 else f"source{number}" for number in range(1, sources + 1))
+
+
+def is_base(stream: str) -> bool:
+    """Whether the base reads the stream of that name."""
+    return stream not in FURTHER
+
+
+def are_streams(names: Iterable[str]) -> bool:
+    """Whether these can be the streams of a cache, in their order."""
+    names = list(names)
+    of_base = [name for name in names if is_base(name)]
+    further = [name for name in FURTHER if name in names]
+    return names == [*source_streams(len(of_base) - 1), "target", *further]

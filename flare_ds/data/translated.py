@@ -1,13 +1,15 @@
 """Rows whose other side is a machine translation: what is to be translated, and how the two sides are paired."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from flare_ds.config import TaskConfig, TranslateConfig
-from flare_ds.data.dealing import DealtRows, OneLanguage
-from flare_ds.data.joining import count
-from flare_ds.data.parallel_row import Candidates, ParallelRow, Side
-from flare_ds.data.row_file import row_checksum, text_checksum
+from flare_ds.data.parallel_row import Candidates, ParallelRows
+from flare_ds.data.row_table import RowTable
+from flare_ds.data.split import JoinedRows, count
 from flare_ds.tasks.base import Row, Split, Task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.translation.job import TranslationJob
@@ -23,25 +25,25 @@ def read_language(task: Task, config: TaskConfig, split: Split) -> str:
     return config.target_language if own_test else config.source_language
 
 
-def make_jobs(task: Task, config: TaskConfig, rows: Mapping[Split, DealtRows]) -> dict[Split, TranslationJob]:
+def make_jobs(task: Task, config: TaskConfig, rows: Mapping[Split, JoinedRows]) -> dict[Split, TranslationJob]:
     """One translation for each split, out of the language its rows are read in.
 
     Raises:
         DataError: a language has no NLLB tag.
     """
     jobs: dict[Split, TranslationJob] = {}
-    for split, dealt in rows.items():
+    for split, joined in rows.items():
         language = read_language(task, config, split)
         (other,) = {config.source_language, config.target_language} - {language}
         tags = nllb_tag(task, language), nllb_tag(task, other)
-        jobs[split] = TranslationJob(split, *tags, OneLanguage(dealt, language), task.long_field)
+        jobs[split] = TranslationJob(split, *tags, joined[language], task.long_field)
     return jobs
 
 
 def pair_with_translations(
     task: Task,
     config: TaskConfig,
-    rows: Mapping[Split, DealtRows],
+    rows: Mapping[Split, JoinedRows],
     translate: TranslateConfig,
     counts: dict[str, int],
 ) -> dict[Split, Candidates]:
@@ -52,21 +54,19 @@ def pair_with_translations(
     """
     jobs = make_jobs(task, config, rows)
     opened = {split: open_translation(job, translate) for split, job in jobs.items()}  # all, before the long work
-    return {
-        split: _pair(
-            job,
-            opened[split],
-            translate.drop,
-            counts,
-            back=read_language(task, config, split) == config.target_language,
-        )
-        for split, job in jobs.items()
-    }
+    paired: dict[Split, Candidates] = {}
+    for split, job in jobs.items():
+        language = read_language(task, config, split)
+        back = language == config.target_language
+        paired[split] = _pair(task, job, rows[split][language], opened[split], translate.drop, counts, back=back)
+    return paired
 
 
 def _pair(
+    task: Task,
     job: TranslationJob,
-    translations: Sequence[Row | None],
+    own: RowTable,
+    translations: Iterable[Row | None],
     drop: Sequence[str],
     counts: dict[str, int],
     *,
@@ -78,17 +78,25 @@ def _pair(
     validated on is also dropped when its answer was not found in the translated text; a test row never is: there the
     text of the answer is enough. What `translate.drop` names is dropped likewise; otherwise it is counted.
     """
-    texts: dict[int, list[bytes]] = {}
-    passages: dict[int, list[bytes]] = {}
-    for number, (row, other) in enumerate(zip(job.rows, translations, strict=True)):
-        problems = list(_problems(job, row, other, drop, back=back))
-        for problem in problems:
-            count(counts, problem, 1)
-        if not any(problem.startswith("dropped") for problem in problems):
-            sides = [side.fields for side in (row, other) if side is not None]
-            texts[number] = [row_checksum(fields.values()) for fields in sides]
-            passages[number] = [text_checksum([fields[job.long_field]]) for fields in sides]
-    return Candidates(partial(_build, job.rows, translations, back), texts, passages)
+    kept, there = array("q"), array("b")
+
+    def used() -> Iterator[Row]:
+        """The translations of the rows that stay; which these are is noted."""
+        for number, (row, other) in enumerate(zip(job.rows, translations, strict=True)):
+            problems = list(_problems(job, row, other, drop, back=back))
+            for problem in problems:
+                count(counts, problem, 1)
+            if any(problem.startswith("dropped") for problem in problems):
+                continue
+            kept.append(number)
+            there.append(other is not None)
+            if other is not None:
+                yield other if back else _found_first(other)
+
+    translated, is_there = RowTable.write(used(), task), np.array(there, bool)
+    other = translated.take(np.where(is_there, is_there.cumsum() - 1, -1))
+    own = own.take(np.array(kept, np.int64))
+    return Candidates(ParallelRows((other,), own) if back else ParallelRows((own,), other), (own, other))
 
 
 def _problems(job: TranslationJob, row: Row, other: Row | None, drop: Sequence[str], *, back: bool) -> Iterator[str]:
@@ -108,11 +116,6 @@ def _problems(job: TranslationJob, row: Row, other: Row | None, drop: Sequence[s
         yield from (f"{job.split}_rows_{problem}" for problem in problems)
 
 
-def _build(rows: Sequence[Row], translations: Sequence[Row | None], back: bool, number: int) -> ParallelRow:
-    row, other = rows[number], translations[number]
-    if back:
-        return ParallelRow(row.id, row.label, (None if other is None else Side.of(other),), Side.of(row))
-    assert other is not None, "a row without a target is no candidate"
-    # The first answer is trained on: one that was found in the translated text.
-    answers = tuple(sorted(other.answers, key=lambda answer: answer.start is None))
-    return ParallelRow(row.id, row.label, (Side.of(row),), Side(other.fields, answers))
+def _found_first(row: Row) -> Row:
+    """The first answer is trained on: one that was found in the translated text."""
+    return replace(row, answers=tuple(sorted(row.answers, key=lambda answer: answer.start is None)))

@@ -23,6 +23,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache.rows import FURTHER_CUT, RowEncoder
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.parallel import ParallelRow
+from flare_ds.data.streams import MT
 from flare_ds.evaluation.answers import Written, best_windows
 from flare_ds.evaluation.batches import Ask, T, ask_rows
 from flare_ds.evaluation.evaluate import open_trained, saved_adapter
@@ -196,7 +197,7 @@ class Predictor:
         """Ask something of every text, as the method reads it, behind which so many tokens are decoded."""
         stored = None
         if self.mt_encoder is not None:
-            stored = FreeTextStates(self.mt_encoder, [texts.prompt("mt", row).tolist() for row in range(len(texts))])
+            stored = FreeTextStates(self.mt_encoder, [texts.prompt(MT, row).tolist() for row in range(len(texts))])
         read = rows_read(texts, self.config, self.encoder.form)
         streams = streams_of(self.config)
         return ask_rows(

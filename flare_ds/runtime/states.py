@@ -102,7 +102,7 @@ def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
     computer: StateComputer = (BaseStates if store.kind == "cached" else EncoderStates)(config, cache)
     cache_dir = Path(config.cache_dir)
     on_rank_zero(partial(check_size, computer.layout, cache_dir, config.source.max_store_gb))
-    writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(secrets.token_hex))
+    writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(partial(secrets.token_hex, 4)))
     try:
         on_rank_zero(writer.reserve)
         computer.load()

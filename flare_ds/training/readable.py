@@ -9,6 +9,7 @@ from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.streams import longest_prompts, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.data.streams import is_base
 from flare_ds.evaluation.split import generates
 from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
@@ -40,7 +41,7 @@ def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:
     words = [token for tokens in manifest.label_tokens for token in tokens]
     largest = max([manifest.pad_id, manifest.eos_id or 0, *framing, *words])
     if manifest.vocabulary_size > embedding_rows(shape):
-        of_base = [stream for stream in cache.streams if stream != "mt"]
+        of_base = [stream for stream in cache.streams if is_base(stream)]
         splits = [cache.split(name) for name in manifest.splits]
         largest = max([largest, *(split.largest_id(stream) for split in splits for stream in of_base)])
     return largest

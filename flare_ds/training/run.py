@@ -10,7 +10,6 @@ from pathlib import Path
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, build_cache, differences, open_cache, prepare_cache, remembered, stored
-from flare_ds.data.cache.trash import mark_used
 from flare_ds.data.parallel import ParallelData
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
@@ -20,6 +19,7 @@ from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
+from flare_ds.published import mark_used
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE, STATE, at_place
 from flare_ds.runs.hub_names import settle_hub_names

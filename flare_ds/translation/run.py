@@ -1,6 +1,5 @@
 """Translating jobs: each split's sentences in batches, some processes at a time, and what came of them."""
 
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.config.data import Mark
 from flare_ds.exceptions import HostError
-from flare_ds.files import disk_errors, sync
+from flare_ds.published import publishing
 from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import SUBSTITUTES
 from flare_ds.tasks.load import task_of
@@ -25,6 +24,7 @@ from flare_ds.translation.rows import UntranslatedError, segments_of, translate_
 from flare_ds.translation.store import (
     ELSEWHERE,
     ROWS,
+    TRANSLATION,
     Manifest,
     key_fields,
     place_of,
@@ -95,15 +95,10 @@ class _Task:
         Raises:
             HostError: the engine translated nothing, or the disk is full or not writable.
         """
-        partial = _partial(self.directory)
-        result = partial / f"result-{secrets.token_hex(8)}"
         if not self.directory.exists():
-            with disk_errors(result, elsewhere=ELSEWHERE):
-                result.mkdir(parents=True)
+            with publishing(self.directory, TRANSLATION.check, elsewhere=ELSEWHERE) as result:
                 self._write(result)
-                result.rename(self.directory)
-                sync(self.directory.parent)
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(_partial(self.directory), ignore_errors=True)
 
     def _write(self, directory: Path) -> None:
         said = dict(pair for batch in self.batches for pair in batch.read())

@@ -9,21 +9,20 @@ The directory gets its name when it is whole. Ids and labels are not in it: they
 
 import hashlib
 import json
-import os
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from flare_ds import published
 from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import DataError
 from flare_ds.files import disk_errors, sync
-from flare_ds.json_text import parse_json, parse_object
-from flare_ds.lookup import Lookup
+from flare_ds.json_text import parse_json
+from flare_ds.kept import About, Kind
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.translation.engines import ENGINES, Direction
 from flare_ds.translation.job import TranslationJob
@@ -49,9 +48,14 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     fields: dict[str, Any]
-    rows_bytes: int
+    rows_bytes: published.Count
     rows_sha256: str
     report: Report
+
+    @property
+    def files(self) -> dict[str, published.FileRecord]:
+        """What is beside it."""
+        return {ROWS: published.FileRecord(bytes=self.rows_bytes, sha256=self.rows_sha256)}
 
 
 def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any]:
@@ -82,11 +86,12 @@ def place_of(fields: dict[str, Any], translate: TranslateConfig) -> Path:
     return Path(translate.directory) / f"{fields['from_language']}-{fields['to_language']}-{key}"
 
 
-def open_translation(job: TranslationJob, translate: TranslateConfig) -> Sequence[Row | None]:
-    """Open the finished translation of a job; its rows are read one by one, when they are looked up.
+def open_translation(job: TranslationJob, translate: TranslateConfig) -> Iterator[Row | None]:
+    """Find the finished translation of a job; its rows are read as they are asked for, once.
 
     Returns:
         The translation of each of `job.rows`; None: it failed. An answer that was not found again has start None.
+        Reading them raises a DataError where it is damaged, at the latest behind the last row.
 
     Raises:
         DataError: there is none yet, or it is damaged.
@@ -99,53 +104,28 @@ def open_translation(job: TranslationJob, translate: TranslateConfig) -> Sequenc
             f"the {job.split} rows are not translated yet ({job.from_language}->{job.to_language}): no {directory}"
         )
         raise DataError(problem, fix=_COMMAND)
-    return Translation(job.rows, directory)
+    published.mark_used(directory)
+    return read_translation(directory, job.rows)
 
 
-class Translation(Lookup[Row | None]):
-    """A finished translation.
-
-    Args:
-        rows: that were translated.
-        directory: it lies in.
-
-    Raises:
-        DataError: it is damaged.
-    """
-
-    def __init__(self, rows: Sequence[Row], directory: Path) -> None:
-        self._rows, self._directory = rows, directory
-        self._starts = array("q", [0])
-        manifest, checksum = read_manifest(directory), hashlib.sha256()
-        try:
-            self._file: BinaryIO = (directory / ROWS).open("rb")
-        except OSError as error:
-            raise damaged(directory, f"{ROWS}: {error.strerror}") from error
-        for line in self._file:
-            checksum.update(line)
-            self._starts.append(self._starts[-1] + len(line))
-        if checksum.hexdigest() != manifest.rows_sha256:
-            size = f"{self._starts[-1]} bytes, {manifest.rows_bytes} expected"
-            raise damaged(directory, f"the checksum of {ROWS} does not match ({size})")
-        if len(self._starts) != len(rows) + 1:
-            raise damaged(directory, f"{ROWS} has {len(self._starts) - 1} rows, not {len(rows)}")
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def look_up(self, index: int) -> Row | None:
-        """The translation of a row.
-
-        Raises:
-            DataError: it is none of that row.
-        """
-        start, end = self._starts[index], self._starts[index + 1]
-        # Not seek and read: a forked process shares the position.
-        line = os.pread(self._file.fileno(), end - start, start)
-        try:
-            return _row(parse_json(line), self._rows[index])
-        except (ValueError, TypeError) as error:
-            raise damaged(self._directory, f"row {index} of {ROWS}: {error}") from error
+def read_translation(directory: Path, rows: Sequence[Row]) -> Iterator[Row | None]:
+    """Read the translation of some rows; see `open_translation`."""
+    manifest = read_manifest(directory)
+    checksum, number = hashlib.sha256(), 0
+    try:
+        with (directory / ROWS).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                checksum.update(line)
+                if number <= len(rows):
+                    yield _row(parse_json(line), rows[number - 1])
+    except OSError as error:
+        raise damaged(directory, f"{ROWS}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise damaged(directory, f"row {number - 1} of {ROWS}: {error}") from error
+    if checksum.hexdigest() != manifest.rows_sha256:
+        raise damaged(directory, f"the checksum of {ROWS} does not match ({manifest.rows_bytes} bytes expected)")
+    if number != len(rows):
+        raise damaged(directory, f"{ROWS} has {number} rows, not {len(rows)}")
 
 
 def _row(line: Any, row: Row) -> Row | None:
@@ -190,18 +170,14 @@ def write_rows(path: Path, rows: Iterable[Row | None]) -> tuple[int, str]:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write and sync manifest.json, with a checksum of its own.
+    """Write and sync manifest.json.
 
     Raises:
         HostError: the disk is full or not writable.
     """
-    content = manifest.model_dump(mode="json")
-    content["checksum"] = json_sha256(content)
     path = directory / MANIFEST
     with disk_errors(path, elsewhere=ELSEWHERE):
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        sync(path)
-        sync(directory)
+        published.write_manifest(path, manifest.model_dump(mode="json"))
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -211,16 +187,31 @@ def read_manifest(directory: Path) -> Manifest:
         DataError: it is missing or damaged.
     """
     try:
-        content = parse_object((directory / MANIFEST).read_bytes())
-        checksum = content.pop("checksum")
+        content, changed = published.read_manifest(directory / MANIFEST)
         manifest = Manifest.model_validate(content)
-    except (OSError, ValueError, KeyError) as error:  # pydantic's are ValueErrors, too
+    except (OSError, ValueError) as error:  # pydantic's are ValueErrors, too
         raise damaged(directory, f"{MANIFEST}: {type(error).__name__}: {error}") from error
-    if checksum != json_sha256(content):
-        raise damaged(directory, f"{MANIFEST} was changed after it was written")
+    if changed:
+        raise damaged(directory, changed)
     return manifest
 
 
 def damaged(directory: Path, problem: str) -> DataError:
     """What to raise about a translation that cannot be used."""
     return DataError(f"the translation {directory} is damaged: {problem}", fix=f"rm -r {directory}; {_COMMAND}")
+
+
+def _about(directory: Path) -> About:
+    fields = read_manifest(directory).fields
+    return "", f"{fields.get('from_language')} → {fields.get('to_language')}", str(fields.get("rows", ""))
+
+
+TRANSLATION = Kind(
+    name="translation",
+    manifest=MANIFEST,
+    is_manifest=lambda content: {"rows_sha256", "report"} <= content.keys(),
+    file=ROWS,
+    files=lambda directory: read_manifest(directory).files,
+    damaged=lambda directory, why: damaged(directory, str(why)),
+    about=_about,
+)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_ds.config import TaskConfig
+from flare_ds.data.digests import normalise
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side, load_parallel
-from flare_ds.data.row_file import normalise
 from flare_ds.exceptions import DataError
 from flare_ds.tasks import Row, Task
 from flare_ds.tasks.base import Pool

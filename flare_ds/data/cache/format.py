@@ -3,16 +3,12 @@
 tokenized_cache/README.md describes the same for a user; this module is the only code that knows file names.
 """
 
-import json
-import os
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from flare_ds.checksums import json_sha256
-from flare_ds.files import disk_errors, sync
+from flare_ds.published import Count, FileRecord
 
 FORMAT = "flare_ds token cache"
 FORMAT_VERSION = 3
@@ -23,20 +19,15 @@ ELSEWHERE = "set cache_dir to a directory you may write in"
 REBUILD = "rebuild it: `flare-ds prepare CONFIG`"
 
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-
-
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Section(_Record):
+class Section(FileRecord):
     """One .npy file: what it must hold."""
 
     dtype: str
     shape: list[Count]
-    bytes: Count
-    sha256: str
 
 
 class SplitSummary(_Record):
@@ -97,6 +88,13 @@ class Manifest(_Record):
     splits: dict[str, SplitSummary]
     sections: dict[str, Section]
 
+    @property
+    def languages(self) -> str:
+        """The languages in words, e.g. `en+de → pl`; one where source and target are the same."""
+        sources = [self.fields["source_language"], *self.fields.get("extra_source_languages", [])]
+        target = self.fields["target_language"]
+        return str(target) if sources == [target] else f"{'+'.join(sources)} → {target}"
+
 
 def section_name(split: str, *parts: str) -> str:
     """File name of a section, e.g. `train.source.tokens.npy`."""
@@ -107,24 +105,3 @@ def token_dtype(vocabulary_size: int) -> np.dtype:
     """The smallest unsigned type that holds every token id: uint16, or uint32 beyond 65,536 tokens."""
     assert 0 < vocabulary_size <= 2**32
     return np.dtype("<u2") if vocabulary_size <= 2**16 else np.dtype("<u4")
-
-
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` with its own checksum; fsync it and the directory.
-
-    Raises:
-        HostError: the disk is full or the directory is not writable.
-    """
-    path = directory / MANIFEST
-    with disk_errors(path, elsewhere=ELSEWHERE), path.open("wb") as file:
-        file.write(with_checksum(manifest.model_dump(mode="json")))
-        file.flush()
-        os.fsync(file.fileno())
-    sync(directory)
-
-
-def with_checksum(content: dict[str, Any]) -> bytes:
-    """The bytes of a manifest, its checksum included."""
-    checksum = json_sha256(content)
-    text = json.dumps(content | {"checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "surrogatepass")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from flare_ds import published
 from flare_ds.checksums import json_sha256
 from flare_ds.data.cache.format import (
     FORMAT,
@@ -22,11 +23,9 @@ from flare_ds.data.cache.format import (
     SplitSummary,
     section_name,
     token_dtype,
-    with_checksum,
 )
-from flare_ds.data.streams import source_streams
+from flare_ds.data.streams import are_streams, is_base
 from flare_ds.exceptions import CacheError
-from flare_ds.json_text import parse_object
 from flare_ds.tasks.base import SPLITS
 
 _ROW, _PLACE, _BYTE = "<i4", "<i8", "|u1"
@@ -54,16 +53,14 @@ def read_manifest(directory: Path) -> Manifest:
         CacheError: there is none, it is damaged or edited, or it is of another format version.
     """
     try:
-        written = (directory / MANIFEST).read_bytes()
-        content = parse_object(written)
+        content, changed = published.read_manifest(directory / MANIFEST)
     except OSError as error:
         raise CacheError(f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}", fix=REBUILD) from error
     except ValueError as error:
         raise CacheError(f"{directory / MANIFEST} is damaged: {error}", fix=REBUILD) from error
     _check_version(directory, content)
-    found = content.pop("checksum", None)
-    if written != with_checksum(content):
-        raise CacheError(f"{directory / MANIFEST} was changed after it was written (checksum {found})", fix=REBUILD)
+    if changed:
+        raise CacheError(changed, fix=REBUILD)
     try:
         manifest = Manifest.model_validate(content)
         _check(manifest)
@@ -90,7 +87,7 @@ def _check(manifest: Manifest) -> None:
     _Fields.model_validate(manifest.fields)
     _refuse(manifest.key != json_sha256(manifest.fields), "key is not the checksum of fields")
     streams = list(manifest.streams)
-    _refuse(streams not in _possible_streams(len(streams)), f"streams are {streams}")
+    _refuse(not are_streams(streams), f"streams are {streams}")
     _refuse(not manifest.splits or not set(manifest.splits) <= set(SPLITS), f"splits are {list(manifest.splits)}")
     _refuse("rows_read" not in manifest.counts, "counts do not say rows_read")
     _check_ids(manifest)
@@ -102,11 +99,6 @@ def _check(manifest: Manifest) -> None:
 def _refuse(wrong: bool, problem: str) -> None:
     if wrong:
         raise ValueError(problem)
-
-
-def _possible_streams(number: int) -> Iterator[list[str]]:
-    yield [*source_streams(number - 1), "target"]
-    yield [*source_streams(number - 2), "target", "mt"]
 
 
 def _check_ids(manifest: Manifest) -> None:
@@ -158,5 +150,5 @@ def _texts(manifest: Manifest) -> Iterable[str]:
 
 
 def _token_dtypes(manifest: Manifest, stream: str) -> tuple[str, ...]:
-    """The MT encoder's vocabulary is its own."""
-    return ("<u2", "<u4") if stream == "mt" else (token_dtype(manifest.vocabulary_size).str,)
+    """The manifest tells the base's vocabulary alone."""
+    return (token_dtype(manifest.vocabulary_size).str,) if is_base(stream) else ("<u2", "<u4")

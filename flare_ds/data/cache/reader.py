@@ -14,6 +14,7 @@ from flare_ds.data.cache.manifest import read_manifest
 from flare_ds.data.cache.section import map_section
 from flare_ds.exceptions import CacheError
 from flare_ds.json_text import parse_json
+from flare_ds.published import check_sizes
 
 REMOVE = f"delete the directory, then {REBUILD}"
 
@@ -206,11 +207,8 @@ def open_cache(path: Path) -> Cache:
         CacheError: no manifest, another format version, or a section missing or of another size.
     """
     manifest = read_manifest(path)
-    for name, section in manifest.sections.items():
-        file = path / name
-        if not file.is_file():
-            raise CacheError(f"section {name} of {path} is missing", fix=REBUILD)
-        if file.stat().st_size != section.bytes:
-            problem = f"section {name} of {path} has {file.stat().st_size} bytes, the manifest says {section.bytes}"
-            raise CacheError(problem, fix=REBUILD)
+    try:
+        check_sizes(path, manifest.sections)
+    except ValueError as error:
+        raise CacheError(f"section {error}", fix=REBUILD) from error
     return Cache(path, manifest)

@@ -8,16 +8,18 @@ is found as `flare-ds prepare` finds it: by reading every row. Files that are go
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flare_ds.checksums import file_sha256, json_sha256
 from flare_ds.config import Config
-from flare_ds.data.cache.directory import stored_caches
 from flare_ds.data.cache.key import asked_fields
 from flare_ds.data.cache.reader import Cache, open_cache
+from flare_ds.data.cache.verification import TOKENS
 from flare_ds.exceptions import CacheError, HostError
 from flare_ds.files import write_json
+from flare_ds.kept import kept_in
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import task_file
 
@@ -51,12 +53,10 @@ def remembered(config: Config) -> Cache | None:
 
 def stored(cache_dir: Path, key: str) -> Cache | None:
     """The whole cache of a key, whatever its directory is called."""
-    for found in stored_caches(cache_dir) if cache_dir.is_dir() else []:
-        if found.state == "whole" and found.manifest is not None and found.manifest.key == key:
-            try:
-                return open_cache(found.path)
-            except CacheError:  # removed just now
-                continue
+    for found in kept_in(cache_dir, [TOKENS]) if cache_dir.is_dir() else []:
+        with suppress(CacheError):  # removed just now
+            if found.state == "whole" and (cache := open_cache(found.path)).key == key:
+                return cache
     return None
 
 

@@ -23,7 +23,7 @@ from flare_ds.data.cache.encode import (
 from flare_ds.data.cache.format import token_dtype
 from flare_ds.data.cache.reading import ExampleReader, Reading
 from flare_ds.data.parallel import ParallelRow, Side
-from flare_ds.data.streams import source_streams
+from flare_ds.data.streams import Stream, token_streams
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Split, Task
 from flare_ds.texts import one_line
@@ -79,6 +79,7 @@ class RowEncoder:
         form: how prompts and answers are tokenized.
         words: the label words, none where answers are free.
         label_tokens: of each.
+        streams: what is made of each row.
 
     Raises:
         ConfigError: prompts are to be chats, and the tokenizer has no chat template that can be used.
@@ -93,19 +94,19 @@ class RowEncoder:
         config: Config,
         mt_tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        self.task, self.tokenizer, self.mt_tokenizer = task, tokenizer, mt_tokenizer
+        self.task, self.tokenizer, self._mt_tokenizer = task, tokenizer, mt_tokenizer
         self.max_prompt_tokens = config.task.max_prompt_tokens
         self.form = form_of(tokenizer, chat=config.task.chat)
         self.words = task.label_words(config.answer_language)
         self.label_tokens = label_tokens(self.words, self.form)
         self.vocabulary_size = vocabulary_size(tokenizer)
         self._mt_vocabulary_size = vocabulary_size(mt_tokenizer) if mt_tokenizer is not None else 0
+        self.streams = token_streams(config, mt=mt_tokenizer is not None)
         self._label_answers = tokenize_answers(self.form, self.words)
-        sources = config.task.source_languages
-        languages = dict(zip(source_streams(len(sources)), sources, strict=True))
         prompts = {
-            stream: PromptEncoder(task, language, self.form, self.max_prompt_tokens)
-            for stream, language in (languages | {"target": config.task.target_language}).items()
+            stream.name: PromptEncoder(task, stream.language, self.form, self.max_prompt_tokens)
+            for stream in self.streams
+            if stream.is_base
         }
         self._check_templates(prompts)
         windows = {stream: encoder.windows for stream, encoder in prompts.items()}
@@ -121,21 +122,20 @@ class RowEncoder:
         rows, readings = self._read(split, rows, counts)
         if self.task.free_answers:
             self._count_unanswerable(split, rows, readings, counts)
-        sources = source_streams(len(rows[0].sources))
-        sides = {stream: [row.sources[number] for row in rows] for number, stream in enumerate(sources)}
-        sides["target"] = [row.target for row in rows]
-        streams = {stream: self._stream(split, stream, rows, of_rows, readings) for stream, of_rows in sides.items()}
-        if self.mt_tokenizer is not None:
-            streams["mt"] = self._mt_stream(self.mt_tokenizer, rows, readings)
+        said = [stream for stream in self.streams if stream.source is None or stream.source < len(rows[0].sources)]
+        streams = {
+            stream.name: (self._prompts if stream.is_base else self._texts)(split, stream, rows, readings)
+            for stream in said
+        }
         examples_n = np.array([reading.example for reading in readings], np.int64)
         return EncodedRows(np.bincount(examples_n, minlength=len(rows)), streams, dict(counts))
 
-    def token_dtype(self, stream: str) -> np.dtype:
+    def token_dtype(self, stream: Stream) -> np.dtype:
         """How tokens of a stream are stored."""
         return token_dtype(self._tokens_known(stream))
 
-    def _tokens_known(self, stream: str) -> int:
-        return self._mt_vocabulary_size if stream == "mt" else self.vocabulary_size
+    def _tokens_known(self, stream: Stream) -> int:
+        return self.vocabulary_size if stream.is_base else self._mt_vocabulary_size
 
     def _check_templates(self, prompts: Mapping[str, PromptEncoder]) -> None:
         blank = dict.fromkeys(self.task.fields, "")
@@ -172,19 +172,16 @@ class RowEncoder:
         if missing := {reading.example for reading in readings} - shown:
             counts[f"{split}_rows_whose_answer_no_prompt_shows"] = len(missing)
 
-    def _stream(
-        self,
-        split: Split,
-        stream: str,
-        rows: Sequence[ParallelRow],
-        sides: Sequence[Side | None],
-        readings: Sequence[Reading],
+    def _prompts(
+        self, split: Split, stream: Stream, rows: Sequence[ParallelRow], readings: Sequence[Reading]
     ) -> EncodedStream:
+        """What the base reads, and answers."""
+        sides = [stream.text_of(row) for row in rows]
         answers_e = self._answers(rows, sides)
-        windows = [reading.windows[stream] for reading in readings]
+        windows = [reading.windows[stream.name] for reading in readings]
         lengths_e = [0 if side is None else len(self._reader.text(side)) for side in sides]
         cut = [w.end - w.start < lengths_e[r.example] for w, r in zip(windows, readings, strict=True)]
-        if stream == "target" and self._reader.slides(split):  # what one row leaves out, others of the example show
+        if stream.source is None and self._reader.slides(split):  # what one row leaves out, others of the example show
             seen = {r.example: w.end for w, r in zip(windows, readings, strict=True)}
             cut = [end < lengths_e[example] for example, end in seen.items()]
         answers = [answers_e[reading.example] for reading in readings]
@@ -201,10 +198,12 @@ class RowEncoder:
         tokens = tokenize_answers(self.form, texts)
         return [[] if side is None else answer for side, answer in zip(sides, tokens, strict=True)]
 
-    def _mt_stream(
-        self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[ParallelRow], readings: Sequence[Reading]
+    def _texts(
+        self, split: Split, stream: Stream, rows: Sequence[ParallelRow], readings: Sequence[Reading]
     ) -> EncodedStream:
         """What an MT encoder reads: what the target shows; with label words all of it, cut by the encoder's tokens."""
+        tokenizer = self._mt_tokenizer
+        assert tokenizer is not None, f"stream {stream.name} has no tokenizer"
         sides = [rows[reading.example].target for reading in readings]
         shown = [side.fields for side in sides]
         if self.task.free_answers:
@@ -214,13 +213,13 @@ class RowEncoder:
         too_long = [row for row, prompt in enumerate(prompts) if len(prompt) > self.max_prompt_tokens]
         for row in too_long:
             (prompts[row],) = tokenize_texts(tokenizer, [texts[row]], longest=self.max_prompt_tokens)
-        return self._pack("mt", prompts, [[] for _ in prompts], len(too_long))
+        return self._pack(stream, prompts, [[] for _ in prompts], len(too_long))
 
-    def _pack(self, stream: str, prompts: Tokens, answers: Tokens, truncated: int) -> EncodedStream:
+    def _pack(self, stream: Stream, prompts: Tokens, answers: Tokens, truncated: int) -> EncodedStream:
         tokens_t = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers, strict=True))), np.int64)
         known = self._tokens_known(stream)
         if wrong := tokens_t[(tokens_t < 0) | (tokens_t >= known)].tolist():
-            problem = f"the tokenizer of stream {stream} gave token id {wrong[0]}, but knows only 0 to {known - 1}"
+            problem = f"the tokenizer of stream {stream.name} gave token id {wrong[0]}, but knows only 0 to {known - 1}"
             raise DataError(problem, fix="load it from the directory or hub name that its model came from")
         prompt_lengths_n = np.array([len(prompt) for prompt in prompts], np.int32)
         answer_lengths_n = np.array([len(answer) for answer in answers], np.int32)

@@ -6,12 +6,13 @@ Shapes: n rows of a split.
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from flare_ds.checksums import file_sha256
-from flare_ds.data.cache.format import Section
+from flare_ds.data.cache.format import FORMAT, MANIFEST
+from flare_ds.data.cache.manifest import read_manifest
 from flare_ds.data.cache.reader import REMOVE, Cache, CacheSplit, open_cache
+from flare_ds.data.streams import is_base
 from flare_ds.exceptions import CacheError
+from flare_ds.kept import About, Kind
 
 _AT_ONCE = 2**22
 
@@ -22,26 +23,7 @@ def verify(path: Path) -> None:
     Raises:
         CacheError: as `open_cache`, or naming every section whose content was changed, or one that cannot be.
     """
-    cache = open_cache(path)
-    if damaged := _changed(path, cache.manifest.sections):
-        raise CacheError(f"{path} is damaged: the content of {', '.join(damaged)} was changed", fix=REMOVE)
-    for name in cache.manifest.splits:
-        check_values(cache, cache.split(name))
-
-
-def _changed(path: Path, sections: dict[str, Section]) -> list[str]:
-    """Names of the sections whose content is not what the manifest says."""
-    changed = []
-    total = sum(section.bytes for section in sections.values())
-    with tqdm(total=total, desc="verify", unit="B", unit_scale=True, delay=1) as progress:
-        for name, section in sections.items():
-            try:
-                if file_sha256(path / name) != section.sha256:
-                    changed.append(name)
-            except OSError as error:
-                raise CacheError(f"cannot read {error.filename}: {error.strerror}", fix=REMOVE) from error
-            progress.update(section.bytes)
-    return changed
+    TOKENS.verify(path)
 
 
 def check_values(cache: Cache, split: CacheSplit) -> None:
@@ -57,7 +39,7 @@ def check_values(cache: Cache, split: CacheSplit) -> None:
         _refuse(
             split, f"{stream}.prompt_lengths", bool((prompts_n > lengths_n).any()), "a prompt is longer than its row"
         )
-        if stream != "mt":  # whose vocabulary the manifest does not tell
+        if is_base(stream):  # the manifest tells no other vocabulary
             largest = _largest(split.tokens(stream))
             known = cache.manifest.vocabulary_size
             _refuse(split, f"{stream}.tokens", largest >= known, f"it holds token {largest} of {known}")
@@ -71,3 +53,27 @@ def _refuse(split: CacheSplit, part: str, wrong: bool, why: str) -> None:
 def _largest(tokens: np.ndarray) -> int:
     pieces = range(0, len(tokens), _AT_ONCE)
     return max((int(tokens[start : start + _AT_ONCE].max()) for start in pieces), default=0)
+
+
+def _about(path: Path) -> About:
+    manifest = read_manifest(path)
+    rows = " + ".join(f"{split.rows:,}" for split in manifest.splits.values())
+    return manifest.fields["task"], manifest.languages, rows
+
+
+def _look(path: Path) -> None:
+    cache = open_cache(path)
+    for name in cache.manifest.splits:
+        check_values(cache, cache.split(name))
+
+
+TOKENS = Kind(
+    name="tokens",
+    manifest=MANIFEST,
+    is_manifest=lambda content: content.get("format") == FORMAT,
+    file="train.target.*",
+    files=lambda path: open_cache(path).manifest.sections,
+    damaged=lambda path, why: CacheError(str(why), fix=REMOVE),
+    about=_about,
+    look=_look,
+)

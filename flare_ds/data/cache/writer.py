@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,17 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Manifest, Section, SplitSummary, write_manifest
+from flare_ds.data.cache.format import ELSEWHERE, FORMAT, FORMAT_VERSION, MANIFEST, Manifest, Section, SplitSummary
 from flare_ds.data.cache.key import content_key, differences, key_fields
-from flare_ds.data.cache.publish import building
 from flare_ds.data.cache.reader import open_cache
 from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.split_writer import SplitWriter
 from flare_ds.data.cache.workers import Chunk, Encode, encode_in, enough_workers
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel
-from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import CacheError, DataError
+from flare_ds.files import disk_errors
+from flare_ds.published import publishing, write_manifest
 from flare_ds.tasks.load import task_of
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 
@@ -65,9 +65,11 @@ def build_cache(
         mt_tokenizer = load_mt_tokenizer(config.source) if config.caches_mt else None
         encoder = RowEncoder(task, tokenizer, config, mt_tokenizer)
         workers = workers or enough_workers(sum(map(len, data.splits.values())))
-        with building(directory) as partial, encode_in(workers, encoder) as encode:
-            written = _write_splits(partial, data, _streams(config), encoder, encode)
-            write_manifest(partial, _manifest(config, fields, data, encoder, *written))
+        with publishing(directory, open_cache, elsewhere=ELSEWHERE) as partial, encode_in(workers, encoder) as encode:
+            written = _write_splits(partial, data, encoder, encode)
+            manifest = _manifest(config, fields, data, encoder, *written)
+            with disk_errors(partial, elsewhere=ELSEWHERE):
+                write_manifest(partial / MANIFEST, manifest.model_dump(mode="json"))
     return directory
 
 
@@ -93,9 +95,9 @@ def _is_ready(directory: Path, fields: dict[str, Any]) -> bool:
 
 
 def _write_splits(
-    directory: Path, data: ParallelData, streams: Iterable[str], encoder: RowEncoder, encode: Encode
+    directory: Path, data: ParallelData, encoder: RowEncoder, encode: Encode
 ) -> tuple[dict[str, SplitSummary], dict[str, Section], Counter[str]]:
-    dtypes = {stream: encoder.token_dtype(stream) for stream in streams}
+    dtypes = {stream.name: encoder.token_dtype(stream) for stream in encoder.streams}
     splits: dict[str, SplitSummary] = {}
     sections: dict[str, Section] = {}
     counts: Counter[str] = Counter()
@@ -129,7 +131,7 @@ def _manifest(
         format_version=FORMAT_VERSION,
         key=content_key(fields),
         fields=fields,
-        streams=_streams(config),
+        streams={stream.name: stream.language for stream in encoder.streams},
         labels=list(encoder.words),
         label_tokens=encoder.label_tokens,
         pad_id=next(id for id in (pad, eos, 0) if id is not None),
@@ -142,14 +144,6 @@ def _manifest(
         splits=splits,
         sections=sections,
     )
-
-
-def _streams(config: Config) -> dict[str, str]:
-    """The streams of every row, and the language of each."""
-    task = config.task
-    sources = () if task.source_languages == (task.target_language,) else task.source_languages
-    streams = dict(zip(source_streams(len(sources)), sources, strict=True)) | {"target": task.target_language}
-    return streams | ({"mt": str(config.source.mt_language)} if config.caches_mt else {})
 
 
 def _chunks(rows: Sequence[ParallelRow]) -> Iterator[Chunk]:

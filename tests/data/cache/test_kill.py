@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flare_ds import published
 from flare_ds.cli import main
-from flare_ds.data.cache import open_cache, publish, verify
+from flare_ds.data.cache import open_cache, verify
 from flare_ds.exceptions import CacheError
 from tests.data.cache.texts import byte_tokenizer, make_settings, some_tables, write_tables
 
@@ -51,13 +52,13 @@ def prepare(config: Path) -> None:
 
 def prepare_together(config: Path, all_built: Barrier) -> None:
     """Build as always, but finish only when every builder has a directory of its own."""
-    finish_build = publish._publish
+    finish_build = published.publish
 
-    def wait_and_finish(partial: Path, directory: Path) -> None:
+    def wait_and_finish(partial: Path, directory: Path, check: published.Check) -> None:
         all_built.wait(240)
-        finish_build(partial, directory)
+        finish_build(partial, directory, check)
 
-    publish._publish = wait_and_finish
+    published.publish = wait_and_finish
     prepare(config)
 
 

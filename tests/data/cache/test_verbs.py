@@ -15,7 +15,7 @@ import yaml
 from flare_ds.cli import main
 from flare_ds.cli.compare import compare
 from flare_ds.data.cache import open_cache, verify
-from flare_ds.data.cache.trash import is_trash, mark_used, sweep_trash
+from flare_ds.published import is_trash, mark_used, sweep_trash
 from tests.toy import toy_settings, write_config, write_data, write_model
 
 DAY = 86_400
@@ -137,8 +137,8 @@ def test_ls_lists_caches_in_every_state_and_nothing_else(copy: Path, root: Path,
     }
     splits = open_cache(copy).manifest.splits.values()
     rows = " + ".join(str(split.rows) for split in splits)
-    assert re.search(rf"multiemo +en → pl +{re.escape(rows)} +[\d.]+ kB +3 days +whole", by_path[str(copy)])
-    assert heading.split() == ["task", "languages", "rows", "size", "age", "state", "directory"]
+    assert re.search(rf"tokens +multiemo +en → pl +{re.escape(rows)} +[\d.]+ kB +3 days +whole", by_path[str(copy)])
+    assert heading.split() == ["kind", "task", "languages", "rows", "size", "age", "state", "directory"]
     assert len({line.index(str(caches)) for line in lines}) == 1, "columns stand below each other"
 
 

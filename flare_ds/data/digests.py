@@ -1,0 +1,72 @@
+"""Checksums of what rows say: by them rows are split and ordered, and found again where they should not be.
+
+    order     of the row's normalised text, by which rows are ordered
+    text      the same, but rows are equal only if each of their fields is
+    passage   of the normalised long field, which several rows may be about
+    percent   what the normalised fields that decide a split are among all such texts, from 0 to 99
+
+Each checksum is the first 16 bytes of a sha256; none, that is zeros, where there is no text.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flare_ds.tasks.base import Task
+
+DIGEST = np.dtype("S16")
+
+
+def row_keys(fields: Mapping[str, str], task: Task) -> tuple[bytes, bytes, bytes, int]:
+    """Order, text, passage and percent of a row."""
+    one, whole = len(fields) == 1, tuple(fields) == tuple(task.split_fields)
+    order = text_digest(fields.values())
+    text = order if one else row_digest(fields.values())
+    passage = order if one else text_digest([fields[task.long_field]])
+    split = order if whole else text_digest(fields[field] for field in task.split_fields)
+    return order, text, passage, int.from_bytes(split[:8], "big") * 100 >> 64
+
+
+def normalise(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def text_digest(texts: Iterable[str]) -> bytes:
+    """The checksum of some texts as one, normalised."""
+    return _digest(normalise("\n".join(texts)))
+
+
+def row_digest(texts: Iterable[str]) -> bytes:
+    """The checksum of some texts, each normalised, as a row of them."""
+    row = [normalise(text) for text in texts]
+    # A separator that no normalised text holds: it is white space.
+    return _digest("\x1f".join(row) if any(row) else "")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8")).digest()[: DIGEST.itemsize] if text else bytes(DIGEST.itemsize)
+
+
+def among(digests: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Which rows have a text that was seen; none is the text of no row.
+
+    Args:
+        digests: of the texts of each row: [rows, texts].
+        seen: of texts, in any shape.
+
+    Returns:
+        bool [rows].
+    """
+    found = pc.is_in(arrow(digests), value_set=arrow(seen)).to_numpy(zero_copy_only=False).reshape(digests.shape)
+    return (found & (digests != b"")).any(axis=1)
+
+
+def arrow(digests: np.ndarray) -> pa.Array:
+    """Checksums as an Arrow array, one behind another."""
+    held = np.ascontiguousarray(digests)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(DIGEST.itemsize), held.size, [None, pa.py_buffer(held)])

@@ -1,0 +1,149 @@
+"""Which rows of a data set belong together, and which split each belongs to.
+
+Languages are joined by row id: gaps that are documented are counted, all others are refused.
+
+A published split is kept. What nobody cut is cut here, by the sha256 of the row's normalised text in the language it
+was written in: test (10 %), validation (5 %) or train; validation (5 %) alone is taken from train where a data set
+has a test part but no validation part. So every language pair and both stages share one split, whichever languages
+they read, and two rows with one text never fall into different splits.
+
+Legend: n rows, l languages.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flare_ds.data.digests import arrow
+from flare_ds.data.row_table import RowTable, digests
+from flare_ds.exceptions import DataError
+from flare_ds.tasks.base import SPLITS, Pool, Split, Task
+from flare_ds.tasks.check import checked_rows
+
+HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
+"""Splits whose texts must not be seen, and the splits they must not be seen in."""
+_FIX = "fetch the data again: all languages must come from the same release"
+
+
+JoinedRows = Mapping[str, RowTable]
+"""Rows in several languages: equally many in each, first the language whose text decides the split."""
+
+
+def some(rows: JoinedRows, which: np.ndarray) -> JoinedRows:
+    """Some of the rows, by their numbers."""
+    return {language: table.take(which) for language, table in rows.items()}
+
+
+def read_joined(
+    task: Task, data_dir: str | None, languages: Sequence[str], pool: Pool, counts: dict[str, int]
+) -> JoinedRows:
+    """Read one pool in several languages and join the rows by id; rows with an empty text are dropped and counted.
+
+    Args:
+        task: what is read.
+        data_dir: from where; None: the hub.
+        languages: first the one whose text decides the split.
+        pool: which part.
+        counts: `rows_read` and `dropped_...` are added to.
+
+    Raises:
+        DataError: a language, a file or a row is missing or malformed, or the sides are misaligned.
+    """
+    sides = {language: _read(task, data_dir, language, pool) for language in languages}
+    first = languages[0]
+    ids = sides[first].ids
+    whole = np.ones(len(ids), bool)
+    places: dict[str, np.ndarray] = {}
+    for language, side in sides.items():
+        covered = np.fromiter((task.covers(row_id.as_py(), language) for row_id in ids), bool, len(ids))
+        places[language] = _places(task, language, side, ids, covered, first)
+        _check_labels(task, language, side, sides[first].labels, places[language], first)
+        whole &= covered
+    joined = {language: side.take(places[language][whole]) for language, side in sides.items()}
+    filled = (digests(joined.values(), "text") != b"").all(axis=1)
+    count(counts, "rows_read", len(ids))
+    count(counts, "dropped_not_in_a_language", int((~whole).sum()))
+    count(counts, "dropped_empty_text", int((~filled).sum()))
+    return some(joined, np.flatnonzero(filled))
+
+
+def count(counts: dict[str, int], name: str, number: int) -> None:
+    """Add to one of the counts."""
+    counts[name] = counts.get(name, 0) + number
+
+
+def deal(task: Task, pools: Mapping[Pool, JoinedRows]) -> dict[Split, JoinedRows]:
+    """Deal the rows of all pools to the splits, each ordered by the hash of its rows."""
+    parts = [*pools.values()]
+    whole = {language: RowTable.concatenate([part[language] for part in parts]) for language in parts[0]}
+    first = next(iter(whole.values()))
+    keys = pa.table({"order": arrow(first.digests("order")), "id": first.ids})
+    order_n = pc.sort_indices(keys, sort_keys=[("order", "ascending"), ("id", "ascending")]).to_numpy()
+    sizes = [len(next(iter(part.values()))) for part in parts]
+    percents = np.split(first.percents, np.cumsum(sizes)[:-1])
+    splits_n = np.concatenate([_splits_of(part, pool, task.pools) for pool, part in zip(pools, percents, strict=True)])
+    dealt_n = splits_n[order_n]
+    return {split: some(whole, order_n[dealt_n == number]) for number, split in enumerate(SPLITS)}
+
+
+def pools_of(splits: Iterable[Split], pools: Sequence[Pool]) -> list[Pool]:
+    """The parts of a data set that rows of these splits come from, in the order of `pools`."""
+    needed = {"all" if "all" in pools else split if split in pools else "train" for split in splits}
+    return [pool for pool in pools if pool in needed]
+
+
+def _splits_of(percents_n: np.ndarray, pool: Pool, pools: Sequence[Pool]) -> np.ndarray:
+    """The number of the split of each row of a pool."""
+    train, validation, test = map(np.uint8, range(3))
+    if pool == "all":
+        return np.select([percents_n < 10, percents_n < 15], [test, validation], train)
+    if pool == "train" and "validation" not in pools:
+        return np.where(percents_n < 5, validation, train)
+    return np.full(len(percents_n), SPLITS.index(pool), np.uint8)
+
+
+def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowTable:
+    name = f"language {language!r} of task {task.name}"
+    table = RowTable.write(checked_rows(task.read(data_dir, language, pool), task, name), task)
+    counted = table.ids.value_counts()
+    if len(counted) < len(table):
+        twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))[0]
+        raise DataError(f"row {twice} occurs twice in {name}", fix="give every row its own id")
+    return table
+
+
+def _places(
+    task: Task, language: str, side: RowTable, ids: pa.ChunkedArray, covered: np.ndarray, first: str
+) -> np.ndarray:
+    """Where each row of the first language stands in another; -1 where the data set lacks it there.
+
+    Raises:
+        DataError: the other has other rows.
+    """
+    found = side.ids
+    places = pc.index_in(ids, value_set=found).fill_null(-1).to_numpy()
+    known = pc.is_in(found, value_set=ids.filter(pa.array(covered))).to_numpy()
+    # The first in the files' own order, which is where a reader would look.
+    for what, among, wrong in (("is missing", ids, covered & (places < 0)), ("is unexpected", found, ~known)):
+        if wrong.any():
+            sizes = f"{len(found)} rows in {language!r}, {covered.sum()} expected from {first!r}"
+            problem = f"task {task.name}: row {among[int(wrong.argmax())]} {what} in language {language!r} ({sizes})"
+            raise DataError(problem, fix=_FIX)
+    return places
+
+
+def _check_labels(
+    task: Task, language: str, side: RowTable, labels: np.ndarray, places: np.ndarray, first: str
+) -> None:
+    found, right = side.labels, np.empty(len(side), np.int64)
+    right[places[places >= 0]] = labels[places >= 0]
+    if (differ := found != right).any():
+        row = int(differ.argmax())
+        problem = f"task {task.name}: row {side.ids[row]} has label {_word(task, found[row])} in {language!r}"
+        raise DataError(f"{problem} but {_word(task, right[row])} in {first!r}", fix=_FIX)
+
+
+def _word(task: Task, label: int) -> str:
+    return "none" if label < 0 else repr(task.word_lists[0][label])

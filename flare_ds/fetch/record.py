@@ -1,0 +1,80 @@
+"""`fetched.json`: what a fetched directory was made from, and what is in it.
+
+A record of old says nothing of the contents and has no checksum; it is read all the same.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from flare_ds.exceptions import FetchError
+from flare_ds.fetch.sources import Source
+from flare_ds.files import sync
+from flare_ds.kept import Kind
+from flare_ds.published import FileRecord, read_manifest, write_manifest
+
+RECORD = "fetched.json"
+_AGAIN = "remove it (`flare-ds cache rm DIR`) and fetch it again (`flare-ds fetch`)"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    licence: str
+    files: dict[str, str]
+    contents: dict[str, FileRecord] | None = None
+
+
+def seal(directory: Path, source: Source) -> None:
+    """Make the contents durable, and say what they are.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    for path in directory.rglob("*"):
+        sync(path)
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    contents = {str(path.relative_to(directory)): FileRecord.of(path).model_dump() for path in files}
+    write_manifest(directory / RECORD, source.record() | {"contents": contents})
+
+
+def is_of(source: Source, directory: Path) -> bool:
+    """Whether a directory was made from these very files."""
+    try:
+        check_source(source, directory)
+    except FetchError:
+        return False
+    return True
+
+
+def check_source(source: Source, directory: Path) -> None:
+    """Refuse what was not made from these very files.
+
+    Raises:
+        FetchError: it was not, or its record is damaged.
+    """
+    if _read(directory).model_dump(exclude={"contents"}) != source.record():
+        raise FetchError(f"{directory} was made from other files than {source.name} is", fix=_AGAIN)
+
+
+def _read(directory: Path) -> _Record:
+    try:
+        content, changed = read_manifest(directory / RECORD)
+        record = _Record.model_validate(content)
+        if changed and record.contents is not None:
+            raise ValueError(changed)
+    except (OSError, ValueError) as error:
+        raise FetchError(f"{directory} holds nothing that was fetched: {error}", fix=_AGAIN) from error
+    return record
+
+
+FETCHED = Kind(
+    name="fetched",
+    manifest=RECORD,
+    is_manifest=lambda content: {"licence", "files"} <= content.keys(),
+    file="",
+    files=lambda directory: _read(directory).contents or {},
+    damaged=lambda directory, why: FetchError(str(why), fix=_AGAIN),
+    about=lambda directory: (_read(directory).name, "", ""),
+)

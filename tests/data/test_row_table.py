@@ -1,0 +1,87 @@
+"""Rows on disk: what was written comes back, in any order; and where there is no room for it."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flare_ds.data.digests import among
+from flare_ds.data.row_table import RowTable
+from flare_ds.tasks.base import Answer, Pool, Row, Task
+from tests.toy import REPOSITORY
+
+FULL = """
+import resource, signal
+from flare_ds.data.row_table import RowTable
+from flare_ds.exceptions import HostError
+from flare_ds.tasks.base import Row
+from tests.data.test_row_table import Fields
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+try:
+    RowTable.write((Row(str(n), {"text": "word " * 100}, 0) for n in range({rows})), Fields("text"))
+except HostError as error:
+    print(error)
+"""
+
+
+class Fields(Task):
+    """A task of some fields."""
+
+    def __init__(self, *fields: str) -> None:
+        self.fields = self.split_fields = fields
+        self.long_field = fields[0]
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
+        return []
+
+    def prompt(self, fields: Mapping[str, str]) -> str:
+        return ""
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+ANSWER = st.builds(Answer, TEXT, st.none() | st.integers(0, 2**40))
+ROW = st.builds(
+    Row,
+    TEXT,
+    st.fixed_dictionaries({"question": TEXT, "id": TEXT}),  # a field may be called as a column of the table's own
+    st.none() | st.integers(0, 9),
+    st.lists(ANSWER, max_size=3).map(tuple),
+)
+
+
+@given(st.lists(ROW, max_size=9), st.lists(ROW, max_size=5), st.randoms())
+def test_rows_come_back_in_any_order(one: list[Row], other: list[Row], draw) -> None:
+    tables = [RowTable.write(iter(rows), Fields("question", "id")) for rows in (one, other)]
+    rows, table = one + other, RowTable.concatenate(tables)
+    assert list(table) == rows and table.ids.to_pylist() == [row.id for row in rows]
+    places = [draw.randrange(-1, len(rows)) for _ in range(12)]
+    taken = table.take(np.array(places)).take(np.arange(11, -1, -1))
+    assert [taken.find(number) for number in range(12)] == [rows[at] if at >= 0 else None for at in reversed(places)]
+
+
+def test_rows_of_many_batches_are_found() -> None:
+    rows = [Row(str(number), {"text": "word" * (number % 7)}, number) for number in range(3000)]
+    table = RowTable.concatenate(
+        [RowTable.write(rows[:1500], Fields("text")), RowTable.write(rows[1500:], Fields("text"))]
+    )
+    assert list(table) == rows and table.labels.tolist() == list(range(3000))
+
+
+@given(st.lists(st.tuples(*[st.binary(max_size=2)] * 2)), st.lists(st.binary(max_size=2)))
+def test_a_text_is_among_those_seen_unless_it_is_none(rows: list[tuple[bytes, bytes]], seen: list[bytes]) -> None:
+    seen_, held = {text.rstrip(b"\0") for text in seen} - {b""}, [[text.rstrip(b"\0") for text in row] for row in rows]
+    found = among(np.array(rows, "S16").reshape(-1, 2), np.array(seen, "S16"))
+    assert found.tolist() == [not seen_.isdisjoint(row) for row in held]
+
+
+def test_no_room_for_temporary_files_is_told_with_the_setting() -> None:
+    assert resource.RLIM_INFINITY  # the limit stands in for a full disk
+    for rows in (9, 5000):  # met when the last rows are written out, and before
+        command = [sys.executable, "-c", FULL.replace("{rows}", str(rows))]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert "cannot write" in done.stdout and "set TMPDIR" in done.stdout, done.stdout + done.stderr

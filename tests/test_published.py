@@ -1,0 +1,120 @@
+"""All kinds of published directories under one roof: listed, verified, removed; and what was written of old is read."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flare_ds.cli import main
+from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.data.states import open_store
+from flare_ds.exceptions import FlareError
+from flare_ds.fetch.fetch import fetch
+from flare_ds.fetch.record import is_of
+from flare_ds.fetch.sources import Source
+from flare_ds.published import is_trash
+from flare_ds.translation.run import translate_jobs
+from flare_ds.translation.store import open_translation
+from tests.data.cache.moods import moods_config, word_tokenizer, write_data
+from tests.data.test_states import STORE, write_store
+from tests.translation.rows import Program, job, random_rows, settings
+
+KINDS = ("tokens", "states", "translation", "fetched")
+CONTENT = {
+    "tokens": "test.labels.npy",
+    "states": "train.states",
+    "translation": "rows.jsonl",
+    "fetched": "deep/content",
+}
+SOURCE = Source("tiny", "a licence", (), lambda files, directory: unpack(directory), 1)
+
+
+def unpack(directory: Path) -> None:
+    (directory / "deep").mkdir()
+    (directory / "deep/content").write_text("content")
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """One of each kind, all in one directory."""
+    monkeypatch.setenv("FLARE_DS_HOME", str(tmp_path))
+    Program(tmp_path / "program", monkeypatch)
+    write_data(tmp_path / "data")
+    here = tmp_path / "caches"
+    translate = settings(tmp_path).model_copy(update={"directory": str(here)})
+    return {
+        "tokens": prepare_cache(moods_config(tmp_path), word_tokenizer()),
+        "states": write_store(here).path,
+        "translation": translate_jobs([job(random_rows(3))], translate)[0],
+        "fetched": fetch(SOURCE, here / "tiny"),
+    }
+
+
+def readers(made: dict[str, Path], root: Path) -> dict[str, Callable[[], object]]:
+    """How each is used; False where it must be made again."""
+    translate = settings(root).model_copy(update={"directory": str(root / "caches")})
+    return {
+        "tokens": lambda: open_cache(made["tokens"]),
+        "states": lambda: open_store(made["states"], key=STORE.key),
+        "translation": lambda: list(open_translation(job(random_rows(3)), translate)),
+        "fetched": lambda: is_of(SOURCE, made["fetched"]),
+    }
+
+
+def test_every_kind_is_listed_verified_and_removed(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    here = made["tokens"].parent
+    assert main(["cache", "ls", str(here)]) == 0
+    lines = {line.split()[-1]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}
+    assert {path: line[0] for path, line in lines.items()} == {str(path): kind for kind, path in made.items()}
+    assert all("whole" in line for line in lines.values()) and "eng_Latn" in lines[str(made["translation"])]
+    assert main(["cache", "verify", *map(str, made.values())]) == 0
+    for kind, name in CONTENT.items():
+        flip(made[kind] / name)
+    capsys.readouterr()
+    assert main(["cache", "verify", *map(str, made.values())]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and all(f"the content of {name} was changed" in told.err for name in CONTENT.values())
+    assert main(["cache", "rm", "--yes", *map(str, made.values())]) == 0
+    assert all(is_trash(path) or path.name == "requests" for path in here.iterdir() if path.is_dir())
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_manifest_that_was_changed_is_noticed(made: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    read = readers(made, tmp_path)[kind]
+    assert read() is not False
+    (manifest,) = {*made[kind].glob("manifest.json"), *made[kind].glob("fetched.json")}
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace("\n ", "\n  ", 1))
+    try:
+        assert read() is False
+    except FlareError as refused:
+        assert "was changed after it was written" in refused.problem
+
+
+def test_what_was_written_before_manifests_told_all_checksums_is_read(made: dict[str, Path], tmp_path: Path) -> None:
+    for kind, name, said in (("states", "manifest.json", "sha256"), ("fetched", "fetched.json", "contents")):
+        content = json.loads((made[kind] / name).read_text())
+        for later in (said, "checksum"):
+            del content[later]
+        (made[kind] / name).write_text(json.dumps(content, indent=2) + "\n")
+        assert readers(made, tmp_path)[kind]() is not False
+        assert main(["cache", "verify", str(made[kind])]) == 1, "it cannot be known"
+
+
+def test_a_build_that_cannot_be_told_is_unfinished(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    here = made["tokens"].parent
+    for kind, path in made.items():
+        build = here / f".{path.name}.0123abcd"
+        shutil.copytree(path / "deep" if kind == "fetched" else path, build)
+        for manifest in build.glob("manifest.json"):
+            manifest.unlink()
+    capsys.readouterr()
+    main(["cache", "ls", str(here)])
+    assert capsys.readouterr().out.count("unfinished") == len(KINDS)
