@@ -15,11 +15,10 @@ calling process rose; likewise of writing the large cache.
 
 import argparse
 import json
-import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,11 +28,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_from_disk
 from memory import peak_memory, resident_memory
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-from workload import make_config, run_ranks
+from workload import run_ranks
+from world import WORDS, Pairs, pairs_config, word_tokenizer
 
-from flare_ds.config import Config
 from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache
 from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Section, SplitSummary, write_manifest
 from flare_ds.data.cache.key import content_key
@@ -41,9 +38,7 @@ from flare_ds.data.cache.publish import building
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream
 from flare_ds.data.cache.split_writer import SplitWriter
 from flare_ds.data.parallel import ParallelRow, Side
-from flare_ds.tasks.base import TASKS, Pool, Row, Task
 
-WORDS = [f"w{number}" for number in range(4096)]
 STREAMS = ("source", "target")
 FORMATS = {"plain": None, "numpy": "numpy"}
 ARROW_BATCH = 1000
@@ -52,51 +47,13 @@ ROUNDS = 5
 CHUNK_ROWS = 256
 
 
-class Pairs(Task):
-    """Rows of 5 to 20 words in two languages, each with its number, so that no text occurs twice."""
-
-    name = "pairs"
-    version = 1
-    languages = ("en", "pl")
-    labels = ("good", "bad")
-
-    def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterator[Row]:
-        """As many rows as `data_dir` says."""
-        draw = random.Random(language)
-        for number in range(int(data_dir or 0)):
-            first = draw.randrange(len(WORDS) - 20)
-            yield Row(
-                str(number), {"text": " ".join([str(number), *WORDS[first : first + 4 + number % 16]])}, number % 2
-            )
-
-    def prompt(self, fields: Mapping[str, str]) -> str:
-        """The text between two words."""
-        return f"say {fields['text']} mood"
-
-
-TASKS.add(Pairs.name, Pairs())
-
-
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word."""
-    words = ["<unk>", "<eos>", "say", "mood", *Pairs.labels, *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
-
-
-def config_of(rows: int, directory: Path) -> Config:
-    """Settings of a cache of that many rows."""
-    config = make_config(Path("unused"), method="lora", batch=1)
-    task = {"name": Pairs.name, "data_dir": str(rows), "target_language": "pl"}
-    return Config.model_validate(config.model_dump() | {"cache_dir": str(directory), "task": task})
-
-
 def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
     """One build, in a process of its own."""
     with peak_memory() as found:
         began = time.perf_counter()
-        prepare_cache(config_of(int(rows), Path(directory)), word_tokenizer(), workers=int(workers))
+        prepare_cache(
+            pairs_config(Path(directory), method="lora", data_dir=rows), word_tokenizer(), workers=int(workers)
+        )
         seconds = time.perf_counter() - began
     rate = int(rows) / seconds
     per_worker = {"rows_per_second": rate, "rows_per_second_per_worker": rate / int(workers)}
