@@ -1,6 +1,6 @@
 """The token cache of many short pairs: opening it, reading it against Arrow, building it; prints JSON.
 
-    python benchmarks/cache.py [--rows 1000000] [--build-rows 20000] [--workers 1 2]
+    python benchmarks/cache.py [--rows 1000000] [--build-rows 20000] [--workers 1 2] [--reader-rows 100000]
 
 The large cache holds random tokens, written as a build writes them but without reading and tokenizing any text.
 
@@ -10,15 +10,19 @@ of rows drawn at random (the best of five rounds), and of all rows in order, fro
 memory-mapped Arrow table of `datasets`; a ratio is against the faster of Arrow's formats (plain gives lists), and
 in order Arrow hands out a thousand rows at a time, the cache one. `build`: rows a second of a whole `prepare_cache`,
 from rows to files, for each number of workers (whose start is most of a short build), and how far the memory of the
-calling process rose; likewise of writing the large cache.
+calling process rose; likewise of writing the large cache. `readers`: wall time of four processes that each read as many
+rows at random, at once: `cold`, with none of the files in the page cache, and `warm`, right behind that.
+`launch`: what finding the large cache again takes a run that asks for it, in a fresh process, as `open`.
 """
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,13 +35,16 @@ from memory import peak_memory, resident_memory
 from workload import run_ranks
 from world import WORDS, Pairs, pairs_config, word_tokenizer
 
-from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache
+from flare_ds.config import Config
+from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache, remembered
 from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, Section, SplitSummary, write_manifest
-from flare_ds.data.cache.key import content_key
+from flare_ds.data.cache.key import asked_fields, content_key
 from flare_ds.data.cache.publish import building
+from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream
 from flare_ds.data.cache.split_writer import SplitWriter
 from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.tasks.load import task_of
 
 STREAMS = ("source", "target")
 FORMATS = {"plain": None, "numpy": "numpy"}
@@ -45,6 +52,7 @@ ARROW_BATCH = 1000
 RANDOM_READS = {"cache": 20_000, "arrow": 2_000}
 ROUNDS = 5
 CHUNK_ROWS = 256
+READERS = 4
 
 
 def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
@@ -60,8 +68,13 @@ def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
     Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, **per_worker, **found}))
 
 
+def large_config(place: Path, rows: int) -> Config:
+    """Settings that ask for the large cache."""
+    return pairs_config(place, method="lora", data_dir=str(rows))
+
+
 def write_large(directory: str, rows: str, out: str) -> None:
-    """A cache of that many rows of random tokens, in a process of its own."""
+    """A cache of that many rows of random tokens, in a process of its own; found again by `large_config`."""
     with peak_memory() as found, building(Path(directory)) as place:
         began = time.perf_counter()
         dtypes = dict.fromkeys(STREAMS, np.dtype("<u2"))
@@ -69,7 +82,8 @@ def write_large(directory: str, rows: str, out: str) -> None:
             for start in range(0, int(rows), CHUNK_ROWS):
                 writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, int(rows)))))
             summary, sections = writer.finish()
-        write_manifest(place, manifest_of(summary, sections))
+        config = large_config(Path(directory).parent.parent, int(rows))
+        write_manifest(place, manifest_of(summary, sections, asked_fields(config, task_of(config.task))))
         seconds = time.perf_counter() - began
     rate = int(rows) / seconds
     Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, "rows_per_second": rate, **found}))
@@ -88,11 +102,9 @@ def random_rows(numbers: range) -> tuple[list[ParallelRow], EncodedRows]:
     return rows, EncodedRows(np.ones(len(rows), np.int64), streams, {})
 
 
-def manifest_of(summary: SplitSummary, sections: dict[str, Section]) -> Manifest:
+def manifest_of(summary: SplitSummary, sections: dict[str, Section], asked: dict[str, Any]) -> Manifest:
     """The manifest of the large cache."""
-    source, target = Pairs.languages
-    about = {"task": Pairs.name, "task_version": 1, "source_language": source, "target_language": target}
-    fields = about | {"tokenizer_sha256": ""}
+    fields = asked | {"tokenizer_sha256": ""}
     return Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -118,6 +130,43 @@ def measure_open(path: str, out: str) -> None:
     read_row(open_cache(Path(path)).split("train"), 0)
     seconds = time.perf_counter() - began
     Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
+
+
+def measure_launch(config: str, out: str) -> None:
+    """A run that finds its cache, in a process of its own."""
+    before, began = resident_memory(), time.perf_counter()
+    cache = remembered(Config.model_validate_json(config))
+    seconds = time.perf_counter() - began
+    assert cache is not None
+    Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
+
+
+def measure_reader(path: str, rows: str, seed: str, gate: str, out: str) -> None:
+    """One of several readers: opens the gate's other side when it is ready, and reads when all are."""
+    split = open_cache(Path(path)).split("train")
+    places = np.random.default_rng(int(seed)).integers(0, len(split), int(rows)).tolist()
+    Path(gate, seed).touch()
+    while len(list(Path(gate).iterdir())) < READERS:
+        time.sleep(0.001)
+    began = time.perf_counter()
+    for place in places:
+        read_row(split, place)
+    Path(out).write_text(json.dumps(time.perf_counter() - began))
+
+
+def measure_readers(path: Path, rows: int) -> dict[str, float]:
+    """Seconds until the last of the readers is done, with cold and with warm files."""
+    for file in filter(Path.is_file, path.rglob("*")):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())  # dirty pages cannot be dropped
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    found = {}
+    for name in ("cold", "warm"):
+        with tempfile.TemporaryDirectory() as gate, ThreadPoolExecutor(READERS) as pool:
+            read = partial(run_ranks, __file__, ranks=0)
+            arguments = [["reader", str(path), str(rows), str(seed), gate] for seed in range(READERS)]
+            found[name] = max(pool.map(read, arguments))
+    return found | {"cold/warm": found["cold"] / found["warm"]}
 
 
 def read_row(split: CacheSplit, row: int) -> tuple[Any, ...]:
@@ -201,21 +250,37 @@ def main() -> None:
     parser.add_argument("--build-rows", type=int, default=20_000, help="of those that are built from rows of text")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of each of these builds")
     parser.add_argument("--openings", type=int, default=5, help="how often the large cache is opened")
+    parser.add_argument("--reader-rows", type=int, default=100_000, help="rows that each of the readers reads")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        large = str(Path(place, "large"))
+        large = str(Path(place, "cache", "large"))
         builds = {"large": run_ranks(__file__, ["large", large, str(options.rows)], ranks=0)}
         openings = [run_ranks(__file__, ["open", large], ranks=0) for _ in range(options.openings)]
+        readers = measure_readers(Path(large), options.reader_rows)
+        config = large_config(Path(place), options.rows)
+        remember(config, open_cache(Path(large)).key)
+        launches = [run_ranks(__file__, ["launch", config.model_dump_json()], ranks=0) for _ in range(options.openings)]
         reads = measure_reads(open_cache(Path(large)).split("train"), Path(place, "arrow"))
         for workers in options.workers:
             arguments = ["build", str(Path(place, str(workers))), str(options.build_rows), str(workers)]
             builds[f"{workers} workers"] = run_ranks(__file__, arguments, ranks=0)
-    opened = {name: median(opening[name] for opening in openings) for name in openings[0]}
-    print(json.dumps({"open": opened, **reads, "build": builds}, indent=2))
+    found = {"open": medians(openings), "launch": medians(launches), "readers": readers}
+    print(json.dumps(found | reads | {"build": builds}, indent=2))
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of each quantity."""
+    return {name: median(one[name] for one in runs) for name in runs[0]}
 
 
 if __name__ == "__main__":
-    verbs: dict[str, Callable[..., None]] = {"build": measure_build, "large": write_large, "open": measure_open}
+    verbs: dict[str, Callable[..., None]] = {
+        "build": measure_build,
+        "large": write_large,
+        "launch": measure_launch,
+        "open": measure_open,
+        "reader": measure_reader,
+    }
     if sys.argv[1:2] and sys.argv[1] in verbs:
         verbs[sys.argv[1]](*sys.argv[2:])
     else:

@@ -6,7 +6,7 @@ wait is where Python stops until the device has caught up; counted here are the 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,18 +79,19 @@ class StepCounter(TorchDispatchMode):
 
 
 @contextmanager
-def saved_bytes(parameters: Iterator[Tensor]) -> Iterator[dict[str, int]]:
-    """Measure a forward: `bytes` kept for the backward, each storage once, but for those of parameters."""
+def saved_bytes(parameters: Iterable[Tensor]) -> Iterator[dict[str, int]]:
+    """Measure a forward: `bytes` kept for the backward, each storage once, but for parameters; those in float32."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    kept: dict[int, int] = {}
+    kept: dict[int, tuple[int, torch.dtype]] = {}
     found: dict[str, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage.nbytes(), tensor.dtype
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield found
-    found["bytes"] = sum(kept.values())
+    found["bytes"] = sum(size for size, _ in kept.values())
+    found["float32_bytes"] = sum(size for size, dtype in kept.values() if dtype is torch.float32)

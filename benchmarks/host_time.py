@@ -4,7 +4,7 @@
 
 On a base so narrow that its arithmetic takes no time, in one process: two models of different depth, whose steps differ
 by the layers between them. `plain`: the whole model, no engine; `hooked`: under DeepSpeed ZeRO-3, which hooks every
-module. A GPU does not shorten this. `modules_a_layer`: how many a layer calls. `simulate_cluster.py` takes these figures.
+module. A GPU does not shorten this. `modules_a_layer`: how many a layer calls. `simulate_cluster.py` reads them.
 """
 
 import argparse

@@ -247,7 +247,8 @@ def main() -> None:
         quantity: {name: found[ours][quantity] / found[peer][quantity] for name, (ours, peer) in pairs.items()}
         for quantity in ("seconds", "peak_bytes")
     }
-    print(json.dumps(vars(given) | {"variants": found, "ratios": ratios}, indent=2))
+    shown = vars(given) | {"config": Path(given.config or "a small random world").name}
+    print(json.dumps(shown | {"variants": found, "ratios": ratios}, indent=2))
 
 
 if __name__ == "__main__":

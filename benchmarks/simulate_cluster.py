@@ -1,6 +1,6 @@
-"""What a step of flare would take on a cluster: predicted by a stated model; prints JSON, or a table with --table.
+"""What a step of flare would take on a cluster: predicted by a stated model; prints JSON.
 
-    python benchmarks/simulate_cluster.py [--rows 8] [--length 128] [--source-length 128] [--table]
+    python benchmarks/simulate_cluster.py [--rows 8] [--length 128] [--source-length 128]
 
 The model, of one micro-step on each GPU and of the step it ends:
 
@@ -19,8 +19,8 @@ node's where all n GPUs of a gather share a node, and the network's otherwise. T
     together     whole, and four cells (languages, seeds) whose steps read the same English rows share its source pass
 
 `measured` holds what was measured, by other scripts of this directory, on CPUs: the gathers a step of 8 layers, and
-the host's seconds a layer. `published` is others' measurement, `assumed` is nobody's. Everything under `points` is
-predicted: no figure of it was measured on a GPU. A way whose memory exceeds the card's is null.
+the host's seconds a layer. `published` is others' measurement, `assumed` is nobody's. What is called predicted is just
+that: no figure of it was measured on a GPU. A way that does not fit the card's memory is null.
 """
 
 import argparse
@@ -115,7 +115,7 @@ class Measured:
     plain_layer: float
 
 
-def read_measured(results: Path = HERE / "results") -> Measured:
+def read_measured(results: Path) -> Measured:
     """From the JSONs that `run.py` keeps."""
     gathers = json.loads((results / "gather_volume.json").read_text(encoding="utf-8"))["found"]["variants"]
     host = json.loads((results / "host_time.json").read_text(encoding="utf-8"))["found"]
@@ -190,21 +190,26 @@ def predict(shape: Shape, work: Work, measured: Measured, way: str, gpus: int) -
 def simulate(work: Work, measured: Measured) -> dict[str, Any]:
     """Every point, with what it rests on."""
     points = {
-        name: {str(gpus): {way: predict(shape, work, measured, way, gpus) for way in WAYS} for gpus in GPUS}
+        (name, gpus): {way: predict(shape, work, measured, way, gpus) for way in WAYS}
         for name, shape in MODELS.items()
+        for gpus in GPUS
     }
-    grounds = {"measured": asdict(measured), "published": PUBLISHED, "assumed": ASSUMED}
-    return {"work": asdict(work), **grounds, "predicted": True, "points": points}
-
-
-def table(found: dict[str, Any]) -> str:
-    """Rows a second of every point, as Markdown."""
-    lines = ["| model | GPUs | " + " | ".join(WAYS) + " |", "|---|---|" + "---|" * len(WAYS)]
-    for name, of_gpus in found["points"].items():
-        for gpus, of_way in of_gpus.items():
-            cells = ["–" if point is None else f"{point['rows_per_second']:,.0f}" for point in of_way.values()]
-            lines.append(f"| {name} | {gpus} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return {
+        "work": asdict(work),
+        "measured": asdict(measured),
+        "published": PUBLISHED,
+        "assumed": ASSUMED,
+        "predicted rows a second": {
+            f"{name}, {gpus} GPUs": {way: point and point["rows_per_second"] for way, point in of_way.items()}
+            for (name, gpus), of_way in points.items()
+        },
+        "predicted points": [
+            {"model": name, "gpus": gpus, "way": way} | point
+            for (name, gpus), of_way in points.items()
+            for way, point in of_way.items()
+            if point is not None
+        ],
+    }
 
 
 def main() -> None:
@@ -213,10 +218,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="of a micro-batch on one GPU")
     parser.add_argument("--length", type=int, default=128, help="columns of the target")
     parser.add_argument("--source-length", type=int, default=128, help="and of the source")
-    parser.add_argument("--table", action="store_true", help="print the predicted rows a second as Markdown")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="of run.py (default: beside this)")
     given = parser.parse_args()
-    found = simulate(Work(given.rows, given.length, given.source_length), read_measured())
-    print(table(found) if given.table else json.dumps(found, indent=2))
+    work = Work(given.rows, given.length, given.source_length)
+    print(json.dumps(simulate(work, read_measured(given.results)), indent=2))
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--source-length", type=int, metavar="LENGTH", help="of each source prompt (default: as many)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: all")
     arguments = parser.parse_args()
-    shown = dict(vars(arguments))
+    shown = vars(arguments) | {"model": Path(arguments.model or "a small random Llama").name}
     with tempfile.TemporaryDirectory() as directory:
         if arguments.model is None:
             arguments.model = str(write_model(Path(directory, "base"), layers=4, width=128, vocabulary=512))

@@ -195,7 +195,7 @@ def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
                 [sys.executable, script, *arguments, str(out)],
                 env={
                     **os.environ,
-                    "DS_ACCELERATOR": "cpu",
+                    "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
                     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                     **({**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks else {}),
