@@ -17,13 +17,15 @@ rows at random, at once: `cold`, with none of the files in the page cache, and `
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -141,32 +143,38 @@ def measure_launch(config: str, out: str) -> None:
     Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
 
 
-def measure_reader(path: str, rows: str, seed: str, gate: str, out: str) -> None:
-    """One of several readers: opens the gate's other side when it is ready, and reads when all are."""
-    split = open_cache(Path(path)).split("train")
-    places = np.random.default_rng(int(seed)).integers(0, len(split), int(rows)).tolist()
-    Path(gate, seed).touch()
-    while len(list(Path(gate).iterdir())) < READERS:
-        time.sleep(0.001)
-    began = time.perf_counter()
-    for place in places:
-        read_row(split, place)
-    Path(out).write_text(json.dumps(time.perf_counter() - began))
-
-
 def measure_readers(path: Path, rows: int) -> dict[str, float]:
     """Seconds until the last of the readers is done, with cold and with warm files."""
     for file in filter(Path.is_file, path.rglob("*")):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())  # dirty pages cannot be dropped
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    found = {}
-    for name in ("cold", "warm"):
-        with tempfile.TemporaryDirectory() as gate, ThreadPoolExecutor(READERS) as pool:
-            read = partial(run_ranks, __file__, ranks=0)
-            arguments = [["reader", str(path), str(rows), str(seed), gate] for seed in range(READERS)]
-            found[name] = max(pool.map(read, arguments))
+    found = {name: slowest_reader(path, rows) for name in ("cold", "warm")}
     return found | {"cold/warm": found["cold"] / found["warm"]}
+
+
+def slowest_reader(path: Path, rows: int) -> float:
+    """Wall time of readers that begin together, each a process with the files opened."""
+    forked = multiprocessing.get_context("fork")
+    begin, seconds = forked.Barrier(READERS), forked.SimpleQueue()
+    readers = [forked.Process(target=read_rows, args=(path, rows, seed, begin, seconds)) for seed in range(READERS)]
+    for reader in readers:
+        reader.start()
+    times = [seconds.get() for _ in readers]
+    for reader in readers:
+        reader.join()
+    return max(times)
+
+
+def read_rows(path: Path, rows: int, seed: int, begin: Barrier, seconds: "SimpleQueue[float]") -> None:
+    """One of the readers."""
+    split = open_cache(path).split("train")
+    places = np.random.default_rng(seed).integers(0, len(split), rows).tolist()
+    begin.wait()
+    began = time.perf_counter()
+    for place in places:
+        read_row(split, place)
+    seconds.put(time.perf_counter() - began)
 
 
 def read_row(split: CacheSplit, row: int) -> tuple[Any, ...]:
@@ -279,7 +287,6 @@ if __name__ == "__main__":
         "large": write_large,
         "launch": measure_launch,
         "open": measure_open,
-        "reader": measure_reader,
     }
     if sys.argv[1:2] and sys.argv[1] in verbs:
         verbs[sys.argv[1]](*sys.argv[2:])

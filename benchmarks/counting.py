@@ -20,34 +20,62 @@ from torch.utils._pytree import tree_leaves
 from flare_ds.models.two_stream import TwoStreamModel
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero")
+COUNTED = ("collectives", "gathered", "objects", "waits")
 
 
 class StepCounter(TorchDispatchMode):
-    """Counts while it is entered; `steps` holds what lay between a training forward and the next forward of any kind.
+    """Counts, while it is watched over a training, what some of its steps do; one micro-batch is a step.
 
-    With one micro-batch a step that is a step: forward, backward, optimizer, and what the ranks tell one another.
+    A step lasts from its forward to the next of any kind: forward, backward, optimizer, and what the ranks tell one
+    another.
+
+    Args:
+        wanted: numbers of steps, from 1; the others run uncounted, and faster.
 
     Attributes:
-        steps: counts of each step in order, as `collectives`, `gathered` (elements of all-gathers, but for those of
-            bytes, which carry pickled objects), `objects` (collectives of bytes) and `waits`.
+        steps: by number, `collectives`, `gathered` (elements of all-gathers, but for those of bytes, which carry
+            pickled objects), `objects` (collectives of bytes) and `waits`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Sequence[int]) -> None:
         super().__init__()
-        self.steps: list[dict[str, int]] = []
+        self.steps: dict[int, dict[str, int]] = {}
+        self._wanted, self._number, self._counting = wanted, 0, False
         self._now: Counter[str] = Counter()
-        self._training = False
 
-    def __enter__(self) -> "StepCounter":
-        self._hook = register_module_forward_pre_hook(self._at_forward)
-        self._synchronize = get_accelerator().synchronize
-        get_accelerator().synchronize = self._counted_synchronize
-        return super().__enter__()
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The training."""
+        hook = register_module_forward_pre_hook(self._at_forward)
+        synchronize = get_accelerator().synchronize
 
-    def __exit__(self, *error: Any) -> None:
-        get_accelerator().synchronize = self._synchronize
-        self._hook.remove()
-        super().__exit__(*error)
+        def counted(*args: Any, **kwargs: Any) -> None:
+            self._now["waits"] += 1
+            synchronize(*args, **kwargs)
+
+        get_accelerator().synchronize = counted
+        try:
+            yield
+        finally:
+            self._end()
+            get_accelerator().synchronize = synchronize
+            hook.remove()
+
+    def _at_forward(self, module: torch.nn.Module, inputs: Any) -> None:
+        if not isinstance(module, TwoStreamModel):
+            return
+        self._end()
+        self._number += module.training
+        if module.training and self._number in self._wanted:
+            self._now.clear()
+            self._counting = True
+            self.__enter__()
+
+    def _end(self) -> None:
+        if self._counting:
+            self.__exit__(None, None, None)
+            self._counting = False
+            self.steps[self._number] = {name: self._now[name] for name in COUNTED}
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -56,26 +84,16 @@ class StepCounter(TorchDispatchMode):
         if name in READS:
             self._now["waits"] += 1
         elif name.startswith("c10d::") and name != "c10d::barrier":
-            self._collective(name, [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)], args)
+            self._collective(name, args)
         return func(*args, **(kwargs or {}))
 
-    def _collective(self, name: str, tensors: list[Tensor], args: Sequence[Any]) -> None:
+    def _collective(self, name: str, args: Sequence[Any]) -> None:
+        outputs = [leaf for leaf in tree_leaves(args[0]) if isinstance(leaf, Tensor)]
         self._now["collectives"] += 1
-        if tensors[0].dtype == torch.uint8:
+        if any(output.dtype == torch.uint8 for output in outputs):
             self._now["objects"] += 1
         elif "allgather" in name:
-            self._now["gathered"] += sum(leaf.numel() for leaf in tree_leaves(args[0]))
-
-    def _counted_synchronize(self, *args: Any, **kwargs: Any) -> None:
-        self._now["waits"] += 1
-        self._synchronize(*args, **kwargs)
-
-    def _at_forward(self, module: torch.nn.Module, inputs: Any) -> None:
-        if isinstance(module, TwoStreamModel):
-            if self._training:
-                self.steps.append({name: self._now[name] for name in ("collectives", "gathered", "objects", "waits")})
-            self._now.clear()
-            self._training = module.training
+            self._now["gathered"] += sum(output.numel() for output in outputs)
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
     python benchmarks/figures.py            # exits with 1 and says what differs from benchmarks/baselines.json
     python benchmarks/figures.py --write    # writes them there anew
+    python benchmarks/figures.py --quick    # two of the JSONs on 2 ranks, all else as above: what a test compares
 
 `training`: a training step of flare on 2 and 4 real ranks, under each shipped DeepSpeed JSON (`zero3_bf16_hpz` with
-two ranks to a copy), of the trainer itself, once its trace is complete, and in the second step behind a validation:
+two ranks to a copy), of the trainer itself, once its trace is complete, and the first behind a validation:
 collectives, elements gathered and their ratio to the base's, collectives that carry pickled objects, and host waits
 (see `counting.py`). `model`: forward and backward of each method, in one process: operations as torch counts them in
 matrix products and attention, as `runtime/costs.py` tells them, and bytes kept for the backward. The source is half as
@@ -17,7 +18,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from flare_ds.batches.batching import split_step
 from flare_ds.batches.plan import number_of_steps, open_order, padded_tokens
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
+from flare_ds.files import write_text
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.costs import Costs
@@ -40,12 +42,12 @@ from flare_ds.training.trainer import Trainer
 
 BASELINES = Path(__file__).with_name("baselines.json")
 CONFIGS = sorted((REPOSITORY / "ds_configs").glob("*.json"))
+QUICK = ("zero3_bf16_hpz", "zero3_cpu")
 LAYERS, WIDTH, VOCABULARY = 8, 64, 512
 RANKS = (2, 4)
-STEPS, VALIDATED, WARM = 8, 5, 4  # of training; a validation is behind step 5, and the trace is complete by step 4
+STEPS, VALIDATED = 5, 4  # of training; a validation is behind step 4, and by then DeepSpeed's trace is complete
+MEASURED = {"step": 4, "after_validation": 5}
 ROWS, LENGTH = 4, 24
-
-Ranks = Callable[[str, list[str], int], Any]
 
 
 def training_figures(directory: Path) -> dict[str, Any]:
@@ -57,11 +59,12 @@ def training_figures(directory: Path) -> dict[str, Any]:
         config = training_config(directory, deepspeed=place, dtype=dtype, run=place.stem)
         frozen = sum(parameter.numel() for parameter in load_shape(config.model).parameters())
         trainer = Trainer(config, open_cache(prepare_cache(config, word_tokenizer(), workers=1)))
-        with StepCounter() as counter:
+        counter = StepCounter(list(MEASURED.values()))
+        with counter.watching():
             trainer.train()
-        steps = {"step": counter.steps[WARM - 1], "after_validation": counter.steps[VALIDATED]}
         found[place.stem] = {
-            name: counts | {"gathered/base": round(counts["gathered"] / frozen, 3)} for name, counts in steps.items()
+            name: counter.steps[step] | {"gathered/base": round(counter.steps[step]["gathered"] / frozen, 3)}
+            for name, step in MEASURED.items()
         }
     return found
 
@@ -89,15 +92,15 @@ def worker(directory: str, out: str) -> None:
         Path(out).write_text(json.dumps(found))
 
 
-def write_training(directory: Path) -> None:
+def write_training(directory: Path, files: list[Path]) -> None:
     """The base, the cache and the JSONs, before any rank reads them."""
     write_base(directory / "base", layers=LAYERS, width=WIDTH)
-    for file in CONFIGS:
+    for file in files:
         settings = json.loads(file.read_text(encoding="utf-8"))
         if "zero_hpz_partition_size" in settings["zero_optimization"]:
             settings["zero_optimization"]["zero_hpz_partition_size"] = 2
         (directory / file.name).write_text(json.dumps(settings), encoding="utf-8")
-    config = training_config(directory, deepspeed=CONFIGS[0], dtype="float32", run="unused")
+    config = training_config(directory, deepspeed=files[0], dtype="float32", run="unused")
     prepare_cache(config, word_tokenizer(), workers=1)
 
 
@@ -157,16 +160,13 @@ def measure_plan(config: Config, cache: Cache) -> dict[str, Any]:
     return {"steps": steps, "tokens": tokens, "padded_tokens": padded, "padded/tokens": round(padded / tokens, 3)}
 
 
-def measure(ranks: Ranks = run_ranks) -> dict[str, Any]:
-    """All figures.
-
-    Args:
-        ranks: runs this script on that many ranks; what rank 0 wrote.
-    """
+def measure(quick: bool) -> dict[str, Any]:
+    """All figures, or fewer of training's, whose ranks take the time."""
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place, "training")
-        write_training(directory)
-        training = {f"{number} ranks": ranks(__file__, ["--worker", str(directory)], number) for number in RANKS}
+        write_training(directory, [file for file in CONFIGS if not quick or file.stem in QUICK])
+        ranks = RANKS[: 1 if quick else None]
+        training = {f"{number} ranks": run_ranks(__file__, ["--worker", str(directory)], number) for number in ranks}
         return {
             "training": training,
             "model": model_figures(Path(place, "model")),
@@ -186,14 +186,20 @@ def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
 def main() -> None:
     """Measure, print, and compare or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write the baselines anew")
-    write = parser.parse_args().write
-    found = measure()
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--write", action="store_true", help="write the baselines anew")
+    how.add_argument("--quick", action="store_true", help="fewer of the trainings")
+    given = parser.parse_args()
+    found = measure(given.quick)
     text = json.dumps(found, indent=1) + "\n"
     print(text, end="")
-    if write:
-        BASELINES.write_text(text, encoding="utf-8")
-    elif wrong := list(differences(json.loads(BASELINES.read_text(encoding="utf-8")), found)):
+    if given.write:
+        write_text(BASELINES, text)
+        return
+    wanted = json.loads(BASELINES.read_text(encoding="utf-8"))
+    if given.quick:
+        wanted["training"] = {"2 ranks": {name: wanted["training"]["2 ranks"][name] for name in QUICK}}
+    if wrong := list(differences(wanted, found)):
         raise SystemExit("\n".join([*wrong, "explain the change, then run with --write"]))
 
 

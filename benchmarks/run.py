@@ -90,8 +90,8 @@ def page(results: Path) -> str:
     """RESULTS.md, of what was kept."""
     beginning = (
         "# Measured\n\nWritten by `python benchmarks/run.py`; what each script measures: [README.md](README.md). "
-        "Scores are in\n[docs/results.md](../docs/results.md). Where the load is above the number of ranks, only ratios mean "
-        "something.\n"
+        "Scores are in\n[docs/results.md](../docs/results.md). Where the load is above the number of ranks, only "
+        "ratios mean something.\n"
     )
     sections = [section(name, results / f"{name}.json") for name in BENCHMARKS]
     return "\n".join([beginning, *sections, (HERE / "results/earlier.md").read_text(encoding="utf-8")])
