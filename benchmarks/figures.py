@@ -37,7 +37,8 @@ from flare_ds.files import write_text
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.costs import Costs
-from flare_ds.runtime.process_group import rank
+from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.process_group import rank, world_size
 from flare_ds.training.trainer import Trainer
 
 BASELINES = Path(__file__).with_name("baselines.json")
@@ -50,13 +51,13 @@ MEASURED = {"step": 4, "after_validation": 5}
 ROWS, LENGTH = 4, 24
 
 
-def training_figures(directory: Path) -> dict[str, Any]:
+def training_figures(directory: Path, ranks: int) -> dict[str, Any]:
     """Of every DeepSpeed JSON, on the ranks that there are."""
     found = {}
     for place in sorted(directory.glob("*.json")):
         unset_hf_deepspeed_config()  # of the one before
         dtype = "float32" if "fp32" in place.stem else "bfloat16"
-        config = training_config(directory, deepspeed=place, dtype=dtype, run=place.stem)
+        config = training_config(directory, deepspeed=place, dtype=dtype, run=f"{place.stem}-{ranks}")
         frozen = sum(parameter.numel() for parameter in load_shape(config.model).parameters())
         trainer = Trainer(config, open_cache(prepare_cache(config, word_tokenizer(), workers=1)))
         counter = StepCounter(list(MEASURED.values()))
@@ -87,7 +88,8 @@ def training_config(directory: Path, *, deepspeed: Path, dtype: str, run: str) -
 
 def worker(directory: str, out: str) -> None:
     """One rank."""
-    found = training_figures(Path(directory))
+    join_process_group()
+    found = training_figures(Path(directory), world_size())
     if rank() == 0:
         Path(out).write_text(json.dumps(found))
 

@@ -10,7 +10,7 @@ learning rate and clipping, no dropout. Four variants, each a launch of its own,
     ours_vocabulary    train.objective=vocabulary: the vocabulary at the answers' positions
     peer_vocabulary    the Trainer with logits at the answers' positions only (`logits_to_keep`)
 
-The last two say the same loss but for rounding before the first step, and for the draw of A behind it. The peer shards
+The last two say the same losses but for rounding: both draw the same A, too. The peer shards
 with the shipped JSON, less what is ours to fill in. `seconds`: the median of all steps but the first two of a launch;
 `peak_bytes`: of the fullest rank, as Linux counts it. Without --config the world is a small random one; with it, it is
 the YAML's base and task. Compare times only within one call.
@@ -22,7 +22,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.runtime.ds_config import read_ds_config
+from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.process_group import gather_objects, rank
 from flare_ds.settings import load_config
 from flare_ds.training.trainer import Trainer as OurTrainer
@@ -142,6 +142,7 @@ def train_peer(config: Config, cache: Cache, *, keep_answers: bool, ranks: int) 
     base = AutoModelForCausalLM.from_pretrained(config.model.base, dtype=getattr(torch, config.model.dtype))
     adapter = config.adapter
     lora = LoraConfig(r=adapter.r, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    torch.manual_seed(train.seed)  # of the draw of A, as ours
     trainer = PeerTrainer(
         model=get_peft_model(base, lora),
         args=arguments,
@@ -189,12 +190,13 @@ def config_of(given: argparse.Namespace, directory: Path, objective: str) -> Con
     return Config.model_validate(config.model_dump() | own)
 
 
-def worker(options: str, directory: str, variant: str, out: str) -> None:
+def worker(options: str, directory: str, variant: str, run_dir: str, out: str) -> None:
     """One rank of one launch."""
     given = argparse.Namespace(**json.loads(options))
+    join_process_group()
     objective = "labels" if variant == "ours" else "vocabulary"
     config = config_of(given, Path(directory), objective)
-    config = config.model_copy(update={"run_dir": str(Path(directory, f"{variant}-{time.time_ns()}"))})
+    config = config.model_copy(update={"run_dir": run_dir})
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model), workers=1))
     with peak_memory() as memory:
         if variant.startswith("ours"):
@@ -213,8 +215,9 @@ def measure(given: argparse.Namespace, directory: Path) -> dict[str, Any]:
     config = config_of(given, directory, "labels")
     prepare_cache(config, load_tokenizer(config.model))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
-    for _, name in launches(given.rounds):
-        arguments = ["--worker", json.dumps(vars(given)), str(directory), name]
+    for number, name in enumerate(VARIANTS * given.rounds):
+        run_dir = str(directory / f"{number}-{name}")
+        arguments = ["--worker", json.dumps(vars(given)), str(directory), name, run_dir]
         found[name].append(run_ranks(__file__, arguments, given.ranks))
     return {
         name: {
@@ -224,11 +227,6 @@ def measure(given: argparse.Namespace, directory: Path) -> dict[str, Any]:
         }
         for name, rounds in found.items()
     }
-
-
-def launches(rounds: int) -> Iterator[tuple[int, str]]:
-    """Round by round, every variant once."""
-    return ((number, name) for number in range(rounds) for name in VARIANTS)
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ node's where all n GPUs of a gather share a node, and the network's otherwise. T
     two_passes   ZeRO-3, the source in a whole forward of its own
     hpz          lockstep, with a copy of the base on each node, so that gathers stay inside it
     whole        the base on every GPU: no gathers, no hooks
-    together     whole, and four cells (languages, seeds) whose steps read the same English rows share its source pass
+    together     whole, and four cells (languages, seeds) whose steps read the same English rows share its source pass;
+                 the time is a cell's share
 
 `measured` holds what was measured, by other scripts of this directory, on CPUs: the gathers a step of 8 layers, and
 the host's seconds a layer. `published` is others' measurement, `assumed` is nobody's. What is called predicted is just
@@ -146,7 +147,8 @@ def operations(shape: Shape, work: Work, way: str) -> float:
 def memory(shape: Shape, work: Work, way: str, gpus: int) -> float:
     """Bytes of a rank: the base or its share, what is gathered, the adapter and its optimizer, activations."""
     base, layer = BYTES * shape.elements, BYTES * shape.layer
-    held = {"whole": base, "together": base, "hpz": base / gpus + base / min(gpus, NODE)}.get(way, base / gpus)
+    copy = base / NODE if way == "hpz" and gpus > NODE else 0
+    held = base if way in ("whole", "together") else base / gpus + copy
     gathered = 0 if way in ("whole", "together") else 2.5 * layer
     trained = 16 * shape.adapter * (CELLS if way == "together" else 1)
     kept = ASSUMED["kept_bytes"] * shape.width * shape.layers / (4096 * 32) * work.rows * work.length

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,12 +113,10 @@ def test_our_lora_is_plain_lora(script: Any) -> None:
 
 
 def test_the_peer_trains_on_the_same_rows(script: Any) -> None:
-    """B = 0 before the first step: there both say the base's loss; behind it the draws of A differ."""
+    """Then both say the same losses, step by step, and positions without a target change nothing."""
     found = script("peer_trainer", "--rounds", "1", "--steps", "3")["variants"]
-    ours, peer = found["ours_vocabulary"]["losses"], found["peer_vocabulary"]["losses"]
-    assert ours[0] == pytest.approx(peer[0], rel=1e-4)
-    assert found["peer"]["losses"][0] == pytest.approx(peer[0], rel=1e-4), "positions without a target change nothing"
-    np.testing.assert_allclose(ours, peer, rtol=0.02)
+    for peer in ("peer", "peer_vocabulary"):
+        np.testing.assert_allclose(found["ours_vocabulary"]["losses"], found[peer]["losses"], rtol=1e-4)
 
 
 def test_figures_are_the_committed_ones(script: Any) -> None:
@@ -234,6 +233,7 @@ def test_what_a_gpu_must_answer_runs_here() -> None:
     done = subprocess.run(
         ["bash", str(REPOSITORY / "benchmarks/gpu.sh"), "--tiny"],
         cwd=REPOSITORY,
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=500,

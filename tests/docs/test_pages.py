@@ -136,7 +136,7 @@ def test_what_cannot_run_is_what_our_programs_take(block: Block) -> None:
 
 
 def test_what_our_programs_do_not_take_is_seen() -> None:
-    for command in ("flare-ds trian run.yaml", "./launchers/hostfile.sh hosts --no_ssh -- train --rank 2 run.yaml"):
+    for command in ("flare-ds trian run.yaml", "./launchers/hostfile.sh hosts --no_ssh -- train run.yaml --rnaks 2"):
         with pytest.raises(SystemExit):
             _parse(ours(command))
 
