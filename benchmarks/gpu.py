@@ -354,10 +354,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="default: all")
     given = parser.parse_args()
     sizes = Sizes(given.tiny)
-    with tempfile.TemporaryDirectory() as directory:
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out, tempfile.TemporaryDirectory() as directory:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # DeepSpeed logs to standard output, too
         found = {part: answer(part, sizes, Path(directory)) for part in given.parts}
-    name = torch.cuda.get_device_name() if on_gpu() else "none: nothing here is about GPUs"
-    print(json.dumps({"gpu": name, "torch": torch.__version__, "tiny": given.tiny, **found}, indent=2))
+        name = torch.cuda.get_device_name() if on_gpu() else "none: nothing here is about GPUs"
+        print(json.dumps({"gpu": name, "torch": torch.__version__, "tiny": given.tiny, **found}, indent=2), file=out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import torch
 from memory import peak_memory
 from peft import get_peft_model
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ class PlainLora(nn.Module):
         super().__init__()
         base = load_base(config.model)
         use_head(base, label_tokens=label_tokens(config), trained=False)
+        torch.manual_seed(config.train.seed)  # of the draw of A, as ours
         self.model = get_peft_model(base, lora_config(config.adapter, base))
         shard_embedding(base)
 
