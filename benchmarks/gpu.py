@@ -19,80 +19,30 @@ import gc
 import json
 import os
 import pstats
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from counting import saved_bytes
-from memory import peak_memory
-from step_cost import Training, label_tokens
-from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import LlamaConfig, LlamaForCausalLM
-from workload import make_config, method_batch
+from gpu_device import Sizes, device_peak, on_gpu, stopping_at, timed, told_to_stop, whole
+from step_cost import Training
 from world import pairs_config, word_tokenizer, write_base
 
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.exceptions import ToBeContinued
 from flare_ds.models.loading import load_shape
-from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.memory import estimate_memory
 from flare_ds.runtime.process_group import device
 from flare_ds.training.trainer import Trainer
 
-WARM_UP, STEPS = 4, 4
-
-
-class Sizes:
-    """Sizes of the parts; `tiny`: as small as they run."""
-
-    def __init__(self, tiny: bool) -> None:
-        self.layers, self.all_layers = (2, 2) if tiny else (8, 32)
-        self.width, self.inside, self.heads, self.kv_heads = (64, 128, 4, 2) if tiny else (4096, 14336, 32, 8)
-        self.vocabulary = 512 if tiny else 128_256
-        self.columns = (8, 9) if tiny else (64, 65, 128, 192)
-        self.tokens = (16, 32) if tiny else (512, 2048, 8192)
-        self.rows, self.length = (2, 8) if tiny else (16, 128)
-
-    def base(self, directory: Path, layers: int, **settings: Any) -> LlamaForCausalLM:
-        """A random Llama of these sizes, in bfloat16, on the device; kept in the directory, unless that is there."""
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.width,
-            intermediate_size=self.inside,
-            num_hidden_layers=layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            pad_token_id=None,
-            **settings,
-        )
-        with device():
-            model = LlamaForCausalLM(config).to(torch.bfloat16)
-        if not directory.exists():
-            model.save_pretrained(directory)
-        return model
-
-    def config(self, directory: Path, layers: int, *, method: str = "flare", dtype: str = "bfloat16") -> Config:
-        """Settings of a run with label words on a base of so many layers."""
-        place = directory / str(layers)
-        if not place.exists():
-            self.base(place, layers)
-        return make_config(place, method=method, batch=self.rows, dtype=dtype, objective="labels", form={})
-
-    def batch(self, config: Config, *, rows: int | None = None) -> Any:
-        """Random rows."""
-        return method_batch(config, vocabulary=self.vocabulary, rows=rows or self.rows, length=self.length)
+WARM_UP = 4
 
 
 def attention(sizes: Sizes, directory: Path) -> dict[str, Any]:
@@ -140,11 +90,6 @@ def first_step(sizes: Sizes, directory: Path) -> dict[str, Any]:
     return losses | {"devices": places, "finite_gradients": finite, "parameters_without": missing}
 
 
-def whole(config: Config, where: torch.device) -> TwoStreamModel:
-    """The model on one device."""
-    return build_model(config, label_tokens=label_tokens(config) or []).to(where).train()
-
-
 def hooks(sizes: Sizes, directory: Path) -> dict[str, Any]:
     """A step under ZeRO-3, and where Python's time goes in it."""
     join_process_group()
@@ -174,41 +119,6 @@ def stepped(sizes: Sizes, config: Config, *, engine: bool) -> dict[str, Any]:
     times = [(file, own) for (file, _, _), (_, _, own, *_) in pstats.Stats(python).stats.items()]  # type: ignore[attr-defined]
     of_deepspeed = sum(own for file, own in times if "deepspeed" in file) / sum(own for _, own in times)
     return {"seconds": seconds, "device_seconds": busy, "deepspeed_share_of_python": of_deepspeed}
-
-
-def timed(step: Callable[[], object]) -> float:
-    """Seconds of a step, the device's work included."""
-    synchronize()
-    began = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    synchronize()
-    return (time.perf_counter() - began) / STEPS
-
-
-def synchronize() -> None:
-    """Wait for the device."""
-    if on_gpu():
-        torch.cuda.synchronize()
-
-
-def on_gpu() -> bool:
-    """Whether this is about a GPU."""
-    return device().type == "cuda"
-
-
-@contextmanager
-def device_peak() -> Any:
-    """Like `peak_memory`, of the device."""
-    if not on_gpu():
-        with peak_memory() as found:
-            yield found
-        return
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    found = {}
-    yield found
-    found["peak_bytes"] = torch.cuda.max_memory_allocated()
 
 
 def memory(sizes: Sizes, directory: Path) -> dict[str, Any]:
@@ -253,39 +163,13 @@ def resume(sizes: Sizes, directory: Path) -> dict[str, Any]:
         config = config.model_copy(update={"run_dir": str(directory / name)})
         cache = open_cache(prepare_cache(config, word_tokenizer(), workers=1))
         if name == "stopped":
-            with stopping_at(2), suppressed():
+            with stopping_at(2), told_to_stop():
                 Trainer(config, cache).train()
             make_room()
         Trainer(config, cache).train()
         lines = map(json.loads, (directory / name / "train_log.jsonl").read_text().splitlines())
         losses[name] = [line["loss"] for line in lines if "step_seconds" in line]
     return losses | {"same": losses["through"] == losses["stopped"]}
-
-
-@contextmanager
-def suppressed() -> Any:
-    """A training that is told to stop says so."""
-    try:
-        yield
-    except ToBeContinued:
-        return
-    raise AssertionError("the training did not stop")
-
-
-@contextmanager
-def stopping_at(step: int) -> Any:
-    """Ask this process to stop, as a cluster would, in a step's forward."""
-    seen: list[int] = []
-
-    def at_forward(module: nn.Module, _: Any) -> None:
-        if isinstance(module, TwoStreamModel) and module.training:
-            seen.append(1)
-            if len(seen) == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    hook = register_module_forward_pre_hook(at_forward)
-    yield
-    hook.remove()
 
 
 def two_gpus(sizes: Sizes, directory: Path) -> dict[str, Any]:
