@@ -19,7 +19,6 @@ from tests.distributed import REPOSITORY, run_ranks
 from tests.small_models import small_model
 from tests.toy import toy_settings, write_config
 
-
 BASELINES = REPOSITORY / "benchmarks/baselines.json"
 
 
