@@ -1,6 +1,7 @@
 """The token cache of many short pairs: opening it, reading it against Arrow, building it; prints JSON.
 
-    python benchmarks/cache.py [--rows 1000000] [--build-rows 20000] [--workers 1 2] [--load-rows 200000]
+    python benchmarks/cache.py [--rows 1000000] [--build-rows 20000] [--workers 1 2] [--reader-rows 100000]
+                               [--load-rows 200000]
 
 The large cache holds random tokens, written as a build writes them but without reading and tokenizing any text.
 
@@ -10,18 +11,24 @@ of rows drawn at random (the best of five rounds), and of all rows in order, fro
 memory-mapped Arrow table of `datasets`; a ratio is against the faster of Arrow's formats (plain gives lists), and
 in order Arrow hands out a thousand rows at a time, the cache one. `build`: rows a second of a whole `prepare_cache`,
 from rows to files, for each number of workers (whose start is most of a short build), and how far the memory of the
-calling process rose; likewise of writing the large cache. `load`: seconds to read, join and split rows, and to take
-their checksum, and the most memory that took a row (without pages of mapped files), each in a process of its own.
+calling process rose; likewise of writing the large cache. `readers`: wall time of four processes that each read as many
+rows at random, at once: `cold`, with none of the files in the page cache, and `warm`, right behind that.
+`launch`: what finding the large cache again takes a run that asks for it, in a fresh process, as `open`.
+`load`: seconds to read, join and split rows of text, and to take their checksum, and the most memory that took a row
+(without pages of mapped files), each in a process of its own.
 """
 
 import argparse
 import json
-import random
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,74 +37,36 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_from_disk
 from memory import anonymous_memory, peak_memory, resident_memory
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-from workload import make_config, run_ranks
+from workload import run_ranks
+from world import WORDS, Pairs, pairs_config, word_tokenizer
 
 from flare_ds.config import Config
-from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache
+from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache, remembered
 from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, MANIFEST, Section, SplitSummary
-from flare_ds.data.cache.key import content_key, rows_fingerprint
+from flare_ds.data.cache.key import asked_fields, content_key, rows_fingerprint
+from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream
 from flare_ds.data.cache.split_writer import SplitWriter
 from flare_ds.data.parallel import ParallelRow, Side, load_parallel
 from flare_ds.published import publishing, write_manifest
-from flare_ds.tasks.base import TASKS, Pool, Row, Task
+from flare_ds.tasks.load import task_of
 
-WORDS = [f"w{number}" for number in range(4096)]
 STREAMS = ("source", "target")
 FORMATS = {"plain": None, "numpy": "numpy"}
 ARROW_BATCH = 1000
 RANDOM_READS = {"cache": 20_000, "arrow": 2_000}
 ROUNDS = 5
 CHUNK_ROWS = 256
-
-
-class Pairs(Task):
-    """Rows of 5 to 20 words in two languages, each with its number, so that no text occurs twice."""
-
-    name = "pairs"
-    version = 1
-    languages = ("en", "pl")
-    labels = ("good", "bad")
-
-    def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterator[Row]:
-        """As many rows as `data_dir` says."""
-        draw = random.Random(language)
-        for number in range(int(data_dir or 0)):
-            first = draw.randrange(len(WORDS) - 20)
-            yield Row(
-                str(number), {"text": " ".join([str(number), *WORDS[first : first + 4 + number % 16]])}, number % 2
-            )
-
-    def prompt(self, fields: Mapping[str, str]) -> str:
-        """The text between two words."""
-        return f"say {fields['text']} mood"
-
-
-TASKS.add(Pairs.name, Pairs())
-
-
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word."""
-    words = ["<unk>", "<eos>", "say", "mood", *Pairs.labels, *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
-
-
-def config_of(rows: int, directory: Path) -> Config:
-    """Settings of a cache of that many rows."""
-    config = make_config(Path("unused"), method="lora", batch=1)
-    task = {"name": Pairs.name, "data_dir": str(rows), "target_language": "pl"}
-    return Config.model_validate(config.model_dump() | {"cache_dir": str(directory), "task": task})
+READERS = 4
 
 
 def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
     """One build, in a process of its own."""
     with peak_memory() as found:
         began = time.perf_counter()
-        prepare_cache(config_of(int(rows), Path(directory)), word_tokenizer(), workers=int(workers))
+        prepare_cache(
+            pairs_config(Path(directory), method="lora", data_dir=rows), word_tokenizer(), workers=int(workers)
+        )
         seconds = time.perf_counter() - began
     rate = int(rows) / seconds
     per_worker = {"rows_per_second": rate, "rows_per_second_per_worker": rate / int(workers)}
@@ -106,9 +75,10 @@ def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
 
 def measure_load(rows: str, out: str) -> None:
     """Reading the rows of a build, in a process of its own."""
+    config = large_config(Path("unused"), int(rows))
     began = time.perf_counter()
     with anonymous_memory() as found:
-        data = load_parallel(TASKS.get(Pairs.name), config_of(int(rows), Path("unused")).task)
+        data = load_parallel(task_of(config.task), config.task)
     loaded = time.perf_counter()
     rows_fingerprint(data)
     seconds = {"load_seconds": loaded - began, "checksum_seconds": time.perf_counter() - loaded}
@@ -116,8 +86,13 @@ def measure_load(rows: str, out: str) -> None:
     Path(out).write_text(json.dumps({"rows": int(rows), **seconds, "peak_bytes_a_row": a_row}))
 
 
+def large_config(place: Path, rows: int) -> Config:
+    """Settings that ask for the large cache."""
+    return pairs_config(place, method="lora", data_dir=str(rows))
+
+
 def write_large(directory: str, rows: str, out: str) -> None:
-    """A cache of that many rows of random tokens, in a process of its own."""
+    """A cache of that many rows of random tokens, in a process of its own; found again by `large_config`."""
     with peak_memory() as found, publishing(Path(directory), open_cache, elsewhere="") as place:
         began = time.perf_counter()
         dtypes = dict.fromkeys(STREAMS, np.dtype("<u2"))
@@ -125,7 +100,9 @@ def write_large(directory: str, rows: str, out: str) -> None:
             for start in range(0, int(rows), CHUNK_ROWS):
                 writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, int(rows)))))
             summary, sections = writer.finish()
-        write_manifest(place / MANIFEST, manifest_of(summary, sections).model_dump(mode="json"))
+        config = large_config(Path(directory).parent.parent, int(rows))
+        manifest = manifest_of(summary, sections, asked_fields(config, task_of(config.task)))
+        write_manifest(place / MANIFEST, manifest.model_dump(mode="json"))
         seconds = time.perf_counter() - began
     rate = int(rows) / seconds
     Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, "rows_per_second": rate, **found}))
@@ -144,11 +121,9 @@ def random_rows(numbers: range) -> tuple[list[ParallelRow], EncodedRows]:
     return rows, EncodedRows(np.ones(len(rows), np.int64), streams, {})
 
 
-def manifest_of(summary: SplitSummary, sections: dict[str, Section]) -> Manifest:
+def manifest_of(summary: SplitSummary, sections: dict[str, Section], asked: dict[str, Any]) -> Manifest:
     """The manifest of the large cache."""
-    source, target = Pairs.languages
-    about = {"task": Pairs.name, "task_version": 1, "source_language": source, "target_language": target}
-    fields = about | {"tokenizer_sha256": ""}
+    fields = asked | {"tokenizer_sha256": ""}
     return Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -174,6 +149,49 @@ def measure_open(path: str, out: str) -> None:
     read_row(open_cache(Path(path)).split("train"), 0)
     seconds = time.perf_counter() - began
     Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
+
+
+def measure_launch(config: str, out: str) -> None:
+    """A run that finds its cache, in a process of its own."""
+    before, began = resident_memory(), time.perf_counter()
+    cache = remembered(Config.model_validate_json(config))
+    seconds = time.perf_counter() - began
+    assert cache is not None
+    Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
+
+
+def measure_readers(path: Path, rows: int) -> dict[str, float]:
+    """Seconds until the last of the readers is done, with cold and with warm files."""
+    for file in filter(Path.is_file, path.rglob("*")):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())  # dirty pages cannot be dropped
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    found = {name: slowest_reader(path, rows) for name in ("cold", "warm")}
+    return found | {"cold/warm": found["cold"] / found["warm"]}
+
+
+def slowest_reader(path: Path, rows: int) -> float:
+    """Wall time of readers that begin together, each a process with the files opened."""
+    forked = multiprocessing.get_context("fork")
+    begin, seconds = forked.Barrier(READERS), forked.SimpleQueue()
+    readers = [forked.Process(target=read_rows, args=(path, rows, seed, begin, seconds)) for seed in range(READERS)]
+    for reader in readers:
+        reader.start()
+    times = [seconds.get() for _ in readers]
+    for reader in readers:
+        reader.join()
+    return max(times)
+
+
+def read_rows(path: Path, rows: int, seed: int, begin: Barrier, seconds: "SimpleQueue[float]") -> None:
+    """One of the readers."""
+    split = open_cache(path).split("train")
+    places = np.random.default_rng(seed).integers(0, len(split), rows).tolist()
+    begin.wait()
+    began = time.perf_counter()
+    for place in places:
+        read_row(split, place)
+    seconds.put(time.perf_counter() - began)
 
 
 def read_row(split: CacheSplit, row: int) -> tuple[Any, ...]:
@@ -257,25 +275,36 @@ def main() -> None:
     parser.add_argument("--build-rows", type=int, default=20_000, help="of those that are built from rows of text")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of each of these builds")
     parser.add_argument("--openings", type=int, default=5, help="how often the large cache is opened")
+    parser.add_argument("--reader-rows", type=int, default=100_000, help="rows that each of the readers reads")
     parser.add_argument("--load-rows", type=int, nargs="+", default=[200_000], help="of those that are only read")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        large = str(Path(place, "large"))
+        large = str(Path(place, "cache", "large"))
         builds = {"large": run_ranks(__file__, ["large", large, str(options.rows)], ranks=0)}
         openings = [run_ranks(__file__, ["open", large], ranks=0) for _ in range(options.openings)]
+        readers = measure_readers(Path(large), options.reader_rows)
+        config = large_config(Path(place), options.rows)
+        remember(config, open_cache(Path(large)).key)
+        launches = [run_ranks(__file__, ["launch", config.model_dump_json()], ranks=0) for _ in range(options.openings)]
         reads = measure_reads(open_cache(Path(large)).split("train"), Path(place, "arrow"))
         for workers in options.workers:
             arguments = ["build", str(Path(place, str(workers))), str(options.build_rows), str(workers)]
             builds[f"{workers} workers"] = run_ranks(__file__, arguments, ranks=0)
     loads = [run_ranks(__file__, ["load", str(rows)], ranks=0) for rows in options.load_rows]
-    opened = {name: median(opening[name] for opening in openings) for name in openings[0]}
-    print(json.dumps({"open": opened, **reads, "build": builds, "load": loads}, indent=2))
+    found = {"open": medians(openings), "launch": medians(launches), "readers": readers}
+    print(json.dumps(found | reads | {"build": builds, "load": loads}, indent=2))
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of each quantity."""
+    return {name: median(one[name] for one in runs) for name in runs[0]}
 
 
 if __name__ == "__main__":
     verbs: dict[str, Callable[..., None]] = {
         "build": measure_build,
         "large": write_large,
+        "launch": measure_launch,
         "load": measure_load,
         "open": measure_open,
     }

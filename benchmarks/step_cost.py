@@ -1,18 +1,17 @@
-"""Time and peak memory of a training step: flare in lockstep, flare in two forwards, plain LoRA; prints JSON.
+"""Time and peak memory of a training step, of every method and form, against plain LoRA; prints JSON.
 
     python benchmarks/step_cost.py [--model DIR --dtype bfloat16] [--engine RANKS] [--steps N] [--batch N] [--length N]
-                                   [--objective labels]
+                                   [--source-length N] [--objective labels] [--variants NAME ...]
 
-The same model, the same batch, the same optimizer. `lora` is PEFT alone on the target rows: no part of flare_ds is in
-it but the label head (with --objective labels) and, under the engine, the embedding that is read on the host, which
-all three have, so that the ratios are about the streams. A large output matrix, --objective vocabulary, makes all three
-alike.
---engine 0 (the default) is plain PyTorch in one process, --engine N the DeepSpeed engine on N ranks. Without --model
-it is a small random Llama.
+The same model, the same rows, the same optimizer. `plain_lora` is PEFT alone on the target rows: no part of flare_ds is
+in it but the label head (with --objective labels) and, under the engine, the embedding that is read on the host, which
+all have, so that the ratios are about the streams. `flare_two_forwards` computes what `flare_paper` does (see
+two_forwards.py). A large output matrix, --objective vocabulary, makes all alike. --engine 0 (the default) is plain PyTorch in one process,
+--engine N the DeepSpeed engine on N ranks. Without --model it is a small random Llama.
 
-Times: all three in one process, taking turns step by step, after two steps that are not counted; medians. Memory: a
-fresh process for each; how far the resident memory of the fullest rank rose over the loaded model (`rise_bytes`), and
-its peak. Compare times only on a machine that does nothing else.
+Times: all in one process, taking turns step by step, after two steps that are not counted; medians. Memory: a fresh
+process for each; how far the resident memory of the fullest rank rose over the loaded model (`rise_bytes`), and its
+peak. Compare times only on a machine that does nothing else.
 """
 
 import argparse
@@ -21,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from two_forwards import TwoForwards, part
-from workload import make_batch, make_config, run_ranks, write_model
+from two_forwards import TwoForwards
+from workload import METHODS, method_batch, method_config, run_ranks, write_encoder, write_model
 
 from flare_ds.adapters.inject import lora_config
 from flare_ds.batches.collate import Batch
@@ -49,7 +48,7 @@ from flare_ds.runtime.engine import make_optimizer, trainable_parameters
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.process_group import barrier, gather_objects, rank
 
-VARIANTS = ("flare", "flare_two_forwards", "lora")
+VARIANTS = ("plain_lora", *METHODS, "flare_two_forwards")
 WARM_UP = 2
 
 
@@ -65,19 +64,19 @@ class PlainLora(nn.Module):
         super().__init__()
         base = load_base(config.model)
         use_head(base, label_tokens=label_tokens(config), trained=False)
+        torch.manual_seed(config.train.seed)  # of the draw of A, as ours
         self.model = get_peft_model(base, lora_config(config.adapter, base))
         self.host_rows = read_on_host(base, config.model.base)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, N, K] at the columns that predict the answers."""
-        target = part(batch, slice(-len(batch.target_lengths_B), None))
         if self.host_rows is not None:
-            self.host_rows.read(target)
+            self.host_rows.read(batch)
         return self.model(
-            input_ids=target.input_ids,
-            attention_mask=target.attention_mask,
-            position_ids=target.position_ids,
-            logits_to_keep=target.answer_columns_N,
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            logits_to_keep=batch.answer_columns_N,
             use_cache=False,
         ).logits
 
@@ -91,7 +90,11 @@ class Training:
             unset_hf_deepspeed_config()  # of the variant before
             settings = resolve_ds_config(config, load_shape(config.model))
             self.zero_init = HfDeepSpeedConfig(settings)
-        model = PlainLora(config) if variant == "lora" else build_model(config, label_tokens=label_tokens(config) or [])
+        model = (
+            PlainLora(config)
+            if variant == "plain_lora"
+            else build_model(config, label_tokens=label_tokens(config) or [])
+        )
         self.optimizer = make_optimizer(config.train, trainable_parameters(model))
         self.root: Any = model.train()
         if engine:
@@ -113,17 +116,30 @@ class Training:
         return loss.item()
 
 
+def config_of(variant: str, given: argparse.Namespace) -> Config:
+    """Settings of a variant."""
+    method = {"plain_lora": "lora", "flare_two_forwards": "flare_paper"}.get(variant, variant)
+    return method_config(
+        method,
+        Path(given.model),
+        batch=given.batch,
+        encoder=Path(given.encoder),
+        dtype=given.dtype,
+        objective=given.objective,
+    )
+
+
 def worker(options: str, variants: str, out: str) -> None:
     """Train the variants in turns, on one rank; rank 0 writes what was measured."""
     given = argparse.Namespace(**json.loads(options))
     if given.engine:
         join_process_group()
-    config = make_config(
-        Path(given.model), method="flare", batch=given.batch, dtype=given.dtype, objective=given.objective
-    )
+    chosen = variants.split(",")
+    configs = {name: config_of(name, given) for name in chosen}
     vocabulary = AutoConfig.from_pretrained(given.model).get_text_config().vocab_size
-    batch = make_batch(vocabulary, rows=given.batch, length=given.length, objective=given.objective)
-    trainings = {name: Training(name, config, engine=bool(given.engine)) for name in variants.split(",")}
+    sizes = {"rows": given.batch, "length": given.length, "source_length": given.source_length}
+    batches = {name: method_batch(configs[name], vocabulary=vocabulary, **sizes) for name in chosen}
+    trainings = {name: Training(name, configs[name], engine=bool(given.engine)) for name in chosen}
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
     losses: dict[str, list[float]] = {name: [] for name in trainings}
     with peak_memory() as memory:
@@ -131,7 +147,7 @@ def worker(options: str, variants: str, out: str) -> None:
             for name, training in trainings.items():
                 barrier()
                 start = time.perf_counter()
-                losses[name].append(training.step(batch))
+                losses[name].append(training.step(batches[name]))
                 seconds[name].append(time.perf_counter() - start)
     every_rank = gather_objects(memory)
     if rank() == 0:
@@ -143,22 +159,23 @@ def worker(options: str, variants: str, out: str) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Times of all variants together, then the memory of each alone."""
 
-    def run(variants: tuple[str, ...]) -> dict[str, Any]:
+    def run(variants: Sequence[str]) -> dict[str, Any]:
         options = json.dumps(vars(arguments))
         return run_ranks(__file__, ["--worker", options, ",".join(variants)], ranks=arguments.engine)
 
-    together = run(VARIANTS)
+    together = run(arguments.variants)
     found: dict[str, Any] = {}
-    for name in VARIANTS:
+    for name in arguments.variants:
         seconds = together["seconds"][name]
         found[name] = {"median_seconds": statistics.median(seconds), "seconds": seconds}
-        found[name] |= run((name,))["memory"] | {"losses": together["losses"][name]}
+        found[name] |= run([name])["memory"] | {"losses": together["losses"][name]}
     return found
 
 
 def ratios(found: dict[str, Any], quantity: str) -> dict[str, float]:
-    """Each way of flare over plain LoRA."""
-    return {f"{name}/lora": found[name][quantity] / found["lora"][quantity] for name in VARIANTS if name != "lora"}
+    """Each variant over plain LoRA, where that is among them."""
+    base = found.get("plain_lora")
+    return {f"{name}/plain_lora": one[quantity] / base[quantity] for name, one in found.items() if base is not None}
 
 
 def main() -> None:
@@ -171,15 +188,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="counted steps")
     parser.add_argument("--batch", type=int, default=4, help="target rows on a rank")
     parser.add_argument("--length", type=int, default=64, help="tokens of each prompt")
+    parser.add_argument("--source-length", type=int, metavar="LENGTH", help="of each source prompt (default: as many)")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: all")
     arguments = parser.parse_args()
-    shown = dict(vars(arguments))
+    shown = vars(arguments) | {"model": Path(arguments.model or "a small random Llama").name}
     with tempfile.TemporaryDirectory() as directory:
         if arguments.model is None:
-            arguments.model = str(write_model(Path(directory), layers=4, width=128, vocabulary=512))
+            arguments.model = str(write_model(Path(directory, "base"), layers=4, width=128, vocabulary=512))
+        arguments.encoder = str(write_encoder(Path(directory, "encoder"), width=128))
         found = measure(arguments)
     quantities = ("median_seconds", "rise_bytes", "peak_bytes")
-    result = {"torch": torch.__version__, "deepspeed": deepspeed.__version__, "variants": found}
-    print(json.dumps(shown | result | {"ratios": {name: ratios(found, name) for name in quantities}}, indent=2))
+    result = {"variants": found, "ratios": {name: ratios(found, name) for name in quantities}}
+    print(json.dumps(shown | result, indent=2))
 
 
 if __name__ == "__main__":

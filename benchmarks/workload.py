@@ -5,22 +5,35 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, M2M100Config
 
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
+from flare_ds.batches.streams import streams_of
 from flare_ds.config import Config
+from flare_ds.models.mt_encoder import mt_width
 from flare_ds.processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ANSWER_TOKENS = 2
-PAPER_FORM = {"pairing": "output", "fused_modules": ["q_proj", "v_proj"], "source_down": "shared"}
+PAPER_FORM: dict[str, Any] = {"pairing": "output", "fused_modules": ["q_proj", "v_proj"], "source_down": "shared"}
 """Of flare: what two whole forwards can compute, too."""
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("lora", {}),
+    "input_fusion": ("input_fusion", {}),
+    "x_mixup": ("x_mixup", {}),
+    "flare": ("flare", {}),
+    "flare_paper": ("flare", PAPER_FORM),
+    "flare_mt": ("flare_mt", {"fused_modules": ["q_proj", "v_proj"]}),
+}
+"""What trains, and in which form: the defaults, or what is said here (an MT encoder's state fits no down_proj)."""
 
 
 def write_model(directory: Path, *, layers: int, width: int, vocabulary: int) -> Path:
@@ -42,11 +55,28 @@ def write_model(directory: Path, *, layers: int, width: int, vocabulary: int) ->
 
 
 def make_config(
-    model: Path, *, method: str, batch: int, dtype: str = "float32", deepspeed: Path | None = None, **train: Any
+    model: Path,
+    *,
+    method: str,
+    batch: int,
+    dtype: str = "float32",
+    deepspeed: Path | None = None,
+    form: Mapping[str, Any] = PAPER_FORM,
+    encoder: Path | None = None,
+    **train: Any,
 ) -> Config:
     """Settings of a run whose optimizer step is one micro-batch of `batch` rows on each rank.
 
-    Unless `train` says otherwise the objective is `vocabulary`: the output matrix takes part, as it does in plain PEFT.
+    Args:
+        model: directory of the base.
+        method: which one.
+        batch: rows of a micro-batch.
+        dtype: of the base.
+        deepspeed: the JSON (None: the shipped one for this precision on CPUs).
+        form: settings of the adapter; those of the paper's form, unless given; {}: the defaults.
+        encoder: directory of an MT encoder, for the method that reads one.
+        train: settings of `train`. Unless they say otherwise the objective is `vocabulary`: the output matrix takes
+            part, as it does in plain PEFT.
     """
     precision = "zero3_cpu.json" if dtype == "bfloat16" else "zero3_fp32_cpu.json"
     rows = batch * int(os.environ.get("WORLD_SIZE", "1"))
@@ -57,7 +87,8 @@ def make_config(
             "deepspeed": str(deepspeed or REPOSITORY / "ds_configs" / precision),
             "model": {"base": str(model), "dtype": dtype},
             "task": {"name": "random", "data_dir": "unused", "target_language": "pl"},
-            "adapter": PAPER_FORM,
+            "source": {} if encoder is None else {"mt_encoder": str(encoder), "mt_language": "pol_Latn"},
+            "adapter": dict(form),
             "train": {
                 "steps": 1,
                 "batch_size": rows,
@@ -69,12 +100,23 @@ def make_config(
 
 
 class RandomRows:
-    """Rows of random tokens; both sides of a pair have the same length."""
+    """Rows of random tokens; one that both texts are read in has the source's before the target's.
 
-    def __init__(self, *, vocabulary: int, rows: int, length: int) -> None:
+    Args:
+        vocabulary: tokens to draw from.
+        rows: how many.
+        length: tokens of each target prompt.
+        source_length: of each source prompt (None: as many).
+        joint: whether the target's prompt begins with the source's.
+    """
+
+    def __init__(
+        self, *, vocabulary: int, rows: int, length: int, source_length: int | None = None, joint: bool = False
+    ) -> None:
         draw = np.random.default_rng(0)
         self.labels = np.zeros(rows, np.int64)
-        self._prompts = {name: draw.integers(2, vocabulary, (rows, length)) for name in ("source", "target")}
+        source, target = (draw.integers(2, vocabulary, (rows, n)) for n in (source_length or length, length))
+        self._prompts = {"source": source, "target": np.concatenate([source, target], 1) if joint else target}
         self._answers = draw.integers(2, vocabulary, (rows, ANSWER_TOKENS))
 
     def __len__(self) -> int:
@@ -97,11 +139,58 @@ class RandomRows:
         return self._answers[row]
 
 
+class RandomStates:
+    """An MT encoder's states of random rows, which a run reads from its store."""
+
+    def __init__(self, *, length: int, width: int) -> None:
+        self._states_M1D = torch.randn(length, 1, width, generator=torch.Generator().manual_seed(0))
+
+    def states(self, row: int) -> Tensor:
+        """Of one row: [M, 1, D]."""
+        return self._states_M1D
+
+
 def make_batch(vocabulary: int, *, rows: int, length: int, objective: str = "vocabulary") -> Batch:
     """A batch of both streams."""
-    every = MicroBatch(np.arange(rows), np.ones(rows, np.float32))
     split = RandomRows(vocabulary=vocabulary, rows=rows, length=length)
-    return collate(split, every, streams=("source", "target"), objective=objective, pad_id=0)
+    return collate(split, all_of(rows), streams=("source", "target"), objective=objective, pad_id=0)
+
+
+def all_of(rows: int) -> MicroBatch:
+    """All rows of a split, in order, as one micro-batch."""
+    return MicroBatch(np.arange(rows), np.ones(rows, np.float32))
+
+
+def method_config(name: str, model: Path, *, batch: int, encoder: Path, **settings: Any) -> Config:
+    """Settings of one of METHODS; for the others see `make_config`."""
+    method, form = METHODS[name]
+    return make_config(model, method=method, batch=batch, form=form, encoder=encoder, **settings)
+
+
+def method_batch(config: Config, *, vocabulary: int, rows: int, length: int, source_length: int | None = None) -> Batch:
+    """Random rows as a method reads them while it trains."""
+    split = RandomRows(
+        vocabulary=vocabulary,
+        rows=rows,
+        length=length,
+        source_length=source_length,
+        joint=config.recipe.reads == "joint",
+    )
+    return collate(
+        split,
+        all_of(rows),
+        streams=streams_of(config),
+        objective=config.train.objective,
+        pad_id=0,
+        source_targets=config.recipe.fuses == "mixup",
+        stored=RandomStates(length=length, width=mt_width(config.source)) if config.reads_mt_encoder else None,
+    )
+
+
+def write_encoder(directory: Path, *, width: int) -> Path:
+    """What is read of an MT encoder whose states are stored: how wide they are."""
+    M2M100Config(d_model=width).save_pretrained(directory)
+    return directory
 
 
 def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
@@ -117,7 +206,7 @@ def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
                 [sys.executable, script, *arguments, str(out)],
                 env={
                     **os.environ,
-                    "DS_ACCELERATOR": "cpu",
+                    "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
                     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                     **({**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks else {}),

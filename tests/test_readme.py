@@ -196,11 +196,6 @@ def test_the_readme_has_its_commands() -> None:
         assert word in typed
 
 
-def test_the_first_run_is_printed_as_it_is() -> None:
-    (printed,) = [block.text for block in blocks(REPOSITORY / "README.md") if block.language == "yaml"]
-    assert printed == (REPOSITORY / "launchers/configs/first_run.yaml").read_text(encoding="utf-8")
-
-
 def test_lines_are_short() -> None:
     for line in (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines():
         assert len(line) < 120, line

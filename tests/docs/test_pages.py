@@ -2,12 +2,15 @@
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from flare_ds.cli import _parse
 from flare_ds.config import TaskConfig
 from flare_ds.settings import parse_config
 from flare_ds.sweep.plan import load_sweep
@@ -34,6 +37,7 @@ def clone(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it for a page."""
     shutil.copytree(world, tmp_path / "clone", symlinks=True)
     monkeypatch.setenv("FLARE_DS_HOME", str(world.parent / "home"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.chdir(tmp_path / "clone")
     return tmp_path / "clone"
 
@@ -82,7 +86,7 @@ def test_blocks_are_marked_and_data_is_valid(page: Path, tmp_path: Path, monkeyp
 
 
 def validate(block: Block) -> None:
-    """A sweep, a task, or a run, or sections of a run."""
+    """A sweep, a task of ours or of lm-eval's, or a run, or sections of a run."""
     if block.language == "json":
         assert all(json.loads(line) for line in block.text.splitlines())
         return
@@ -93,9 +97,48 @@ def validate(block: Block) -> None:
         assert load_sweep(file).runs
     elif {"fields", "labels", "answers_column"} & set(content):
         assert task_of(TaskConfig(name=content["name"], path=str(file), target_language="en")).fields
+    elif "dataset_path" in content:
+        pytest.importorskip("lm_eval.api.task").TaskConfig(**content)
     else:
         parts = {key: RUN.get(key, {}) | part if isinstance(part, dict) else part for key, part in content.items()}
         parse_config(content if "method" in content else RUN | parts, origin=block.place)
+
+
+def ours(command: str) -> list[str]:
+    """What our command line is asked, straight or through a launcher; nothing if it is not."""
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
+    program, arguments = Path(words[0]).name, words[1:]
+    if program == "flare-ds":
+        return arguments
+    if program == "sweep_languages.sh":
+        return ["sweep", *arguments]
+    if program == "sbatch":
+        return arguments[arguments.index("launchers/slurm.sbatch") + 1 :]
+    if program == "hostfile.sh":
+        return arguments[arguments.index("--") + 1 if "--" in arguments else 1 :]
+    return []
+
+
+NOT_RUN = [block for page in PAGES for block in blocks(page) if block.skipped and block.language == "bash"]
+
+
+@pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.place)
+def test_what_cannot_run_is_what_our_programs_take(block: Block) -> None:
+    """The shell reads it; our parser takes its words; a sweep resolves, every run of it; scripts are there."""
+    subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+    for command in block.commands:
+        for script in re.findall(r"(?:launchers|benchmarks|tests)/[\w./-]+", command):
+            assert (REPOSITORY / script).exists(), command
+        if arguments := ours(command):
+            _parse(arguments)
+        if arguments[:1] == ["sweep"]:
+            assert load_sweep(REPOSITORY / arguments[1], arguments[2:]).runs
+
+
+def test_what_our_programs_do_not_take_is_seen() -> None:
+    for command in ("flare-ds trian run.yaml", "./launchers/hostfile.sh hosts --no_ssh -- train run.yaml --rnaks 2"):
+        with pytest.raises(SystemExit):
+            _parse(ours(command))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
