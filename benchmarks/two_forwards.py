@@ -3,7 +3,7 @@
     forward 1   source rows, adapters off, no gradient; each layer's output is kept
     forward 2   target rows; each fused layer meets the kept output of its own layer
 
-It fuses through the same `FusionVariant`, so it computes the same numbers; only the order of the work differs. Under
+It fuses through the same `AdaptedLinear`, so it computes the same numbers; only the order of the work differs. Under
 ZeRO-3 the frozen weights are gathered in both forwards and in the backward, and DeepSpeed's parameter trace, which
 runs from one root forward to the next, breaks in every step.
 """
@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.collate import Batch
 from flare_ds.models.layer_calls import hidden_of
 from flare_ds.models.streams import Sources
@@ -29,7 +29,6 @@ class TwoForwards:
 
     def __init__(self, model: TwoStreamModel) -> None:
         self.model = model
-        self.adapters = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.states: list[Tensor] = []
         self.keeping = False
         for layer in decoder_layers(model.base):
@@ -53,14 +52,11 @@ class TwoForwards:
     @contextmanager
     def _source_pass(self) -> Iterator[None]:
         self.keeping = True
-        for module in self.adapters:
-            module._disable_adapters = True
         try:
-            yield
+            with during(Pass(adapted=False)):
+                yield
         finally:
             self.keeping = False
-            for module in self.adapters:
-                module._disable_adapters = False
 
     def _keep(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         if self.keeping:

@@ -200,7 +200,7 @@ def test_a_shipped_run_builds_its_adapter(path: Path, tmp_path: Path) -> None:
     assert count_trainable(two_streams) == published.trained
     layers = range(published.config["num_hidden_layers"])
     fused = {f"base_model.model.model.layers.{i}.self_attn.{name}" for i in layers for name in ("q_proj", "v_proj")}
-    assert two_streams.streams is not None and two_streams.streams.variants.keys() == fused
+    assert two_streams.streams is not None and two_streams.streams.fused.keys() == fused
 
 
 def test_the_adapters_are_as_large_as_the_papers() -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flare_ds.adapters.inject import ADAPTER
+from flare_ds.adapters.adapted import ADAPTER
 from flare_ds.adapters.settings import compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie

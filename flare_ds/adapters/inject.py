@@ -1,4 +1,4 @@
-"""Putting adapters into a base: PEFT's LoRA on the target modules, the fusion variant on the fused ones."""
+"""Putting adapters into a base: PEFT's LoRA on the target modules, fusion on some of them, and our forward on all."""
 
 import re
 
@@ -8,14 +8,13 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from flare_ds.adapters.adapted import ADAPTER, AdaptedLinear
+from flare_ds.adapters.bottleneck import Fusion
 from flare_ds.adapters.decoder import decoder_layers, input_norm
 from flare_ds.adapters.fusion import FUSIONS
-from flare_ds.adapters.variant import Fusion, FusionVariant
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
-
-ADAPTER = "default"
 
 
 def lora_config(adapter: AdapterConfig, base: PreTrainedModel) -> LoraConfig:
@@ -54,21 +53,17 @@ def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: in
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        if sources:
-            for layer in fused_layers(model, adapter.fused_modules).values():
-                layer.lora_variant[ADAPTER] = FusionVariant()
-                fusion = Fusion(adapter, sources, layer.in_features)  # type: ignore[arg-type]
-                layer.lora_fusion = nn.ModuleDict({ADAPTER: fusion})  # type: ignore[attr-defined]
+        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+        for name, layer in layers:
+            fused = sources and name.rpartition(".")[2] in adapter.fused_modules
+            fusion = Fusion(adapter, sources, layer.in_features) if fused else None  # type: ignore[arg-type]
+            layer.forward = AdaptedLinear(layer, fusion)  # type: ignore[attr-defined]
     return model
 
 
-def fused_layers(model: nn.Module, fused_modules: list[str]) -> dict[str, LoraLayer]:
-    """LoRA layers below `model` whose own name is one of `fused_modules`, by full name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer) and name.rpartition(".")[2] in fused_modules
-    }
+def fused_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    """The LoRA layers below `model` that fuse, by full name."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_fusion")}
 
 
 def check_adapter(base: PreTrainedModel, config: Config) -> None:

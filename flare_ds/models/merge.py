@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from flare_ds.adapters.adapted import merge_refused
 from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, head_rows, read_weights, saved_settings
-from flare_ds.adapters.variant import merge_refused
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json

@@ -29,8 +29,8 @@ from transformers import Cache
 
 from flare_ds.adapters.alignment import Alignment, align_streams
 from flare_ds.adapters.decoder import decoder_layers, input_norm
-from flare_ds.adapters.inject import ADAPTER, fused_layers
-from flare_ds.adapters.variant import FusionVariant, Given
+from flare_ds.adapters.inject import fused_layers
+from flare_ds.adapters.passes import Pass, current, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
@@ -47,6 +47,7 @@ class Sources:
         cache: of the sources' own keys and values, when they go on decoding; never the target's.
         keep: whether the last layer also returns the source rows, before the target's.
         shared: keys and values that the sources' layers leave to later ones, in models that share them.
+        state_XLD: the source streams after the layer that ran last; None: none has run.
     """
 
     alignment: Alignment
@@ -54,6 +55,7 @@ class Sources:
     cache: Cache | None = None
     keep: bool = False
     shared: dict[str, Any] = field(default_factory=dict)
+    state_XLD: Tensor | None = None
 
     @property
     def stores(self) -> dict[str, Any]:
@@ -70,23 +72,24 @@ class LockstepStreams:
         projection: brings an MT encoder's states to the base's width (flare_mt).
 
     Attributes:
+        fused: the layers that fuse, by full name.
         sources: of the forward under way; None: the target alone, plain LoRA.
-        state_XLD: the source streams after the layer that ran last.
+        past_BCR: when decoding with span=full, what the fused layers remember; see `Pass`.
+        energy: while measuring, what they add to; see `Pass`.
     """
 
     def __init__(self, model: PeftModel, config: Config, projection: nn.Linear | None = None) -> None:
         self.align, self.span = config.adapter.align, config.adapter.span
         self.projection = projection
+        self.fused = fused_layers(model)
         self.sources: Sources | None = None
-        self.state_XLD: Tensor | None = None
+        self.past_BCR: dict[LoraLayer, Tensor] | None = None
+        self.energy: dict[LoraLayer, Tensor] | None = None
         layers = decoder_layers(model.get_base_model())
         self.layers = [_LockstepLayer(self, layer, number, config) for number, layer in enumerate(layers)]
         self.layers[-1].is_last = True
         for layer, stand_in in zip(layers, self.layers, strict=True):
             layer.forward = stand_in
-        self.variants = {
-            name: _variant(module) for name, module in fused_layers(model, config.adapter.fused_modules).items()
-        }
 
     def sources_of(self, batch: Batch) -> Sources | None:
         """How the sources of a batch meet its target rows; None where it has none."""
@@ -114,34 +117,31 @@ class LockstepStreams:
         try:
             yield
         finally:
-            self.sources = self.state_XLD = None
+            self.sources = None
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
         """Let the fused layers remember the target's bottleneck between the forwards inside, if all of them fuse."""
-        for variant in self.variants.values():
-            variant.decoding = self.span == "full"
+        self.past_BCR = {} if self.span == "full" else None
         try:
             yield
         finally:
-            for variant in self.variants.values():
-                variant.decoding, variant.past_BCR = False, None
+            self.past_BCR = None
 
     @contextmanager
     def measuring(self) -> Iterator[dict[str, Tensor]]:
         """Sum up, over the forwards inside, how much the source contributes to each fused layer.
 
         Yields:
-            For each fused layer two fp64 sums: see `FusionVariant.energy`.
+            For each fused layer two fp64 sums, over the positions with a partner, of |B·(φ(S,T) - φ(0,T))|² and
+            |B·φ(S,T)|².
         """
-        sums = {name: torch.zeros(2, dtype=torch.float64) for name in self.variants}
-        for name, variant in self.variants.items():
-            variant.energy = sums[name]
+        sums = {name: torch.zeros(2, dtype=torch.float64) for name in self.fused}
+        self.energy = {layer: sums[name] for name, layer in self.fused.items()}
         try:
             yield sums
         finally:
-            for variant in self.variants.values():
-                variant.energy = None
+            self.energy = None
 
     def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, summed over its answers."""
@@ -158,97 +158,62 @@ class _LockstepLayer:
         self.layer = LayerCall(layer)
         self.checkpointing = config.train.gradient_checkpointing
         self.pairing = config.pairing
-        self.adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]
-        self.fused = list(fused_layers(layer, config.adapter.fused_modules).values())
+        self.fused = list(fused_layers(layer).values())
         self.norm = input_norm(layer) if config.norms_source and self.fused else None
-        self.module_inputs: dict[LoraLayer, Tensor] = {}
-        self.in_source_pass = False
-        if self.pairing == "module":
-            for module in self.fused:
-                module.register_forward_pre_hook(self._keep_module_input)  # type: ignore[attr-defined]
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take [(S+1)·B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
         sources, given = self.streams.sources, self.layer.named(args, kwargs)
         if sources is None:
-            return self._target_pass(hidden_states, [], given)
+            return self._target_pass(hidden_states, current(), given)
         if sources.stored_BMKD is not None:
             states = sources.stored_BMKD
             state_BMD = states[:, :, self.number if states.shape[2] > 1 else 0]
-            return self._target_pass(hidden_states, self._fused(state_BMD, sources), given)
+            return self._target_pass(hidden_states, self._meeting(state_BMD, sources), given)
         return self._lockstep(hidden_states, sources, given)
 
     def _lockstep(self, hidden_states: Tensor, sources: Sources, given: dict[str, Any]) -> Any:
-        streams, rows = self.streams, sources.alignment.index_SBL[..., 0].numel()
-        if streams.state_XLD is None:
+        rows = sources.alignment.index_SBL[..., 0].numel()
+        if sources.state_XLD is None:
             self.layer.check_state(hidden_states)
-            streams.state_XLD, hidden_states = hidden_states[:rows], hidden_states[rows:]
+            sources.state_XLD, hidden_states = hidden_states[:rows], hidden_states[rows:]
         everybody = rows + hidden_states.shape[0]
         of_sources, of_target = self.layer.split(given, rows, everybody)
         of_sources |= {name: store for name, store in sources.stores.items() if name in given}
-        before_XLD = streams.state_XLD
-        with torch.no_grad(), self._source_pass():
-            streams.state_XLD = hidden_of(self.layer.forward(before_XLD, **of_sources))
-        paired_XLD = streams.state_XLD if self.pairing == "output" else before_XLD
-        output = self._target_pass(hidden_states, self._fused(paired_XLD, sources), of_target)
+        before_XLD, inputs = sources.state_XLD, dict[LoraLayer, Tensor]()
+        with torch.no_grad(), during(Pass(adapted=False, inputs=inputs)):
+            sources.state_XLD = hidden_of(self.layer.forward(before_XLD, **of_sources))
+        if self.pairing == "module":
+            meeting = self._meeting_module_inputs(inputs, sources)
+        else:
+            meeting = self._meeting(sources.state_XLD if self.pairing == "output" else before_XLD, sources)
+        output = self._target_pass(hidden_states, meeting, of_target)
         if self.is_last and sources.keep:
-            return with_hidden(output, torch.cat([streams.state_XLD, hidden_of(output)]))
+            return with_hidden(output, torch.cat([sources.state_XLD, hidden_of(output)]))
         return output
 
-    @contextmanager
-    def _source_pass(self) -> Iterator[None]:
-        """Switch this layer's adapters off; PEFT's own flag, so requires_grad is never touched."""
-        self.in_source_pass = True
-        for module in self.adapters:
-            module._disable_adapters = True
-        try:
-            yield
-        finally:
-            self.in_source_pass = False
-            for module in self.adapters:
-                module._disable_adapters = False
+    def _meeting(self, state_XMD: Tensor, sources: Sources) -> Pass:
+        """The target's pass where all fused modules meet one state."""
+        if self.norm is not None:
+            with torch.no_grad():
+                state_XMD = self.norm(state_XMD)
+        return self._pass(dict.fromkeys(self.fused, sources.alignment.without_unmet(state_XMD)), sources.alignment)
 
-    def _fused(self, state_XMD: Tensor, sources: Sources) -> list[Given]:
-        """What each fused module of this layer fuses."""
-        alignment = sources.alignment
-        if self.pairing == "module":
-            # Some layers flatten rows and columns before their feed-forward.
-            states = [
-                alignment.without_unmet(self.module_inputs.pop(module).reshape(*state_XMD.shape[:2], -1))
-                for module in self.fused
-            ]
-        else:
-            if self.norm is not None:
-                with torch.no_grad():
-                    state_XMD = self.norm(state_XMD)
-            states = [alignment.without_unmet(state_XMD)] * len(self.fused)
-        return [Given(state, alignment) for state in states]
+    def _meeting_module_inputs(self, inputs: dict[LoraLayer, Tensor], sources: Sources) -> Pass:
+        """The target's pass where each fused module meets what it read of the sources."""
+        assert sources.state_XLD is not None
+        # Some layers flatten rows and columns before their feed-forward.
+        positions, alignment = sources.state_XLD.shape[:2], sources.alignment
+        met = {layer: alignment.without_unmet(x.reshape(*positions, -1)) for layer, x in inputs.items()}
+        return self._pass(met, alignment)
 
-    def _target_pass(self, hidden_states: Tensor, fused: list[Given], given: dict[str, Any]) -> Any:
+    def _pass(self, source_XMD: dict[LoraLayer, Tensor], alignment: Alignment) -> Pass:
+        streams = self.streams
+        return Pass(source_XMD=source_XMD, alignment=alignment, past_BCR=streams.past_BCR, energy=streams.energy)
+
+    def _target_pass(self, hidden_states: Tensor, this: Pass, given: dict[str, Any]) -> Any:
         def run(hidden_states: Tensor) -> Any:
-            with self._source_given(fused):
+            with during(this):
                 return self.layer.forward(hidden_states, **given)
 
         return call_layer(run, hidden_states, recompute=self.checkpointing)
-
-    @contextmanager
-    def _source_given(self, given: list[Given]) -> Iterator[None]:
-        """Hand each fused module its source, and take it away afterwards."""
-        variants = [_variant(module) for module in self.fused] if given else []
-        for variant, its in zip(variants, given, strict=True):
-            variant.given = its
-        try:
-            yield
-        finally:
-            for variant in variants:
-                variant.given = None
-
-    def _keep_module_input(self, module: LoraLayer, inputs: tuple[Tensor, ...]) -> None:
-        if self.in_source_pass:
-            self.module_inputs[module] = inputs[0]
-
-
-def _variant(module: LoraLayer) -> FusionVariant:
-    variant = module.lora_variant[ADAPTER]
-    assert isinstance(variant, FusionVariant)
-    return variant

@@ -204,7 +204,7 @@ def test_source_states_are_the_frozen_bases(pairing: str, checkpointing: bool) -
     batch = make_batch(make_rows(2), config)
     sources = 2 * len(LENGTHS)
     seen: list[Tensor] = []
-    model.base.model.norm.register_forward_pre_hook(lambda *_: seen.append(model.streams.state_XLD))
+    model.base.model.norm.register_forward_pre_hook(lambda *_: seen.append(model.streams.sources.state_XLD))
     first, second = model(batch), model(batch)
     assert not torch.equal(first, second), "the target's adapters have dropout"
     untouched, _ = small_model("gemma3", layers=2)
