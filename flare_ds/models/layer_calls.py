@@ -20,10 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from flare_ds.exceptions import ConfigError
 
 _BY_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings", "per_layer_input", "alibi"})
-_CACHES = ("past_key_values", "layer_past")
+CACHES = ("past_key_values", "layer_past")
 SHARED = "shared_kv_states"
 """Keys and values that a layer leaves to later layers of the same forward."""
-STORES = (*_CACHES, SHARED)
+STORES = (*CACHES, SHARED)
 
 
 class LayerCall:
@@ -84,9 +84,22 @@ class LayerCall:
         )
 
 
+def in_columns(given: Mapping[str, Any], columns: slice) -> dict[str, Any]:
+    """A stream's named arguments for some of its columns, which ask nothing outside them."""
+    return {name: _in_columns(value, columns) if name in _BY_ROW else value for name, value in given.items()}
+
+
+def _in_columns(value: Any, columns: slice) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_in_columns(one, columns) for one in value)
+    if not isinstance(value, Tensor):
+        return value
+    return value[..., columns, columns] if value.ndim == 4 else value[:, columns]
+
+
 def cache_of(given: Mapping[str, Any]) -> Any:
     """The keys and values of earlier columns among a layer's named arguments; None: there are none."""
-    return next((given[name] for name in _CACHES if given.get(name) is not None), None)
+    return next((given[name] for name in CACHES if given.get(name) is not None), None)
 
 
 def hidden_of(output: Any) -> Tensor:
