@@ -28,9 +28,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.passes import Pass, during
@@ -92,7 +91,7 @@ class PrefixStreams(Streams):
     """Runs the source's rows and the target's through the decoder layers of one model.
 
     Args:
-        model: the base with its adapter.
+        base: the model, with an adapter in it.
         config: the run's settings.
 
     Attributes:
@@ -100,8 +99,7 @@ class PrefixStreams(Streams):
         remembered_BM: when decoding, which of the source's columns in the cache are not padding.
     """
 
-    def __init__(self, model: PeftModel, config: Config) -> None:
-        base = model.get_base_model()
+    def __init__(self, base: PreTrainedModel, config: Config) -> None:
         layers = decoder_layers(base)
         self.prefix: Prefix | None = None
         self.remembered_BM: Tensor | None = None

@@ -50,7 +50,7 @@ class TwoStreamModel(nn.Module):
         if self.mixing is not None:
             self.streams = MixupStreams(self.peft_model, self.mixing, config)
         elif config.recipe.fuses == "keys":
-            self.streams = PrefixStreams(self.peft_model, config)
+            self.streams = PrefixStreams(self.base, config)
         elif config.sources:
             self.streams = LockstepStreams(self.peft_model, config, projection)
         else:

@@ -84,20 +84,19 @@ def test_with_b_at_zero_it_is_the_joint_row_under_the_base(name: str) -> None:
 
 
 def test_without_a_source_it_is_lora() -> None:
-    lengths = [([(0, 0)], (4, 2)), ([(0, 0)], (6, 3))]
+    lengths = [([(0, 0)], (4, 3)), ([(0, 0)], (6, 3))]
     config, plain = settings(), make_config(method="lora")
     model, lora = build("gemma3", config, layers=3), build("gemma3", plain, layers=3)
     lora.load_state_dict(model.state_dict())
     rows = make_rows(1, lengths)
     alone = [Row(row.target, row.answer) for row in rows]
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(make_batch(rows, config)), lora(make_batch(alone, plain)), atol=1e-6, rtol=1e-6
-        )
+        found, wanted = model(make_batch(rows, config)), lora(make_batch(alone, plain))
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
 
 
 def test_what_stands_in_the_padding_reaches_nothing() -> None:
-    """Neither tokens there, nor more of it, nor NaN that attention left in a source's padding."""
+    """Neither tokens there, nor more of it, nor NaN that attention left in a row that has no source at all."""
     config, rows = settings(), make_rows(1, LONG)
     model = build("gemma3", config, layers=3)
     with torch.no_grad():
@@ -105,15 +104,14 @@ def test_what_stands_in_the_padding_reaches_nothing() -> None:
         padded = model(make_batch(rows, config, left=3, pad_seed=1))
     for row, logits, expected in zip(rows, padded, clean, strict=True):
         torch.testing.assert_close(logits[: len(row.answer)], expected[: len(row.answer)], atol=1e-6, rtol=1e-6)
-    count = len(rows)
+    absent = next(number for number, row in enumerate(rows) if not row.sources[0][0])
 
     def poison(_, __, output):
         output = output.clone()
-        output[:count][make_batch(rows, config).attention_mask[:count, : output.shape[1]] == 0] = float("nan")
+        output[absent] = float("nan")  # the sources' rows come first
         return output
 
-    embedding = model.base.get_input_embeddings()
-    handle = embedding.register_forward_hook(poison)
+    handle = model.base.get_input_embeddings().register_forward_hook(poison)
     try:
         loss = model(make_batch(rows, config), with_loss=True)
         loss.backward()
