@@ -2,10 +2,13 @@
 
     python benchmarks/gather_volume.py [--layers 8] [--width 256]
 
-On two real gloo ranks and a small random Llama, for the lockstep step, the same with gradient checkpointing, and two
-forwards. Steps 1 and 2 record DeepSpeed's parameter trace; steps 3 to 5 are measured. `invalidations` counts the
-message that a trace was invalidated in those, with log_trace_cache_warnings on. `gathers_a_step` holds one for each
-adapter matrix, which DeepSpeed gathers again after the optimizer's step.
+On two real gloo ranks and a small random Llama, for the lockstep step, the same with gradient checkpointing, the same
+with a validation before each step, and two forwards. Steps 1 and 2 record DeepSpeed's parameter trace; steps 3 to 5 are
+measured. `invalidations` counts the message that a trace was invalidated in those, with log_trace_cache_warnings on.
+`gathers_a_step` holds one for each adapter matrix, which DeepSpeed gathers again after the optimizer's step.
+
+A validation reads batches without a gradient while the source's share is measured. What it gathers itself is not
+counted, its invalidations are; nor has it a backward, so the trace it leaves is a forward's alone.
 
 The elements of the model are those of the base but for the input embedding, whose rows are looked up in the shards
 and never gathered (flare_ds/models/embedding.py); the output matrix counts, and is gathered as in any model.
@@ -21,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from deepspeed.comm.torch import TorchBackend
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from two_forwards import TwoForwards
@@ -34,7 +38,8 @@ from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import rank
 
 FIRST, LAST = 3, 5  # measured steps
-VARIANTS = {"lockstep": False, "lockstep_checkpointing": True, "two_forwards": False}  # whether layers are recomputed
+VARIANTS = ("lockstep", "lockstep_checkpointing", "lockstep_validating", "two_forwards")
+VALIDATION_BATCHES = 3
 VOCABULARY, ROWS, LENGTH = 512, 2, 16
 DEEPSPEED = "trace_warnings.json"  # beside the model
 
@@ -73,27 +78,40 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         method="flare",
         batch=ROWS,
         deepspeed=model / DEEPSPEED,
-        gradient_checkpointing=VARIANTS[variant],
+        gradient_checkpointing=variant == "lockstep_checkpointing",
     )
     running = open_model(config, shape=load_shape(config.model), label_tokens=[])
     forward = TwoForwards(running.model) if variant == "two_forwards" else lambda root, batch: root(batch)
     elements = sum(full_numel(parameter) for parameter in running.model.parameters() if not parameter.requires_grad)
-    losses = []
+    losses, gathered, calls = [], 0, 0
     for step in range(1, LAST + 1):
         if step == FIRST:
-            counter.elements = counter.calls = 0
+            gathered = calls = 0
             warnings = io.StringIO()
         with contextlib.redirect_stdout(warnings if step >= FIRST else sys.stderr):
+            if variant == "lockstep_validating":
+                validate(running)
+            before = counter.elements, counter.calls
             losses.append(train_step(running, forward))
+        gathered, calls = gathered + counter.elements - before[0], calls + counter.calls - before[1]
     steps = LAST - FIRST + 1
     return {
-        "elements_gathered_a_step": counter.elements / steps,
-        "gathers_a_step": counter.calls / steps,
+        "elements_gathered_a_step": gathered / steps,
+        "gathers_a_step": calls / steps,
         "elements_of_the_model": elements,
-        "ratio": counter.elements / steps / elements,
+        "ratio": gathered / steps / elements,
         "invalidations": warnings.getvalue().count("Invalidate trace cache"),
         "losses": losses,
     }
+
+
+def validate(running: RunningModel) -> None:
+    """Read some batches while the source's share is measured, as a validation does."""
+    assert running.model.streams is not None
+    running.engine.eval()
+    with torch.no_grad(), running.model.streams.measuring():
+        for _ in range(VALIDATION_BATCHES):
+            running.engine(make_batch(VOCABULARY, rows=ROWS, length=LENGTH))
 
 
 def train_step(running: RunningModel, forward: Callable[..., Any]) -> float:

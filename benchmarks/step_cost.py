@@ -4,8 +4,9 @@
                                    [--objective labels]
 
 The same model, the same batch, the same optimizer. `lora` is PEFT alone on the target rows: no part of flare_ds is in
-it but the label head (with --objective labels) and, under the engine, the sharded embedding, which all three have, so
-that the ratios are about the streams. A large output matrix, --objective vocabulary, makes all three alike.
+it but the label head (with --objective labels) and, under the engine, the embedding that is read on the host, which
+all three have, so that the ratios are about the streams. A large output matrix, --objective vocabulary, makes all three
+alike.
 --engine 0 (the default) is plain PyTorch in one process, --engine N the DeepSpeed engine on N ranks. Without --model
 it is a small random Llama.
 
@@ -38,7 +39,7 @@ from workload import make_batch, make_config, run_ranks, write_model
 from flare_ds.adapters.inject import lora_config
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.embedding import shard_embedding
+from flare_ds.models.embedding import read_on_host
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base, load_shape
 from flare_ds.models.loss import loss_sum
@@ -66,11 +67,13 @@ class PlainLora(nn.Module):
         base = load_base(config.model)
         use_head(base, label_tokens=label_tokens(config), trained=False)
         self.model = get_peft_model(base, lora_config(config.adapter, base))
-        shard_embedding(base)
+        self.host_rows = read_on_host(base, config.model.base)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, N, K] at the columns that predict the answers."""
         target = part(batch, slice(-len(batch.target_lengths_B), None))
+        if self.host_rows is not None:
+            self.host_rows.read(target)
         return self.model(
             input_ids=target.input_ids,
             attention_mask=target.attention_mask,

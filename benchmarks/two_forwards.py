@@ -68,6 +68,7 @@ def part(batch: Batch, rows: slice) -> Batch:
     return replace(
         batch,
         input_ids=batch.input_ids[rows],
+        known_ids=None,
         attention_mask=batch.attention_mask[rows],
         position_ids=batch.position_ids[rows],
         source_lengths_SB=batch.source_lengths_SB[:0],

@@ -114,6 +114,7 @@ def make_batch(
     answers = torch.full((len(wanted), max(map(len, wanted))), NO_TARGET)
     for line, answer in enumerate(wanted):
         answers[line, : len(answer)] = torch.tensor(answer)
+    longest = [max([1, *(len(prompt) for prompt, _ in part)]) for part in (lines[: -len(rows)], lines[-len(rows) :])]
     count = lambda of: torch.tensor([len(line[of]) for line in lines]).view(-1, len(rows))[:-1]  # noqa: E731
     return Batch(
         input_ids=ids,
@@ -126,6 +127,7 @@ def make_batch(
         answers_BN=answers[-len(rows) :],
         weights_B=torch.ones(len(rows)),
         prompt_columns=end,
+        first_columns=(0, 0) if everywhere else (end - longest[0], end - longest[1]),
         source_targets_SBN=answers[None, : len(rows)] if source_targets else None,
     )
 

@@ -31,16 +31,16 @@ def run_benchmark(name: str, *arguments: str) -> dict:
 
 def test_gather_volume() -> None:
     found = run_benchmark("gather_volume.py")
-    lockstep, recomputed, two_forwards = (
-        found["variants"][name] for name in ("lockstep", "lockstep_checkpointing", "two_forwards")
-    )
+    names = ("lockstep", "lockstep_checkpointing", "lockstep_validating", "two_forwards")
+    lockstep, recomputed, validating, two_forwards = (found["variants"][name] for name in names)
     assert found["log_trace_cache_warnings"] is True
     assert lockstep["ratio"] <= 1.75
     assert two_forwards["ratio"] >= 2.9
     assert lockstep["ratio"] < recomputed["ratio"] < two_forwards["ratio"]
     assert lockstep["invalidations"] == recomputed["invalidations"] == 0
+    assert validating["invalidations"] == 0 and validating["ratio"] == lockstep["ratio"]
     assert two_forwards["invalidations"] > 0, "the count sees the message where there is one"
-    for other in (recomputed, two_forwards):
+    for other in (recomputed, validating, two_forwards):
         np.testing.assert_allclose(other["losses"], lockstep["losses"], rtol=1e-5)
 
 
@@ -72,6 +72,15 @@ def test_step_cost(ranks: str) -> None:
     assert losses["lora"][-1] != pytest.approx(losses["flare"][-1], rel=1e-5)
     for quantity in ("median_seconds", "rise_bytes", "peak_bytes"):
         assert found["ratios"][quantity].keys() == {"flare/lora", "flare_two_forwards/lora"}
+
+
+def test_adapted_linears() -> None:
+    found = run_benchmark("adapted_linears.py", "--steps", "1", "--layers", "2", "--width", "64")
+    peft, lora, flare = (found["variants"][name] for name in ("peft", "lora", "flare"))
+    assert (peft["modules_called_a_layer"], lora["modules_called_a_layer"]) == (41, 13)
+    assert flare["modules_called_a_layer"] == 25
+    assert lora["kept_bytes"] < 0.75 * peft["kept_bytes"]
+    assert found["over_peft"].keys() == {"lora", "flare"} and found["over_peft"]["lora"]["median_seconds"] > 0
 
 
 def test_head_memory() -> None:

@@ -14,7 +14,7 @@ import torch
 import transformers
 from deepspeed.comm.torch import build_shm_op
 from deepspeed.runtime.engine import DeepSpeedEngine
-from deepspeed.runtime.zero import partition_parameters, stage3
+from deepspeed.runtime.zero import partition_parameters, partitioned_param_coordinator, stage3
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_local_optimizer_state
 from peft import LoraConfig, get_peft_model
@@ -50,7 +50,7 @@ def x_BLD(layer: LoraLayer) -> Iterator[torch.Tensor]:
 def test_a_peft_layer_is_called_by_its_forward(layer: LoraLayer, x_BLD: torch.Tensor) -> None:
     """What stands in for `LoraLayer.forward` is all that a call of the layer runs; `base_layer` is the frozen one."""
     adapted_BLO = layer(x_BLD)
-    layer.forward = layer.base_layer
+    layer.forward = layer.base_layer.forward
     try:
         plain_BLO = layer(x_BLD)
     finally:
@@ -109,6 +109,19 @@ def test_a_function_takes_what_it_took(function: Callable, expected: list[str]) 
 def test_zero3_still_keeps_what_we_read(module: object, name: str) -> None:
     """Attributes of DeepSpeed's ZeRO-3 that exist only in a process group; what they hold, the ranks' tests say."""
     assert re.search(name, inspect.getsource(module))
+
+
+def test_zero3_gathers_what_is_registered_with_a_module() -> None:
+    """`register_external_parameter`: what a module reads of others is gathered and released with its own, once each."""
+    module, other = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2)
+    for parameter in other.parameters():
+        deepspeed.zero.register_external_parameter(module, parameter)
+    assert [id(parameter) for parameter in partitioned_param_coordinator.iter_params(module)] == [
+        id(parameter) for parameter in (module.weight, other.weight, other.bias)
+    ]
+    coordinator = partitioned_param_coordinator.PartitionedParameterCoordinator
+    for method in ("_fetch_sub_module_impl", "release_sub_module"):
+        assert "iter_params(" in inspect.getsource(getattr(coordinator, method))
 
 
 def test_deepspeed_names_its_shared_memory_as_we_unlink_it() -> None:

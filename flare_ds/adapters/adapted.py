@@ -27,6 +27,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from flare_ds.adapters.bottleneck import Fusion
+from flare_ds.adapters.down_projection import down_projection
 from flare_ds.adapters.passes import Pass, current
 from flare_ds.exceptions import CheckpointError
 
@@ -36,6 +37,8 @@ ADAPTER = "default"
 
 class AdaptedLinear:
     """Stands in for the forward of one of PEFT's LoRA layers.
+
+    No module inside is called, so that under ZeRO-3 the layer's hooks run once and not for each of its parts.
 
     Args:
         layer: it.
@@ -48,34 +51,50 @@ class AdaptedLinear:
             layer.lora_fusion = nn.ModuleDict({ADAPTER: fusion})  # type: ignore[attr-defined]
             layer.merge = _refuse_merge  # type: ignore[method-assign]
 
+    @property
+    def a_RD(self) -> Tensor:
+        """A."""
+        return self.layer.lora_A[ADAPTER].weight  # type: ignore[return-value]
+
+    @property
+    def b_OR(self) -> Tensor:
+        """B."""
+        return self.layer.lora_B[ADAPTER].weight  # type: ignore[return-value]
+
     def __call__(self, x: Tensor) -> Tensor:
         """[B, L, D], or [B·L, D], in; the same leading shape [..., O] out, in the base's precision."""
         layer, this = self.layer, current()
-        result = layer.base_layer(x)
-        if this.adapted:
-            up, scaling = layer.lora_B[ADAPTER], layer.scaling[ADAPTER]
-            return (result + up(self._bottleneck(x, this)).view_as(result) * scaling).to(result.dtype)
         if this.inputs is not None and self.fusion is not None:
             this.inputs[layer] = x
+        if this.ended:
+            return x.new_zeros(*x.shape[:-1], layer.out_features)  # type: ignore[arg-type]
+        result: Tensor = layer.base_layer.forward(x)
+        if this.adapted:
+            update = nn.functional.linear(self._bottleneck(x, this), self.b_OR).view_as(result)
+            return update.mul_(layer.scaling[ADAPTER]).add_(result).to(result.dtype)
         return result
 
     def _bottleneck(self, x: Tensor, this: Pass) -> Tensor:
         """φ(S, T) where the pass has something to fuse here, else T."""
-        layer = self.layer
-        down, up, dropout = (each[ADAPTER] for each in (layer.lora_A, layer.lora_B, layer.lora_dropout))
-        bottleneck_BLR = down(dropout(x.to(down.weight.dtype)))  # type: ignore[arg-type]
-        source_XMD, alignment = this.source_XMD.get(layer), this.alignment
-        if self.fusion is None or source_XMD is None or alignment is None:
-            return bottleneck_BLR
-        target_BCR = self._with_past(bottleneck_BLR.reshape(*alignment.partner_BL.shape, -1), this)
-        source_down = self.fusion.source_down or down
-        source_XMR = source_down(dropout(source_XMD.to(bottleneck_BLR.dtype)))
+        dropout = self._dropout()
+        target = down_projection(x, self.a_RD, dropout)
+        source_XMD, alignment, fusion = this.source_XMD.get(self.layer), this.alignment, self.fusion
+        if fusion is None or source_XMD is None or alignment is None:
+            return target
+        target_BCR = self._with_past(target.reshape(*alignment.partner_BL.shape, -1), this)
+        source_XMR = down_projection(source_XMD, self.a_RD if fusion.a_RD is None else fusion.a_RD, dropout)
         source_SBMR = source_XMR.unflatten(0, (alignment.sources, -1))
-        fused_BLR = self.fusion(source_SBMR, target_BCR, alignment)
+        fused_BLR = fusion.fuse(source_SBMR, target_BCR, alignment)
         if this.energy is not None:
-            without_BLR = self.fusion(torch.zeros_like(source_SBMR), target_BCR, alignment)
-            this.energy[layer] += _energy(up(fused_BLR), up(without_BLR), alignment.partner_BL).to(this.energy[layer])
+            without_BLR = fusion.fuse(torch.zeros_like(source_SBMR), target_BCR, alignment)
+            energy = self._energy(torch.stack([fused_BLR - without_BLR, fused_BLR]), alignment.partner_BL)
+            this.energy[self.layer] = this.energy.get(self.layer, 0) + energy
         return fused_BLR
+
+    def _dropout(self) -> float:
+        """The share of the inputs that is left out now; PEFT puts something else in place of no dropout."""
+        dropout = self.layer.lora_dropout[ADAPTER]
+        return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
     def _with_past(self, target_BLR: Tensor, this: Pass) -> Tensor:
         """T of all positions so far [B, C, R]; cross-attention asks the earlier ones."""
@@ -85,10 +104,11 @@ class AdaptedLinear:
         this.past_BCR[self.layer] = target_BLR if past_BCR is None else torch.cat([past_BCR, target_BLR], 1)
         return this.past_BCR[self.layer]
 
-
-def _energy(with_BLO: Tensor, without_BLO: Tensor, partner_BL: Tensor) -> Tensor:
-    parts = [(with_BLO - without_BLO)[partner_BL], with_BLO[partner_BL]]
-    return torch.stack([part.detach().float().square().sum() for part in parts])
+    @torch.no_grad()
+    def _energy(self, parts_2BLR: Tensor, partner_BL: Tensor) -> Tensor:
+        """|B·v|² of two kinds of v in fp64 [2], each summed over the positions with a partner, as vᵀ(BᵀB)v."""
+        met_2BLR = parts_2BLR.masked_fill(~partner_BL[..., None], 0.0)
+        return (met_2BLR @ (self.b_OR.T @ self.b_OR) * met_2BLR).double().sum((1, 2, 3))
 
 
 def _refuse_merge(*_: object, **__: object) -> NoReturn:

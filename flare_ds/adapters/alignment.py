@@ -7,7 +7,7 @@ Prompts are left-padded, so those of one stream end in one column; answers follo
                                           stretch  t0-s0 t1-s2 t2-s3     first meets first, last meets last
 
 With span=prompt answers meet nothing. With span=full answer token k of the target meets answer token k of the source,
-in the same column, as long as the source has one.
+as long as the source has one.
 
 A target position has *no partner* where it is padding, or meets no source position; it then keeps the plain
 bottleneck T. Source padding is never a partner, so what a pad token holds cannot reach the target.
@@ -114,5 +114,5 @@ def align_streams(
     if source_answers_SB is not None:
         answer = columns - prompt_columns
         partner = partner | ((answer >= 0) & (answer < source_answers_SB[..., None]))
-        index = torch.where(answer >= 0, columns, index)
+        index = torch.where(answer >= 0, end + answer, index)
     return Alignment(index_SBL=index, partner_SBL=partner & real_BL, real_BC=real_BL)

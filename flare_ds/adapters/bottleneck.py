@@ -22,6 +22,8 @@ class Fusion(nn.Module):
 
     Attributes:
         source_down: the source's own A, which begins as PEFT begins A; None: it goes through the target's.
+        function: φ.
+        source_logits_S: whose softmax weighs the sources; None: they weigh the same.
     """
 
     def __init__(self, adapter: AdapterConfig, sources: int, width: int) -> None:
@@ -33,9 +35,14 @@ class Fusion(nn.Module):
         learned = adapter.source_weights == "learned" and sources > 1
         self.source_logits_S = nn.Parameter(torch.zeros(sources)) if learned else None
 
-    def forward(self, source_SBMR: Tensor, target_BCR: Tensor, alignment: Alignment) -> Tensor:
+    @property
+    def a_RD(self) -> Tensor | None:
+        """The source's own A."""
+        return None if self.source_down is None else self.source_down.weight
+
+    def fuse(self, source_SBMR: Tensor, target_BCR: Tensor, alignment: Alignment) -> Tensor:
         """The fused bottleneck [B, L, R] of the last L target positions; T itself where there is no partner."""
         logits_S = source_SBMR.new_zeros(self.sources) if self.source_logits_S is None else self.source_logits_S
         source_BLR = alignment.combine(source_SBMR, logits_S.softmax(0))
-        fused_BLR = self.function(source_BLR, target_BCR, alignment.real_BC)
+        fused_BLR = self.function.forward(source_BLR, target_BCR, alignment.real_BC)
         return torch.where(alignment.partner_BL[..., None], fused_BLR, target_BCR[:, -source_BLR.shape[1] :])

@@ -4,7 +4,8 @@
     φ(S, T)                           [B, L, R], goes on through B
 
 A function is a module, made for a bottleneck of width R: most hold nothing, the gate holds R numbers, cross-attention
-three R x R maps, which train and are saved with the adapter.
+three R x R maps, which train and are saved with the adapter. None calls a module: under ZeRO-3 that would be hooks, and
+another order of them while the source's share is measured.
 
 Legend: B rows, L positions, C >= L positions so far (more than L when decoding with a cache), R width of the
 bottleneck, H heads, K = R / H.
@@ -87,15 +88,15 @@ class CrossAttention(nn.Module):
         itself_LC = own_LC & ~own_LC.tril(-1 + so_far - query)
         seen_BLC = (own_LC & real_BC[:, None, :]) | itself_LC
         attended_BHLK = nn.functional.scaled_dot_product_attention(
-            self._split(self.query(source_BLR)),
-            self._split(self.key(target_BCR)),
-            self._split(self.value(target_BCR)),
+            self._mapped(self.query, source_BLR),
+            self._mapped(self.key, target_BCR),
+            self._mapped(self.value, target_BCR),
             attn_mask=seen_BLC[:, None],
         )
         return attended_BHLK.transpose(1, 2).flatten(2)
 
-    def _split(self, x_BCR: Tensor) -> Tensor:
-        return x_BCR.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _mapped(self, linear: nn.Linear, x_BCR: Tensor) -> Tensor:
+        return linear.forward(x_BCR).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def add(source_BLR: Tensor, target_BLR: Tensor) -> Tensor:

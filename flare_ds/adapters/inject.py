@@ -7,6 +7,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flare_ds.adapters.adapted import ADAPTER, AdaptedLinear
 from flare_ds.adapters.bottleneck import Fusion
@@ -58,7 +59,17 @@ def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: in
             fused = sources and name.rpartition(".")[2] in adapter.fused_modules
             fusion = Fusion(adapter, sources, layer.in_features) if fused else None  # type: ignore[arg-type]
             layer.forward = AdaptedLinear(layer, fusion)  # type: ignore[attr-defined]
+            _gather_together(layer)
     return model
+
+
+def _gather_together(layer: LoraLayer) -> None:
+    """Have ZeRO-3 gather all that a layer's forward reads when the layer is called, as its parts are not."""
+    if is_deepspeed_zero3_enabled():
+        from deepspeed.zero import register_external_parameter
+
+        for parameter in layer.parameters():  # type: ignore[attr-defined]
+            register_external_parameter(layer, parameter)
 
 
 def fused_layers(model: nn.Module) -> dict[str, LoraLayer]:

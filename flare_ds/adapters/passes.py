@@ -24,6 +24,8 @@ class Pass:
     Attributes:
         adapted: whether adapters are on; off, as for the sources, there is the frozen base alone.
         inputs: takes what each fused module reads; None: nobody wants it.
+        wanted: of how many modules, where nobody reads what comes of the layer: behind the last of them no adapted
+            linear computes anything; None: the layer is read.
         source_XMD: what each fused module fuses, all rows of one source before those of the next; empty: plain LoRA.
         alignment: how its positions meet the target's; None: nothing is fused.
         past_BCR: when decoding, T of the positions so far by module, added to; None: not kept.
@@ -32,10 +34,16 @@ class Pass:
 
     adapted: bool = True
     inputs: dict[LoraLayer, Tensor] | None = None
+    wanted: int | None = None
     source_XMD: Mapping[LoraLayer, Tensor] = field(default_factory=dict)
     alignment: Alignment | None = None
     past_BCR: dict[LoraLayer, Tensor] | None = None
     energy: dict[LoraLayer, Tensor] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that is wanted of the layer is there."""
+        return self.inputs is not None and len(self.inputs) == self.wanted
 
 
 _PLAIN = Pass()

@@ -18,7 +18,7 @@ position, D their width; of logits K is the tokens in which label words part.
 
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,8 +55,10 @@ class Batch:
         weights_B: 1, or 0 for a filler row.
         source_targets_SBN: what the source rows should predict (x_mixup), or None.
         prompt_columns: P.
+        first_columns: the first column that any source row fills, and the first that a target row does.
         stored_BMKD: source states that were computed before, or None.
         branches_BNK: which of the label words' tokens an answer is chosen among, or None: all that there are.
+        known_ids: input_ids on the host, if they are known there.
     """
 
     input_ids: Tensor
@@ -69,16 +71,30 @@ class Batch:
     answers_BN: Tensor
     weights_B: Tensor
     prompt_columns: int
+    first_columns: tuple[int, int] = (0, 0)
     source_targets_SBN: Tensor | None = None
     stored_BMKD: Tensor | None = None
     branches_BNK: Tensor | None = None
+    known_ids: Tensor | None = None
+
+    @property
+    def columns(self) -> tuple[slice, slice]:
+        """The columns that the sources' rows fill, prompts and answers, and those of the target's; alone it has all."""
+        together = len(self.input_ids) > len(self.target_lengths_B)
+        source, target = self.first_columns if together else (0, 0)
+        end = self.prompt_columns if self.source_answers_SB is None else self.input_ids.shape[1]
+        return slice(source, end), slice(target, self.input_ids.shape[1])
+
+    @property
+    def host_ids(self) -> Tensor:
+        """input_ids on the host; where they are not known there, that waits for the device."""
+        return self.input_ids.cpu() if self.known_ids is None else self.known_ids
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        tensors = {
-            field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved | {"known_ids": self.host_ids})
 
     def followed_by(self, tokens: tuple[int, ...]) -> "Batch":
         """The same prompts and tokens that every row reads behind them; sources do where their answers would stand."""
@@ -86,13 +102,15 @@ class Batch:
         reads_X = self.attention_mask.any(1)
         if self.source_answers_SB is None:
             reads_X[: lines - rows] = False
-        tokens_XN = torch.tensor(tokens, device=reads_X.device).expand(lines, -1)
-        mask = torch.cat([self.attention_mask, reads_X[:, None].expand_as(tokens_XN).to(self.attention_mask)], 1)
+        tokens_XN = torch.tensor(tokens).expand(lines, -1)
+        ids = torch.cat([self.host_ids, tokens_XN], 1)
+        mask = torch.cat([self.attention_mask, reads_X[:, None].expand(-1, len(tokens)).to(self.attention_mask)], 1)
         read = reads_X[: lines - rows].view(-1, rows) * len(tokens)
         first = self.answer_columns_N[0]
         return replace(
             self,
-            input_ids=torch.cat([self.input_ids, tokens_XN], 1),
+            input_ids=torch.cat([self.input_ids, tokens_XN.to(self.input_ids.device)], 1),
+            known_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clip(min=0),
             source_answers_SB=None if self.source_answers_SB is None else read,
@@ -127,7 +145,7 @@ def collate(
     """
     rows = [int(row) for row in micro_batch.rows]
     prompts_SB = [[split.prompt(stream, row) for row in rows] for stream in streams]
-    prompt_columns = max(len(prompt) for prompts in prompts_SB for prompt in prompts)
+    prompt_columns = _longest(prompts_SB)
     predicting = streams if source_targets else streams[-1:]
     answers = TokenAnswers(split) if objective == "vocabulary" else LabelAnswers(split, trie)
     targets_SBN = _right_padded([[answers.targets(stream, row) for row in rows] for stream in predicting])
@@ -135,6 +153,9 @@ def collate(
     reading = streams if source_answers else streams[-1:]
     inputs_SB = [[answers.inputs(stream, row) if stream in reading else NOTHING for row in rows] for stream in streams]
     ids, mask = _grid(list(chain(*prompts_SB)), list(chain(*inputs_SB)), pad_id)
+    longest = [
+        max((len(prompt) for prompt in chain(*prompts)), default=0) for prompts in (prompts_SB[:-1], prompts_SB[-1:])
+    ]
     states = None if stored is None else [stored.states(row) for row in rows]
     source_lengths = [[len(prompt) for prompt in prompts] for prompts in prompts_SB[:-1]]
     if states is not None:
@@ -152,6 +173,10 @@ def collate(
         answers_BN=targets_SBN[-1],
         weights_B=torch.from_numpy(micro_batch.weights),
         prompt_columns=prompt_columns,
+        first_columns=(
+            prompt_columns - max(1, longest[0]),
+            prompt_columns - longest[1],
+        ),  # a source without a text has one
         source_targets_SBN=targets_SBN[:-1] if source_targets else None,
         stored_BMKD=None if states is None else _left_padded(states),
         branches_BNK=answers.branches(rows, targets_SBN.shape[2]),
@@ -168,6 +193,11 @@ def _grid(prompts: list[np.ndarray], inputs: list[np.ndarray], pad_id: int) -> t
         ids[line, span] = np.concatenate([prompt, answer])
         mask[line, span] = 1
     return ids, mask
+
+
+def _longest(prompts_SB: list[list[np.ndarray]]) -> int:
+    """Columns that these prompts need; one, if there is no token in them."""
+    return max([1, *(len(prompt) for prompts in prompts_SB for prompt in prompts)])
 
 
 def _left_padded(states: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 
 from flare_ds.batches.order import Order, RowOrder, TokenOrder
 from flare_ds.batches.rows_read import SplitRows
-from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config, TrainConfig
 from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.streams import source_streams
@@ -45,23 +45,8 @@ def number_of_steps(train: TrainConfig, order: Order) -> int:
 
 
 def padded_tokens(config: Config, split: SplitRows, *, behind: int = 0) -> np.ndarray:
-    """Tokens each row takes in a forward in which it is the longest, over all streams that run: int [n].
-
-    columns = the row's longest prompt + the split's longest answer     since prompts end, and answers start,
-    tokens  = columns x streams                                         in the same column
-
-    Args:
-        config: the run's settings.
-        split: the rows.
-        behind: most tokens of a label word that are read to tell it apart (objective labels).
-    """
-    streams, columns_n = streams_of(config), longest_prompts(split, streams_of(config))
-    if config.train.objective == "vocabulary":
-        # Beside the target's, those that `collate` puts behind the source's prompts.
-        answering = streams if config.adapter.span == "full" or config.recipe.fuses == "mixup" else ("target",)
-        answers = [int((split.lengths(stream) - split.prompt_lengths(stream)).max()) for stream in answering]
-        behind = max(answers) - 1  # the last token is only predicted
-    return len(streams) * (columns_n + behind)
+    """Tokens each row takes in a forward in which it is the longest: see `Workload.padded_tokens`."""
+    return Workload(config).padded_tokens(split, behind=behind)
 
 
 def _check_fits(split: CacheSplit, lengths_n: np.ndarray, batch_tokens: int) -> None:

@@ -46,11 +46,12 @@ class Decoder:
 
     def __init__(self, running: RunningModel, batch: Batch, *, along: bool) -> None:
         self.running = running
-        self.prompts = _prompts(batch)
+        # What decodes along shares a grid with the target as long as it lasts; alone, it has its own columns only.
+        self.prompts = _prompts(replace(batch, first_columns=(0, 0)) if along else batch)
         self.sources = len(batch.source_lengths_SB) if along else 0
         self.rows = len(batch.target_lengths_B)
         decoding = (self.sources + 1) * self.rows
-        self.mask_XC = self.prompts.attention_mask[-decoding:]
+        self.mask_XC = self.prompts.attention_mask[-decoding:, running.model.streams.first_column(self.prompts) :]
         self.lengths_X = self.mask_XC.sum(1)
         self.steps = 0
         config = running.model.base.config
@@ -80,6 +81,7 @@ class Decoder:
         column = replace(
             self.prompts,
             input_ids=tokens_X[:, None],
+            known_ids=None,
             attention_mask=self.mask_XC,
             position_ids=(self.lengths_X + self.steps)[:, None],
             source_lengths_SB=self.prompts.source_lengths_SB[: self.sources],
@@ -139,6 +141,7 @@ def _prompts(batch: Batch) -> Batch:
     return replace(
         batch,
         input_ids=batch.input_ids[:, :end],
+        known_ids=batch.host_ids[:, :end],
         attention_mask=batch.attention_mask[:, :end],
         position_ids=batch.position_ids[:, :end],
         source_answers_SB=None,

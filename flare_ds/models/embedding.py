@@ -1,75 +1,117 @@
-"""The sharded embedding: rows looked up where they lie, instead of gathering the whole table in every forward.
+"""The sharded embedding: a batch's rows are read on its host, from the base's own file, instead of being gathered.
 
 ZeRO-3 gathers a module's weights whole before it runs. For an embedding that is the largest gather of the step (168 of
-Gemma 3 270M's 268 M parameters) to read a few hundred rows. The table is frozen, so each rank keeps its shard and the
-ranks exchange rows:
+Gemma 3 270M's 268 M parameters) to read a few hundred rows. The table is frozen, and every host has it on disk: mapped
+into memory it costs no rank anything, as all ranks of a host share the page cache.
 
-    my token ids -> everybody's ids -> rows (or parts of rows) in my shard, zero elsewhere -> sum over ranks -> my rows
+    a batch's token ids, on the host -> the distinct ones -> their rows in the file -> the device, beside the batch
 
-A sum of one value and zeros is exact, so the result is the table's, bit for bit.
+What a file calls the table, and in which precision it holds it, is its own affair: it is taken if its values are those
+that were loaded. A base whose table is in no safetensors file keeps its embedding as it is, gathered by ZeRO-3.
 
-Legend: U distinct tokens of this rank, A tokens asked for by all ranks, D the table's width.
+Legend: X rows, L columns, U distinct tokens, V words, D the table's width.
 """
+
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
+from flare_ds.batches.collate import Batch
+from flare_ds.exceptions import CheckpointError
+from flare_ds.model_files.hub import revision
+from flare_ds.model_files.weight_files import weight_files
 from flare_ds.models.partitioned import is_partitioned
 
 
-def shard_embedding(base: PreTrainedModel) -> None:
-    """Make a partitioned base look its tokens up in shards; a whole base stays as it is.
+class HostRows:
+    """Stands in for the forward of a partitioned embedding.
 
-    The embedding module keeps its class, so whatever it does to the rows (scaling, say) is still done; only its
-    weight is no longer a parameter that DeepSpeed gathers. A tied output matrix keeps its own use of the weight.
+    The module keeps its class, so whatever it does to the rows (scaling, say) is still done; only its weight is no
+    longer a parameter that DeepSpeed gathers. A tied output matrix keeps its own use of the weight.
+
+    Args:
+        module: the embedding.
+        table_VD: its values, mapped from a file, perhaps in another precision.
+        dtype: in which they are read.
+    """
+
+    def __init__(self, module: nn.Module, table_VD: Tensor, dtype: torch.dtype) -> None:
+        self.module, self.embed = module, module.forward
+        self.table_VD, self.dtype = table_VD, dtype
+        del module._parameters["weight"]
+        # Rows are renumbered below, and a frozen table has no gradient to leave out.
+        setattr(module, "padding_idx", None)  # noqa: B010 - a plain attribute, unknown to torch's types
+        module.forward = self
+
+    def read(self, batch: Batch) -> None:
+        """Fetch the rows of the batch whose forward comes next; nothing waits for the device."""
+        device = batch.input_ids.device
+        ids_U, places_XL = batch.host_ids.unique(return_inverse=True)
+        rows_UD = self.table_VD[ids_U].to(self.dtype)
+        if device.type == "cuda":
+            rows_UD, places_XL = rows_UD.pin_memory(), places_XL.pin_memory()
+        self.rows_UD = rows_UD.to(device, non_blocking=True)
+        self.places_XL = places_XL.to(device, non_blocking=True)
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """Embed the token ids [X, L] of the batch that was read."""
+        assert input_ids.shape == self.places_XL.shape, "these are another batch's"
+        self.module.weight = self.rows_UD
+        try:
+            return self.embed(self.places_XL)
+        finally:
+            del self.module.weight
+
+
+def read_on_host(base: PreTrainedModel, name: str) -> HostRows | None:
+    """Let the embedding of a partitioned base be read from a file; a collective.
+
+    Args:
+        base: as it was loaded.
+        name: directory of the base, or its hub name.
+
+    Returns:
+        What reads the rows of each batch; None: the base is whole, or its table is in no file.
     """
     module = base.get_input_embeddings()
     weight = module.weight
     if not isinstance(weight, nn.Parameter) or not is_partitioned(weight):
-        return
-    del module._parameters["weight"]
-    # Rows are renumbered below, and a frozen table has no gradient to leave out.
-    setattr(module, "padding_idx", None)  # noqa: B010 - a plain attribute, unknown to torch's types
-    module.forward = _ShardedLookup(module, weight)
+        return None
+    called = next(name for name, found in base.named_modules() if found is module)
+    table_VD = _table(_directory(name), f"{called.rpartition('.')[2]}.weight", weight)
+    found = torch.tensor(table_VD is not None, dtype=torch.int, device=weight.device)
+    dist.all_reduce(found, op=dist.ReduceOp.MIN)
+    return HostRows(module, table_VD, weight.dtype) if table_VD is not None and found else None
 
 
-class _ShardedLookup:
-    """Stands in for the embedding module's forward."""
+def _directory(name: str) -> Path:
+    config = None if Path(name).is_dir() else cached_file(name, "config.json", revision=revision(name))
+    return Path(config).parent if config else Path(name)
 
-    def __init__(self, module: nn.Module, weight: nn.Parameter) -> None:
-        self.module, self.embed = module, module.forward
-        self.shard: Tensor = getattr(weight, "ds_tensor").data  # noqa: B009 - DeepSpeed's attribute
-        self.vocabulary, self.width = getattr(weight, "ds_shape")  # noqa: B009
 
-    def __call__(self, input_ids: Tensor) -> Tensor:
-        """Embed token ids of any shape; a collective: every rank calls it as often as the others."""
-        ids_U, places = input_ids.unique(return_inverse=True)
-        assert int(ids_U[-1]) < self.vocabulary, "a token without a row would be read as zeros"
-        self.module.weight = self._rows(ids_U)
-        try:
-            return self.embed(places)
-        finally:
-            del self.module.weight
+def _table(directory: Path, ending: str, weight: nn.Parameter) -> Tensor | None:
+    """The matrix of this name, shape and values in a model's files, mapped into memory."""
+    try:
+        files = weight_files(directory)
+    except (CheckpointError, ValueError):
+        return None
+    for file in files:
+        with safe_open(directory / file, framework="pt") as tensors:
+            for name in filter(lambda name: name.endswith(ending), tensors.keys()):
+                if _is_loaded(table_VD := tensors.get_tensor(name), weight):
+                    return table_VD
+    return None
 
-    def _rows(self, ids_U: Tensor) -> Tensor:
-        """The table's rows [U, D] of this rank's tokens."""
-        counts = torch.zeros(dist.get_world_size(), dtype=torch.long, device=ids_U.device)
-        counts[dist.get_rank()] = len(ids_U)
-        dist.all_reduce(counts)
-        first = int(counts[: dist.get_rank()].sum())
-        ids_A = torch.zeros(int(counts.sum()), dtype=torch.long, device=ids_U.device)
-        ids_A[first : first + len(ids_U)] = ids_U
-        dist.all_reduce(ids_A)
-        rows_AD = self._from_my_shard(ids_A)
-        dist.all_reduce(rows_AD)
-        return rows_AD[first : first + len(ids_U)]
 
-    def _from_my_shard(self, ids_A: Tensor) -> Tensor:
-        """Rows [A, D] with zeros wherever another rank holds the element; a shard may end within a row."""
-        columns_D = torch.arange(self.width, device=ids_A.device)
-        elements_AD = ids_A[:, None] * self.width + columns_D - dist.get_rank() * self.shard.numel()
-        mine_AD = (elements_AD >= 0) & (elements_AD < self.shard.numel())
-        values_AD = self.shard[elements_AD.clamp(0, self.shard.numel() - 1)]
-        return torch.where(mine_AD, values_AD, torch.zeros_like(values_AD))
+def _is_loaded(table_VD: Tensor, weight: nn.Parameter) -> bool:
+    """Whether a partitioned weight has these values, as far as this rank can tell by its shard."""
+    if table_VD.shape != getattr(weight, "ds_shape"):  # noqa: B009 - DeepSpeed's attribute
+        return False
+    shard: Tensor = getattr(weight, "ds_tensor").data.cpu()  # noqa: B009
+    mine = table_VD.flatten()[dist.get_rank() * shard.numel() :][: shard.numel()]
+    return torch.equal(mine.to(shard.dtype), shard[: len(mine)])

@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from flare_ds.exceptions import ConfigError
 
 _BY_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings", "per_layer_input", "alibi"})
+_COLUMNS_LAST = frozenset({"attention_mask", "position_ids", "alibi"})
+_ALL = slice(None)
 CACHES = ("past_key_values", "layer_past")
 SHARED = "shared_kv_states"
 """Keys and values that a layer leaves to later layers of the same forward."""
@@ -42,14 +44,23 @@ class LayerCall:
         """What the layer is called with beside the state, by name."""
         return dict(zip(self.names, args, strict=False)) | dict(kwargs)
 
-    def split(self, given: Mapping[str, Any], rows: int, everybody: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def split(
+        self, given: Mapping[str, Any], rows: int, everybody: int, *, columns: tuple[slice, slice] = (_ALL, _ALL)
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split named arguments into the sources' rows (the first ones) and the target's; a store is the target's.
+
+        Args:
+            given: the arguments.
+            rows: how many are the sources'.
+            everybody: how many there are.
+            columns: which columns the sources' rows are called with, and which the target's.
 
         Raises:
             ConfigError: an argument is of no known kind.
         """
         halves = {name: self._halves(name, value, rows, everybody) for name, value in given.items()}
-        return {name: half[0] for name, half in halves.items()}, {name: half[1] for name, half in halves.items()}
+        source, target = ({name: half[side] for name, half in halves.items()} for side in (0, 1))
+        return _cut(source, columns[0]), _cut(target, columns[1])
 
     def _halves(self, name: str, value: Any, rows: int, everybody: int) -> tuple[Any, Any]:
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -84,17 +95,19 @@ class LayerCall:
         )
 
 
-def in_columns(given: Mapping[str, Any], columns: slice) -> dict[str, Any]:
-    """A stream's named arguments for some of its columns, which ask nothing outside them."""
-    return {name: _in_columns(value, columns) if name in _BY_ROW else value for name, value in given.items()}
+def _cut(given: Mapping[str, Any], columns: slice) -> dict[str, Any]:
+    """Named arguments of some rows, for some of their columns."""
+    return dict(given) if columns == _ALL else {name: _cut_one(name, value, columns) for name, value in given.items()}
 
 
-def _in_columns(value: Any, columns: slice) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_in_columns(one, columns) for one in value)
-    if not isinstance(value, Tensor):
+def _cut_one(name: str, value: Any, columns: slice) -> Any:
+    if name in _BY_ROW and isinstance(value, tuple):
+        return tuple(_cut_one(name, one, columns) for one in value)
+    if name not in _BY_ROW or not isinstance(value, Tensor):
         return value
-    return value[..., columns, columns] if value.ndim == 4 else value[:, columns]
+    if name == "attention_mask" and value.ndim == 4:  # what each column sees of each
+        return value[..., columns, columns]
+    return value[..., columns] if name in _COLUMNS_LAST else value[:, columns]
 
 
 def cache_of(given: Mapping[str, Any]) -> Any:

@@ -92,6 +92,10 @@ class MixupStreams(Streams):
         real_BP = batch.attention_mask[:rows, : batch.prompt_columns].bool()
         return MixedSource(real_BP, keep=batch.source_targets_SBN is not None)
 
+    def first_column(self, batch: Batch) -> int:
+        """Both streams go through a layer in one call, so all columns do."""
+        return 0
+
     @contextmanager
     def reading(self, source: MixedSource | None) -> Iterator[None]:
         """Run the forwards inside with this source, or for None with the target alone."""

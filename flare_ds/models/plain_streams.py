@@ -27,6 +27,10 @@ class Streams(Protocol):
     def sources_of(self, batch: Batch) -> Any:
         """What the target's rows of a batch meet, in this method's own words; None: they are read alone."""
 
+    def first_column(self, batch: Batch) -> int:
+        """The first column of the target that goes through the layers; those that come out are counted from there."""
+        return 0
+
     def positions(self, batch: Batch, sources: Any) -> Tensor:
         """The positions of the columns of a batch: each row's own, from 0, unless its streams say otherwise."""
         return batch.position_ids

@@ -36,7 +36,7 @@ from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of, in_columns
+from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of
 from flare_ds.models.loss import batch_loss
 from flare_ds.models.plain_streams import Streams
 
@@ -49,14 +49,14 @@ class Prefix:
         source_BM: which of the source's columns are not padding.
         target_BL: which of the target's so far.
         asking: how many of these, the last ones, ask.
-        end: behind which column of the batch the source's end; None: its keys and values are in the cache already.
+        columns: where the two stand in the batch; None: the source's keys and values are in the cache already.
         state_BMD: the source after the layer that ran last; None: none has run.
     """
 
     source_BM: Tensor
     target_BL: Tensor
     asking: int
-    end: int | None = None
+    columns: tuple[slice, slice] | None = None
     state_BMD: Tensor | None = None
 
     @cached_property
@@ -68,12 +68,6 @@ class Prefix:
     def positions_BC(self) -> Tensor:
         """The positions of all columns: those of one row that holds the source and then the target."""
         return (self.real_BC.cumsum(1) - 1).clip(min=0)
-
-    @property
-    def columns(self) -> slice:
-        """Where the source stands in the batch."""
-        assert self.end is not None
-        return slice(self.end - self.source_BM.shape[1], self.end)
 
     def mask(self, window: int | None) -> Tensor:
         """Which columns each column that asks may read: [B, 1, Q, C]."""
@@ -109,22 +103,26 @@ class PrefixStreams(Streams):
 
     def sources_of(self, batch: Batch) -> Prefix | None:
         """What stands before the target's columns: the source of the batch or, when decoding, that of the prompts."""
-        rows, asking = len(batch.target_lengths_B), batch.input_ids.shape[1]
-        target_BL = batch.attention_mask[-rows:].bool()
+        rows, mask_XL = len(batch.target_lengths_B), batch.attention_mask.bool()
         if len(batch.source_lengths_SB):
-            end = batch.prompt_columns
-            source_BM = batch.attention_mask[:rows, :end].bool()
-            source_BM = source_BM[:, -max(1, int(batch.source_lengths_SB.max())) :]
+            source, target = batch.columns
+            source_BM, target_BL = mask_XL[:rows, source], mask_XL[-rows:, target]
             self.remembered_BM = source_BM if self.is_decoding else None
-            return Prefix(source_BM, target_BL, asking, end)
-        return None if self.remembered_BM is None else Prefix(self.remembered_BM, target_BL, asking)
+            return Prefix(source_BM, target_BL, target_BL.shape[1], batch.columns)
+        if self.remembered_BM is None:
+            return None
+        return Prefix(self.remembered_BM, mask_XL[-rows:], batch.input_ids.shape[1])
+
+    def first_column(self, batch: Batch) -> int:
+        """The first that a row of the target fills."""
+        return batch.columns[1].start if len(batch.source_lengths_SB) else 0
 
     def positions(self, batch: Batch, sources: Prefix | None) -> Tensor:
-        """The positions [X, Q] of the columns that are read: the target's go on where its source ends."""
+        """The positions of a batch's columns: the target's go on where its source ends."""
         if sources is None:
             return batch.position_ids
-        rows = len(batch.target_lengths_B)
-        return torch.cat([batch.position_ids[:-rows], sources.positions_BC[:, -sources.asking :]])
+        rows, before_B = len(batch.target_lengths_B), sources.source_BM.sum(1)
+        return torch.cat([batch.position_ids[:-rows], batch.position_ids[-rows:] + before_B[:, None]])
 
     def target_cache(self, config: PreTrainedConfig) -> Cache:
         """A cache for the target's keys and values that keeps every column, in sliding layers too."""
@@ -168,22 +166,26 @@ class _PrefixLayer:
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take [2B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
         prefix, given = self.streams.prefix, self.layer.named(args, kwargs)
-        if prefix is not None and prefix.end is not None:
-            hidden_states, given = self._read_source(hidden_states, prefix, given)
+        if prefix is not None and prefix.columns is not None:
+            hidden_states, given = self._read_source(hidden_states, prefix, prefix.columns, given)
         if prefix is not None:
             given["attention_mask"] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
         return call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
 
-    def _read_source(self, hidden_states: Tensor, prefix: Prefix, given: dict[str, Any]) -> tuple[Tensor, dict]:
+    def _read_source(
+        self, hidden_states: Tensor, prefix: Prefix, columns: tuple[slice, slice], given: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Take the source one layer on; what the target's call takes, its keys and values before the target's own."""
         rows = len(prefix.source_BM)
         if prefix.state_BMD is None:
             self.layer.check_state(hidden_states)
-            prefix.state_BMD, hidden_states = hidden_states[:rows, prefix.columns], hidden_states[rows:]
-        of_source, of_target = self.layer.split(given, rows, 2 * rows)
+            source, target = columns
+            prefix.state_BMD = hidden_states[:rows, source].contiguous()
+            hidden_states = hidden_states[rows:, target].contiguous()
+        of_source, of_target = self.layer.split(given, rows, 2 * rows, columns=columns)
         names = [name for name in CACHES if name in given]
         read = _Read()
-        of_source = in_columns(of_source, prefix.columns) | dict.fromkeys(names, read)
+        of_source |= dict.fromkeys(names, read)
         with torch.no_grad(), during(Pass(adapted=False)):
             prefix.state_BMD = hidden_of(self.layer.forward(prefix.state_BMD, **of_source))
             before = _Before(*read.without(~prefix.source_BM, self.layer.kind), cache_of(given))

@@ -1,6 +1,7 @@
 """The lockstep streams: sources and target through the frozen base, layer by layer, inside one forward.
 
-    embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once
+    embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once;
+                                   from here on each stream has the columns that its own longest row fills
     layer 0..n   sources: the base alone, adapters off, no gradient       s'
                  target:  adapters on, fused with the sources' states     t'   while the layer's weights are live
     norm, head   [B, L, D]         the target only (decoding with span=full: all rows)
@@ -44,6 +45,7 @@ class Sources:
 
     Attributes:
         alignment: how their positions meet the target's.
+        columns: those that the sources' rows fill, and the target's: all that a layer is to read.
         stored_BMKD: states that were computed before: one for each layer, or one for all; None: lockstep.
         cache: of the sources' own keys and values, when they go on decoding; never the target's.
         keep: whether the last layer also returns the source rows, before the target's.
@@ -52,6 +54,7 @@ class Sources:
     """
 
     alignment: Alignment
+    columns: tuple[slice, slice] = (slice(None), slice(None))
     stored_BMKD: Tensor | None = None
     cache: Cache | None = None
     keep: bool = False
@@ -100,16 +103,21 @@ class LockstepStreams(Streams):
         if self.projection is not None:
             assert stored is not None, "an MT encoder's states are always stored"
             stored = self.projection(stored.float())
+        source, target = (columns.start for columns in batch.columns)
         alignment = align_streams(
             batch.source_lengths_SB,
             batch.target_lengths_B,
-            prompt_columns=batch.prompt_columns,
-            real_BL=batch.attention_mask[-len(batch.target_lengths_B) :].bool(),
+            prompt_columns=batch.prompt_columns - target,
+            real_BL=batch.attention_mask[-len(batch.target_lengths_B) :, target:].bool(),
             mode=self.align,
-            source_columns=None if stored is None else stored.shape[1],
+            source_columns=batch.prompt_columns - source if stored is None else stored.shape[1],
             source_answers_SB=batch.source_answers_SB,
         )
-        return Sources(alignment, stored_BMKD=stored)
+        return Sources(alignment, batch.columns, stored_BMKD=stored)
+
+    def first_column(self, batch: Batch) -> int:
+        """The first that a row of the target fills."""
+        return batch.columns[1].start
 
     @contextmanager
     def reading(self, sources: Sources | None) -> Iterator[None]:
@@ -134,15 +142,18 @@ class LockstepStreams(Streams):
         """Sum up, over the forwards inside, how much the source contributes to each fused layer.
 
         Yields:
-            For each fused layer two fp64 sums, over the positions with a partner, of |B·(φ(S,T) - φ(0,T))|² and
-            |B·φ(S,T)|².
+            Filled at the end: for each fused layer two fp64 sums, over the positions with a partner, of
+            |B·(φ(S,T) - φ(0,T))|² and |B·φ(S,T)|².
         """
-        sums = {name: torch.zeros(2, dtype=torch.float64) for name in self.fused}
-        self.energy = {layer: sums[name] for name, layer in self.fused.items()}
+        sums: dict[str, Tensor] = {}
+        self.energy = energy = dict[LoraLayer, Tensor]()
         try:
             yield sums
         finally:
             self.energy = None
+        energy = energy or dict.fromkeys(self.fused.values(), torch.zeros(2, dtype=torch.float64))
+        found = [energy[layer] for layer in self.fused.values()]
+        sums |= zip(self.fused, torch.stack(found).cpu() if found else [], strict=True)  # one transfer for all
 
     def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, summed over its answers."""
@@ -177,13 +188,13 @@ class _LockstepLayer:
         rows = sources.alignment.index_SBL[..., 0].numel()
         if sources.state_XLD is None:
             self.layer.check_state(hidden_states)
-            sources.state_XLD, hidden_states = hidden_states[:rows], hidden_states[rows:]
+            source, target = sources.columns
+            sources.state_XLD = hidden_states[:rows, source].contiguous()
+            hidden_states = hidden_states[rows:, target].contiguous()
         everybody = rows + hidden_states.shape[0]
-        of_sources, of_target = self.layer.split(given, rows, everybody)
+        of_sources, of_target = self.layer.split(given, rows, everybody, columns=sources.columns)
         of_sources |= {name: store for name, store in sources.stores.items() if name in given}
-        before_XLD, inputs = sources.state_XLD, dict[LoraLayer, Tensor]()
-        with torch.no_grad(), during(Pass(adapted=False, inputs=inputs)):
-            sources.state_XLD = hidden_of(self.layer.forward(before_XLD, **of_sources))
+        before_XLD, inputs = sources.state_XLD, self._source_pass(sources, of_sources)
         if self.pairing == "module":
             meeting = self._meeting_module_inputs(inputs, sources)
         else:
@@ -192,6 +203,18 @@ class _LockstepLayer:
         if self.is_last and sources.keep:
             return with_hidden(output, torch.cat([sources.state_XLD, hidden_of(output)]))
         return output
+
+    @torch.no_grad()
+    def _source_pass(self, sources: Sources, given: dict[str, Any]) -> dict[LoraLayer, Tensor]:
+        """Bring the sources behind this layer; returns what its fused modules read of them.
+
+        Behind the last layer nobody reads them, but for the target that meets its output.
+        """
+        inputs, is_read = dict[LoraLayer, Tensor](), not self.is_last or sources.keep or self.pairing == "output"
+        if is_read or self.pairing == "module":
+            with during(Pass(adapted=False, inputs=inputs, wanted=None if is_read else len(self.fused))):
+                sources.state_XLD = hidden_of(self.layer.forward(sources.state_XLD, **given))
+        return inputs
 
     def _meeting(self, state_XMD: Tensor, sources: Sources) -> Pass:
         """The target's pass where all fused modules meet one state."""
@@ -205,8 +228,10 @@ class _LockstepLayer:
         assert sources.state_XLD is not None
         # Some layers flatten rows and columns before their feed-forward.
         positions, alignment = sources.state_XLD.shape[:2], sources.alignment
-        met = {layer: alignment.without_unmet(x.reshape(*positions, -1)) for layer, x in inputs.items()}
-        return self._pass(met, alignment)
+        # q, k and v read one tensor: it stays one, also for the backward pass.
+        distinct = {id(x): x for x in inputs.values()}
+        met = {key: alignment.without_unmet(x.reshape(*positions, -1)) for key, x in distinct.items()}
+        return self._pass({layer: met[id(x)] for layer, x in inputs.items()}, alignment)
 
     def _pass(self, source_XMD: dict[LoraLayer, Tensor], alignment: Alignment) -> Pass:
         streams = self.streams

@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedModel
 from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.embedding import shard_embedding
+from flare_ds.models.embedding import HostRows, read_on_host
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base
 from flare_ds.models.mixup import make_mixing
@@ -32,6 +32,7 @@ class TwoStreamModel(nn.Module):
         model: the base with its adapter, or the bare base where the method trains nothing.
         config: the run's settings.
         projection: brings an MT encoder's states to the base's width; trains beside the adapter (flare_mt).
+        host_rows: reads the rows of the embedding; None: the base does so itself.
 
     Attributes:
         mixing: the mixing layer, which trains beside the adapter (x_mixup).
@@ -41,9 +42,16 @@ class TwoStreamModel(nn.Module):
         ConfigError: see `make_mixing`.
     """
 
-    def __init__(self, model: PeftModel | PreTrainedModel, config: Config, projection: nn.Linear | None = None) -> None:
+    def __init__(
+        self,
+        model: PeftModel | PreTrainedModel,
+        config: Config,
+        projection: nn.Linear | None = None,
+        host_rows: HostRows | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.host_rows = host_rows
         self.projection = projection
         self.mixing = make_mixing(self.base, config) if config.recipe.fuses == "mixup" else None
         self.streams: Streams
@@ -96,6 +104,8 @@ class TwoStreamModel(nn.Module):
             past: keys and values of the target's earlier columns, when decoding; added to.
             with_loss: return the loss of the batch instead, summed over its answers: a number.
         """
+        if self.host_rows is not None:
+            self.host_rows.read(batch)
         if sources is None:
             sources = self.streams.sources_of(batch)
         with self.streams.reading(sources):
@@ -103,7 +113,7 @@ class TwoStreamModel(nn.Module):
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=self.streams.positions(batch, sources),
-                logits_to_keep=batch.answer_columns_N,
+                logits_to_keep=batch.answer_columns_N - self.streams.first_column(batch),
                 past_key_values=past,
                 use_cache=past is not None,
             ).logits
@@ -126,9 +136,9 @@ def build_model(config: Config, *, label_tokens: list[list[int]]) -> TwoStreamMo
         label_tokens=label_tokens if config.train.objective == "labels" else None,
         trained=config.adapter.train_head and config.recipe.trains,
     )
-    shard_embedding(base)
+    host_rows = read_on_host(base, config.model.base)
     projection = None
     if config.reads_mt_encoder:
         width = base.config.get_text_config().hidden_size
         projection = make_projection(config.source, width, seed=config.train.seed)
-    return TwoStreamModel(model, config, projection)
+    return TwoStreamModel(model, config, projection, host_rows)

@@ -1,7 +1,8 @@
 """What a training step costs: the tokens that are read, and the floating-point operations they take.
 
 Counted from the shapes of the model and of the batch, padding included: what a step computes, and not what of it is
-used. A multiplication with its addition is two operations, so N elements of weights cost a token 2N a pass:
+used. A stream has the columns that its own longest row fills. A multiplication with its addition is two operations, so
+N elements of weights cost a token 2N a pass:
 
                                forward   gradient of inputs   of weights   forward again (gradient_checkpointing)
     frozen, in a row             2N             2N                 –                    2N
@@ -20,11 +21,14 @@ though nobody needs them: the gradients of the very first layer's inputs.
 Legend: S source streams that run, B rows, L columns, N answer positions, M columns of stored states, D their width.
 """
 
+from collections.abc import Iterable
+
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.collate import Batch
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config
 
 
@@ -42,16 +46,18 @@ class Costs:
         text = shape.config.get_text_config()
         self.width = text.hidden_size
         self.logits = labels if config.train.objective == "labels" else text.vocab_size
-        head_widths = sum(_head_width(layer, text) for layer in decoder_layers(shape))
-        self.per_pair = 4 * text.num_attention_heads * head_widths
+        layers = decoder_layers(shape)
+        pairs = [4 * text.num_attention_heads * _head_width(layer, text) for layer in layers]
+        self.per_pair, self.per_source_pair = sum(pairs), sum(pairs[: -1 if config.pairing == "input" else None])
         linears = _linears(shape)
         adapted = _named(linears, config.adapter.target_modules)
         fused = _named(linears, config.adapter.fused_modules if config.sources else [])
-        self.frozen = sum(linear.in_features * linear.out_features for _, linear in linears)
+        self.frozen = _elements(linear for _, linear in linears)
+        self.frozen_of_source = self.frozen - _elements(_unread(layers[-1], config) if config.sources else [])
         self.adapter = config.adapter.r * sum(linear.in_features + linear.out_features for linear in adapted)
         self.source_down = config.adapter.r * sum(linear.in_features for linear in fused)
         self.again = int(config.train.gradient_checkpointing)
-        self.mixes = config.recipe.fuses == "mixup"
+        self.runs = Workload(config)
 
     def of(self, batch: Batch) -> dict[str, int]:
         """What forward and backward of a micro-batch cost.
@@ -59,16 +65,14 @@ class Costs:
         Returns:
             tokens: of all streams that run, without padding and filler rows; padded_tokens: with both; flops.
         """
-        lines, columns = batch.input_ids.shape
-        rows = len(batch.weights_B)
-        trained = lines if self.mixes else rows
-        flops = trained * columns * self._trained_token(columns) + (lines - trained) * columns * self._token(columns)
-        flops += self._head(trained * len(batch.answer_columns_N)) + self._sources(batch)
-        flops += self._mixing(rows, columns, batch.prompt_columns) if self.mixes else 0
+        passing, trained, rows = self.runs.passing(batch), self.runs.training(batch), len(batch.weights_B)
+        flops = trained.tokens * self._trained_token(trained.columns) + passing.tokens * self._token(passing.columns)
+        flops += self._head(trained.rows * len(batch.answer_columns_N)) + self._sources(batch)
+        flops += self._mixing(rows, trained.columns, batch.prompt_columns) if self.runs.mixes else 0
         tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
         return {
             "tokens": int((tokens_SB * batch.weights_B).sum()),
-            "padded_tokens": batch.input_ids.numel(),
+            "padded_tokens": trained.tokens + passing.tokens,
             "flops": flops,
         }
 
@@ -78,8 +82,8 @@ class Costs:
         return linear + self.per_pair * columns * (3 + self.again)
 
     def _token(self, columns: int) -> int:
-        """A token that only passes through."""
-        return 2 * self.frozen + self.per_pair * columns
+        """A token of a source stream, which only passes through."""
+        return 2 * self.frozen_of_source + self.per_source_pair * columns
 
     def _head(self, positions: int) -> int:
         return 2 * positions * self.width * self.logits * (2 + self.config.adapter.train_head)
@@ -88,7 +92,7 @@ class Costs:
         """Source states on their way into the bottleneck; stored ones perhaps through a projection of their width."""
         rows, stored = len(batch.weights_B), batch.stored_BMKD
         if stored is None:
-            return 2 * self.source_down * (2 + self.again) * self.config.sources * rows * batch.input_ids.shape[1]
+            return 2 * self.source_down * (2 + self.again) * self.runs.passing(batch).tokens
         projection = stored.shape[-1] * self.width if self.config.reads_mt_encoder else 0
         gradient_of_inputs = int(projection > 0)
         per_state = 2 * self.source_down * (2 + gradient_of_inputs + self.again) + 2 * projection * 2
@@ -108,8 +112,27 @@ def _head_width(layer: nn.Module, text: PreTrainedConfig) -> int:
 
 def _linears(shape: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     """The linear layers of the decoder layers, by the last part of their names."""
-    modules = [named for layer in decoder_layers(shape) for named in layer.named_modules()]
+    return [linear for layer in decoder_layers(shape) for linear in _linears_of(layer)]
+
+
+def _linears_of(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
+    modules = layer.named_modules()
     return [(name.rpartition(".")[2], module) for name, module in modules if isinstance(module, nn.Linear)]
+
+
+def _unread(layer: nn.Module, config: Config) -> list[nn.Linear]:
+    """What the sources do not go through in the last layer, since nobody would read it: see `LockstepStreams`."""
+    linears = _linears_of(layer)
+    if config.pairing == "output":
+        return []
+    if config.pairing == "input":
+        return [linear for _, linear in linears]
+    last = max(place for place, (name, _) in enumerate(linears) if name in config.adapter.fused_modules)
+    return _named(linears[last:], config.adapter.target_modules)
+
+
+def _elements(linears: Iterable[nn.Linear]) -> int:
+    return sum(linear.in_features * linear.out_features for linear in linears)
 
 
 def _named(linears: list[tuple[str, nn.Linear]], names: list[str] | str) -> list[nn.Linear]:

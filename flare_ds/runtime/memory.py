@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config, TrainConfig
 from flare_ds.exceptions import HostError
 from flare_ds.models.quantized import stored_size
@@ -57,7 +58,8 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     width = shape.config.get_text_config().hidden_size
     per_target_token = 4 * sum(12 * width + 6 * _widest_input(layer) for layer in layers)
     # What meets the target in the bottleneck keeps little; what trains beside it keeps as much as the target.
-    beside = config.streams_beside if config.recipe.fuses == "mixup" else 0.2 * config.sources
+    runs = Workload(config)
+    beside = runs.trained - 1 + 0.2 * runs.met
     per_column = (1 + beside) * per_target_token
     training = weights / ranks + embedding + 2.5 * layer
     loading = 0.0 if config.model.quantization == "none" else weights

@@ -159,14 +159,14 @@ def test_decoding_token_by_token_equals_reading_all_again(name: str) -> None:
         wanted = model(whole)
         cache = model.streams.target_cache(model.base.config)
         found = [model(prompts, past=cache)]
-        mask = prompts.attention_mask[-3:]
+        mask = prompts.attention_mask[-3:, model.streams.first_column(prompts) :]
         for step in range(4):
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             column = replace(
                 prompts,
                 input_ids=torch.tensor([[row.answer[step]] for row in rows]),
                 attention_mask=mask,
-                position_ids=torch.full((3, 1), 99),
+                position_ids=torch.tensor([[len(row.target) + step] for row in rows]),
                 source_lengths_SB=prompts.source_lengths_SB[:0],
                 answer_columns_N=torch.zeros(1, dtype=torch.long),
             )

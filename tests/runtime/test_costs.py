@@ -31,6 +31,8 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     "lora, checkpointed": ("lora", {}, {"gradient_checkpointing": True}),
     "input_fusion": ("input_fusion", {}, {}),
     "flare": ("flare", {"r": 16, **PAPER_FORM}, {}),
+    "flare, pairing=input": ("flare", {"r": 16, **PAPER_FORM, "pairing": "input"}, {}),
+    "flare, pairing=module in q and v": ("flare", {"r": 16, **PAPER_FORM, "pairing": "module"}, {}),
     "flare, an A of the source's own": ("flare", {"r": 16}, {}),
     "x_mixup": ("x_mixup", {"r": 16}, {}),
 }
@@ -93,7 +95,7 @@ def test_operations_are_those_that_torch_counts(root: Path, case: str) -> None:
 
 @pytest.mark.parametrize(
     ("case", "tokens", "columns"),
-    [("lora", 31 + 18, 36), ("flare", 31 + 18 + 29 + 40, 2 * 40), ("input_fusion", 31 + 18 + 29 + 40 + 2, 61)],
+    [("lora", 31 + 18, 36), ("flare", 31 + 18 + 29 + 40, 40 + 36), ("input_fusion", 31 + 18 + 29 + 40 + 2, 61)],
 )
 def test_tokens_of_all_streams_that_run(root: Path, case: str, tokens: int, columns: int) -> None:
     config = config_of(root, case)

@@ -1,0 +1,83 @@
+"""What runs in a forward: the one answer behind what a step costs, what it keeps in memory, and how much fits into it.
+
+                              streams            with a gradient    answers that are read
+    lora, input_fusion, ...   target             target             target
+    flare                     sources, target    target             target; span=full: all
+    flare, states stored      target             target             target
+    x_mixup                   source, target     both               both
+
+Legend: n rows of a split.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flare_ds.batches.collate import Batch
+from flare_ds.batches.rows_read import SplitRows
+from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.config import Config
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows that go through the layers, and how many columns each has there."""
+
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens."""
+        return self.rows * self.columns
+
+
+class Workload:
+    """What a method runs.
+
+    Args:
+        config: the run's settings.
+
+    Attributes:
+        streams: those that run, the target's last.
+        trained: how many of them have a gradient.
+        met: how many sources meet the target in the bottleneck, wherever their states come from.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.streams = streams_of(config)
+        self.mixes = config.recipe.fuses == "mixup"
+        self.trained = len(self.streams) if self.mixes else 1
+        self.met = config.sources
+        self._answering = self.streams if self.mixes or config.adapter.span == "full" else ("target",)
+        self._predicts_words = config.train.objective == "vocabulary"
+
+    def passing(self, batch: Batch) -> Grid:
+        """The source rows that only pass through."""
+        rows = 0 if self.mixes else len(batch.input_ids) - len(batch.weights_B)
+        return Grid(rows, _width(batch.columns[0], batch))
+
+    def training(self, batch: Batch) -> Grid:
+        """The rows that have a gradient; streams that are mixed go through a layer in one call."""
+        if self.mixes:
+            return Grid(*batch.input_ids.shape)
+        return Grid(len(batch.weights_B), _width(batch.columns[1], batch))
+
+    def padded_tokens(self, split: SplitRows, *, behind: int) -> np.ndarray:
+        """Tokens each row takes at most in a forward in which it is the longest, over all streams that run: int [n].
+
+        columns = the row's longest prompt + the split's longest answer     since prompts end, and answers start,
+        tokens  = columns x streams                                         in the same column
+
+        Args:
+            split: the rows.
+            behind: most tokens of a label word that are read to tell it apart (objective labels).
+        """
+        if self._predicts_words:
+            answers = [int((split.lengths(one) - split.prompt_lengths(one)).max()) for one in self._answering]
+            behind = max(answers) - 1  # the last token is only predicted
+        return len(self.streams) * (longest_prompts(split, self.streams) + behind)
+
+
+def _width(columns: slice, batch: Batch) -> int:
+    return len(range(batch.input_ids.shape[1])[columns])
