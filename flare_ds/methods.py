@@ -8,6 +8,7 @@
     x_mixup         target           the source's states        one layer     the adapter, the mixing layer
     flare           target           the source's states        bottleneck    the adapter
     flare_mt        target           an MT encoder's states     bottleneck    the adapter, a projection
+    source_prefix    behind source    the source's keys          attention     the adapter
 
 Everything else asks these attributes, never a method's name: a further method of these pieces is a further entry here.
 """
@@ -17,7 +18,7 @@ from typing import Literal
 
 from flare_ds.registry import Registry
 
-Reads = Literal["target", "source", "joint"]
+Reads = Literal["target", "source", "joint", "behind"]
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,19 @@ class Method:
 
     Attributes:
         summary: what it does, in a line.
-        reads: whose prompt is the row the model answers: the target's, the source's, or the source's and then the
-            target's in one row.
+        reads: whose prompt is the row the model answers: the target's, the source's, the source's and then the
+            target's in one row, or of that row what stands behind the source.
         states: whose hidden states meet the row inside the model: the base's of the source text, an MT encoder's of the
             target text, or nobody's.
-        fuses: where they meet: in the bottleneck of the adapters, or between two layers.
+        fuses: where they meet: in the bottleneck of the adapters, between two layers, or as keys and values that the
+            attention reads.
         trains: whether it trains an adapter on the target language.
     """
 
     summary: str
     reads: Reads = "target"
     states: Literal["source", "mt_encoder"] | None = None
-    fuses: Literal["bottleneck", "mixup"] | None = None
+    fuses: Literal["bottleneck", "mixup", "keys"] | None = None
     trains: bool = True
 
     @property
@@ -69,5 +71,14 @@ METHODS.add(
         "LoRA that fuses an MT encoder's states of the target text in its bottleneck",
         states="mt_encoder",
         fuses="bottleneck",
+    ),
+)
+METHODS.add(
+    "source_prefix",
+    Method(
+        "LoRA whose attention reads the frozen base's keys and values of the source before its own",
+        reads="behind",
+        states="source",
+        fuses="keys",
     ),
 )

@@ -12,6 +12,7 @@ Legend: n positions, d model width, r bottleneck width; vectors of one position 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -261,3 +262,27 @@ class Oracle:
             share = softmax(torch.stack([query[part] @ key[part] for key in keys]) / math.sqrt(width))
             heads.append(sum(share[j] * value[part] for j, value in enumerate(values)))
         return torch.cat(heads)
+
+
+class PrefixOracle(Oracle):
+    """source_prefix: one row that holds the source and then the target, adapters on behind the source alone."""
+
+    def logits(self, row: Row, answers: int) -> Tensor:
+        """Logits [answers, vocabulary or head rows] from the last prompt position on."""
+        source = row.sources[0][0]
+        x = self.base.embed(row.target + row.answer[: answers - 1])
+        for i, visit in enumerate(self.base.read(source) if source else [None] * self.base.s.layers):
+            before = x[:0] if visit is None else visit.before
+            project = partial(self.behind, len(before))
+            x = self.base.layer(i, torch.cat([before, x]), project)[len(before) :]
+        x = self.base.norm(x, "model.norm")[len(row.target) - 1 :]
+        head = self.trained.get("lm_head.weight")
+        if head is None:
+            head = self.base.head() if self.head_rows is None else self.base.head()[self.head_rows]
+        return cap(x @ head.T, self.base.s.logit_cap)
+
+    def behind(self, first: int, name: str, x: Tensor) -> Tensor:
+        """W, and the adapter on what stands behind the source."""
+        weight, a, b = self.base.w[name + ".weight"], *(self.trained[f"{name}.lora_{m}.weight"] for m in "AB")
+        adapted = [self.scaling * (b @ (a @ vector)) for vector in x[first:]]
+        return x @ weight.T + torch.cat([torch.zeros(first, len(weight), dtype=x.dtype), torch.stack(adapted)])

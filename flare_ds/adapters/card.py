@@ -170,6 +170,9 @@ def _function(config: Config) -> str:
     lora = f"LoRA, y = W·x + (α/{scale})·B·A·x, trained on `{task.name}` in `{task.target_language}`."
     if recipe.fuses == "mixup":
         return f"{lora} At one layer its states are mixed with what they find in those of {reads} (x_mixup)."
+    if recipe.fuses == "keys":
+        made = f"the keys and values that the frozen base makes of {reads}"
+        return f"{lora} Its attention reads {made} before its own (source_prefix)."
     return f"{lora} It reads {reads} in front of it (input_fusion)." if recipe.reads == "joint" else lora
 
 

@@ -48,7 +48,9 @@ def compared_settings(config: Config) -> dict[str, Callable[[Any], Any]]:
     Returns:
         By name: what of its value must be the same.
     """
-    names = {"bottleneck": _FUSED + _SOURCE, "mixup": _PLAIN + _MIXED, None: _PLAIN}[config.recipe.fuses]
+    names = {"bottleneck": _FUSED + _SOURCE, "mixup": _PLAIN + _MIXED, "keys": _PLAIN + _SOURCE, None: _PLAIN}[
+        config.recipe.fuses
+    ]
     if config.reads_mt_encoder:
         names += _MT
     if config.adapter.train_head:

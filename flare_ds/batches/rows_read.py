@@ -4,6 +4,7 @@
     source   s                       the source's; the target's where a row has no source
     joint    s, line break, t        both in one row; t loses the special tokens that it starts with. In a chat both
                                      are one user's turn: t loses its head, s its tail
+    behind   line break, t           of joint what stands behind the source, whose own stream it continues
 
 So one cache serves every method, and nothing behind it (batches, training, scoring) knows which one runs. Answers are
 the target's in any case.
@@ -100,4 +101,25 @@ class _JointRows(_SourceRows):
         return source_n + len(self._tokens.newline_ids) + target_n - around
 
 
-_VIEWS: dict[Reads, type[_SourceRows]] = {"source": _SourceRows, "joint": _JointRows}
+class _BehindRows(_SourceRows):
+    """Rows whose target prompts go on where the source's end; these lose their tail."""
+
+    def prompt(self, stream: str, row: int) -> np.ndarray:
+        """Tokens of a prompt: [p]."""
+        prompt = super().prompt(stream, row)
+        return prompt if stream == "target" else prompt[: max(0, len(prompt) - len(self._tokens.suffix_ids))]
+
+    def prompt_lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt: int [n]."""
+        lengths_n = super().prompt_lengths(stream)
+        return lengths_n if stream == "target" else np.maximum(0, lengths_n - len(self._tokens.suffix_ids))
+
+    def _joined(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        between = np.array(self._tokens.newline_ids, target.dtype)
+        return np.concatenate([between, target[len(self._tokens.prefix_ids) :]])
+
+    def _joined_lengths(self, source_n: np.ndarray, target_n: np.ndarray) -> np.ndarray:
+        return len(self._tokens.newline_ids) + target_n - len(self._tokens.prefix_ids)
+
+
+_VIEWS: dict[Reads, type[_SourceRows]] = {"source": _SourceRows, "joint": _JointRows, "behind": _BehindRows}

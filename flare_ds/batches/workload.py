@@ -5,6 +5,7 @@
     flare                     sources, target    target             target; span=full: all
     flare, states stored      target             target             target
     x_mixup                   source, target     both               both
+    source_prefix            source, target     target             target
 
 Legend: n rows of a split.
 """
@@ -41,12 +42,13 @@ class Workload:
     Attributes:
         streams: those that run, the target's last.
         trained: how many of them have a gradient.
+        reads_keys: whether the target's attention goes over the source's columns as well.
         met: how many sources meet the target in the bottleneck, wherever their states come from.
     """
 
     def __init__(self, config: Config) -> None:
         self.streams = streams_of(config)
-        self.mixes = config.recipe.fuses == "mixup"
+        self.mixes, self.reads_keys = (config.recipe.fuses == how for how in ("mixup", "keys"))
         self.trained = len(self.streams) if self.mixes else 1
         self.met = config.sources
         self._answering = self.streams if self.mixes or config.adapter.span == "full" else ("target",)

@@ -137,7 +137,7 @@ class Config(Section):
     @property
     def streams_beside(self) -> int:
         """How many source streams run beside the row through the model."""
-        if self.recipe.fuses == "mixup":
+        if self.recipe.fuses in ("mixup", "keys"):
             return 1
         return 0 if self.stores_states else self.sources
 

@@ -55,7 +55,7 @@ class Decoder:
         self.lengths_X = self.mask_XC.sum(1)
         self.steps = 0
         config = running.model.base.config
-        self.target_cache = DynamicCache(config=config)
+        self.target_cache = running.model.streams.target_cache(config)
         self.source_cache = DynamicCache(config=config) if self.sources else None
 
     def remembering(self) -> AbstractContextManager[None]:

@@ -22,10 +22,10 @@ from flare_ds.exceptions import ConfigError
 _BY_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings", "per_layer_input", "alibi"})
 _COLUMNS_LAST = frozenset({"attention_mask", "position_ids", "alibi"})
 _ALL = slice(None)
-_CACHES = ("past_key_values", "layer_past")
+CACHES = ("past_key_values", "layer_past")
 SHARED = "shared_kv_states"
 """Keys and values that a layer leaves to later layers of the same forward."""
-STORES = (*_CACHES, SHARED)
+STORES = (*CACHES, SHARED)
 
 
 class LayerCall:
@@ -112,7 +112,7 @@ def _cut_one(name: str, value: Any, columns: slice) -> Any:
 
 def cache_of(given: Mapping[str, Any]) -> Any:
     """The keys and values of earlier columns among a layer's named arguments; None: there are none."""
-    return next((given[name] for name in _CACHES if given.get(name) is not None), None)
+    return next((given[name] for name in CACHES if given.get(name) is not None), None)
 
 
 def hidden_of(output: Any) -> Tensor:

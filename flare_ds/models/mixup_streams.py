@@ -36,6 +36,7 @@ from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, call_layer, hidden_of, with_hidden
 from flare_ds.models.loss import among_branches, answer_losses, batch_loss
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer
+from flare_ds.models.plain_streams import Streams
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class MixedSource:
         return self.real_BP.shape[0]
 
 
-class MixupStreams:
+class MixupStreams(Streams):
     """Runs both streams through the decoder layers of one model.
 
     Args:

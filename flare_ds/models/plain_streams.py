@@ -3,6 +3,7 @@
 PlainStreams      lora, input_fusion, zero_shot, translate_test    the target's rows alone
 LockstepStreams   flare, flare_mt                                  beside the sources', fused in the bottleneck
 MixupStreams      x_mixup                                          beside the source's, mixed at one layer
+PrefixStreams     source_prefix                                    behind the source's keys and values
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.collate import Batch
@@ -28,6 +29,15 @@ class Streams(Protocol):
 
     def first_column(self, batch: Batch) -> int:
         """The first column of the target that goes through the layers; those that come out are counted from there."""
+        return 0
+
+    def positions(self, batch: Batch, sources: Any) -> Tensor:
+        """The positions of the columns of a batch: each row's own, from 0, unless its streams say otherwise."""
+        return batch.position_ids
+
+    def target_cache(self, config: PreTrainedConfig) -> Cache:
+        """An empty cache for the target's keys and values: as the base's own."""
+        return DynamicCache(config=config)
 
     def reading(self, sources: Any) -> AbstractContextManager[None]:
         """Run the forwards inside with these sources, or for None with the target alone."""
@@ -42,7 +52,7 @@ class Streams(Protocol):
         """The loss of a batch that was just read, summed over its answers."""
 
 
-class PlainStreams:
+class PlainStreams(Streams):
     """The target's rows through the layers as they are.
 
     Args:
@@ -57,10 +67,6 @@ class PlainStreams:
 
     def sources_of(self, batch: Batch) -> None:
         """Nothing is met."""
-
-    def first_column(self, batch: Batch) -> int:
-        """All of them go."""
-        return 0
 
     @contextmanager
     def reading(self, _sources: None) -> Iterator[None]:

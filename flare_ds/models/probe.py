@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import LayerCall
+from flare_ds.models.layer_calls import CACHES, SHARED, LayerCall
+from flare_ds.models.prefix_streams import no_keys, windows
 
 _ROWS, _COLUMNS = 2, 3
 _ALL_POSITIONS = ((_ROWS, _COLUMNS), (_ROWS * _COLUMNS,))
@@ -35,6 +36,8 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
     """
     if not config.sources and not config.streams_beside:
         return
+    if config.recipe.fuses == "keys":
+        windows(shape.config.get_text_config(), len(decoder_layers(shape)))
     with torch.device("meta"):
         copy = AutoModelForCausalLM.from_config(
             shape.config, attn_implementation="eager", dtype=torch.bfloat16, trust_remote_code=False
@@ -42,7 +45,8 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
     read: dict[str, list[torch.Size]] = {}
     for number, layer in enumerate(decoder_layers(copy)):
         if config.streams_beside:
-            layer.register_forward_pre_hook(_Check(layer), with_kwargs=True)
+            check = _CheckKeys if config.recipe.fuses == "keys" else _Check
+            layer.register_forward_pre_hook(check(layer), with_kwargs=True)
         for name, module in layer.named_modules() if config.sources else ():
             if isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.adapter.fused_modules:
                 shapes = read.setdefault(f"{name} of layer {number}", [])
@@ -62,6 +66,15 @@ class _Check:
         given = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         self.call.check_state(state)
         self.call.split(self.call.named(tuple(others), given), 1, _ROWS)
+
+
+class _CheckKeys(_Check):
+    """The same, and that the layer would read keys and values that stand before its own."""
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__call__(layer, args, kwargs)
+        if "alibi" in kwargs or kwargs.get(SHARED) or not any(name in kwargs for name in CACHES):
+            raise no_keys(type(layer).__name__)
 
 
 def _runs(copy: PreTrainedModel) -> bool:

@@ -36,6 +36,7 @@ from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
 from flare_ds.models.loss import batch_loss
+from flare_ds.models.plain_streams import Streams
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Sources:
         return dict.fromkeys(STORES, self.cache) | {SHARED: self.shared}
 
 
-class LockstepStreams:
+class LockstepStreams(Streams):
     """Runs all streams through the decoder layers of one model.
 
     Args:

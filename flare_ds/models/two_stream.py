@@ -21,6 +21,7 @@ from flare_ds.models.mixup import make_mixing
 from flare_ds.models.mixup_streams import MixupStreams
 from flare_ds.models.mt_encoder import make_projection
 from flare_ds.models.plain_streams import PlainStreams, Streams
+from flare_ds.models.prefix_streams import PrefixStreams
 from flare_ds.models.streams import LockstepStreams
 
 
@@ -56,6 +57,8 @@ class TwoStreamModel(nn.Module):
         self.streams: Streams
         if self.mixing is not None:
             self.streams = MixupStreams(self.peft_model, self.mixing, config)
+        elif config.recipe.fuses == "keys":
+            self.streams = PrefixStreams(self.base, config)
         elif config.sources:
             self.streams = LockstepStreams(self.peft_model, config, projection)
         else:
@@ -103,11 +106,13 @@ class TwoStreamModel(nn.Module):
         """
         if self.host_rows is not None:
             self.host_rows.read(batch)
-        with self.streams.reading(self.streams.sources_of(batch) if sources is None else sources):
+        if sources is None:
+            sources = self.streams.sources_of(batch)
+        with self.streams.reading(sources):
             logits_BNK = self.base(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
+                position_ids=self.streams.positions(batch, sources),
                 logits_to_keep=batch.answer_columns_N - self.streams.first_column(batch),
                 past_key_values=past,
                 use_cache=past is not None,

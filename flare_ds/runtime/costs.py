@@ -48,7 +48,8 @@ class Costs:
         self.logits = labels if config.train.objective == "labels" else text.vocab_size
         layers = decoder_layers(shape)
         pairs = [4 * text.num_attention_heads * _head_width(layer, text) for layer in layers]
-        self.per_pair, self.per_source_pair = sum(pairs), sum(pairs[: -1 if config.pairing == "input" else None])
+        meets_inputs = config.sources > 0 and config.pairing == "input"
+        self.per_pair, self.per_source_pair = sum(pairs), sum(pairs[: -1 if meets_inputs else None])
         linears = _linears(shape)
         adapted = _named(linears, config.adapter.target_modules)
         fused = _named(linears, config.adapter.fused_modules if config.sources else [])
@@ -68,6 +69,8 @@ class Costs:
         passing, trained, rows = self.runs.passing(batch), self.runs.training(batch), len(batch.weights_B)
         flops = trained.tokens * self._trained_token(trained.columns) + passing.tokens * self._token(passing.columns)
         flops += self._head(trained.rows * len(batch.answer_columns_N)) + self._sources(batch)
+        if self.runs.reads_keys:  # the target's attention over the source's columns, whose keys have no gradient
+            flops += trained.tokens * self.per_pair * passing.columns * (2 + self.again)
         flops += self._mixing(rows, trained.columns, batch.prompt_columns) if self.runs.mixes else 0
         tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
         return {

@@ -11,7 +11,7 @@ from pathlib import Path
 import flare_ds
 
 CHEAP = not {"torch", "transformers", "numpy", "pydantic"} & set(sys.modules)
-METHODS = ("zero_shot", "translate_test", "lora", "input_fusion", "x_mixup", "flare", "flare_mt")
+METHODS = ("zero_shot", "translate_test", "lora", "input_fusion", "x_mixup", "flare", "flare_mt", "source_prefix")
 
 
 def ask(run: Path, rows: list[dict]) -> dict:

@@ -26,8 +26,8 @@ from tests.evaluation.lm_eval_worker import SOURCE, TEXT
 from tests.test_methods import train_tokenizer
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, word_tokenizer, write_config, write_data, write_model
 
-METHODS = ["zero_shot", "translate_test", "lora", "input_fusion", "x_mixup", "flare"]
-FUSED = ["translate_test", "input_fusion", "x_mixup", "flare"]
+METHODS = ["zero_shot", "translate_test", "lora", "input_fusion", "x_mixup", "flare", "source_prefix"]
+FUSED = ["translate_test", "input_fusion", "x_mixup", "flare", "source_prefix"]
 NEW = 4
 COMMON: dict[str, Any] = {
     "dataset_path": "json",

@@ -36,7 +36,13 @@ ROWS, ALONE = 23, 6
 PROBABILITIES = [f"probability_{word}" for word in LABELS]
 SCORES = [f"log_probability_{word}" for word in LABELS]
 PAIRS = ("translate_test", "input_fusion", "flare", "flare_mt")
-UNFUSED = {"translate_test": "zero_shot", "input_fusion": "lora", "x_mixup": "lora", "flare": "lora"}
+UNFUSED = {
+    "translate_test": "zero_shot",
+    "input_fusion": "lora",
+    "x_mixup": "lora",
+    "flare": "lora",
+    "source_prefix": "lora",
+}
 """Methods that read a source, and which one says the same of a row that has none."""
 
 

@@ -30,6 +30,8 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     ),
     "lora, checkpointed": ("lora", {}, {"gradient_checkpointing": True}),
     "input_fusion": ("input_fusion", {}, {}),
+    "source_prefix": ("source_prefix", {}, {}),
+    "source_prefix, checkpointed": ("source_prefix", {}, {"gradient_checkpointing": True}),
     "flare": ("flare", {"r": 16, **PAPER_FORM}, {}),
     "flare, pairing=input": ("flare", {"r": 16, **PAPER_FORM, "pairing": "input"}, {}),
     "flare, pairing=module in q and v": ("flare", {"r": 16, **PAPER_FORM, "pairing": "module"}, {}),

@@ -1,0 +1,267 @@
+"""The streams of source_prefix: the frozen base reads the source, and in every layer the target attends to it as well.
+
+In a causal decoder the source half of a joint row never sees the target half. So it can be a row of its own, read by
+the base alone, whose keys and values stand before the target's own:
+
+                  source row             target row
+    layer i       s' = layer(s)          t' = layer(t), adapters on; its attention reads
+                      |                      keys    [ those of s | its own ]
+                      +--- keys, values ->   values  [ those of s | its own ]
+    positions     0 ... n-1              n ...
+
+    mask of a target position at p:   the key is real,  at q <= p,  and p - q < window where the layer has one
+
+With B = 0 the target's states are those of the joint row (input_fusion) under the base alone. As in lockstep each
+decoder layer keeps its place and its names, both streams run while its weights are there, and no model file is copied.
+
+Positions, not columns, say what a window covers: padding stands between the source's columns and the target's. When
+decoding, the source's keys and values stay in the target's cache, before its own; so that cache keeps all columns.
+
+Legend: B rows a stream, L columns of a batch, M of the source, C = M + the target's so far, Q columns that ask,
+D width, H heads, K width of a head.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+
+from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.adapters.passes import Pass, during
+from flare_ds.batches.collate import Batch
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of
+from flare_ds.models.loss import batch_loss
+from flare_ds.models.plain_streams import Streams
+
+
+@dataclass
+class Prefix:
+    """What stands before the target's columns in one forward.
+
+    Attributes:
+        source_BM: which of the source's columns are not padding.
+        target_BL: which of the target's so far.
+        asking: how many of these, the last ones, ask.
+        columns: where the two stand in the batch; None: the source's keys and values are in the cache already.
+        state_BMD: the source after the layer that ran last; None: none has run.
+    """
+
+    source_BM: Tensor
+    target_BL: Tensor
+    asking: int
+    columns: tuple[slice, slice] | None = None
+    state_BMD: Tensor | None = None
+
+    @cached_property
+    def real_BC(self) -> Tensor:
+        """Which columns are not padding."""
+        return torch.cat([self.source_BM, self.target_BL], 1)
+
+    @cached_property
+    def positions_BC(self) -> Tensor:
+        """The positions of all columns: those of one row that holds the source and then the target."""
+        return (self.real_BC.cumsum(1) - 1).clip(min=0)
+
+    def mask(self, window: int | None) -> Tensor:
+        """Which columns each column that asks may read: [B, 1, Q, C]."""
+        asked_BQ, all_columns = self.positions_BC[:, -self.asking :], self.real_BC.shape[1]
+        distance_BQC = asked_BQ[:, :, None] - self.positions_BC[:, None]
+        seen_BQC = self.real_BC[:, None] & (distance_BQC >= 0)
+        if window is not None:
+            seen_BQC &= distance_BQC < window
+        # A column may always ask itself, so that padding, whose result nobody reads, never divides by zero.
+        columns = torch.arange(all_columns, device=seen_BQC.device)
+        return (seen_BQC | (columns[-self.asking :, None] == columns))[:, None]
+
+
+class PrefixStreams(Streams):
+    """Runs the source's rows and the target's through the decoder layers of one model.
+
+    Args:
+        base: the model, with an adapter in it.
+        config: the run's settings.
+
+    Attributes:
+        prefix: of the forward under way; None: the target alone, plain LoRA.
+        remembered_BM: when decoding, which of the source's columns in the cache are not padding.
+    """
+
+    def __init__(self, base: PreTrainedModel, config: Config) -> None:
+        layers = decoder_layers(base)
+        self.prefix: Prefix | None = None
+        self.remembered_BM: Tensor | None = None
+        self.is_decoding = False
+        for layer, window in zip(layers, windows(base.config.get_text_config(), len(layers)), strict=True):
+            layer.forward = _PrefixLayer(self, layer, window, recompute=config.train.gradient_checkpointing)
+
+    def sources_of(self, batch: Batch) -> Prefix | None:
+        """What stands before the target's columns: the source of the batch or, when decoding, that of the prompts."""
+        rows, mask_XL = len(batch.target_lengths_B), batch.attention_mask.bool()
+        if len(batch.source_lengths_SB):
+            source, target = batch.columns
+            source_BM, target_BL = mask_XL[:rows, source], mask_XL[-rows:, target]
+            self.remembered_BM = source_BM if self.is_decoding else None
+            return Prefix(source_BM, target_BL, target_BL.shape[1], batch.columns)
+        if self.remembered_BM is None:
+            return None
+        return Prefix(self.remembered_BM, mask_XL[-rows:], batch.input_ids.shape[1])
+
+    def first_column(self, batch: Batch) -> int:
+        """The first that a row of the target fills."""
+        return batch.columns[1].start if len(batch.source_lengths_SB) else 0
+
+    def positions(self, batch: Batch, sources: Prefix | None) -> Tensor:
+        """The positions of a batch's columns: the target's go on where its source ends."""
+        if sources is None:
+            return batch.position_ids
+        rows, before_B = len(batch.target_lengths_B), sources.source_BM.sum(1)
+        return torch.cat([batch.position_ids[:-rows], batch.position_ids[-rows:] + before_B[:, None]])
+
+    def target_cache(self, config: PreTrainedConfig) -> Cache:
+        """A cache for the target's keys and values that keeps every column, in sliding layers too."""
+        return DynamicCache()
+
+    @contextmanager
+    def reading(self, sources: Prefix | None) -> Iterator[None]:
+        """Run the forwards inside behind this prefix, or for None the target alone."""
+        self.prefix = sources
+        try:
+            yield
+        finally:
+            self.prefix = None
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Let the forwards inside go on behind the source of the first."""
+        self.is_decoding = True
+        try:
+            yield
+        finally:
+            self.is_decoding, self.remembered_BM = False, None
+
+    @contextmanager
+    def measuring(self) -> Iterator[dict[str, Tensor]]:
+        """Nothing is fused into a bottleneck here, so there is nothing to measure."""
+        yield {}
+
+    def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
+        """The loss of a batch, summed over its answers."""
+        return batch_loss(logits_BNK, batch)
+
+
+class _PrefixLayer:
+    """Stands in for one decoder layer's forward."""
+
+    def __init__(self, streams: PrefixStreams, layer: nn.Module, window: int | None, *, recompute: bool) -> None:
+        self.streams, self.window, self.recompute = streams, window, recompute
+        self.layer = LayerCall(layer)
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Take [2B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
+        prefix, given = self.streams.prefix, self.layer.named(args, kwargs)
+        if prefix is not None and prefix.columns is not None:
+            hidden_states, given = self._read_source(hidden_states, prefix, prefix.columns, given)
+        if prefix is not None:
+            given["attention_mask"] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
+        return call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
+
+    def _read_source(
+        self, hidden_states: Tensor, prefix: Prefix, columns: tuple[slice, slice], given: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Take the source one layer on; what the target's call takes, its keys and values before the target's own."""
+        rows = len(prefix.source_BM)
+        if prefix.state_BMD is None:
+            self.layer.check_state(hidden_states)
+            source, target = columns
+            prefix.state_BMD = hidden_states[:rows, source].contiguous()
+            hidden_states = hidden_states[rows:, target].contiguous()
+        of_source, of_target = self.layer.split(given, rows, 2 * rows, columns=columns)
+        names = [name for name in CACHES if name in given]
+        read = _Read()
+        of_source |= dict.fromkeys(names, read)
+        with torch.no_grad(), during(Pass(adapted=False)):
+            prefix.state_BMD = hidden_of(self.layer.forward(prefix.state_BMD, **of_source))
+            before = _Before(*read.without(~prefix.source_BM, self.layer.kind), cache_of(given))
+        return hidden_states, of_target | dict.fromkeys(names, before)
+
+
+class _Read:
+    """Takes, in the place of a cache, the keys and values of one layer's pass over the source."""
+
+    keys_BHMK: Tensor | None = None
+    values_BHMK: Tensor | None = None
+
+    def update(self, keys_BHMK: Tensor, values_BHMK: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keep and return them."""
+        self.keys_BHMK, self.values_BHMK = keys_BHMK, values_BHMK
+        return keys_BHMK, values_BHMK
+
+    def without(self, padding_BM: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+        """Them with zeros where padding is: attention may have left anything there, and 0 times NaN is NaN.
+
+        Raises:
+            ConfigError: the layer keeps none.
+        """
+        if self.keys_BHMK is None or self.values_BHMK is None:
+            raise no_keys(layer)
+        padding_B1M1 = padding_BM[:, None, :, None]
+        return self.keys_BHMK.masked_fill(padding_B1M1, 0), self.values_BHMK.masked_fill(padding_B1M1, 0)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """Stands in the place of a cache in the target's pass; it writes nothing of its own, so a pass may be repeated.
+
+    Attributes:
+        keys_BHMK: the source's.
+        values_BHMK: the source's.
+        past: takes them and the target's when decoding; None: nobody does.
+    """
+
+    keys_BHMK: Tensor
+    values_BHMK: Tensor
+    past: Cache | None
+
+    def update(self, keys_BHLK: Tensor, values_BHLK: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The source's, then these."""
+        both = torch.cat([self.keys_BHMK, keys_BHLK], 2), torch.cat([self.values_BHMK, values_BHLK], 2)
+        return both if self.past is None else self.past.update(*both, layer)
+
+
+def _as(given: Tensor | None, mask_B1QC: Tensor, state: Tensor) -> Tensor:
+    """The mask as a layer is given its own: numbers to be added for eager attention, otherwise yes or no."""
+    if given is None or not given.is_floating_point():
+        return mask_B1QC
+    return torch.zeros_like(mask_B1QC, dtype=state.dtype).masked_fill(~mask_B1QC, torch.finfo(state.dtype).min)
+
+
+def windows(config: PreTrainedConfig, layers: int) -> list[int | None]:
+    """How many positions back each layer's attention reaches, its own counted; None: all of them.
+
+    Raises:
+        ConfigError: a layer's attention is of another kind.
+    """
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if kinds is None:
+        return [window] * layers
+    if other := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise ConfigError(
+            f"model.base has layers of {', '.join(sorted(other))}, before whose keys no source can stand",
+            fix="use another base, or method=input_fusion, which reads both texts in one row",
+        )
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def no_keys(layer: str) -> ConfigError:
+    """Why a base cannot be asked so."""
+    return ConfigError(
+        f"each {layer} of model.base keeps no keys and values of its own, so no source can stand before a target's",
+        fix="use another base, or method=input_fusion, which reads both texts in one row",
+    )
