@@ -6,8 +6,8 @@
 The same model, the same rows, the same optimizer. `plain_lora` is PEFT alone on the target rows: no part of flare_ds is
 in it but the label head (with --objective labels) and, under the engine, the embedding that is read on the host, which
 all have, so that the ratios are about the streams. `flare_two_forwards` computes what `flare_paper` does (see
-two_forwards.py). A large output matrix, --objective vocabulary, makes all alike. --engine 0 (the default) is plain PyTorch in one process,
---engine N the DeepSpeed engine on N ranks. Without --model it is a small random Llama.
+two_forwards.py). A large output matrix, --objective vocabulary, makes all alike. --engine 0 (the default) is plain
+PyTorch in one process, --engine N the DeepSpeed engine on N ranks. Without --model it is a small random Llama.
 
 Times: all in one process, taking turns step by step, after two steps that are not counted; medians. Memory: a fresh
 process for each; how far the resident memory of the fullest rank rose over the loaded model (`rise_bytes`), and its
