@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -97,9 +98,18 @@ def strike_at(strike: Callable[[], object], step: int) -> None:
     saving = strike.__name__.endswith("_saving")
 
     def stepped(self: trainer.Trainer, number: int) -> dict[str, object]:
+        accumulate = self.engine.accumulate
+
+        def struck(*arguments: Any, **options: Any) -> torch.Tensor:
+            loss = accumulate(*arguments, **options)
+            strike()
+            return loss
+
         if not saving and number + 1 == step:
-            self.engine.accumulate = lambda *args, **options: strike()  # type: ignore[method-assign, assignment]
-        return real_step(self, number)
+            self.engine.accumulate = struck  # type: ignore[method-assign]
+        values = real_step(self, number)
+        self.engine.accumulate = accumulate  # type: ignore[method-assign]
+        return values
 
     def save(*arguments: object) -> None:
         if saving and arguments[2].step >= step:  # type: ignore[attr-defined]

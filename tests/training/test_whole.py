@@ -96,7 +96,10 @@ def test_a_step_waits_once_and_a_save_is_three_gathers(found: dict[int, dict[str
 
 
 def test_a_matrix_that_no_row_reaches_is_decayed_and_the_same_on_every_rank(found: dict[int, dict[str, Any]]) -> None:
-    """Against AdamW on all micro-batches at once, every gradient there from the start."""
+    """Against AdamW on all micro-batches at once, every gradient there from the start.
+
+    A step before, whose loss is not finite on one rank, has left nothing.
+    """
     model = Branching()
     optimizer = torch.optim.AdamW(model.parameters(), lr=TRAIN.learning_rate, weight_decay=TRAIN.weight_decay)
     for _ in range(3):

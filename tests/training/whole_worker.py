@@ -137,9 +137,12 @@ BATCHES = [[([1.0, 2, 3], True), ([3.0, 1, 0], False)], [([0.5, 1, 1], False), (
 
 
 def branching(model: Branching) -> dict[str, list[float]]:
-    """Three steps on this rank's micro-batches."""
+    """A step that one rank alone spoils, which is as if it had not been; then three on this rank's micro-batches."""
     engine = WholeEngine(model, TRAIN)  # type: ignore[arg-type]
     portions = [(torch.tensor(x), reached) for x, reached in BATCHES[rank()]]
+    spoilt = torch.full((3,), torch.nan if rank() else 1.0), True
+    engine.accumulate(spoilt, targets=2, last=True)  # type: ignore[arg-type]
+    assert engine.step(TRAIN.learning_rate) is None
     for _ in range(3):
         for place, portion in enumerate(portions, start=1):
             engine.accumulate(portion, targets=4, last=place == len(portions))  # type: ignore[arg-type]
