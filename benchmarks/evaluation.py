@@ -53,7 +53,7 @@ def scorings(options: argparse.Namespace, rows: RandomRows) -> Iterator[tuple[st
     for method in ("flare", "lora"):
         for objective in ("labels", "vocabulary"):
             config = settings(options, method, objective)
-            running = open_model(config, shape=load_shape(config.model), label_tokens=LABELS, train=False)
+            running = open_model(config, shape=load_shape(config.model), label_tokens=LABELS)
             running.root.eval()
             if objective == "labels":
                 yield f"{method} ranked", ranked(running, config, rows)

@@ -9,7 +9,7 @@
       true                         whole on every rank
       false                        sharded
 
-A whole model has no collective in a forward (decoding under ZeRO-3 gathers the base for every token), and needs no
+A whole model has no collective in a forward (a sharded one gathers the base, layer by layer, for each), and needs no
 DeepSpeed, which is imported only where a model is sharded or several ranks meet.
 """
 
