@@ -27,7 +27,7 @@ class Streams(Protocol):
         """What the target's rows of a batch meet, in this method's own words; None: they are read alone."""
 
     def first_column(self, batch: Batch) -> int:
-        """The first column of the target that goes through the layers; those that come out are counted from there."""
+        """The first column of the target that goes through the layers, and into its cache when decoding."""
 
     def reading(self, sources: Any) -> AbstractContextManager[None]:
         """Run the forwards inside with these sources, or for None with the target alone."""
