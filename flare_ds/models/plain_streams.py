@@ -28,7 +28,7 @@ class Streams(Protocol):
         """What the target's rows of a batch meet, in this method's own words; None: they are read alone."""
 
     def first_column(self, batch: Batch) -> int:
-        """The first column of the target that goes through the layers; those that come out are counted from there."""
+        """The first column of the target that goes through the layers, and into its cache when decoding."""
         return 0
 
     def positions(self, batch: Batch, sources: Any) -> Tensor:

@@ -28,6 +28,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
@@ -36,7 +37,7 @@ from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of
+from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of, with_hidden
 from flare_ds.models.loss import batch_loss
 from flare_ds.models.plain_streams import Streams
 
@@ -99,7 +100,9 @@ class PrefixStreams(Streams):
         self.remembered_BM: Tensor | None = None
         self.is_decoding = False
         for layer, window in zip(layers, windows(base.config.get_text_config(), len(layers)), strict=True):
-            layer.forward = _PrefixLayer(self, layer, window, recompute=config.train.gradient_checkpointing)
+            stand_in = _PrefixLayer(self, layer, window, recompute=config.train.gradient_checkpointing)
+            stand_in.is_last = layer is layers[-1]
+            layer.forward = stand_in
 
     def sources_of(self, batch: Batch) -> Prefix | None:
         """What stands before the target's columns: the source of the batch or, when decoding, that of the prompts."""
@@ -161,6 +164,7 @@ class _PrefixLayer:
 
     def __init__(self, streams: PrefixStreams, layer: nn.Module, window: int | None, *, recompute: bool) -> None:
         self.streams, self.window, self.recompute = streams, window, recompute
+        self.is_last = False
         self.layer = LayerCall(layer)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -170,7 +174,11 @@ class _PrefixLayer:
             hidden_states, given = self._read_source(hidden_states, prefix, prefix.columns, given)
         if prefix is not None:
             given["attention_mask"] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
-        return call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
+        output = call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
+        if prefix is None or prefix.columns is None or not self.is_last:
+            return output
+        # Some models look at the number of columns when they choose those that the head reads.
+        return with_hidden(output, F.pad(hidden_of(output), (0, 0, prefix.columns[1].start, 0)))
 
     def _read_source(
         self, hidden_states: Tensor, prefix: Prefix, columns: tuple[slice, slice], given: dict[str, Any]

@@ -1,7 +1,7 @@
 """The lockstep streams: sources and target through the frozen base, layer by layer, inside one forward.
 
     embed        [(S+1)·B, L, D]   source rows, then target rows: masks and rotary tables come for all at once;
-                                   from here on each stream has the columns that its own longest row fills
+                                   up to the last layer each stream has the columns that its own longest row fills
     layer 0..n   sources: the base alone, adapters off, no gradient       s'
                  target:  adapters on, fused with the sources' states     t'   while the layer's weights are live
     norm, head   [B, L, D]         the target only (decoding with span=full: all rows)
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
@@ -200,9 +201,12 @@ class _LockstepLayer:
         else:
             meeting = self._meeting(sources.state_XLD if self.pairing == "output" else before_XLD, sources)
         output = self._target_pass(hidden_states, meeting, of_target)
-        if self.is_last and sources.keep:
+        if not self.is_last:
+            return output
+        if sources.keep:
             return with_hidden(output, torch.cat([sources.state_XLD, hidden_of(output)]))
-        return output
+        # Some models look at the number of columns when they choose those that the head reads.
+        return with_hidden(output, F.pad(hidden_of(output), (0, 0, sources.columns[1].start, 0)))
 
     @torch.no_grad()
     def _source_pass(self, sources: Sources, given: dict[str, Any]) -> dict[LoraLayer, Tensor]:

@@ -113,7 +113,7 @@ class TwoStreamModel(nn.Module):
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=self.streams.positions(batch, sources),
-                logits_to_keep=batch.answer_columns_N - self.streams.first_column(batch),
+                logits_to_keep=batch.answer_columns_N,
                 past_key_values=past,
                 use_cache=past is not None,
             ).logits
