@@ -3,12 +3,13 @@
     python benchmarks/gather_volume.py [--layers 8] [--width 256]
 
 On two real gloo ranks and a small random Llama, for the lockstep step, the same with gradient checkpointing, the same
-with a validation before each step, and two forwards. Steps 1 and 2 record DeepSpeed's parameter trace; steps 3 to 5 are
-measured. `invalidations` counts the message that a trace was invalidated in those, with log_trace_cache_warnings on.
-`gathers_a_step` holds one for each adapter matrix, which DeepSpeed gathers again after the optimizer's step.
+with a validation before each measured step, and two forwards. Steps 1 and 2 record DeepSpeed's parameter trace; steps 3
+to 5 are measured. `invalidations` counts the message that a trace was invalidated in those, with
+log_trace_cache_warnings on. `gathers_a_step` holds one for each adapter matrix, which DeepSpeed gathers again after the
+optimizer's step.
 
 A validation reads batches without a gradient while the source's share is measured. What it gathers itself is not
-counted, its invalidations are; nor has it a backward, so the trace it leaves is a forward's alone.
+counted, its invalidations are.
 
 The elements of the model are those of the base but for the input embedding, whose rows are read from the base's file
 and never gathered (flare_ds/models/embedding.py); the output matrix counts, and is gathered as in any model.
@@ -89,7 +90,7 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
             gathered = calls = 0
             warnings = io.StringIO()
         with contextlib.redirect_stdout(warnings if step >= FIRST else sys.stderr):
-            if variant == "lockstep_validating":
+            if variant == "lockstep_validating" and step >= FIRST:
                 validate(running)
             before = counter.elements, counter.calls
             losses.append(train_step(running, forward))

@@ -112,16 +112,13 @@ def test_zero3_still_keeps_what_we_read(module: object, name: str) -> None:
 
 
 def test_zero3_gathers_what_is_registered_with_a_module() -> None:
-    """`register_external_parameter`: what a module reads of others is gathered and released with its own, once each."""
+    """`register_external_parameter`: what a module reads of others counts as its own wherever those are looked up."""
     module, other = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2)
     for parameter in other.parameters():
         deepspeed.zero.register_external_parameter(module, parameter)
     assert [id(parameter) for parameter in partitioned_param_coordinator.iter_params(module)] == [
         id(parameter) for parameter in (module.weight, other.weight, other.bias)
     ]
-    coordinator = partitioned_param_coordinator.PartitionedParameterCoordinator
-    for method in ("_fetch_sub_module_impl", "release_sub_module"):
-        assert "iter_params(" in inspect.getsource(getattr(coordinator, method))
 
 
 def test_deepspeed_names_its_shared_memory_as_we_unlink_it() -> None:

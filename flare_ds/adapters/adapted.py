@@ -70,7 +70,8 @@ class AdaptedLinear:
             return x.new_zeros(*x.shape[:-1], layer.out_features)  # type: ignore[arg-type]
         result: Tensor = layer.base_layer.forward(x)
         if this.adapted:
-            update = nn.functional.linear(self._bottleneck(x, this), self.b_OR).view_as(result)
+            bottleneck = self._bottleneck(x, this).reshape(*x.shape[:-1], -1)
+            update = nn.functional.linear(bottleneck, self.b_OR)
             return update.mul_(layer.scaling[ADAPTER]).add_(result).to(result.dtype)
         return result
 

@@ -66,7 +66,7 @@ def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: in
 def _gather_together(layer: LoraLayer) -> None:
     """Have ZeRO-3 gather all that a layer's forward reads when the layer is called, as its parts are not."""
     if is_deepspeed_zero3_enabled():
-        from deepspeed.zero import register_external_parameter
+        from deepspeed.runtime.zero import register_external_parameter
 
         for parameter in layer.parameters():  # type: ignore[attr-defined]
             register_external_parameter(layer, parameter)

@@ -166,23 +166,23 @@ def test_the_streams_share_no_keys() -> None:
 
 @pytest.mark.parametrize(("span", "rows_a_step"), [("prompt", [4]), ("full", [8, 4])])
 def test_the_source_is_dropped_after_the_prefill(span: str, rows_a_step: list[int]) -> None:
-    """Rows that go through the frozen q_proj of the last layer, in each pass."""
+    """Rows that go through the q_proj of the last layer, in each pass."""
     config = decoding(make_config(span=span, sources=2))
     model = build("llama", config).eval()
     passes: list[int] = []
-    projection = model.base.model.layers[-1].self_attn.q_proj.base_layer
+    projection = model.base.model.layers[-1].self_attn.q_proj
     projection.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     generate(RunningModel(model, model), make_batch(make_rows(2, LENGTHS), config), config, eos=[], rows=range(4))
     assert passes == [8, 4] + rows_a_step * (NEW - 1)
 
 
 def test_a_mixed_source_ends_at_the_mixing_layer_and_is_remembered() -> None:
-    """Rows that go through the frozen q_proj of each layer, in each pass; the source's states are read in the first."""
+    """Rows that go through the q_proj of each layer, in each pass; the source's states are read in the first."""
     config = decoding(make_config(method="x_mixup"))
     model = build("llama", config).eval()
     passes: list[list[int]] = [[], []]
     for layer, rows in zip(model.base.model.layers, passes, strict=True):
-        projection = layer.self_attn.q_proj.base_layer
+        projection = layer.self_attn.q_proj
         projection.register_forward_pre_hook(lambda _, inputs, rows=rows: rows.append(len(inputs[0])))
     read: list[int] = []
     model.mixing.key.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
