@@ -42,7 +42,7 @@ def assert_trimming_changes_nothing(model: TwoStreamModel, batch: Batch) -> None
     trimmed, of_trimmed = logits_and_gradients(model, batch)
     whole, of_whole = logits_and_gradients(model, replace(batch, first_columns=(0, 0)))
     assert any(batch.first_columns)
-    torch.testing.assert_close(trimmed, whole, rtol=0, atol=1e-6 * max(1.0, float(whole.abs().max())))
+    torch.testing.assert_close(trimmed, whole, rtol=0, atol=2e-6 * max(1.0, float(whole.abs().max())))
     assert of_trimmed.keys() == of_whole.keys()
     for name, gradient in of_whole.items():
         torch.testing.assert_close(of_trimmed[name], gradient, rtol=0, atol=5e-6 * float(gradient.abs().max()) + 1e-7)
