@@ -151,7 +151,7 @@ def measure_plan(config: Config, cache: Cache) -> dict[str, Any]:
     order, split = open_order(config, cache), cache.split("train")
     steps = number_of_steps(config.train, order)
     lengths_n, tokens, padded = padded_tokens(config, split), 0, 0
-    real_n = split.lengths("source") + split.lengths("target")
+    real_n = split.prompt_lengths("source") + split.lengths("target") - 1  # the last token is only predicted
     for step in range(steps):
         for of_rank in split_step(
             order.rows(step), lengths_n, world_size=2, micro_batch_size=config.train.micro_batch_size

@@ -74,10 +74,17 @@ def pairs_config(
 ) -> Config:
     """Settings of a run on `data_dir` rows, with everything below `directory`: base, run and cache; flare's defaults.
 
-    For `batch` and the further arguments see `make_config`; `task` is added to the task's.
+    For `batch` and the further arguments see `make_config`; `task` is added to the task's. Unless `train` says
+    otherwise the ranks share the base.
     """
     config = make_config(
-        directory / "base", method=method, batch=batch, dtype=dtype, deepspeed=deepspeed, form={}, **train
+        directory / "base",
+        method=method,
+        batch=batch,
+        dtype=dtype,
+        deepspeed=deepspeed,
+        form={},
+        **({"whole_model": False} | train),
     )
     about = {"name": Pairs.name, "data_dir": data_dir, "target_language": "pl"}
     places = {"run_dir": str(directory / f"run-{method}"), "cache_dir": str(directory / "cache")}

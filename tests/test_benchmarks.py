@@ -19,7 +19,6 @@ from tests.distributed import REPOSITORY, run_ranks
 from tests.small_models import small_model
 from tests.toy import toy_settings, write_config
 
-BASELINES = REPOSITORY / "benchmarks/baselines.json"
 
 
 def run_benchmark(name: str, *arguments: str) -> dict:
@@ -133,7 +132,6 @@ def test_the_peer_trains_on_the_same_rows(script: Any) -> None:
         np.testing.assert_allclose(found["ours_vocabulary"]["losses"], found[peer]["losses"], rtol=1e-4)
 
 
-@pytest.mark.skipif(not BASELINES.exists(), reason="no baselines yet: python benchmarks/figures.py --write")
 def test_figures_are_the_committed_ones(script: Any) -> None:
     """Exactly: whoever changes one explains it, and writes benchmarks/baselines.json anew."""
     script("figures", "--quick")
