@@ -20,7 +20,6 @@ from tests.small_models import small_model
 from tests.toy import toy_settings, write_config
 
 
-
 def run_benchmark(name: str, *arguments: str) -> dict:
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments],
