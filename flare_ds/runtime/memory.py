@@ -61,7 +61,7 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     runs = Workload(config)
     beside = runs.trained - 1 + 0.2 * runs.met
     per_column = (1 + beside) * per_target_token
-    training = weights / ranks + embedding + 2.5 * layer
+    training = weights / ranks + embedding + 3.5 * layer
     loading = 0.0 if config.model.quantization == "none" else weights
     return Estimate(fixed=max(training, loading) + _RUNTIME, per_token=per_column / streams)
 
