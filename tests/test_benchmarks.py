@@ -37,7 +37,7 @@ def test_gather_volume() -> None:
     names = ("lockstep", "lockstep_checkpointing", "lockstep_validating", "two_forwards")
     lockstep, recomputed, validating, two_forwards = (found["variants"][name] for name in names)
     assert found["log_trace_cache_warnings"] is True
-    assert lockstep["ratio"] <= 1.76
+    assert lockstep["ratio"] <= 1.70
     assert two_forwards["ratio"] >= 2.9
     assert lockstep["ratio"] < recomputed["ratio"] < two_forwards["ratio"]
     assert lockstep["invalidations"] == recomputed["invalidations"] == 0

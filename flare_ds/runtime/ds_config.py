@@ -3,7 +3,7 @@
 A shipped JSON says how to shard and in which precision; `"auto"` stands where the value follows from the base:
 
     stage3_max_reuse_distance            1.2 layers   a layer stays gathered between its source and its target use
-    stage3_max_live_parameters           2.5 layers
+    stage3_max_live_parameters           3.5 layers   the one at work, the next, and the last ones until their backward
     stage3_prefetch_bucket_size          1 layer
     stage3_param_persistence_threshold   just over the largest adapter matrix: adapters are never partitioned away
     zero_hpz_partition_size              the ranks of a host, where there are several hosts
@@ -127,7 +127,7 @@ def _sizes(config: Config, shape: PreTrainedModel) -> dict[str, int]:
     widest = max(max(p.shape) for layer in decoder_layers(shape) for p in layer.parameters())
     return {
         "stage3_max_reuse_distance": int(1.2 * layer),
-        "stage3_max_live_parameters": int(2.5 * layer),
+        "stage3_max_live_parameters": int(3.5 * layer),
         "stage3_prefetch_bucket_size": layer,
         "stage3_param_persistence_threshold": config.adapter.r * widest + 1,
     }

@@ -91,8 +91,8 @@ class Size:
         return self.needed <= self.available
 
     def __str__(self) -> str:
-        needed, free = f"{self.needed / _GB:.1f} GB on each rank", f"{self.available / _GB:.1f} GB are free for it"
-        return f"needs about {needed}, {'and' if self.fits else 'but'} {free}"
+        needed, free, how = self.needed / _GB, self.available / _GB, "and" if self.fits else "but"
+        return f"needs about {needed:.1f} GB on each rank, {how} {free:.1f} GB are free for it"
 
 
 def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ranks: int | None) -> Estimate:
@@ -110,7 +110,7 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     per_target_token = 4 * sum(12 * width + 6 * _widest_input(layer) for layer in layers)
     # What meets the target in the bottleneck keeps little; what trains beside it keeps as much as the target.
     runs = Workload(config)
-    beside = runs.trained - 1 + 0.2 * runs.met
+    beside = runs.trained - 1 + 0.2 * (runs.met + runs.reads_keys)
     per_column = (1 + beside) * per_target_token
     trained = _TRAINED * _trained_elements(config, shape)
     if ranks is None:
@@ -118,7 +118,7 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     else:
         embedding = getattr(torch, config.model.dtype).itemsize * _elements(shape.get_input_embeddings())
         layer = (weights - embedding) / len(layers)
-        held = (weights + trained) / ranks + embedding + 2.5 * layer
+        held = (weights + trained) / ranks + embedding + 3.5 * layer
         held = held if config.model.quantization == "none" else max(held, weights)
     return Estimate(fixed=held + _RUNTIME, per_token=per_column / streams)
 

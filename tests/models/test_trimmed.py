@@ -1,6 +1,7 @@
 """Each stream goes through the layers with its own columns, and no further than somebody reads: the result is the same.
 
-What is compared with is the same batch whose first columns are said to be those of the whole grid.
+What is compared with is the same batch whose first columns are said to be those of the whole grid; sums over other
+numbers of columns round otherwise, and these models' weights are ten times as large as a fresh one's.
 """
 
 from dataclasses import replace
@@ -45,7 +46,7 @@ def assert_trimming_changes_nothing(model: TwoStreamModel, batch: Batch) -> None
     torch.testing.assert_close(trimmed, whole, rtol=0, atol=2e-6 * max(1.0, float(whole.abs().max())))
     assert of_trimmed.keys() == of_whole.keys()
     for name, gradient in of_whole.items():
-        torch.testing.assert_close(of_trimmed[name], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()) + 1e-7)
+        torch.testing.assert_close(of_trimmed[name], gradient, rtol=0, atol=3e-5 * float(gradient.abs().max()) + 1e-7)
 
 
 @pytest.mark.parametrize("longer", LENGTHS)
@@ -72,7 +73,8 @@ def test_twenty_steps_lose_as_if_everything_were_computed(pairing: str) -> None:
     """All columns, and all of the last layer for the sources."""
     found, operations = [], []
     for everything in (True, False):
-        config = make_config(pairing=pairing)
+        fused = ["o_proj", "down_proj"] if pairing == "module" else ["q_proj", "v_proj"]
+        config = make_config(pairing=pairing, fused_modules=fused)
         model = build_small("gemma2", config)
         model.streams.layers[-1].is_last = not everything
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)

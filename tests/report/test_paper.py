@@ -8,6 +8,8 @@ from flare_ds.reporting import report
 from flare_ds.reporting.paper import TABLE
 from tests.report.runs import tables, write_run
 
+OURS = {"source_prefix"}
+"""Methods that the paper does not have."""
 AVERAGES = {  # of the three tasks, in the order of the methods, as the paper's readers computed them
     "XLM-R Large": [62.84, 64.35, 65.88, 65.41, 64.69, 67.03, 65.89],
     "mT5-XL": [66.18, 67.57, 68.99, 68.84, 68.82, 70.29, 70.22],
@@ -17,7 +19,9 @@ AVERAGES = {  # of the three tasks, in the order of the methods, as the paper's 
 
 
 def test_the_papers_figures_have_the_averages_they_are_known_by():
-    found = {model: [np.mean(scores[method]) for method in METHODS] for model, scores in TABLE.items()}
+    found = {
+        model: [np.mean(scores[method]) for method in METHODS if method not in OURS] for model, scores in TABLE.items()
+    }
     assert found.keys() == AVERAGES.keys()
     for model, averages in AVERAGES.items():
         assert found[model] == pytest.approx(averages, abs=0.0051)

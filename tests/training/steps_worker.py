@@ -28,8 +28,9 @@ STEPS = 10
 
 
 def frozen_checksum(model: TwoStreamModel) -> str:
-    """Of every frozen parameter, and of the embedding's shard, which is no longer a parameter."""
-    digest = hashlib.sha256(model.base.get_input_embeddings().forward.shard.float().numpy().tobytes())
+    """Of every frozen parameter, and of the embedding's table, which is no longer a parameter."""
+    assert model.host_rows is not None
+    digest = hashlib.sha256(model.host_rows.table_VD.float().numpy().tobytes())
     for _, parameter in sorted(model.named_parameters()):
         if not parameter.requires_grad:
             with gathered([parameter]):

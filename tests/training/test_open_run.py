@@ -122,7 +122,7 @@ def cache_of(root: Path) -> Path:
 def test_a_run_goes_on_without_the_raw_data_and_the_tokenizer(bare: Path, train: bool) -> None:
     (bare / "model/tokenizer.json").unlink()
     before = contents(bare / "run")
-    assert _prepare(load_config(bare / "run", ["evaluate.batch_size=16"]), train=train) == cache_of(bare)
+    assert _prepare(load_config(bare / "run", ["evaluate.batch_size=auto"]), train=train) == cache_of(bare)
     assert contents(bare / "run") == before
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from flare_ds.batches.collate import Batch
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.evaluation.split import score_split
-from flare_ds.models.loading import load_tokenizer
+from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.settings import parse_config
 from tests.distributed import run_ranks
 from tests.toy import FILLER, LABELS, toy_settings, write_config, write_model
@@ -118,7 +118,9 @@ def test_rows_are_batched_by_their_longest_stream(root: Path) -> None:
     config = parse_config(settings(root, "de"), origin="test")
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
     recorder = _Recorder()
-    score_split(SimpleNamespace(root=recorder, device=torch.device("cpu")), cache, "test", config, states=None)  # type: ignore[arg-type]
+    model = SimpleNamespace(base=load_shape(config.model))
+    running = SimpleNamespace(root=recorder, model=model, device=torch.device("cpu"))
+    score_split(running, cache, "test", config, states=None)  # type: ignore[arg-type]
     split = cache.split("test")
     streams = ("source", "source2", "target")
     longest = sorted((max(len(split.prompt(name, row)) for name in streams) for row in range(len(split))), reverse=True)
