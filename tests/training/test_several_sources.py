@@ -115,7 +115,7 @@ class _Recorder:
 
 def test_rows_are_batched_by_their_longest_stream(root: Path) -> None:
     """Most often that is German here; a batch is as wide as the next row in the order of these lengths."""
-    config = parse_config(settings(root, "de"), origin="test")
+    config = parse_config(settings(root, "de") | {"evaluate": {"batch_size": 16}}, origin="test")
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
     recorder = _Recorder()
     model = SimpleNamespace(base=load_shape(config.model))

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flare_ds.config import Config, TrainConfig
 from flare_ds.data.cache import Cache
 from flare_ds.runtime.engine import KINDS, make_room
-from flare_ds.runtime.process_group import barrier, rank
+from flare_ds.runtime.process_group import barrier, rank, world_size
 from flare_ds.runtime.whole import WholeEngine
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
@@ -140,7 +140,7 @@ def branching(model: Branching) -> dict[str, list[float]]:
     """A step that one rank alone spoils, which is as if it had not been; then three on this rank's micro-batches."""
     engine = WholeEngine(model, TRAIN)  # type: ignore[arg-type]
     portions = [(torch.tensor(x), reached) for x, reached in BATCHES[rank()]]
-    spoilt = torch.full((3,), torch.nan if rank() else 1.0), True
+    spoilt = torch.full((3,), torch.nan if rank() == world_size() - 1 else 1.0), True
     engine.accumulate(spoilt, targets=2, last=True)  # type: ignore[arg-type]
     assert engine.step(TRAIN.learning_rate) is None
     for _ in range(3):
