@@ -47,7 +47,10 @@ class TwoForwards:
             root(replace(source, target_lengths_B=batch.source_lengths_SB[0]))
         stored_BMKD = torch.stack(self.states, 2)
         self.states.clear()
-        return root(target, sources=Sources(self.model.streams.sources_of(batch).alignment, stored_BMKD))
+        return root(
+            target,
+            sources=Sources(self.model.streams.sources_of(replace(batch, first_columns=(0, 0))).alignment, stored_BMKD),
+        )
 
     @contextmanager
     def _source_pass(self) -> Iterator[None]:

@@ -46,21 +46,21 @@ class Sources:
 
     Attributes:
         alignment: how their positions meet the target's.
-        columns: those that the sources' rows fill, and the target's: all that a layer is to read.
         stored_BMKD: states that were computed before: one for each layer, or one for all; None: lockstep.
         cache: of the sources' own keys and values, when they go on decoding; never the target's.
         keep: whether the last layer also returns the source rows, before the target's.
         shared: keys and values that the sources' layers leave to later ones, in models that share them.
         state_XLD: the source streams after the layer that ran last; None: none has run.
+        columns: those that the sources' rows fill, and the target's: all that a layer is to read.
     """
 
     alignment: Alignment
-    columns: tuple[slice, slice] = (slice(None), slice(None))
     stored_BMKD: Tensor | None = None
     cache: Cache | None = None
     keep: bool = False
     shared: dict[str, Any] = field(default_factory=dict)
     state_XLD: Tensor | None = None
+    columns: tuple[slice, slice] = (slice(None), slice(None))
 
     @property
     def stores(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class LockstepStreams(Streams):
             source_columns=batch.prompt_columns - source if stored is None else stored.shape[1],
             source_answers_SB=batch.source_answers_SB,
         )
-        return Sources(alignment, batch.columns, stored_BMKD=stored)
+        return Sources(alignment, stored_BMKD=stored, columns=batch.columns)
 
     def first_column(self, batch: Batch) -> int:
         """The first that a row of the target fills."""
