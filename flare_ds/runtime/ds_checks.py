@@ -26,12 +26,12 @@ _REFUSED = {
     "activation_checkpointing": ("it would not be read", "set train.gradient_checkpointing"),
 }
 _QUANTIZED = ("the adapter would train on weights or gradients that are rounded on their way", "set model.quantization")
-_OFFLOADED = ("token rows are looked up in the ranks' shards, which must lie where the model runs", "use more ranks")
+_OFFLOADED = ("a saved adapter is read into the ranks' shards, which must lie where the model runs", "use more ranks")
 _SMALL = (
     "only the adapter has an optimizer state, a few MB, saved from where the model runs",
     "nothing is gained by it",
 )
-_MICS = ("token rows are looked up in the shards of all ranks", "use zero_hpz_partition_size within each node")
+_MICS = ("a saved adapter is read into the shards of all ranks", "use zero_hpz_partition_size within each node")
 _ZERO_REFUSED = {
     "offload_param": _OFFLOADED,
     "cpu_offload_param": _OFFLOADED,
