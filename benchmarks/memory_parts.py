@@ -43,7 +43,7 @@ def worker(options: str, method: str, out: str) -> None:
     estimate = estimate_memory(config, load_shape(config.model), streams=len(streams_of(config)), ranks=1)
     model = build_model(config, label_tokens=[]).train()
     trained = trainable_parameters(model)
-    optimizer = make_optimizer(config, trained)
+    optimizer = make_optimizer(config.train, trained)
     with peak_memory() as found:
         with saved_bytes(model.parameters()) as kept:
             loss = model(batch, with_loss=True)

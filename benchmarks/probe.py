@@ -70,7 +70,7 @@ def probe(config: Config, rows: int) -> dict[str, Any]:
     train, validation = cache.split("train"), cache.split("validation")
     fitted, scored = paired_rows(train)[:rows], paired_rows(validation)
     base = load_base(config.model)
-    size = config.evaluate.batch_size
+    size = 32 if config.evaluate.batch_size == "auto" else config.evaluate.batch_size
     known, asked = (states_of(base, *part, cache.pad_id, size) for part in ((train, fitted), (validation, scored)))
     labels, answers = train.labels[fitted], validation.labels[scored]
     return {
