@@ -50,7 +50,8 @@ def count_gathers() -> list[str]:
     return seen
 
 
-def answers(config: Config, cache: Cache, whole: bool) -> list[list[int]]:
+def answers(config: Config, cache: Cache, whole: bool, seen: list[str]) -> tuple[list[list[int]], int]:
+    """What is answered, and how often was gathered for it, without what loading takes."""
     evaluate = config.evaluate.model_copy(update={"whole_model": whole})
     running: RunningModel = open_model(
         with_whole_head(config.model_copy(update={"evaluate": evaluate})),
@@ -61,7 +62,9 @@ def answers(config: Config, cache: Cache, whole: bool) -> list[list[int]]:
     frozen = [parameter for name, parameter in running.model.named_parameters() if "base_layer" in name]
     assert frozen and all(is_partitioned(parameter) != whole for parameter in frozen)
     assert running.sharded != whole
-    return [answer.tokens for answer in generate_split(running, cache, "test", config, states=None)]
+    seen.clear()
+    tokens = [answer.tokens for answer in generate_split(running, cache, "test", config, states=None)]
+    return tokens, len(seen)
 
 
 def main(config_path: str, out: str) -> None:
@@ -69,12 +72,13 @@ def main(config_path: str, out: str) -> None:
     cache = open_run(config, train=True)
     configs = [Config.model_validate(config.model_dump() | settings) for settings in SETTINGS]
     # The whole models first: transformers shards while a sharded model is open.
-    seen, found, gathers = count_gathers(), {"whole": [answers(config, cache, True) for config in configs]}, {}
+    seen = count_gathers()
+    told = {"whole": [answers(config, cache, True, seen) for config in configs]}
     for name, fits in {"gathered once": True, "gathered for each token": False}.items():
         gathered_base.fits_whole_beside = lambda model, fits=fits: fits
-        seen.clear()
-        found[name] = [answers(config, cache, False) for config in configs]
-        gathers[name] = len(seen)
+        told[name] = [answers(config, cache, False, seen) for config in configs]
+    found = {name: [tokens for tokens, _ in of_configs] for name, of_configs in told.items()}
+    gathers = {name: sum(count for _, count in of_configs) for name, of_configs in told.items() if name != "whole"}
     if rank() == 0:
         Path(out).write_text(json.dumps([found, gathers]))
 
