@@ -67,6 +67,8 @@ def open_engine(
 ) -> Engine:
     """Load the base, add the adapter, make its optimizer; a collective.
 
+    Whether the settings fit the base is known by then: see `check_model`.
+
     Args:
         config: the run's settings.
         shape: the base on the meta device.
@@ -75,10 +77,9 @@ def open_engine(
         adapter: as in `open_model`.
 
     Raises:
-        ConfigError: see `open_model`.
+        ConfigError: see `open_sharded_engine` and `build_model`.
     """
     join_if_launched()
-    agreed(partial(check_model, config, shape))
     if whole:
         model = whole_model(config, label_tokens=label_tokens, adapter=adapter, device=device())
         return WholeEngine(model, config.train)

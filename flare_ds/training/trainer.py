@@ -20,7 +20,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.exceptions import ToBeContinued
 from flare_ds.models.loading import load_shape
-from flare_ds.runtime.engine import Engine
+from flare_ds.runtime.engine import Engine, check_model
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.opening import open_engine, trains_whole
 from flare_ds.runtime.process_group import gather_objects, rank
@@ -59,6 +59,7 @@ class Trainer:
         self.config, self.cache = config, cache
         self.run_dir, self.state_path = Path(config.run_dir), state_path(config)
         shape = agreed(partial(load_shape, config.model))
+        agreed(partial(check_model, config, shape))  # before anything is counted on it
         self.feed = Feed(config, cache, shape)
         self.steps = self.feed.steps
         whole = trains_whole(config, shape, self.feed.load)
