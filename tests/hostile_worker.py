@@ -197,9 +197,18 @@ def make_translation(root: Path) -> Kind:
             return
         (path / "manifest.json").write_text(dump(both.get("manifest") if isinstance(both, dict) else both))
 
+    def read_as_written(path: Path) -> object:
+        """Whether the rows are what the lines say: another text with the right checksum is another translation."""
+        found = [*read_translation(path, ROWS)]
+        told = [
+            row and [dict(row.fields), [[answer.text, answer.start] for answer in row.answers], [*row.marks]]
+            for row in found
+        ]
+        return told == [json.loads(line) for line in (path / "rows.jsonl").read_text().splitlines()]
+
     save(path, good)
     (root / "good.json").write_text(json.dumps(good))
-    return Kind(path, lambda _: plain(root / "good.json"), save, lambda path: [*read_translation(path, ROWS)])
+    return Kind(path, lambda _: plain(root / "good.json"), save, read_as_written)
 
 
 def make_state(root: Path) -> Kind:

@@ -84,6 +84,7 @@ LATE = {
         "source.provider=cached",
         "source.max_store_gb=1e-9",
         "adapter.pairing=input",
+        "adapter.fused_modules=[q_proj,v_proj]",
     ],
     "ConfigError: adapter.target_modules names": ["run_dir=NEW", "method=lora", "adapter.target_modules=[nothing]"],
 }

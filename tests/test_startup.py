@@ -4,7 +4,16 @@ import subprocess
 import sys
 
 # Each of these takes a tenth of a second and more, and is used by few commands or by none.
-TRAINING_NEEDS_NO = ("datasets", "pandas", "pyarrow", "scipy.stats", "sklearn", "tensorboard", "torchvision")
+TRAINING_NEEDS_NO = (
+    "datasets",
+    "pandas",
+    "pyarrow.compute",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "sklearn",
+    "tensorboard",
+    "torchvision",
+)
 STARTING_RANKS_NEEDS_NO = ("deepspeed", "torch", "transformers")
 
 SCRIPT = """

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flare_ds.tasks.base import Task
 
@@ -62,7 +61,9 @@ def among(digests: np.ndarray, seen: np.ndarray) -> np.ndarray:
     Returns:
         bool [rows].
     """
-    found = pc.is_in(arrow(digests), value_set=arrow(seen)).to_numpy(zero_copy_only=False).reshape(digests.shape)
+    from pyarrow.compute import is_in
+
+    found = is_in(arrow(digests), value_set=arrow(seen)).to_numpy(zero_copy_only=False).reshape(digests.shape)
     return (found & (digests != b"")).any(axis=1)
 
 

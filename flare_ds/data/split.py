@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flare_ds.data.digests import arrow
 from flare_ds.data.row_table import RowTable, digests
@@ -76,11 +75,13 @@ def count(counts: dict[str, int], name: str, number: int) -> None:
 
 def deal(task: Task, pools: Mapping[Pool, JoinedRows]) -> dict[Split, JoinedRows]:
     """Deal the rows of all pools to the splits, each ordered by the hash of its rows."""
+    from pyarrow.compute import sort_indices  # takes longer to import than most commands have rows to read
+
     parts = [*pools.values()]
     whole = {language: RowTable.concatenate([part[language] for part in parts]) for language in parts[0]}
     first = next(iter(whole.values()))
     keys = pa.table({"order": arrow(first.digests("order")), "id": first.ids})
-    order_n = pc.sort_indices(keys, sort_keys=[("order", "ascending"), ("id", "ascending")]).to_numpy()
+    order_n = sort_indices(keys, sort_keys=[("order", "ascending"), ("id", "ascending")]).to_numpy()
     sizes = [len(next(iter(part.values()))) for part in parts]
     percents = np.split(first.percents, np.cumsum(sizes)[:-1])
     splits_n = np.concatenate([_splits_of(part, pool, task.pools) for pool, part in zip(pools, percents, strict=True)])
@@ -105,11 +106,13 @@ def _splits_of(percents_n: np.ndarray, pool: Pool, pools: Sequence[Pool]) -> np.
 
 
 def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowTable:
+    from pyarrow.compute import greater
+
     name = f"language {language!r} of task {task.name}"
     table = RowTable.write(checked_rows(task.read(data_dir, language, pool), task, name), task)
     counted = table.ids.value_counts()
     if len(counted) < len(table):
-        twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))[0]
+        twice = counted.field("values").filter(greater(counted.field("counts"), 1))[0]
         raise DataError(f"row {twice} occurs twice in {name}", fix="give every row its own id")
     return table
 
@@ -122,9 +125,11 @@ def _places(
     Raises:
         DataError: the other has other rows.
     """
+    from pyarrow.compute import index_in, is_in
+
     found = side.ids
-    places = pc.index_in(ids, value_set=found).fill_null(-1).to_numpy()
-    known = pc.is_in(found, value_set=ids.filter(pa.array(covered))).to_numpy()
+    places = index_in(ids, value_set=found).fill_null(-1).to_numpy()
+    known = is_in(found, value_set=ids.filter(pa.array(covered))).to_numpy()
     # The first in the files' own order, which is where a reader would look.
     for what, among, wrong in (("is missing", ids, covered & (places < 0)), ("is unexpected", found, ~known)):
         if wrong.any():

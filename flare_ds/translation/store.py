@@ -141,6 +141,8 @@ def _row(line: Any, row: Row) -> Row | None:
         raise ValueError("it has other fields or answers than the row that was translated")
     texts = [*fields.values(), *(text for text, _ in answers), *marks]
     places = [place for _, place in answers if place is not None]
+    if not (isinstance(answers, list) and isinstance(marks, list)):
+        raise ValueError("its answers or its marks are no list")
     if not all(isinstance(text, str) for text in texts) or not all(type(place) is int for place in places):
         raise ValueError("a text is no text, or a place no number")
     longest = max(map(len, fields.values()))
