@@ -92,10 +92,6 @@ class MixupStreams(Streams):
         real_BP = batch.attention_mask[:rows, : batch.prompt_columns].bool()
         return MixedSource(real_BP, keep=batch.source_targets_SBN is not None)
 
-    def first_column(self, batch: Batch) -> int:
-        """Both streams go through a layer in one call, so all columns do."""
-        return 0
-
     @contextmanager
     def reading(self, source: MixedSource | None) -> Iterator[None]:
         """Run the forwards inside with this source, or for None with the target alone."""
@@ -113,11 +109,6 @@ class MixupStreams(Streams):
             yield
         finally:
             self.is_decoding, self.memory = False, None
-
-    @contextmanager
-    def measuring(self) -> Iterator[dict[str, Tensor]]:
-        """Nothing is fused into a bottleneck here, so there is nothing to measure."""
-        yield {}
 
     def mix(self, state_XLD: Tensor) -> Tensor:
         """The states that go on to the next layer: [X, L, D] with the source rows, otherwise [B, L, D]."""

@@ -45,11 +45,14 @@ class Streams(Protocol):
     def decoding(self) -> AbstractContextManager[None]:
         """Keep, between the forwards inside, what later ones need of earlier ones."""
 
-    def measuring(self) -> AbstractContextManager[dict[str, Tensor]]:
-        """Sum up, over the forwards inside, how much the source contributes to each fused layer, if any is."""
+    @contextmanager
+    def measuring(self) -> Iterator[dict[str, Tensor]]:
+        """Sum up, over the forwards inside, how much the source contributes to each fused layer: here none is."""
+        yield {}
 
     def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch that was just read, summed over its answers."""
+        return batch_loss(logits_BNK, batch)
 
 
 class PlainStreams(Streams):
@@ -77,12 +80,3 @@ class PlainStreams(Streams):
     def decoding(self) -> Iterator[None]:
         """Nothing but its cache has to be kept."""
         yield
-
-    @contextmanager
-    def measuring(self) -> Iterator[dict[str, Tensor]]:
-        """There is nothing to measure."""
-        yield {}
-
-    def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
-        """The loss of a batch, summed over its answers."""
-        return batch_loss(logits_BNK, batch)

@@ -23,7 +23,7 @@ D width, H heads, K width of a head.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +38,6 @@ from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of, with_hidden
-from flare_ds.models.loss import batch_loss
 from flare_ds.models.plain_streams import Streams
 
 
@@ -52,6 +51,7 @@ class Prefix:
         asking: how many of these, the last ones, ask.
         columns: where the two stand in the batch; None: the source's keys and values are in the cache already.
         state_BMD: the source after the layer that ran last; None: none has run.
+        masks: by window, as the layers of this forward take them.
     """
 
     source_BM: Tensor
@@ -59,6 +59,7 @@ class Prefix:
     asking: int
     columns: tuple[slice, slice] | None = None
     state_BMD: Tensor | None = None
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @cached_property
     def real_BC(self) -> Tensor:
@@ -149,15 +150,6 @@ class PrefixStreams(Streams):
         finally:
             self.is_decoding, self.remembered_BM = False, None
 
-    @contextmanager
-    def measuring(self) -> Iterator[dict[str, Tensor]]:
-        """Nothing is fused into a bottleneck here, so there is nothing to measure."""
-        yield {}
-
-    def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
-        """The loss of a batch, summed over its answers."""
-        return batch_loss(logits_BNK, batch)
-
 
 class _PrefixLayer:
     """Stands in for one decoder layer's forward."""
@@ -173,7 +165,9 @@ class _PrefixLayer:
         if prefix is not None and prefix.columns is not None:
             hidden_states, given = self._read_source(hidden_states, prefix, prefix.columns, given)
         if prefix is not None:
-            given["attention_mask"] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
+            if self.window not in prefix.masks:
+                prefix.masks[self.window] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
+            given["attention_mask"] = prefix.masks[self.window]
         output = call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
         if prefix is None or prefix.columns is None or not self.is_last:
             return output

@@ -36,7 +36,6 @@ from flare_ds.adapters.passes import Pass, current, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
-from flare_ds.models.loss import batch_loss
 from flare_ds.models.plain_streams import Streams
 
 
@@ -155,10 +154,6 @@ class LockstepStreams(Streams):
         energy = energy or dict.fromkeys(self.fused.values(), torch.zeros(2, dtype=torch.float64))
         found = [energy[layer] for layer in self.fused.values()]
         sums |= zip(self.fused, torch.stack(found).cpu() if found else [], strict=True)  # one transfer for all
-
-    def loss(self, logits_BNK: Tensor, batch: Batch) -> Tensor:
-        """The loss of a batch, summed over its answers."""
-        return batch_loss(logits_BNK, batch)
 
 
 class _LockstepLayer:
