@@ -92,7 +92,8 @@ def test_an_input_is_kept_once_as_it_is() -> None:
 
     bottlenecks = 3 * 4 * (2 * 64 * 4)
     assert kept_bytes(Three(ours), x_BLD) == x_BLD.nbytes + bottlenecks
-    assert kept_bytes(Three(pefts), x_BLD) == 3 * 2 * x_BLD.nbytes + bottlenecks, "an fp32 copy each"
+    # At least: where the processor multiplies in bf16 by itself, torch's own linear layer keeps its input too.
+    assert kept_bytes(Three(pefts), x_BLD) >= 3 * 2 * x_BLD.nbytes + bottlenecks, "an fp32 copy each"
 
 
 def called(model: TwoStreamModel) -> Counter[int]:
