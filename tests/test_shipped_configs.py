@@ -23,7 +23,7 @@ from flare_ds.sweep.plan import load_sweep
 from tests.distributed import REPOSITORY
 from tests.small_models import small_model
 
-CONFIGS = sorted((REPOSITORY / "launchers/configs").glob("*.yaml"))
+CONFIGS = sorted((REPOSITORY / "launchers/configs").rglob("*.yaml"))
 SWEEPS, STUDIES = (
     [path for path in CONFIGS if key in yaml.safe_load(path.read_text())] for key in ("grid", "variants")
 )
