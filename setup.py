@@ -49,6 +49,8 @@ setup(
         "quantization": [quantization],
         "translation": translation,
         "lm-eval": [lm_eval],
+        "wandb": ["wandb>=0.22,<1"],
+        "mlflow": ["mlflow-skinny>=3,<4"],
         "dev": [
             quantization,
             *translation,

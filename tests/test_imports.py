@@ -17,6 +17,7 @@ FLOORS = """
     config
     tasks
     settings
+    tracking
     model_files
     tokenizing
     translation

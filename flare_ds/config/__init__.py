@@ -6,6 +6,7 @@
     translate:  the machine translation of a side       train:    steps, batch, learning rate, validation
                                                         evaluate: how test rows are scored
                                                         generate: how answers are decoded
+                                                        tracking: where the run can be watched
 
 Relative paths are relative to the directory the command is run in. `flare_ds.settings` reads a file into a `Config`.
 """
@@ -13,7 +14,7 @@ Relative paths are relative to the directory the command is run in. `flare_ds.se
 from flare_ds.config.adapter import AdapterConfig, MixupConfig, SourceConfig
 from flare_ds.config.data import ModelConfig, TaskConfig, TranslateConfig
 from flare_ds.config.run import Config
-from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrainConfig
+from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrackingConfig, TrainConfig
 
 __all__ = [
     "AdapterConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "SourceConfig",
     "TaskConfig",
+    "TrackingConfig",
     "TrainConfig",
     "TranslateConfig",
 ]

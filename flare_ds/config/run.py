@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from flare_ds.config.adapter import AdapterConfig, MixupConfig, SourceConfig
 from flare_ds.config.data import ModelConfig, TaskConfig, TranslateConfig
 from flare_ds.config.section import Section, TypedPath
-from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrainConfig
+from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrackingConfig, TrainConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
 from flare_ds.shipped import AUTO, is_name, shipped_file
@@ -16,6 +16,7 @@ from flare_ds.yaml_file import dump_yaml
 _HOUSEKEEPING: Any = {
     "run_dir": True,
     "cache_dir": True,
+    "tracking": True,
     "source": {"max_store_gb"},
     "train": {"micro_batch_size", "micro_batch_tokens", "whole_model", "save_every", "save_seconds"},
     "evaluate": {"batch_size", "batch_tokens", "whole_model"},
@@ -39,6 +40,7 @@ class Config(Section):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     generate: GenerateConfig = GenerateConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("method")
     @classmethod

@@ -71,3 +71,12 @@ class GenerateConfig(Section):
     top_k: int = Field(0, ge=0, description="sample among the k best tokens (0: all)")
     top_p: float = Field(1.0, gt=0, le=1, description="sample among the best tokens of this total probability")
     seed: int = Field(1, ge=0, description="of the sampling")
+
+
+class TrackingConfig(Section):
+    """Where a run can be watched."""
+
+    to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard",), description="tensorboard, wandb, mlflow, or none of them"
+    )
+    project: str = Field("flare_ds", min_length=1, description="project of wandb, experiment of mlflow")

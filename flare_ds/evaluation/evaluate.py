@@ -20,6 +20,7 @@ from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.other_rows import OWN, OtherRows
 from flare_ds.evaluation.scores import Scores
+from flare_ds.evaluation.shown import show_test
 from flare_ds.evaluation.split import score_split
 from flare_ds.files import write_json
 from flare_ds.model_files.fingerprint import model_fingerprint
@@ -124,6 +125,8 @@ def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, rows: Ot
     write_predictions(predictions, scores.records)
     if config.recipe.trains and not rows:
         write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})
+    if not rows:
+        show_test(scores, config, cache)
     write_json(metrics, {**_what_was_scored(run_dir, config, cache, rows), **_how_well(scores, seconds)})
 
 

@@ -31,7 +31,7 @@ from flare_ds.registry import suggestion
 from flare_ds.settings import explain
 from flare_ds.yaml_file import read_yaml
 
-_SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train", "evaluate", "generate")
+_SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train", "evaluate", "generate", "tracking")
 _LAUNCHERS = ("deepspeed", "torchrun", "accelerate", "python")
 _SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")  # the last not for stage 1
 

@@ -1,4 +1,4 @@
-"""What a run leaves to read: train_log.jsonl, TensorBoard scalars, a progress bar; rank 0 only.
+"""What a run leaves to read: train_log.jsonl, its curves where it is watched, a progress bar; rank 0 only.
 
 After a resume, lines of steps that will be done again are taken out, and TensorBoard is told to forget them.
 """
@@ -11,32 +11,38 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flare_ds.config import Config
 from flare_ds.files import disk_errors, write_text
 from flare_ds.json_text import json_text
+from flare_ds.runtime.process_group import world_size
+from flare_ds.tracking.figures import of_step, of_validation
+from flare_ds.tracking.picture import share_picture
+from flare_ds.tracking.trackers import Trackers
 
 
 class Records:
     """Writes a run's records; on other ranks than 0 it does nothing.
 
     Args:
-        run_dir: the run's directory.
+        config: the run's settings.
         first_step: the step the run starts at (0, or where it resumes).
         steps: the last step.
         enabled: whether this rank writes.
     """
 
-    def __init__(self, run_dir: Path, *, first_step: int, steps: int, enabled: bool) -> None:
+    def __init__(self, config: Config, *, first_step: int, steps: int, enabled: bool) -> None:
         self.enabled = enabled
         if not enabled:
             return
-        from torch.utils.tensorboard import SummaryWriter  # here: the other ranks start without it
-
+        run_dir, self.language = Path(config.run_dir), config.task.target_language
         self._path = run_dir / "train_log.jsonl"
         # A run that starts anew scores its start anew as well.
         kept = [line for line in self._lines() if first_step and json.loads(line)["step"] <= first_step]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir), purge_step=first_step + 1 if first_step else 0)
+        self._trackers = Trackers(config, first_step=first_step)
+        lines = map(json.loads, kept)
+        self._shares = [list(line["source_share"].values()) for line in lines if "source_share" in line]
         self._bar = tqdm(
             total=steps, initial=first_step, desc=run_dir.name, unit="step", file=sys.stderr, mininterval=2, leave=True
         )
@@ -44,7 +50,8 @@ class Records:
     def step(self, step: int, **values: Any) -> None:
         """Record one optimizer step, applied or not."""
         if self.enabled:
-            self._write(step, values, prefix="train")
+            self._write(step, values)
+            self._trackers.scalars(of_step(values, ranks=world_size()), step)
             self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
             self._bar.update()
 
@@ -63,35 +70,35 @@ class Records:
         """
         if self.enabled:
             named = {"score": score, **figures}
-            self._write(step, {f"validation_{name}": value for name, value in named.items()}, prefix="validation")
+            self._write(step, {f"validation_{name}": value for name, value in named.items()})
+            self._trackers.scalars(of_validation(score, figures, self.language), step)
             said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             self.say(f"step {step}: validation {said}")
 
     def fusion(self, step: int, shares: Mapping[str, float]) -> None:
-        """Record how much of each fused layer's update is due to the source, in TensorBoard alone.
+        """Record how much of each fused layer's update is due to the source.
 
         Args:
             step: the optimizer step just done.
-            shares: by the layer's module name, which is shown from its stack of decoder layers on.
+            shares: by the layer's module name, which is shown from its stack of decoder layers on; may be empty.
         """
-        if self.enabled:
-            for name, share in shares.items():
-                self._board.add_scalar(f"fusion/source_share/{_in_the_stack(name)}", share, step)
+        if self.enabled and shares:
+            self._write(step, {"source_share": {_in_the_stack(name): share for name, share in shares.items()}})
+            self._shares.append(list(shares.values()))
+            self._trackers.scalars({"source/share_mean": sum(shares.values()) / len(shares)}, step)
+            self._trackers.picture("source/share_by_layer", share_picture(self._shares), step)
 
     def close(self) -> None:
         """Flush and close everything."""
         if self.enabled:
             self._bar.close()
             self._file.close()
-            self._board.close()
+            self._trackers.close()
 
-    def _write(self, step: int, values: dict[str, Any], *, prefix: str) -> None:
+    def _write(self, step: int, values: dict[str, Any]) -> None:
         with disk_errors(self._path):
             self._file.write(json_text({"step": step, **values}) + "\n")
             self._file.flush()
-        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-        for name, value in numbers.items():
-            self._board.add_scalar(f"{prefix}/{name.removeprefix('validation_')}", value, step)
 
     def _lines(self) -> list[str]:
         if not self._path.exists():

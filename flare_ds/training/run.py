@@ -28,6 +28,7 @@ from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.same_files import check_same_files
 from flare_ds.tasks.load import task_of
+from flare_ds.tracking.trackers import check_trackers
 from flare_ds.training.begin import begin_run
 from flare_ds.training.readable import check_readable
 from flare_ds.training.state import fingerprint, read_progress
@@ -111,6 +112,7 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     """Ask everything that can refuse the command; a run that trains nothing begins by its evaluation."""
     if train and not config.recipe.trains:
         raise ConfigError(f"method={config.method} trains nothing", fix="use `evaluate`, or method=lora or flare")
+    check_trackers(config)
     _check_settings(run, config, train)
     cache = _cache(run, config, train)
     if run.begun:

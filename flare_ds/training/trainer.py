@@ -95,7 +95,7 @@ class Trainer:
         train = self.config.train
         on_rank_zero(partial(begin_run, self.config, self.cache))
         first = self.progress.step
-        self.records = Records(self.run_dir, first_step=first, steps=self.steps, enabled=rank() == 0)
+        self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
         if rank() == 0 and not self._ended():
             (self.run_dir / "training.json").unlink(missing_ok=True)  # of an earlier training, whose state is gone
         if rank() == 0 and first:

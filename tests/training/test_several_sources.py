@@ -87,14 +87,16 @@ def test_two_sources_tell_together_what_neither_tells_alone(root: Path, of_both:
 
 
 def test_the_share_of_the_source_is_on_the_board_and_not_on_the_console(root: Path, of_both: tuple[float, str]) -> None:
+    log = map(json.loads, (root / "en+de/train_log.jsonl").read_text().splitlines())
+    shares = {line["step"]: line["source_share"] for line in log if "source_share" in line}
+    fused = [f"layers.{layer}.{module}" for layer in range(2) for module in ("self_attn.o_proj", "mlp.down_proj")]
+    assert list(shares) == [25, 50, 75, 100]
+    assert all(list(share) == fused and min(share.values()) > 0 for share in shares.values())
     board = EventAccumulator(str(root / "en+de"))
     board.Reload()
-    shares = {name: board.Scalars(name) for name in board.Tags()["scalars"] if name.startswith("fusion/")}
-    fused = [f"layers.{layer}.{module}" for layer in range(2) for module in ("self_attn.o_proj", "mlp.down_proj")]
-    assert set(shares) == {f"fusion/source_share/{module}" for module in fused}
-    for events in shares.values():
-        assert [event.step for event in events] == [25, 50, 75, 100]
-        assert all(event.value > 0 for event in events)
+    means = {event.step: event.value for event in board.Scalars("source/share_mean")}
+    assert means == pytest.approx({step: sum(share.values()) / 4 for step, share in shares.items()})
+    assert [event.step for event in board.Images("source/share_by_layer")] == [25, 50, 75, 100]
     assert "source_share" not in of_both[1]
 
 

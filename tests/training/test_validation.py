@@ -65,7 +65,7 @@ def test_the_start_is_scored_once_and_is_never_the_best(run: Path) -> None:
     assert read_json(run / "training.json")["start_validation_score"] == validations[0] == validations[6]
     board = EventAccumulator(str(run))
     board.Reload()
-    assert [event.step for event in board.Scalars("validation/score")] == [0, 2, 4, 6]
+    assert [event.step for event in board.Scalars("score/validation")] == [0, 2, 4, 6]
 
 
 def test_a_part_of_the_validation_rows_is_scored(run: Path) -> None:

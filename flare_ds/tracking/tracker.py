@@ -1,0 +1,63 @@
+"""What a place where runs are watched has to be able to do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+
+from flare_ds.config import Config
+
+COMPARED = (
+    "method",
+    "task.name",
+    "task.target_language",
+    "task.train_rows",
+    "model.base",
+    "model.dtype",
+    "adapter.r",
+    "adapter.alpha",
+    "adapter.fusion",
+    "adapter.pairing",
+    "adapter.source_down",
+    "train.seed",
+    "train.steps",
+    "train.batch_size",
+    "train.learning_rate",
+)
+"""Settings that runs are compared by; the same for every method, as a table has the same columns for all."""
+
+
+class Tracker(ABC):
+    """One run in one such place; it belongs to one process, and is closed at the end."""
+
+    @abstractmethod
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add numbers, by `group/name`, to their curves."""
+
+    @abstractmethod
+    def picture(self, name: str, image_HWC: np.ndarray, step: int) -> None:
+        """Show an image of bytes [height, width, 3]."""
+
+    @abstractmethod
+    def text(self, name: str, markdown: str, step: int) -> None:
+        """Show a text."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is not written yet."""
+
+
+def compared(config: Config) -> dict[str, str | int | float]:
+    """The settings of `COMPARED`, by name; what is not set is a dash."""
+    settings = config.model_dump(mode="json")
+    found = {}
+    for name in COMPARED:
+        section, _, leaf = name.rpartition(".")
+        value = settings[section][leaf] if section else settings[leaf]
+        found[name] = "-" if value is None else value
+    return found
+
+
+def run_name(config: Config) -> str:
+    """What a run is called among others: the last two parts of its directory, as a sweep lays them out."""
+    return "/".join(config.run_dir.rstrip("/").split("/")[-2:])

@@ -1,0 +1,89 @@
+"""The trackers that a run's settings name, as one; none: everything is thrown away."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.extras import install
+from flare_ds.tracking.tracker import Tracker
+
+
+class Trackers(Tracker):
+    """Several as one.
+
+    Args:
+        config: the run's settings; `tracking.to` names them.
+        first_step: where the run goes on, or is shown to have ended.
+        begins: whether the run's training begins now, rather than being scored.
+
+    Raises:
+        ConfigError: a tracker's package is not installed.
+    """
+
+    def __init__(self, config: Config, *, first_step: int, begins: bool = True) -> None:
+        opened: dict[str, Callable[[], Tracker]] = {
+            "tensorboard": lambda: _tensorboard(config, first_step=first_step, begins=begins),
+            "wandb": lambda: _wandb(config),
+            "mlflow": lambda: _mlflow(config),
+        }
+        self.all = [opened[name]() for name in config.tracking.to]
+        if begins:
+            self.text("config", f"```yaml\n{config.to_yaml()}```", first_step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """See `Tracker.scalars`."""
+        for tracker in self.all:
+            tracker.scalars(values, step)
+
+    def picture(self, name: str, image_HWC: np.ndarray, step: int) -> None:
+        """See `Tracker.picture`."""
+        for tracker in self.all:
+            tracker.picture(name, image_HWC, step)
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        """See `Tracker.text`."""
+        for tracker in self.all:
+            tracker.text(name, markdown, step)
+
+    def close(self) -> None:
+        """See `Tracker.close`."""
+        for tracker in self.all:
+            tracker.close()
+
+
+# Each package is imported where its tracker is asked for: the others start without it.
+
+
+def _tensorboard(config: Config, *, first_step: int, begins: bool) -> Tracker:
+    from flare_ds.tracking.on_tensorboard import OnTensorBoard
+
+    return OnTensorBoard(config, first_step=first_step, begins=begins)
+
+
+def _wandb(config: Config) -> Tracker:
+    from flare_ds.tracking.on_wandb import OnWandb
+
+    return OnWandb(config)
+
+
+def _mlflow(config: Config) -> Tracker:
+    from flare_ds.tracking.on_mlflow import OnMlflow
+
+    return OnMlflow(config)
+
+
+def check_trackers(config: Config) -> None:
+    """Refuse trackers whose packages are not here, before anything begins.
+
+    Raises:
+        ConfigError: naming the package, and how it is installed.
+    """
+    from importlib.util import find_spec
+
+    for name in config.tracking.to:
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"tracking.to names {name}, which is not installed", fix=f"{install(name)}, or take it out"
+            )
