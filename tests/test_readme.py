@@ -177,7 +177,7 @@ def serves(terminal: Terminal, command: str) -> None:
         while True:
             try:
                 tags = urllib.request.urlopen(f"http://localhost:{port}/data/plugin/scalars/tags", timeout=5).read()
-                if b"train/loss" in tags:
+                if b"loss/train" in tags:
                     return
             except OSError:
                 pass
