@@ -7,24 +7,32 @@ import numpy as np
 
 from flare_ds.config import Config
 
-COMPARED = (
-    "method",
-    "task.name",
-    "task.target_language",
-    "task.train_rows",
-    "model.base",
-    "model.dtype",
-    "adapter.r",
-    "adapter.alpha",
-    "adapter.fusion",
-    "adapter.pairing",
-    "adapter.source_down",
-    "train.seed",
-    "train.steps",
-    "train.batch_size",
-    "train.learning_rate",
-)
-"""Settings that runs are compared by; the same for every method, as a table has the same columns for all."""
+COMPARED = {
+    "cell.language": "task.target_language",
+    "cell.method": "method",
+    "cell.seed": "train.seed",
+    **{
+        f"setting.{name}": name
+        for name in (
+            "adapter.r",
+            "adapter.alpha",
+            "adapter.fusion",
+            "adapter.pairing",
+            "adapter.source_down",
+            "model.base",
+            "model.dtype",
+            "task.name",
+            "task.train_rows",
+            "train.steps",
+            "train.batch_size",
+            "train.learning_rate",
+        )
+    },
+}
+"""Settings that runs are compared by, under the names that are shown: in a table of few columns a cell's come first.
+
+They are the same for every method, as a table has the same columns for all.
+"""
 
 
 class Tracker(ABC):
@@ -48,13 +56,13 @@ class Tracker(ABC):
 
 
 def compared(config: Config) -> dict[str, str | int | float]:
-    """The settings of `COMPARED`, by name; what is not set is a dash."""
+    """The settings of `COMPARED`, by the names that are shown; what is not set is a dash."""
     settings = config.model_dump(mode="json")
     found = {}
-    for name in COMPARED:
+    for shown, name in COMPARED.items():
         section, _, leaf = name.rpartition(".")
         value = settings[section][leaf] if section else settings[leaf]
-        found[name] = "-" if value is None else value
+        found[shown] = "-" if value is None else value
     return found
 
 

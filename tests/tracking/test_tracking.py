@@ -140,7 +140,7 @@ def test_its_server_compares_the_runs(server: str) -> None:
     tags = asked(server, "plugin/scalars/tags")
     assert {"loss/train", "score/validation", "score/test"} <= set(tags["pl/flare"])
     experiment = asked(server, "plugin/hparams/experiment", {"experimentName": ""})
-    assert {info["name"] for info in experiment["hparamInfos"]} >= {"method", "train.seed"}
+    assert {info["name"] for info in experiment["hparamInfos"]} >= {"cell.method", "setting.adapter.r"}
     wanted = {
         "experimentName": "",
         "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"],
@@ -149,7 +149,7 @@ def test_its_server_compares_the_runs(server: str) -> None:
         "sliceSize": 10,
     }
     groups = asked(server, "plugin/hparams/session_groups", wanted)["sessionGroups"]
-    found = {group["hparams"]["method"]: group["metricValues"] for group in groups}
+    found = {group["hparams"]["cell.method"]: group["metricValues"] for group in groups}
     assert set(found) == {"lora", "flare"}
     tests = [value["value"] for values in found.values() for value in values if value["name"]["tag"] == "score/test"]
     assert tests == pytest.approx([0.6, 0.6])
@@ -176,7 +176,7 @@ def test_mlflow_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("flare_ds")
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.data.params["method"] == config.method
+    assert run.data.params["cell.method"] == config.method
     assert run.data.metrics["score/test"] == 0.6
     assert len(client.get_metric_history(run.info.run_id, "loss/train")) == 2
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"images", "predictions-2.md"}
