@@ -46,8 +46,20 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (CACHED[:1], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
         (MT[:1], "method=flare_mt needs source.mt_encoder", "add it, e.g. source.mt_encoder=facebook/nllb"),
-        (["task.target_language=en"], "method=flare reads two languages", "use method=lora for stage 1"),
+        (["task.target_language=en"], "method=flare reads two languages", "use method=lora without evaluate.late"),
         (["method=input_fusion", "task.target_language=en"], "method=input_fusion reads two", "use method=lora"),
+        (["method=late", "task.target_language=en"], "method=late reads two", "use method=lora without evaluate.late"),
+        (
+            ["method=lora", "task.target_language=en", "evaluate.late=1"],
+            "evaluate.late=1.0 reads two languages",
+            "use method=lora without evaluate.late",
+        ),
+        (
+            ["method=translate_test", "evaluate.late=2"],
+            "method=translate_test has no others",
+            "leave evaluate.late out",
+        ),
+        (["method=late", "adapter.train_head=true"], "scores of the frozen base", "use adapter.train_head=false"),
         (["method=flair"], "unknown method 'flair'", "did you mean 'flare'?"),
     ],
 )

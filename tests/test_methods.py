@@ -25,8 +25,8 @@ from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_config, write_
 TOLD_IN_POLISH = dict(zip(LABELS, ("wspaniały", "okropny", "zwyczajny", "mieszany"), strict=True))
 TELLING = {"source": {"en": SIGNAL}, "target": {"pl": TOLD_IN_POLISH}}
 CAN_LEARN = {
-    "source": {"translate_test", "input_fusion", "x_mixup", "flare", "source_prefix"},
-    "target": {"lora", "input_fusion", "x_mixup", "flare", "flare_mt", "source_prefix"},
+    "source": {"translate_test", "input_fusion", "x_mixup", "flare", "source_prefix", "late"},
+    "target": {"lora", "input_fusion", "x_mixup", "flare", "flare_mt", "source_prefix", "late"},
 }
 CHANCE = 0.40  # four labels, 103 test rows: .25 with a standard error of .043
 
@@ -119,7 +119,7 @@ def test_what_trains_beats_its_start(root: Path, world: str) -> None:
             start, best = training["start_validation_score"], training["best_validation_score"]
             assert best > 0.95
             # What puts English text or states before a frozen model reads them as the tuned base learned to.
-            if world == "source" and method in ("input_fusion", "source_prefix"):
+            if world == "source" and method in ("input_fusion", "source_prefix", "late"):
                 assert start > 0.95
             elif (world, method) == ("source", "x_mixup"):
                 assert start < best

@@ -150,6 +150,8 @@ def _description(config: Config, trained: int) -> str:
     if config.adapter.train_head:
         rows = "the label words' rows of it" if config.train.objective == "labels" else "all of it"
         lines.append(f"The output matrix is trained too: {rows}.")
+    if config.late is not None:
+        lines.append(_added(config))
     return " ".join(lines)
 
 
@@ -174,6 +176,13 @@ def _function(config: Config) -> str:
         made = f"the keys and values that the frozen base makes of {reads}"
         return f"{lora} Its attention reads {made} before its own (source_prefix)."
     return f"{lora} It reads {reads} in front of it (input_fusion)." if recipe.reads == "joint" else lora
+
+
+def _added(config: Config) -> str:
+    return (
+        f"To each label word's log-probability {config.late:g} times that is added which the frozen base gives it "
+        f"behind the text in `{config.task.source_language}` (late)."
+    )
 
 
 def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from flare_ds.config.data import ModelConfig, TaskConfig, TranslateConfig
 from flare_ds.config.section import Section, TypedPath
 from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrainConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.methods import METHODS, Method
+from flare_ds.methods import METHODS, SOURCE_ALONE, Method
 from flare_ds.shipped import AUTO, is_name, shipped_file
 from flare_ds.yaml_file import dump_yaml
 
@@ -72,10 +72,21 @@ class Config(Section):
         languages = [*task.source_languages, task.target_language]
         return [
             (
-                self.recipe.needs_source and not self.has_source,
-                f"task.target_language={task.target_language!r} equals task.source_language, but method={self.method} "
+                self.needs_source and not self.has_source,
+                f"task.target_language={task.target_language!r} equals task.source_language, but {self._reader} "
                 "reads two languages",
-                "use method=lora for stage 1, or another target language",
+                "use method=lora without evaluate.late for stage 1, or another target language",
+            ),
+            (
+                self.late is not None and self.recipe.reads == "source",
+                f"evaluate.late={self.late} adds the source's label scores, but method={self.method} has no others",
+                "leave evaluate.late out, or use a method that reads the target",
+            ),
+            (
+                self.late is not None and self.recipe.trains and adapter.train_head,
+                f"evaluate.late={self.late} adds the label scores of the frozen base, but adapter.train_head=true "
+                "trains its output matrix",
+                "use adapter.train_head=false",
             ),
             (
                 adapter.fusion == "cross_attention" and adapter.r % adapter.fusion_heads != 0,
@@ -118,6 +129,30 @@ class Config(Section):
         return METHODS.get(self.method)
 
     @property
+    def late(self) -> float | None:
+        """Weight of the frozen base's label scores of the source, added to the row's own; None: none are."""
+        return 1.0 if self.evaluate.late is None and self.recipe.late else self.evaluate.late
+
+    @property
+    def of_source(self) -> "Config":
+        """The settings of who gives the source those scores."""
+        return self.model_copy(update={"method": SOURCE_ALONE})
+
+    @property
+    def readings(self) -> tuple["Config", ...]:
+        """The settings of all by whom the rows that are scored are read."""
+        return (self,) if self.late is None else (self, self.of_source)
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether a row must have a text in another language than the target's."""
+        return self.recipe.needs_source or self.late is not None
+
+    @property
+    def _reader(self) -> str:
+        return f"method={self.method}" if self.recipe.needs_source else f"evaluate.late={self.late}"
+
+    @property
     def sources(self) -> int:
         """How many sources meet the target in the bottleneck."""
         if self.recipe.fuses != "bottleneck":
@@ -127,7 +162,7 @@ class Config(Section):
     @property
     def sources_read(self) -> tuple[str, ...]:
         """The languages of the source texts that the method reads; none where it reads the target only."""
-        return self.task.source_languages[: max(1, self.sources)] if self.recipe.needs_source else ()
+        return self.task.source_languages[: max(1, self.sources)] if self.needs_source else ()
 
     @property
     def answer_language(self) -> str:

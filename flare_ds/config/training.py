@@ -54,6 +54,9 @@ class EvaluateConfig(Section):
     answers: Literal["ranked", "generated"] = Field(
         "ranked", description="label words by their log-likelihood, or by what the model writes (the paper's protocol)"
     )
+    late: float | None = Field(
+        None, gt=0, description="weight of the base's label scores of the source, added to the method's own (late: 1)"
+    )
     batch_size: PositiveInt | Literal["auto"] = Field(
         "auto", description="most examples in a forward pass on one rank (auto: by tokens, as many as are good and fit)"
     )

@@ -19,6 +19,7 @@ from flare_ds.data.label_trie import LabelTrie, Node
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.finite import not_finite
+from flare_ds.evaluation.late import late_scores
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
@@ -43,8 +44,11 @@ def score_labels(
     def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
         return label_scores(running, batch, trie, config).tolist()
 
+    def ask_all(config: Config) -> list[list[float]]:
+        return ask_each_row(ask, running, cache, split_name, config, states=states if config.stores_states else None)
+
     split, words = cache.split(split_name), cache.labels
-    log_probabilities_nK = np.array(ask_each_row(ask, running, cache, split_name, config, states=states))
+    log_probabilities_nK = late_scores(ask_all, split, config)
     records = [
         {
             "id": split.ids(row),

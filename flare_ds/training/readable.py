@@ -28,7 +28,9 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
     """
     check_ids(_largest_id(cache, shape), shape, of=f"the cache {cache.path}")
     for split in cache.manifest.splits:
-        longest = _longest_row(config, rows_read(cache.split(split), config, cache.manifest), split)
+        longest = max(
+            _longest_row(one, rows_read(cache.split(split), one, cache.manifest), split) for one in config.readings
+        )
         if warning := check_positions(shape, longest, of=f"the longest row of the {split} split"):
             print(f"warning: {warning}", file=sys.stderr)
 
