@@ -59,6 +59,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "method=translate_test has no others",
             "leave evaluate.late out",
         ),
+        (["method=zero_shot", "evaluate.late=fitted"], "method=zero_shot does not", "e.g. evaluate.late=1"),
         (["method=late", "adapter.train_head=true"], "scores of the frozen base", "use adapter.train_head=false"),
         (["method=flair"], "unknown method 'flair'", "did you mean 'flare'?"),
     ],

@@ -73,6 +73,8 @@ def settings(root: Path, world: str, method: str) -> dict:
         found["mixup"] = {"source_weight": 0.1, "mse_weight": 0.1, "kl_weight": 0.1}
     if method == "flare_mt":
         found["adapter"] |= PAPER_FORM
+    if method == "late":  # which of the two texts is noise, it is to find out
+        found["evaluate"] = {"late": "fitted"}
     found["source"] = {"mt_encoder": str(root / "nllb")}  # for all, so that all share one cache
     return found
 

@@ -1,6 +1,6 @@
 """A whole run, and which of its settings go together."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -83,6 +83,11 @@ class Config(Section):
                 "leave evaluate.late out, or use a method that reads the target",
             ),
             (
+                self.late == "fitted" and not self.recipe.trains,
+                f"evaluate.late='fitted' is fitted while a run trains, but method={self.method} does not",
+                "give the weight, e.g. evaluate.late=1",
+            ),
+            (
                 self.late is not None and self.recipe.trains and adapter.train_head,
                 f"evaluate.late={self.late} adds the label scores of the frozen base, but adapter.train_head=true "
                 "trains its output matrix",
@@ -129,7 +134,7 @@ class Config(Section):
         return METHODS.get(self.method)
 
     @property
-    def late(self) -> float | None:
+    def late(self) -> float | Literal["fitted"] | None:
         """Weight of the frozen base's label scores of the source, added to the row's own; None: none are."""
         return 1.0 if self.evaluate.late is None and self.recipe.late else self.evaluate.late
 

@@ -1,6 +1,6 @@
 """Settings of the optimisation, the scoring and the decoding."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -54,8 +54,10 @@ class EvaluateConfig(Section):
     answers: Literal["ranked", "generated"] = Field(
         "ranked", description="label words by their log-likelihood, or by what the model writes (the paper's protocol)"
     )
-    late: float | None = Field(
-        None, gt=0, description="weight of the base's label scores of the source, added to the method's own (late: 1)"
+    late: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = Field(
+        None,
+        description="weight of the base's label scores of the source, added to the method's own (null: 1 for late; "
+        "fitted: the likeliest for the validation rows)",
     )
     batch_size: PositiveInt | Literal["auto"] = Field(
         "auto", description="most examples in a forward pass on one rank (auto: by tokens, as many as are good and fit)"

@@ -154,12 +154,13 @@ class FlareModel(LM):
     def _log_likelihoods(self, rows: list[TokenRow]) -> list[LogLikelihood]:
         """Each row's; those that differ in their last token alone are read once."""
         groups = _grouped(rows, lambda row: row.read)
-        firsts = [rows[first] for first, *_ in groups]
+        firsts, weight = [rows[first] for first, *_ in groups], self.config.late
+        assert weight != "fitted", "it is settled"
 
         def ask(batch: Batch, numbers: list[int]) -> list[list[LogLikelihood]]:
             scores_BNV = self._log_probabilities(batch)
-            if self.config.late is not None:
-                scores_BNV += self.config.late * self._of_sources([firsts[number] for number in numbers])
+            if weight is not None:
+                scores_BNV += weight * self._of_sources([firsts[number] for number in numbers])
             return [
                 [_log_likelihood(scores_NV, rows[asked].answer) for asked in groups[number]]
                 for number, scores_NV in zip(numbers, scores_BNV, strict=True)

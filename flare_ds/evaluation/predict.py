@@ -30,7 +30,7 @@ from flare_ds.evaluation.evaluate import open_trained, saved_adapter
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.free_texts import FreeTexts
 from flare_ds.evaluation.generate import eos_ids, generate, with_whole_head
-from flare_ds.evaluation.late import check_late, late_scores, refuse_to_write
+from flare_ds.evaluation.late import check_late, late_scores, refuse_to_write, settled
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import HostError
@@ -83,14 +83,15 @@ class Predictor:
     Raises:
         ConfigError: it is to write, but the run's head cannot; or see `check_late` and `check_same_questions`.
         DataError: the prompt does not fit even without any text.
+        CheckpointError: see `settled`.
     """
 
     def __init__(
         self, config: Config, task: Task, *, writes: bool = False, alone_on: torch.device | None = None
     ) -> None:
-        self.config = for_free_text(config)
-        self.task, self.alone_on = task, alone_on
         check_late(config, task)
+        self.config = for_free_text(on_rank_zero(partial(settled, config)))
+        self.task, self.alone_on = task, alone_on
         settle_hub_names(config)
         self.opened = with_whole_head(self.config) if writes else self.config
         self.tokenizer = agreed(partial(load_tokenizer, config.model))
@@ -153,7 +154,7 @@ class Predictor:
         own = self.opened.train.objective == self.config.train.objective
         tokens = self.encoder.label_tokens
         with nullcontext() if own else label_head(self.running.model.base, tokens):
-            scores_nK = late_scores(lambda config: self._ask(ask, texts, config), texts, self.config)
+            scores_nK, _ = late_scores(lambda config: self._ask(ask, texts, config), texts, self.config)
         _refuse_not_finite(zip((row.id for row in rows), scores_nK.tolist(), strict=True))
         return scores_nK
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import flare_ds
 
@@ -41,7 +42,7 @@ def ask(run: Path, rows: list[dict]) -> dict:
     }
 
 
-def write(model: flare_ds.TrainedModel, target: list, source: list) -> list[str] | str:
+def write(model: Any, target: list, source: list) -> list[str] | str:
     """What it writes, or why it does not."""
     try:
         return [answer.text for answer in model.generate(target, source)]

@@ -3,20 +3,23 @@
 The model at hand gives both; the oracle of the source has no adapter at all.
 """
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
-from flare_ds.evaluation.late import added, check_late, late_scores, refuse_to_write
+from flare_ds.evaluation.late import added, check_late, late_scores, refuse_to_write, settled
 from flare_ds.evaluation.ranked import label_scores
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.runtime.engine import RunningModel
 from tests.by_hand import LENGTHS, build, make_config, make_rows, oracle_base
 from tests.evaluation.test_ranked import WORDS, Given, batch_of, oracle_of, scored_by
@@ -47,7 +50,8 @@ def both(config: Config, words: list[list[int]], weight: float | None) -> tuple[
     def ask(asked: Config) -> list[list[float]]:
         return label_scores(running, batch_of(rows_read(given, asked, TOKENS), asked, None), trie, asked).tolist()
 
-    found_nK = late_scores(ask, given, with_late(config, weight))
+    found_nK, figures = late_scores(ask, given, with_late(config, weight))
+    assert figures == ({"late": weight or 1.0} if weight or config.recipe.late else {})
     return torch.from_numpy(found_nK), torch.tensor(ask(config), dtype=torch.float64), model
 
 
@@ -106,6 +110,37 @@ def test_words_that_both_exclude_stay_excluded() -> None:
     low = np.log(np.array([[1e-300, 1 - 1e-300]]))
     found = added(low, low, np.array([True]), 2.0)
     assert np.isfinite(found).all() and found[0, 0] < -2000 and found[0, 1] == 0
+
+
+def test_the_fitted_weight_is_the_likeliest_of_many() -> None:
+    draw = np.random.default_rng(0)
+    own_nK, source_nK = (np.log(draw.dirichlet([1.0, 1.0, 1.0], 200)) for _ in range(2))
+    labels_n = np.where(draw.random(200) < 0.6, source_nK.argmax(1), draw.integers(0, 3, 200))
+    alone = draw.random(200) < 0.2
+
+    def loss(weight: float) -> float:
+        shares_nK = np.exp(own_nK) * np.exp(source_nK) ** weight
+        shares_nK /= shares_nK.sum(1, keepdims=True)
+        return -np.log(shares_nK[np.arange(200), labels_n])[~alone].sum()
+
+    rows = SimpleNamespace(prompt_lengths=lambda _: np.where(alone, 0, 3))
+    config = with_late(make_config(method="late"), "fitted")
+    found_nK, figures = late_scores(lambda c: own_nK if c is config else source_nK, rows, config, labels_n)
+    best = min(np.arange(0, 16, 0.01), key=loss)
+    assert 0.05 < best < 4 and figures["late"] == pytest.approx(best, abs=0.01)
+    np.testing.assert_array_equal(found_nK[alone], own_nK[alone])
+    np.testing.assert_array_equal(found_nK, added(own_nK, source_nK, ~alone, figures["late"]))
+
+
+def test_a_fitted_weight_is_kept_with_the_adapter(tmp_path: Path) -> None:
+    config = with_late(make_config(method="late"), "fitted").model_copy(update={"run_dir": str(tmp_path)})
+    (tmp_path / "adapter").mkdir()
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    save_file({"x": torch.zeros(1)}, file, {"flare_ds": json.dumps({"validation": {"step": 3, "late": 0.25}})})
+    assert settled(config).late == 0.25 and settled(with_late(config, 2.0)).late == 2.0
+    save_file({"x": torch.zeros(1)}, file, {"flare_ds": json.dumps({"validation": {"step": 3}})})
+    with pytest.raises(CheckpointError, match="no weight was fitted while"):
+        settled(config)
 
 
 class OtherWords:
