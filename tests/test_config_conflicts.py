@@ -18,6 +18,7 @@ SETTINGS = {
 }
 MT = ["method=flare_mt", "source.mt_encoder=nllb", "source.mt_language=pol_Latn"]
 CACHED = ["source.provider=cached", "adapter.pairing=output"]
+FUSED = ["method=flare", "method=source_prefix", "method=x_mixup"]
 EXTRA = ["task.extra_source_languages=[de, fr]"]
 CROSS = ["adapter.fusion=cross_attention", "adapter.fusion_heads=3"]
 
@@ -100,6 +101,9 @@ def test_how_many_sources_are_fused(path: Path) -> None:
 def test_how_many_sources_run_beside_the_row(path: Path) -> None:
     assert load_config(path, EXTRA).streams_beside == 3
     assert load_config(path, ["method=x_mixup"]).streams_beside == 1
+    assert load_config(path, ["method=source_prefix", *EXTRA]).streams_beside == 3
+    assert load_config(path, ["method=source_prefix", *EXTRA]).sources_read == ("en", "de", "fr")
+    assert [load_config(path, [m, "adapter.span=full"]).fuses_answers for m in FUSED] == [True, False, False]
     for overrides in (CACHED, MT, ["method=input_fusion"], ["method=translate_test"], ["method=zero_shot"]):
         assert load_config(path, overrides).streams_beside == 0
 

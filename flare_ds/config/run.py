@@ -167,7 +167,7 @@ class Config(Section):
     @property
     def sources_read(self) -> tuple[str, ...]:
         """The languages of the source texts that the method reads; none where it reads the target only."""
-        return self.task.source_languages[: max(1, self.sources)] if self.needs_source else ()
+        return self.task.source_languages[: max(1, self.sources, self.streams_beside)] if self.needs_source else ()
 
     @property
     def answer_language(self) -> str:
@@ -175,10 +175,17 @@ class Config(Section):
         return self.task.source_language if self.recipe.reads == "source" else self.task.target_language
 
     @property
+    def fuses_answers(self) -> bool:
+        """Whether answers meet their sources', so that these follow the sources' prompts."""
+        return self.sources > 0 and self.adapter.span == "full"
+
+    @property
     def streams_beside(self) -> int:
         """How many source streams run beside the row through the model."""
-        if self.recipe.fuses in ("mixup", "keys"):
+        if self.recipe.fuses == "mixup":
             return 1
+        if self.recipe.fuses == "keys":
+            return len(self.task.source_languages)
         return 0 if self.stores_states else self.sources
 
     @property

@@ -113,7 +113,7 @@ class Feed:
             streams=self.streams,
             objective=self.config.train.objective,
             pad_id=self.cache.pad_id,
-            source_answers=self.config.adapter.span == "full",
+            source_answers=self.config.fuses_answers,
             source_targets=self.config.recipe.fuses == "mixup",
             stored=self.stored,
             trie=self.trie,
