@@ -69,9 +69,7 @@ class Costs:
         passing, trained, rows = self.runs.passing(batch), self.runs.training(batch), len(batch.weights_B)
         flops = trained.tokens * self._trained_token(trained.columns) + passing.tokens * self._token(passing.columns)
         flops += self._head(trained.rows * len(batch.answer_columns_N)) + self._sources(batch)
-        if (
-            self.runs.reads_keys
-        ):  # the target's attention over the sources' columns; a backward makes their gradient too
+        if self.runs.reads_keys:  # attention over the sources' columns, whose gradient a backward makes, too
             flops += trained.tokens * self.per_pair * passing.columns * self.runs.reads_keys * (3 + self.again)
         flops += self._mixing(rows, trained.columns, batch.prompt_columns) if self.runs.mixes else 0
         tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
