@@ -29,6 +29,9 @@ class TrainConfig(Section):
     )
     objective: Literal["labels", "vocabulary"] = Field("labels", description="softmax over label words, or over all")
     gradient_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory")
+    source_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a step's rows that are read without their source"
+    )
     seed: int = Field(1, ge=0, description="initialisation, data order and dropout")
     validate_every: int = Field(20, ge=1, description="steps between validations (best adapter kept)")
     validate_rows: int | None = Field(None, ge=1, description="first rows of the validation split scored (null: all)")
