@@ -31,6 +31,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "x_mixup": ("x_mixup", {}),
     "flare": ("flare", {}),
     "flare_paper": ("flare", PAPER_FORM),
+    "source_prefix": ("source_prefix", {}),
     "flare_mt": ("flare_mt", {"fused_modules": ["q_proj", "v_proj"]}),
 }
 """What trains, and in which form: the defaults, or what is said here (an MT encoder's state fits no down_proj)."""

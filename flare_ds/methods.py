@@ -8,7 +8,8 @@
     x_mixup         target           the source's states        one layer     the adapter, the mixing layer
     flare           target           the source's states        bottleneck    the adapter
     flare_mt        target           an MT encoder's states     bottleneck    the adapter, a projection
-    source_prefix    behind source    the source's keys          attention     the adapter
+    source_prefix   behind source    the source's keys          attention     the adapter
+    late            target           the source's label scores  its own ones  the adapter
 
 Everything else asks these attributes, never a method's name: a further method of these pieces is a further entry here.
 """
@@ -34,6 +35,7 @@ class Method:
         fuses: where they meet: in the bottleneck of the adapters, between two layers, or as keys and values that the
             attention reads.
         trains: whether it trains an adapter on the target language.
+        late: whether, once it is trained, the frozen base's label scores of the source are added to its own.
     """
 
     summary: str
@@ -41,11 +43,12 @@ class Method:
     states: Literal["source", "mt_encoder"] | None = None
     fuses: Literal["bottleneck", "mixup", "keys"] | None = None
     trains: bool = True
+    late: bool = False
 
     @property
     def needs_source(self) -> bool:
         """Whether a row must have a text in another language than the target's."""
-        return self.reads != "target" or self.states == "source"
+        return self.reads != "target" or self.states == "source" or self.late
 
 
 METHODS: Registry[Method] = Registry("method")
@@ -82,3 +85,9 @@ METHODS.add(
         fuses="keys",
     ),
 )
+METHODS.add(
+    "late", Method("LoRA, to whose label scores those are added that the frozen base gives the source", late=True)
+)
+
+SOURCE_ALONE = "translate_test"
+"""The method that gives a row's source the label scores that are added late."""

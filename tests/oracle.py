@@ -265,14 +265,17 @@ class Oracle:
 
 
 class PrefixOracle(Oracle):
-    """source_prefix: one row that holds the source and then the target, adapters on behind the source alone."""
+    """source_prefix: one row that holds the sources and then the target, adapters on behind the sources alone.
+
+    No source sees another. Positions are relative, so a source's states are those that it has by itself.
+    """
 
     def logits(self, row: Row, answers: int) -> Tensor:
         """Logits [answers, vocabulary or head rows] from the last prompt position on."""
-        source = row.sources[0][0]
+        read = [self.base.read(prompt) for prompt, _ in row.sources if prompt]
         x = self.base.embed(row.target + row.answer[: answers - 1])
-        for i, visit in enumerate(self.base.read(source) if source else [None] * self.base.s.layers):
-            before = x[:0] if visit is None else visit.before
+        for i in range(self.base.s.layers):
+            before = torch.cat([x[:0], *(visits[i].before for visits in read)])
             project = partial(self.behind, len(before))
             x = self.base.layer(i, torch.cat([before, x]), project)[len(before) :]
         x = self.base.norm(x, "model.norm")[len(row.target) - 1 :]

@@ -18,6 +18,7 @@ SETTINGS = {
 }
 MT = ["method=flare_mt", "source.mt_encoder=nllb", "source.mt_language=pol_Latn"]
 CACHED = ["source.provider=cached", "adapter.pairing=output"]
+FUSED = ["method=flare", "method=source_prefix", "method=x_mixup"]
 EXTRA = ["task.extra_source_languages=[de, fr]"]
 CROSS = ["adapter.fusion=cross_attention", "adapter.fusion_heads=3"]
 
@@ -46,8 +47,21 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (CACHED[:1], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
         (MT[:1], "method=flare_mt needs source.mt_encoder", "add it, e.g. source.mt_encoder=facebook/nllb"),
-        (["task.target_language=en"], "method=flare reads two languages", "use method=lora for stage 1"),
+        (["task.target_language=en"], "method=flare reads two languages", "use method=lora without evaluate.late"),
         (["method=input_fusion", "task.target_language=en"], "method=input_fusion reads two", "use method=lora"),
+        (["method=late", "task.target_language=en"], "method=late reads two", "use method=lora without evaluate.late"),
+        (
+            ["method=lora", "task.target_language=en", "evaluate.late=1"],
+            "evaluate.late=1.0 reads two languages",
+            "use method=lora without evaluate.late",
+        ),
+        (
+            ["method=translate_test", "evaluate.late=2"],
+            "method=translate_test has no others",
+            "leave evaluate.late out",
+        ),
+        (["method=zero_shot", "evaluate.late=fitted"], "method=zero_shot does not", "e.g. evaluate.late=1"),
+        (["method=late", "adapter.train_head=true"], "scores of the frozen base", "use adapter.train_head=false"),
         (["method=flair"], "unknown method 'flair'", "did you mean 'flare'?"),
     ],
 )
@@ -87,6 +101,9 @@ def test_how_many_sources_are_fused(path: Path) -> None:
 def test_how_many_sources_run_beside_the_row(path: Path) -> None:
     assert load_config(path, EXTRA).streams_beside == 3
     assert load_config(path, ["method=x_mixup"]).streams_beside == 1
+    assert load_config(path, ["method=source_prefix", *EXTRA]).streams_beside == 3
+    assert load_config(path, ["method=source_prefix", *EXTRA]).sources_read == ("en", "de", "fr")
+    assert [load_config(path, [m, "adapter.span=full"]).fuses_answers for m in FUSED] == [True, False, False]
     for overrides in (CACHED, MT, ["method=input_fusion"], ["method=translate_test"], ["method=zero_shot"]):
         assert load_config(path, overrides).streams_beside == 0
 

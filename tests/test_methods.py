@@ -25,8 +25,8 @@ from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_config, write_
 TOLD_IN_POLISH = dict(zip(LABELS, ("wspaniały", "okropny", "zwyczajny", "mieszany"), strict=True))
 TELLING = {"source": {"en": SIGNAL}, "target": {"pl": TOLD_IN_POLISH}}
 CAN_LEARN = {
-    "source": {"translate_test", "input_fusion", "x_mixup", "flare", "source_prefix"},
-    "target": {"lora", "input_fusion", "x_mixup", "flare", "flare_mt", "source_prefix"},
+    "source": {"translate_test", "input_fusion", "x_mixup", "flare", "source_prefix", "late"},
+    "target": {"lora", "input_fusion", "x_mixup", "flare", "flare_mt", "source_prefix", "late"},
 }
 CHANCE = 0.40  # four labels, 103 test rows: .25 with a standard error of .043
 
@@ -73,6 +73,8 @@ def settings(root: Path, world: str, method: str) -> dict:
         found["mixup"] = {"source_weight": 0.1, "mse_weight": 0.1, "kl_weight": 0.1}
     if method == "flare_mt":
         found["adapter"] |= PAPER_FORM
+    if method == "late":  # which of the two texts is noise, it is to find out
+        found["evaluate"] = {"late": "fitted"}
     found["source"] = {"mt_encoder": str(root / "nllb")}  # for all, so that all share one cache
     return found
 
@@ -119,7 +121,7 @@ def test_what_trains_beats_its_start(root: Path, world: str) -> None:
             start, best = training["start_validation_score"], training["best_validation_score"]
             assert best > 0.95
             # What puts English text or states before a frozen model reads them as the tuned base learned to.
-            if world == "source" and method in ("input_fusion", "source_prefix"):
+            if world == "source" and method in ("input_fusion", "source_prefix", "late"):
                 assert start > 0.95
             elif (world, method) == ("source", "x_mixup"):
                 assert start < best

@@ -69,7 +69,7 @@ def card_text(
     parts = [
         f"---\n{_front_matter(config, plain, validation, test, licence).to_yaml()}\n---",
         f"# {config.method}: {config.task.name} in {config.task.target_language}",
-        _description(config, trained),
+        _description(config, trained) + _added(config, validation or {}),
         _scores_table(validation, test),
         _how_to_load(config, plain),
         f"## Settings\n\n```yaml\n{config.to_yaml()}```",
@@ -174,6 +174,17 @@ def _function(config: Config) -> str:
         made = f"the keys and values that the frozen base makes of {reads}"
         return f"{lora} Its attention reads {made} before its own (source_prefix)."
     return f"{lora} It reads {reads} in front of it (input_fusion)." if recipe.reads == "joint" else lora
+
+
+def _added(config: Config, figures: Mapping[str, Any]) -> str:
+    """What the scores are made of besides the adapter's."""
+    if config.late is None:
+        return ""
+    weight = figures.get("late", 0.0) if config.late == "fitted" else config.late
+    return (
+        f" To each label word's log-probability {weight:g} times that is added which the frozen base gives it "
+        f"behind the text in `{config.task.source_language}` (late)."
+    )
 
 
 def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] | None) -> str:

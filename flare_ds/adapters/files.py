@@ -99,6 +99,20 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         raise CheckpointError(problem, fix="train it again, or check RUN") from error
 
 
+def saved_figures(directory: Path) -> dict[str, float]:
+    """The figures of the validation that an adapter was kept for, by name.
+
+    Raises:
+        CheckpointError: the adapter is missing or damaged.
+    """
+    try:
+        with safe_open(directory / WEIGHTS, framework="pt") as file:
+            kept = parse_object((file.metadata() or {}).get(KEPT, "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error!r}", fix="train it again") from error
+    return dict(kept.get("validation") or {})
+
+
 def check_settings(directory: Path, config: Config) -> None:
     """Check that an adapter was trained with the settings about to be used, where they change what it computes.
 

@@ -6,7 +6,7 @@ plain LoRA.
 Legend: S sources, B rows, X = S·B, C columns so far, M source columns, D width of a module's input, R of a bottleneck.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ class Pass:
     Attributes:
         adapted: whether adapters are on; off, as for the sources, there is the frozen base alone.
         inputs: takes what each fused module reads; None: nobody wants it.
-        wanted: of how many modules, where nobody reads what comes of the layer: behind the last of them no adapted
-            linear computes anything; None: the layer is read.
+        enough: whether all that is wanted of the layer is there, where nobody reads what comes of it: from then on no
+            adapted linear computes anything; None: the layer is read.
         source_XMD: what each fused module fuses, all rows of one source before those of the next; empty: plain LoRA.
         alignment: how its positions meet the target's; None: nothing is fused.
         past_BCR: when decoding, T of the positions so far by module, added to; None: not kept.
@@ -34,7 +34,7 @@ class Pass:
 
     adapted: bool = True
     inputs: dict[LoraLayer, Tensor] | None = None
-    wanted: int | None = None
+    enough: Callable[[], bool] | None = None
     source_XMD: Mapping[LoraLayer, Tensor] = field(default_factory=dict)
     alignment: Alignment | None = None
     past_BCR: dict[LoraLayer, Tensor] | None = None
@@ -43,7 +43,7 @@ class Pass:
     @property
     def ended(self) -> bool:
         """Whether all that is wanted of the layer is there."""
-        return self.inputs is not None and len(self.inputs) == self.wanted
+        return self.enough is not None and self.enough()
 
 
 _PLAIN = Pass()

@@ -204,8 +204,8 @@ def _longest(prompts_SB: list[list[np.ndarray]]) -> int:
 
 
 def _left_padded(states: list[Tensor]) -> Tensor:
-    """[n, K, D] of each row, as one [B, M, K, D]; padding is zero and has no partner."""
-    columns = max(len(state) for state in states)
+    """[n, K, D] of each row, as one [B, M, K, D]; padding is zero and has no partner, and there is at least one."""
+    columns = max(1, *(len(state) for state in states))
     return torch.stack([F.pad(state, (0, 0, 0, 0, columns - len(state), 0)) for state in states])
 
 

@@ -4,7 +4,8 @@
     source   s                       the source's; the target's where a row has no source
     joint    s, line break, t        both in one row; t loses the special tokens that it starts with. In a chat both
                                      are one user's turn: t loses its head, s its tail
-    behind   line break, t           of joint what stands behind the source, whose own stream it continues
+    behind   line break, t           of joint what stands behind the source, whose own stream it continues; or behind
+                                     several sources, where there is any
 
 So one cache serves every method, and nothing behind it (batches, training, scoring) knows which one runs. Answers are
 the target's in any case.
@@ -19,6 +20,7 @@ import numpy as np
 from flare_ds.batches.collate import Rows
 from flare_ds.config import Config
 from flare_ds.data.cache.encode import Framing
+from flare_ds.data.streams import source_streams
 from flare_ds.methods import Reads
 
 
@@ -38,7 +40,7 @@ class SplitRows(Rows, Protocol):
 def rows_read(rows: SplitRows, config: Config, tokens: Framing) -> SplitRows:
     """The rows as the config's method reads them."""
     reads = config.recipe.reads
-    return rows if reads == "target" else _VIEWS[reads](rows, tokens)
+    return rows if reads == "target" else _VIEWS[reads](rows, tokens, source_streams(max(1, config.streams_beside)))
 
 
 class _SourceRows:
@@ -47,10 +49,11 @@ class _SourceRows:
     Args:
         rows: what they are made of.
         tokens: around each prompt.
+        sources: the streams of the sources that are read.
     """
 
-    def __init__(self, rows: SplitRows, tokens: Framing) -> None:
-        self._rows, self._tokens = rows, tokens
+    def __init__(self, rows: SplitRows, tokens: Framing, sources: tuple[str, ...]) -> None:
+        self._rows, self._tokens, self._sources = rows, tokens, sources
         self.labels = rows.labels
 
     def __len__(self) -> int:
@@ -59,7 +62,9 @@ class _SourceRows:
     def prompt(self, stream: str, row: int) -> np.ndarray:
         """Tokens of a prompt: [p]."""
         prompt = self._rows.prompt(stream, row)
-        source = self._rows.prompt("source", row) if stream == "target" else prompt[:0]
+        if stream != "target":
+            return prompt
+        source = np.concatenate([self._rows.prompt(one, row) for one in self._sources])
         return self._joined(source, prompt) if len(source) else prompt
 
     def answer(self, stream: str, row: int) -> np.ndarray:
@@ -71,7 +76,7 @@ class _SourceRows:
         lengths_n = self._rows.prompt_lengths(stream)
         if stream != "target":
             return lengths_n
-        source_n = self._rows.prompt_lengths("source")
+        source_n = np.sum([self._rows.prompt_lengths(one) for one in self._sources], 0)
         return np.where(source_n > 0, self._joined_lengths(source_n, lengths_n), lengths_n)
 
     def lengths(self, stream: str) -> np.ndarray:

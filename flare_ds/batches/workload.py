@@ -5,7 +5,7 @@
     flare                     sources, target    target             target; span=full: all
     flare, states stored      target             target             target
     x_mixup                   source, target     both               both
-    source_prefix            source, target     target             target
+    source_prefix            sources, target    target             target
 
 Legend: n rows of a split.
 """
@@ -42,16 +42,17 @@ class Workload:
     Attributes:
         streams: those that run, the target's last.
         trained: how many of them have a gradient.
-        reads_keys: whether the target's attention goes over the source's columns as well.
+        reads_keys: over the columns of how many sources the target's attention goes as well.
         met: how many sources meet the target in the bottleneck, wherever their states come from.
     """
 
     def __init__(self, config: Config) -> None:
         self.streams = streams_of(config)
-        self.mixes, self.reads_keys = (config.recipe.fuses == how for how in ("mixup", "keys"))
+        self.mixes = config.recipe.fuses == "mixup"
+        self.reads_keys = len(self.streams) - 1 if config.recipe.fuses == "keys" else 0
         self.trained = len(self.streams) if self.mixes else 1
         self.met = config.sources
-        self._answering = self.streams if self.mixes or config.adapter.span == "full" else ("target",)
+        self._answering = self.streams if self.mixes or config.fuses_answers else ("target",)
         self._predicts_words = config.train.objective == "vocabulary"
 
     def passing(self, batch: Batch) -> Grid:

@@ -127,7 +127,7 @@ def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[P
 
 
 def _tell_unfused(config: Config, rows: "Sequence[ParallelRow]") -> None:
-    alone = sum(not any(row.sources) for row in rows) if config.recipe.needs_source else 0
+    alone = sum(not any(row.sources) for row in rows) if config.needs_source else 0
     if alone:
         told = (
             f"{alone} of {len(rows)} rows have no source text: method={config.method} read their target alone, unfused"

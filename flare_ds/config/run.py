@@ -1,6 +1,6 @@
 """A whole run, and which of its settings go together."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,7 +9,7 @@ from flare_ds.config.data import ModelConfig, TaskConfig, TranslateConfig
 from flare_ds.config.section import Section, TypedPath
 from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrackingConfig, TrainConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.methods import METHODS, Method
+from flare_ds.methods import METHODS, SOURCE_ALONE, Method
 from flare_ds.shipped import AUTO, is_name, shipped_file
 from flare_ds.yaml_file import dump_yaml
 
@@ -74,10 +74,26 @@ class Config(Section):
         languages = [*task.source_languages, task.target_language]
         return [
             (
-                self.recipe.needs_source and not self.has_source,
-                f"task.target_language={task.target_language!r} equals task.source_language, but method={self.method} "
+                self.needs_source and not self.has_source,
+                f"task.target_language={task.target_language!r} equals task.source_language, but {self._reader} "
                 "reads two languages",
-                "use method=lora for stage 1, or another target language",
+                "use method=lora without evaluate.late for stage 1, or another target language",
+            ),
+            (
+                self.late is not None and self.recipe.reads == "source",
+                f"evaluate.late={self.late} adds the source's label scores, but method={self.method} has no others",
+                "leave evaluate.late out, or use a method that reads the target",
+            ),
+            (
+                self.late == "fitted" and not self.recipe.trains,
+                f"evaluate.late='fitted' is fitted while a run trains, but method={self.method} does not",
+                "give the weight, e.g. evaluate.late=1",
+            ),
+            (
+                self.late is not None and self.recipe.trains and adapter.train_head,
+                f"evaluate.late={self.late} adds the label scores of the frozen base, but adapter.train_head=true "
+                "trains its output matrix",
+                "use adapter.train_head=false",
             ),
             (
                 adapter.fusion == "cross_attention" and adapter.r % adapter.fusion_heads != 0,
@@ -120,6 +136,30 @@ class Config(Section):
         return METHODS.get(self.method)
 
     @property
+    def late(self) -> float | Literal["fitted"] | None:
+        """Weight of the frozen base's label scores of the source, added to the row's own; None: none are."""
+        return 1.0 if self.evaluate.late is None and self.recipe.late else self.evaluate.late
+
+    @property
+    def of_source(self) -> "Config":
+        """The settings of who gives the source those scores."""
+        return self.model_copy(update={"method": SOURCE_ALONE})
+
+    @property
+    def readings(self) -> tuple["Config", ...]:
+        """The settings of all by whom the rows that are scored are read."""
+        return (self,) if self.late is None else (self, self.of_source)
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether a row must have a text in another language than the target's."""
+        return self.recipe.needs_source or self.late is not None
+
+    @property
+    def _reader(self) -> str:
+        return f"method={self.method}" if self.recipe.needs_source else f"evaluate.late={self.late}"
+
+    @property
     def sources(self) -> int:
         """How many sources meet the target in the bottleneck."""
         if self.recipe.fuses != "bottleneck":
@@ -129,7 +169,7 @@ class Config(Section):
     @property
     def sources_read(self) -> tuple[str, ...]:
         """The languages of the source texts that the method reads; none where it reads the target only."""
-        return self.task.source_languages[: max(1, self.sources)] if self.recipe.needs_source else ()
+        return self.task.source_languages[: max(1, self.sources, self.streams_beside)] if self.needs_source else ()
 
     @property
     def answer_language(self) -> str:
@@ -137,10 +177,17 @@ class Config(Section):
         return self.task.source_language if self.recipe.reads == "source" else self.task.target_language
 
     @property
+    def fuses_answers(self) -> bool:
+        """Whether answers meet their sources', so that these follow the sources' prompts."""
+        return self.sources > 0 and self.adapter.span == "full"
+
+    @property
     def streams_beside(self) -> int:
         """How many source streams run beside the row through the model."""
-        if self.recipe.fuses in ("mixup", "keys"):
+        if self.recipe.fuses == "mixup":
             return 1
+        if self.recipe.fuses == "keys":
+            return len(self.task.source_languages)
         return 0 if self.stores_states else self.sources
 
     @property

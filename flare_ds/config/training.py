@@ -1,6 +1,6 @@
 """Settings of the optimisation, the scoring and the decoding."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -29,6 +29,9 @@ class TrainConfig(Section):
     )
     objective: Literal["labels", "vocabulary"] = Field("labels", description="softmax over label words, or over all")
     gradient_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory")
+    source_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a step's rows that are read without their source"
+    )
     seed: int = Field(1, ge=0, description="initialisation, data order and dropout")
     validate_every: int = Field(20, ge=1, description="steps between validations (best adapter kept)")
     validate_rows: int | None = Field(None, ge=1, description="first rows of the validation split scored (null: all)")
@@ -53,6 +56,11 @@ class EvaluateConfig(Section):
 
     answers: Literal["ranked", "generated"] = Field(
         "ranked", description="label words by their log-likelihood, or by what the model writes (the paper's protocol)"
+    )
+    late: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = Field(
+        None,
+        description="weight of the base's label scores of the source, added to the method's own (null: 1 for late; "
+        "fitted: the likeliest for the validation rows)",
     )
     batch_size: PositiveInt | Literal["auto"] = Field(
         "auto", description="most examples in a forward pass on one rank (auto: by tokens, as many as are good and fit)"

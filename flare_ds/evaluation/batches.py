@@ -109,7 +109,7 @@ def ask_rows(
                 streams=streams,
                 objective=objective,
                 pad_id=pad_id,
-                source_answers=config.adapter.span == "full",
+                source_answers=config.fuses_answers,
                 stored=stored,
             )
             numbers = micro_batch.rows.tolist()

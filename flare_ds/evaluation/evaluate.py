@@ -18,6 +18,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.generate import with_whole_head
+from flare_ds.evaluation.late import settled
 from flare_ds.evaluation.other_rows import OWN, OtherRows
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.shown import show_test
@@ -74,9 +75,11 @@ def score_run(
 
     Raises:
         NotFiniteError: a score is not finite; nothing is written.
+        CheckpointError: see `settled`.
     """
     start = time.perf_counter()
-    scores = score_split(running, cache, rows.split_name, as_asked(config), states=states)
+    asked = as_asked(on_rank_zero(partial(settled, config)))
+    scores = score_split(running, cache, rows.split_name, asked, states=states)
     on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}"))
     seconds = time.perf_counter() - start
     on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, rows, seconds=seconds))

@@ -124,7 +124,7 @@ def generate(
     """
     running.root.eval()
     batch = batch.to(running.device)
-    decoder = Decoder(running, batch, along=config.sources > 0 and config.adapter.span == "full")
+    decoder = Decoder(running, batch, along=config.fuses_answers)
     # The target's key is the same whether sources decode along or not.
     streams = [*range(1, decoder.sources + 1), 0]
     choose = TokenChoice(config.generate, [(row, stream) for stream in streams for row in rows])

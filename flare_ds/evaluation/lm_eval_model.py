@@ -17,6 +17,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from flare_ds.exceptions import ConfigError, HostError
@@ -32,7 +33,8 @@ except ImportError as error:
 
 from torch import Tensor
 
-from flare_ds.batches.collate import Batch
+from flare_ds.batches.batching import MicroBatch
+from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.batches.streams import streams_of
 from flare_ds.data.cache.encode import tokenize_behind
@@ -40,6 +42,7 @@ from flare_ds.evaluation.batches import Ask, ask_rows
 from flare_ds.evaluation.evaluate import open_trained
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.generate import eos_ids, generate
+from flare_ds.evaluation.late import base_alone, refuse_to_write
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer
@@ -138,7 +141,12 @@ class FlareModel(LM):
         return [sum(next(scores)[0] for _ in windows) for windows in texts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What is written behind each context, up to the first stop string."""
+        """What is written behind each context, up to the first stop string.
+
+        Raises:
+            ConfigError: see `refuse_to_write`.
+        """
+        refuse_to_write(self.config)
         groups = _grouped(requests, lambda request: json.dumps(request.args[1], sort_keys=True))
         said = [self._write([requests[number] for number in numbers], numbers) for numbers in groups]
         return _ungrouped(groups, said)
@@ -146,18 +154,37 @@ class FlareModel(LM):
     def _log_likelihoods(self, rows: list[TokenRow]) -> list[LogLikelihood]:
         """Each row's; those that differ in their last token alone are read once."""
         groups = _grouped(rows, lambda row: row.read)
+        firsts, weight = [rows[first] for first, *_ in groups], self.config.late
+        assert weight != "fitted", "it is settled"
 
         def ask(batch: Batch, numbers: list[int]) -> list[list[LogLikelihood]]:
-            logits_BNV = self.running.root(batch.to(self.running.device))
+            scores_BNV = self._log_probabilities(batch)
+            if weight is not None:
+                scores_BNV += weight * self._of_sources([firsts[number] for number in numbers])
             return [
-                [_log_likelihood(logits_NV, rows[asked].answer) for asked in groups[number]]
-                for number, logits_NV in zip(numbers, logits_BNV, strict=True)
+                [_log_likelihood(scores_NV, rows[asked].answer) for asked in groups[number]]
+                for number, scores_NV in zip(numbers, scores_BNV, strict=True)
             ]
 
-        found = _ungrouped(groups, self._ask(ask, [rows[first] for first, *_ in groups], objective="vocabulary"))
+        found = _ungrouped(groups, self._ask(ask, firsts, objective="vocabulary"))
         odd = not_finite((f"number {row}", [score]) for row, (score, _) in enumerate(found))
         on_rank_zero(partial(refuse_not_finite, odd, "requests"))
         return found
+
+    def _log_probabilities(self, batch: Batch) -> Tensor:
+        """Of every token at every answer position: [B, N, V]."""
+        logits_BNV: Tensor = self.running.root(batch.to(self.running.device))
+        return logits_BNV.float().log_softmax(-1)
+
+    def _of_sources(self, rows: list[TokenRow]) -> Tensor:
+        """The same behind the rows' sources, by the frozen base; nothing where there is no source: [B, N, V]."""
+        read = rows_read(TokenRows(rows), self.config.of_source, self.encoder.form)
+        everybody = MicroBatch(np.arange(len(rows)), np.ones(len(rows), np.float32))
+        with base_alone():
+            batch = collate(read, everybody, streams=("target",), objective="vocabulary", pad_id=0)
+            scores_BNV = self._log_probabilities(batch)
+        alone_B = torch.tensor([not any(row.sources) for row in rows], device=scores_BNV.device)
+        return scores_BNV.masked_fill(alone_B[:, None, None], 0.0)
 
     def _write(self, requests: list[Instance], numbers: list[int]) -> list[str]:
         """Decode requests that want to be decoded alike; their numbers decide what is drawn."""
@@ -208,11 +235,10 @@ class FlareModel(LM):
         )
 
 
-def _log_likelihood(logits_NV: Tensor, answer: Sequence[int]) -> LogLikelihood:
-    tokens_N = torch.tensor(answer, device=logits_NV.device)
-    log_probabilities_NV = logits_NV[: len(answer)].float().log_softmax(-1)
-    likeliest = bool((log_probabilities_NV.argmax(-1) == tokens_N).all())
-    return float(log_probabilities_NV.gather(1, tokens_N[:, None]).sum()), likeliest
+def _log_likelihood(scores_NV: Tensor, answer: Sequence[int]) -> LogLikelihood:
+    tokens_N, scores_NV = torch.tensor(answer, device=scores_NV.device), scores_NV[: len(answer)]
+    likeliest = bool((scores_NV.argmax(-1) == tokens_N).all())
+    return float(scores_NV.gather(1, tokens_N[:, None]).sum()), likeliest
 
 
 def _grouped(things: Sequence[T], key: Callable[[T], Hashable]) -> list[list[int]]:

@@ -30,6 +30,7 @@ from flare_ds.evaluation.evaluate import open_trained, saved_adapter
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.free_texts import FreeTexts
 from flare_ds.evaluation.generate import eos_ids, generate, with_whole_head
+from flare_ds.evaluation.late import check_late, late_scores, refuse_to_write, settled
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import HostError
@@ -80,14 +81,16 @@ class Predictor:
             evaluate.whole_model says how.
 
     Raises:
-        ConfigError: it is to write, but the run's head cannot; or see `check_same_questions`.
+        ConfigError: it is to write, but the run's head cannot; or see `check_late` and `check_same_questions`.
         DataError: the prompt does not fit even without any text.
+        CheckpointError: see `settled`.
     """
 
     def __init__(
         self, config: Config, task: Task, *, writes: bool = False, alone_on: torch.device | None = None
     ) -> None:
-        self.config = for_free_text(config)
+        check_late(config, task)
+        self.config = for_free_text(on_rank_zero(partial(settled, config)))
         self.task, self.alone_on = task, alone_on
         settle_hub_names(config)
         self.opened = with_whole_head(self.config) if writes else self.config
@@ -151,15 +154,19 @@ class Predictor:
         own = self.opened.train.objective == self.config.train.objective
         tokens = self.encoder.label_tokens
         with nullcontext() if own else label_head(self.running.model.base, tokens):
-            scores_nK = self._ask(ask, texts)
-        _refuse_not_finite(zip((row.id for row in rows), scores_nK, strict=True))
-        return np.array(scores_nK)
+            scores_nK, _ = late_scores(lambda config: self._ask(ask, texts, config), texts, self.config)
+        _refuse_not_finite(zip((row.id for row in rows), scores_nK.tolist(), strict=True))
+        return scores_nK
 
     def write(self, rows: Sequence[ParallelRow]) -> list[Written]:
         """The answer decoded for each row, as `config.generate` says; arguments and errors of `log_probabilities`.
 
         Of a text too long for one prompt, the likeliest window answers, as in evaluation.
+
+        Raises:
+            ConfigError: see `refuse_to_write`.
         """
+        refuse_to_write(self.config)
         if not rows:
             return []
         texts = self._encode(rows, written=self.config.generate.max_new_tokens)
@@ -170,7 +177,7 @@ class Predictor:
             return [Written(answer.text(self.tokenizer), answer.log_probability, answer.ended) for answer in decoded]
 
         with base_gathered(self.running):
-            said = self._ask(ask, texts, written=self.config.generate.max_new_tokens)
+            said = self._ask(ask, texts, self.config, written=self.config.generate.max_new_tokens)
         ids = (rows[row].id for row in texts.examples.tolist())
         _refuse_not_finite(zip(ids, ([answer.log_probability] for answer in said), strict=True))
         return [said[window] for window in best_windows(texts.examples, [answer.log_probability for answer in said])]
@@ -189,19 +196,20 @@ class Predictor:
         if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):
             print(f"warning: {cut} rows do not fit unless all of their texts are cut", file=sys.stderr)
         texts = FreeTexts(encoded)
-        longest = int(longest_prompts(rows_read(texts, self.config, self.encoder.form), streams_of(self.config)).max())
-        check_positions(self.shape, longest + written - 1, of="the longest text with its prompt and answer")
+        for config in self.config.readings:
+            longest = int(longest_prompts(rows_read(texts, config, self.encoder.form), streams_of(config)).max())
+            check_positions(self.shape, longest + written - 1, of="the longest text with its prompt and answer")
         return texts
 
-    def _ask(self, ask: Ask[T], texts: FreeTexts, *, written: int = 0) -> list[T]:
-        """Ask something of every text, as the method reads it, behind which so many tokens are decoded."""
+    def _ask(self, ask: Ask[T], texts: FreeTexts, config: Config, *, written: int = 0) -> list[T]:
+        """Ask something of every text, as it is read under these settings, and so many tokens decoded behind it."""
         stored = None
-        if self.mt_encoder is not None:
+        if self.mt_encoder is not None and config.reads_mt_encoder:
             stored = FreeTextStates(self.mt_encoder, [texts.prompt(MT, row).tolist() for row in range(len(texts))])
-        read = rows_read(texts, self.config, self.encoder.form)
-        streams = streams_of(self.config)
+        read = rows_read(texts, config, self.encoder.form)
+        streams = streams_of(config)
         return ask_rows(
-            ask, self.running, read, self.config, streams=streams, what="predict", written=written, stored=stored
+            ask, self.running, read, config, streams=streams, what="predict", written=written, stored=stored
         )
 
 

@@ -19,6 +19,7 @@ from flare_ds.data.label_trie import LabelTrie, Node
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.finite import not_finite
+from flare_ds.evaluation.late import late_scores
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
@@ -43,8 +44,18 @@ def score_labels(
     def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
         return label_scores(running, batch, trie, config).tolist()
 
+    def ask_all(asked: Config) -> list[list[float]]:
+        if asked is config:
+            return ask_each_row(ask, running, cache, split_name, config, states=states)
+        # The frozen base says the same of the same sources at every validation.
+        known, key = running.of_sources, (cache.path, split_name, len(split))
+        if key not in known:
+            known[key] = ask_each_row(ask, running, cache, split_name, asked, states=None)
+        return known[key]
+
     split, words = cache.split(split_name), cache.labels
-    log_probabilities_nK = np.array(ask_each_row(ask, running, cache, split_name, config, states=states))
+    labels_n = split.labels if split_name == "validation" else None
+    log_probabilities_nK, weights = late_scores(ask_all, split, config, labels_n)
     records = [
         {
             "id": split.ids(row),
@@ -56,7 +67,7 @@ def score_labels(
     ]
     loss = -log_probabilities_nK[np.arange(len(split)), split.labels].mean()
     ids = not_finite((str(split.ids(row)), scores_K) for row, scores_K in enumerate(log_probabilities_nK.tolist()))
-    return Scores(metric, "ranked", {**label_figures(records), "loss": float(loss)}, records, ids)
+    return Scores(metric, "ranked", {**label_figures(records), "loss": float(loss), **weights}, records, ids)
 
 
 @torch.no_grad()

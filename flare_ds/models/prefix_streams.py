@@ -3,11 +3,11 @@
 In a causal decoder the source half of a joint row never sees the target half. So it can be a row of its own, read by
 the base alone, whose keys and values stand before the target's own:
 
-                  source row             target row
+                  source rows            target row
     layer i       s' = layer(s)          t' = layer(t), adapters on; its attention reads
                       |                      keys    [ those of s | its own ]
                       +--- keys, values ->   values  [ those of s | its own ]
-    positions     0 ... n-1              n ...
+    positions     0 ... n-1              n ...              of several sources each goes on where the one before ends
 
     mask of a target position at p:   the key is real,  at q <= p,  and p - q < window where the layer has one
 
@@ -17,8 +17,8 @@ decoder layer keeps its place and its names, both streams run while its weights 
 Positions, not columns, say what a window covers: padding stands between the source's columns and the target's. When
 decoding, the source's keys and values stay in the target's cache, before its own; so that cache keeps all columns.
 
-Legend: B rows a stream, L columns of a batch, M of the source, C = M + the target's so far, Q columns that ask,
-D width, H heads, K width of a head.
+Legend: S sources, B rows a stream, X = S·B, L columns of a batch, M of a source, P = S·M of all sources, C = P + the
+target's so far, Q columns that ask, D width, H heads, K width of a head.
 """
 
 from collections.abc import Iterator
@@ -46,29 +46,29 @@ class Prefix:
     """What stands before the target's columns in one forward.
 
     Attributes:
-        source_BM: which of the source's columns are not padding.
+        source_BP: which columns of the sources, one after another, are not padding.
         target_BL: which of the target's so far.
         asking: how many of these, the last ones, ask.
         columns: where the two stand in the batch; None: the source's keys and values are in the cache already.
-        state_BMD: the source after the layer that ran last; None: none has run.
+        state_XMD: the sources after the layer that ran last; None: none has run.
         masks: by window, as the layers of this forward take them.
     """
 
-    source_BM: Tensor
+    source_BP: Tensor
     target_BL: Tensor
     asking: int
     columns: tuple[slice, slice] | None = None
-    state_BMD: Tensor | None = None
+    state_XMD: Tensor | None = None
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @cached_property
     def real_BC(self) -> Tensor:
         """Which columns are not padding."""
-        return torch.cat([self.source_BM, self.target_BL], 1)
+        return torch.cat([self.source_BP, self.target_BL], 1)
 
     @cached_property
     def positions_BC(self) -> Tensor:
-        """The positions of all columns: those of one row that holds the source and then the target."""
+        """The positions of all columns: those of one row that holds the sources and then the target."""
         return (self.real_BC.cumsum(1) - 1).clip(min=0)
 
     def mask(self, window: int | None) -> Tensor:
@@ -92,13 +92,13 @@ class PrefixStreams(Streams):
 
     Attributes:
         prefix: of the forward under way; None: the target alone, plain LoRA.
-        remembered_BM: when decoding, which of the source's columns in the cache are not padding.
+        remembered_BP: when decoding, which of the sources' columns in the cache are not padding.
     """
 
     def __init__(self, base: PreTrainedModel, config: Config) -> None:
         layers = decoder_layers(base)
         self.prefix: Prefix | None = None
-        self.remembered_BM: Tensor | None = None
+        self.remembered_BP: Tensor | None = None
         self.is_decoding = False
         for layer, window in zip(layers, windows(base.config.get_text_config(), len(layers)), strict=True):
             stand_in = _PrefixLayer(self, layer, window, recompute=config.train.gradient_checkpointing)
@@ -110,23 +110,26 @@ class PrefixStreams(Streams):
         rows, mask_XL = len(batch.target_lengths_B), batch.attention_mask.bool()
         if len(batch.source_lengths_SB):
             source, target = batch.columns
-            source_BM, target_BL = mask_XL[:rows, source], mask_XL[-rows:, target]
-            self.remembered_BM = source_BM if self.is_decoding else None
-            return Prefix(source_BM, target_BL, target_BL.shape[1], batch.columns)
-        if self.remembered_BM is None:
+            source_BP, target_BL = _in_line(mask_XL[:-rows, source], rows), mask_XL[-rows:, target]
+            self.remembered_BP = source_BP if self.is_decoding else None
+            return Prefix(source_BP, target_BL, target_BL.shape[1], batch.columns)
+        if self.remembered_BP is None:
             return None
-        return Prefix(self.remembered_BM, mask_XL[-rows:], batch.input_ids.shape[1])
+        return Prefix(self.remembered_BP, mask_XL[-rows:], batch.input_ids.shape[1])
 
     def first_column(self, batch: Batch) -> int:
         """The first that a row of the target fills."""
         return batch.columns[1].start if len(batch.source_lengths_SB) else 0
 
     def positions(self, batch: Batch, sources: Prefix | None) -> Tensor:
-        """The positions of a batch's columns: the target's go on where its source ends."""
+        """The positions of a batch's columns: each stream's go on where the one before it ends."""
         if sources is None:
             return batch.position_ids
-        rows, before_B = len(batch.target_lengths_B), sources.source_BM.sum(1)
-        return torch.cat([batch.position_ids[:-rows], batch.position_ids[-rows:] + before_B[:, None]])
+        if sources.columns is None:
+            return batch.position_ids + sources.source_BP.sum(1)[:, None]
+        ends_SB = batch.source_lengths_SB.cumsum(0)
+        before_X = torch.cat([torch.zeros_like(ends_SB[:1]), ends_SB]).flatten()
+        return batch.position_ids + before_X[:, None]
 
     def target_cache(self, config: PreTrainedConfig) -> Cache:
         """A cache for the target's keys and values that keeps every column, in sliding layers too."""
@@ -148,7 +151,7 @@ class PrefixStreams(Streams):
         try:
             yield
         finally:
-            self.is_decoding, self.remembered_BM = False, None
+            self.is_decoding, self.remembered_BP = False, None
 
 
 class _PrefixLayer:
@@ -160,7 +163,7 @@ class _PrefixLayer:
         self.layer = LayerCall(layer)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Take [2B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
+        """Take [(S+1)·B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
         prefix, given = self.streams.prefix, self.layer.named(args, kwargs)
         if prefix is not None and prefix.columns is not None:
             hidden_states, given = self._read_source(hidden_states, prefix, prefix.columns, given)
@@ -177,44 +180,58 @@ class _PrefixLayer:
     def _read_source(
         self, hidden_states: Tensor, prefix: Prefix, columns: tuple[slice, slice], given: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Take the source one layer on; what the target's call takes, its keys and values before the target's own."""
-        rows = len(prefix.source_BM)
-        if prefix.state_BMD is None:
+        """Take the sources one layer on; what the target's call takes, their keys and values before the target's own.
+
+        Of the last layer nobody reads more of them.
+        """
+        rows = len(prefix.source_BP)
+        if prefix.state_XMD is None:
             self.layer.check_state(hidden_states)
             source, target = columns
-            prefix.state_BMD = hidden_states[:rows, source].contiguous()
-            hidden_states = hidden_states[rows:, target].contiguous()
-        of_source, of_target = self.layer.split(given, rows, 2 * rows, columns=columns)
+            prefix.state_XMD = hidden_states[:-rows, source].contiguous()
+            hidden_states = hidden_states[-rows:, target].contiguous()
+        of_sources = len(prefix.state_XMD)
+        of_source, of_target = self.layer.split(given, of_sources, of_sources + rows, columns=columns)
         names = [name for name in CACHES if name in given]
         read = _Read()
         of_source |= dict.fromkeys(names, read)
-        with torch.no_grad(), during(Pass(adapted=False)):
-            prefix.state_BMD = hidden_of(self.layer.forward(prefix.state_BMD, **of_source))
-            before = _Before(*read.without(~prefix.source_BM, self.layer.kind), cache_of(given))
+        enough = (lambda: read.keys_XHMK is not None) if self.is_last else None
+        with torch.no_grad(), during(Pass(adapted=False, enough=enough)):
+            prefix.state_XMD = hidden_of(self.layer.forward(prefix.state_XMD, **of_source))
+            before = _Before(*read.without(~prefix.source_BP, self.layer.kind), cache_of(given))
         return hidden_states, of_target | dict.fromkeys(names, before)
 
 
 class _Read:
-    """Takes, in the place of a cache, the keys and values of one layer's pass over the source."""
+    """Takes, in the place of a cache, the keys and values of one layer's pass over the sources."""
 
-    keys_BHMK: Tensor | None = None
-    values_BHMK: Tensor | None = None
+    keys_XHMK: Tensor | None = None
+    values_XHMK: Tensor | None = None
 
-    def update(self, keys_BHMK: Tensor, values_BHMK: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, keys_XHMK: Tensor, values_XHMK: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep and return them."""
-        self.keys_BHMK, self.values_BHMK = keys_BHMK, values_BHMK
-        return keys_BHMK, values_BHMK
+        self.keys_XHMK, self.values_XHMK = keys_XHMK, values_XHMK
+        return keys_XHMK, values_XHMK
 
-    def without(self, padding_BM: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-        """Them with zeros where padding is: attention may have left anything there, and 0 times NaN is NaN.
+    def without(self, padding_BP: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+        """Them, one source after another, with zeros where padding is: 0 times the NaN that attention may leave is NaN.
 
         Raises:
             ConfigError: the layer keeps none.
         """
-        if self.keys_BHMK is None or self.values_BHMK is None:
+        if self.keys_XHMK is None or self.values_XHMK is None:
             raise no_keys(layer)
-        padding_B1M1 = padding_BM[:, None, :, None]
-        return self.keys_BHMK.masked_fill(padding_B1M1, 0), self.values_BHMK.masked_fill(padding_B1M1, 0)
+        keys_BPHK, values_BPHK = (
+            _in_line(kept.transpose(1, 2), len(padding_BP)) for kept in (self.keys_XHMK, self.values_XHMK)
+        )
+        padding_BP11 = padding_BP[..., None, None]
+        keys_BPHK, values_BPHK = (kept.masked_fill(padding_BP11, 0) for kept in (keys_BPHK, values_BPHK))
+        return keys_BPHK.transpose(1, 2), values_BPHK.transpose(1, 2)
+
+
+def _in_line(of_sources_XM: Tensor, rows: int) -> Tensor:
+    """What each source has of its columns, as each row has it of all: from [S·B, M, ...] to [B, S·M, ...]."""
+    return of_sources_XM.unflatten(0, (-1, rows)).transpose(0, 1).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -222,18 +239,18 @@ class _Before:
     """Stands in the place of a cache in the target's pass; it writes nothing of its own, so a pass may be repeated.
 
     Attributes:
-        keys_BHMK: the source's.
-        values_BHMK: the source's.
+        keys_BHPK: the sources'.
+        values_BHPK: the sources'.
         past: takes them and the target's when decoding; None: nobody does.
     """
 
-    keys_BHMK: Tensor
-    values_BHMK: Tensor
+    keys_BHPK: Tensor
+    values_BHPK: Tensor
     past: Cache | None
 
     def update(self, keys_BHLK: Tensor, values_BHLK: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """The source's, then these."""
-        both = torch.cat([self.keys_BHMK, keys_BHLK], 2), torch.cat([self.values_BHMK, values_BHLK], 2)
+        """The sources', then these."""
+        both = torch.cat([self.keys_BHPK, keys_BHLK], 2), torch.cat([self.values_BHPK, values_BHLK], 2)
         return both if self.past is None else self.past.update(*both, layer)
 
 
@@ -261,9 +278,9 @@ def windows(config: PreTrainedConfig, layers: int) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def no_keys(layer: str) -> ConfigError:
+def no_keys(layer: str, why: str = "keeps no keys and values of its own") -> ConfigError:
     """Why a base cannot be asked so."""
     return ConfigError(
-        f"each {layer} of model.base keeps no keys and values of its own, so no source can stand before a target's",
+        f"each {layer} of model.base {why}, so no source's can stand before a target's",
         fix="use another base, or method=input_fusion, which reads both texts in one row",
     )

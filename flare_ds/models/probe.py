@@ -73,7 +73,9 @@ class _CheckKeys(_Check):
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__call__(layer, args, kwargs)
-        if "alibi" in kwargs or kwargs.get(SHARED) or not any(name in kwargs for name in CACHES):
+        if kwargs.get("alibi") is not None:
+            raise no_keys(type(layer).__name__, "has keys without positions (ALiBi)")
+        if kwargs.get(SHARED) or not any(name in kwargs for name in CACHES):
             raise no_keys(type(layer).__name__)
 
 

@@ -211,7 +211,8 @@ class _LockstepLayer:
         """
         inputs, is_read = dict[LoraLayer, Tensor](), not self.is_last or sources.keep or self.pairing == "output"
         if is_read or self.pairing == "module":
-            with during(Pass(adapted=False, inputs=inputs, wanted=None if is_read else len(self.fused))):
+            enough = None if is_read else lambda: len(inputs) == len(self.fused)
+            with during(Pass(adapted=False, inputs=inputs, enough=enough)):
                 sources.state_XLD = hidden_of(self.layer.forward(sources.state_XLD, **given))
         return inputs
 

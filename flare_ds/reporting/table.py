@@ -156,7 +156,7 @@ def _source_notes(groups: Sequence[Group]) -> list[str]:
     languages: dict[tuple[str, str], list[str]] = {}
     for group in groups:
         config = group.runs[0].config
-        said = _source_side(config.task) if config.recipe.needs_source else None
+        said = _source_side(config.task) if config.needs_source else None
         if said and group.language not in languages.setdefault((config.task.name, said), []):
             languages[config.task.name, said].append(group.language)
     return [f"{task} in {', '.join(targets)}: {said}" for (task, said), targets in languages.items()]

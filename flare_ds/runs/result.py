@@ -34,10 +34,11 @@ class RunResult:
 
     @property
     def method(self) -> str:
-        """The method, or `task adapter` for a lora trained on the source language itself (stage 1)."""
+        """The method, and what is added to it; `task adapter`: a lora trained on the source language (stage 1)."""
         recipe = self.config.recipe
         stage1 = recipe.trains and not recipe.fuses and not self.config.has_source
-        return "task adapter" if stage1 else self.config.method
+        added = self.config.late is not None and not recipe.late
+        return "task adapter" if stage1 else f"{self.config.method} with late" if added else self.config.method
 
     @cached_property
     def metrics(self) -> Mapping[str, Any]:

@@ -54,7 +54,7 @@ class Costs:
         adapted = _named(linears, config.adapter.target_modules)
         fused = _named(linears, config.adapter.fused_modules if config.sources else [])
         self.frozen = _elements(linear for _, linear in linears)
-        self.frozen_of_source = self.frozen - _elements(_unread(layers[-1], config) if config.sources else [])
+        self.frozen_of_source = self.frozen - _elements(_unread(layers[-1], config))
         self.adapter = config.adapter.r * sum(linear.in_features + linear.out_features for linear in adapted)
         self.source_down = config.adapter.r * sum(linear.in_features for linear in fused)
         self.again = int(config.train.gradient_checkpointing)
@@ -69,8 +69,8 @@ class Costs:
         passing, trained, rows = self.runs.passing(batch), self.runs.training(batch), len(batch.weights_B)
         flops = trained.tokens * self._trained_token(trained.columns) + passing.tokens * self._token(passing.columns)
         flops += self._head(trained.rows * len(batch.answer_columns_N)) + self._sources(batch)
-        if self.runs.reads_keys:  # the target's attention over the source's columns, whose keys have no gradient
-            flops += trained.tokens * self.per_pair * passing.columns * (2 + self.again)
+        if self.runs.reads_keys:  # attention over the sources' columns, whose gradient a backward makes, too
+            flops += trained.tokens * self.per_pair * passing.columns * self.runs.reads_keys * (3 + self.again)
         flops += self._mixing(rows, trained.columns, batch.prompt_columns) if self.runs.mixes else 0
         tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
         return {
@@ -124,14 +124,24 @@ def _linears_of(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
 
 
 def _unread(layer: nn.Module, config: Config) -> list[nn.Linear]:
-    """What the sources do not go through in the last layer, since nobody would read it: see `LockstepStreams`."""
+    """What the sources do not go through in the last layer, since nobody would read it: see the streams."""
     linears = _linears_of(layer)
+    if config.recipe.fuses == "keys":  # what its attention makes of them, and all behind it
+        return _named(linears[_of_attention(layer) - 1 :], config.adapter.target_modules)
+    if not config.sources:
+        return []
     if config.pairing == "output":
         return []
     if config.pairing == "input":
         return [linear for _, linear in linears]
     last = max(place for place, (name, _) in enumerate(linears) if name in config.adapter.fused_modules)
     return _named(linears[last:], config.adapter.target_modules)
+
+
+def _of_attention(layer: nn.Module) -> int:
+    """How many of a layer's linear layers are its attention's, which come first."""
+    parents = [name.rpartition(".")[0] for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
+    return parents.count(parents[0])
 
 
 def _elements(linears: Iterable[nn.Linear]) -> int:

@@ -11,8 +11,9 @@ Which one is opened, and when, says `flare_ds.runtime.opening`.
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -50,11 +51,13 @@ class RunningModel:
         root: what forwards go through: DeepSpeed's engine, or the model itself where every rank holds it whole.
         model: the two-stream model inside it.
         zero_init: keeps transformers loading under zero.Init; must live as long as the model. None: it is whole.
+        of_sources: label scores that the frozen base gave the sources of rows, by cache, split and number of rows.
     """
 
     root: "DeepSpeedEngine | TwoStreamModel"
     model: TwoStreamModel
     zero_init: HfDeepSpeedConfig | None = None
+    of_sources: dict[tuple[Path, str, int], list[list[float]]] = field(default_factory=dict)
 
     @property
     def sharded(self) -> bool:

@@ -104,7 +104,8 @@ def _stage1(config: SweepConfig, out: Path, origin: str) -> PlannedRun:
     settings = _merged(config.base, config.stage1 or {}, {"method": "lora", "run_dir": str(out / "stage1")})
     default = TaskConfig.model_fields["source_language"].default
     language = settings.get("task", {}).get("source_language", default)
-    settings = _merged(settings, {"task": {"target_language": language, "extra_source_languages": []}})
+    alone = {"task": {"target_language": language, "extra_source_languages": []}, "evaluate": {"late": None}}
+    settings = _merged(settings, alone)
     return PlannedRun("stage1", parse_config(settings, origin=f"{origin}, stage1"))
 
 

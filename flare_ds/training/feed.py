@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from flare_ds.batches.batching import MicroBatch, split_step
 from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.plan import number_of_steps, open_order, padded_tokens
-from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.rows_read import SplitRows, rows_read
+from flare_ds.batches.source_dropout import WithoutSources, WithoutStates, dropped_rows
 from flare_ds.batches.streams import streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
@@ -90,11 +91,21 @@ class Feed:
     def portions(self, step: int, on: torch.device) -> Iterator[Portion]:
         """This rank's share of a step, on a device; all ranks have equally many."""
         micro_batches = self._micro_batches(step)
-        yield self._first.get(step) or self._laid_out(micro_batches, 0, on)
+        yield self._first.get(step) or self._laid_out(step, micro_batches, 0, on)
         for place in range(1, len(micro_batches)):
-            yield self._laid_out(micro_batches, place, on)
+            yield self._laid_out(step, micro_batches, place, on)
         if step + 1 < self.steps:
-            self._first = {step + 1: self._laid_out(self._micro_batches(step + 1), 0, on)}
+            self._first = {step + 1: self._laid_out(step + 1, self._micro_batches(step + 1), 0, on)}
+
+    def _read(self, step: int) -> tuple[SplitRows, StoredStates | None]:
+        """The rows as a step reads them, and their stored states: some have lost their sources."""
+        config, train = self.config, self.config.train
+        if not (train.source_dropout and config.recipe.needs_source):
+            return self.split, self.stored
+        rows = self.cache.split("train")
+        dropped_n = dropped_rows(len(rows), train.source_dropout, seed=train.seed, step=step)
+        split = rows_read(WithoutSources(rows, dropped_n), config, self.cache.manifest)
+        return split, None if self.stored is None else WithoutStates(self.stored, dropped_n)
 
     def _micro_batches(self, step: int) -> list[MicroBatch]:
         return split_step(
@@ -105,17 +116,18 @@ class Feed:
             micro_batch_tokens=self.config.train.micro_batch_tokens,
         )[rank()]
 
-    def _laid_out(self, micro_batches: list[MicroBatch], place: int, on: torch.device) -> Portion:
+    def _laid_out(self, step: int, micro_batches: list[MicroBatch], place: int, on: torch.device) -> Portion:
         micro_batch = micro_batches[place]
+        split, stored = self._read(step)
         batch = collate(
-            self.split,
+            split,
             micro_batch,
             streams=self.streams,
             objective=self.config.train.objective,
             pad_id=self.cache.pad_id,
-            source_answers=self.config.adapter.span == "full",
+            source_answers=self.config.fuses_answers,
             source_targets=self.config.recipe.fuses == "mixup",
-            stored=self.stored,
+            stored=stored,
             trie=self.trie,
         )
         counting = micro_batch.rows[micro_batch.weights > 0].tolist()

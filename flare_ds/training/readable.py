@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from flare_ds.batches.rows_read import SplitRows, rows_read
@@ -28,7 +29,9 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
     """
     check_ids(_largest_id(cache, shape), shape, of=f"the cache {cache.path}")
     for split in cache.manifest.splits:
-        longest = _longest_row(config, rows_read(cache.split(split), config, cache.manifest), split)
+        longest = max(
+            _longest_row(one, rows_read(cache.split(split), one, cache.manifest), split) for one in config.readings
+        )
         if warning := check_positions(shape, longest, of=f"the longest row of the {split} split"):
             print(f"warning: {warning}", file=sys.stderr)
 
@@ -50,13 +53,18 @@ def _longest_row(config: Config, rows: SplitRows, split: str) -> int:
     """Tokens of a split's longest row, with its answer where that is read or written."""
     streams = streams_of(config)
     longest = int(longest_prompts(rows, streams).max())
-    if config.recipe.reads == "behind":  # it goes on where its source ends
-        longest = int((rows.prompt_lengths("source") + rows.prompt_lengths("target")).max())
+    if config.recipe.reads == "behind":  # it goes on where its sources end
+        longest = int((_before(config, rows) + rows.prompt_lengths("target")).max())
     if split != "train" and (generates(config) or (split == "test" and config.evaluate.answers == "generated")):
         return longest + config.generate.max_new_tokens - 1  # the last token is only predicted
     if split == "train" and config.train.objective == "vocabulary" and config.recipe.trains:
-        behind = rows.prompt_lengths("source") if config.recipe.reads == "behind" else 0
+        behind = _before(config, rows) if config.recipe.reads == "behind" else 0
         return (
             int(max((behind + rows.lengths("target")).max(), *(rows.lengths(stream).max() for stream in streams))) - 1
         )
     return longest
+
+
+def _before(config: Config, rows: SplitRows) -> np.ndarray:
+    """Tokens of each row's sources together: int [n]."""
+    return np.sum([rows.prompt_lengths(stream) for stream in streams_of(config)[:-1]], 0)

@@ -14,6 +14,7 @@ from flare_ds.data.parallel import ParallelData
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.evaluation.labelled_rows import read_labelled
+from flare_ds.evaluation.late import check_late
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
@@ -169,6 +170,7 @@ def check_answers(config: Config) -> None:
             f"train.objective={config.train.objective!r}, but the answers of task {task.name} are free text",
             fix="set train.objective=vocabulary",
         )
+    check_late(config, task)
     if not task.free_answers and config.evaluate.answers == "generated":
         with_whole_head(config)
         label_readings(task.label_words(config.answer_language))

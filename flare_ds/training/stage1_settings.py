@@ -1,7 +1,7 @@
 """The settings of stage 1, from those of the run that is to stand on the tuned base: what it needs to know follows.
 
     method                    lora
-    task.target_language      the source language; extra_source_languages: none; sides: own
+    task.target_language      the source language; extra_source_languages: none; sides: own; evaluate.late: null
     run_dir                   stage1-SOURCE beside the run's
 
 What is given on the command line wins. A config whose target language is the source language already is one of
@@ -11,6 +11,7 @@ stage 1 itself, and is taken as it is.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flare_ds.config import Config
 from flare_ds.settings import load_config
@@ -38,11 +39,12 @@ def load_stage1(path: Path, overrides: Sequence[str] = (), *, trust_task_code: b
 
 def _follows(run: Config) -> list[str]:
     source = run.task.source_language
-    settings = {
+    settings: dict[str, Any] = {
         "method": "lora",
         _TARGET: source,
         "task.extra_source_languages": [],
         "task.sides": "own",
+        "evaluate.late": None,
         "run_dir": str(Path(run.run_dir).parent / f"stage1-{source}"),
     }
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]

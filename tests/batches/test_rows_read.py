@@ -64,6 +64,23 @@ def test_prompts_and_their_lengths(tmp_path: Path, method: str) -> None:
     assert rows.labels.tolist() == [2, 0, 1] and len(rows) == 3
 
 
+class SecondSource(ThreeRows):
+    """The first row has two sources, the second one, and that is its second."""
+
+    streams = {"source": SOURCES, "source2": [[1, 50], [1, 51, 52], []], "target": TARGETS}  # noqa: RUF012
+
+
+def test_behind_several_sources(tmp_path: Path) -> None:
+    config = with_method(moods_config(tmp_path), "source_prefix")
+    several = config.model_copy(update={"task": config.task.model_copy(update={"extra_source_languages": ("de",)})})
+    tokens = SimpleNamespace(prefix_ids=PREFIX, suffix_ids=[], newline_ids=NEWLINE)
+    rows = rows_read(SecondSource(), several, tokens)
+    wanted = [[7, 8, 30], [7, 8, 31, 32], [7, 8, 33, 34, 35]]
+    assert [rows.prompt("target", row).tolist() for row in range(3)] == wanted
+    assert rows.prompt_lengths("target").tolist() == [3, 4, 5]
+    assert rows.prompt("source2", 1).tolist() == [1, 51, 52]
+
+
 def tokenizer_with_bos() -> PreTrainedTokenizerFast:
     tokenizer = byte_tokenizer(bos_token="<s>")
     special = [("<s>", tokenizer.bos_token_id)]

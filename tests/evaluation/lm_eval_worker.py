@@ -19,6 +19,7 @@ from flare_ds.config import Config
 from flare_ds.data.parallel import load_parallel
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.lm_eval_model import FlareModel
+from flare_ds.exceptions import ConfigError
 from flare_ds.runtime.engine import make_room
 from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.settings import load_config
@@ -66,7 +67,7 @@ def by_our_harness(config: Config) -> dict[str, Any]:
         Trainer(config, cache).train()
         make_room()
     found = {}
-    for answers, whole in (("ranked", False), ("generated", True)):
+    for answers, whole in (("ranked", False), ("generated", True))[: 1 + (config.late is None)]:
         overrides = [f"evaluate.answers={answers}", f"evaluate.whole_model={whole}"]
         evaluate_run(load_config(config.run_dir, overrides), cache)
         found[answers] = read_predictions(Path(config.run_dir) / PREDICTIONS)
@@ -102,6 +103,15 @@ def of_short_rows(lm: FlareModel) -> list[str]:
     return heard.messages
 
 
+def refusal(config: Config) -> str:
+    lm = FlareModel(config.run_dir, doc_to_source=SOURCE)
+    try:
+        lm.generate_until([Instance("generate_until", {}, PAIRS[0], 0, ("task", 0, 1))])
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def main(tasks: str, out: str, *paths: str) -> None:
     configs = {path: load_config(path) for path in paths}
     write_documents(configs[paths[0]], Path(tasks) / "documents.jsonl")
@@ -109,8 +119,11 @@ def main(tasks: str, out: str, *paths: str) -> None:
     manager = TaskManager(include_path=tasks, include_defaults=False)
     for config in configs.values():
         answers = found[config.method]
-        answers["fused"] = by_lm_eval(config, manager, ("mood", "write", "stop"), doc_to_source=SOURCE)
-        if config.recipe.needs_source:
+        names = ("mood", "write", "stop") if config.late is None else ("mood",)
+        answers["fused"] = by_lm_eval(config, manager, names, doc_to_source=SOURCE)
+        if config.late is not None:
+            answers["refused"] = refusal(config)
+        if config.needs_source:
             answers["without"] = by_lm_eval(config, manager, ("mood",))
             answers["empty"] = by_lm_eval(config, manager, ("mood",), doc_to_source="none")
     base = next(config for config in configs.values() if config.method == "zero_shot")

@@ -7,28 +7,47 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import flare_ds
 
 CHEAP = not {"torch", "transformers", "numpy", "pydantic"} & set(sys.modules)
-METHODS = ("zero_shot", "translate_test", "lora", "input_fusion", "x_mixup", "flare", "flare_mt", "source_prefix")
+METHODS = (
+    "zero_shot",
+    "translate_test",
+    "lora",
+    "input_fusion",
+    "x_mixup",
+    "flare",
+    "flare_mt",
+    "source_prefix",
+    "late",
+)
 
 
 def ask(run: Path, rows: list[dict]) -> dict:
     model = flare_ds.load(run, device="cpu")
     target, source = ([row.get(side) for row in rows] for side in ("target", "source"))
-    written = model.generate(target[:3], source[:3])  # first: the other head comes afterwards
+    written = write(model, target[:3], source[:3])  # first: the other head comes afterwards
     labelled, scores = model.label(target, source), model.scores(target, source)
     (first,) = model.label(target[0], source[0])
-    assert model.generate(target[:3], source[:3]) == written
+    assert write(model, target[:3], source[:3]) == written
     return {
         "id": [row["id"] for row in rows],
         "label": [of_row.label for of_row in labelled],
         "probabilities": [[of_row.probabilities[word] for word in model.labels] for of_row in labelled],
         "scores": scores.tolist(),
         "first": [first.probabilities[word] for word in model.labels],
-        "written": [answer.text for answer in written],
+        "written": written,
     }
+
+
+def write(model: Any, target: list, source: list) -> list[str] | str:
+    """What it writes, or why it does not."""
+    try:
+        return [answer.text for answer in model.generate(target, source)]
+    except flare_ds.ConfigError as error:
+        return str(error)
 
 
 def ask_questions(run: Path, rows: list[dict]) -> dict:

@@ -26,8 +26,9 @@ from tests.evaluation.lm_eval_worker import SOURCE, TEXT
 from tests.test_methods import train_tokenizer
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, word_tokenizer, write_config, write_data, write_model
 
-METHODS = ["zero_shot", "translate_test", "lora", "input_fusion", "x_mixup", "flare", "source_prefix"]
-FUSED = ["translate_test", "input_fusion", "x_mixup", "flare", "source_prefix"]
+WRITING = ["zero_shot", "translate_test", "lora", "input_fusion", "x_mixup", "flare", "source_prefix"]
+METHODS = [*WRITING, "late"]
+FUSED = ["translate_test", "input_fusion", "x_mixup", "flare", "source_prefix", "late"]
 NEW = 4
 COMMON: dict[str, Any] = {
     "dataset_path": "json",
@@ -97,7 +98,11 @@ def test_choices_are_those_of_our_harness(found: dict[str, Any], method: str) ->
     assert answers["results"]["mood"]["acc,none"] == approx(sum(right) / len(right))
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_label_scores_that_are_added_write_nothing(found: dict[str, Any]) -> None:
+    assert "method=late with the source's label scores added" in found["late"]["refused"]
+
+
+@pytest.mark.parametrize("method", WRITING)
 def test_what_is_written_is_what_our_harness_writes(found: dict[str, Any], method: str) -> None:
     written = [text for (text,) in found[method]["fused"]["samples"]["write"]]
     assert [text.strip().partition("\n")[0].rstrip() for text in written] == [

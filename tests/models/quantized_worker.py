@@ -26,9 +26,11 @@ KINDS = [("nf4", "float32"), ("int8", "float32"), ("nf4", "bfloat16"), ("int8", 
 SHARDED = KINDS[:3]
 
 
-def quantized_config(base: Path, quantization: str, dtype: str, *, checkpointing: bool = False) -> Config:
+def quantized_config(
+    base: Path, quantization: str, dtype: str, *, method: str = "flare", checkpointing: bool = False
+) -> Config:
     """Fused q_proj and v_proj; r so small that ZeRO-3 also partitions the smallest quantised weight."""
-    config = make_config(pairing="output", r=2, alpha=4, checkpointing=checkpointing)
+    config = make_config(method=method, pairing="output", r=2, alpha=4, checkpointing=checkpointing)
     model = {"base": str(base), "dtype": dtype, "quantization": quantization}
     ds_config = REPOSITORY / "ds_configs" / ("zero3_cpu.json" if dtype == "bfloat16" else "zero3_fp32_cpu.json")
     train = {"steps": STEPS, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.01, "objective": "vocabulary"}

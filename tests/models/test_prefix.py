@@ -49,6 +49,42 @@ def test_equals_the_oracle(name: str, layers: int, objective: str, checkpointing
     assert_equal_to_oracle(model, make_oracle(model, name, layers, config), config, make_rows(1, LONG))
 
 
+@pytest.mark.parametrize("objective", ["labels", "vocabulary"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
+def test_several_sources_stand_one_after_another(name: str, objective: str) -> None:
+    """Two or three texts, of which any may be missing, the first included."""
+    config = settings(objective=objective, sources=3)
+    model = build(name, config, layers=3)
+    assert_equal_to_oracle(model, make_oracle(model, name, 3, config), config, make_rows(3))
+
+
+def test_the_order_of_the_sources_matters_and_none_sees_another() -> None:
+    config = settings(sources=2)
+    model = build("gemma3", config, layers=3)
+    rows = make_rows(2, [([(5, 0), (4, 0)], (4, 2))])
+    swapped = [Row(row.target, row.answer, row.sources[::-1]) for row in rows]
+    with torch.no_grad():
+        found, other = model(make_batch(rows, config)), model(make_batch(swapped, config))
+    assert (found - other).abs().max() > 1e-3
+
+
+def test_the_last_layer_reads_of_the_source_its_keys_and_values_alone() -> None:
+    """Behind them nobody reads it: of the last layer no module computes what comes after."""
+    config, rows = settings(), make_rows(1, LONG)
+    model = build("llama", config, layers=2)
+    read: dict[str, list[int]] = {}
+    for name, module in model.base.named_modules():
+        if name.endswith("base_layer"):
+            forward = module.forward
+            module.forward = lambda x, name=name, forward=forward: (
+                read.setdefault(name.split(".", 2)[2], []).append(x.shape[0]) or forward(x)
+            )
+    model(make_batch(rows, config))
+    twice = {name for name, calls in read.items() if len(calls) == 2}
+    assert {name for name in read if name.startswith("0.")} <= twice
+    assert {name.split(".")[2] for name in twice if name.startswith("1.")} == {"q_proj", "k_proj", "v_proj"}
+
+
 def test_the_rows_reach_beyond_the_windows() -> None:
     for name in ("gemma2", "gemma3"):
         found = {window for window in oracle_base(name, 3).s.windows if window is not None}
@@ -142,17 +178,18 @@ def test_the_source_has_no_gradient_and_no_adapter() -> None:
         model(make_batch(rows, config))
     finally:
         PrefixStreams.sources_of = original
-    before, after = (prefix.state_BMD for prefix in seen)
+    before, after = (prefix.state_XMD for prefix in seen)
     assert not before.requires_grad
     torch.testing.assert_close(before, after, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
-def test_decoding_token_by_token_equals_reading_all_again(name: str) -> None:
+@pytest.mark.parametrize(("name", "sources"), [("llama", 1), ("gemma2", 1), ("gemma3", 1), ("gemma3", 2)])
+def test_decoding_token_by_token_equals_reading_all_again(name: str, sources: int) -> None:
     """The prefix stays in the cache; sliding layers look back by positions, not by columns."""
-    config = settings()
+    config = settings(sources=sources)
     model = build(name, config, layers=3).eval()
-    rows = make_rows(1, [([(9, 0)], (4, 5)), ([(3, 0)], (6, 5)), ([(0, 0)], (5, 5))])
+    lengths = [([(9, 0), (2, 0)], (4, 5)), ([(3, 0), (0, 0)], (6, 5)), ([(0, 0), (5, 0)], (5, 5))]
+    rows = make_rows(sources, lengths)
     whole = make_batch(rows, config)
     prompts = _prompts(whole)
     with torch.no_grad(), model.streams.decoding():

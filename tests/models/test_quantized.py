@@ -84,7 +84,7 @@ def with_dequantized_weights(quantized: PreTrainedModel, base: Path, dtype: str)
 
 
 def with_adapter(base: PreTrainedModel, config: Any) -> TwoStreamModel:
-    model = TwoStreamModel(inject_adapter(base, config.adapter, sources=1, seed=7), config).train()
+    model = TwoStreamModel(inject_adapter(base, config.adapter, sources=config.sources, seed=7), config).train()
     generator = torch.Generator().manual_seed(5)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -99,9 +99,11 @@ def error(found: Tensor | None, wanted: Tensor | None) -> float:
 
 
 @KIND
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_equals_the_dequantized_base(root: Path, quantization: str, dtype: str, checkpointing: bool) -> None:
-    config = quantized_config(root / "model", quantization, dtype, checkpointing=checkpointing)
+@pytest.mark.parametrize(("method", "checkpointing"), [("flare", False), ("flare", True), ("source_prefix", True)])
+def test_equals_the_dequantized_base(
+    root: Path, quantization: str, dtype: str, method: str, checkpointing: bool
+) -> None:
+    config = quantized_config(root / "model", quantization, dtype, method=method, checkpointing=checkpointing)
     base = load_base(config.model)
     pair = [with_adapter(each, config) for each in (with_dequantized_weights(base, root / "model", dtype), base)]
     batch = make_batch(make_rows(), config)

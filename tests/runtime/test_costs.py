@@ -19,7 +19,7 @@ from tests.forms import PAPER_FORM
 from tests.toy import toy_settings, word_tokenizer, write_model
 
 LABEL_TOKENS = [[4], [5], [6]]
-LENGTHS = {"source": [29, 40, 22], "target": [31, 18, 36]}
+LENGTHS = {"source": [29, 40, 22], "source2": [33, 12, 25], "target": [31, 18, 36]}
 WEIGHTS = [1.0, 1.0, 0.0]  # the last row only keeps the ranks in step
 CASES: dict[str, tuple[str, dict, dict]] = {
     "lora": ("lora", {}, {}),
@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     "input_fusion": ("input_fusion", {}, {}),
     "source_prefix": ("source_prefix", {}, {}),
     "source_prefix, checkpointed": ("source_prefix", {}, {"gradient_checkpointing": True}),
+    "source_prefix, two sources": ("source_prefix", {}, {}),
     "flare": ("flare", {"r": 16, **PAPER_FORM}, {}),
     "flare, pairing=input": ("flare", {"r": 16, **PAPER_FORM, "pairing": "input"}, {}),
     "flare, pairing=module in q and v": ("flare", {"r": 16, **PAPER_FORM, "pairing": "module"}, {}),
@@ -69,6 +70,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(root: Path, case: str) -> Config:
     method, adapter, train = CASES[case]
     settings = toy_settings(root, method=method, **train) | {"adapter": adapter}
+    if case.endswith("two sources"):
+        settings["task"]["extra_source_languages"] = ["de"]
     settings["model"]["attention"] = "eager"  # torch does not count the fused attention of a CPU
     return Config.model_validate(settings)
 
