@@ -28,17 +28,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
-from flare_ds.adapters.passes import Pass, during
+from flare_ds.adapters.passes import ADAPTER, alone, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of, with_hidden
+from flare_ds.models.layer_calls import CACHES, cache_of, call_layer
 from flare_ds.models.plain_streams import Streams
+from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
 
 
 @dataclass
@@ -49,16 +49,14 @@ class Prefix:
         source_BM: which of the source's columns are not padding.
         target_BL: which of the target's so far.
         asking: how many of these, the last ones, ask.
-        columns: where the two stand in the batch; None: the source's keys and values are in the cache already.
-        state_BMD: the source after the layer that ran last; None: none has run.
+        beside: the source's rows; None: its keys and values are in the cache already.
         masks: by window, as the layers of this forward take them.
     """
 
     source_BM: Tensor
     target_BL: Tensor
     asking: int
-    columns: tuple[slice, slice] | None = None
-    state_BMD: Tensor | None = None
+    beside: Beside | None = None
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -89,21 +87,23 @@ class PrefixStreams(Streams):
     Args:
         base: the model, with an adapter in it.
         config: the run's settings.
+        adapter: the adapter's name.
 
     Attributes:
         prefix: of the forward under way; None: the target alone, plain LoRA.
         remembered_BM: when decoding, which of the source's columns in the cache are not padding.
     """
 
-    def __init__(self, base: PreTrainedModel, config: Config) -> None:
-        layers = decoder_layers(base)
+    def __init__(self, base: PreTrainedModel, config: Config, adapter: str = ADAPTER) -> None:
+        layers, self.adapter = decoder_layers(base), adapter
         self.prefix: Prefix | None = None
         self.remembered_BM: Tensor | None = None
         self.is_decoding = False
-        for layer, window in zip(layers, windows(base.config.get_text_config(), len(layers)), strict=True):
-            stand_in = _PrefixLayer(self, layer, window, recompute=config.train.gradient_checkpointing)
-            stand_in.is_last = layer is layers[-1]
-            layer.forward = stand_in
+        reach, recompute = windows(base.config.get_text_config(), len(layers)), config.train.gradient_checkpointing
+        self.layers = [
+            _PrefixLayer(self, layer, window, is_last=layer is layers[-1], recompute=recompute)
+            for layer, window in zip(layers, reach, strict=True)
+        ]
 
     def sources_of(self, batch: Batch) -> Prefix | None:
         """What stands before the target's columns: the source of the batch or, when decoding, that of the prompts."""
@@ -112,7 +112,7 @@ class PrefixStreams(Streams):
             source, target = batch.columns
             source_BM, target_BL = mask_XL[:rows, source], mask_XL[-rows:, target]
             self.remembered_BM = source_BM if self.is_decoding else None
-            return Prefix(source_BM, target_BL, target_BL.shape[1], batch.columns)
+            return Prefix(source_BM, target_BL, target_BL.shape[1], Beside(rows, batch.columns))
         if self.remembered_BM is None:
             return None
         return Prefix(self.remembered_BM, mask_XL[-rows:], batch.input_ids.shape[1])
@@ -151,70 +151,56 @@ class PrefixStreams(Streams):
             self.is_decoding, self.remembered_BM = False, None
 
 
-class _PrefixLayer:
-    """Stands in for one decoder layer's forward."""
+class _PrefixLayer(SideBySide):
+    """Takes the target's rows through one decoder layer, behind the source's keys and values."""
 
-    def __init__(self, streams: PrefixStreams, layer: nn.Module, window: int | None, *, recompute: bool) -> None:
+    def __init__(
+        self, streams: PrefixStreams, layer: nn.Module, window: int | None, *, is_last: bool, recompute: bool
+    ) -> None:
+        super().__init__(layer, is_last=is_last)
         self.streams, self.window, self.recompute = streams, window, recompute
-        self.is_last = False
-        self.layer = LayerCall(layer)
 
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Take [2B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
-        prefix, given = self.streams.prefix, self.layer.named(args, kwargs)
-        if prefix is not None and prefix.columns is not None:
-            hidden_states, given = self._read_source(hidden_states, prefix, prefix.columns, given)
+    @property
+    def beside(self) -> Beside | None:
+        """See `SideBySide.beside`."""
+        prefix = self.streams.prefix
+        return None if prefix is None else prefix.beside
+
+    @property
+    def wanted(self) -> Wanted:
+        """See `SideBySide.wanted`."""
+        return Wanted(output=True, keys=True)
+
+    def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
+        """See `SideBySide.read`."""
+        prefix = self.streams.prefix
         if prefix is not None:
             if self.window not in prefix.masks:
                 prefix.masks[self.window] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
             given["attention_mask"] = prefix.masks[self.window]
-        output = call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
-        if prefix is None or prefix.columns is None or not self.is_last:
-            return output
-        # Some models look at the number of columns when they choose those that the head reads.
-        return with_hidden(output, F.pad(hidden_of(output), (0, 0, prefix.columns[1].start, 0)))
+        if prefix is not None and left is not None:
+            before = _Before(*self._keys(left, ~prefix.source_BM), cache_of(given))
+            given |= dict.fromkeys([name for name in CACHES if name in given], before)
+        this = alone(self.streams.adapter)
 
-    def _read_source(
-        self, hidden_states: Tensor, prefix: Prefix, columns: tuple[slice, slice], given: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Take the source one layer on; what the target's call takes, its keys and values before the target's own."""
-        rows = len(prefix.source_BM)
-        if prefix.state_BMD is None:
-            self.layer.check_state(hidden_states)
-            source, target = columns
-            prefix.state_BMD = hidden_states[:rows, source].contiguous()
-            hidden_states = hidden_states[rows:, target].contiguous()
-        of_source, of_target = self.layer.split(given, rows, 2 * rows, columns=columns)
-        names = [name for name in CACHES if name in given]
-        read = _Read()
-        of_source |= dict.fromkeys(names, read)
-        with torch.no_grad(), during(Pass(adapted=False)):
-            prefix.state_BMD = hidden_of(self.layer.forward(prefix.state_BMD, **of_source))
-            before = _Before(*read.without(~prefix.source_BM, self.layer.kind), cache_of(given))
-        return hidden_states, of_target | dict.fromkeys(names, before)
+        def run(hidden_states: Tensor) -> Any:
+            with during(this):
+                return self.call.forward(hidden_states, **given)
 
+        return call_layer(run, hidden_states, recompute=self.recompute)
 
-class _Read:
-    """Takes, in the place of a cache, the keys and values of one layer's pass over the source."""
-
-    keys_BHMK: Tensor | None = None
-    values_BHMK: Tensor | None = None
-
-    def update(self, keys_BHMK: Tensor, values_BHMK: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keep and return them."""
-        self.keys_BHMK, self.values_BHMK = keys_BHMK, values_BHMK
-        return keys_BHMK, values_BHMK
-
-    def without(self, padding_BM: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-        """Them with zeros where padding is: attention may have left anything there, and 0 times NaN is NaN.
+    def _keys(self, left: Left, padding_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """The source's keys and values, zeros where padding is: attention may have left anything there, even NaN.
 
         Raises:
             ConfigError: the layer keeps none.
         """
-        if self.keys_BHMK is None or self.values_BHMK is None:
-            raise no_keys(layer)
+        keys_XHMK, values_XHMK = left.keys.keys_XHMK, left.keys.values_XHMK
+        if keys_XHMK is None or values_XHMK is None:
+            raise no_keys(self.call.kind)
         padding_B1M1 = padding_BM[:, None, :, None]
-        return self.keys_BHMK.masked_fill(padding_B1M1, 0), self.values_BHMK.masked_fill(padding_B1M1, 0)
+        keys_BHMK, values_BHMK = left.own_heads(keys_XHMK), left.own_heads(values_XHMK)
+        return keys_BHMK.masked_fill(padding_B1M1, 0), values_BHMK.masked_fill(padding_B1M1, 0)
 
 
 @dataclass(frozen=True)

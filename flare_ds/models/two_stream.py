@@ -11,7 +11,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
+from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.inject import check_adapter, inject_adapter
+from flare_ds.adapters.passes import ADAPTER
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.embedding import HostRows, read_on_host
@@ -33,8 +35,11 @@ class TwoStreamModel(nn.Module):
         config: the run's settings.
         projection: brings an MT encoder's states to the base's width; trains beside the adapter (flare_mt).
         host_rows: reads the rows of the embedding; None: the base does so itself.
+        among: the adapter's name among others in the same layers, whose forward is then left to `JointModel`; None: it
+            is alone.
 
     Attributes:
+        adapter: its name.
         mixing: the mixing layer, which trains beside the adapter (x_mixup).
         streams: how the rows go through the layers.
 
@@ -48,8 +53,10 @@ class TwoStreamModel(nn.Module):
         config: Config,
         projection: nn.Linear | None = None,
         host_rows: HostRows | None = None,
+        among: str | None = None,
     ) -> None:
         super().__init__()
+        self.adapter = among or ADAPTER
         self.model = model
         self.host_rows = host_rows
         self.projection = projection
@@ -58,11 +65,14 @@ class TwoStreamModel(nn.Module):
         if self.mixing is not None:
             self.streams = MixupStreams(self.peft_model, self.mixing, config)
         elif config.recipe.fuses == "keys":
-            self.streams = PrefixStreams(self.base, config)
+            self.streams = PrefixStreams(self.base, config, self.adapter)
         elif config.sources:
-            self.streams = LockstepStreams(self.peft_model, config, projection)
+            self.streams = LockstepStreams(self.peft_model, config, projection, self.adapter)
         else:
-            self.streams = PlainStreams(self.base, config)
+            self.streams = PlainStreams(self.base, config, self.adapter)
+        if among is None:
+            for layer, stand_in in zip(decoder_layers(self.base), self.streams.layers, strict=True):
+                layer.forward = stand_in
 
     @property
     def base(self) -> PreTrainedModel:
