@@ -19,6 +19,7 @@ from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import LayerCall, call_layer
 from flare_ds.models.loss import batch_loss
+from flare_ds.models.source_pass import Left, Wanted
 
 
 class Streams(Protocol):
@@ -97,6 +98,8 @@ class PlainLayer:
         recompute: whether the backward pass calls it again.
     """
 
+    wanted = Wanted()
+
     def __init__(self, layer: nn.Module, adapter: str, *, recompute: bool) -> None:
         self.call, self.adapter, self.recompute = LayerCall(layer), adapter, recompute
 
@@ -104,7 +107,7 @@ class PlainLayer:
         """What the layer returns."""
         return self.read(hidden_states, None, self.call.named(args, kwargs))
 
-    def read(self, hidden_states: Tensor, _left: None, given: dict[str, Any]) -> Any:
+    def read(self, hidden_states: Tensor, _left: Left | None, given: dict[str, Any]) -> Any:
         """The same, of rows that no source stands beside."""
         this = alone(self.adapter)
 

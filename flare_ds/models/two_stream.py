@@ -5,8 +5,10 @@
 Legend: B target rows, L columns, N answer positions, K logits (of the label words' tokens, or the vocabulary).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
@@ -56,7 +58,7 @@ class TwoStreamModel(nn.Module):
         among: str | None = None,
     ) -> None:
         super().__init__()
-        self.adapter = among or ADAPTER
+        self.config, self.adapter = config, among or ADAPTER
         self.model = model
         self.host_rows = host_rows
         self.projection = projection
@@ -86,6 +88,19 @@ class TwoStreamModel(nn.Module):
         """The model with its adapter; there is one if the method trains."""
         assert isinstance(self.model, PeftModel)
         return self.model
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, in the model's order, by the names they have where the adapter is alone."""
+        mine = "" if self.adapter == ADAPTER else f".{self.adapter}."
+        return {
+            name.replace(f".{self.adapter}.", f".{ADAPTER}."): parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and mine in name
+        }
+
+    def seed(self, seeds: Mapping[int, int]) -> None:
+        """Begin the random numbers of dropout anew; of the one cell there is."""
+        torch.manual_seed(seeds[0])
 
     def train(self, mode: bool = True) -> "TwoStreamModel":
         """Put only the adapters in training mode: the frozen base, and so the source, never sees dropout."""
