@@ -89,6 +89,11 @@ class TwoStreamModel(nn.Module):
         assert isinstance(self.model, PeftModel)
         return self.model
 
+    @property
+    def cells(self) -> "tuple[TwoStreamModel, ...]":
+        """The one cell there is; a joint model has several."""
+        return (self,)
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that train, in the model's order, by the names they have where the adapter is alone."""
         mine = "" if self.adapter == ADAPTER else f".{self.adapter}."

@@ -14,12 +14,21 @@ DeepSpeed, which is imported only where a model is sharded or several ranks meet
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
-from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model, open_whole, whole_model
+from flare_ds.runtime.engine import (
+    AdapterSource,
+    Engine,
+    RunningModel,
+    check_model,
+    learners_of,
+    open_whole,
+    whole_model,
+)
 from flare_ds.runtime.joining import join_if_launched, join_process_group
 from flare_ds.runtime.memory import Load, check_memory, check_whole_model, training_memory, whole_model_problem
 from flare_ds.runtime.process_group import device, gather_objects, rank, world_size
@@ -58,35 +67,35 @@ def open_model(
 
 
 def open_engine(
-    config: Config,
+    configs: Sequence[Config],
     *,
     shape: PreTrainedModel,
     label_tokens: list[list[int]],
     whole: bool,
-    adapter: AdapterSource | None = None,
+    adapters: Sequence[AdapterSource | None] = (None,),
 ) -> Engine:
-    """Load the base, add the adapter, make its optimizer; a collective.
+    """Load the base, add the adapter of each cell, make their optimizer; a collective.
 
     Whether the settings fit the base is known by then: see `check_model`.
 
     Args:
-        config: the run's settings.
+        configs: the cells' settings.
         shape: the base on the meta device.
         label_tokens: token ids of each label word.
         whole: see `trains_whole`.
-        adapter: as in `open_model`.
+        adapters: of each cell as in `open_model`.
 
     Raises:
         ConfigError: see `open_sharded_engine` and `build_model`.
     """
     join_if_launched()
     if whole:
-        model = whole_model(config, label_tokens=label_tokens, adapter=adapter, device=device())
-        return WholeEngine(model, config.train)
+        model = whole_model(configs, label_tokens=label_tokens, adapters=adapters, device=device())
+        return WholeEngine(model, learners_of(model, configs))
     join_process_group()
     from flare_ds.runtime.sharded import open_sharded_engine
 
-    return open_sharded_engine(config, shape=shape, label_tokens=label_tokens, adapter=adapter)
+    return open_sharded_engine(configs, shape=shape, label_tokens=label_tokens, adapters=adapters)
 
 
 def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:

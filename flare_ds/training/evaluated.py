@@ -42,8 +42,8 @@ def train_and_evaluate(config: Config, cache: Cache) -> Scores:
         return evaluate_run(config, cache)
     adapter = agreed(partial(saved_adapter, config))
     assert adapter is not None, "a method that trains has one"
-    put_adapter(trainer.engine, adapter)
-    return score_run(trainer.engine, config, cache, states=trainer.states)
+    put_adapter(trainer.running, adapter)
+    return score_run(trainer.running, config, cache, states=trainer.states)
 
 
 @torch.no_grad()

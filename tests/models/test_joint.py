@@ -1,4 +1,4 @@
-"""Several cells in one forward against each of them alone, which the slow oracle stands behind: losses and gradients."""
+"""Several cells in one forward against each of them alone, behind which the slow oracle stands: losses, gradients."""
 
 from dataclasses import replace
 
