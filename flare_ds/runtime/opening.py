@@ -109,14 +109,19 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
     Raises:
         HostError: what is to be held does not fit.
     """
-    sizes = agreed(partial(training_memory, config, shape, load, whole=True))
-    whole, why = _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
+    whole, why = holds_whole(config, shape, load)
     agreed(partial(check_memory, config, shape, load, whole=whole))
     if rank() == 0:
         idle = f"; deepspeed={config.deepspeed} plays no part" if whole and config.deepspeed != AUTO else ""
         held = "the whole base on each rank" if whole else f"the base shared by the ranks ({world_size()}, ZeRO-3)"
         print(f"training with {held}: {why}{idle}", file=sys.stderr, flush=True)
     return whole
+
+
+def holds_whole(config: Config, shape: PreTrainedModel, load: Load) -> tuple[bool, str]:
+    """The same for a run alone, and why; nothing is refused or told."""
+    sizes = agreed(partial(training_memory, config, shape, load, whole=True))
+    return _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
 
 
 def _decide(config: Config, too_large: list[str], sizes: str) -> tuple[bool, str]:
