@@ -13,28 +13,25 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.adapters.inject import check_adapter
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.joined import JointBatch
 from flare_ds.config import Config
-from flare_ds.models.attention_kernels import choose_attention_kernels
-from flare_ds.models.joint import JointModel, build_joint_model
+from flare_ds.models.joint import JointModel
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.probe import check_streams
-from flare_ds.models.two_stream import TwoStreamModel, build_model
+from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.optimizer import CellsAdamW, Learner
 from flare_ds.runtime.process_group import device
-from flare_ds.runtime.rank_zero import agreed
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -177,65 +174,6 @@ class Engine(ABC):
     @abstractmethod
     def _update(self) -> None:
         """Let the optimizer take a step, and forget the gradients."""
-
-
-def learners_of(model: TwoStreamModel | JointModel, configs: Sequence[Config]) -> list[Learner]:
-    """What each cell of a model trains of it."""
-    return [Learner(config.train, cell.trained()) for config, cell in zip(configs, model.cells, strict=True)]
-
-
-def whole_model(
-    configs: Sequence[Config],
-    *,
-    label_tokens: list[list[int]],
-    adapters: Sequence[AdapterSource | None],
-    device: torch.device,
-) -> TwoStreamModel | JointModel:
-    """Load the whole base onto one device, with the adapters of cells; see `filled_model`.
-
-    Raises:
-        ConfigError: see `build_model`.
-    """
-    assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
-    choose_attention_kernels()
-    return filled_model(configs, label_tokens=label_tokens, adapters=adapters).to(device)
-
-
-def open_whole(
-    config: Config, *, label_tokens: list[list[int]], adapter: AdapterSource | None, device: torch.device
-) -> RunningModel:
-    """Load the whole base onto one device, to be asked; see `whole_model`."""
-    model = whole_model([config], label_tokens=label_tokens, adapters=[adapter], device=device)
-    assert isinstance(model, TwoStreamModel)
-    model.requires_grad_(False)
-    return RunningModel(model, model)
-
-
-def filled_model(
-    configs: Sequence[Config], *, label_tokens: list[list[int]], adapters: Sequence[AdapterSource | None]
-) -> TwoStreamModel | JointModel:
-    """Build the model of one cell, or the joint one of several, and put in the adapters' values that there are yet.
-
-    Args:
-        configs: the cells' settings.
-        label_tokens: token ids of each label word.
-        adapters: of each cell, what gives the values to start from, by parameter name; None: a fresh adapter.
-
-    Raises:
-        ConfigError: see `build_model`.
-    """
-    first, *others = configs
-    if others:
-        model: TwoStreamModel | JointModel = build_joint_model(configs, label_tokens=label_tokens)
-    else:
-        model = build_model(first, label_tokens=label_tokens)
-    for cell, adapter in zip(model.cells, adapters, strict=True):
-        if adapter is not None:
-            parameters = cell.trained()
-            values = agreed(partial(adapter, parameters))
-            for name, parameter in parameters.items():
-                parameter.data.copy_(values[name])
-    return model
 
 
 def check_model(config: Config, shape: PreTrainedModel) -> None:

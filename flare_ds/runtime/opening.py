@@ -20,15 +20,8 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
-from flare_ds.runtime.engine import (
-    AdapterSource,
-    Engine,
-    RunningModel,
-    check_model,
-    learners_of,
-    open_whole,
-    whole_model,
-)
+from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
+from flare_ds.runtime.filled import learners_of, open_whole, whole_model
 from flare_ds.runtime.joining import join_if_launched, join_process_group
 from flare_ds.runtime.memory import Load, check_memory, check_whole_model, training_memory, whole_model_problem
 from flare_ds.runtime.process_group import device, gather_objects, rank, world_size

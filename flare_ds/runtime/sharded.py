@@ -29,15 +29,8 @@ from flare_ds.models.joint import JointModel
 from flare_ds.models.loss import share_of_mean
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.ds_config import resolve_ds_config
-from flare_ds.runtime.engine import (
-    MOMENTS,
-    AdapterSource,
-    Engine,
-    Kind,
-    RunningModel,
-    filled_model,
-    learners_of,
-)
+from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel
+from flare_ds.runtime.filled import filled_model, learners_of
 from flare_ds.runtime.optimizer import CellsAdamW
 from flare_ds.runtime.process_group import added_up, rank, world_size
 from flare_ds.runtime.rank_zero import agreed
