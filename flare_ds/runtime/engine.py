@@ -67,6 +67,11 @@ class RunningModel:
         """Where a batch has to be."""
         return device() if self.sharded else self.model.base.device
 
+    @property
+    def shared_root(self) -> "DeepSpeedEngine | TwoStreamModel | JointModel":
+        """The root of all cells of the model."""
+        return self.root.root if isinstance(self.root, AskedCell) else self.root
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name, in the model's order."""
         return self.model.trained()

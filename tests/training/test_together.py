@@ -12,14 +12,15 @@ import yaml
 from safetensors.torch import load_file
 
 from flare_ds.batches.joined import join
+from flare_ds.cli import main
 from flare_ds.config import Config
-from flare_ds.exceptions import ConfigError, NotFiniteError
+from flare_ds.exceptions import NotFiniteError
 from flare_ds.runtime import memory
 from flare_ds.runtime.engine import make_room
 from flare_ds.settings import load_config
 from flare_ds.training import steps as module
 from flare_ds.training.run import open_run
-from flare_ds.training.together import check_distinct, train_together
+from flare_ds.training.together import train_together
 from flare_ds.training.trainer import Trainer
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config, write_data, write_model
@@ -202,11 +203,12 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
         return memory.Size(size.needed, size.available if len(configs) < 3 else 0.9 * size.needed)
 
     monkeypatch.setattr("flare_ds.training.together.joint_memory", sized)
-    train_together([(config, open_run(config, train=True)) for config in cells], evaluate=False)
+    paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in cells]
+    assert main(["train", *paths, "train.validate_rows=10"]) == 0
     told = capfd.readouterr().err
     assert "3 runs are trained together over one base" in told and "2 runs are trained in turn" in told
     assert "so they are trained in two groups" in told
     assert needed[0] > needed[1] and len(needed) == 2
     assert all((Path(config.run_dir) / "training.json").is_file() for config in cells)
-    with pytest.raises(ConfigError, match="named 2 times"):
-        check_distinct([cells[0], cells[1], cells[0]])
+    assert main(["train", *paths, paths[0]]) == 1
+    assert "is named 2 times" in capfd.readouterr().err
