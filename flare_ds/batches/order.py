@@ -32,7 +32,7 @@ class Order(Protocol):
         """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowOrder:
     """Steps of so many rows. Each epoch is a permutation of the rows, and steps run on across epochs."""
 
