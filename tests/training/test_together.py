@@ -38,9 +38,9 @@ TRAIN = {
 CELLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "flare-pl": ("flare", "pl", {"save_every": 4}, {"r": 4}, {}),
     "lora-pl": ("lora", "pl", {"save_every": 3, "max_grad_norm": 0.05}, {}, {}),
-    "flare-de": ("flare", "de", {"seed": 2, "weight_decay": 0.1}, {"pairing": "module"}, {"train_rows": 570}),
+    "flare-de": ("flare", "de", {"seed": 2, "weight_decay": 0.1}, {"pairing": "module"}, {"train_rows": 1014}),
     "prefix-de": ("source_prefix", "de", {"gradient_checkpointing": True, "learning_rate_ratio": 4.0}, {}, {}),
-    "stops": ("lora", "de", {"seed": 2, "learning_rate": 1e-12, "patience": 1}, {}, {"train_rows": 570}),
+    "stops": ("lora", "de", {"seed": 2, "learning_rate": 1e-12, "patience": 1}, {}, {"train_rows": 1014}),
 }
 """Method and language, and what else each says of training, its adapter and its rows."""
 
@@ -122,13 +122,8 @@ def test_on_one_rank(root: Path, alone: dict[str, Path]) -> None:
     assert_same(alone, "one")
 
 
-def test_broken_off_and_one_taken_out(root: Path, alone: dict[str, Path]) -> None:
-    """At the break they were saved after different steps; one ends alone."""
-    go(configs(root, "broken"), 7)
-    assert_same(alone, "broken")
-
-
 def test_on_two_ranks_that_hold_the_base(root: Path, alone: dict[str, Path]) -> None:
+    """Broken off, when they had been saved after different steps; one then ends alone, before the others go on."""
     ranked = configs(root, "two")
     paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in ranked]
     run_ranks(["tests.training.together_worker", "7", *paths], 2)
@@ -147,7 +142,7 @@ def test_on_two_ranks_that_share_the_base(root: Path, alone: dict[str, Path]) ->
 def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
     """Bit by bit; it is told at the end, and nothing of it is called trained."""
     found = []
-    for rate in (0.01, 1e38):
+    for rate in (0.01, 1e30):
         names = {name: f"fault-{rate}-{name}" for name in ("flare-pl", "lora-pl")}
         made = [settings(root, name, run, steps=6) for name, run in names.items()]
         made.append(settings(root, "lora-pl", f"fault-{rate}-bad", steps=6, learning_rate=rate, warmup_ratio=0.0))
@@ -166,7 +161,7 @@ def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
         for run in names.values():
             assert {"metrics.json", "training.json"} <= {path.name for path in (root / run).iterdir()}
     assert found[0] == found[1]
-    bad = root / f"fault-{1e38}-bad"
+    bad = root / f"fault-{1e30}-bad"
     assert not (bad / "training.json").exists() and log(bad)[-1]["step"] == 4
 
 
@@ -185,7 +180,7 @@ def test_sources_that_cells_share_are_read_once(root: Path, monkeypatch: pytest.
     train_together(runs, evaluate=False)
     distinct, all_of_them = (sum(numbers) for numbers in zip(*read, strict=True))
     assert all_of_them == 6 * 12 * 3
-    assert distinct < 6 * 12 * 1.35
+    assert distinct < 6 * 12 * 1.2
 
 
 def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
