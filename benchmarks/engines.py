@@ -32,14 +32,14 @@ def worker(engine: str, model: str, steps: str, batch: str, length: str, out: st
     join_if_launched()
     deepspeed = REPOSITORY / "ds_configs/zero3_fp32_cpu.json"
     config = make_config(Path(model), method="flare", batch=int(batch), deepspeed=deepspeed)
-    running = open_engine(config, shape=load_shape(config.model), label_tokens=[], whole=engine == "whole")
+    running = open_engine([config], shape=load_shape(config.model), label_tokens=[], whole=engine == "whole")
     rows = make_batch(VOCABULARY, rows=int(batch), length=int(length))
     running.root.train()
     seconds, losses = [], []
     for _ in range(int(steps) + WARM_UP):
         start = time.perf_counter()
-        loss = running.accumulate(rows, targets=int(batch) * world_size(), last=True)
-        running.step(config.train.learning_rate)
+        loss = running.accumulate(rows, targets=[int(batch) * world_size()], last=True)
+        running.step({0: config.train.learning_rate})
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
     if rank() == 0:

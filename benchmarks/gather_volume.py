@@ -81,7 +81,7 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         deepspeed=model / DEEPSPEED,
         gradient_checkpointing=variant == "lockstep_checkpointing",
     )
-    running = open_engine(config, shape=load_shape(config.model), label_tokens=[], whole=False)
+    running = open_engine([config], shape=load_shape(config.model), label_tokens=[], whole=False)
     forward = TwoForwards(running.model) if variant == "two_forwards" else lambda root, batch: root(batch)
     elements = sum(full_numel(parameter) for parameter in running.model.parameters() if not parameter.requires_grad)
     losses, gathered, calls = [], 0, 0

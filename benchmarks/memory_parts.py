@@ -26,7 +26,7 @@ from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.engine import trainable_parameters
 from flare_ds.runtime.memory import estimate_memory
-from flare_ds.runtime.sharded import make_optimizer
+from flare_ds.runtime.optimizer import CellsAdamW, Learner
 
 
 def size(tensors: Iterable[Tensor | None]) -> int:
@@ -43,7 +43,7 @@ def worker(options: str, method: str, out: str) -> None:
     estimate = estimate_memory(config, load_shape(config.model), streams=len(streams_of(config)), ranks=1)
     model = build_model(config, label_tokens=[]).train()
     trained = trainable_parameters(model)
-    optimizer = make_optimizer(config.train, trained)
+    optimizer = CellsAdamW([Learner(config.train, trained)])
     with peak_memory() as found:
         with saved_bytes(model.parameters()) as kept:
             loss = model(batch, with_loss=True)

@@ -41,6 +41,12 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "head_memory": ("head_memory", [], ["--vocabulary", "32768", "--length", "16"]),
     "host_time": ("host_time", [], ["--steps", "1"]),
     "engines": ("engines", [], ["--steps", "1", "--rounds", "1", "--length", "8"]),
+    "together": ("together", [], ["--steps", "1", "--rounds", "1", "--length", "8", "--cells", "1", "2"]),
+    "together_2_ranks": (
+        "together",
+        ["--ranks", "2"],
+        ["--ranks", "2", "--steps", "1", "--rounds", "1", "--length", "8", "--cells", "1", "2"],
+    ),
     "adapted_linears": ("adapted_linears", [], ["--steps", "1", "--layers", "2", "--width", "64"]),
     "startup": ("startup", [], ["--ranks", "1", "--repeat", "1"]),
     "evaluation": ("evaluation", [], ["--rows", "4", "--length", "8", "--written", "2", "--repeat", "1"]),
@@ -49,7 +55,7 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "simulate_cluster": ("simulate_cluster", [], []),
 }
 """Under the name of its result: the script, its arguments, and those that make it tiny."""
-TAKES_MODEL = ("step_cost", "memory_parts")
+TAKES_MODEL = ("step_cost", "memory_parts", "together")
 TAKES_CONFIG = ("peer_trainer",)
 TAKES_RESULTS = ("simulate_cluster",)
 

@@ -44,8 +44,9 @@ from flare_ds.models.loading import load_base, load_shape
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.ds_config import resolve_ds_config
-from flare_ds.runtime.engine import make_optimizer, trainable_parameters
+from flare_ds.runtime.engine import trainable_parameters
 from flare_ds.runtime.joining import join_process_group
+from flare_ds.runtime.optimizer import CellsAdamW, Learner
 from flare_ds.runtime.process_group import barrier, gather_objects, rank
 
 VARIANTS = ("plain_lora", *METHODS, "flare_two_forwards")
@@ -88,14 +89,14 @@ class Training:
         self.zero_init: HfDeepSpeedConfig | None = None
         if engine:
             unset_hf_deepspeed_config()  # of the variant before
-            settings = resolve_ds_config(config, load_shape(config.model))
+            settings = resolve_ds_config([config], load_shape(config.model))
             self.zero_init = HfDeepSpeedConfig(settings)
         model = (
             PlainLora(config)
             if variant == "plain_lora"
             else build_model(config, label_tokens=label_tokens(config) or [])
         )
-        self.optimizer = make_optimizer(config.train, trainable_parameters(model))
+        self.optimizer = CellsAdamW([Learner(config.train, trainable_parameters(model))])
         self.root: Any = model.train()
         if engine:
             self.root, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=settings)

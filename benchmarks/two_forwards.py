@@ -49,7 +49,9 @@ class TwoForwards:
         self.states.clear()
         return root(
             target,
-            sources=Sources(self.model.streams.sources_of(replace(batch, first_columns=(0, 0))).alignment, stored_BMKD),
+            sources=Sources(
+                self.model.streams.sources_of(replace(batch, first_columns=(0, 0))).alignment, None, stored_BMKD
+            ),
         )
 
     @contextmanager

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flare_ds.adapters.adapted import ADAPTER
 from flare_ds.adapters.inject import inject_adapter
+from flare_ds.adapters.passes import ADAPTER
 from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
 from flare_ds.models.head import use_head

@@ -16,7 +16,13 @@ from deepspeed.comm.torch import build_shm_op
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import partition_parameters, partitioned_param_coordinator, stage3
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state, safe_set_local_optimizer_state
+from deepspeed.utils import (
+    safe_get_local_fp32_param,
+    safe_get_local_grad,
+    safe_get_local_optimizer_state,
+    safe_set_local_grad,
+    safe_set_local_optimizer_state,
+)
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from transformers import DynamicCache
@@ -80,9 +86,9 @@ def test_torch_modules_give_up_a_parameter() -> None:
     ("function", "expected"),
     [
         (DeepSpeedEngine.set_gradient_accumulation_boundary, ["self", "is_boundary"]),
-        (DeepSpeedEngine.get_global_grad_norm, ["self"]),
-        (DeepSpeedEngine.was_step_applied, ["self"]),
         (safe_get_local_fp32_param, ["param"]),
+        (safe_get_local_grad, ["param"]),
+        (safe_set_local_grad, ["param", "value"]),
         (safe_get_local_optimizer_state, ["param", "optim_state_key"]),
         (safe_set_local_optimizer_state, ["param", "value", "optim_state_key"]),
         (build_shm_op, []),
@@ -103,6 +109,8 @@ def test_a_function_takes_what_it_took(function: Callable, expected: list[str]) 
     [
         (stage3, r"self\.fp32_partitioned_groups_flat = \[\]"),
         (stage3, r"self\.optimizer\b"),
+        (stage3, r"self\.sub_group_to_group_id = "),
+        (stage3, r"self\.optimizer\.param_groups\[param_group_id\]\['params'\] = \[fp32_param\]"),
         (partition_parameters, r"param\.ds_tensor = "),
         (partition_parameters, r"param\.ds_shape = "),
     ],
@@ -158,3 +166,11 @@ def test_decoder_layers_keep_the_names_of_what_they_take() -> None:
     """The two streams hand each decoder layer what its own forward takes, by name."""
     layer = transformers.models.llama.modeling_llama.LlamaDecoderLayer
     assert {"hidden_states", "attention_mask", "position_ids", "past_key_values"} <= set(parameters(layer.forward))
+
+
+def test_one_generator_draws_the_dropout_of_all_cells() -> None:
+    """Its state can be taken out and put back, which is how each cell draws what it would alone."""
+    before = torch.default_generator.get_state()
+    drawn = torch.rand(3)
+    torch.default_generator.set_state(before)
+    assert torch.equal(torch.rand(3), drawn)

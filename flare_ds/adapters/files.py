@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flare_ds.adapters.adapted import ADAPTER
+from flare_ds.adapters.passes import ADAPTER
 from flare_ds.adapters.settings import compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
@@ -49,6 +49,7 @@ def save_adapter(
     *,
     label_tokens: Mapping[str, list[int]],
     validation: Mapping[str, float],
+    adapter: str = ADAPTER,
 ) -> None:
     """Write an adapter; weights last, so a directory with weights is complete.
 
@@ -59,8 +60,9 @@ def save_adapter(
         config: the run's settings.
         label_tokens: those that tell each label word apart.
         validation: step and figures of the validation it was kept for.
+        adapter: its name in the model.
     """
-    write_json(directory / SETTINGS, _settings(model, config, label_tokens))
+    write_json(directory / SETTINGS, _settings(model, config, label_tokens, adapter))
     weights = {peft_key(name): tensor.contiguous() for name, tensor in tensors.items()}
     kept = {"validation": dict(validation), "versions": versions(), "base": model_fingerprint(config.model.base)}
     metadata = {"format": "pt", KEPT: json_text(kept)}
@@ -214,9 +216,9 @@ def _label_ids(label_tokens: Mapping[str, list[int]]) -> dict[str, int] | dict[s
     return first if len(set(first.values())) == len(first) else dict(label_tokens)
 
 
-def _settings(model: PeftModel, config: Config, label_tokens: Mapping[str, list[int]]) -> dict[str, Any]:
+def _settings(model: PeftModel, config: Config, label_tokens: Mapping[str, list[int]], adapter: str) -> dict[str, Any]:
     """adapter_config.json: PEFT's own, marked and with our section unless PEFT computes the same function."""
-    settings = model.peft_config[ADAPTER].to_dict()
+    settings = model.peft_config[adapter].to_dict()
     settings |= {"base_model_name_or_path": config.model.base, "inference_mode": True}
     settings["target_modules"] = sorted(settings["target_modules"])
     base = model.get_base_model()

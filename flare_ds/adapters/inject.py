@@ -9,10 +9,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from flare_ds.adapters.adapted import ADAPTER, AdaptedLinear
+from flare_ds.adapters.adapted import AdaptedLinear
 from flare_ds.adapters.bottleneck import Fusion
 from flare_ds.adapters.decoder import decoder_layers, input_norm
 from flare_ds.adapters.fusion import FUSIONS
+from flare_ds.adapters.passes import ADAPTER
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
@@ -37,29 +38,46 @@ def lora_config(adapter: AdapterConfig, base: PreTrainedModel) -> LoraConfig:
     )
 
 
-def inject_adapter(base: PreTrainedModel, adapter: AdapterConfig, *, sources: int, seed: int) -> PeftModel:
+def inject_adapter(
+    base: PreTrainedModel | PeftModel, adapter: AdapterConfig, *, sources: int, seed: int, name: str = ADAPTER
+) -> PeftModel:
     """Freeze the base and add a fresh adapter, all of it fp32: A random, B zero.
 
     The random numbers come from `seed` alone, so every rank and every world size starts from the same adapter.
 
     Args:
-        base: a causal language model, whole or partitioned by zero.Init.
+        base: a causal language model, whole or partitioned by zero.Init; or one that has adapters of other names.
         adapter: its settings.
         sources: how many sources the fused modules see; 0: none is fused, all are plain LoRA.
         seed: of the initialisation.
+        name: what PEFT is to know the adapter by.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get_peft_model(base, lora_config(adapter, base), adapter_name=ADAPTER)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-        for name, layer in layers:
-            fused = sources and name.rpartition(".")[2] in adapter.fused_modules
-            fusion = Fusion(adapter, sources, layer.in_features) if fused else None  # type: ignore[arg-type]
-            layer.forward = AdaptedLinear(layer, fusion)  # type: ignore[attr-defined]
+        model = _with_lora(base, adapter, name)
+        layers = [(path, module) for path, module in model.named_modules() if isinstance(module, LoraLayer)]
+        for path, layer in layers:
+            if name not in layer.lora_A:
+                continue
+            adapted: AdaptedLinear | object = layer.forward  # type: ignore[attr-defined]
+            if not isinstance(adapted, AdaptedLinear):
+                adapted = layer.forward = AdaptedLinear(layer)  # type: ignore[attr-defined]
+            if sources and path.rpartition(".")[2] in adapter.fused_modules:
+                adapted.fuse(name, Fusion(adapter, sources, layer.in_features))  # type: ignore[arg-type]
             _gather_together(layer)
+    return model
+
+
+def _with_lora(base: PreTrainedModel | PeftModel, adapter: AdapterConfig, name: str) -> PeftModel:
+    if isinstance(base, PeftModel):
+        model = base
+        model.add_adapter(name, lora_config(adapter, model.get_base_model()))  # type: ignore[arg-type]
+    else:
+        model = get_peft_model(base, lora_config(adapter, base), adapter_name=name)
+    for path, parameter in model.named_parameters():
+        if f".{name}." in path:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)  # PEFT trains one adapter at a time
     return model
 
 
@@ -72,9 +90,9 @@ def _gather_together(layer: LoraLayer) -> None:
             register_external_parameter(layer, parameter)
 
 
-def fused_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """The LoRA layers below `model` that fuse, by full name."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_fusion")}
+def fused_layers(model: nn.Module, adapter: str = ADAPTER) -> dict[str, LoraLayer]:
+    """The LoRA layers below `model` in which an adapter fuses, by full name."""
+    return {path: module for path, module in model.named_modules() if adapter in getattr(module, "lora_fusion", ())}
 
 
 def check_adapter(base: PreTrainedModel, config: Config) -> None:

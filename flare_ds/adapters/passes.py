@@ -9,12 +9,15 @@ Legend: S sources, B rows, X = S·B, C columns so far, M source columns, D width
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
 from flare_ds.adapters.alignment import Alignment
+
+ADAPTER = "default"
+"""The name PEFT knows the adapter by, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Pass:
 
     Attributes:
         adapted: whether adapters are on; off, as for the sources, there is the frozen base alone.
+        adapter: the name of the one that is on.
         inputs: takes what each fused module reads; None: nobody wants it.
         enough: whether all that is wanted of the layer is there, where nobody reads what comes of it: from then on no
             adapted linear computes anything; None: the layer is read.
@@ -33,6 +37,7 @@ class Pass:
     """
 
     adapted: bool = True
+    adapter: str = ADAPTER
     inputs: dict[LoraLayer, Tensor] | None = None
     enough: Callable[[], bool] | None = None
     source_XMD: Mapping[LoraLayer, Tensor] = field(default_factory=dict)
@@ -53,6 +58,11 @@ _current: ContextVar[Pass] = ContextVar("current pass", default=_PLAIN)
 def current() -> Pass:
     """The pass under way."""
     return _current.get()
+
+
+def alone(adapter: str) -> Pass:
+    """The pass under way, with another adapter: of rows that meet no source."""
+    return replace(current(), adapter=adapter)
 
 
 @contextmanager

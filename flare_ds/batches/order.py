@@ -3,11 +3,14 @@
 So a run resumes anywhere, on any number of ranks, without a look at the steps before. Every row comes once an epoch.
 
     RowOrder     a fixed number of rows a step; steps run on across the ends of epochs
+    NamedOrder   the same, in an order of the rows' names: splits that share rows have them at the same steps
     TokenOrder   as many rows a step as fit a budget of tokens, all of similar length
 
 Shapes: N rows of a split, B rows of a step, S steps of an epoch.
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -29,7 +32,7 @@ class Order(Protocol):
         """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowOrder:
     """Steps of so many rows. Each epoch is a permutation of the rows, and steps run on across epochs."""
 
@@ -47,11 +50,41 @@ class RowOrder:
         assert step >= 0
         positions_B = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs_B, places_B = np.divmod(positions_B, self.num_rows)
-        parts = [
-            _permutation(self.num_rows, self.seed, int(epoch))[places_B[epochs_B == epoch]]
-            for epoch in np.unique(epochs_B)
-        ]
-        return np.concatenate(parts)
+        return np.concatenate([self._epoch(int(e))[places_B[epochs_B == e]] for e in np.unique(epochs_B)])
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch: int64 [N]."""
+        return _permutation(self.num_rows, self.seed, epoch)
+
+
+@dataclass(frozen=True, eq=False)
+class NamedOrder(RowOrder):
+    """Each epoch sorts the rows by what their names come to in it, so a row's place hangs little on the other rows.
+
+    split a    s t u v w x     epoch 0    v s | x u | w t
+    split b    s   u v w x                v s | x u | w         of these six rows it lacks one
+    """
+
+    keys_N: np.ndarray
+    """A number for each row's name: uint64 [N]; see `name_keys`."""
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        return _by_name(self, epoch)
+
+
+def name_keys(names: Iterable[str]) -> np.ndarray:
+    """Numbers for names, as good as different for different ones: uint64 [N]."""
+    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+@lru_cache(maxsize=64)
+def _by_name(order: NamedOrder, epoch: int) -> np.ndarray:
+    """The rows sorted by their keys, scattered anew for each epoch (the finaliser of splitmix64): int64 [N]."""
+    mixed_N = order.keys_N ^ np.random.PCG64((order.seed, epoch)).random_raw()
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed_N = (mixed_N ^ (mixed_N >> np.uint64(shift))) * np.uint64(factor)
+    return np.argsort(mixed_N ^ (mixed_N >> np.uint64(31)), kind="stable")
 
 
 @dataclass(frozen=True, eq=False)

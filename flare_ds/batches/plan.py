@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from flare_ds.batches.order import Order, RowOrder, TokenOrder
+from flare_ds.batches.order import NamedOrder, Order, RowOrder, TokenOrder, name_keys
 from flare_ds.batches.rows_read import SplitRows
 from flare_ds.batches.workload import Workload
 from flare_ds.config import Config, TrainConfig
@@ -28,11 +28,13 @@ def open_order(config: Config, cache: Cache) -> Order:
     """
     train, split = config.train, cache.split("train")
     if train.batch_tokens is None:
-        return RowOrder(len(split), train.batch_size, train.seed)
+        if train.data_seed is None:
+            return RowOrder(len(split), train.batch_size, train.seed)
+        return NamedOrder(len(split), train.batch_size, train.data_seed, name_keys(map(split.ids, range(len(split)))))
     sources = len(config.task.source_languages) if config.has_source else 0
     lengths_n = np.sum([split.lengths(stream) for stream in (*source_streams(sources), "target")], axis=0)
     _check_fits(split, lengths_n, train.batch_tokens)
-    return TokenOrder(lengths_n, train.batch_tokens, train.seed)
+    return TokenOrder(lengths_n, train.batch_tokens, train.seed if train.data_seed is None else train.data_seed)
 
 
 def number_of_steps(train: TrainConfig, order: Order) -> int:

@@ -26,9 +26,15 @@ def add_verbs(verbs: "Verbs") -> None:
     add_config(stage1)
     stage1.set_defaults(read_config=_stage1_config)
     stage1.add_argument("--output", required=True, type=typed_path, help="new model directory")
-    examples = ["flare-ds train run.yaml train.steps=100", "flare-ds train run.yaml --evaluate --ranks all"]
-    train = add_verb(verbs, "train", _train, "train an adapter", examples, on_every_rank=True)
+    examples = [
+        "flare-ds train run.yaml train.steps=100",
+        "flare-ds train run.yaml --evaluate --ranks all",
+        "flare-ds train runs/pl-flare runs/de-flare runs/de-lora --evaluate",
+    ]
+    summary = "train an adapter; or those of several runs (RUN RUN ...), over one base where they can share it"
+    train = add_verb(verbs, "train", _train, summary, examples, on_every_rank=True)
     add_config(train)
+    train.set_defaults(read_config=_train_configs)
     evaluate_help = "then score the test split with the best adapter, without loading the base again"
     train.add_argument("--evaluate", action="store_true", help=evaluate_help)
     _add_evaluate(verbs)
@@ -103,19 +109,25 @@ def _stage1(options: argparse.Namespace) -> None:
         )
 
 
+def _train_configs(options: argparse.Namespace) -> "list[Config]":
+    """Of all runs that are named: what is no override is a further one."""
+    words = overrides_of(options)
+    paths = [options.config, *(word for word in words if "=" not in word)]
+    overrides = [word for word in words if "=" in word]
+    return [load_config(path, overrides, trust_task_code=options.trust_task_code) for path in paths]
+
+
 def _train(options: argparse.Namespace) -> None:
-    config = config_of(options)
+    configs = _train_configs(options)
 
     with uncollected():
-        from flare_ds.training.evaluated import train_and_evaluate
         from flare_ds.training.run import open_run
-        from flare_ds.training.trainer import Trainer
+        from flare_ds.training.together import check_distinct, train_together
 
-    cache = open_run(config, train=True)
-    if options.evaluate:
-        _tell(config, train_and_evaluate(config, cache), "test")
-    else:
-        Trainer(config, cache).train()
+    check_distinct(configs)
+    runs = [(config, open_run(config, train=True)) for config in configs]
+    for config, scores in train_together(runs, evaluate=options.evaluate):
+        _tell(config, scores, "test")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

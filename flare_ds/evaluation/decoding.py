@@ -26,6 +26,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from flare_ds.adapters.alignment import Alignment
 from flare_ds.batches.collate import Batch
 from flare_ds.config import GenerateConfig
+from flare_ds.models.source_pass import Beside
 from flare_ds.models.streams import Sources
 from flare_ds.runtime.engine import RunningModel
 
@@ -66,8 +67,8 @@ class Decoder:
         """Read the prompts; logits [X, K] of the first answer token."""
         sources = None
         if self.sources:
-            met = self.running.model.streams.sources_of(self.prompts)
-            sources = replace(met, cache=self.source_cache, keep=True)
+            sources = self.running.model.streams.sources_of(self.prompts)
+            sources.go_on(self.source_cache)
         return self._forward(self.prompts, sources)
 
     def step(self, tokens_X: Tensor, alive_X: Tensor) -> Tensor:
@@ -96,7 +97,9 @@ class Decoder:
         partner_SBL = alive_X[: -self.rows].view(self.sources, self.rows, 1)
         real_BC = self.mask_XC[-self.rows :].bool()
         alignment = Alignment(torch.zeros_like(partner_SBL, dtype=torch.long), partner_SBL, real_BC)
-        return Sources(alignment, cache=self.source_cache, keep=True)
+        sources = Sources(alignment, Beside(partner_SBL.numel(), (slice(None), slice(None))))
+        sources.go_on(self.source_cache)
+        return sources
 
     def _forward(self, batch: Batch, sources: Sources | None) -> Tensor:
         return self.running.root(batch, sources=sources, past=self.target_cache)[:, 0]

@@ -39,7 +39,8 @@ from flare_ds.models.head import label_head
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.runs.hub_names import settle_hub_names
-from flare_ds.runtime.engine import RunningModel, open_whole
+from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.filled import open_whole
 from flare_ds.runtime.gathered_base import base_gathered
 from flare_ds.runtime.memory import whole_model_problem
 from flare_ds.runtime.process_group import device, rank

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from flare_ds.batches.collate import Batch
+from flare_ds.batches.joined import JointBatch
 from flare_ds.exceptions import CheckpointError
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.weight_files import weight_files
@@ -48,7 +49,7 @@ class HostRows:
         setattr(module, "padding_idx", None)  # noqa: B010 - a plain attribute, unknown to torch's types
         module.forward = self
 
-    def read(self, batch: Batch) -> None:
+    def read(self, batch: Batch | JointBatch) -> None:
         """Fetch the rows of the batch whose forward comes next; nothing waits for the device."""
         device = batch.input_ids.device
         ids_U, places_XL = batch.host_ids.unique(return_inverse=True)

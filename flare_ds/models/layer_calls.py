@@ -58,24 +58,27 @@ class LayerCall:
         Raises:
             ConfigError: an argument is of no known kind.
         """
-        halves = {name: self._halves(name, value, rows, everybody) for name, value in given.items()}
-        source, target = ({name: half[side] for name, half in halves.items()} for side in (0, 1))
-        return _cut(source, columns[0]), _cut(target, columns[1])
+        source = self.part(given, slice(0, rows), everybody, columns=columns[0])
+        target = self.part(given, slice(rows, everybody), everybody, columns=columns[1])
+        return source, target | {name: store for name, store in given.items() if name in STORES}
 
-    def _halves(self, name: str, value: Any, rows: int, everybody: int) -> tuple[Any, Any]:
+    def part(self, given: Mapping[str, Any], rows: slice, everybody: int, *, columns: slice = _ALL) -> dict[str, Any]:
+        """Named arguments of some of the rows, without stores; arguments and errors of `split`."""
+        return _cut({name: self._of_rows(name, value, rows, everybody) for name, value in given.items()}, columns)
+
+    def _of_rows(self, name: str, value: Any, rows: slice, everybody: int) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
-            return value, value
+            return value
         if name in STORES:
-            return None, value
+            return None
         if name in _BY_ROW and isinstance(value, Tensor) and value.ndim:
             if value.shape[0] == 1:
-                return value, value
+                return value
             if value.shape[0] % everybody == 0:  # some have a line for each row's heads
-                first = value.shape[0] // everybody * rows
-                return value[:first], value[first:]
+                lines = value.shape[0] // everybody
+                return value[lines * rows.start : lines * rows.stop]
         if name in _BY_ROW and isinstance(value, tuple):
-            pairs = [self._halves(name, one, rows, everybody) for one in value]
-            return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+            return tuple(self._of_rows(name, one, rows, everybody) for one in value)
         shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
         raise self._unknown(f"takes {name!r}, a {type(value).__name__}{shape}")
 

@@ -4,8 +4,10 @@ Gradients are averaged over ranks. With unequal rows (or label tokens) that aver
 examples, so each micro-batch's loss is its own *sum* over the step's global count, times the number of ranks that
 it will be divided by. Over micro-steps they only sum: the trainer says which of them is the last.
 
-Legend: B rows, N answer positions, K logits.
+Legend: B rows, N answer positions, K logits, C cells.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +43,13 @@ def answer_losses(logits_BNK: Tensor, answers_BN: Tensor) -> Tensor:
     return losses_BN.sum(1)
 
 
-def share_of_mean(loss: Tensor, *, step_targets: int, world_size: int) -> Tensor:
-    """Scale a micro-batch's loss sum so that its gradients, averaged over ranks, add up to those of the step's mean.
+def share_of_mean(losses_C: Tensor, *, step_targets: Sequence[int], world_size: int) -> Tensor:
+    """Scale a micro-batch's loss sums so that their gradients, averaged over ranks, add up to those of the step's mean.
 
-    A loss that is not finite may still have finite gradients (an infinite one has those of a softmax). It is turned
-    into one whose gradients are NaN: the engine then applies the step on no rank, and no rank has to ask another.
+    The cells' are added: each adapter has the gradient of its own. A loss that is not finite may still have finite
+    gradients (an infinite one has those of a softmax). It is turned into one whose gradients are NaN: the engine then
+    applies the step on no rank, and no rank has to ask another.
     """
-    trusted = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
-    return loss * trusted * (world_size / step_targets)
+    trusted_C = torch.where(losses_C.detach().isfinite(), 1.0, torch.nan)
+    shares = [world_size / targets for targets in step_targets]
+    return torch.stack([loss * share for loss, share in zip(losses_C * trusted_C, shares, strict=True)]).sum()

@@ -80,8 +80,11 @@ class MixupStreams(Streams):
         self.last_XD: Tensor | None = None
         self.memory: Memory | None = None
         self.is_decoding = False
-        for number, layer in enumerate(decoder_layers(base), start=1):
-            layer.forward = _MixupLayer(self, layer, number, recompute=config.train.gradient_checkpointing)
+        recompute = config.train.gradient_checkpointing
+        self.layers = [
+            _MixupLayer(self, layer, number, recompute=recompute)
+            for number, layer in enumerate(decoder_layers(base), start=1)
+        ]
         base.get_output_embeddings().register_forward_pre_hook(self._keep_last)  # type: ignore[operator]
 
     def sources_of(self, batch: Batch) -> MixedSource | None:

@@ -6,23 +6,30 @@ MixupStreams      x_mixup                                          beside the so
 PrefixStreams     source_prefix                                    behind the source's keys and values
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.adapters.passes import ADAPTER, alone, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.layer_calls import call_layer
+from flare_ds.models.layer_calls import LayerCall, call_layer
 from flare_ds.models.loss import batch_loss
+from flare_ds.models.source_pass import Left, Wanted
 
 
 class Streams(Protocol):
-    """Runs the rows of a batch through the decoder layers of one model."""
+    """Runs the rows of a batch through the decoder layers of one model.
+
+    Attributes:
+        layers: what stands in for the forward of each decoder layer.
+    """
+
+    layers: Sequence[Callable[..., Any]]
 
     def sources_of(self, batch: Batch) -> Any:
         """What the target's rows of a batch meet, in this method's own words; None: they are read alone."""
@@ -61,12 +68,12 @@ class PlainStreams(Streams):
     Args:
         base: the model, with or without an adapter in it.
         config: the run's settings.
+        adapter: the adapter's name.
     """
 
-    def __init__(self, base: PreTrainedModel, config: Config) -> None:
-        if config.train.gradient_checkpointing:
-            for layer in decoder_layers(base):
-                layer.forward = partial(call_layer, layer.forward, recompute=True)
+    def __init__(self, base: PreTrainedModel, config: Config, adapter: str = ADAPTER) -> None:
+        recompute = config.train.gradient_checkpointing
+        self.layers = [PlainLayer(layer, adapter, recompute=recompute) for layer in decoder_layers(base)]
 
     def sources_of(self, batch: Batch) -> None:
         """Nothing is met."""
@@ -80,3 +87,32 @@ class PlainStreams(Streams):
     def decoding(self) -> Iterator[None]:
         """Nothing but its cache has to be kept."""
         yield
+
+
+class PlainLayer:
+    """Takes rows through one decoder layer as they are.
+
+    Args:
+        layer: the layer.
+        adapter: the name of the adapter that is on.
+        recompute: whether the backward pass calls it again.
+    """
+
+    wanted = Wanted()
+
+    def __init__(self, layer: nn.Module, adapter: str, *, recompute: bool) -> None:
+        self.call, self.adapter, self.recompute = LayerCall(layer), adapter, recompute
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the layer returns."""
+        return self.read(hidden_states, None, self.call.named(args, kwargs))
+
+    def read(self, hidden_states: Tensor, _left: Left | None, given: dict[str, Any]) -> Any:
+        """The same, of rows that no source stands beside."""
+        this = alone(self.adapter)
+
+        def run(hidden_states: Tensor) -> Any:
+            with during(this):
+                return self.call.forward(hidden_states, **given)
+
+        return call_layer(run, hidden_states, recompute=self.recompute)

@@ -28,17 +28,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
-from flare_ds.adapters.passes import Pass, during
+from flare_ds.adapters.passes import ADAPTER, alone, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import CACHES, LayerCall, cache_of, call_layer, hidden_of, with_hidden
+from flare_ds.models.layer_calls import CACHES, cache_of, call_layer
 from flare_ds.models.plain_streams import Streams
+from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
 
 
 @dataclass
@@ -49,16 +49,14 @@ class Prefix:
         source_BP: which columns of the sources, one after another, are not padding.
         target_BL: which of the target's so far.
         asking: how many of these, the last ones, ask.
-        columns: where the two stand in the batch; None: the source's keys and values are in the cache already.
-        state_XMD: the sources after the layer that ran last; None: none has run.
+        beside: the sources' rows; None: their keys and values are in the cache already.
         masks: by window, as the layers of this forward take them.
     """
 
     source_BP: Tensor
     target_BL: Tensor
     asking: int
-    columns: tuple[slice, slice] | None = None
-    state_XMD: Tensor | None = None
+    beside: Beside | None = None
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -89,21 +87,23 @@ class PrefixStreams(Streams):
     Args:
         base: the model, with an adapter in it.
         config: the run's settings.
+        adapter: the adapter's name.
 
     Attributes:
         prefix: of the forward under way; None: the target alone, plain LoRA.
         remembered_BP: when decoding, which of the sources' columns in the cache are not padding.
     """
 
-    def __init__(self, base: PreTrainedModel, config: Config) -> None:
-        layers = decoder_layers(base)
+    def __init__(self, base: PreTrainedModel, config: Config, adapter: str = ADAPTER) -> None:
+        layers, self.adapter = decoder_layers(base), adapter
         self.prefix: Prefix | None = None
         self.remembered_BP: Tensor | None = None
         self.is_decoding = False
-        for layer, window in zip(layers, windows(base.config.get_text_config(), len(layers)), strict=True):
-            stand_in = _PrefixLayer(self, layer, window, recompute=config.train.gradient_checkpointing)
-            stand_in.is_last = layer is layers[-1]
-            layer.forward = stand_in
+        reach, recompute = windows(base.config.get_text_config(), len(layers)), config.train.gradient_checkpointing
+        self.layers = [
+            _PrefixLayer(self, layer, window, is_last=layer is layers[-1], recompute=recompute)
+            for layer, window in zip(layers, reach, strict=True)
+        ]
 
     def sources_of(self, batch: Batch) -> Prefix | None:
         """What stands before the target's columns: the source of the batch or, when decoding, that of the prompts."""
@@ -112,7 +112,7 @@ class PrefixStreams(Streams):
             source, target = batch.columns
             source_BP, target_BL = _in_line(mask_XL[:-rows, source], rows), mask_XL[-rows:, target]
             self.remembered_BP = source_BP if self.is_decoding else None
-            return Prefix(source_BP, target_BL, target_BL.shape[1], batch.columns)
+            return Prefix(source_BP, target_BL, target_BL.shape[1], Beside(len(mask_XL) - rows, batch.columns))
         if self.remembered_BP is None:
             return None
         return Prefix(self.remembered_BP, mask_XL[-rows:], batch.input_ids.shape[1])
@@ -125,7 +125,7 @@ class PrefixStreams(Streams):
         """The positions of a batch's columns: each stream's go on where the one before it ends."""
         if sources is None:
             return batch.position_ids
-        if sources.columns is None:
+        if sources.beside is None:
             return batch.position_ids + sources.source_BP.sum(1)[:, None]
         ends_SB = batch.source_lengths_SB.cumsum(0)
         before_X = torch.cat([torch.zeros_like(ends_SB[:1]), ends_SB]).flatten()
@@ -154,79 +154,58 @@ class PrefixStreams(Streams):
             self.is_decoding, self.remembered_BP = False, None
 
 
-class _PrefixLayer:
-    """Stands in for one decoder layer's forward."""
+class _PrefixLayer(SideBySide):
+    """Takes the target's rows through one decoder layer, behind the source's keys and values."""
 
-    def __init__(self, streams: PrefixStreams, layer: nn.Module, window: int | None, *, recompute: bool) -> None:
+    def __init__(
+        self, streams: PrefixStreams, layer: nn.Module, window: int | None, *, is_last: bool, recompute: bool
+    ) -> None:
+        super().__init__(layer, is_last=is_last)
         self.streams, self.window, self.recompute = streams, window, recompute
-        self.is_last = False
-        self.layer = LayerCall(layer)
 
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Take [(S+1)·B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
-        prefix, given = self.streams.prefix, self.layer.named(args, kwargs)
-        if prefix is not None and prefix.columns is not None:
-            hidden_states, given = self._read_source(hidden_states, prefix, prefix.columns, given)
+    @property
+    def beside(self) -> Beside | None:
+        """See `SideBySide.beside`."""
+        prefix = self.streams.prefix
+        return None if prefix is None else prefix.beside
+
+    @property
+    def wanted(self) -> Wanted:
+        """See `SideBySide.wanted`."""
+        return Wanted(keys=True)
+
+    def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
+        """See `SideBySide.read`."""
+        prefix = self.streams.prefix
         if prefix is not None:
             if self.window not in prefix.masks:
                 prefix.masks[self.window] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
             given["attention_mask"] = prefix.masks[self.window]
-        output = call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
-        if prefix is None or prefix.columns is None or not self.is_last:
-            return output
-        # Some models look at the number of columns when they choose those that the head reads.
-        return with_hidden(output, F.pad(hidden_of(output), (0, 0, prefix.columns[1].start, 0)))
+        if prefix is not None and left is not None:
+            before = _Before(*self._keys(left, ~prefix.source_BP), cache_of(given))
+            given |= dict.fromkeys([name for name in CACHES if name in given], before)
+        this = alone(self.streams.adapter)
 
-    def _read_source(
-        self, hidden_states: Tensor, prefix: Prefix, columns: tuple[slice, slice], given: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Take the sources one layer on; what the target's call takes, their keys and values before the target's own.
+        def run(hidden_states: Tensor) -> Any:
+            with during(this):
+                return self.call.forward(hidden_states, **given)
 
-        Of the last layer nobody reads more of them.
-        """
-        rows = len(prefix.source_BP)
-        if prefix.state_XMD is None:
-            self.layer.check_state(hidden_states)
-            source, target = columns
-            prefix.state_XMD = hidden_states[:-rows, source].contiguous()
-            hidden_states = hidden_states[-rows:, target].contiguous()
-        of_sources = len(prefix.state_XMD)
-        of_source, of_target = self.layer.split(given, of_sources, of_sources + rows, columns=columns)
-        names = [name for name in CACHES if name in given]
-        read = _Read()
-        of_source |= dict.fromkeys(names, read)
-        enough = (lambda: read.keys_XHMK is not None) if self.is_last else None
-        with torch.no_grad(), during(Pass(adapted=False, enough=enough)):
-            prefix.state_XMD = hidden_of(self.layer.forward(prefix.state_XMD, **of_source))
-            before = _Before(*read.without(~prefix.source_BP, self.layer.kind), cache_of(given))
-        return hidden_states, of_target | dict.fromkeys(names, before)
+        return call_layer(run, hidden_states, recompute=self.recompute)
 
-
-class _Read:
-    """Takes, in the place of a cache, the keys and values of one layer's pass over the sources."""
-
-    keys_XHMK: Tensor | None = None
-    values_XHMK: Tensor | None = None
-
-    def update(self, keys_XHMK: Tensor, values_XHMK: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keep and return them."""
-        self.keys_XHMK, self.values_XHMK = keys_XHMK, values_XHMK
-        return keys_XHMK, values_XHMK
-
-    def without(self, padding_BP: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-        """Them, one source after another, with zeros where padding is: 0 times the NaN that attention may leave is NaN.
+    def _keys(self, left: Left, padding_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """The sources' keys and values, one after another, with zeros where padding is: attention may leave NaN there.
 
         Raises:
             ConfigError: the layer keeps none.
         """
-        if self.keys_XHMK is None or self.values_XHMK is None:
-            raise no_keys(layer)
-        keys_BPHK, values_BPHK = (
-            _in_line(kept.transpose(1, 2), len(padding_BP)) for kept in (self.keys_XHMK, self.values_XHMK)
-        )
+        keys_XHMK, values_XHMK = left.keys.keys_XHMK, left.keys.values_XHMK
+        if keys_XHMK is None or values_XHMK is None:
+            raise no_keys(self.call.kind)
+        of_sources_XMHK = (left.own(kept_XHMK.transpose(1, 2)) for kept_XHMK in (keys_XHMK, values_XHMK))
+        in_line_BPHK = (_in_line(kept_XMHK, len(padding_BP)) for kept_XMHK in of_sources_XMHK)
         padding_BP11 = padding_BP[..., None, None]
-        keys_BPHK, values_BPHK = (kept.masked_fill(padding_BP11, 0) for kept in (keys_BPHK, values_BPHK))
-        return keys_BPHK.transpose(1, 2), values_BPHK.transpose(1, 2)
+        keys_BHPK, values_BHPK = (kept.masked_fill(padding_BP11, 0).transpose(1, 2) for kept in in_line_BPHK)
+        return keys_BHPK, values_BHPK
 
 
 def _in_line(of_sources_XM: Tensor, rows: int) -> Tensor:

@@ -19,11 +19,10 @@ Legend: S sources, B rows a stream, X = S·B, L columns, M source columns, K sto
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
@@ -32,11 +31,12 @@ from transformers import Cache
 from flare_ds.adapters.alignment import Alignment, align_streams
 from flare_ds.adapters.decoder import decoder_layers, input_norm
 from flare_ds.adapters.inject import fused_layers
-from flare_ds.adapters.passes import Pass, current, during
+from flare_ds.adapters.passes import ADAPTER, Pass, alone, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.layer_calls import SHARED, STORES, LayerCall, call_layer, hidden_of, with_hidden
+from flare_ds.models.layer_calls import SHARED, STORES, call_layer
 from flare_ds.models.plain_streams import Streams
+from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
 
 
 @dataclass
@@ -45,26 +45,18 @@ class Sources:
 
     Attributes:
         alignment: how their positions meet the target's.
-        stored_BMKD: states that were computed before: one for each layer, or one for all; None: lockstep.
-        cache: of the sources' own keys and values, when they go on decoding; never the target's.
-        keep: whether the last layer also returns the source rows, before the target's.
-        shared: keys and values that the sources' layers leave to later ones, in models that share them.
-        state_XLD: the source streams after the layer that ran last; None: none has run.
-        columns: those that the sources' rows fill, and the target's: all that a layer is to read.
+        beside: their rows, which run beside the target's; None: their states were computed before.
+        stored_BMKD: these: one for each layer, or one for all.
     """
 
     alignment: Alignment
+    beside: Beside | None
     stored_BMKD: Tensor | None = None
-    cache: Cache | None = None
-    keep: bool = False
-    shared: dict[str, Any] = field(default_factory=dict)
-    state_XLD: Tensor | None = None
-    columns: tuple[slice, slice] = (slice(None), slice(None))
 
-    @property
-    def stores(self) -> dict[str, Any]:
-        """What the sources' layers write into, by the names that layers know it by."""
-        return dict.fromkeys(STORES, self.cache) | {SHARED: self.shared}
+    def go_on(self, cache: Cache | None) -> None:
+        """Have their rows go on decoding, with a cache of their own: never the target's."""
+        assert self.beside is not None
+        self.beside.stores, self.beside.keep = dict.fromkeys(STORES, cache) | {SHARED: {}}, True
 
 
 class LockstepStreams(Streams):
@@ -74,6 +66,7 @@ class LockstepStreams(Streams):
         model: the base with its adapter.
         config: the run's settings.
         projection: brings an MT encoder's states to the base's width (flare_mt).
+        adapter: the adapter's name.
 
     Attributes:
         fused: the layers that fuse, by full name.
@@ -82,18 +75,19 @@ class LockstepStreams(Streams):
         energy: while measuring, what they add to; see `Pass`.
     """
 
-    def __init__(self, model: PeftModel, config: Config, projection: nn.Linear | None = None) -> None:
-        self.align, self.span = config.adapter.align, config.adapter.span
+    def __init__(
+        self, model: PeftModel, config: Config, projection: nn.Linear | None = None, adapter: str = ADAPTER
+    ) -> None:
+        self.align, self.span, self.adapter = config.adapter.align, config.adapter.span, adapter
         self.projection = projection
-        self.fused = fused_layers(model)
+        self.fused = fused_layers(model, adapter)
         self.sources: Sources | None = None
         self.past_BCR: dict[LoraLayer, Tensor] | None = None
         self.energy: dict[LoraLayer, Tensor] | None = None
         layers = decoder_layers(model.get_base_model())
-        self.layers = [_LockstepLayer(self, layer, number, config) for number, layer in enumerate(layers)]
-        self.layers[-1].is_last = True
-        for layer, stand_in in zip(layers, self.layers, strict=True):
-            layer.forward = stand_in
+        self.layers = [
+            _LockstepLayer(self, layer, number, config, layer is layers[-1]) for number, layer in enumerate(layers)
+        ]
 
     def sources_of(self, batch: Batch) -> Sources | None:
         """How the sources of a batch meet its target rows; None where it has none."""
@@ -113,7 +107,9 @@ class LockstepStreams(Streams):
             source_columns=batch.prompt_columns - source if stored is None else stored.shape[1],
             source_answers_SB=batch.source_answers_SB,
         )
-        return Sources(alignment, stored_BMKD=stored, columns=batch.columns)
+        if stored is not None:
+            return Sources(alignment, None, stored)
+        return Sources(alignment, Beside(batch.source_lengths_SB.numel(), batch.columns, stores={SHARED: {}}))
 
     def first_column(self, batch: Batch) -> int:
         """The first that a row of the target fills."""
@@ -156,90 +152,75 @@ class LockstepStreams(Streams):
         sums |= zip(self.fused, torch.stack(found).cpu() if found else [], strict=True)  # one transfer for all
 
 
-class _LockstepLayer:
-    """Stands in for one decoder layer's forward."""
+class _LockstepLayer(SideBySide):
+    """Takes the target's rows through one decoder layer, fused with the sources."""
 
-    def __init__(self, streams: LockstepStreams, layer: nn.Module, number: int, config: Config) -> None:
+    def __init__(self, streams: LockstepStreams, layer: nn.Module, number: int, config: Config, is_last: bool) -> None:
+        super().__init__(layer, is_last=is_last)
         self.streams = streams
         self.number = number
-        self.is_last = False
-        self.layer = LayerCall(layer)
         self.checkpointing = config.train.gradient_checkpointing
         self.pairing = config.pairing
-        self.fused = list(fused_layers(layer).values())
+        self.fused = list(fused_layers(layer, streams.adapter).values())
         self.norm = input_norm(layer) if config.norms_source and self.fused else None
 
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Take [(S+1)·B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
-        sources, given = self.streams.sources, self.layer.named(args, kwargs)
+    @property
+    def beside(self) -> Beside | None:
+        """See `SideBySide.beside`."""
+        sources = self.streams.sources
+        return None if sources is None else sources.beside
+
+    @property
+    def wanted(self) -> Wanted:
+        """See `SideBySide.wanted`."""
+        return Wanted(output=self.pairing == "output", inputs=self.pairing == "module")
+
+    def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
+        """See `SideBySide.read`."""
+        this = self._meeting(left)
+
+        def run(hidden_states: Tensor) -> Any:
+            with during(this):
+                return self.call.forward(hidden_states, **given)
+
+        return call_layer(run, hidden_states, recompute=self.checkpointing)
+
+    def _meeting(self, left: Left | None) -> Pass:
+        """The target's pass, with what its fused modules meet."""
+        sources = self.streams.sources
         if sources is None:
-            return self._target_pass(hidden_states, current(), given)
+            return alone(self.streams.adapter)
         if sources.stored_BMKD is not None:
             states = sources.stored_BMKD
-            state_BMD = states[:, :, self.number if states.shape[2] > 1 else 0]
-            return self._target_pass(hidden_states, self._meeting(state_BMD, sources), given)
-        return self._lockstep(hidden_states, sources, given)
-
-    def _lockstep(self, hidden_states: Tensor, sources: Sources, given: dict[str, Any]) -> Any:
-        rows = sources.alignment.index_SBL[..., 0].numel()
-        if sources.state_XLD is None:
-            self.layer.check_state(hidden_states)
-            source, target = sources.columns
-            sources.state_XLD = hidden_states[:rows, source].contiguous()
-            hidden_states = hidden_states[rows:, target].contiguous()
-        everybody = rows + hidden_states.shape[0]
-        of_sources, of_target = self.layer.split(given, rows, everybody, columns=sources.columns)
-        of_sources |= {name: store for name, store in sources.stores.items() if name in given}
-        before_XLD, inputs = sources.state_XLD, self._source_pass(sources, of_sources)
+            return self._meeting_state(states[:, :, self.number if states.shape[2] > 1 else 0], sources.alignment)
+        assert left is not None
         if self.pairing == "module":
-            meeting = self._meeting_module_inputs(inputs, sources)
-        else:
-            meeting = self._meeting(sources.state_XLD if self.pairing == "output" else before_XLD, sources)
-        output = self._target_pass(hidden_states, meeting, of_target)
-        if not self.is_last:
-            return output
-        if sources.keep:
-            return with_hidden(output, torch.cat([sources.state_XLD, hidden_of(output)]))
-        # Some models look at the number of columns when they choose those that the head reads.
-        return with_hidden(output, F.pad(hidden_of(output), (0, 0, sources.columns[1].start, 0)))
+            return self._meeting_inputs(left, sources.alignment)
+        state_XMD = left.own(left.after_XMD if self.pairing == "output" else left.before_XMD)
+        return self._meeting_state(state_XMD, sources.alignment)
 
-    @torch.no_grad()
-    def _source_pass(self, sources: Sources, given: dict[str, Any]) -> dict[LoraLayer, Tensor]:
-        """Bring the sources behind this layer; returns what its fused modules read of them.
-
-        Behind the last layer nobody reads them, but for the target that meets its output.
-        """
-        inputs, is_read = dict[LoraLayer, Tensor](), not self.is_last or sources.keep or self.pairing == "output"
-        if is_read or self.pairing == "module":
-            enough = None if is_read else lambda: len(inputs) == len(self.fused)
-            with during(Pass(adapted=False, inputs=inputs, enough=enough)):
-                sources.state_XLD = hidden_of(self.layer.forward(sources.state_XLD, **given))
-        return inputs
-
-    def _meeting(self, state_XMD: Tensor, sources: Sources) -> Pass:
-        """The target's pass where all fused modules meet one state."""
+    def _meeting_state(self, state_XMD: Tensor, alignment: Alignment) -> Pass:
+        """All fused modules meet one state."""
         if self.norm is not None:
             with torch.no_grad():
                 state_XMD = self.norm(state_XMD)
-        return self._pass(dict.fromkeys(self.fused, sources.alignment.without_unmet(state_XMD)), sources.alignment)
+        return self._pass(dict.fromkeys(self.fused, alignment.without_unmet(state_XMD)), alignment)
 
-    def _meeting_module_inputs(self, inputs: dict[LoraLayer, Tensor], sources: Sources) -> Pass:
-        """The target's pass where each fused module meets what it read of the sources."""
-        assert sources.state_XLD is not None
+    def _meeting_inputs(self, left: Left, alignment: Alignment) -> Pass:
+        """Each fused module meets what it read of the sources."""
         # Some layers flatten rows and columns before their feed-forward.
-        positions, alignment = sources.state_XLD.shape[:2], sources.alignment
+        positions, inputs = left.before_XMD.shape[:2], {layer: left.inputs[layer] for layer in self.fused}
         # q, k and v read one tensor: it stays one, also for the backward pass.
         distinct = {id(x): x for x in inputs.values()}
-        met = {key: alignment.without_unmet(x.reshape(*positions, -1)) for key, x in distinct.items()}
+        met = {key: alignment.without_unmet(left.own(x.reshape(*positions, -1))) for key, x in distinct.items()}
         return self._pass({layer: met[id(x)] for layer, x in inputs.items()}, alignment)
 
     def _pass(self, source_XMD: dict[LoraLayer, Tensor], alignment: Alignment) -> Pass:
         streams = self.streams
-        return Pass(source_XMD=source_XMD, alignment=alignment, past_BCR=streams.past_BCR, energy=streams.energy)
-
-    def _target_pass(self, hidden_states: Tensor, this: Pass, given: dict[str, Any]) -> Any:
-        def run(hidden_states: Tensor) -> Any:
-            with during(this):
-                return self.layer.forward(hidden_states, **given)
-
-        return call_layer(run, hidden_states, recompute=self.checkpointing)
+        return Pass(
+            adapter=streams.adapter,
+            source_XMD=source_XMD,
+            alignment=alignment,
+            past_BCR=streams.past_BCR,
+            energy=streams.energy,
+        )

@@ -5,13 +5,17 @@
 Legend: B target rows, L columns, N answer positions, K logits (of the label words' tokens, or the vocabulary).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
+from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.inject import check_adapter, inject_adapter
+from flare_ds.adapters.passes import ADAPTER
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.embedding import HostRows, read_on_host
@@ -33,8 +37,11 @@ class TwoStreamModel(nn.Module):
         config: the run's settings.
         projection: brings an MT encoder's states to the base's width; trains beside the adapter (flare_mt).
         host_rows: reads the rows of the embedding; None: the base does so itself.
+        among: the adapter's name among others in the same layers, whose forward is then left to `JointModel`; None: it
+            is alone.
 
     Attributes:
+        adapter: its name.
         mixing: the mixing layer, which trains beside the adapter (x_mixup).
         streams: how the rows go through the layers.
 
@@ -48,8 +55,10 @@ class TwoStreamModel(nn.Module):
         config: Config,
         projection: nn.Linear | None = None,
         host_rows: HostRows | None = None,
+        among: str | None = None,
     ) -> None:
         super().__init__()
+        self.config, self.adapter = config, among or ADAPTER
         self.model = model
         self.host_rows = host_rows
         self.projection = projection
@@ -58,11 +67,14 @@ class TwoStreamModel(nn.Module):
         if self.mixing is not None:
             self.streams = MixupStreams(self.peft_model, self.mixing, config)
         elif config.recipe.fuses == "keys":
-            self.streams = PrefixStreams(self.base, config)
+            self.streams = PrefixStreams(self.base, config, self.adapter)
         elif config.sources:
-            self.streams = LockstepStreams(self.peft_model, config, projection)
+            self.streams = LockstepStreams(self.peft_model, config, projection, self.adapter)
         else:
-            self.streams = PlainStreams(self.base, config)
+            self.streams = PlainStreams(self.base, config, self.adapter)
+        if among is None:
+            for layer, stand_in in zip(decoder_layers(self.base), self.streams.layers, strict=True):
+                layer.forward = stand_in
 
     @property
     def base(self) -> PreTrainedModel:
@@ -76,6 +88,24 @@ class TwoStreamModel(nn.Module):
         """The model with its adapter; there is one if the method trains."""
         assert isinstance(self.model, PeftModel)
         return self.model
+
+    @property
+    def cells(self) -> "tuple[TwoStreamModel, ...]":
+        """The one cell there is; a joint model has several."""
+        return (self,)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, in the model's order, by the names they have where the adapter is alone."""
+        mine = "" if self.adapter == ADAPTER else f".{self.adapter}."
+        return {
+            name.replace(f".{self.adapter}.", f".{ADAPTER}."): parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and mine in name
+        }
+
+    def seed(self, seeds: Mapping[int, int]) -> None:
+        """Begin the random numbers of dropout anew; of the one cell there is."""
+        torch.manual_seed(seeds[0])
 
     def train(self, mode: bool = True) -> "TwoStreamModel":
         """Put only the adapters in training mode: the frozen base, and so the source, never sees dropout."""

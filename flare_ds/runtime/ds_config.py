@@ -8,7 +8,7 @@ A shipped JSON says how to shard and in which precision; `"auto"` stands where t
     stage3_param_persistence_threshold   just over the largest adapter matrix: adapters are never partitioned away
     zero_hpz_partition_size              the ranks of a host, where there are several hosts
 
-The micro-batch size and the clipping always come from the YAML; micro-steps are counted by the trainer.
+The micro-batch size always comes from the YAML; we clip ourselves; micro-steps are counted by the trainer.
 """
 
 import json
@@ -30,25 +30,27 @@ from flare_ds.shipped import is_name, shipped_file
 from flare_ds.text_file import read_text
 
 
-def resolve_ds_config(config: Config, shape: PreTrainedModel) -> dict[str, Any]:
-    """The DeepSpeed configuration of this run.
+def resolve_ds_config(configs: Sequence[Config], shape: PreTrainedModel) -> dict[str, Any]:
+    """The DeepSpeed configuration of a job.
 
     Args:
-        config: the run's settings.
+        configs: of its cells, which share all that is read here but their ranks r.
         shape: the base on the meta device.
 
     Raises:
         ConfigError: see `read_ds_config` and `copy_size`.
     """
+    config = configs[0]
     settings = read_ds_config(config)
     zero = settings["zero_optimization"]
     if copies := zero.get("zero_hpz_partition_size"):
         zero["zero_hpz_partition_size"] = copy_size(copies, hosts(), config.deepspeed)
-    zero.update({key: value for key, value in _sizes(config, shape).items() if zero.get(key) == "auto"})
+    zero.update({key: value for key, value in _sizes(configs, shape).items() if zero.get(key) == "auto"})
     settings.update(
         train_micro_batch_size_per_gpu=config.train.micro_batch_size,
         gradient_accumulation_steps=1,  # how many micro-steps a step has differs: the trainer says which is the last
-        gradient_clipping=config.train.max_grad_norm,
+        gradient_clipping=0.0,  # `CellsAdamW` clips, each cell by its own norm
+        zero_allow_untested_optimizer=True,  # it is torch's AdamW
     )
     settings.pop("train_batch_size", None)
     return settings
@@ -122,12 +124,13 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def _sizes(config: Config, shape: PreTrainedModel) -> dict[str, int]:
+def _sizes(configs: Sequence[Config], shape: PreTrainedModel) -> dict[str, int]:
+    config = configs[0]
     layer = max(stored_size(layer, config.model).elements for layer in decoder_layers(shape))
     widest = max(max(p.shape) for layer in decoder_layers(shape) for p in layer.parameters())
     return {
         "stage3_max_reuse_distance": int(1.2 * layer),
         "stage3_max_live_parameters": int(3.5 * layer),
         "stage3_prefetch_bucket_size": layer,
-        "stage3_param_persistence_threshold": config.adapter.r * widest + 1,
+        "stage3_param_persistence_threshold": max(config.adapter.r for config in configs) * widest + 1,
     }

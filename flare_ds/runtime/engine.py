@@ -9,29 +9,31 @@ Which one is opened, and when, says `flare_ds.runtime.opening`.
 """
 
 import gc
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.adapters.inject import check_adapter
 from flare_ds.batches.collate import Batch
-from flare_ds.config import Config, TrainConfig
-from flare_ds.models.attention_kernels import choose_attention_kernels
+from flare_ds.batches.joined import JointBatch
+from flare_ds.config import Config
+from flare_ds.models.joint import JointModel
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.probe import check_streams
-from flare_ds.models.two_stream import TwoStreamModel, build_model
+from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.runtime.optimizer import CellsAdamW, Learner
 from flare_ds.runtime.process_group import device
-from flare_ds.runtime.rank_zero import agreed
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -54,7 +56,7 @@ class RunningModel:
         of_sources: label scores that the frozen base gave the sources of rows, by cache, split and number of rows.
     """
 
-    root: "DeepSpeedEngine | TwoStreamModel"
+    root: "DeepSpeedEngine | TwoStreamModel | JointModel | AskedCell"
     model: TwoStreamModel
     zero_init: HfDeepSpeedConfig | None = None
     of_sources: dict[tuple[Path, str, int], list[list[float]]] = field(default_factory=dict)
@@ -62,109 +64,125 @@ class RunningModel:
     @property
     def sharded(self) -> bool:
         """Whether a forward is a collective: then all ranks must run equally many."""
-        return self.root is not self.model
+        return self.zero_init is not None
 
     @property
     def device(self) -> torch.device:
         """Where a batch has to be."""
         return device() if self.sharded else self.model.base.device
 
+    @property
+    def shared_root(self) -> "DeepSpeedEngine | TwoStreamModel | JointModel":
+        """The root of all cells of the model."""
+        return self.root.root if isinstance(self.root, AskedCell) else self.root
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name, in the model's order."""
-        return trainable_parameters(self.model)
+        return self.model.trained()
 
 
-class Engine(RunningModel, ABC):
-    """A running model that learns; every method is called by all ranks, equally often.
+@dataclass(frozen=True)
+class AskedCell:
+    """The root of one cell of a joint model.
+
+    Attributes:
+        root: that all cells' forwards go through.
+        cell: its number.
+    """
+
+    root: "DeepSpeedEngine | JointModel"
+    cell: int
+
+    def __call__(self, batch: Batch, **how: Any) -> Tensor:
+        """See `TwoStreamModel.forward`."""
+        return self.root(batch, cell=self.cell, **how)
+
+    def eval(self) -> None:
+        """Draw no dropout."""
+        self.root.eval()
+
+
+class Engine(ABC):
+    """A running model that learns, of one cell or several; every method is called by all ranks, equally often.
+
+    Args:
+        root: see `RunningModel`; batches of a joint model are joint.
+        model: the model inside it.
+        learners: what each cell trains of it, in the order of their numbers.
+        optimizer: of all cells.
+        zero_init: see `RunningModel`.
 
     Attributes:
         name: in the records.
-        optimizer: torch's own; a group's learning rate is `ratio` times the schedule's.
     """
 
     name: ClassVar[str]
-    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        root: "DeepSpeedEngine | TwoStreamModel | JointModel",
+        model: TwoStreamModel | JointModel,
+        learners: Sequence[Learner],
+        optimizer: CellsAdamW,
+        zero_init: HfDeepSpeedConfig | None = None,
+    ) -> None:
+        self.root, self.model, self.zero_init = root, model, zero_init
+        self.learners, self.optimizer = tuple(learners), optimizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where a batch has to be."""
+        return self.running(0).device
+
+    def running(self, cell: int = 0) -> RunningModel:
+        """A cell's model, to be asked."""
+        if isinstance(self.model, TwoStreamModel):
+            return RunningModel(self.root, self.model, self.zero_init)
+        return RunningModel(AskedCell(self.root, cell), self.model.cells[cell], self.zero_init)
 
     @abstractmethod
-    def accumulate(self, batch: Batch, *, targets: int, last: bool) -> Tensor:
+    def accumulate(self, batch: Batch | JointBatch, *, targets: Sequence[int], last: bool) -> Tensor:
         """Forward and backward of a micro-batch; waits for nothing.
 
         Args:
             batch: this rank's rows, on its device.
-            targets: what the loss of the whole step, over all ranks and micro-batches, is the mean over.
+            targets: of each cell in the batch, what the loss of its whole step, over all ranks and micro-batches, is
+                the mean over.
             last: whether it is the step's last micro-batch, behind which the ranks' gradients are put together.
 
         Returns:
-            The loss summed over the batch's answers, on the device: a number.
+            The losses summed over each cell's answers, on the device: [C].
         """
 
-    @abstractmethod
-    def step(self, rate: float) -> float | None:
-        """Clip what was accumulated by its global norm, and update the adapter.
+    def step(self, rates: Mapping[int, float]) -> dict[int, float | None]:
+        """Clip what cells accumulated, each by its own global norm, and update their adapters.
 
         Args:
-            rate: the schedule's.
+            rates: the schedule's, of each cell that takes a step.
 
         Returns:
-            The norm before clipping; None: it was not finite, so the step was applied on no rank.
+            Their norms before clipping; None: it was not finite, so the cell's step was applied on no rank.
         """
+        norms = dict(zip(rates, self._norms(list(rates)), strict=True))
+        self.optimizer.prepare(self.learners, rates, norms)
+        self._update()
+        return {cell: norm if math.isfinite(norm) else None for cell, norm in norms.items()}
 
     @abstractmethod
-    def tensors(self, kind: Kind) -> dict[str, Tensor]:
+    def tensors(self, kind: Kind, cell: int = 0) -> dict[str, Tensor]:
         """Whole fp32 matrices by parameter name, in the host's memory of rank 0; on other ranks nothing."""
 
     @abstractmethod
-    def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int) -> None:
-        """Give the optimizer the moments, by kind and parameter name, that it had after so many updates."""
+    def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int, cell: int = 0) -> None:
+        """Give the optimizer the moments, by kind and parameter name, that it had after so many updates of a cell."""
 
-    def _set_rates(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["ratio"]
+    @abstractmethod
+    def _norms(self, cells: list[int]) -> list[float]:
+        """The global norms of the cells' gradients."""
 
-
-def make_optimizer(train: TrainConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW over the adapter; see `Engine.optimizer`."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault(train.learning_rate_ratio if "lora_B" in name else 1.0, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "ratio": ratio} for ratio, group in groups.items()],
-        lr=train.learning_rate,
-        weight_decay=train.weight_decay,
-    )
-
-
-def whole_model(
-    config: Config, *, label_tokens: list[list[int]], adapter: AdapterSource | None, device: torch.device
-) -> TwoStreamModel:
-    """Load the whole base onto one device, with the adapter as in `open_model`.
-
-    Raises:
-        ConfigError: see `build_model`.
-    """
-    assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
-    choose_attention_kernels()
-    return filled_model(config, label_tokens=label_tokens, adapter=adapter).to(device)
-
-
-def open_whole(
-    config: Config, *, label_tokens: list[list[int]], adapter: AdapterSource | None, device: torch.device
-) -> RunningModel:
-    """Load the whole base onto one device, to be asked; see `whole_model`."""
-    model = whole_model(config, label_tokens=label_tokens, adapter=adapter, device=device)
-    model.requires_grad_(False)
-    return RunningModel(model, model)
-
-
-def filled_model(config: Config, *, label_tokens: list[list[int]], adapter: AdapterSource | None) -> TwoStreamModel:
-    """Build the model, and put the adapter's values in, if there are any yet."""
-    model = build_model(config, label_tokens=label_tokens)
-    if adapter is not None:
-        parameters = trainable_parameters(model)
-        values = agreed(partial(adapter, parameters))
-        for name, parameter in parameters.items():
-            parameter.data.copy_(values[name])
-    return model
+    @abstractmethod
+    def _update(self) -> None:
+        """Let the optimizer take a step, and forget the gradients."""
 
 
 def check_model(config: Config, shape: PreTrainedModel) -> None:

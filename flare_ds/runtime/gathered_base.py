@@ -19,5 +19,5 @@ def base_gathered(running: RunningModel) -> Iterator[None]:
         return
     from deepspeed.runtime.zero import unwrap_model_for_generation
 
-    with unwrap_model_for_generation(running.root):
+    with unwrap_model_for_generation(running.shared_root):
         yield

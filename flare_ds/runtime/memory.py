@@ -5,6 +5,7 @@ cannot fit, which on a CPU would end in the kernel killing a rank without a word
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +36,12 @@ class Estimate:
         fixed: what it holds of the base, the adapter and its optimizer; where the ranks share the base also the
             gathered layers and the embedding, and at least the whole base if that is quantised, since it is sharded
             after it is loaded.
+        trained: of that the adapter and its optimizer.
         per_token: what a padded token, of any stream that runs, keeps for the backward pass.
     """
 
     fixed: float
+    trained: float
     per_token: float
 
     def bytes(self, tokens: int) -> float:
@@ -112,15 +115,16 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     runs = Workload(config)
     beside = runs.trained - 1 + 0.2 * (runs.met + runs.reads_keys)
     per_column = (1 + beside) * per_target_token
-    trained = _TRAINED * _trained_elements(config, shape)
+    trained: float = _TRAINED * _trained_elements(config, shape)
     if ranks is None:
         held = weights + trained
     else:
         embedding = getattr(torch, config.model.dtype).itemsize * _elements(shape.get_input_embeddings())
         layer = (weights - embedding) / len(layers)
-        held = (weights + trained) / ranks + embedding + 3.5 * layer
+        trained /= ranks
+        held = weights / ranks + trained + embedding + 3.5 * layer
         held = held if config.model.quantization == "none" else max(held, weights)
-    return Estimate(fixed=held + _RUNTIME, per_token=per_column / streams)
+    return Estimate(fixed=held + _RUNTIME, trained=trained, per_token=per_column / streams)
 
 
 def training_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> Size:
@@ -134,6 +138,18 @@ def training_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole
     """
     estimate = estimate_memory(config, shape, streams=load.streams, ranks=None if whole else world_size())
     return Size(estimate.bytes(load.tokens), _available(device()))
+
+
+def joint_memory(configs: Sequence[Config], shape: PreTrainedModel, loads: Sequence[Load], *, whole: bool) -> Size:
+    """What the largest micro-batches of cells that train together take on this rank; see `training_memory`."""
+    ranks = None if whole else world_size()
+    estimates = [
+        estimate_memory(config, shape, streams=load.streams, ranks=ranks)
+        for config, load in zip(configs, loads, strict=True)
+    ]
+    kept = sum(load.tokens * estimate.per_token for load, estimate in zip(loads, estimates, strict=True))
+    fixed = estimates[0].fixed + sum(estimate.trained for estimate in estimates[1:])
+    return Size(fixed + kept, _available(device()))
 
 
 def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> None:

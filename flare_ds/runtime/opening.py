@@ -14,12 +14,14 @@ DeepSpeed, which is imported only where a model is sharded or several ranks meet
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
-from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model, open_whole, whole_model
+from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
+from flare_ds.runtime.filled import learners_of, open_whole, whole_model
 from flare_ds.runtime.joining import join_if_launched, join_process_group
 from flare_ds.runtime.memory import Load, check_memory, check_whole_model, training_memory, whole_model_problem
 from flare_ds.runtime.process_group import device, gather_objects, rank, world_size
@@ -58,35 +60,35 @@ def open_model(
 
 
 def open_engine(
-    config: Config,
+    configs: Sequence[Config],
     *,
     shape: PreTrainedModel,
     label_tokens: list[list[int]],
     whole: bool,
-    adapter: AdapterSource | None = None,
+    adapters: Sequence[AdapterSource | None] = (None,),
 ) -> Engine:
-    """Load the base, add the adapter, make its optimizer; a collective.
+    """Load the base, add the adapter of each cell, make their optimizer; a collective.
 
     Whether the settings fit the base is known by then: see `check_model`.
 
     Args:
-        config: the run's settings.
+        configs: the cells' settings.
         shape: the base on the meta device.
         label_tokens: token ids of each label word.
         whole: see `trains_whole`.
-        adapter: as in `open_model`.
+        adapters: of each cell as in `open_model`.
 
     Raises:
         ConfigError: see `open_sharded_engine` and `build_model`.
     """
     join_if_launched()
     if whole:
-        model = whole_model(config, label_tokens=label_tokens, adapter=adapter, device=device())
-        return WholeEngine(model, config.train)
+        model = whole_model(configs, label_tokens=label_tokens, adapters=adapters, device=device())
+        return WholeEngine(model, learners_of(model, configs))
     join_process_group()
     from flare_ds.runtime.sharded import open_sharded_engine
 
-    return open_sharded_engine(config, shape=shape, label_tokens=label_tokens, adapter=adapter)
+    return open_sharded_engine(configs, shape=shape, label_tokens=label_tokens, adapters=adapters)
 
 
 def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
@@ -100,14 +102,19 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
     Raises:
         HostError: what is to be held does not fit.
     """
-    sizes = agreed(partial(training_memory, config, shape, load, whole=True))
-    whole, why = _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
+    whole, why = holds_whole(config, shape, load)
     agreed(partial(check_memory, config, shape, load, whole=whole))
     if rank() == 0:
         idle = f"; deepspeed={config.deepspeed} plays no part" if whole and config.deepspeed != AUTO else ""
         held = "the whole base on each rank" if whole else f"the base shared by the ranks ({world_size()}, ZeRO-3)"
         print(f"training with {held}: {why}{idle}", file=sys.stderr, flush=True)
     return whole
+
+
+def holds_whole(config: Config, shape: PreTrainedModel, load: Load) -> tuple[bool, str]:
+    """The same for a run alone, and why; nothing is refused or told."""
+    sizes = agreed(partial(training_memory, config, shape, load, whole=True))
+    return _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
 
 
 def _decide(config: Config, too_large: list[str], sizes: str) -> tuple[bool, str]:

@@ -3,7 +3,8 @@
 Only `flare_ds.runtime.opening` imports this module, and only when a model is to be sharded.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import deepspeed
@@ -12,7 +13,9 @@ import torch.distributed as dist
 from deepspeed.utils import (
     groups,
     safe_get_local_fp32_param,
+    safe_get_local_grad,
     safe_get_local_optimizer_state,
+    safe_set_local_grad,
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
@@ -20,21 +23,16 @@ from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
 from flare_ds.batches.collate import Batch
+from flare_ds.batches.joined import JointBatch
 from flare_ds.config import Config
+from flare_ds.models.joint import JointModel
 from flare_ds.models.loss import share_of_mean
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.ds_config import resolve_ds_config
-from flare_ds.runtime.engine import (
-    MOMENTS,
-    AdapterSource,
-    Engine,
-    Kind,
-    RunningModel,
-    filled_model,
-    make_optimizer,
-    trainable_parameters,
-)
-from flare_ds.runtime.process_group import rank, world_size
+from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel
+from flare_ds.runtime.filled import filled_model, learners_of
+from flare_ds.runtime.optimizer import CellsAdamW
+from flare_ds.runtime.process_group import added_up, rank, world_size
 from flare_ds.runtime.rank_zero import agreed
 
 
@@ -44,45 +42,54 @@ class ShardedEngine(Engine):
     name = "zero3"
     root: deepspeed.DeepSpeedEngine
 
-    def __init__(self, opened: RunningModel, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__(opened.root, opened.model, opened.zero_init)
-        self.optimizer = optimizer
-
-    def accumulate(self, batch: Batch, *, targets: int, last: bool) -> Tensor:
+    def accumulate(self, batch: Batch | JointBatch, *, targets: Sequence[int], last: bool) -> Tensor:
         """See `Engine.accumulate`."""
         self.root.set_gradient_accumulation_boundary(last)
-        loss: Tensor = self.root(batch, with_loss=True)
-        self.root.backward(share_of_mean(loss, step_targets=targets, world_size=world_size()))
+        losses: Tensor = self.root(batch, with_loss=True).view(-1)
+        self.root.backward(share_of_mean(losses, step_targets=targets, world_size=world_size()))
         if not last:
             self.root.step()  # counts the micro-step
-        return loss.detach()
+        return losses.detach()
 
-    def step(self, rate: float) -> float | None:
-        """See `Engine.step`; DeepSpeed clips, and applies no step whose norm is not finite."""
-        self._set_rates(rate)
-        self.root.step()
-        return float(self.root.get_global_grad_norm()) if self.root.was_step_applied() else None
-
-    def tensors(self, kind: Kind) -> dict[str, Tensor]:
+    def tensors(self, kind: Kind, cell: int = 0) -> dict[str, Tensor]:
         """See `Engine.tensors`; one collective."""
         if kind == "adapter":
-            return dict(self._gathered(safe_get_local_fp32_param))
-        return dict(self._gathered(partial(safe_get_local_optimizer_state, optim_state_key=kind)))
+            return dict(self._gathered(safe_get_local_fp32_param, cell))
+        return dict(self._gathered(partial(safe_get_local_optimizer_state, optim_state_key=kind), cell))
 
-    def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int) -> None:
+    def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int, cell: int = 0) -> None:
         """See `Engine.restore`."""
-        for flat in self.root.optimizer.fp32_partitioned_groups_flat:
-            self.optimizer.state[flat] = {
-                "step": torch.tensor(float(updates)),
-                **{kind: torch.zeros_like(flat) for kind in MOMENTS},
-            }
-        for name, parameter in self.trainable().items():
+        zero = self.root.optimizer
+        for number, flat in enumerate(zero.fp32_partitioned_groups_flat):
+            if self.optimizer.param_groups[zero.sub_group_to_group_id[number]]["cell"] == cell:
+                self.optimizer.state[flat] = {
+                    "step": torch.tensor(float(updates)),
+                    **{kind: torch.zeros_like(flat) for kind in MOMENTS},
+                }
+        for name, parameter in self.learners[cell].parameters.items():
             for kind in MOMENTS:
                 safe_set_local_optimizer_state(parameter, _share(moments[kind][name], parameter), kind)
 
-    def _gathered(self, share_of: Callable[[nn.Parameter], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def _norms(self, cells: list[int]) -> list[float]:
+        """See `Engine`; gradients of which one is not finite go: DeepSpeed would apply no cell's step."""
+        of_cells = [list(self.learners[cell].parameters.values()) for cell in cells]
+        squares = [
+            torch.stack([safe_get_local_grad(p).double().square().sum() for p in parameters]).sum()
+            for parameters in of_cells
+        ]
+        norms = added_up(torch.stack(squares)).sqrt().tolist()
+        for norm, parameters in zip(norms, of_cells, strict=True):
+            for parameter in () if math.isfinite(norm) else parameters:
+                safe_set_local_grad(parameter, torch.zeros_like(safe_get_local_grad(parameter)))
+        return norms
+
+    def _update(self) -> None:
+        """See `Engine`."""
+        self.root.step()
+
+    def _gathered(self, share_of: Callable[[nn.Parameter], Tensor], cell: int) -> Iterator[tuple[str, Tensor]]:
         """Whole matrices on rank 0, put together from every rank's shares, which are sent as one."""
-        parameters = self.trainable()
+        parameters = self.learners[cell].parameters
         sizes = [_share_size(parameter) for parameter in parameters.values()]
         mine = torch.cat([share_of(parameter).flatten() for parameter in parameters.values()])
         everyone = [torch.empty_like(mine) for _ in range(world_size())] if rank() == 0 else None
@@ -107,33 +114,38 @@ def open_sharded(
     Raises:
         ConfigError: see `resolve_ds_config` and `build_model`.
     """
-    settings, model, zero_init = _sharded_model(config, shape, label_tokens, adapter)
+    settings, model, zero_init = _sharded_model([config], shape, label_tokens, [adapter])
+    assert isinstance(model, TwoStreamModel)
     model.requires_grad_(False)
     root, *_ = deepspeed.initialize(model=model, config=settings)
     return RunningModel(root, model, zero_init)
 
 
 def open_sharded_engine(
-    config: Config,
+    configs: Sequence[Config],
     *,
     shape: PreTrainedModel,
     label_tokens: list[list[int]],
-    adapter: AdapterSource | None,
+    adapters: Sequence[AdapterSource | None],
 ) -> ShardedEngine:
-    """Load the base in shards, to be trained; see `open_sharded`."""
-    settings, model, zero_init = _sharded_model(config, shape, label_tokens, adapter)
-    optimizer = make_optimizer(config.train, trainable_parameters(model))
+    """Load the base in shards, to be trained; see `open_sharded` and `open_engine`."""
+    settings, model, zero_init = _sharded_model(configs, shape, label_tokens, adapters)
+    learners = learners_of(model, configs)
+    optimizer = CellsAdamW(learners)
     root, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    return ShardedEngine(RunningModel(root, model, zero_init), optimizer)
+    return ShardedEngine(root, model, learners, optimizer, zero_init)
 
 
 def _sharded_model(
-    config: Config, shape: PreTrainedModel, label_tokens: list[list[int]], adapter: AdapterSource | None
-) -> tuple[dict, TwoStreamModel, HfDeepSpeedConfig]:
-    settings = agreed(partial(resolve_ds_config, config, shape))
+    configs: Sequence[Config],
+    shape: PreTrainedModel,
+    label_tokens: list[list[int]],
+    adapters: Sequence[AdapterSource | None],
+) -> tuple[dict, TwoStreamModel | JointModel, HfDeepSpeedConfig]:
+    settings = agreed(partial(resolve_ds_config, configs, shape))
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
     zero_init = HfDeepSpeedConfig(settings)
-    return settings, filled_model(config, label_tokens=label_tokens, adapter=adapter), zero_init
+    return settings, filled_model(configs, label_tokens=label_tokens, adapters=adapters), zero_init
 
 
 def _share_size(parameter: nn.Parameter) -> int:

@@ -16,6 +16,7 @@ from flare_ds.models.partitioned import gathered
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import AdapterSource, RunningModel, make_room
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.training.cell import Cell
 from flare_ds.training.trainer import Trainer
 
 
@@ -36,14 +37,28 @@ def train_and_evaluate(config: Config, cache: Cache) -> Scores:
         return evaluate_run(config, cache)
     trainer = Trainer(config, cache)
     trainer.train()
-    if as_asked(config).train.objective != config.train.objective:
+    if not can_say(config):
         del trainer
         make_room()
         return evaluate_run(config, cache)
-    adapter = agreed(partial(saved_adapter, config))
+    return score_trained(trainer)
+
+
+def can_say(config: Config) -> bool:
+    """Whether a model that is open to be trained has the head that scoring asks."""
+    return as_asked(config).train.objective == config.train.objective
+
+
+def score_trained(cell: Cell) -> Scores:
+    """Score the best adapter of a run just trained, in the model at hand.
+
+    Raises:
+        FlareError: see `evaluate_run`.
+    """
+    adapter = agreed(partial(saved_adapter, cell.config))
     assert adapter is not None, "a method that trains has one"
-    put_adapter(trainer.engine, adapter)
-    return score_run(trainer.engine, config, cache, states=trainer.states)
+    put_adapter(cell.running, adapter)
+    return score_run(cell.running, cell.config, cell.cache, states=cell.states)
 
 
 @torch.no_grad()

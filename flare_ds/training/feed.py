@@ -1,4 +1,4 @@
-"""What this rank trains on, step by step: its micro-batches, on the device, and what each of them costs.
+"""What this rank trains on, step by step: its micro-batches, and what each of them costs.
 
 Nothing here waits for the device. A micro-batch is laid out while the one before it still runs, and the first one of a
 step while the step before it does.
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from flare_ds.batches.batching import MicroBatch, split_step
@@ -55,6 +54,7 @@ class Feed:
     Attributes:
         steps: how many the run has.
         stored: the source states of the rows, where they were computed before.
+        cut_by: lengths of all rows, by which those of a step are sorted and cut; they are at least their own.
 
     Raises:
         ConfigError: a row is larger than a step.
@@ -70,6 +70,7 @@ class Feed:
         self.steps = agreed(partial(number_of_steps, config.train, self.order))
         self.trie = LabelTrie(cache.label_tokens)
         self.lengths = padded_tokens(config, self.split, behind=self.trie.depth)
+        self.cut_by = self.lengths
         self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
         self.costs = Costs(config, shape, labels=len(self.trie.tokens))
         self._first: dict[int, Portion] = {}
@@ -88,14 +89,14 @@ class Feed:
         rows = self.rows(step)
         return len(rows) if self.config.train.objective == "labels" else int(self.answer_lengths[rows].sum())
 
-    def portions(self, step: int, on: torch.device) -> Iterator[Portion]:
-        """This rank's share of a step, on a device; all ranks have equally many."""
+    def portions(self, step: int) -> Iterator[Portion]:
+        """This rank's share of a step; all ranks have equally many."""
         micro_batches = self._micro_batches(step)
-        yield self._first.get(step) or self._laid_out(step, micro_batches, 0, on)
+        yield self._first.get(step) or self._laid_out(step, micro_batches, 0)
         for place in range(1, len(micro_batches)):
-            yield self._laid_out(step, micro_batches, place, on)
+            yield self._laid_out(step, micro_batches, place)
         if step + 1 < self.steps:
-            self._first = {step + 1: self._laid_out(step + 1, self._micro_batches(step + 1), 0, on)}
+            self._first = {step + 1: self._laid_out(step + 1, self._micro_batches(step + 1), 0)}
 
     def _read(self, step: int) -> tuple[SplitRows, StoredStates | None]:
         """The rows as a step reads them, and their stored states: some have lost their sources."""
@@ -110,13 +111,13 @@ class Feed:
     def _micro_batches(self, step: int) -> list[MicroBatch]:
         return split_step(
             self.rows(step),
-            self.lengths,
+            self.cut_by,
             world_size=world_size(),
             micro_batch_size=self.config.train.micro_batch_size,
             micro_batch_tokens=self.config.train.micro_batch_tokens,
         )[rank()]
 
-    def _laid_out(self, step: int, micro_batches: list[MicroBatch], place: int, on: torch.device) -> Portion:
+    def _laid_out(self, step: int, micro_batches: list[MicroBatch], place: int) -> Portion:
         micro_batch = micro_batches[place]
         split, stored = self._read(step)
         batch = collate(
@@ -131,4 +132,4 @@ class Feed:
             trie=self.trie,
         )
         counting = micro_batch.rows[micro_batch.weights > 0].tolist()
-        return Portion(batch.to(on), counting, self.costs.of(batch), last=place + 1 == len(micro_batches))
+        return Portion(batch, counting, self.costs.of(batch), last=place + 1 == len(micro_batches))

@@ -68,9 +68,9 @@ def state_path(config: Config) -> Path:
     return Path(config.run_dir) / "state" / "state.safetensors"
 
 
-def save_state(path: Path, engine: Engine, progress: Progress) -> None:
-    """Gather the state and let rank 0 write it; a collective."""
-    whole = {f"{kind}/{name}": tensor for kind in KINDS for name, tensor in engine.tensors(kind).items()}
+def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) -> None:
+    """Gather the state of one of an engine's cells and let rank 0 write it; a collective."""
+    whole = {f"{kind}/{name}": tensor for kind in KINDS for name, tensor in engine.tensors(kind, cell).items()}
     metadata = {"progress": json_text(asdict(progress))}
     # All ranks wait for the file: whoever reads it next, on any rank, reads the same.
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))

@@ -2,24 +2,30 @@
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
+from torch import nn
+
 from flare_ds.files import write_json
-from flare_ds.runtime.engine import Engine, count_trainable
+from flare_ds.models.partitioned import full_numel
 from flare_ds.runtime.process_group import world_size
 from flare_ds.training.state import Progress
 
 _COSTS = ("examples", "tokens", "padded_tokens", "flops", "step_seconds")
 
 
-def write_summary(path: Path, log: Path, progress: Progress, engine: Engine, *, steps: int) -> None:
+def write_summary(
+    path: Path, log: Path, progress: Progress, *, trained: Iterable[nn.Parameter], engine: str, steps: int
+) -> None:
     """Sum up a run that has ended; costs are of the steps that were applied.
 
     Args:
         path: of the summary.
         log: of the run's steps.
         progress: where it stands.
-        engine: that trained it last.
+        trained: what it trains.
+        engine: the name of the one that trained it last.
         steps: how many it might have had.
     """
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -29,7 +35,7 @@ def write_summary(path: Path, log: Path, progress: Progress, engine: Engine, *, 
         "steps": progress.step,
         "skipped_steps": progress.skipped,
         "stopped_early": progress.step < steps,
-        "trained_parameters": count_trainable(engine.model),
+        "trained_parameters": sum(map(full_numel, trained)),
         "examples": totals["examples"],
         "tokens_per_step": totals["tokens"] / len(applied),
         "padded_tokens_per_step": totals["padded_tokens"] / len(applied),
@@ -40,7 +46,7 @@ def write_summary(path: Path, log: Path, progress: Progress, engine: Engine, *, 
         "best_step": progress.best_step,
         "best_validation_score": progress.best_standing[0],
         "train_seconds": progress.seconds,
-        "engine": engine.name,
+        "engine": engine,
         "world_size": world_size(),
     }
     write_json(path, summary)

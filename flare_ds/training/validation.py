@@ -44,6 +44,7 @@ class Validation:
         cache: its tokens.
         states: its stored source states, if its provider stores them.
         engine: that trains it.
+        cell: its number there.
         progress: where it stands; told what is found.
         records: told what is found.
     """
@@ -55,11 +56,13 @@ class Validation:
         states: StateStore | None,
         *,
         engine: Engine,
+        cell: int,
         progress: Progress,
         records: Records,
     ) -> None:
         self.config, self.cache, self.states = config, cache, states
-        self.engine, self.progress, self.records = engine, progress, records
+        self.engine, self.cell, self.running = engine, cell, engine.running(cell)
+        self.progress, self.records = progress, records
 
     def before_training(self) -> None:
         """Score the adapter that changes nothing yet; it is never the best.
@@ -73,18 +76,18 @@ class Validation:
 
     def after_step(self) -> None:
         """Score the adapter as it is now, and keep it if its scores are finite and the best so far."""
-        streams, progress = self.engine.model.streams, self.progress
+        streams, progress = self.running.model.streams, self.progress
         with streams.measuring() as energies:
             scores = self._scores()
         self.records.fusion(progress.step, source_shares(gather_objects(energies)))
         progress.validations_since += 1
         if not scores.not_finite and scores.standing > progress.best_standing:
             progress.best_standing, progress.best_step, progress.validations_since = scores.standing, progress.step, 0
-            tensors = self.engine.tensors("adapter")
+            tensors = self.engine.tensors("adapter", self.cell)
             on_rank_zero(lambda: self._keep(tensors, scores))
 
     def _scores(self) -> Scores:
-        scores = validate(self.engine, self.cache, self.config, states=self.states)
+        scores = validate(self.running, self.cache, self.config, states=self.states)
         self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
         if scores.not_finite:
             self.records.say(f"step {self.progress.step}: the scores of {listed(scores.not_finite)} are not finite")
@@ -96,10 +99,11 @@ class Validation:
         save_adapter(
             directory,
             tensors,
-            self.engine.model.peft_model,
+            self.running.model.peft_model,
             self.config,
             label_tokens=dict(zip(self.cache.labels, self.cache.label_tokens, strict=True)),
             validation={"step": self.progress.step, **scores.figures},
+            adapter=self.running.model.adapter,
         )
         write_card(directory, self.config)
 

@@ -26,11 +26,11 @@ def sharded(config: Config, directory: Path) -> dict[str, torch.Tensor]:
     """Through the engine: the logits, and the adapter as it would be saved again."""
     unset_hf_deepspeed_config()
     engine = open_engine(
-        config,
+        [config],
         shape=load_shape(config.model),
         label_tokens=[*LABEL_TOKENS.values()],
         whole=False,
-        adapter=lambda parameters: load_adapter(directory, parameters),
+        adapters=[lambda parameters: load_adapter(directory, parameters)],
     )
     again = {peft_key(name): tensor for name, tensor in engine.tensors("adapter").items()}
     engine.root.eval()

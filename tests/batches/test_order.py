@@ -10,11 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_ds.batches.batching import split_step
-from flare_ds.batches.order import Order, RowOrder, TokenOrder
+from flare_ds.batches.order import NamedOrder, Order, RowOrder, TokenOrder, name_keys
 
 worlds = st.integers(1, 9)
 seeds = st.integers(0, 2**32)
 row_orders = st.builds(RowOrder, st.integers(1, 60), st.integers(1, 40), seeds)
+
+
+def named(names: list[str], batch_size: int, seed: int) -> NamedOrder:
+    return NamedOrder(len(names), batch_size, seed, name_keys(names))
+
+
+named_orders = st.builds(named, st.lists(st.text(), min_size=1, max_size=60, unique=True), st.integers(1, 40), seeds)
 
 
 @st.composite
@@ -25,6 +32,8 @@ def token_orders(draw: st.DrawFn) -> TokenOrder:
 
 def again(order: Order) -> Order:
     """As another process would make it: nothing is remembered."""
+    if isinstance(order, NamedOrder):
+        return NamedOrder(order.num_rows, order.batch_size, order.seed, order.keys_N.copy())
     if isinstance(order, RowOrder):
         return RowOrder(order.num_rows, order.batch_size, order.seed)
     return TokenOrder(order.lengths, order.tokens, order.seed)
@@ -43,7 +52,7 @@ def trained_rows(order: Order, steps: range, world_size: int, lengths: np.ndarra
         yield [int(row) for batch in batches for row in batch.rows[batch.weights == 1]]
 
 
-@given(row_orders | token_orders(), st.integers(0, 20), worlds, worlds)
+@given(row_orders | named_orders | token_orders(), st.integers(0, 20), worlds, worlds)
 def test_an_epoch_has_every_row_once_wherever_a_run_resumes_on_other_ranks(
     order: Order, resumed_at: int, before: int, after: int
 ) -> None:
@@ -150,3 +159,19 @@ def test_steps_of_similar_lengths_pad_little() -> None:
     assert padding(similar, lengths) < 1.05 < 1.2 < padding(mixed, lengths)
     filled = [lengths[similar.rows(step)].sum() / tokens for step in range(similar.steps_per_epoch)]
     assert np.mean(filled) > 0.9
+
+
+@given(st.integers(1, 40), seeds, st.sets(st.integers(0, 99), max_size=5))
+def test_splits_that_share_rows_have_them_at_nearly_the_same_places(
+    batch_size: int, seed: int, lacked: set[int]
+) -> None:
+    """In each epoch by name, whatever the number of a row: what one split lacks only moves the rows behind it up."""
+    names = [f"row {number}" for number in range(100)]
+    some = [name for number, name in reversed(list(enumerate(names))) if number not in lacked]
+    epochs = []
+    for own in (names, some):
+        order = named(own, batch_size, seed)
+        epochs.append([own[row] for row in order._epoch(1)])
+        assert order.rows(3).tolist() == again(order).rows(3).tolist()
+    assert [name for name in epochs[0] if name in set(some)] == epochs[1]
+    assert epochs[0] != [names[row] for row in named(names, batch_size, seed)._epoch(2)]

@@ -62,7 +62,7 @@ def check_sharded(model: TwoStreamModel) -> None:
 
 
 def train(config: Config, *, whole: bool) -> dict[str, object]:
-    engine = open_engine(config, shape=load_shape(config.model), label_tokens=[], whole=whole)
+    engine = open_engine([config], shape=load_shape(config.model), label_tokens=[], whole=whole)
     if not whole:
         check_sharded(engine.model)
     before = frozen_checksum(engine.model)
@@ -72,8 +72,8 @@ def train(config: Config, *, whole: bool) -> dict[str, object]:
     losses = []
     engine.root.train()
     for _ in range(STEPS):
-        loss = engine.accumulate(batch, targets=everybody, last=True)
-        assert engine.step(config.train.learning_rate) is not None
+        loss = engine.accumulate(batch, targets=[everybody], last=True)
+        assert engine.step({0: config.train.learning_rate})[0] is not None
         losses.append(sum(gather_objects(loss.item())) / everybody)
     if not whole:
         check_sharded(engine.model)

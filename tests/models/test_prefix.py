@@ -178,7 +178,7 @@ def test_the_source_has_no_gradient_and_no_adapter() -> None:
         model(make_batch(rows, config))
     finally:
         PrefixStreams.sources_of = original
-    before, after = (prefix.state_XMD for prefix in seen)
+    before, after = (prefix.beside.state_XMD for prefix in seen)
     assert not before.requires_grad
     torch.testing.assert_close(before, after, atol=0, rtol=0)
 

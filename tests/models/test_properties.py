@@ -205,7 +205,7 @@ def test_source_states_are_the_frozen_bases(pairing: str, checkpointing: bool) -
     sources = 2 * len(LENGTHS)
     seen: list[Tensor] = []
     last = model.base.model.layers[-1]  # behind which nobody reads them
-    last.register_forward_pre_hook(lambda *_: seen.append(model.streams.sources.state_XLD))
+    last.register_forward_pre_hook(lambda *_: seen.append(model.streams.sources.beside.state_XMD))
     first, second = model(batch), model(batch)
     assert not torch.equal(first, second), "the target's adapters have dropout"
     untouched, _ = small_model("gemma3", layers=2)

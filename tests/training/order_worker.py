@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.config import Config
 from flare_ds.runtime.process_group import gather_objects, rank
 from flare_ds.settings import load_config
-from flare_ds.training import trainer as module
+from flare_ds.training import cell as module
 from flare_ds.training.feed import Feed, Portion
 from flare_ds.training.run import open_run
 from flare_ds.training.state import save_state
@@ -29,8 +28,8 @@ SAVED, STEPS = 2, 5
 class RecordedFeed(Feed):
     """Writes down the rows that count in its micro-batches."""
 
-    def portions(self, step: int, on: torch.device) -> Iterator[Portion]:
-        for portion in super().portions(step, on):
+    def portions(self, step: int) -> Iterator[Portion]:
+        for portion in super().portions(step):
             self.seen.append(portion.rows)
             yield portion
 
@@ -43,7 +42,7 @@ class RecordedTrainer(Trainer):
         found = []
         for step in range(first, end):
             self.feed.seen = []
-            values = self._step(step)
+            values = self.step(step)
             ranks = gather_objects(self.feed.seen)
             rows = sorted(row for micro_batches in ranks for rows in micro_batches for row in rows)
             micro_steps = [len(micro_batches) for micro_batches in ranks]

@@ -59,7 +59,7 @@ def check_adapter_files(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> N
         model = trainer.engine.model.peft_model
         save_adapter(directory, tensors, model, trainer.config, label_tokens=label_tokens, validation={})
     barrier()
-    loaded = load_adapter(directory, trainer.engine.trainable())
+    loaded = load_adapter(directory, trainer.running.trainable())
     if rank() == 0:
         assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
@@ -72,13 +72,13 @@ def run(config: Config, cache: Cache) -> dict[str, Any]:
         check_projection(trainer)
     losses = []
     for step in range(STEPS):
-        losses.append(trainer._step(step)["loss"])
+        losses.append(trainer.step(step)["loss"])
         if step + 1 == SAVED:
             trainer.progress.step = SAVED
             save_state(trainer.state_path, trainer.engine, trainer.progress)
     tensors = trainer.engine.tensors("adapter")
     check_adapter_files(trainer, tensors)
-    scores = score_split(trainer.engine, cache, "test", config, states=trainer.states)
+    scores = score_split(trainer.running, cache, "test", config, states=trainer.states)
     trained = count_trainable(trainer.engine.model)
     del trainer
     gc.collect()
@@ -100,7 +100,7 @@ def continue_run(config: Config, cache: Cache) -> list[float]:
     """Losses of the steps behind the saved state."""
     trainer = Trainer(config, cache)
     assert trainer.progress.step == SAVED
-    return [trainer._step(step)["loss"] for step in range(SAVED, STEPS)]
+    return [trainer.step(step)["loss"] for step in range(SAVED, STEPS)]
 
 
 def refusals(config: Config, cache: Cache) -> list[str]:

@@ -72,7 +72,7 @@ def check_resume(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
     assert restored.keys() == tensors.keys()
     assert all(torch.equal(restored[name], tensors[name]) for name in tensors)
     for step in range(STEPS, STEPS + 2):
-        assert again._step(step)["loss"] == trainer._step(step)["loss"], f"step {step} after a resume"
+        assert again.step(step)["loss"] == trainer.step(step)["loss"], f"step {step} after a resume"
 
 
 def run(config: Config) -> dict:
@@ -82,7 +82,7 @@ def run(config: Config) -> dict:
     model = trainer.engine.model
     before, fresh = frozen_checksum(model), trainer.engine.tensors("adapter")
     check_engine(trainer)
-    steps = [trainer._step(step) for step in range(STEPS)]
+    steps = [trainer.step(step) for step in range(STEPS)]
     trainer.progress.skipped = sum("skipped_rows" in step for step in steps)
     micro_steps = trainer.engine.root.micro_steps / STEPS
     check_engine(trainer)

@@ -145,7 +145,7 @@ def test_an_infinite_loss_has_no_finite_gradient() -> None:
     logits = torch.tensor([1.0, 2.0], requires_grad=True)
     for added, finite in ((0.0, True), (torch.inf, False), (torch.nan, False)):
         logits.grad = None
-        share_of_mean(logits.sum() + added, step_targets=2, world_size=2).backward()
+        share_of_mean((logits.sum() + added)[None], step_targets=[2], world_size=2).backward()
         assert bool(logits.grad.isfinite().all()) == finite
         assert finite or logits.grad.isnan().all()
 

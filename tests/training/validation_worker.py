@@ -4,11 +4,13 @@ Run as `python -m tests.training.validation_worker CONFIG STEP`; rank 0 prints `
 """
 
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.process_group import rank
 from flare_ds.settings import load_config
+from flare_ds.training.feed import Portion
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer
 
@@ -20,15 +22,15 @@ class BrokenOff(Exception):
 def go(path: str, *, until: int | None = None) -> None:
     config = load_config(path)
     trainer = Trainer(config, open_run(config, train=True))
-    step, steps = trainer._step, []
+    portions, steps = trainer.feed.portions, []
 
-    def counted(number: int) -> dict[str, float]:
+    def counted(number: int) -> Iterator[Portion]:
         if number == until:
             raise BrokenOff
         steps.append(number)
-        return step(number)
+        return portions(number)
 
-    trainer._step = counted
+    trainer.feed.portions = counted
     with suppress(BrokenOff):
         trainer.train()
     if rank() == 0:

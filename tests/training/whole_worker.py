@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flare_ds.config import Config, TrainConfig
 from flare_ds.data.cache import Cache
-from flare_ds.runtime.engine import KINDS, make_room
+from flare_ds.runtime.engine import KINDS, make_room, trainable_parameters
+from flare_ds.runtime.optimizer import Learner
 from flare_ds.runtime.process_group import barrier, rank, world_size
 from flare_ds.runtime.whole import WholeEngine
 from flare_ds.settings import load_config
@@ -50,7 +51,7 @@ def straight(config: Config, cache: Cache, saved: Path, *, whole: bool) -> dict[
     trainer = opened(config, cache, whole=whole)
     steps = []
     for number in range(STEPS):
-        steps.append(trainer._step(number))
+        steps.append(trainer.step(number))
         if number + 1 == SAVED:
             trainer.progress.step = SAVED
             with profile(activities=[ProfilerActivity.CPU]) as watched:
@@ -84,15 +85,15 @@ class Waits(TorchDispatchMode):
 
 
 def waits(trainer: Trainer) -> list[str]:
-    (portion, *_) = list(trainer.feed.portions(0, trainer.engine.device))
+    (portion, *_) = list(trainer.feed.portions(0))
     with Waits() as watched:
-        trainer.engine.accumulate(portion.batch, targets=1, last=False)
+        trainer.engine.accumulate(portion.batch, targets=[1], last=False)
     return watched.found
 
 
 def collectives(trainer: Trainer) -> list[str]:
     with profile(activities=[ProfilerActivity.CPU]) as watched:
-        trainer._step(0)
+        trainer.step(0)
     return sorted({event.name for event in watched.events() or [] if event.name.startswith("gloo:")})
 
 
@@ -104,7 +105,7 @@ def continued(config: Config, cache: Cache, state: Path, *, whole: bool) -> list
         if rank() == 0:
             saved = load_file(state)
             assert found and all(torch.equal(found[name], saved[f"{kind}/{name}"]) for name in found), kind
-    return [trainer._step(number)["loss"] for number in range(SAVED, STEPS)]
+    return [trainer.step(number)["loss"] for number in range(SAVED, STEPS)]
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -138,15 +139,15 @@ BATCHES = [[([1.0, 2, 3], True), ([3.0, 1, 0], False)], [([0.5, 1, 1], False), (
 
 def branching(model: Branching) -> dict[str, list[float]]:
     """A step that one rank alone spoils, which is as if it had not been; then three on this rank's micro-batches."""
-    engine = WholeEngine(model, TRAIN)  # type: ignore[arg-type]
+    engine = WholeEngine(model, [Learner(TRAIN, trainable_parameters(model))])  # type: ignore[arg-type]
     portions = [(torch.tensor(x), reached) for x, reached in BATCHES[rank()]]
     spoilt = torch.full((3,), torch.nan if rank() == world_size() - 1 else 1.0), True
-    engine.accumulate(spoilt, targets=2, last=True)  # type: ignore[arg-type]
-    assert engine.step(TRAIN.learning_rate) is None
+    engine.accumulate(spoilt, targets=[2], last=True)  # type: ignore[arg-type]
+    assert engine.step({0: TRAIN.learning_rate}) == {0: None}
     for _ in range(3):
         for place, portion in enumerate(portions, start=1):
-            engine.accumulate(portion, targets=4, last=place == len(portions))  # type: ignore[arg-type]
-        assert engine.step(TRAIN.learning_rate) is not None
+            engine.accumulate(portion, targets=[4], last=place == len(portions))  # type: ignore[arg-type]
+        assert engine.step({0: TRAIN.learning_rate})[0] is not None
     return {name: parameter.tolist() for name, parameter in model.named_parameters()}
 
 

@@ -1,0 +1,178 @@
+"""One run of a job that trains: its rows, its state, its records and its validations, whoever trains beside it."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.data.states import StateStore
+from flare_ds.exceptions import NotFiniteError
+from flare_ds.models.loading import load_shape
+from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
+from flare_ds.runtime.joining import join_if_launched
+from flare_ds.runtime.process_group import rank
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.states import prepare_states
+from flare_ds.training.begin import begin_run
+from flare_ds.training.feed import Feed
+from flare_ds.training.records import Records
+from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
+from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter, state_path
+from flare_ds.training.summary import write_summary
+from flare_ds.training.validation import Validation
+
+
+class Cell:
+    """A run directory that is to be trained, from the start or from its last saved state.
+
+    Args:
+        config: the run's settings; `config.method` must train something.
+        cache: the run's token cache.
+
+    Attributes:
+        failure: why it can train no more; None: it can.
+
+    Raises:
+        ConfigError: a row is larger than a step, or the model cannot be built.
+        CheckpointError: a saved state belongs to other data or settings.
+    """
+
+    engine: Engine
+    number: int
+    states: StateStore | None
+    failure: NotFiniteError | None = None
+
+    def __init__(self, config: Config, cache: Cache) -> None:
+        assert config.recipe.trains, "open_run has refused it"
+        join_if_launched()
+        self.config, self.cache = config, cache
+        self.run_dir, self.state_path = Path(config.run_dir), state_path(config)
+        self.shape = agreed(partial(load_shape, config.model))
+        agreed(partial(check_model, config, self.shape))  # before anything is counted on it
+        self.feed = Feed(config, cache, self.shape)
+        self.steps = self.feed.steps
+        self.progress = Progress(fingerprint=on_rank_zero(partial(fingerprint, config, cache)))
+        there = on_rank_zero(self.state_path.exists)
+        self._saved = agreed(partial(load_state, self.state_path, self.progress.fingerprint)) if there else None
+        if self._saved is not None:
+            self.progress, _ = self._saved
+
+    @property
+    def saved_adapter(self) -> AdapterSource | None:
+        """What gives the adapter's values in the saved state; None: there is none."""
+        if self._saved is None:
+            return None
+        _, tensors = self._saved
+        return lambda parameters: saved_adapter(self.state_path, tensors, parameters)
+
+    @property
+    def running(self) -> RunningModel:
+        """Its model, to be asked."""
+        return self.engine.running(self.number)
+
+    def prepare(self) -> None:
+        """Compute the source states that are to be stored.
+
+        Raises:
+            FlareError: see `prepare_states`.
+        """
+        self.states = prepare_states(self.config, self.cache)
+        self.feed.stored = None if self.states is None else self.states.split("train")
+
+    def join(self, engine: Engine, number: int) -> None:
+        """Be trained by an engine, which was opened with the saved adapter."""
+        self.engine, self.number, self.saved_at = engine, number, time.monotonic()
+        if self._saved is not None:
+            _, tensors = self._saved
+            engine.restore(moments(tensors), self.progress.step - self.progress.skipped, number)
+            self._saved = None
+
+    def begin(self) -> None:
+        """Write the run's records, and score the adapter as it is before the first step."""
+        on_rank_zero(partial(begin_run, self.config, self.cache))
+        first = self.progress.step
+        self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
+        if rank() == 0 and not self.ended:
+            (self.run_dir / "training.json").unlink(missing_ok=True)  # of an earlier training, whose state is gone
+        if rank() == 0 and first:
+            tqdm.write(f"continuing {self.run_dir} after step {first}")
+        self.validation = Validation(
+            self.config,
+            self.cache,
+            self.states,
+            engine=self.engine,
+            cell=self.number,
+            progress=self.progress,
+            records=self.records,
+        )
+        if not first:
+            self._or_fail(self.validation.before_training)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are done, or so many validations in a row found nothing better that no more will be."""
+        patience = self.config.train.patience
+        return self.progress.step == self.steps or (
+            patience is not None and self.progress.validations_since >= patience
+        )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it takes further steps."""
+        return self.failure is None and not self.ended
+
+    @property
+    def late(self) -> bool:
+        """Whether its last state was saved too long ago."""
+        seconds = self.config.train.save_seconds
+        return seconds is not None and time.monotonic() - self.saved_at >= seconds
+
+    def after_step(self, values: dict[str, Any], seconds: float, *, save: bool) -> None:
+        """Record a step just done, validate and save where it is time.
+
+        Args:
+            values: what is recorded of it.
+            seconds: that it took.
+            save: whether the state is to be saved in any case.
+        """
+        train, progress = self.config.train, self.progress
+        progress.step += 1
+        progress.seconds += seconds
+        self.records.step(progress.step, **values, step_seconds=seconds)
+        skipped = values.get("skipped_rows")
+        count_step(progress, applied=skipped is None)
+        if skipped is not None:
+            said = said_of_skipped(progress.step, skipped, of_loss=not math.isfinite(values["loss"]))
+            self.records.say(said)
+            self._or_fail(partial(on_rank_zero, partial(refuse_to_go_on, progress, said)))
+        if self.failure is not None:
+            return
+        if progress.step % train.validate_every == 0 or progress.step == self.steps:
+            self.validation.after_step()
+        if progress.step % train.save_every == 0 or self.ended or save:
+            save_state(self.state_path, self.engine, progress, self.number)
+            self.saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Write `training.json` of a run that has ended, unless there is nothing to show."""
+        self.records.close()
+        if self.failure is None:
+            self._or_fail(partial(on_rank_zero, partial(refuse_untrained, self.progress)))
+        if self.failure is None:
+            summary, log = self.run_dir / "training.json", self.run_dir / "train_log.jsonl"
+            trained = self.engine.learners[self.number].parameters.values()
+            written = partial(write_summary, summary, log, self.progress, trained=trained, engine=self.engine.name)
+            on_rank_zero(partial(written, steps=self.steps))
+
+    def _or_fail(self, asked: Callable[[], object]) -> None:
+        """Keep, on every rank alike, why the run cannot go on; those beside it do."""
+        try:
+            asked()
+        except NotFiniteError as error:
+            self.failure = error

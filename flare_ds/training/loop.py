@@ -1,0 +1,97 @@
+"""The loop over the steps of a job: of one run alone, or of several cells over one base.
+
+for step:  rows of the step (seeded, the same for any world size)
+-> this rank's micro-batches -> forward, loss, backward each -> one clipped optimizer step
+every validate_every: score the validation rows, keep the adapter if it is the best; after `patience` without: stop
+every save_every steps, every save_seconds, and when asked to stop by a signal: write the trainer state
+
+Cells go abreast, so that those who read the same rows read them together: one that was further than others waits. One
+that has ended, or can go no further, leaves; the others go on.
+"""
+
+import time
+from collections.abc import Sequence
+
+from flare_ds.exceptions import NotFiniteError, ToBeContinued
+from flare_ds.runtime.opening import open_engine, trains_whole
+from flare_ds.runtime.process_group import gather_objects, rank
+from flare_ds.runtime.watchdog import pace
+from flare_ds.training.cell import Cell
+from flare_ds.training.signals import StopRequest
+from flare_ds.training.steps import take_step
+
+
+def open_cells(cells: Sequence[Cell]) -> None:
+    """Load the base with the adapters of cells that can join; a collective.
+
+    Raises:
+        HostError: a micro-batch does not fit into memory.
+        FlareError: see `prepare_states` and `open_engine`.
+    """
+    first = cells[0]
+    whole = trains_whole(first.config, first.shape, first.feed.load)
+    for cell in cells:
+        cell.prepare()
+    engine = open_engine(
+        [cell.config for cell in cells],
+        shape=first.shape,
+        label_tokens=first.cache.label_tokens,
+        whole=whole,
+        adapters=[cell.saved_adapter for cell in cells],
+    )
+    for number, cell in enumerate(cells):
+        cell.join(engine, number)
+
+
+def train_cells(cells: Sequence[Cell]) -> list[NotFiniteError]:
+    """Run the remaining steps of cells that share an engine, and write what each came to.
+
+    Returns:
+        Why some of them could not be trained to their end.
+
+    Raises:
+        ToBeContinued: a signal asked the training to stop; all states are saved.
+    """
+    stop = StopRequest()
+    with stop, pace("training") as beat:
+        for cell in cells:
+            cell.begin()
+        training = list(cells)
+        while training:
+            for cell in training:
+                if not cell.goes_on:
+                    cell.finish()
+            training = [cell for cell in training if cell.goes_on]
+            if training and _step_abreast(training, stop) and any(cell.goes_on for cell in training):
+                _leave(training, stop)
+            beat()
+    return [cell.failure for cell in cells if cell.failure is not None]
+
+
+def _step_abreast(training: Sequence[Cell], stop: StopRequest) -> bool:
+    """A step of those that have done the fewest; whether a rank was asked to stop."""
+    fewest = min(cell.progress.step for cell in training)
+    abreast = [cell for cell in training if cell.progress.step == fewest]
+
+    def wishes() -> dict[str, bool]:
+        """One rank is enough, and only rank 0 looks at the clock."""
+        return {"stop": bool(stop.signal), "save": rank() == 0 and any(cell.late for cell in abreast)}
+
+    start = time.perf_counter()
+    found, wished = take_step(abreast[0].engine, abreast, wishes)
+    seconds = (time.perf_counter() - start) / len(abreast)
+    for cell, values in zip(abreast, found, strict=True):
+        cell.after_step(values, seconds, save=any(wished.values()))
+    return bool(wished["stop"])
+
+
+def _leave(training: Sequence[Cell], stop: StopRequest) -> None:
+    """Leave, as a signal asked any of the ranks to; the states are saved."""
+    stop.followed()
+    for cell in training:
+        cell.records.close()
+    by = next(name for name in gather_objects(stop.signal) if name)
+    said = "; ".join(
+        f"stopped after step {cell.progress.step} of {cell.steps}; {cell.run_dir} is saved" for cell in training
+    )
+    raise ToBeContinued(f"{by}: {said}, the same command goes on")

@@ -1,0 +1,79 @@
+"""One optimizer step of the cells of a job: micro-batch by micro-batch, those of all cells in one forward.
+
+micro-batch j of the job  =  micro-batch j of every cell that has one
+loss of the job           =  sum of the cells' own means: each adapter gets its own gradient
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from flare_ds.batches.collate import Batch
+from flare_ds.batches.joined import JointBatch, join
+from flare_ds.models.joint import JointModel
+from flare_ds.runtime.engine import Engine
+from flare_ds.runtime.process_group import rank
+from flare_ds.training.cell import Cell
+from flare_ds.training.feed import Portion
+from flare_ds.training.schedule import learning_rate
+from flare_ds.training.tally import Tally
+
+
+def take_step(
+    engine: Engine, cells: Sequence[Cell], wishes: Callable[[], Mapping[str, bool]]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Take the next step of some cells.
+
+    Args:
+        engine: that trains them.
+        cells: which; at the same step or not.
+        wishes: what this rank wishes to be done after the step, asked when its work is done.
+
+    Returns:
+        What is recorded of each; and how many ranks have each wish. Where a step could not be applied, `skipped_rows`
+        are the ids of the rows it may be due to: those of the micro-batches whose loss is not finite, or all of the
+        step's.
+    """
+    # Dropout of this step, whatever came before.
+    engine.model.seed({c.number: hash((c.config.train.seed, c.progress.step, rank())) % 2**63 for c in cells})
+    engine.root.train()
+    tallies = {cell: Tally() for cell in cells}
+    for portions in _portions(cells):
+        losses = engine.accumulate(
+            _batch(engine, portions).to(engine.device),
+            targets=[cell.feed.targets(cell.progress.step) for cell in portions],
+            last=all(portion.last for portion in portions.values()),
+        )
+        for (cell, portion), loss in zip(portions.items(), losses, strict=True):
+            tallies[cell].add(portion, loss)
+    wished, nothing = wishes(), dict[str, bool]()
+    for place, tally in enumerate(tallies.values()):
+        tally.over_ranks(nothing if place else wished)
+    rates = {c.number: learning_rate(c.progress.step, c.config.train, steps=c.steps) for c in cells}
+    norms = engine.step(rates)
+    found = [_values(cell, tallies[cell], rates[cell.number], norms[cell.number]) for cell in cells]
+    return found, {name: found[0].pop(name) for name in wished}
+
+
+def _portions(cells: Sequence[Cell]) -> Iterator[dict[Cell, Portion]]:
+    """The micro-batches of a step, of every cell that has one yet."""
+    for portions in zip_longest(*(cell.feed.portions(cell.progress.step) for cell in cells)):
+        yield {cell: portion for cell, portion in zip(cells, portions, strict=True) if portion is not None}
+
+
+def _batch(engine: Engine, portions: Mapping[Cell, Portion]) -> Batch | JointBatch:
+    if isinstance(engine.model, JointModel):
+        return join({cell.number: portion.batch for cell, portion in portions.items()})
+    (portion,) = portions.values()
+    return portion.batch
+
+
+def _values(cell: Cell, tally: Tally, rate: float, norm: float | None) -> dict[str, Any]:
+    """What is recorded of a cell's step."""
+    values: dict[str, Any] = tally.read()
+    rows, targets = cell.feed.rows(cell.progress.step), cell.feed.targets(cell.progress.step)
+    values |= {"loss": values["loss"] / targets, "learning_rate": rate, "grad_norm": norm, "examples": len(rows)}
+    if norm is not None:
+        return values
+    found = tally.suspects() or rows.tolist()
+    return {**values, "skipped_rows": [cell.cache.split("train").ids(row) for row in found]}

@@ -1,0 +1,168 @@
+"""Training several runs in one launch: those that can, together over one base; the others in turn.
+
+    runs -> what makes them joinable -> groups -> as many together as fit -> trained -> scored, if asked
+
+What a directory has in the end is what it has alone: config, state, adapter, logs, scores.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.evaluation.evaluate import evaluate_run
+from flare_ds.evaluation.scores import Scores
+from flare_ds.exceptions import ConfigError, NotFiniteError
+from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.runs import RunDirectory
+from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.memory import joint_memory
+from flare_ds.runtime.opening import holds_whole
+from flare_ds.runtime.process_group import gather_objects, rank
+from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.training.cell import Cell
+from flare_ds.training.evaluated import can_say, score_trained, train_and_evaluate
+from flare_ds.training.loop import open_cells, train_cells
+from flare_ds.training.trainer import Trainer
+
+Run = tuple[Config, Cache]
+
+
+def check_distinct(configs: Sequence[Config]) -> None:
+    """Check that no two runs would write one directory.
+
+    Raises:
+        ConfigError: two would.
+    """
+    places = [config.run_dir for config in configs]
+    for place in sorted({place for place in places if places.count(place) > 1}):
+        raise ConfigError(
+            f"run_dir={place!r} is named {places.count(place)} times", fix="name each run once, without run_dir=..."
+        )
+
+
+def train_together(runs: Sequence[Run], *, evaluate: bool) -> list[tuple[Config, Scores]]:
+    """Train runs to their ends, and score their best adapters on the test rows if asked; a collective.
+
+    Args:
+        runs: open to be trained, each in a directory of its own.
+        evaluate: whether they are scored.
+
+    Returns:
+        Their scores.
+
+    Raises:
+        NotFiniteError: some could not be trained to their ends; the others were.
+        ToBeContinued: a signal asked the training to stop; all states are saved.
+        FlareError: see `Cell`, `open_cells` and `evaluate_run`.
+    """
+    scores, failures = list[tuple[Config, Scores]](), list[NotFiniteError]()
+    for alike in _alike(runs):
+        if len(alike) == 1 or _joins(alike[0]) is None:
+            found, failed = _in_turn(alike, evaluate)
+        else:
+            found, failed = _together(alike, evaluate)
+        scores += found
+        failures += failed
+    if failures:
+        told = "; ".join(failure.problem for failure in failures)
+        raise NotFiniteError(told, fix=failures[0].fix)
+    return scores
+
+
+def _joins(run: Run) -> tuple[Any, ...] | None:
+    """What runs must have in common to be trained together; None: the run joins no other.
+
+    Those train more than an adapter's layers; or a source stands at positions that another puts before it.
+    """
+    config, cache = run
+    trains_more = config.recipe.fuses == "mixup" or config.reads_mt_encoder or config.adapter.train_head
+    if trains_more or (config.recipe.fuses == "keys" and config.task.extra_source_languages):
+        return None
+    train, model = config.train, config.model.model_dump(exclude={"base"})
+    words = str(cache.label_tokens) if train.objective == "labels" else ""
+    return model_fingerprint(config.model.base), str(model), train.objective, words, train.whole_model, config.deepspeed
+
+
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs, those together that can join; told by rank 0."""
+    found: dict[Any, list[Run]] = {}
+    for run in runs:
+        found.setdefault(_joins(run), []).append(run)
+    for key, alike in found.items():
+        how = "in turn (no other run can join them)" if key is None else "together over one base"
+        if len(alike) > 1:
+            _say(f"{len(alike)} runs are trained {how}: {', '.join(config.run_dir for config, _ in alike)}")
+    return list(found.values())
+
+
+def _in_turn(runs: Sequence[Run], evaluate: bool) -> tuple[list[tuple[Config, Scores]], list[NotFiniteError]]:
+    scores, failures = list[tuple[Config, Scores]](), list[NotFiniteError]()
+    for config, cache in runs:
+        try:
+            if evaluate:
+                scores.append((config, train_and_evaluate(config, cache)))
+            else:
+                Trainer(config, cache).train()
+        except NotFiniteError as error:
+            failures.append(error)
+        make_room()
+    return scores, failures
+
+
+def _together(runs: Sequence[Run], evaluate: bool) -> tuple[list[tuple[Config, Scores]], list[NotFiniteError]]:
+    trained = on_rank_zero(lambda: [RunDirectory(config.run_dir).trained for config, _ in runs])
+    later = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained]
+    new = [Cell(*run) for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
+    groups, scores, failures = _fitting(new), list[tuple[Config, Scores]](), list[NotFiniteError]()
+    del new
+    while groups:
+        group = groups.pop(0)
+        _cut_alike(group)
+        open_cells(group)
+        failures += train_cells(group)
+        for cell in group:
+            if cell.failure is None and can_say(cell.config):
+                scores += [(cell.config, score_trained(cell))] if evaluate else []
+            elif cell.failure is None:
+                later.append((cell.config, cell.cache))
+        del group, cell
+        make_room()
+    for config, cache in later if evaluate else ():
+        scores.append((config, evaluate_run(config, cache)))
+        make_room()
+    return scores, failures
+
+
+def _fitting(cells: list[Cell]) -> list[list[Cell]]:
+    """Cells in groups that fit into memory; one that is too large is cut in two, which is told before it is loaded."""
+    if len(cells) < 2:
+        return [cells] if cells else []
+    first, configs, loads = cells[0], [cell.config for cell in cells], [cell.feed.load for cell in cells]
+    whole, _ = holds_whole(first.config, first.shape, first.feed.load)
+    size = agreed(partial(joint_memory, configs, first.shape, loads, whole=whole))
+    if all(other.fits for other in gather_objects(size)):
+        return [cells]
+    _say(f"training {len(cells)} runs together {size}; so they are trained in two groups, one after the other")
+    middle = (len(cells) + 1) // 2
+    return [*_fitting(cells[:middle]), *_fitting(cells[middle:])]
+
+
+def _cut_alike(cells: Sequence[Cell]) -> None:
+    """Have all cells sort and cut the rows of a step by one length of each, so that the same ones come together."""
+    ids = [[cell.cache.split("train").ids(row) for row in range(len(cell.feed.lengths))] for cell in cells]
+    longest: dict[str, int] = {}
+    for cell, own in zip(cells, ids, strict=True):
+        for name, length in zip(own, cell.feed.lengths.tolist(), strict=True):
+            longest[name] = max(length, longest.get(name, 0))
+    for cell, own in zip(cells, ids, strict=True):
+        cell.feed.cut_by = np.array([longest[name] for name in own])
+
+
+def _say(what: str) -> None:
+    if rank() == 0:
+        print(what, file=sys.stderr, flush=True)

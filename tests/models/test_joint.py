@@ -1,0 +1,140 @@
+"""Several cells in one forward against each of them alone, behind which the slow oracle stands: losses, gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flare_ds.adapters.inject import inject_adapter
+from flare_ds.batches.collate import Batch
+from flare_ds.batches.joined import join
+from flare_ds.config import Config
+from flare_ds.models.head import use_head
+from flare_ds.models.joint import JointModel
+from flare_ds.models.two_stream import TwoStreamModel
+from tests.by_hand import LABELS, build, make_batch, make_config, make_rows
+from tests.small_models import small_model
+
+ROWS = make_rows(1)
+OTHER = make_rows(1, [([(9, 0)], (4, 2)), ([(2, 1)], (7, 3))], seed=4)
+CELLS = {
+    "lora": ({"method": "lora"}, [0, 1, 2, 3]),
+    "output": ({"pairing": "output"}, [3, 0, 2]),
+    "input": ({"pairing": "input", "source_norm": False, "r": 2, "align": "stretch"}, [4, 1]),
+    "module": ({"pairing": "module", "fused_modules": ["o_proj", "down_proj"], "fusion": "mul_relu"}, [0, 1, 2, 3]),
+    "across": ({"fusion": "cross_attention", "target_modules": ["q_proj", "v_proj"], "source_down": "own"}, [2, 1]),
+    "full": ({"span": "full"}, [0, 1, 2]),
+    "prefix": ({"method": "source_prefix"}, [0, 1, 5, 6]),
+    "other": ({"method": "flare"}, [5]),
+}
+"""Settings of each cell, and its rows, among those of all."""
+
+
+def cells(model: str, objective: str, checkpointing: bool) -> list[tuple[Config, Batch, TwoStreamModel]]:
+    """Each cell alone."""
+    found = []
+    for settings, rows in CELLS.values():
+        config = make_config(objective=objective, checkpointing=checkpointing, **settings)
+        batch = make_batch([(ROWS + OTHER)[row] for row in rows], config)
+        found.append((config, batch, build(model, config)))
+    return found
+
+
+def together(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> JointModel:
+    """All over one base, with the values of the adapters alone."""
+    base, _ = small_model(model, layers=2)
+    peft_model = base
+    names = [f"cell{number}" for number in range(len(alone))]
+    for name, (config, _, _) in zip(names, alone, strict=True):
+        peft_model = inject_adapter(peft_model, config.adapter, sources=config.sources, seed=7, name=name)
+    objective = alone[0][0].train.objective
+    use_head(base, label_tokens=[[t] for t in LABELS.values()] if objective == "labels" else None, trained=False)
+    parts = [TwoStreamModel(peft_model, config, among=name) for name, (config, _, _) in zip(names, alone, strict=True)]
+    for part, (_, _, own) in zip(parts, alone, strict=True):
+        values = own.trained()
+        assert [*part.trained()] == [*values]
+        for name, parameter in part.trained().items():
+            parameter.data = values[name].data.clone()
+    return JointModel(parts).train()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("objective", ["labels", "vocabulary"])
+@pytest.mark.parametrize("model", ["llama", "gemma2", "gemma3"])
+def test_each_cell_has_its_own_loss_and_gradients(model: str, objective: str, checkpointing: bool) -> None:
+    alone = cells(model, objective, checkpointing)
+    joint = together(model, alone)
+    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
+    losses = joint(batch)
+    losses.sum().backward()
+    for (_, own_batch, own), part, loss in zip(alone, joint.cells, losses, strict=True):
+        wanted = own(own_batch, with_loss=True)
+        wanted.backward()
+        torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-5)
+        gradients = {name: parameter.grad for name, parameter in own.trained().items()}
+        for name, parameter in part.trained().items():
+            assert gradients[name] is not None and parameter.grad is not None, name
+            torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_a_distinct_source_stands_once() -> None:
+    alone = cells("llama", "labels", False)
+    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
+    read = {tuple(row.sources[0][0]) for _, rows in CELLS.values() for row in [(ROWS + OTHER)[r] for r in rows]}
+    assert batch.sources == len(read)
+
+
+def test_one_cell_of_a_joint_model_is_asked_alone() -> None:
+    """Bit for bit what it says where it is alone; the others are as if they were not."""
+    alone = cells("gemma3", "vocabulary", False)
+    joint = together("gemma3", alone).eval()
+    with torch.no_grad():
+        for number, (_, batch, own) in enumerate(alone):
+            assert torch.equal(joint(batch, cell=number), own.eval()(batch))
+
+
+def test_a_cell_that_makes_nan_leaves_the_others_bit_by_bit() -> None:
+    """The losses and the gradients of the others; its own are NaN."""
+    alone, found = cells("llama", "labels", False), []
+    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
+    for spoilt in (False, True):
+        joint = together("llama", alone)
+        if spoilt:
+            next(iter(joint.cells[1].trained().values())).data.fill_(torch.nan)
+        losses = joint(batch)
+        losses.sum().backward()
+        found.append((losses, [[p.grad for p in part.trained().values()] for part in joint.cells]))
+    (good, wanted), (bad, got) = found
+    assert bad[1].isnan()
+    for number in set(range(len(alone))) - {1}:
+        assert torch.equal(good[number], bad[number])
+        assert all(map(torch.equal, wanted[number], got[number]))
+
+
+def test_dropout_is_drawn_as_alone() -> None:
+    """Each cell from its own seed, whatever the others draw between."""
+    settings = [{"method": "lora"}, {"pairing": "output"}, {"pairing": "module"}]
+    configs = [make_config(objective="labels", dropout=0.3, **own) for own in settings]
+    alone = [(config, make_batch(ROWS, config), build("llama", config)) for config in configs]
+    joint = together("llama", alone)
+    joint.seed({0: 5, 1: 6, 2: 7})
+    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
+    twice = [joint(batch), joint(batch)]
+    assert not torch.equal(*twice)
+    for number, (_, own_batch, own) in enumerate(alone):
+        own.seed({0: 5 + number})
+        for losses in twice:
+            torch.testing.assert_close(losses[number], own(own_batch, with_loss=True), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_without_a_source_and_cells_without_rows() -> None:
+    """A joint batch of plain cells alone, and one without some cells."""
+    alone = cells("llama", "labels", False)
+    joint = together("llama", alone)
+    for chosen in ([0], [2, 7], [0, 6]):
+        batches = {number: alone[number][1] for number in chosen}
+        batches[chosen[0]] = replace(batches[chosen[0]], weights_B=torch.zeros_like(batches[chosen[0]].weights_B))
+        losses = joint(join(batches))
+        wanted = [alone[number][2](batches[number], with_loss=True) for number in chosen]
+        torch.testing.assert_close(losses, torch.stack(wanted), rtol=1e-5, atol=1e-5)
+        assert losses[0] == 0

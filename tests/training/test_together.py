@@ -1,0 +1,209 @@
+"""Cells that train together leave what each of them leaves alone: losses, validations, adapters, states.
+
+Two languages whose splits differ, two seeds, three methods, two ranks r, one that stops early; on one rank and on two.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from flare_ds.batches.joined import join
+from flare_ds.cli import main
+from flare_ds.config import Config
+from flare_ds.exceptions import NotFiniteError
+from flare_ds.runtime import memory
+from flare_ds.runtime.engine import make_room
+from flare_ds.settings import load_config
+from flare_ds.training import steps as module
+from flare_ds.training.run import open_run
+from flare_ds.training.together import train_together
+from flare_ds.training.trainer import Trainer
+from tests.distributed import run_ranks
+from tests.toy import toy_settings, write_config, write_data, write_model
+from tests.training.together_worker import go
+
+TRAIN = {
+    "steps": 20,
+    "batch_size": 12,
+    "micro_batch_size": 5,
+    "data_seed": 7,
+    "validate_every": 5,
+    "validate_rows": 20,
+    "whole_model": True,
+}
+CELLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "flare-pl": ("flare", "pl", {"save_every": 4}, {"r": 4}, {}),
+    "lora-pl": ("lora", "pl", {"save_every": 3, "max_grad_norm": 0.05}, {}, {}),
+    "flare-de": ("flare", "de", {"seed": 2, "weight_decay": 0.1}, {"pairing": "module"}, {"train_rows": 1014}),
+    "prefix-de": ("source_prefix", "de", {"gradient_checkpointing": True, "learning_rate_ratio": 4.0}, {}, {}),
+    "stops": ("lora", "de", {"seed": 2, "learning_rate": 1e-12, "patience": 1}, {}, {"train_rows": 1014}),
+}
+"""Method and language, and what else each says of training, its adapter and its rows."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("together")
+    write_model(root / "model")
+    write_data(root / "data", languages=("en", "pl", "de"))
+    return root
+
+
+def settings(root: Path, name: str, run: str, **train: Any) -> dict[str, Any]:
+    method, language, own, adapter, task = CELLS[name]
+    found = toy_settings(root, method=method, name=run, **TRAIN | own | train)
+    return found | {"task": found["task"] | task | {"target_language": language}, "adapter": adapter}
+
+
+def configs(root: Path, kind: str, **train: Any) -> list[Config]:
+    return [load_config(write_config(settings(root, name, f"{kind}-{name}", **train))) for name in CELLS]
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(root: Path) -> dict[str, Path]:
+    for config in configs(root, "alone"):
+        Trainer(config, open_run(config, train=True)).train()
+        make_room()
+    found = {name: root / f"alone-{name}" for name in CELLS}
+    ended = {name: json.loads((run / "training.json").read_text()) for name, run in found.items()}
+    assert ended["stops"]["stopped_early"] and ended["stops"]["steps"] < 20
+    assert ended["flare-pl"]["best_validation_score"] > ended["flare-pl"]["start_validation_score"]
+    clipped = [line["grad_norm"] for line in log(found["lora-pl"]) if "grad_norm" in line]
+    assert min(clipped) > 0.05, "clipping plays no part"
+    return found
+
+
+MEASURED = ("loss", "learning_rate", "grad_norm", "examples", "tokens", "validation_score", "validation_loss")
+SAME = (
+    "steps",
+    "skipped_steps",
+    "stopped_early",
+    "trained_parameters",
+    "examples",
+    "best_step",
+    "start_validation_score",
+)
+
+
+def assert_same(alone: dict[str, Path], kind: str, *, rel: float = 1e-5) -> None:
+    for name, run in alone.items():
+        other = run.parent / f"{kind}-{name}"
+        lines, wanted = log(other), log(run)
+        assert [(line["step"], "loss" in line) for line in lines] == [(line["step"], "loss" in line) for line in wanted]
+        for line, line_alone in zip(lines, wanted, strict=True):
+            for key in set(MEASURED) & set(line_alone):
+                allowed = 10 * rel if key == "grad_norm" else rel
+                assert line[key] == pytest.approx(line_alone[key], rel=allowed, abs=1e-9), (name, line["step"], key)
+        summary, summary_alone = (json.loads((path / "training.json").read_text()) for path in (other, run))
+        assert {key: summary[key] for key in SAME} == {key: summary_alone[key] for key in SAME}, name
+        for file in ("adapter/adapter_model.safetensors", "state/state.safetensors"):
+            tensors, tensors_alone = load_file(other / file), load_file(run / file)
+            assert tensors.keys() == tensors_alone.keys()
+            for key, tensor in tensors.items():
+                assert (tensor - tensors_alone[key]).abs().max() <= 1e-4, (name, key)
+        for file in ("adapter/adapter_config.json", "cache.json", "base.json"):
+            assert (other / file).read_bytes() == (run / file).read_bytes(), file
+        saved, saved_alone = (yaml.safe_load((path / "config.yaml").read_text()) for path in (other, run))
+        for config in (saved, saved_alone):
+            del config["run_dir"], config["train"]["whole_model"]
+        assert saved == saved_alone
+
+
+def test_on_one_rank(root: Path, alone: dict[str, Path]) -> None:
+    go(configs(root, "one"), 0)
+    assert_same(alone, "one")
+
+
+def test_on_two_ranks_that_hold_the_base(root: Path, alone: dict[str, Path]) -> None:
+    """Broken off, when they had been saved after different steps; one then ends alone, before the others go on."""
+    ranked = configs(root, "two")
+    paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in ranked]
+    run_ranks(["tests.training.together_worker", "7", *paths], 2)
+    assert_same(alone, "two", rel=2e-5)
+
+
+def test_on_two_ranks_that_share_the_base(root: Path, alone: dict[str, Path]) -> None:
+    ranked = configs(root, "shared", whole_model=False)
+    paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in ranked]
+    run_ranks(["tests.training.together_worker", "0", *paths], 2)
+    assert_same(alone, "shared", rel=2e-5)
+    trained = json.loads((root / "shared-flare-de/training.json").read_text())
+    assert (trained["engine"], trained["world_size"]) == ("zero3", 2)
+
+
+def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
+    """Bit by bit; it is told at the end, and nothing of it is called trained."""
+    found = []
+    for rate in (0.01, 1e30):
+        names = {name: f"fault-{rate}-{name}" for name in ("flare-pl", "lora-pl")}
+        made = [settings(root, name, run, steps=6) for name, run in names.items()]
+        made.append(settings(root, "lora-pl", f"fault-{rate}-bad", steps=6, learning_rate=rate, warmup_ratio=0.0))
+        cells = [load_config(write_config(one)) for one in made]
+        runs = [(config, open_run(config, train=True)) for config in cells]
+        if rate > 1:
+            with pytest.raises(NotFiniteError, match="3 steps in a row were not applied"):
+                train_together(runs, evaluate=True)
+        else:
+            train_together(runs, evaluate=True)
+        make_room()
+        timed = ("step_seconds",)
+        found.append(
+            [[{k: v for k, v in line.items() if k not in timed} for line in log(root / r)] for r in names.values()]
+        )
+        for run in names.values():
+            assert {"metrics.json", "training.json"} <= {path.name for path in (root / run).iterdir()}
+    assert found[0] == found[1]
+    bad = root / f"fault-{1e30}-bad"
+    assert not (bad / "training.json").exists() and log(bad)[-1]["step"] == 4
+
+
+def test_sources_that_cells_share_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two languages whose splits differ, and two seeds, read the same English rows at nearly the same steps."""
+    read: list[tuple[int, int]] = []
+
+    def noted(batches: Any) -> Any:
+        batch = join(batches)
+        read.append((batch.sources, sum(int((b.source_lengths_SB > 0).sum()) for b in batches.values())))
+        return batch
+
+    monkeypatch.setattr(module, "join", noted)
+    made = [settings(root, name, f"reads-{name}", steps=6) for name in ("flare-pl", "flare-de", "prefix-de")]
+    runs = [(config, open_run(config, train=True)) for config in map(load_config, map(write_config, made))]
+    train_together(runs, evaluate=False)
+    distinct, all_of_them = (sum(numbers) for numbers in zip(*read, strict=True))
+    assert all_of_them == 6 * 12 * 3
+    assert distinct < 6 * 12 * 1.2
+
+
+def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = [settings(root, name, f"turn-{name}", steps=2) for name in ("flare-pl", "lora-pl", "prefix-de")]
+    made += [made[0] | {"method": "x_mixup", "adapter": {}, "run_dir": str(root / f"turn-mixup-{n}")} for n in (1, 2)]
+    cells = [load_config(write_config(one)) for one in made]
+    needed: list[float] = []
+    original = memory.joint_memory
+
+    def sized(configs: Any, *arguments: Any, **how: Any) -> memory.Size:
+        size = original(configs, *arguments, **how)
+        needed.append(size.needed)
+        return memory.Size(size.needed, size.available if len(configs) < 3 else 0.9 * size.needed)
+
+    monkeypatch.setattr("flare_ds.training.together.joint_memory", sized)
+    paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in cells]
+    assert main(["train", *paths, "train.validate_rows=10"]) == 0
+    told = capfd.readouterr().err
+    assert "3 runs are trained together over one base" in told and "2 runs are trained in turn" in told
+    assert "so they are trained in two groups" in told
+    assert needed[0] > needed[1] and len(needed) == 2
+    assert all((Path(config.run_dir) / "training.json").is_file() for config in cells)
+    assert main(["train", *paths, paths[0]]) == 1
+    assert "is named 2 times" in capfd.readouterr().err
