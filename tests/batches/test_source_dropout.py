@@ -104,7 +104,7 @@ def test_a_step_lays_out_the_rows_that_are_left(tmp_path: Path, method: str, dif
     feed = Feed(config, cache, load_shape(config.model))
     there = []
     for step in range(3):
-        portions = list(feed.portions(step, torch.device("cpu")))
+        portions = list(feed.portions(step))
         dropped_n = dropped_rows(len(cache.split("train")), 0.5, seed=config.train.seed, step=step)
         for portion in portions if differs else ():
             lengths = portion.batch.source_lengths_SB[0, : len(portion.rows)]
