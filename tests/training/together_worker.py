@@ -1,6 +1,6 @@
 """One rank that trains runs together: `python -m tests.training.together_worker BROKEN CONFIG...`.
 
-With BROKEN = 0 they are scored as well. Otherwise all are broken off when they have done so many steps; then the first goes
+With BROKEN = 0 they are scored as well. Otherwise all are broken off after so many steps; then the first goes
 on alone to its end, and then the others go on together, from where each of them was saved.
 """
 
