@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from flare_ds.config import Config
@@ -40,13 +41,13 @@ class Cell:
 
     Raises:
         ConfigError: a row is larger than a step, or the model cannot be built.
-        CheckpointError: a saved state belongs to other data or settings.
     """
 
     engine: Engine
     number: int
     states: StateStore | None
     failure: NotFiniteError | None = None
+    _saved: tuple[Progress, dict[str, Tensor]] | None = None
 
     def __init__(self, config: Config, cache: Cache) -> None:
         assert config.recipe.trains, "open_run has refused it"
@@ -58,10 +59,6 @@ class Cell:
         self.feed = Feed(config, cache, self.shape)
         self.steps = self.feed.steps
         self.progress = Progress(fingerprint=on_rank_zero(partial(fingerprint, config, cache)))
-        there = on_rank_zero(self.state_path.exists)
-        self._saved = agreed(partial(load_state, self.state_path, self.progress.fingerprint)) if there else None
-        if self._saved is not None:
-            self.progress, _ = self._saved
 
     @property
     def saved_adapter(self) -> AdapterSource | None:
@@ -77,13 +74,17 @@ class Cell:
         return self.engine.running(self.number)
 
     def prepare(self) -> None:
-        """Compute the source states that are to be stored.
+        """Compute the source states that are to be stored, and read the trainer state that was saved.
 
         Raises:
+            CheckpointError: that belongs to other data or settings.
             FlareError: see `prepare_states`.
         """
         self.states = prepare_states(self.config, self.cache)
         self.feed.stored = None if self.states is None else self.states.split("train")
+        if on_rank_zero(self.state_path.exists):
+            self._saved = agreed(partial(load_state, self.state_path, self.progress.fingerprint))
+            self.progress, _ = self._saved
 
     def join(self, engine: Engine, number: int) -> None:
         """Be trained by an engine, which was opened with the saved adapter."""

@@ -15,6 +15,7 @@ from flare_ds.batches.joined import join
 from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.exceptions import NotFiniteError
+from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
 from flare_ds.runtime.engine import make_room
 from flare_ds.settings import load_config
@@ -117,8 +118,13 @@ def assert_same(alone: dict[str, Path], kind: str, *, rel: float = 1e-5) -> None
         assert saved == saved_alone
 
 
-def test_on_one_rank(root: Path, alone: dict[str, Path]) -> None:
+@pytest.fixture(scope="module")
+def one(root: Path, alone: dict[str, Path]) -> None:
+    """All together on one rank, scored as well."""
     go(configs(root, "one"), 0)
+
+
+def test_on_one_rank(alone: dict[str, Path], one: None) -> None:
     assert_same(alone, "one")
 
 
@@ -130,11 +136,15 @@ def test_on_two_ranks_that_hold_the_base(root: Path, alone: dict[str, Path]) -> 
     assert_same(alone, "two", rel=2e-5)
 
 
-def test_on_two_ranks_that_share_the_base(root: Path, alone: dict[str, Path]) -> None:
+def test_on_two_ranks_that_share_the_base(root: Path, alone: dict[str, Path], one: None) -> None:
     ranked = configs(root, "shared", whole_model=False)
     paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in ranked]
     run_ranks(["tests.training.together_worker", "0", *paths], 2)
     assert_same(alone, "shared", rel=2e-5)
+    for name in CELLS:
+        scored, on_one = (json.loads((root / f"{kind}-{name}/metrics.json").read_text()) for kind in ("shared", "one"))
+        assert scored["figures"] == pytest.approx(on_one["figures"], rel=1e-4)
+        assert RunDirectory(root / f"shared-{name}").finished
     trained = json.loads((root / "shared-flare-de/training.json").read_text())
     assert (trained["engine"], trained["world_size"]) == ("zero3", 2)
 

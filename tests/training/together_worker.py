@@ -1,7 +1,7 @@
 """One rank that trains runs together: `python -m tests.training.together_worker BROKEN CONFIG...`.
 
-With BROKEN > 0 all are broken off when they have done so many steps; then the first goes on alone to its end, and then
-the others go on together, from where each of them was saved.
+With BROKEN = 0 they are scored as well. Otherwise all are broken off after so many steps; then the first goes
+on alone to its end, and then the others go on together, from where each of them was saved.
 """
 
 import sys
@@ -26,7 +26,7 @@ def go(configs: list[Config], broken: int) -> None:
         first = configs[0]
         Trainer(first, open_run(first, train=True)).train()
         make_room()
-    train_together([(config, open_run(config, train=True)) for config in configs], evaluate=False)
+    train_together([(config, open_run(config, train=True)) for config in configs], evaluate=not broken)
     make_room()
 
 
