@@ -37,9 +37,9 @@ def test_gather_volume() -> None:
     names = ("lockstep", "lockstep_checkpointing", "lockstep_validating", "two_forwards")
     lockstep, recomputed, validating, two_forwards = (found["variants"][name] for name in names)
     assert found["log_trace_cache_warnings"] is True
-    assert lockstep["ratio"] <= 1.70
+    assert lockstep["ratio"] <= 1.70 and recomputed["ratio"] <= 1.70, "recomputing gathers nothing again"
+    assert recomputed["gathers_a_step"] <= lockstep["gathers_a_step"]
     assert two_forwards["ratio"] >= 2.9
-    assert lockstep["ratio"] < recomputed["ratio"] < two_forwards["ratio"]
     assert lockstep["invalidations"] == recomputed["invalidations"] == 0
     assert validating["invalidations"] == 0 and validating["ratio"] <= lockstep["ratio"]
     assert two_forwards["invalidations"] > 0, "the count sees the message where there is one"

@@ -16,6 +16,7 @@ Legend: B rows, S sources, P prompt columns, L columns, N answer positions, M co
 position, D their width; of logits K is the tokens in which label words part.
 """
 
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any, Protocol
@@ -148,47 +149,44 @@ def collate(
     """
     rows = [int(row) for row in micro_batch.rows]
     prompts_SB = [[split.prompt(stream, row) for row in rows] for stream in streams]
-    prompt_columns = _longest(prompts_SB)
-    predicting = streams if source_targets else streams[-1:]
+    longest = _longest(prompts_SB[:-1]), _longest(prompts_SB[-1:])
+    prompt_columns = max(longest)
     answers = TokenAnswers(split) if objective == "vocabulary" else LabelAnswers(split, trie)
+    predicting = streams if source_targets else streams[-1:]
     targets_SBN = _right_padded([[answers.targets(stream, row) for row in rows] for stream in predicting])
     source_answers = source_answers or source_targets
     reading = streams if source_answers else streams[-1:]
     inputs_SB = [[answers.inputs(stream, row) if stream in reading else NOTHING for row in rows] for stream in streams]
-    ids, mask = _grid(list(chain(*prompts_SB)), list(chain(*inputs_SB)), pad_id)
-    longest = [
-        max((len(prompt) for prompt in chain(*prompts)), default=0) for prompts in (prompts_SB[:-1], prompts_SB[-1:])
-    ]
+    ids, mask = _grid(list(chain(*prompts_SB)), list(chain(*inputs_SB)), prompt_columns, pad_id)
     states = None if stored is None else [stored.states(row) for row in rows]
-    source_lengths = [[len(prompt) for prompt in prompts] for prompts in prompts_SB[:-1]]
-    if states is not None:
-        source_lengths = [[len(state) for state in states]]
+    sources_SB = prompts_SB[:-1] if states is None else [states]
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
         position_ids=torch.from_numpy((mask.cumsum(1) - 1).clip(min=0)),
-        source_lengths_SB=torch.tensor(source_lengths, dtype=torch.long).view(-1, len(rows)),
-        source_answers_SB=torch.tensor([[len(tokens) for tokens in inputs] for inputs in inputs_SB[:-1]])
-        if source_answers and len(streams) > 1
-        else None,
-        target_lengths_B=torch.tensor([len(prompt) for prompt in prompts_SB[-1]]),
+        source_lengths_SB=_lengths(sources_SB).view(-1, len(rows)),
+        source_answers_SB=_lengths(inputs_SB[:-1]) if source_answers and len(streams) > 1 else None,
+        target_lengths_B=_lengths(prompts_SB[-1:])[0],
         answer_columns_N=torch.arange(prompt_columns - 1, prompt_columns - 1 + targets_SBN.shape[2]),
         answers_BN=targets_SBN[-1],
         weights_B=torch.from_numpy(micro_batch.weights),
         prompt_columns=prompt_columns,
-        first_columns=(
-            prompt_columns - max(1, longest[0]),
-            prompt_columns - longest[1],
-        ),  # a source without a text has one
+        first_columns=(prompt_columns - longest[0], prompt_columns - longest[1]),
         source_targets_SBN=targets_SBN[:-1] if source_targets else None,
         stored_BMKD=None if states is None else _left_padded(states),
         branches_BNK=answers.branches(rows, targets_SBN.shape[2]),
     )
 
 
-def _grid(prompts: list[np.ndarray], inputs: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def _lengths(items_SB: Sequence[Sequence[Sized]]) -> Tensor:
+    """How long each of some prompts, answers or states is: int64 [S, B]."""
+    return torch.tensor([[len(item) for item in items] for items in items_SB], dtype=torch.long)
+
+
+def _grid(
+    prompts: list[np.ndarray], inputs: list[np.ndarray], prompt_columns: int, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The token ids of all rows and their mask, each int64 [(S+1)·B, L], as drawn at the top of this module."""
-    prompt_columns = max(map(len, prompts))
     ids = np.full((len(prompts), prompt_columns + max(map(len, inputs))), pad_id, np.int64)
     mask = np.zeros_like(ids)
     for line, (prompt, answer) in enumerate(zip(prompts, inputs, strict=True)):

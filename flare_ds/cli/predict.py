@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, typed_path
-from flare_ds.cli.importing import uncollected
+from flare_ds.cli.importing import libraries
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_text
@@ -71,7 +71,7 @@ def _predict(options: argparse.Namespace) -> None:
     task = task_of(config.task)
     rows = _given(options, config, task)
 
-    with uncollected():
+    with libraries(config.model):
         from flare_ds.evaluation.predict import Predictor
         from flare_ds.runtime.joining import join_if_launched
 

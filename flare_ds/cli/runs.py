@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of, typed_path
-from flare_ds.cli.importing import uncollected
+from flare_ds.cli.importing import libraries
 from flare_ds.cli.predict import add_predict
 from flare_ds.settings import load_config
 
@@ -96,7 +96,7 @@ def _stage1_config(options: argparse.Namespace) -> "Config":
 def _stage1(options: argparse.Namespace) -> None:
     config = _stage1_config(options)
 
-    with uncollected():
+    with libraries(config.model):
         from flare_ds.runtime.process_group import rank
         from flare_ds.training.stage1 import run_stage1
 
@@ -120,7 +120,7 @@ def _train_configs(options: argparse.Namespace) -> "list[Config]":
 def _train(options: argparse.Namespace) -> None:
     configs = _train_configs(options)
 
-    with uncollected():
+    with libraries(configs[0].model):
         from flare_ds.training.run import open_run
         from flare_ds.training.together import check_distinct, train_together
 
@@ -133,7 +133,7 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    with uncollected():
+    with libraries(config.model):
         from flare_ds.evaluation.evaluate import evaluate_run
         from flare_ds.evaluation.other_rows import OtherRows
         from flare_ds.training.run import open_beside, open_run

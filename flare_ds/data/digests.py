@@ -61,10 +61,17 @@ def among(digests: np.ndarray, seen: np.ndarray) -> np.ndarray:
     Returns:
         bool [rows].
     """
+    if seen.size > digests.size:  # the second is hashed, which takes a hundred bytes each
+        seen = seen.ravel()[_is_in(seen, digests)]
+    return (_is_in(digests, seen).reshape(digests.shape) & (digests != b"")).any(axis=1)
+
+
+def _is_in(digests: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Which of some digests are among others: bool, flat."""
     from pyarrow.compute import is_in
 
-    found = is_in(arrow(digests), value_set=arrow(seen)).to_numpy(zero_copy_only=False).reshape(digests.shape)
-    return (found & (digests != b"")).any(axis=1)
+    found: np.ndarray = is_in(arrow(digests), value_set=arrow(seen)).to_numpy(zero_copy_only=False)
+    return found
 
 
 def arrow(digests: np.ndarray) -> pa.Array:

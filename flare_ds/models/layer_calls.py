@@ -130,6 +130,29 @@ def with_hidden(output: Any, hidden_states: Tensor) -> Any:
 
 def call_layer(run: Callable[..., Any], *args: Any, recompute: bool, **kwargs: Any) -> Any:
     """Call a layer; with `recompute` nothing inside is kept for the backward pass, which calls it again."""
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(run, *args, use_reentrant=False, **kwargs)
-    return run(*args, **kwargs)
+    if not (recompute and torch.is_grad_enabled()):
+        return run(*args, **kwargs)
+
+    def run_and_mark(*args: Any, **kwargs: Any) -> Any:
+        output = run(*args, **kwargs)
+        return with_hidden(output, _RecomputedFirst.apply(hidden_of(output)))
+
+    return checkpoint(run_and_mark, *args, use_reentrant=False, **kwargs)
+
+
+class _RecomputedFirst(torch.autograd.Function):
+    """Hands a layer's state on; backwards it is the layer's first step, and asks for what was not kept.
+
+    So the layer is called again before any module inside begins its backward. Else the last one would have begun, and
+    ZeRO-3 takes the weights that are gathered meanwhile for that module's: it would release the whole layer behind it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, state_XLD: Tensor) -> Tensor:
+        ctx.save_for_backward(state_XLD.new_empty(0))
+        return state_XLD.detach()  # no view: the model may still write into it
+
+    @staticmethod
+    def backward(ctx: Any, gradient_XLD: Tensor) -> Tensor:
+        (_,) = ctx.saved_tensors  # which recomputes the layer
+        return gradient_XLD

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import LayerCall
+from flare_ds.models.layer_calls import LayerCall, call_layer, hidden_of
 
 
 class Layer(nn.Module):
@@ -69,3 +69,30 @@ UNKNOWN: list[tuple[str, Any]] = [
 def test_anything_else_is_refused_with_the_layer_and_the_argument(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"each Layer of model.base takes '{name}', a \w+.*\n.*lora, input_fusion"):
         split(**{name: value})
+
+
+@pytest.mark.parametrize("returns", ["state", "tuple"])
+def test_a_layer_is_recomputed_whole_before_any_backward_inside(returns: str) -> None:
+    """Else ZeRO-3 releases the layer's weights behind its last module, and gathers the others again."""
+    torch.manual_seed(0)
+    layer, seen = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), list[str]()
+    for name, module in layer.named_children():
+        module.register_forward_hook(lambda *_, name=name: seen.append(f"forward {name}"))
+        module.register_full_backward_pre_hook(lambda *_, name=name: seen.append(f"backward {name}"))
+
+    def run(state: Tensor) -> Any:
+        return (layer(state), 7) if returns == "tuple" else layer(state)
+
+    def gradient(*, recompute: bool) -> Tensor:
+        state = torch.linspace(-1, 1, 24).view(2, 3, 4).requires_grad_()
+        output = call_layer(run, state, recompute=recompute)
+        assert returns == "state" or output[1:] == (7,)
+        hidden = hidden_of(output)
+        (hidden.mul_(2) if recompute else hidden * 2).sum().backward()  # a model may write into it
+        assert state.grad is not None
+        return state.grad
+
+    once, forward = gradient(recompute=False), [f"forward {number}" for number in (0, 1, 2)]
+    seen.clear()
+    assert torch.equal(gradient(recompute=True), once)
+    assert seen == [*forward, *forward, *(f"backward {number}" for number in (2, 1, 0))]
