@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:g}" if isinstance(value, float) else str(value)
     parts = value if isinstance(value, list) else [value]
-    shown = "+".join(str({True: "true", False: "false", None: "null"}.get(part, part)) for part in parts)
+    shown = "+".join("null" if part is None else str(part) for part in parts)
     return "-" + re.sub(r"[^\w.+-]", "_", shown.rstrip("/").rpartition("/")[2])
 
 

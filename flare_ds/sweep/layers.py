@@ -17,11 +17,11 @@ def nested(settings: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def flat(settings: Mapping[Any, Any]) -> dict[str, Any]:
-    """Settings by dotted name."""
+    """Settings by dotted name; empty sections say nothing."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        inner = {f"{key}.{name}": below for name, below in flat(value).items()} if isinstance(value, Mapping) else {}
-        found |= inner or {str(key): value}
+        below = {f"{key}.{name}": inner for name, inner in flat(value).items()} if isinstance(value, Mapping) else None
+        found |= {str(key): value} if below is None else below
     return found
 
 
