@@ -179,11 +179,14 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from flare_ds.sweep.local import dry_run, sweep
-
     if options.dry_run:
-        print(dry_run(options.config, overrides_of(options)))
+        from flare_ds.sweep.dry_run import dry_run
+
+        print(dry_run(options.config, overrides_of(options), jobs=options.jobs))
         return 0
+
+    from flare_ds.sweep.local import sweep
+
     return sweep(
         options.config,
         overrides_of(options),

@@ -7,9 +7,14 @@ base, data or an encoder may be moved; the base is known by its content, the dat
 from collections.abc import Mapping
 from typing import Any
 
-from flare_ds.config import Config
+from flare_ds.config import AdapterConfig, Config
 from flare_ds.places import PLACES
 
+FUSION = frozenset(
+    f"adapter.{name}"
+    for name in AdapterConfig.model_fields.keys() - {"r", "alpha", "rslora", "dropout", "target_modules", "train_head"}
+)
+"""Settings of an adapter that mean nothing where no source meets the target in it."""
 _FREE_IN_EVALUATION = ("evaluate.", "generate.", "translate.", "task.test_rows", "model.")
 
 

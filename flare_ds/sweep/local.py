@@ -20,10 +20,10 @@ from flare_ds.exceptions import HostError
 from flare_ds.files import disk_errors
 from flare_ds.processes import log_tail, only_one, say, search_path
 from flare_ds.reporting import report
-from flare_ds.sweep.changed import changed_runs, claim_directories, refuse_changed, set_changed_aside
+from flare_ds.sweep.changed import claim_directories, refuse_changed, set_changed_aside
 from flare_ds.sweep.nodes import KINDS, is_done, nodes_of
 from flare_ds.sweep.plan import Plan, load_sweep
-from flare_ds.sweep.progress import plan_table, progress
+from flare_ds.sweep.progress import progress
 from flare_ds.sweep.record import SweepRecord, record_of
 from flare_ds.sweep.runner import Runner
 from flare_ds.sweep.slots import slots
@@ -83,17 +83,6 @@ def sweep(
         say(f"\n{result.text}" if result else "")
     finished = all(is_done(run, plan) for run in plan.runs) or any(part not in only for part in KINDS)
     return 0 if finished and not runner.failed and not (result and result.unreadable) else 1
-
-
-def dry_run(path: str | Path, overrides: Sequence[str] = ()) -> str:
-    """What a sweep would do, as a table; nothing is written.
-
-    Raises:
-        ConfigError: a setting is wrong.
-    """
-    plan = load_sweep(path, overrides)
-    changed = {run.name: what for what, runs in changed_runs(plan).items() for run in runs}
-    return plan_table(record_of(nodes_of(plan), plan.out, jobs=1), changed)
 
 
 def summary(runner: Runner) -> str:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flare_ds.config import AdapterConfig, Config, TaskConfig
+from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import ConfigError, DataError, together
 from flare_ds.methods import METHODS
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.changes import changes, is_read
+from flare_ds.runs.changes import FUSION, changes, is_read
 from flare_ds.settings import parse_config
 from flare_ds.sweep.axes import Cell, suffix
 from flare_ds.sweep.grid import Settings, SweepConfig, launch_words, read_sweep
@@ -18,8 +18,6 @@ from flare_ds.sweep.layers import merged, nested
 from flare_ds.tasks.load import check_languages, task_of
 
 _GRID_OR_BASE = "grid.languages, base.task.source_language"
-_OF_FUSION = AdapterConfig.model_fields.keys() - {"r", "alpha", "rslora", "dropout", "target_modules", "train_head"}
-"""Settings of the adapter that mean nothing where no source meets the target in it."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +189,7 @@ def _directory(cell: Cell) -> Path:
 
 def _reads(config: Config, name: str) -> bool:
     """Whether cells that differ in a setting are different cells."""
-    fusion = name.removeprefix("adapter.") in _OF_FUSION
-    return is_read(name, config) and (config.sources > 0 or not fusion)
+    return is_read(name, config) and (config.sources > 0 or name not in FUSION)
 
 
 def _wrong_languages(run: PlannedRun) -> Iterator[ConfigError]:

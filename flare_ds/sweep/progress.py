@@ -1,4 +1,4 @@
-"""A sweep's progress in words: for `flare-ds status`, for a terminal while it runs, and before it runs at all."""
+"""A sweep's progress in words: for `flare-ds status`, and for a terminal while it runs."""
 
 import statistics
 import time
@@ -9,8 +9,6 @@ from pathlib import Path
 from flare_ds.exceptions import DataError
 from flare_ds.human import human_age
 from flare_ds.locks import holder_of
-from flare_ds.markdown import DASH
-from flare_ds.markdown import table as markdown_table
 from flare_ds.runs.directory import RunDirectory
 from flare_ds.sweep.record import LOCK, NodeRecord, SweepRecord, read_record
 
@@ -48,27 +46,7 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
     counts["waiting"] -= blocked
     counts["blocked by a failed one"] = blocked
     said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    return "\n".join([*lines, f"{len(record.nodes)} stages: {said}{_left(record)}"])
-
-
-def plan_table(record: SweepRecord, changed: Mapping[str, str]) -> str:
-    """What a sweep would do: its nodes in order, what each needs, what is finished, how long the others may take.
-
-    Args:
-        record: with which the sweep would begin.
-        changed: by run directory below that of the sweep, the settings that differ from what is there.
-    """
-    typical, lines = _typical(record), []
-    for name, node in record.nodes.items():
-        seconds = node.seconds if node.state == "done" else typical.get(node.method)
-        length = DASH if seconds is None else human_age(seconds)
-        differs = "; ".join(dict.fromkeys(changed[run] for run in node.runs if run in changed))
-        state = f"changed: {differs}" if differs else "finished" if node.state == "done" else "to do"
-        lines.append((name, ", ".join(node.needs) or DASH, state, length))
-    counts = Counter(node.kind for node in record.nodes.values() if node.state != "done")
-    to_do = ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "nothing"
-    table = markdown_table(("stage", "needs", "state", "time"), lines)
-    return f"{table}\n\nto do: {to_do}; then the report{_left(record)}"
+    return "\n".join([*lines, f"{len(record.nodes)} stages: {said}{left(record)}"])
 
 
 def _step(run: Path, name: str) -> str:
@@ -85,7 +63,7 @@ def _step(run: Path, name: str) -> str:
     return f"{name}: step {log[-1]['step']}{of}{speed}, loss {log[-1]['loss']:.3f}"
 
 
-def _typical(record: SweepRecord) -> dict[str, float]:
+def typical_seconds(record: SweepRecord) -> dict[str, float]:
     """Seconds that nodes of one method take, where some are done."""
     known: dict[str, list[float]] = {}
     for node in record.nodes.values():
@@ -94,9 +72,9 @@ def _typical(record: SweepRecord) -> dict[str, float]:
     return {method: statistics.median(seconds) for method, seconds in known.items()}
 
 
-def _left(record: SweepRecord) -> str:
+def left(record: SweepRecord) -> str:
     """For how long a sweep has still to go, by what is done, and of how many nodes that is not known."""
-    typical, blocked = _typical(record), record.blocked()
+    typical, blocked = typical_seconds(record), record.blocked()
     todo = [node for name, node in record.nodes.items() if node.state in ("waiting", "running") and name not in blocked]
     guesses = [_remaining(node, typical) for node in todo]
     known = [seconds for seconds in guesses if seconds is not None]
