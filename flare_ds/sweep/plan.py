@@ -10,11 +10,11 @@ from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import ConfigError, DataError, together
 from flare_ds.methods import METHODS
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.changes import FUSION, changes, is_read
+from flare_ds.runs.changes import FUSION, is_read
 from flare_ds.settings import parse_config
 from flare_ds.sweep.axes import Cell, suffix
 from flare_ds.sweep.grid import Settings, SweepConfig, launch_words, read_sweep
-from flare_ds.sweep.layers import merged, nested
+from flare_ds.sweep.layers import flat, merged, nested
 from flare_ds.tasks.load import check_languages, task_of
 
 _GRID_OR_BASE = "grid.languages, base.task.source_language"
@@ -128,7 +128,8 @@ class _Resolver:
             if config.stage1 is not None and place not in stages1:
                 stages1[place] = self._stage1(cell)
             run = self._cell(cell, stages1.get(place))
-            self._check_namesake(run, cells.setdefault(run.name, run))
+            if (first := cells.setdefault(run.name, run)) is not run:
+                self._check_namesake(run, first)
         launch = (sys.executable, "-m") if config.launch is None else launch_words(config.launch)
         runs = tuple(stages1.values()), tuple(cells.values())
         return Plan(Path(config.out), launch, config.ranks, *runs, config.score, config.retries)
@@ -176,11 +177,11 @@ class _Resolver:
         return config.model_copy(update={"run_dir": str(Path(self.config.out) / name)})
 
     def _check_namesake(self, run: PlannedRun, first: PlannedRun) -> None:
-        differ = changes(first.config, run.config)
+        one, other = flat(first.config.model_dump(mode="json")), flat(run.config.model_dump(mode="json"))
+        differ = [f"{name}={one[name]!r:.80} and {other[name]!r:.80}" for name in one if one[name] != other[name]]
         if differ:
-            said = ", ".join(f"{name}={one!r:.80} and {other!r:.80}" for name, (one, other) in differ.items())
             fix = "give the one of them a name of its own in variants"
-            raise ConfigError(f"two cells of {self.origin} would be {run.name}: {said}", fix=fix)
+            raise ConfigError(f"two cells of {self.origin} would be {run.name}: {', '.join(differ)}", fix=fix)
 
 
 def _directory(cell: Cell) -> Path:
