@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -182,11 +183,11 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     content = json.loads(record.read_text())
     content["nodes"]["pl/lora-seed1"]["seconds"] = content["nodes"]["pl/lora-seed2"]["seconds"] = 7200.0
     record.write_text(json.dumps(content))
-    shown = dry_run(bench.path, ["methods.lora.train.steps=41", "grid.methods=[lora, flare]", "grid.seeds=[1, 2, 3]"])
-    assert (
-        "| pl/lora-seed1 | prepare en-pl, stage1 | changed: train.steps=40, now train.steps=41 is asked for |" in shown
-    )
-    assert "| pl/lora-seed3 | prepare en-pl, stage1 | to do | 2 hours |" in shown
+    grown = ["methods.lora.train.steps=41", "grid.methods=[lora, flare]", "grid.seeds=[1, 2, 3]"]
+    shown = re.sub(" +", " ", dry_run(bench.path, grown))
+    needs = "prepare en-pl, stage1"
+    assert f"| pl/lora-seed1 | {needs} | changed: train.steps=40, now train.steps=41 is asked for |" in shown
+    assert f"| pl/lora-seed3 | {needs} | to do | 2 hours |" in shown
     assert "about 2 hours left, and 3 whose time is not known" in shown
     assert record.read_text() == json.dumps(content)
 
