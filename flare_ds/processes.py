@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -49,23 +50,42 @@ def free_port() -> str:
         return str(server.getsockname()[1])
 
 
-def run_logged(command: Sequence[str], log: Path) -> int:
+class StoppedError(Exception):
+    """A command was ended before its time, because it was asked to be."""
+
+
+def run_logged(
+    command: Sequence[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    shown: bool = True,
+    stop: threading.Event | None = None,
+) -> int:
     """Run a command; its output goes to the console and to the end of `log`.
 
     Any exception while it runs, KeyboardInterrupt above all, ends the command and everything it started.
 
     Once the command itself has ended, what it leaves behind is given some seconds, and then ended too.
 
+    Args:
+        command: its words.
+        log: where its output goes.
+        environment: variables that it has beside ours.
+        shown: whether its output goes to the console, too.
+        stop: ends the command when it is set, as an exception would: for threads, which no Ctrl-C reaches.
+
     Returns:
         The exit status; negative when a signal ended it.
 
     Raises:
         HostError: the command cannot be started, or the log cannot be written.
+        StoppedError: `stop` was set.
     """
     with disk_errors(log), log.open("ab", buffering=0) as file:
         file.write(f"{COMMAND}{shlex.join(command)}\n".encode())
-        with _own_group(command) as (process, output):
-            _follow(process, output, file)
+        with _own_group(command, environment or {}) as (process, output):
+            _follow(process, output, file, shown, stop or threading.Event())
             status = process.wait()
             # Whoever of the group closed its output and lives on would run beside the next command.
             if _lingers(process):
@@ -78,13 +98,25 @@ def log_tail(log: Path, lines: int = 20) -> str:
 
     Where a launcher has said more than that after our own last message, half of them are from there on.
     """
+    shown, ours = _log_lines(log)
+    if ours is None or ours >= len(shown) - lines:
+        return "\n".join(shown[-lines:])
+    return "\n".join([*shown[ours:][: lines // 2], "...", *shown[-(lines // 2) :]])
+
+
+def log_reason(log: Path) -> str:
+    """Why the last command of a log failed, in a line: our own last message, or else the last thing that was said."""
+    shown, ours = _log_lines(log)
+    return shown[-1 if ours is None else ours].partition(MESSAGE)[2] or shown[-1]
+
+
+def _log_lines(log: Path) -> tuple[list[str], int | None]:
+    """The lines of a log that say anything, and which of them is the last message of ours in the last command."""
     text = log.read_text(encoding="utf-8", errors="replace")
     shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n") if line.strip()]
     of_last = max((place for place, line in enumerate(shown) if line.startswith(COMMAND)), default=0)
-    ours = [place for place in range(of_last, len(shown)) if MESSAGE in shown[place]]
-    if not ours or ours[-1] >= len(shown) - lines:
-        return "\n".join(shown[-lines:])
-    return "\n".join([*shown[ours[-1] :][: lines // 2], "...", *shown[-(lines // 2) :]])
+    ours = (place for place in reversed(range(of_last, len(shown))) if MESSAGE in shown[place])
+    return shown, next(ours, None)
 
 
 @contextmanager
@@ -104,8 +136,8 @@ def only_one(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _own_group(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
-    environment = {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1"}
+def _own_group(command: Sequence[str], own: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
+    environment = {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1", **own}
     try:
         process = subprocess.Popen(
             command,
@@ -161,15 +193,19 @@ def end_lingering(leader: subprocess.Popen) -> None:
         _signal_group(leader, number)
 
 
-def _follow(process: subprocess.Popen, output: IO[bytes], log: IO[bytes]) -> None:
-    """Show all output until nobody is left to write any, or the command has ended and the rest is only lingering."""
+def _follow(process: subprocess.Popen, output: IO[bytes], log: IO[bytes], shown: bool, stop: threading.Event) -> None:
+    """Take all output until nobody is left to write any, or the command has ended and the rest is only lingering."""
     deadline = float("inf")
     while time.monotonic() < deadline:
+        if stop.is_set():
+            raise StoppedError
         if select.select([output], [], [], 0.2)[0]:
             chunk = output.read(_CHUNK)
             if not chunk:
                 return
-            _show(chunk, log)
+            log.write(chunk)
+            if shown:
+                _show(chunk)
         if deadline == float("inf") and process.poll() is not None:
             deadline = time.monotonic() + _LINGER_S
 
@@ -187,18 +223,13 @@ def _lingers(process: subprocess.Popen) -> bool:
 
 
 def _end_group(process: subprocess.Popen, output: IO[bytes]) -> None:
-    """Ask the group to stop, the way Ctrl-C and then `kill` would, and make sure of it.
-
-    A second, impatient Ctrl-C must not cut this short: it is ignored meanwhile, for at most twice the patience.
-    """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ask the group to stop, the way Ctrl-C and then `kill` would, and make sure of it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         _signal_group(process, number)
         if _drained(output, time.monotonic() + _PATIENCE_S):
             break
     _signal_group(process, signal.SIGKILL)
     process.wait()
-    signal.signal(signal.SIGINT, before)
 
 
 def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
@@ -214,9 +245,8 @@ def _drained(output: IO[bytes], deadline: float) -> bool:
     return False
 
 
-def _show(chunk: bytes, log: IO[bytes]) -> None:
-    """Into the log, and onto the console as long as there is one."""
-    log.write(chunk)
+def _show(chunk: bytes) -> None:
+    """Onto the console as long as there is one."""
     with suppress(OSError):  # a closed pipe, a lost terminal
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()

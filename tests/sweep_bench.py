@@ -37,8 +37,18 @@ def do(verb):
         child = subprocess.Popen(["sleep", "600"])
         (here / "hanging.txt").write_text(f"{{os.getpid()}} {{child.pid}}")
         time.sleep(600)
+    if call in os.environ.get("MEET", "").split(","):  # each waits until all of them run
+        (here / call.replace("/", "-")).touch()
+        deadline = time.monotonic() + 20
+        while not all((here / other.replace("/", "-")).exists() for other in os.environ["MEET"].split(",")):
+            assert time.monotonic() < deadline, "nobody came"
+            time.sleep(0.02)
+        print("threads:", os.environ["OMP_NUM_THREADS"])
+    if call == os.environ.get("FAIL_ONCE") and not (here / "failed_once").exists():
+        (here / "failed_once").touch()
+        sys.exit("no luck this time")
     if call == os.environ.get("FAIL"):
-        sys.exit("no luck with " + call)
+        sys.exit("flare-ds: no luck with " + call)
     if call == os.environ.get("NOTHING"):
         sys.exit(0)
     if verb in ("train", "stage1"):
@@ -106,7 +116,7 @@ class Bench:
         self.write()
 
     def write(self) -> None:
-        self.path.write_text(yaml.safe_dump(self.settings))
+        self.path.write_text(yaml.safe_dump(self.settings, sort_keys=False))
 
     def calls(self) -> list[str]:
         """What the stand-in was asked for since the last look."""

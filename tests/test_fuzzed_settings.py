@@ -28,7 +28,13 @@ RUN = SETTINGS | {
     "mixup": {"layer": 2},
     "generate": {"temperature": 0.5},
 }
-_CELLS = {"languages": ["pl", "es"], "methods": ["lora", "flare"], "seeds": [1, 2]}
+_CELLS = {
+    "languages": ["pl", "es"],
+    "methods": ["lora", "wide"],
+    "seeds": [1, 2],
+    "adapter.alpha": [8, 16],
+    "pair": [{"adapter.r": 4, "train": {"batch_size": 8}}, {"adapter.r": 8}],
+}
 _BASE = {key: value for key, value in RUN.items() if key not in ("method", "run_dir", "task")}
 SWEEP = {
     "base": _BASE | {"task": {"name": "multiemo", "data_dir": "d"}},
@@ -36,7 +42,13 @@ SWEEP = {
     "launch": "deepspeed --module",
     "stage1": {"train": {"steps": 3}},
     "grid": _CELLS,
-    "methods": {"lora": {"adapter": {"r": 4}}},
+    "methods": {"lora": {"adapter": {"rslora": True}}},
+    "grids": [{"languages": ["pt"], "methods": ["flare"], "seeds": [3], "tasks": ["multiemo"]}],
+    "variants": {"wide": {"method": "flare", "adapter.fusion": "add"}},
+    "tasks": {"multiemo": {"task.max_prompt_tokens": 16}, "other": {"task": {"name": "multiemo"}}},
+    "models": {"small": {"model.dtype": "float32"}},
+    "score": "validation",
+    "retries": 1,
 }
 ODD: list[Any] = [
     *(

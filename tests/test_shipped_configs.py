@@ -19,6 +19,7 @@ from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import count_trainable
 from flare_ds.settings import load_config
+from flare_ds.sweep.grid import read_sweep
 from flare_ds.sweep.plan import load_sweep
 from tests.distributed import REPOSITORY
 from tests.small_models import small_model
@@ -27,7 +28,7 @@ CONFIGS = sorted((REPOSITORY / "launchers/configs").rglob("*.yaml"))
 SWEEPS, STUDIES = (
     [path for path in CONFIGS if key in yaml.safe_load(path.read_text())] for key in ("grid", "variants")
 )
-RUNS = [path for path in CONFIGS if path not in (*SWEEPS, *STUDIES)]
+RUNS = [path for path in CONFIGS if path not in SWEEPS]
 LONG, LONG_RUNS = ([path for path in paths if not path.stem.startswith("first_")] for paths in (CONFIGS, RUNS))
 """Those that show every setting; a first run and a first sweep show how short they can be."""
 MENTIONED = re.compile(r"#.*\((.+)\)")
@@ -52,20 +53,23 @@ def test_a_shipped_sweep_validates(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_shipped_study_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every variant is asked for, no two are the same run, and each fits a Gemma 3."""
-    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    study = importlib.import_module("study").load_study(path, [])
-    assert {variant for variant, _ in study.runs} == study.file.variants.keys()
-    settings = [run.config.model_dump_json(exclude={"run_dir"}) for run in study.runs.values()]
-    assert len(set(settings)) == len(settings)
+    """Every variant is in a grid, no two are the same run, each fits a Gemma 3, and each is asked about."""
+    cells, variants = load_sweep(path).cells, read_sweep(path).variants
+    assert {cell.method for cell in cells} == variants.keys()
+    settings = [cell.config.model_dump_json(exclude={"run_dir"}) for cell in cells]
+    assert len(set(settings)) == len(settings) == 54
     base, _ = small_model("gemma3", layers=1)
-    for run in study.runs.values():
-        check_adapter(base, run.config)
+    for cell in cells:
+        check_adapter(base, cell.config)
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    study = importlib.import_module("study_tables").load_study(path, REPOSITORY / "benchmarks/fusion_questions.yaml")
+    asked = {(name, seed) for one in study.questions for name in (*one.variants, one.against) for seed in one.seeds}
+    assert asked == study.runs.keys()
 
 
 @pytest.mark.parametrize("path", LONG, ids=lambda path: path.stem)
 def test_every_setting_is_commented_with_type_and_default(path: Path) -> None:
-    settings, _, _ = path.read_text().partition("\nvariants:")  # of a study, a command line each
+    settings, _, _ = path.read_text().partition("\nvariants:")  # of a study, a line each
     for line in settings.splitlines():
         key, _, value = line.partition(": ")
         if line.lstrip().startswith("#") or not value.partition("#")[0].strip():

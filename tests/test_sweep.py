@@ -96,14 +96,14 @@ def test_without_stage_1_no_cell_runs(bench, monkeypatch, capfd):
     monkeypatch.setenv("FAIL", "stage1 stage1")
     assert sweep(bench.path) == 1
     assert bench.calls() == [*PREPARED, stage1_calls(bench)[0]]
-    assert "stage 1 failed" in capfd.readouterr().out
+    assert "stage pl/lora-seed1 not run: it needs stage1, which failed" in capfd.readouterr().out
 
 
 def test_cells_without_a_cache_are_not_run_but_others_are(bench, monkeypatch, capfd):
     monkeypatch.setenv("FAIL", "prepare es/zero_shot-seed1")
     assert sweep(bench.path, ["grid.languages=[es, pl]"]) == 1
     assert bench.calls()[-len(expected_calls()) :] == expected_calls()
-    assert "stage es/flare-seed2 not run: its cache could not be prepared" in capfd.readouterr().out
+    assert "stage es/flare-seed2 not run: it needs prepare en-es, which failed" in capfd.readouterr().out
 
 
 def test_methods_that_read_the_data_differently_get_their_own_cache(bench):
@@ -272,7 +272,7 @@ def test_texts_of_a_sweep_are_taken_as_they_are_written(bench):
     plan = load_sweep(bench.path, overrides)
     assert plan.out == Path("[a] #1: x") and plan.launch == ("run:", "my ranks", "#2")
     caches = {cell.config.method: cell.config.cache_dir for cell in plan.runs}
-    assert plan.stage1.config.cache_dir == "@c" and {cell.config.cache_dir for cell in plan.cells} >= {"*d"}, caches
+    assert plan.stages1[0].config.cache_dir == "@c" and {cell.config.cache_dir for cell in plan.cells} >= {"*d"}, caches
 
 
 def test_a_sweep_in_a_place_with_odd_characters_runs_whole(bench, monkeypatch):
@@ -283,7 +283,7 @@ def test_a_sweep_in_a_place_with_odd_characters_runs_whole(bench, monkeypatch):
 
 
 def test_stage_1_may_have_its_own_seed(bench):
-    assert load_sweep(bench.path, ["stage1.train.seed=7"]).stage1.config.train.seed == 7
+    assert load_sweep(bench.path, ["stage1.train.seed=7"]).stages1[0].config.train.seed == 7
 
 
 def test_each_distributed_command_is_given_a_port(bench):

@@ -76,7 +76,7 @@ def test_a_command_that_ignores_the_signals_is_killed(tmp_path, monkeypatch):
     log = tmp_path / "log.txt"
     pids = []
 
-    def interrupt(chunk, file):
+    def interrupt(chunk):
         pids.append(int(chunk))
         raise KeyboardInterrupt
 

@@ -19,7 +19,7 @@ def add_verbs(verbs: "Verbs") -> None:
     add_verb(verbs, "tasks", _tasks, summary, ["flare-ds tasks"])
     summary = "list the architectures that were checked, and the models that can be fetched"
     add_verb(verbs, "models", _models, summary, ["flare-ds models"])
-    summary = "say of each run below a directory how far it is, what it scored, what is wrong with it"
+    summary = "say of each run below a directory, and of a sweep, how far it is, what it scored, what is wrong with it"
     status = add_verb(verbs, "status", _status, summary, ["flare-ds status runs"])
     status.add_argument("directory", type=typed_path, metavar="DIR", help="a run, a sweep's `out`, or what holds them")
     summary = "print what a shell needs to complete our verbs and options"
@@ -58,9 +58,12 @@ def _models(options: argparse.Namespace) -> None:
 def _status(options: argparse.Namespace) -> int:
     from flare_ds.runs.status import DAMAGED, statuses
     from flare_ds.runs.status import table as status_table
+    from flare_ds.sweep.progress import progress_of
 
     found = statuses(options.directory)
     print(status_table(found, options.directory))
+    if (of_sweep := progress_of(options.directory)) is not None:
+        print(f"\n{of_sweep}")
     return int(any(one.state == DAMAGED for one in found))
 
 

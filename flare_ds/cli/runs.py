@@ -7,7 +7,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING
 
-from flare_ds.cli.arguments import add_config, add_verb, config_of, overrides_of, typed_path
+from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, overrides_of, typed_path
 from flare_ds.cli.importing import libraries
 from flare_ds.cli.predict import add_predict
 from flare_ds.settings import load_config
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
     from flare_ds.config import Config
     from flare_ds.evaluation.scores import Scores
+
+_PARTS = ("translate", "prepare", "stage1", "cells", "report")
+"""Of a sweep."""
 
 
 def add_verbs(verbs: "Verbs") -> None:
@@ -44,16 +47,38 @@ def add_verbs(verbs: "Verbs") -> None:
     merge.add_argument("--output", required=True, type=typed_path, help="new model directory")
     _add_push(verbs)
     add_predict(verbs)
-    sweep = add_verb(
-        verbs, "sweep", _sweep, "run every cell of a grid", ["flare-ds sweep sweep.yaml 'grid.seeds=[1, 2]'"]
-    )
-    add_config(sweep, "yaml", task_section="base.task")
+    _add_sweep(verbs)
     report = add_verb(
         verbs, "report", _report, "table and curves of all runs below a directory", ["flare-ds report runs"]
     )
     report.add_argument("directory", type=typed_path, metavar="DIR", help="where runs are looked for")
     out_help = "where report.md and the curves go (default: DIR)"
     report.add_argument("--out", type=typed_path, metavar="DIR", help=out_help)
+
+
+def _add_sweep(verbs: "Verbs") -> None:
+    examples = [
+        "flare-ds sweep sweep.yaml 'grid.seeds=[1, 2]'",
+        "flare-ds sweep sweep.yaml --dry-run",
+        "flare-ds sweep sweep.yaml --only translate,prepare --jobs 4",
+    ]
+    sweep = add_verb(verbs, "sweep", _sweep, "run every cell of a grid", examples)
+    add_config(sweep, "yaml", task_section="base.task")
+    sweep.add_argument("--dry-run", action="store_true", help="show the stages in order, and run nothing")
+    only_help = "run these stages alone, of translate, prepare, stage1, cells and report (default: all)"
+    sweep.add_argument("--only", type=_parts, metavar="PART,PART", help=only_help)
+    jobs_help = "stages at once, each on GPUs of its own or with its share of the cores (default: 1)"
+    sweep.add_argument("--jobs", type=at_least(1, most=1024), default=1, metavar="N", help=jobs_help)
+    rerun_help = "move what was run with other settings aside, into OUT/.aside/DATE, and run it again"
+    sweep.add_argument("--rerun", choices=("changed",), help=rerun_help)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """A type of argument: parts of a sweep."""
+    parts = tuple(text.split(","))
+    if wrong := [part for part in parts if part not in _PARTS]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r:.50} is no part of a sweep; name some of {', '.join(_PARTS)}")
+    return parts
 
 
 def _add_evaluate(verbs: "Verbs") -> None:
@@ -166,9 +191,21 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        from flare_ds.sweep.dry_run import dry_run
+
+        print(dry_run(options.config, overrides_of(options), jobs=options.jobs))
+        return 0
+
     from flare_ds.sweep.local import sweep
 
-    return sweep(options.config, overrides_of(options))
+    return sweep(
+        options.config,
+        overrides_of(options),
+        jobs=options.jobs,
+        only=options.only or _PARTS,
+        rerun_changed=options.rerun == "changed",
+    )
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -7,17 +7,22 @@ runs/pl/zero_shot-seed1                                          another: what t
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flare_ds.exceptions import DataError
 from flare_ds.methods import METHODS
 from flare_ds.runs import RunResult
+from flare_ds.runs.changes import FUSION, deciding
 from flare_ds.scoring.metrics import Outcome
 
 REFERENCE = "lora"
 """The method that the others are measured against."""
+_OWN = {"train.seed", *FUSION}
+"""What methods do not share."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,17 @@ class Group:
         """Mean over the finished runs."""
         return float(np.mean([run.metrics["score"] for run in self.finished]))
 
-    @property
+    @cached_property
     def setting(self) -> tuple[Path, str, str, str]:
         """What methods must share to be compared: place, base, task and language."""
         run = self.runs[0]
         return run.directory.parent, run.config.model.base, run.config.task.name, self.language
+
+    @cached_property
+    def choices(self) -> dict[str, Any]:
+        """What a grid may vary, and methods may share: how an adapter is trained, and how wide it is."""
+        read = deciding(self.runs[0].config)
+        return {name: read[name] for name in read if name.startswith(("train.", "adapter.")) and name not in _OWN}
 
 
 def grouped(runs: Sequence[RunResult]) -> list[Group]:
@@ -85,8 +96,9 @@ def _group(runs: list[RunResult]) -> Group:
 
 
 def references(group: Group, groups: Sequence[Group]) -> list[Group]:
-    """The groups of the reference method that a group may be compared with."""
-    return [other for other in groups if other.method == REFERENCE and other.setting == group.setting]
+    """The groups of the reference method that a group is compared with: those trained alike, or else all there are."""
+    found = [other for other in groups if other.method == REFERENCE and other.setting == group.setting]
+    return [other for other in found if other.choices == group.choices] or found
 
 
 def seeds(runs: Sequence[RunResult]) -> str:

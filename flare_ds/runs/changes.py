@@ -7,9 +7,14 @@ base, data or an encoder may be moved; the base is known by its content, the dat
 from collections.abc import Mapping
 from typing import Any
 
-from flare_ds.config import Config
+from flare_ds.config import AdapterConfig, Config
 from flare_ds.places import PLACES
 
+FUSION = frozenset(
+    f"adapter.{name}"
+    for name in AdapterConfig.model_fields.keys() - {"r", "alpha", "rslora", "dropout", "target_modules", "train_head"}
+)
+"""Settings of an adapter that mean nothing where no source meets the target in it."""
 _FREE_IN_EVALUATION = ("evaluate.", "generate.", "translate.", "task.test_rows", "model.")
 
 
@@ -20,7 +25,7 @@ def deciding(config: Config) -> dict[str, Any]:
         flat |= (
             {f"{section}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {section: value}
         )
-    return {name: value for name, value in flat.items() if name not in PLACES and _is_read(name, config)}
+    return {name: value for name, value in flat.items() if name not in PLACES and is_read(name, config)}
 
 
 def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[str, tuple[Any, Any]]:
@@ -38,17 +43,8 @@ def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[s
     return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
 
 
-def housekeeping(saved: Config, wanted: Config) -> bool:
-    """Whether anything differs at all."""
-    return _dump(saved) != _dump(wanted)
-
-
-def _dump(config: Config) -> Mapping[str, Any]:
-    return config.model_dump(mode="json", exclude={"run_dir"})
-
-
-def _is_read(name: str, config: Config) -> bool:
-    """Whether a setting means anything to the method."""
+def is_read(name: str, config: Config) -> bool:
+    """Whether a setting, given by its dotted name, means anything to a run's method."""
     recipe, section = config.recipe, name.partition(".")[0]
     if section == "train" and not recipe.trains:
         return name == "train.objective"
@@ -61,3 +57,12 @@ def _is_read(name: str, config: Config) -> bool:
     if section == "translate":
         return config.task.is_translated
     return True
+
+
+def housekeeping(saved: Config, wanted: Config) -> bool:
+    """Whether anything differs at all."""
+    return _dump(saved) != _dump(wanted)
+
+
+def _dump(config: Config) -> Mapping[str, Any]:
+    return config.model_dump(mode="json", exclude={"run_dir"})

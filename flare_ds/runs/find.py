@@ -1,4 +1,4 @@
-"""Finding the runs below a directory: links are followed once, foreign files passed by, damaged runs told."""
+"""Finding the runs below a directory: links are followed once, foreign and hidden ones passed by, damaged ones told."""
 
 import os
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def _directories(top: Path) -> Iterator[Path]:
             below.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
-        below.sort()
+        below[:] = sorted(name for name in below if not name.startswith("."))  # what a sweep has moved aside
         if CONFIG in files:
             yield Path(place)
 

@@ -114,8 +114,9 @@ def _label_numbers(systems: Sequence[Sequence[Any]]) -> tuple[NDArray[np.int64],
     """
     words = sorted({word for system in systems for pair in system for word in pair if word is not None})
     number = {word: place for place, word in enumerate(words)} | {None: -1}
-    pairs_SN2 = np.array([[[number[word] for word in pair] for pair in system] for system in systems])
-    return pairs_SN2[..., 0], pairs_SN2[..., 1], len(words)
+    said_SN = np.array([[number[said] for said, _ in system] for system in systems])
+    true_SN = np.array([[number[true] for _, true in system] for system in systems])
+    return said_SN, true_SN, len(words)
 
 
 def _scores(metric: Metric, means_xSF: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -41,9 +41,10 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         OSError: there is no such file.
         ValueError: it is damaged.
     """
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
-    return read_table(path).to_pylist()
+    with ParquetFile(path) as file:  # by itself: a file, and no data set of many
+        return file.read(use_threads=False).to_pylist()
 
 
 def _schema(names: Iterable[str]) -> "Schema":

@@ -1,18 +1,24 @@
 """One YAML describes a sweep: what all runs share, the grid, and how a distributed command is started.
 
-    base:     the settings of a run, without those the sweep sets itself
-    out:      directory of the sweep
-    ranks:    on how many ranks of this host each run works, or `all` for all GPUs
-    launch:   instead, how ranks are started, e.g. "torchrun --nproc-per-node 2 -m"; " flare_ds train CONFIG" is
-              appended, and {free_port} becomes a port that is free here
-    stage1:   settings that differ for the task adapter (`{}`: none do); null: the base is tuned already
-    grid:     languages, methods, seeds
-    methods:  settings that differ by method
+    base:      the settings of a run, without those the sweep sets itself
+    out:       directory of the sweep
+    ranks:     on how many ranks of this host each run works, or `all` for all GPUs
+    launch:    instead, how ranks are started, e.g. "torchrun --nproc-per-node 2 -m"; " flare_ds train CONFIG" is
+               appended, and {free_port} becomes a port that is free here
+    stage1:    settings that differ for the task adapter (`{}`: none do); null: the base is tuned already
+    grid:      languages, methods, seeds, and any further setting with its values
+    grids:     further grids, whose cells come after those of the first
+    methods:   settings that differ by method
+    variants:  NAME: settings that differ, `method` among them; named in grid.methods
+    tasks:     NAME: settings that differ by task; each task gets a stage 1 of its own
+    models:    NAME: settings that differ by base; likewise
+    score:     test, or validation: what training measured is all, and no test row is ever scored
+    retries:   how often a command that failed is tried again
 
-What it says of the sweep itself is checked here; `flare_ds.sweep.plan` makes runs of it.
+Settings that differ are written in sections or with dots. What the YAML says of the sweep itself is checked here;
+`flare_ds.sweep.plan` makes runs of it.
 """
 
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,53 +35,56 @@ from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
 from flare_ds.settings import explain
+from flare_ds.sweep.axes import NAME, Grid
+from flare_ds.sweep.layers import nested
 from flare_ds.yaml_file import read_yaml
 
 _SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train", "evaluate", "generate", "tracking")
 _LAUNCHERS = ("deepspeed", "torchrun", "accelerate", "python")
-_SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")  # the last not for stage 1
-
-
-class Grid(Section):
-    """A cell for each combination; a method that trains nothing gets one cell a language, under the first seed."""
-
-    languages: list[str] = Field(min_length=1, description="target languages")
-    methods: list[str] = Field(min_length=1, description="methods, in the order they run")
-    seeds: list[NonNegativeInt] = Field(min_length=1, description="training seeds")
-
-    @field_validator("languages", "methods", "seeds")
-    @classmethod
-    def _no_repeats(cls, values: list[Any]) -> list[Any]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"{values} names a cell twice; keep each value once")
-        return values
-
-    @field_validator("languages")
-    @classmethod
-    def _names_of_directories(cls, languages: list[str]) -> list[str]:
-        for language in languages:
-            if not re.fullmatch(r"\w[\w.@-]*", language):
-                raise ValueError(f"{language!r:.200} is no code of a language; write codes such as pl or pt-BR")
-        return languages
-
-    def cells(self) -> Iterator[tuple[str, str, int]]:
-        """Language, method and seed of each cell, in the order they run."""
-        for language in self.languages:
-            for method in self.methods:
-                for seed in self.seeds if METHODS.get(method).trains else self.seeds[:1]:
-                    yield language, method, seed
+_SET_BY_SWEEP = ("method", "run_dir", "task.target_language", "train.seed")
+_FREE = {"stage1": {"train.seed"}, "variants": {"method"}}
+"""Those of them that a part of the sweep may say itself."""
+_NAMED = ("methods", "variants", "tasks", "models")
+"""Parts that hold settings by name."""
+Settings = dict[str, Any]
 
 
 class SweepConfig(Section):
     """The sweep YAML as it is written."""
 
-    base: dict[str, Any] = Field(description="settings of every run")
+    base: Settings = Field(description="settings of every run")
     out: TypedPath = Field(description="directory of the sweep")
     ranks: PositiveInt | Literal["all"] | None = Field(None, description="ranks of this host for each run, or all GPUs")
     launch: str | None = Field(None, min_length=1, description="how a command on several ranks starts, instead")
-    stage1: dict[str, Any] | None = Field(None, description="settings that differ for the task adapter")
+    stage1: Settings | None = Field(None, description="settings that differ for the task adapter")
     grid: Grid
-    methods: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings that differ by method")
+    grids: list[Grid] = Field(default_factory=list, description="further grids, after the first")
+    methods: dict[str, Settings] = Field(default_factory=dict, description="settings that differ by method")
+    variants: dict[str, Settings] = Field(default_factory=dict, description="methods of your own, by name")
+    tasks: dict[str, Settings] = Field(default_factory=dict, description="settings that differ by task, by name")
+    models: dict[str, Settings] = Field(default_factory=dict, description="settings that differ by base, by name")
+    score: Literal["test", "validation"] = Field("test", description="rows that finished cells are judged by")
+    retries: NonNegativeInt = Field(0, description="how often a command that failed is tried again")
+
+    @field_validator("base", "stage1", mode="before")
+    @classmethod
+    def _sections(cls, settings: Any) -> Any:
+        return nested(settings) if isinstance(settings, Mapping) else settings
+
+    @field_validator(*_NAMED, mode="before")
+    @classmethod
+    def _sections_by_name(cls, named: Any) -> Any:
+        return (
+            {name: cls._sections(settings) for name, settings in named.items()} if isinstance(named, Mapping) else named
+        )
+
+    @field_validator("variants", "tasks", "models")
+    @classmethod
+    def _names_of_directories(cls, named: dict[str, Settings]) -> dict[str, Settings]:
+        for name in named:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r:.200} names a directory; write letters, digits and . _ - + @")
+        return named
 
     @field_validator("launch")
     @classmethod
@@ -101,6 +110,15 @@ class SweepConfig(Section):
                 "give one, and leave the other out or set it to null"
             )
         return self
+
+    @property
+    def all_grids(self) -> tuple[Grid, ...]:
+        """The first and the further ones."""
+        return (self.grid, *self.grids)
+
+    def method_of(self, name: str) -> str:
+        """The method that a name in a grid stands for."""
+        return self.variants.get(name, {}).get("method", name)
 
 
 def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -133,7 +151,7 @@ def launch_words(launch: str) -> tuple[str, ...]:
 
 def is_text_in_sweep(path: Sequence[str]) -> bool:
     """Whether a setting of a sweep, its key given as its parts, is a text."""
-    inner = {"base": 1, "stage1": 1, "methods": 2}.get(path[0], 0)
+    inner = 2 if path[0] in _NAMED else int(path[0] in ("base", "stage1"))
     return is_text(Config if inner else SweepConfig, path[inner:])
 
 
@@ -150,30 +168,51 @@ def _check_sections(settings: Mapping[str, Any], origin: str) -> None:
 
 
 def _check_places(config: SweepConfig, origin: str) -> None:
-    """Refuse an unknown method, and settings that the sweep would silently overwrite; tell those it will not read."""
-    wrong = [
-        ConfigError(
-            f"unknown method {method!r:.200} in {origin} (grid.methods, methods)", fix=suggestion(method, METHODS)
-        )
-        for method in dict.fromkeys((*config.grid.methods, *config.methods))
-        if method not in METHODS
-    ]
-    wrong += _misplaced("base", config.base, _SET_BY_SWEEP, origin)
-    wrong += _misplaced("stage1", config.stage1 or {}, _SET_BY_SWEEP[:-1], origin)
-    for method, settings in config.methods.items():
-        wrong += _misplaced(f"methods.{method}", settings, _SET_BY_SWEEP, origin)
+    """Refuse unknown names, and settings that the sweep would silently overwrite; tell those it will not read."""
+    wrong = [*_unknown(config, origin), *_misplaced("base", config.base, origin)]
+    wrong += _misplaced("stage1", config.stage1 or {}, origin)
+    for part in _NAMED:
+        for name, settings in getattr(config, part).items():
+            wrong += _misplaced(f"{part}.{name}", settings, origin)
+    for grid in config.all_grids:
+        wrong += _misplaced_axes(grid, origin)
     if wrong:
         raise together(wrong, origin)
-    for method in config.methods.keys() - set(config.grid.methods):
+    used = {config.method_of(name) for grid in config.all_grids for name in grid.methods}
+    for method in config.methods.keys() - used:
         print(f"flare-ds: methods.{method} in {origin} is not used: {method} is not in grid.methods", file=sys.stderr)
 
 
-def _misplaced(place: str, settings: dict[str, Any], set_by_sweep: Sequence[str], origin: str) -> Iterator[ConfigError]:
+def _unknown(config: SweepConfig, origin: str) -> Iterator[ConfigError]:
+    """Names that stand for nothing."""
+    named = {name for grid in config.all_grids for name in grid.methods} - config.variants.keys()
+    of_variants = {config.method_of(name) for name in config.variants}
+    for name in sorted({*named, *config.methods, *map(str, of_variants)} - set(METHODS)):
+        problem = f"unknown method {name!r:.200} in {origin} (grid.methods, methods, variants)"
+        yield ConfigError(problem, fix=suggestion(name, [*METHODS, *config.variants]))
+    for part in ("tasks", "models"):
+        known: dict[str, Settings] = getattr(config, part)
+        for name in sorted({name for grid in config.all_grids for name in getattr(grid, part) or ()} - known.keys()):
+            problem = f"grid.{part} in {origin} names {name!r:.200}, which is not in {part}"
+            yield ConfigError(problem, fix=suggestion(name, known) if known else f"add it to {part}")
+
+
+def _misplaced_axes(grid: Grid, origin: str) -> Iterator[ConfigError]:
+    """Refuse axes along which cells would need another stage 1, or that are axes already."""
+    own = {"task.target_language": "languages", "train.seed": "seeds"}
+    for name in dict.fromkeys(name for axis in grid.choices() for choice in axis for name in choice):
+        better = "models" if name.startswith("model.") else "tasks" if name == "task.source_language" else own.get(name)
+        if better or name in _SET_BY_SWEEP:
+            yield ConfigError(f"grid.{name} in {origin} is no axis", fix=f"use {better or 'methods'} instead")
+
+
+def _misplaced(place: str, settings: Settings, origin: str) -> Iterator[ConfigError]:
     for section in _SECTIONS:
         if not isinstance(settings.get(section, {}), dict):
             problem = f"{place}.{section}={settings[section]!r:.200} in {origin} is not a section"
             yield ConfigError(problem, fix=f"write the settings of {section} below it, indented")
-    for name in set_by_sweep:
+    free = _FREE.get(place.partition(".")[0], set())
+    for name in (name for name in _SET_BY_SWEEP if name not in free):
         section, _, leaf = name.rpartition(".")
         holder = settings.get(section, {}) if section else settings
         if isinstance(holder, dict) and leaf in holder:

@@ -1,16 +1,20 @@
 """What a sweep will run: every run resolved and checked, before the first command starts."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import ConfigError, DataError, together
+from flare_ds.methods import METHODS
 from flare_ds.runs import RunDirectory
+from flare_ds.runs.changes import FUSION, is_read
 from flare_ds.settings import parse_config
-from flare_ds.sweep.grid import SweepConfig, launch_words, read_sweep
+from flare_ds.sweep.axes import Cell, suffix
+from flare_ds.sweep.grid import Settings, SweepConfig, launch_words, read_sweep
+from flare_ds.sweep.layers import flat, merged, nested
 from flare_ds.tasks.load import check_languages, task_of
 
 _GRID_OR_BASE = "grid.languages, base.task.source_language"
@@ -18,10 +22,21 @@ _GRID_OR_BASE = "grid.languages, base.task.source_language"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of the sweep, resolved; its directory is `config.run_dir`."""
+    """One run of the sweep, resolved; its directory is `config.run_dir`.
+
+    Attributes:
+        name: as it is shown: its directory below that of the sweep.
+        config: its settings.
+        method: what the grid calls its method: a method, or a variant.
+        place: what `name` begins with for all runs of its model and task.
+        stage1: the run whose merged base it stands on, if the sweep has one.
+    """
 
     name: str
     config: Config
+    method: str
+    place: Path
+    stage1: "PlannedRun | None" = None
 
     @property
     def directory(self) -> Path:
@@ -33,6 +48,17 @@ class PlannedRun:
         """Of that directory."""
         return RunDirectory(self.config.run_dir)
 
+    @property
+    def merged(self) -> Path:
+        """Where the base goes that stage 1 makes."""
+        return self.directory.absolute().with_name("base")
+
+    @property
+    def tokenizer_base(self) -> str:
+        """The base whose tokenizer it uses; the tuned base, not there yet, has that of the untuned one."""
+        base = self.config.model.base
+        return self.stage1.config.model.base if self.stage1 and base == str(self.stage1.merged) else base
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,22 +68,24 @@ class Plan:
         out: directory of the sweep.
         launch: the first words of a command on several ranks.
         ranks: how many such a command starts itself, where `launch` does not.
-        stage1: the run that tunes the task adapter, if the sweep has one.
-        tuned_base: where stage 1 is merged to; the base of the cells if there is a stage 1.
+        stages1: the runs that tune a task adapter: one for each model and task, if the sweep has a stage 1.
         cells: in the order they run.
+        score: the rows that finished cells are judged by.
+        retries: how often a command that failed is tried again.
     """
 
     out: Path
     launch: tuple[str, ...]
     ranks: int | Literal["all"] | None
-    stage1: PlannedRun | None
-    tuned_base: Path
+    stages1: tuple[PlannedRun, ...]
     cells: tuple[PlannedRun, ...]
+    score: Literal["test", "validation"]
+    retries: int
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
-        """Stage 1, if there is one, and the cells."""
-        return (*((self.stage1,) if self.stage1 else ()), *self.cells)
+        """The stages 1, if there are any, and the cells."""
+        return (*self.stages1, *self.cells)
 
     def command(self, *words: str) -> tuple[str, ...]:
         """The words that start a verb on several ranks."""
@@ -74,49 +102,96 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
     Raises:
         ConfigError: a setting of the sweep or of a run is unknown, mistyped, out of range or set in the wrong place,
-            or the task lacks one of the languages.
+            two cells have one name, or the task lacks one of the languages.
     """
     config = read_sweep(path, overrides)
-    plan = _resolve(config, str(path))
+    plan = _Resolver(config, str(path)).plan()
+    # Where they concern all runs the same problems come up in each.
     wrong = {error.problem: error for run in plan.runs for error in _wrong_languages(run)}
     if wrong:
         raise together([*wrong.values()], str(path))
     return plan
 
 
-def _resolve(config: SweepConfig, origin: str) -> Plan:
-    out = Path(config.out)
-    stage1 = None if config.stage1 is None else _stage1(config, out, origin)
-    base = out.absolute() / "base"
-    tuned: dict[str, Any] = {} if stage1 is None else {"model": {"base": str(base)}}
-    cells = []
-    for language, method, seed in config.grid.cells():
-        name = f"{language}/{method}-seed{seed}"
-        own = {"method": method, "run_dir": str(out / name)}
-        place = {"task": {"target_language": language}, "train": {"seed": seed}}
-        settings = _merged(config.base, tuned, config.methods.get(method, {}), own, place)
-        cells.append(PlannedRun(name, parse_config(settings, origin=f"{origin}, cell {name}")))
-    launch = (sys.executable, "-m") if config.launch is None else launch_words(config.launch)
-    return Plan(out, launch, config.ranks, stage1, base, tuple(cells))
+@dataclass(frozen=True)
+class _Resolver:
+    """Makes runs of what a sweep says."""
+
+    config: SweepConfig
+    origin: str
+
+    def plan(self) -> Plan:
+        config, stages1 = self.config, dict[tuple[str | None, str | None], PlannedRun]()
+        cells: dict[str, PlannedRun] = {}
+        for cell in (cell for grid in config.all_grids for cell in grid.cells(config.tasks, config.models)):
+            place = (cell.model, cell.task)
+            if config.stage1 is not None and place not in stages1:
+                stages1[place] = self._stage1(cell)
+            run = self._cell(cell, stages1.get(place))
+            if (first := cells.setdefault(run.name, run)) is not run:
+                self._check_namesake(run, first)
+        launch = (sys.executable, "-m") if config.launch is None else launch_words(config.launch)
+        runs = tuple(stages1.values()), tuple(cells.values())
+        return Plan(Path(config.out), launch, config.ranks, *runs, config.score, config.retries)
+
+    def _cell(self, cell: Cell, stage1: PlannedRun | None) -> PlannedRun:
+        config, method = self.config, self.config.method_of(cell.method)
+        # What trains nothing is the same under every seed.
+        seed = cell.seed if METHODS.get(method).trains else config.grid.seeds[0]
+        below = merged(
+            self._shared(cell),
+            {} if stage1 is None else {"model": {"base": str(stage1.merged)}},
+            config.methods.get(method, {}),
+            config.variants.get(cell.method, {}),
+        )
+        own = {"method": method, "task": {"target_language": cell.language}, "train": {"seed": seed}}
+        place = _directory(cell) / cell.language
+        resolved = self._parse(merged(below, nested(cell.choices), own), f"{place}/{cell.method}-seed{seed}")
+        read = {name: value for name, value in cell.choices.items() if _reads(resolved, name)}
+        name = f"{place}/{cell.method}{suffix(read)}-seed{seed}"
+        if len(read) < len(cell.choices):
+            resolved = self._parse(merged(below, nested(read), own), name)
+        return PlannedRun(name, self._at(resolved, name), cell.method, _directory(cell), stage1)
+
+    def _stage1(self, cell: Cell) -> PlannedRun:
+        settings = merged(self._shared(cell), self.config.stage1 or {}, {"method": "lora"})
+        default = TaskConfig.model_fields["source_language"].default
+        language = settings.get("task", {}).get("source_language", default)
+        alone = {"task": {"target_language": language, "extra_source_languages": []}, "evaluate": {"late": None}}
+        settings = merged(settings, alone)
+        name = str(_directory(cell) / "stage1")
+        return PlannedRun(name, self._at(self._parse(settings, name), name), "task adapter", _directory(cell))
+
+    def _shared(self, cell: Cell) -> Settings:
+        """What all runs of a model and a task share; a task is called what it is, unless something says otherwise."""
+        config = self.config
+        named: Settings = {} if cell.task is None else {"task": {"name": cell.task}}
+        of_model = {} if cell.model is None else config.models[cell.model]
+        of_task = {} if cell.task is None else config.tasks[cell.task]
+        return merged(named, config.base, of_model, of_task)
+
+    def _parse(self, settings: Settings, name: str) -> Config:
+        where = "stage1" if name.endswith("stage1") else f"cell {name}"
+        return parse_config(settings | {"run_dir": name}, origin=f"{self.origin}, {where}")
+
+    def _at(self, config: Config, name: str) -> Config:
+        return config.model_copy(update={"run_dir": str(Path(self.config.out) / name)})
+
+    def _check_namesake(self, run: PlannedRun, first: PlannedRun) -> None:
+        one, other = flat(first.config.model_dump(mode="json")), flat(run.config.model_dump(mode="json"))
+        differ = [f"{name}={one[name]!r:.80} and {other[name]!r:.80}" for name in one if one[name] != other[name]]
+        if differ:
+            fix = "give the one of them a name of its own in variants"
+            raise ConfigError(f"two cells of {self.origin} would be {run.name}: {', '.join(differ)}", fix=fix)
 
 
-def _stage1(config: SweepConfig, out: Path, origin: str) -> PlannedRun:
-    settings = _merged(config.base, config.stage1 or {}, {"method": "lora", "run_dir": str(out / "stage1")})
-    default = TaskConfig.model_fields["source_language"].default
-    language = settings.get("task", {}).get("source_language", default)
-    alone = {"task": {"target_language": language, "extra_source_languages": []}, "evaluate": {"late": None}}
-    settings = _merged(settings, alone)
-    return PlannedRun("stage1", parse_config(settings, origin=f"{origin}, stage1"))
+def _directory(cell: Cell) -> Path:
+    return Path(*(part for part in (cell.model, cell.task) if part is not None))
 
 
-def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings laid over one another; the later wins."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            below = merged.get(key)
-            merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return merged
+def _reads(config: Config, name: str) -> bool:
+    """Whether cells that differ in a setting are different cells."""
+    return is_read(name, config) and (config.sources > 0 or name not in FUSION)
 
 
 def _wrong_languages(run: PlannedRun) -> Iterator[ConfigError]:

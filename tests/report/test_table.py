@@ -114,8 +114,8 @@ def test_runs_with_other_settings_are_not_averaged(tmp_path):
     write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, True], r=8)
     write_run(tmp_path, "pl/lora-seed2", "lora", 2, [False, False], r=16)
     assert [(line["method"], line["score"], line["FLOPs / lora's"]) for line in methods(report(tmp_path).text)] == [
-        ("lora (pl/lora-seed1)", "1.000", "-"),
-        ("lora (pl/lora-seed2)", "0.000", "-"),
+        ("lora (pl/lora-seed1)", "1.000", "1.00"),
+        ("lora (pl/lora-seed2)", "0.000", "1.00"),
     ]
 
 

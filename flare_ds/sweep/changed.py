@@ -1,0 +1,102 @@
+"""Runs that are there, but were made with other settings than a plan has: told all at once, or moved aside.
+
+Only settings that a run's method reads count. What stands on a base goes with the stage 1 that made it.
+"""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from flare_ds.exceptions import ConfigError
+from flare_ds.files import disk_errors
+from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.processes import say
+from flare_ds.runs.changes import changes
+from flare_ds.runs.directory import BASE, at_place
+from flare_ds.sweep.plan import Plan, PlannedRun
+
+ASIDE = ".aside"
+"""Below the directory of the sweep, where no report looks."""
+
+
+def changed_runs(plan: Plan) -> dict[str, list[PlannedRun]]:
+    """The runs that are there and would be others, by what differs."""
+    found: dict[str, list[PlannedRun]] = {}
+    fingerprints: dict[str, str] = {}
+    for run in plan.runs:
+        if said := [*_settings(run), *_base(run, fingerprints)]:
+            found.setdefault("; ".join(said), []).append(run)
+    return found
+
+
+def refuse_changed(plan: Plan) -> None:
+    """Refuse a plan under which runs that are there would be others, saying all that differs.
+
+    Raises:
+        ConfigError: naming each setting, its values, and the runs it concerns.
+    """
+    changed = changed_runs(plan)
+    if not changed:
+        return
+    said = [f"{', '.join(str(run.directory) for run in runs)} was run with {what}" for what, runs in changed.items()]
+    settings = {one.partition("=")[0] for what in changed for one in what.split("; ")}
+    back = "set that back" if len(settings) > 1 else f"set {settings.pop()} back"
+    runs = [run for of_one in changed.values() for run in of_one]
+    # Every cell grew from its stage 1, so a new stage 1 cannot stand beside old cells.
+    tops = dict.fromkeys(plan.out / run.place if run in plan.stages1 else run.directory for run in runs)
+    stale = " ".join(str(path) for path in tops if tops.keys().isdisjoint(path.parents))
+    raise ConfigError(
+        ";\n  ".join(said),
+        fix=f"{back}, choose another `out`, let --rerun changed move what is there aside, or delete {stale}",
+    )
+
+
+def set_changed_aside(plan: Plan) -> None:
+    """Move such runs to a directory named by the time, below `.aside` in that of the sweep."""
+    changed = changed_runs(plan)
+    place = plan.out / ASIDE / time.strftime("%Y-%m-%dT%H-%M-%S")
+    for what, runs in changed.items():
+        say(f"{', '.join(run.name for run in runs)}: {what}")
+    for path in dict.fromkeys(_stale(plan, changed)):
+        there = place / path.absolute().relative_to(plan.out.absolute())
+        with disk_errors(there):
+            there.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(there)
+    if changed:
+        say(f"moved aside, to {place}")
+
+
+def claim_directories(plan: Plan) -> None:
+    """Save the config of every run that is not finished in its directory."""
+    # Those under way, too: they may go on with smaller batches, say.
+    for run in plan.runs:
+        if not run.owner.finished and not (_is_there(run) and run.owner.config == at_place(run.config)):
+            run.owner.claim(run.config)
+
+
+def _settings(run: PlannedRun) -> list[str]:
+    differ = changes(run.owner.config, run.config) if _is_there(run) else {}
+    return [f"{name}={before!r}, now {name}={now!r} is asked for" for name, (before, now) in differ.items()]
+
+
+def _base(run: PlannedRun, fingerprints: dict[str, str]) -> list[str]:
+    """Whether a run that has begun was made from a base whose contents are others now."""
+    base, known = run.config.model.base, run.owner.record(BASE).get("fingerprint") if run.owner.begun else None
+    if known is None or not Path(base).is_dir():
+        return []
+    now = fingerprints.get(base) or fingerprints.setdefault(base, model_fingerprint(base))
+    return [] if known == now else [f"model.base of other contents than {base} has now"]
+
+
+def _stale(plan: Plan, changed: dict[str, list[PlannedRun]]) -> Iterable[Path]:
+    """The directories that cannot stay: of the runs themselves, and of what grew from their merged base."""
+    runs = [run for of_one in changed.values() for run in of_one]
+    for run in plan.runs:
+        if run in runs or run.stage1 in runs:
+            yield from (path for path in [run.directory] if path.exists())
+        if run in plan.stages1 and run in runs and run.merged.exists():
+            yield run.merged
+
+
+def _is_there(run: PlannedRun) -> bool:
+    return (run.directory / "config.yaml").exists()

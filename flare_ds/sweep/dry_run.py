@@ -1,0 +1,49 @@
+"""What a sweep would do, before it does anything."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flare_ds.human import human_age
+from flare_ds.markdown import DASH, table
+from flare_ds.sweep.changed import changed_runs
+from flare_ds.sweep.nodes import nodes_of
+from flare_ds.sweep.plan import load_sweep
+from flare_ds.sweep.progress import left, typical_seconds
+from flare_ds.sweep.record import SweepRecord, record_of
+
+
+def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -> str:
+    """Its stages in order, what each needs, what is finished, and how long the others may take; nothing is written.
+
+    Args:
+        path: the sweep YAML.
+        overrides: `key=value` settings laid over it.
+        jobs: how many commands would run at once.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    plan = load_sweep(path, overrides)
+    changed = {run.name: what for what, runs in changed_runs(plan).items() for run in runs}
+    return _table(record_of(nodes_of(plan), plan.out, jobs), changed)
+
+
+def _table(record: SweepRecord, changed: Mapping[str, str]) -> str:
+    """What a sweep would do: its nodes in order, what each needs, what is finished, how long the others may take.
+
+    Args:
+        record: with which the sweep would begin.
+        changed: by run directory below that of the sweep, the settings that differ from what is there.
+    """
+    typical, lines = typical_seconds(record), []
+    for name, node in record.nodes.items():
+        seconds = node.seconds if node.state == "done" else typical.get(node.method)
+        length = DASH if seconds is None else human_age(seconds)
+        differs = "; ".join(dict.fromkeys(changed[run] for run in node.runs if run in changed))
+        state = f"changed: {differs}" if differs else "finished" if node.state == "done" else "to do"
+        lines.append((name, ", ".join(node.needs) or DASH, state, length))
+    counts = Counter(node.kind for node in record.nodes.values() if node.state != "done")
+    to_do = ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "nothing"
+    shown = table(("stage", "needs", "state", "time"), lines)
+    return f"{shown}\n\nto do: {to_do}; then the report{left(record)}"

@@ -1,0 +1,181 @@
+"""A plan as a graph: what is to be done, what each part needs, and when it need not be done.
+
+    translate PAIR   a machine translation             prepare PAIR       a token cache; needs its translation
+    stage1           a tuned, merged base; needs its   PLACE/METHOD-seedN a cell (or cells that train together);
+                     cache                                                needs its cache and its base
+    stage1 evaluate  the tuned base on the source language's test rows
+
+A part that needs nothing unfinished can start. Whether it is finished is asked of what it should have made.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flare_ds.data.cache.requests import remembered
+from flare_ds.evaluation.other_rows import OtherRows
+from flare_ds.sweep.plan import Plan, PlannedRun
+
+Kind = Literal["translate", "prepare", "stage1", "cells"]
+KINDS: tuple[Kind, ...] = ("translate", "prepare", "stage1", "cells")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One command.
+
+    Attributes:
+        name: as it is shown.
+        kind: what it does.
+        runs: the runs it writes; for a cache those that read it.
+        needs: names of the nodes that must be finished before it.
+        command: its words.
+        log: where its output goes.
+        finished: whether it need not be run.
+        made: whether it left what it should: a launcher may end with status 0 although its ranks died.
+    """
+
+    name: str
+    kind: Kind
+    runs: tuple[PlannedRun, ...]
+    needs: tuple[str, ...]
+    command: tuple[str, ...]
+    log: Path
+    finished: Callable[[], bool]
+    made: Callable[[], bool]
+
+    @property
+    def method(self) -> str:
+        """What nodes that take about as long have in common."""
+        return "+".join(dict.fromkeys(run.method for run in self.runs)) if self.kind == "cells" else self.kind
+
+
+def nodes_of(plan: Plan) -> list[Node]:
+    """All nodes of a plan, in the order in which one job after another would run them."""
+    nodes: dict[str, Node] = {}
+    caches: dict[str, str] = {}  # by run: the node that makes its cache
+    for runs in _alike(plan.runs, _cache_key):
+        needs = tuple(_translated(runs, nodes, plan))
+        node = _prepared(runs, nodes, needs, plan)
+        caches |= {run.name: node.name for run in runs}
+    made = [node for run in plan.stages1 for node in _stage1(run, plan, caches[run.name])]
+    made += [_cells(runs, plan, caches) for runs in grouped(plan.cells)]
+    return [*nodes.values(), *made]
+
+
+def grouped(cells: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, ...]]:
+    """The cells, each with those that train together with it: today every one alone."""
+    return ((cell,) for cell in cells)
+
+
+def is_done(run: PlannedRun, plan: Plan) -> bool:
+    """Whether a run is judged by what the sweep judges by."""
+    if plan.score == "test":
+        return run.owner.finished
+    if run.config.recipe.trains:
+        return run.owner.trained
+    return (run.directory / f"metrics-{_VALIDATION.name}.json").is_file()
+
+
+_VALIDATION = OtherRows(split="validation")
+
+
+def _alike(runs: Sequence[PlannedRun], key: Callable[[PlannedRun], Any]) -> list[tuple[PlannedRun, ...]]:
+    groups: dict[Any, list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return [tuple(group) for group in groups.values()]
+
+
+def _cache_key(run: PlannedRun) -> Any:
+    config = run.config
+    mt_encoder = config.source if config.caches_mt else None
+    return config.task, config.translate, config.cache_dir, run.tokenizer_base, mt_encoder
+
+
+def _translated(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], plan: Plan) -> Iterator[str]:
+    """The name of the translation that a cache is made from, if it is from one; made once for all tokenizers."""
+    config = runs[0].config
+    if not config.task.is_translated:
+        return
+    for node in nodes.values():
+        first = node.runs[0].config
+        if node.kind == "translate" and (first.task, first.translate) == (config.task, config.translate):
+            yield node.name
+            return
+    yield _single("translate", runs, nodes, (), [], plan).name
+
+
+def _prepared(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], needs: tuple[str, ...], plan: Plan) -> Node:
+    base = runs[0].tokenizer_base
+    words = [] if base == runs[0].config.model.base else [f"model.base={json.dumps(base)}"]
+    return _single("prepare", runs, nodes, needs, words, plan)
+
+
+def _single(
+    verb: Literal["translate", "prepare"],
+    runs: tuple[PlannedRun, ...],
+    nodes: dict[str, Node],
+    needs: tuple[str, ...],
+    words: Sequence[str],
+    plan: Plan,
+) -> Node:
+    """A command of one process: ours, so that its status can be believed; and a run looks for itself."""
+    run = runs[0]
+    task, model = run.config.task, run.config.model.model_copy(update={"base": run.tokenizer_base})
+    config = run.config.model_copy(update={"model": model})
+    languages = f"{task.source_language}-{task.target_language}" if run.config.has_source else task.target_language
+    name = f"{verb} {run.place / languages}"
+    name = f"{name} ({run.name})" if name in nodes else name
+    command = (sys.executable, "-m", "flare_ds", verb, *_named(run), *words)
+    nodes[name] = Node(
+        name,
+        verb,
+        runs,
+        needs,
+        command,
+        run.directory / "log.txt",
+        finished=lambda: all(is_done(one, plan) for one in runs) or remembered(config) is not None,
+        made=lambda: True,
+    )
+    return nodes[name]
+
+
+def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
+    command = plan.command("stage1", *_named(run), "--output", str(run.merged))
+    yield _left(run.name, "stage1", (run,), (cache,), command, run.merged.is_dir)
+    if plan.score == "test":
+        command = plan.command("evaluate", *_named(run))
+        yield _left(f"{run.name} evaluate", "stage1", (run,), (run.name,), command, lambda: run.owner.finished)
+
+
+def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> Node:
+    """A cell that was trained before is only evaluated."""
+    (run,) = runs
+    needs = dict.fromkeys([caches[run.name], *([run.stage1.name] if run.stage1 else [])])
+    if run.config.recipe.trains:
+        words = ["train", *_named(run), *(["--evaluate"] if plan.score == "test" else [])]
+    else:
+        words = ["evaluate", *_named(run), *(["--split", "validation"] if plan.score == "validation" else [])]
+    return _left(run.name, "cells", runs, tuple(needs), plan.command(*words), lambda: is_done(run, plan))
+
+
+def _left(
+    name: str,
+    kind: Kind,
+    runs: tuple[PlannedRun, ...],
+    needs: tuple[str, ...],
+    command: tuple[str, ...],
+    result: Callable[[], bool],
+) -> Node:
+    """A node that is done when its result is there and right, before as after."""
+    return Node(name, kind, runs, needs, command, runs[0].directory / "log.txt", result, result)
+
+
+def _named(run: PlannedRun) -> tuple[str, ...]:
+    """A run, for a verb; its task in Python is the one that the user's own file names."""
+    path = run.config.task.path
+    return (str(run.directory), *(("--trust-task-code",) if path is not None and path.endswith(".py") else ()))

@@ -1,0 +1,91 @@
+"""A sweep's progress in words: for `flare-ds status`, and for a terminal while it runs."""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from flare_ds.exceptions import DataError
+from flare_ds.human import human_age
+from flare_ds.locks import holder_of
+from flare_ds.runs.directory import RunDirectory
+from flare_ds.sweep.record import LOCK, NodeRecord, SweepRecord, read_record
+
+_RECENT = 20
+"""Steps whose mean says how fast a run is now."""
+
+
+def progress_of(out: Path) -> str | None:
+    """How far the sweep in a directory is; None: there is none.
+
+    Raises:
+        DataError: its record is damaged.
+    """
+    record = read_record(out)
+    return None if record is None else progress(record, out, alive=holder_of(out / LOCK) is not None)
+
+
+def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
+    """How far a sweep is: what runs, what failed and why, how many are left and for how long.
+
+    Args:
+        record: of the sweep.
+        out: its directory.
+        alive: whether a process works on it; otherwise what was running was stopped.
+    """
+    lines = []
+    for name in record.of_state("running"):
+        node = record.nodes[name]
+        since = human_age(time.time() - (node.started or time.time()))
+        lines.append(f"{'running' if alive else 'stopped'}  {name}" + (f", for {since}" if alive else ""))
+        lines += [f"         {line}" for line in (_step(out / run, run) for run in node.runs) if line]
+    lines += [f"failed   {name}: {record.nodes[name].reason}" for name in record.of_state("failed")]
+    counts = Counter(node.state if alive or node.state != "running" else "stopped" for node in record.nodes.values())
+    blocked = len(record.blocked())
+    counts["waiting"] -= blocked
+    counts["blocked by a failed one"] = blocked
+    said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    return "\n".join([*lines, f"{len(record.nodes)} stages: {said}{left(record)}"])
+
+
+def _step(run: Path, name: str) -> str:
+    """How far the training of a run is: its last step, its speed and its loss."""
+    try:
+        log = [line for line in RunDirectory(run).train_log() if "loss" in line]
+        asked = RunDirectory(run).config.train.steps if log else None
+    except DataError:
+        return ""
+    if not log:
+        return ""
+    seconds = statistics.mean(line.get("step_seconds", 0.0) for line in log[-_RECENT:])
+    of, speed = f" of {asked}" if asked else "", f", {seconds:.2f} s a step" if seconds else ""
+    return f"{name}: step {log[-1]['step']}{of}{speed}, loss {log[-1]['loss']:.3f}"
+
+
+def typical_seconds(record: SweepRecord) -> dict[str, float]:
+    """Seconds that nodes of one method take, where some are done."""
+    known: dict[str, list[float]] = {}
+    for node in record.nodes.values():
+        if node.state == "done" and node.seconds is not None:
+            known.setdefault(node.method, []).append(node.seconds)
+    return {method: statistics.median(seconds) for method, seconds in known.items()}
+
+
+def left(record: SweepRecord) -> str:
+    """For how long a sweep has still to go, by what is done, and of how many nodes that is not known."""
+    typical, blocked = typical_seconds(record), record.blocked()
+    todo = [node for name, node in record.nodes.items() if node.state in ("waiting", "running") and name not in blocked]
+    guesses = [_remaining(node, typical) for node in todo]
+    known = [seconds for seconds in guesses if seconds is not None]
+    if not known:
+        return ""
+    unknown = f", and {len(guesses) - len(known)} whose time is not known" if len(known) < len(guesses) else ""
+    return f"; about {human_age(sum(known) / record.jobs)} left{unknown}"
+
+
+def _remaining(node: NodeRecord, typical: Mapping[str, float]) -> float | None:
+    seconds = typical.get(node.method)
+    if seconds is None or node.state == "waiting" or node.started is None:
+        return seconds
+    return max(seconds - (time.time() - node.started), 0.0)

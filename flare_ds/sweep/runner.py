@@ -1,0 +1,136 @@
+"""Working through a graph: each node as soon as what it needs is finished, several at once, in the order of the plan.
+
+A node that fails blocks those that need it, and no others.
+"""
+
+import heapq
+import shlex
+import signal
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from flare_ds.processes import free_port, log_reason, run_logged, say
+from flare_ds.sweep.nodes import Node
+from flare_ds.sweep.record import SweepRecord
+
+
+@dataclass
+class Runner:
+    """Runs the nodes of a sweep.
+
+    Attributes:
+        out: directory of the sweep.
+        record: of these nodes.
+        slots: the environment of each of the jobs that run at once.
+        only: the kinds of nodes that are run; others are taken as they are.
+        retries: how often a command that failed is tried again.
+        shown: whether the commands' output goes to the console.
+        failed: the nodes that failed.
+        seconds: how long each node took that was run.
+    """
+
+    out: Path
+    record: SweepRecord
+    slots: Sequence[dict[str, str]]
+    only: Collection[str]
+    retries: int
+    shown: bool
+    failed: list[Node] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, nodes: Sequence[Node]) -> None:
+        """Run what is not finished, and say of each node what becomes of it.
+
+        Raises:
+            HostError: a command cannot be started, or a log cannot be written.
+        """
+        places = {node.name: place for place, node in enumerate(nodes)}
+        graph = TopologicalSorter({node.name: node.needs for node in nodes})
+        graph.prepare()
+        ready: list[int] = []
+        running: dict[Future[str], tuple[Node, dict[str, str]]] = {}
+        free = list(self.slots)
+        with _pool(len(free)) as (pool, stop):
+            while True:
+                for name in graph.get_ready():
+                    heapq.heappush(ready, places[name])
+                if ready and free:
+                    node = nodes[heapq.heappop(ready)]
+                    if self._finished(node):
+                        graph.done(node.name)
+                    elif node.kind in self.only:
+                        slot = free.pop(0)
+                        running[self._start(node, slot, pool, stop)] = node, slot
+                elif running:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        node, slot = running.pop(future)
+                        free.append(slot)
+                        if self._ended_well(node, future.result()):
+                            graph.done(node.name)
+                else:
+                    break
+        for name, failed in self.record.blocked().items():
+            say(f"stage {name} not run: it needs {failed}, which failed")
+
+    def _finished(self, node: Node) -> bool:
+        if not node.finished():
+            return False
+        say(f"stage {node.name} skipped (finished)")
+        if self.record.nodes[node.name].state != "done":
+            self.record.change(node.name, state="done")
+        return True
+
+    def _start(
+        self, node: Node, slot: dict[str, str], pool: ThreadPoolExecutor, stop: threading.Event
+    ) -> "Future[str]":
+        say(f"stage {node.name}: {shlex.join(node.command)}")
+        self.record.start(node.name)
+        self.record.write(self.out)
+        return pool.submit(self._work, node, slot, stop)
+
+    def _work(self, node: Node, slot: dict[str, str], stop: threading.Event) -> str:
+        """Run a node's command, and again if it fails; why it failed in the end, if it did."""
+        why = ""
+        for left in reversed(range(self.retries + 1)):
+            # A port of its own for each command, so that two can share a machine.
+            port = free_port()
+            command = [word.replace("{free_port}", port) for word in node.command]
+            status = run_logged(command, node.log, environment=slot, shown=self.shown, stop=stop)
+            if status == 0 and node.made():
+                return ""
+            why = f"exit status {status}" + ("" if status else ", but its results are not there")
+            if left:
+                say(f"stage {node.name} failed ({why}) and is tried again")
+        return why
+
+    def _ended_well(self, node: Node, why: str) -> bool:
+        seconds = self.record.end(node.name, f"{log_reason(node.log)} ({why})" if why else "")
+        self.record.write(self.out)
+        self.seconds[node.name] = seconds
+        if why:
+            self.failed.append(node)
+            say(f"stage {node.name} FAILED ({why}) after {seconds:.1f} s")
+        else:
+            say(f"stage {node.name} done in {seconds:.1f} s")
+        return not why
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
+    """Threads that wait for commands, and what ends these commands when we are ended."""
+    stop, pool = threading.Event(), ThreadPoolExecutor(workers)
+    try:
+        yield pool, stop
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        # A second, impatient Ctrl-C must not cut this short: for at most twice the patience that commands have.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pool.shutdown()
+        signal.signal(signal.SIGINT, before)

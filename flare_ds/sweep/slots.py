@@ -1,0 +1,40 @@
+"""What each of several jobs at once has of this host: GPUs of its own, or its share of the cores."""
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from flare_ds.exceptions import ConfigError
+
+
+def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, str]) -> list[dict[str, str]]:
+    """The environment of each job; one alone has all there is.
+
+    Args:
+        jobs: how many run at once.
+        ranks: of each; None: a launcher of the user's own starts them.
+        environ: of this process.
+
+    Raises:
+        ConfigError: there are not as many GPUs, naming how many there are.
+    """
+    if jobs == 1:
+        return [{}]
+    gpus = [] if environ.get("DS_ACCELERATOR") == "cpu" else _visible(environ)
+    if not gpus:
+        processes = jobs * (ranks if isinstance(ranks, int) else 1)
+        threads = environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes))
+        return [{"OMP_NUM_THREADS": threads}] * jobs
+    each = ranks if isinstance(ranks, int) else len(gpus) // jobs
+    if each == 0 or jobs * each > len(gpus):
+        problem = f"--jobs {jobs} with ranks={ranks} needs {jobs * max(each, 1)} GPUs, but {len(gpus)} are visible here"
+        raise ConfigError(problem, fix=f"use at most --jobs {len(gpus) // max(each, 1)}, or fewer ranks")
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job * each : (job + 1) * each])} for job in range(jobs)]
+
+
+def _visible(environ: Mapping[str, str]) -> list[str]:
+    """The names of the GPUs here."""
+    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    import torch
+
+    return (named or list(map(str, range(torch.cuda.device_count()))))[: torch.cuda.device_count()]

@@ -1,0 +1,253 @@
+"""A sweep as a graph: the cells of its axes, what runs when, what moves aside, and what is said of all that."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flare_ds.cli import main
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.settings import load_config
+from flare_ds.sweep.dry_run import dry_run
+from flare_ds.sweep.local import sweep
+from flare_ds.sweep.nodes import nodes_of
+from flare_ds.sweep.plan import load_sweep
+from flare_ds.sweep.progress import progress, progress_of
+from flare_ds.sweep.record import NodeRecord, SweepRecord, read_record
+from flare_ds.sweep.slots import slots
+from tests.sweep_bench import CELLS, PREPARED, Bench, expected_calls, stage1_calls
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def cells(bench: Bench, *overrides: str) -> dict[str, dict]:
+    """The settings of each cell, by its name."""
+    return {cell.name: cell.config.model_dump() for cell in load_sweep(bench.path, overrides).cells}
+
+
+def test_any_setting_is_an_axis(bench: Bench) -> None:
+    bench.settings["grid"] |= {
+        "seeds": [1],
+        "adapter.fusion": ["add", "mul"],
+        "rank": [{"adapter.r": 4, "adapter": {"alpha": 8}}, {"adapter.r": 16, "adapter.alpha": 32.5}],
+    }
+    bench.write()
+    found = cells(bench, "grid.train.learning_rate=[3e-4]")
+    fused = [f"-fusion-{fusion}" for fusion in ("add", "mul")]
+    ranks = ["-r4-alpha8", "-r16-alpha32.5"]
+    rate = "-learning_rate0.0003-seed1"
+    assert list(found) == [
+        "pl/zero_shot-seed1",
+        *(f"pl/lora{rank}{rate}" for rank in ranks),
+        *(f"pl/flare{fusion}{rank}{rate}" for fusion in fused for rank in ranks),
+    ]
+    wide = found[f"pl/flare-fusion-mul-r16-alpha32.5{rate}"]
+    assert (wide["adapter"]["fusion"], wide["adapter"]["r"], wide["adapter"]["alpha"]) == ("mul", 16, 32.5)
+    assert wide["train"]["learning_rate"] == 3e-4 and wide["adapter"]["pairing"] == "input", "the method's own"
+    assert found[f"pl/lora-r4-alpha8{rate}"]["adapter"]["fusion"] == "add_relu", "what lora does not read is left"
+
+
+def test_variants_tasks_and_models(bench: Bench) -> None:
+    bench.settings |= {
+        "variants": {"wide": {"method": "flare", "adapter.r": 16}, "lora": {"method": "lora", "adapter.r": 2}},
+        "tasks": {"multiemo": {"task.max_prompt_tokens": 16}, "nli": {"task": {"name": "xnli"}}},
+        "models": {"small": {}, "other": {"model.base": "models/other"}},
+        "grid": {"languages": ["pl"], "methods": ["wide", "lora"], "seeds": [1], "tasks": ["multiemo"]},
+        "grids": [{"languages": ["es"], "methods": ["flare"], "seeds": [2], "tasks": ["nli"], "models": ["other"]}],
+    }
+    del bench.settings["base"]["task"]["name"]
+    bench.write()
+    plan = load_sweep(bench.path)
+    assert [cell.name for cell in plan.cells] == [
+        *(f"{model}/multiemo/pl/{name}-seed1" for model in ("small", "other") for name in ("wide", "lora")),
+        "other/nli/es/flare-seed2",
+    ]
+    wide, lora, *_, last = [cell.config for cell in plan.cells]
+    assert (wide.method, wide.adapter.r, wide.adapter.pairing) == ("flare", 16, "input"), "flare's own, and its own"
+    assert (lora.method, lora.adapter.r, lora.task.max_prompt_tokens) == ("lora", 2, 16)
+    assert (last.task.name, last.train.seed, last.task.max_prompt_tokens) == ("xnli", 2, 128)
+    assert last.model.base == str(bench.out / "other/nli/base"), "every task and model has a stage 1 of its own"
+    bases = {run.name: (run.config.model.base, run.config.task.name) for run in plan.stages1}
+    assert bases == {
+        "small/multiemo/stage1": ("models/small", "multiemo"),
+        "other/multiemo/stage1": ("models/other", "multiemo"),
+        "other/nli/stage1": ("models/other", "xnli"),
+    }
+    needs = {node.name: node.needs for node in nodes_of(plan)}
+    assert needs["other/nli/es/flare-seed2"] == ("prepare other/nli/en-es", "other/nli/stage1")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("grid.adapter.rr=[1]", r"'adapter\.rr'"),
+        ("grid.adapter.r=[]", r"adapter\.r=\[\] has no value"),
+        ("grid.adapter.r=[8, 8]", "or one twice"),
+        ("grid.train.seed=[1]", "use seeds instead"),
+        ("grid.model.base=[a, b]", "use models instead"),
+        ("grid.task.source_language=[en]", "use tasks instead"),
+        ("grid.tasks=[xnli]", "'xnli', which is not in tasks"),
+        ("variants.x={method: flair}", "did you mean 'flare'"),
+        ("variants.a/b={method: flare}", "names a directory"),
+        ("variants.lora={method: lora, train: {seed: 3}}", r"variants\.lora\.train\.seed=3"),
+        ("grids=[{languages: [pl], methods: [lora], seeds: [1], adapter.alpha: [3]}, {languages: [pl]}]", "grids"),
+        ("score=all", "score='all'"),
+        ("retries=-1", "retries=-1"),
+        ("grid.task.data_dir=[a/x, b/x]", r"two cells of .*data_dir-x.*: task\.data_dir='a/x' and 'b/x'"),
+    ],
+)
+def test_a_wrong_axis_is_told(bench: Bench, override: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){problem}"):
+        load_sweep(bench.path, [override])
+
+
+def test_two_jobs_run_what_needs_nothing_unfinished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("MEET", "prepare stage1,prepare pl/zero_shot-seed1")
+    assert sweep(bench.path, jobs=2) == 0
+    calls = bench.calls()
+    assert sorted(calls) == sorted([*PREPARED, *stage1_calls(bench), *expected_calls()])
+    assert set(calls[:2]) == set(PREPARED) and calls[2] == stage1_calls(bench)[0], "which every cell needs"
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert f"threads: {threads}\n" in (bench.out / "stage1/log.txt").read_text()
+
+
+def test_a_command_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL_ONCE", "train pl/lora-seed1")
+    assert sweep(bench.path, ["retries=1"]) == 0
+    assert bench.calls().count("train pl/lora-seed1 --evaluate") == 2
+
+
+def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(bench.path), "--only", "translate,prepare"]) == 0
+    assert bench.calls() == PREPARED and not (bench.out / "report.md").exists()
+    assert sweep(bench.path, only=("cells",)) == 0
+    assert bench.calls() == [], "the base is not there"
+    assert sweep(bench.path, only=("prepare", "stage1", "cells")) == 0
+    assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()]
+    with pytest.raises(SystemExit):
+        main(["sweep", str(bench.path), "--only", "fetch"])
+    assert "'fetch' is no part of a sweep" in capfd.readouterr().err
+
+
+def test_no_test_row_is_scored_where_validation_counts(bench: Bench) -> None:
+    one = ["score=validation", "grid.seeds=[1]", "grid.methods=[zero_shot, lora]"]
+    assert [node.command[-1] for node in nodes_of(load_sweep(bench.path, one)) if node.kind == "cells"] == [
+        "validation",
+        str(bench.out / "pl/lora-seed1"),
+    ]
+    assert sweep(bench.path, ["score=validation", "grid.methods=[lora]"]) == 0
+    assert bench.calls()[2:] == [stage1_calls(bench)[0], "train pl/lora-seed1", "train pl/lora-seed2"]
+    assert not [*bench.out.rglob("metrics.json")]
+    assert sweep(bench.path, ["score=validation", "grid.methods=[lora]"]) == 0
+    assert bench.calls() == []
+
+
+def test_what_was_run_with_other_settings_is_moved_aside(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep(bench.path)
+    bench.calls()
+    before = (bench.out / "pl/flare-seed1/adapter/adapter_model.safetensors").read_bytes()
+    capfd.readouterr()
+    assert sweep(bench.path, ["methods.flare.adapter.r=4"], rerun_changed=True) == 0
+    changed = ["pl/flare-seed1", "pl/flare-seed2"]
+    assert bench.calls()[1:] == expected_calls(changed), "and nothing else"
+    assert "pl/flare-seed1, pl/flare-seed2: adapter.r=8, now adapter.r=4 is asked for" in capfd.readouterr().out
+    (aside,) = (bench.out / ".aside").iterdir()
+    assert (aside / "pl/flare-seed1/adapter/adapter_model.safetensors").read_bytes() == before
+    assert load_config(bench.out / "pl/flare-seed1").adapter.r == 4
+    assert ".aside" not in (bench.out / "report.md").read_text()
+    time.sleep(max(0.0, 1.1 - (time.time() - aside.stat().st_mtime)))  # another second, another name
+    assert sweep(bench.path, ["methods.flare.adapter.r=4", "stage1.train.steps=61"], rerun_changed=True) == 0
+    assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()], "all stand on the base of stage 1"
+    newest = max((bench.out / ".aside").iterdir())
+    assert (newest / "base").is_dir() and (newest / "stage1/metrics.json").exists()
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> None:
+    shown = dry_run(bench.path)
+    assert not bench.out.exists()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "|" in line][2:]
+    assert [line[0] for line in lines] == ["prepare en", "prepare en-pl", "stage1", "stage1 evaluate", *CELLS]
+    assert lines[4][1:] == ["prepare en-pl, stage1", "to do", "-"]
+    assert "to do: 2 prepare, 2 stage1, 5 cells; then the report" in shown
+    sweep(bench.path, ["grid.methods=[zero_shot, lora]"])
+    record = bench.out / "sweep.json"
+    content = json.loads(record.read_text())
+    content["nodes"]["pl/lora-seed1"]["seconds"] = content["nodes"]["pl/lora-seed2"]["seconds"] = 7200.0
+    record.write_text(json.dumps(content))
+    grown = ["methods.lora.train.steps=41", "grid.methods=[lora, flare]", "grid.seeds=[1, 2, 3]"]
+    shown = re.sub(" +", " ", dry_run(bench.path, grown))
+    needs = "prepare en-pl, stage1"
+    assert f"| pl/lora-seed1 | {needs} | changed: train.steps=40, now train.steps=41 is asked for |" in shown
+    assert f"| pl/lora-seed3 | {needs} | to do | 2 hours |" in shown
+    assert "about 2 hours left, and 3 whose time is not known" in shown
+    assert record.read_text() == json.dumps(content)
+
+
+def test_status_says_what_failed_and_why(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIL", "train pl/lora-seed1")
+    sweep(bench.path)
+    capsys.readouterr()
+    main(["status", str(bench.out)])
+    printed = capsys.readouterr().out
+    assert "failed   pl/lora-seed1: no luck with train pl/lora-seed1 (exit status 1)" in printed
+    assert printed.endswith("9 stages: 8 done, 1 failed\n")
+    monkeypatch.setenv("FAIL", "stage1 other/stage1")
+    sweep(bench.path, [f"out={bench.out}/other"])
+    assert "9 stages: 2 done, 1 failed, 6 blocked by a failed one" in str(progress_of(bench.out / "other"))
+
+
+def test_progress_of_what_runs(tmp_path: Path) -> None:
+    def node(state: str, **known: object) -> NodeRecord:
+        return NodeRecord("cells", "lora", known.pop("needs", []), ["a"], "a/log.txt", state, **known)  # type: ignore
+
+    now = time.time()
+    nodes = {
+        "before": node("done", seconds=7200.0),
+        "a": node("running", started=now - 3590),
+        "after": node("waiting", needs=["a"]),
+        "never": NodeRecord("prepare", "prepare", [], [], "x"),
+    }
+    (tmp_path / "a").mkdir()
+    log = [{"step": step, "loss": 1 / step, "step_seconds": 0.5} for step in (1, 2, 4)]
+    (tmp_path / "a/train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + '{"step": 5, "lo')
+    (tmp_path / "a/config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))
+    running = progress(SweepRecord(2, nodes), tmp_path, alive=True)
+    assert running.splitlines() == [
+        "running  a, for 59 minutes",
+        "         a: step 4 of 40, 0.50 s a step, loss 0.250",
+        "4 stages: 1 done, 1 running, 2 waiting; about 90 minutes left, and 1 whose time is not known",
+    ], "an hour of it and two of the next, by two jobs"
+    assert progress(SweepRecord(2, nodes), tmp_path, alive=False).startswith("stopped  a\n")
+    SweepRecord(2, nodes).write(tmp_path)
+    assert read_record(tmp_path) == SweepRecord(2, nodes)
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(DataError, match=r"sweep\.json"):
+        read_record(tmp_path)
+
+
+def settings(root: Path) -> dict:
+    task = {"name": "multiemo", "data_dir": "data", "target_language": "pl"}
+    run = {"method": "lora", "run_dir": str(root / "a"), "model": {"base": "b"}, "task": task, "train": {"steps": 40}}
+    return {"deepspeed": "ds.json", **run}
+
+
+def test_each_job_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert slots(1, 2, {}) == [{}]
+    assert slots(2, 2, {}) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    assert slots(3, 1, {"CUDA_VISIBLE_DEVICES": "7,5,3,1"})[2] == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert slots(2, "all", {}) == slots(2, None, {}) == slots(2, 2, {})
+    with pytest.raises(ConfigError, match="--jobs 3 with ranks=2 needs 6 GPUs, but 4 are visible"):
+        slots(3, 2, {})
+    assert slots(2, 1, {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "5"}) == [{"OMP_NUM_THREADS": "5"}] * 2
