@@ -13,6 +13,7 @@
     tasks:     NAME: settings that differ by task; each task gets a stage 1 of its own
     models:    NAME: settings that differ by base; likewise
     score:     test, or validation: what training measured is all, and no test row is ever scored
+    together:  how many cells train in one job over one base, or `auto`: as many as fit (docs/together.md); 1: each alone
     retries:   how often a command that failed is tried again
 
 Settings that differ are written in sections or with dots. What the YAML says of the sweep itself is checked here;
@@ -64,6 +65,7 @@ class SweepConfig(Section):
     tasks: dict[str, Settings] = Field(default_factory=dict, description="settings that differ by task, by name")
     models: dict[str, Settings] = Field(default_factory=dict, description="settings that differ by base, by name")
     score: Literal["test", "validation"] = Field("test", description="rows that finished cells are judged by")
+    together: PositiveInt | Literal["auto"] = Field(1, description="cells that train in one job, or auto")
     retries: NonNegativeInt = Field(0, description="how often a command that failed is tried again")
 
     @field_validator("base", "stage1", mode="before")

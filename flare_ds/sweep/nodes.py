@@ -62,13 +62,23 @@ def nodes_of(plan: Plan) -> list[Node]:
         node = _prepared(runs, nodes, needs, plan)
         caches |= {run.name: node.name for run in runs}
     made = [node for run in plan.stages1 for node in _stage1(run, plan, caches[run.name])]
-    made += [_cells(runs, plan, caches) for runs in grouped(plan.cells)]
+    made += [_cells(runs, plan, caches) for runs in grouped(plan)]
     return [*nodes.values(), *made]
 
 
-def grouped(cells: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, ...]]:
-    """The cells, each with those that train together with it: today every one alone."""
-    return ((cell,) for cell in cells)
+def grouped(plan: Plan) -> Iterator[tuple[PlannedRun, ...]]:
+    """The cells, each with those that train together with it: of one base and source language, in the plan's order.
+
+    Which of them really join is found where they are trained (`flare_ds.training.together`).
+    """
+    for cells in _alike(plan.cells, lambda cell: _joins(cell) if plan.together != 1 else cell.name):
+        size = len(cells) if plan.together == "auto" else plan.together
+        yield from (cells[first : first + size] for first in range(0, len(cells), size))
+
+
+def _joins(cell: PlannedRun) -> Any:
+    config = cell.config
+    return (cell.place, config.model, config.task.source_language) if config.recipe.trains else cell.name
 
 
 def is_done(run: PlannedRun, plan: Plan) -> bool:
@@ -153,14 +163,16 @@ def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
 
 
 def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> Node:
-    """A cell that was trained before is only evaluated."""
-    (run,) = runs
-    needs = dict.fromkeys([caches[run.name], *([run.stage1.name] if run.stage1 else [])])
-    if run.config.recipe.trains:
-        words = ["train", *_named(run), *(["--evaluate"] if plan.score == "test" else [])]
+    """Cells that were trained before are only evaluated; those that are done are left out."""
+    first, *others = runs
+    needs = dict.fromkeys([*(caches[run.name] for run in runs), *([first.stage1.name] if first.stage1 else [])])
+    named = dict.fromkeys(word for run in runs if not is_done(run, plan) for word in _named(run))
+    if first.config.recipe.trains:
+        words = ["train", *named, *(["--evaluate"] if plan.score == "test" else [])]
     else:
-        words = ["evaluate", *_named(run), *(["--split", "validation"] if plan.score == "validation" else [])]
-    return _left(run.name, "cells", runs, tuple(needs), plan.command(*words), lambda: is_done(run, plan))
+        words = ["evaluate", *named, *(["--split", "validation"] if plan.score == "validation" else [])]
+    name = f"{first.name} and {len(others)} more" if others else first.name
+    return _left(name, "cells", runs, tuple(needs), plan.command(*words), lambda: all(is_done(r, plan) for r in runs))
 
 
 def _left(

@@ -71,6 +71,7 @@ class Plan:
         stages1: the runs that tune a task adapter: one for each model and task, if the sweep has a stage 1.
         cells: in the order they run.
         score: the rows that finished cells are judged by.
+        together: how many cells train in one job.
         retries: how often a command that failed is tried again.
     """
 
@@ -80,6 +81,7 @@ class Plan:
     stages1: tuple[PlannedRun, ...]
     cells: tuple[PlannedRun, ...]
     score: Literal["test", "validation"]
+    together: int | Literal["auto"]
     retries: int
 
     @property
@@ -132,7 +134,7 @@ class _Resolver:
                 self._check_namesake(run, first)
         launch = (sys.executable, "-m") if config.launch is None else launch_words(config.launch)
         runs = tuple(stages1.values()), tuple(cells.values())
-        return Plan(Path(config.out), launch, config.ranks, *runs, config.score, config.retries)
+        return Plan(Path(config.out), launch, config.ranks, *runs, config.score, config.together, config.retries)
 
     def _cell(self, cell: Cell, stage1: PlannedRun | None) -> PlannedRun:
         config, method = self.config, self.config.method_of(cell.method)
