@@ -1,6 +1,7 @@
 """A sweep that is interrupted, killed or started twice, with a stand-in for the commands."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,29 @@ def test_after_kill_9_nothing_is_left_running_and_the_same_command_continues(ben
     process.communicate()
     wait_for(lambda: not any(map(alive, pids)))
     continues(bench, hang)
+
+
+def test_killed_five_times_it_ends_in_the_same_report(bench):
+    """Two languages, three methods, two seeds; nothing that was finished is done again."""
+    bench.settings["grid"]["languages"] = ["pl", "es"]
+    bench.write()
+    assert sweep(bench.path) == 0
+    undisturbed, calls = (bench.out / "report.md").read_bytes(), bench.calls()
+    shutil.rmtree(bench.out)
+    kills = ["prepare es/zero_shot-seed1", "stage1 stage1", "train pl/flare-seed1", "evaluate es/lora-seed1"]
+    for hang in [*kills, "evaluate es/flare-seed2"]:
+        process = bench.start(hang)
+        pids = bench.hanging()
+        process.kill()
+        process.communicate()
+        wait_for(lambda pids=pids: not any(map(alive, pids)))
+        (bench.directory / "hanging.txt").unlink()
+    assert sweep(bench.path) == 0
+    assert (bench.out / "report.md").read_bytes() == undisturbed
+    again = [call for call in bench.calls() if not call.startswith("prepare")]
+    twice = [call for call in again if again.count(call) > 1]
+    assert set(again) == {call for call in calls if not call.startswith("prepare")}
+    assert len(set(twice)) == len(twice) // 2 == 4, "those that were killed, once more"
 
 
 def continues(bench: Bench, hang: str) -> None:

@@ -132,7 +132,8 @@ def test_what_cannot_run_is_what_our_programs_take(block: Block) -> None:
         if arguments := ours(command):
             _parse(arguments)
         if arguments[:1] == ["sweep"]:
-            assert load_sweep(REPOSITORY / arguments[1], arguments[2:]).runs
+            overrides = [word for word in arguments[2:] if "=" in word]
+            assert load_sweep(REPOSITORY / arguments[1], overrides).runs
 
 
 def test_what_our_programs_do_not_take_is_seen() -> None:
