@@ -13,7 +13,7 @@
     tasks:     NAME: settings that differ by task; each task gets a stage 1 of its own
     models:    NAME: settings that differ by base; likewise
     score:     test, or validation: what training measured is all, and no test row is ever scored
-    together:  how many cells train in one job over one base, or `auto`: as many as fit (docs/together.md); 1: each alone
+    together:  how many cells train in one job over one base, or `auto`: as many as fit (docs/together.md)
     retries:   how often a command that failed is tried again
 
 Settings that differ are written in sections or with dots. What the YAML says of the sweep itself is checked here;
