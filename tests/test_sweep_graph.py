@@ -138,6 +138,28 @@ def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Non
     assert "'fetch' is no part of a sweep" in capfd.readouterr().err
 
 
+def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
+    def jobs(*overrides: str) -> dict[str, list[str]]:
+        nodes = nodes_of(load_sweep(bench.path, overrides))
+        here = f"{bench.out}/"
+        return {
+            node.name: [word.removeprefix(here) for word in node.command if word.startswith(here)]
+            for node in nodes
+            if node.kind == "cells"
+        }
+
+    alone = ["pl/zero_shot-seed1", *(f"pl/{method}-seed{seed}" for method in ("lora", "flare") for seed in (1, 2))]
+    assert jobs() == {name: [name] for name in alone}
+    trained = alone[1:]
+    assert jobs("together=auto") == {alone[0]: alone[:1], f"{trained[0]} and 3 more": trained}
+    assert list(jobs("together=3").values()) == [alone[:1], trained[:3], trained[3:]]
+    assert sweep(bench.path, ["grid.methods=[zero_shot, lora]"]) == 0
+    assert jobs("together=auto")[f"{trained[0]} and 3 more"] == trained[2:], "those that are done are left out"
+    bench.settings["models"] = {"small": {"model.dtype": "float32"}, "other": {"model.dtype": "bfloat16"}}
+    bench.write()
+    assert [len(runs) for runs in jobs("together=auto").values()] == [1, 4, 1, 4]
+
+
 def test_no_test_row_is_scored_where_validation_counts(bench: Bench) -> None:
     one = ["score=validation", "grid.seeds=[1]", "grid.methods=[zero_shot, lora]"]
     assert [node.command[-1] for node in nodes_of(load_sweep(bench.path, one)) if node.kind == "cells"] == [
