@@ -4,6 +4,7 @@ micro-batch j of the job  =  micro-batch j of every cell that has one
 loss of the job           =  sum of the cells' own means: each adapter gets its own gradient
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -13,6 +14,7 @@ from flare_ds.batches.joined import JointBatch, join
 from flare_ds.models.joint import JointModel
 from flare_ds.runtime.engine import Engine
 from flare_ds.runtime.process_group import rank
+from flare_ds.tracking.figures import PARTS
 from flare_ds.training.cell import Cell
 from flare_ds.training.feed import Portion
 from flare_ds.training.schedule import learning_rate
@@ -37,8 +39,9 @@ def take_step(
     # Dropout of this step, whatever came before.
     engine.model.seed({c.number: hash((c.config.train.seed, c.progress.step, rank())) % 2**63 for c in cells})
     engine.root.train()
-    tallies = {cell: Tally() for cell in cells}
+    tallies, watch = {cell: Tally() for cell in cells}, _Watch()
     for portions in _portions(cells):
+        watch.lap("data_seconds")
         losses = engine.accumulate(
             _batch(engine, portions).to(engine.device),
             targets=[cell.feed.targets(cell.progress.step) for cell in portions],
@@ -46,12 +49,16 @@ def take_step(
         )
         for (cell, portion), loss in zip(portions.items(), losses, strict=True):
             tallies[cell].add(portion, loss)
+        watch.lap("forward_backward_seconds")
+    watch.lap("data_seconds")  # the first rows of the next step
     wished, nothing = wishes(), dict[str, bool]()
     for place, tally in enumerate(tallies.values()):
         tally.over_ranks(nothing if place else wished)
     rates = {c.number: learning_rate(c.progress.step, c.config.train, steps=c.steps) for c in cells}
     norms = engine.step(rates)
-    found = [_values(cell, tallies[cell], rates[cell.number], norms[cell.number]) for cell in cells]
+    watch.lap("optimizer_seconds")
+    parts = {name: seconds / len(cells) for name, seconds in watch.spent.items()}
+    found = [_values(cell, tallies[cell], rates[cell.number], norms[cell.number]) | parts for cell in cells]
     return found, {name: found[0].pop(name) for name in wished}
 
 
@@ -77,3 +84,16 @@ def _values(cell: Cell, tally: Tally, rate: float, norm: float | None) -> dict[s
         return values
     found = tally.suspects() or rows.tolist()
     return {**values, "skipped_rows": [cell.cache.split("train").ids(row) for row in found]}
+
+
+class _Watch:
+    """Sums up how long the host spends on the parts of a step; a GPU may still be at work."""
+
+    def __init__(self) -> None:
+        self.spent, self.since = dict.fromkeys(PARTS, 0.0), time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """What passed since the last one was spent on this part."""
+        now = time.perf_counter()
+        self.spent[part] += now - self.since
+        self.since = now

@@ -29,6 +29,7 @@ STEP = {
     "grad_norm": 2.0,
     "examples": 6,
     "step_seconds": 0.5,
+    "data_seconds": 0.1,
 }
 
 
@@ -57,6 +58,7 @@ def test_a_step_says_its_speed() -> None:
     assert shown["speed/tflops_4N"] == pytest.approx(0.008)
     assert shown["step/padding"] == 0.25
     assert shown["step/skipped"] == 0
+    assert (shown["time/step"], shown["time/data"]) == (0.5, 0.1)
     assert shown["memory/peak_gb"] > 0.01
     assert "step/gradient_norm" not in of_step({**STEP, "grad_norm": None, "skipped_rows": ["a"]}, ranks=1)
 

@@ -11,6 +11,7 @@ from flare_ds.batches.plan import open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.models.loading import load_tokenizer
+from flare_ds.tracking.figures import PARTS
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config
 
@@ -66,6 +67,14 @@ def test_the_start_is_scored_once_and_is_never_the_best(run: Path) -> None:
     board = EventAccumulator(str(run))
     board.Reload()
     assert [event.step for event in board.Scalars("score/validation")] == [0, 2, 4, 6]
+
+
+def test_the_parts_of_a_step_are_no_longer_than_it(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "step_seconds" in line]
+    assert len(steps) == STOPPED
+    for line in steps:
+        assert 0 < sum(line[part] for part in PARTS) <= line["step_seconds"]
 
 
 def test_a_part_of_the_validation_rows_is_scored(run: Path) -> None:
