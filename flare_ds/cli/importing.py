@@ -9,13 +9,13 @@ from flare_ds.config import ModelConfig
 
 
 @contextmanager
-def libraries(model: ModelConfig) -> Iterator[None]:
-    """Import inside what a run on this base needs, and in less time.
+def libraries(*models: ModelConfig) -> Iterator[None]:
+    """Import inside what runs on these bases need, and in less time.
 
     The garbage collector takes a fifth of it, and what it looks at is all in use. Another fifth is bitsandbytes, which
-    PEFT imports wherever it is installed: only a quantised base has anything of it, so for others it is not there.
+    PEFT imports wherever it is installed: only quantised bases have anything of it, so for others it is not there.
     """
-    if model.quantization == "none" and "peft" not in sys.modules:
+    if all(model.quantization == "none" for model in models) and "peft" not in sys.modules:
         sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
     gc.disable()
     try:

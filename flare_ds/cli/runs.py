@@ -145,7 +145,7 @@ def _train_configs(options: argparse.Namespace) -> "list[Config]":
 def _train(options: argparse.Namespace) -> None:
     configs = _train_configs(options)
 
-    with libraries(configs[0].model):
+    with libraries(*(config.model for config in configs)):
         from flare_ds.training.run import open_run
         from flare_ds.training.together import check_distinct, train_together
 
