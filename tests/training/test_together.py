@@ -19,6 +19,7 @@ from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
 from flare_ds.runtime.engine import make_room
 from flare_ds.settings import load_config
+from flare_ds.tracking.figures import PARTS
 from flare_ds.training import steps as module
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
@@ -164,7 +165,7 @@ def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
         else:
             train_together(runs, evaluate=True)
         make_room()
-        timed = ("step_seconds",)
+        timed = ("step_seconds", *PARTS)
         found.append(
             [[{k: v for k, v in line.items() if k not in timed} for line in log(root / r)] for r in names.values()]
         )
