@@ -17,11 +17,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 Rank = subprocess.Popen | ReadyRank
 
 
+def inherited() -> dict[str, str]:
+    """The environment, without what says that this process is a rank: a test in it may have formed a group of one."""
+    own = ("PYTEST_CURRENT_TEST", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in own}
+
+
 def shared_environment() -> dict[str, str]:
     """What every rank of every test has in its environment, if nothing is changed for it."""
-    own = ("PYTEST_CURRENT_TEST", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return {
-        **{name: value for name, value in os.environ.items() if name not in own},
+        **inherited(),
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",

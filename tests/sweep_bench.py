@@ -4,7 +4,6 @@ The stand-in is a script that does what stage1, train, evaluate and prepare leav
 seen and ended as the real commands are: real processes, signals and files.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from flare_ds.scoring.predictions import write_predictions
+from tests.distributed import inherited
 
 STAND_IN = """#!{python}
 import hashlib, json, os, pathlib, shutil, subprocess, sys, time
@@ -129,7 +129,7 @@ class Bench:
         """Start the sweep as a process, and wait until it hangs in the call named."""
         process = subprocess.Popen(
             [self.python, "-c", AS_PROCESS, str(self.stand_in), str(self.path)],
-            env={**os.environ, "HANG": hang},
+            env={**inherited(), "HANG": hang},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -3,7 +3,6 @@
 import importlib
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from tests.by_hand import make_batch, make_config, make_rows
-from tests.distributed import REPOSITORY, run_ranks
+from tests.distributed import REPOSITORY, inherited, run_ranks
 from tests.small_models import small_model
 from tests.toy import toy_settings, write_config
 
@@ -245,7 +244,7 @@ def test_what_a_gpu_must_answer_runs_here() -> None:
     done = subprocess.run(
         ["bash", str(REPOSITORY / "benchmarks/gpu.sh"), "--tiny"],
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+        env={**inherited(), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=500,

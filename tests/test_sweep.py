@@ -1,6 +1,5 @@
 """What a sweep runs, skips and refuses, with a stand-in for the commands. Distributed training is tested elsewhere."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.settings import load_config
 from flare_ds.sweep.local import sweep
 from flare_ds.sweep.plan import load_sweep
+from tests.distributed import inherited
 from tests.sweep_bench import CELLS, PREPARED, UNTUNED, Bench, expected_calls, stage1_calls
 
 
@@ -319,7 +319,7 @@ def test_the_launcher_starts_the_sweep_in_the_clone_from_any_directory(bench):
     script = root / "launchers/sweep_languages.sh"
 
     def launch(*arguments: str) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "FLARE_DS_VENV": str(commands.parent)}
+        environment = {**inherited(), "FLARE_DS_VENV": str(commands.parent)}
         return subprocess.run(
             [script, *arguments], cwd=bench.directory, env=environment, capture_output=True, text=True
         )

@@ -18,7 +18,7 @@ from flare_ds.models.two_stream import build_model
 from flare_ds.versions import versions
 from tests.adapters import adapters
 from tests.adapters.adapters import KINDS, PLAIN, make_settings, save_trained, trained_model
-from tests.distributed import REPOSITORY
+from tests.distributed import REPOSITORY, inherited
 from tests.report.runs import tables
 from tests.toy import toy_settings, write_config
 
@@ -155,7 +155,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
 
 def run_shell(command: str, directory: Path) -> str:
     environment = {
-        **os.environ,
+        **inherited(),
         "PYTHONPATH": str(REPOSITORY),
         "DS_ACCELERATOR": "cpu",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -13,7 +13,7 @@ import pytest
 from flare_ds.cli import _parse, main
 from flare_ds.cli.ranks import devices_for
 from flare_ds.exceptions import FlareError
-from tests.distributed import REPOSITORY
+from tests.distributed import REPOSITORY, inherited
 from tests.toy import toy_settings, write_config
 
 # Stands where the ranks look for flare_ds: it writes what it was given, waits for a signal, and is killed then.
@@ -35,7 +35,7 @@ def start(directory: Path, *words: str) -> subprocess.Popen:
     (directory / "flare_ds").mkdir()
     (directory / "flare_ds/__init__.py").touch()
     (directory / "flare_ds/__main__.py").write_text(RANK)
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**inherited(), "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
     del environment["OMP_NUM_THREADS"]
     command = [sys.executable, "-P", "-c", START, "lm-eval", "--ranks", "2", *words]
     process = subprocess.Popen(command, cwd=directory, env=environment, stderr=subprocess.PIPE, text=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flare_ds.cli import main
 from flare_ds.runtime.engine import make_room
+from tests.distributed import inherited
 
 _SIZES = {
     "stage1": ["train.steps=40", "train.epochs=null", "train.validate_every=20", "train.learning_rate=0.01"],
@@ -24,7 +25,7 @@ def typed(command: str) -> None:
     words = shlex.split(command, comments=True)
     if words[:1] != ["flare-ds"] or ">" in words:
         own = {"HOME": str(Path.cwd()), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        subprocess.run(["bash", "-c", command], check=True, timeout=100, env={**os.environ, **own})
+        subprocess.run(["bash", "-c", command], check=True, timeout=100, env={**inherited(), **own})
         return
     arguments = [found for word in words[1:] for found in sorted(glob.glob(word)) or [word]]
     for option in _HOW_MANY:  # sizes too: the verbs give the same with any

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.distributed import inherited
 from tests.toy import REPOSITORY, write_data, write_model
 
 SETTINGS = [
@@ -37,7 +38,7 @@ def start(root: Path, *settings: str) -> subprocess.Popen:
     command = [REPOSITORY / "launchers/quickstart.sh", "--no-install", "--model", root / "model"]
     command += ["--data", root / "data", "--languages", "pl", "--out", root / "runs"]
     command += [f"base.cache_dir={root / 'cache'}", *SETTINGS, *settings]
-    environment = {**os.environ, "PYTHON": sys.executable, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = {**inherited(), "PYTHON": sys.executable, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     log = (root / "log.txt").open("w")
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
