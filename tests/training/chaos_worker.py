@@ -10,14 +10,15 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from flare_ds import files
 from flare_ds.__main__ import main
-from flare_ds.training import state, trainer
+from flare_ds.runtime.engine import Engine
+from flare_ds.training import cell, loop, state
 
 faults: dict[str, Callable[[], object]] = {}
 
@@ -94,29 +95,29 @@ def killed_while_saving() -> None:
 
 
 def strike_at(strike: Callable[[], object], step: int) -> None:
-    real_step, real_save, save_file = trainer.Trainer._step, trainer.save_state, state.save_file
+    take_step, save_state, save_file = loop.take_step, cell.save_state, state.save_file
     saving = strike.__name__.endswith("_saving")
 
-    def stepped(self: trainer.Trainer, number: int) -> dict[str, object]:
-        accumulate = self.engine.accumulate
+    def stepped(engine: Engine, cells: Sequence[cell.Cell], *arguments: Any) -> Any:
+        accumulate = engine.accumulate
 
         def struck(*arguments: Any, **options: Any) -> torch.Tensor:
-            loss = accumulate(*arguments, **options)
+            losses = accumulate(*arguments, **options)
             strike()
-            return loss
+            return losses
 
-        if not saving and number + 1 == step:
-            self.engine.accumulate = struck  # type: ignore[method-assign]
-        values = real_step(self, number)
-        self.engine.accumulate = accumulate  # type: ignore[method-assign]
-        return values
+        if not saving and cells[0].progress.step + 1 == step:
+            engine.accumulate = struck  # type: ignore[method-assign]
+        found = take_step(engine, cells, *arguments)
+        engine.accumulate = accumulate  # type: ignore[method-assign]
+        return found
 
-    def save(*arguments: object) -> None:
-        if saving and arguments[2].step >= step:  # type: ignore[attr-defined]
+    def save(*arguments: Any) -> None:
+        if saving and arguments[2].step >= step:
             state.save_file = lambda *args, **kwargs: (strike(), save_file(*args, **kwargs))
-        real_save(*arguments)  # type: ignore[arg-type]
+        save_state(*arguments)
 
-    trainer.Trainer._step, trainer.save_state = stepped, save  # type: ignore[method-assign, assignment]
+    loop.take_step, cell.save_state = stepped, save
 
 
 if __name__ == "__main__":
