@@ -148,7 +148,7 @@ def _single(
         needs,
         command,
         run.directory / "log.txt",
-        finished=lambda: all(is_done(one, plan) for one in runs) or remembered(config) is not None,
+        finished=lambda: remembered(config) is not None or all(is_done(one, plan) for one in runs),
         made=lambda: True,
     )
     return nodes[name]
@@ -166,7 +166,8 @@ def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> 
     """Cells that were trained before are only evaluated; those that are done are left out."""
     first, *others = runs
     needs = dict.fromkeys([*(caches[run.name] for run in runs), *([first.stage1.name] if first.stage1 else [])])
-    named = dict.fromkeys(word for run in runs if not is_done(run, plan) for word in _named(run))
+    left = [run for run in runs if not is_done(run, plan)] if others else runs
+    named = dict.fromkeys(word for run in left for word in _named(run))
     if first.config.recipe.trains:
         words = ["train", *named, *(["--evaluate"] if plan.score == "test" else [])]
     else:

@@ -62,15 +62,12 @@ def of_validation(metric: float, figures: Mapping[str, float], language: str) ->
         figures: all that was measured, by name.
         language: the target's.
     """
-    losses = {"loss/validation": figures["loss"]} if "loss" in figures else {}
-    of_language = {f"by_language/{language}/{name.partition('/')[0]}": value for name, value in losses.items()}
-    return {
-        **losses,
-        "score/validation": metric,
-        **{f"score/validation_{name}": value for name, value in figures.items() if name != "loss"},
-        **of_language,
-        f"by_language/{language}/score": metric,
-    }
+    here, named = f"by_language/{language}", {name: value for name, value in figures.items() if name != "loss"}
+    shown = {"score/validation": metric, f"{here}/score": metric}
+    shown |= {f"score/validation_{name}": value for name, value in named.items()}
+    if "loss" in figures:
+        shown |= {"loss/validation": figures["loss"], f"{here}/loss": figures["loss"]}
+    return shown
 
 
 def of_test(metric: float, figures: Mapping[str, float]) -> dict[str, float]:

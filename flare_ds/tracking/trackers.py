@@ -1,6 +1,7 @@
 """The trackers that a run's settings name, as one; none: everything is thrown away."""
 
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,18 +18,10 @@ class Trackers(Tracker):
         config: the run's settings; `tracking.to` names them.
         first_step: where the run goes on, or is shown to have ended.
         begins: whether the run's training begins now, rather than being scored.
-
-    Raises:
-        ConfigError: a tracker's package is not installed.
     """
 
     def __init__(self, config: Config, *, first_step: int, begins: bool = True) -> None:
-        opened: dict[str, Callable[[], Tracker]] = {
-            "tensorboard": lambda: _tensorboard(config, first_step=first_step, begins=begins),
-            "wandb": lambda: _wandb(config),
-            "mlflow": lambda: _mlflow(config),
-        }
-        self.all = [opened[name]() for name in config.tracking.to]
+        self.all = [_opened(name, config, first_step, begins) for name in config.tracking.to]
         if begins:
             self.text("config", f"```yaml\n{config.to_yaml()}```", first_step)
 
@@ -53,25 +46,19 @@ class Trackers(Tracker):
             tracker.close()
 
 
-# Each package is imported where its tracker is asked for: the others start without it.
+def _opened(name: str, config: Config, first_step: int, begins: bool) -> Tracker:
+    """One of them; its package is imported here alone: the others start without it."""
+    if name == "wandb":
+        from flare_ds.tracking.on_wandb import OnWandb
 
+        return OnWandb(config)
+    if name == "mlflow":
+        from flare_ds.tracking.on_mlflow import OnMlflow
 
-def _tensorboard(config: Config, *, first_step: int, begins: bool) -> Tracker:
+        return OnMlflow(config)
     from flare_ds.tracking.on_tensorboard import OnTensorBoard
 
     return OnTensorBoard(config, first_step=first_step, begins=begins)
-
-
-def _wandb(config: Config) -> Tracker:
-    from flare_ds.tracking.on_wandb import OnWandb
-
-    return OnWandb(config)
-
-
-def _mlflow(config: Config) -> Tracker:
-    from flare_ds.tracking.on_mlflow import OnMlflow
-
-    return OnMlflow(config)
 
 
 def check_trackers(config: Config) -> None:
@@ -80,10 +67,8 @@ def check_trackers(config: Config) -> None:
     Raises:
         ConfigError: naming the package, and how it is installed.
     """
-    from importlib.util import find_spec
-
     for name in config.tracking.to:
-        if find_spec(name) is None:
+        if importlib.util.find_spec(name) is None:
             raise ConfigError(
                 f"tracking.to names {name}, which is not installed", fix=f"{install(name)}, or take it out"
             )

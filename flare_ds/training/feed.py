@@ -91,15 +91,15 @@ class Feed:
 
     def portions(self, step: int) -> Iterator[Portion]:
         """This rank's share of a step; all ranks have equally many."""
-        micro_batches = self._micro_batches(step)
-        yield self._first.get(step) or self._laid_out(step, micro_batches, 0)
+        micro_batches, read = self._micro_batches(step), self._read(step)
+        yield self._first.get(step) or self._laid_out(read, micro_batches, 0)
         for place in range(1, len(micro_batches)):
-            yield self._laid_out(step, micro_batches, place)
+            yield self._laid_out(read, micro_batches, place)
         if step + 1 < self.steps:
-            self._first = {step + 1: self._laid_out(step + 1, self._micro_batches(step + 1), 0)}
+            self._first = {step + 1: self._laid_out(self._read(step + 1), self._micro_batches(step + 1), 0)}
 
-    def _read(self, step: int) -> tuple[SplitRows, StoredStates | None]:
-        """The rows as a step reads them, and their stored states: some have lost their sources."""
+    def _read(self, step: int) -> "_Read":
+        """The rows of a step, of which some have lost their sources."""
         config, train = self.config, self.config.train
         if not (train.source_dropout and config.recipe.needs_source):
             return self.split, self.stored
@@ -117,9 +117,8 @@ class Feed:
             micro_batch_tokens=self.config.train.micro_batch_tokens,
         )[rank()]
 
-    def _laid_out(self, step: int, micro_batches: list[MicroBatch], place: int) -> Portion:
-        micro_batch = micro_batches[place]
-        split, stored = self._read(step)
+    def _laid_out(self, read: "_Read", micro_batches: list[MicroBatch], place: int) -> Portion:
+        micro_batch, (split, stored) = micro_batches[place], read
         batch = collate(
             split,
             micro_batch,
@@ -133,3 +132,7 @@ class Feed:
         )
         counting = micro_batch.rows[micro_batch.weights > 0].tolist()
         return Portion(batch, counting, self.costs.of(batch), last=place + 1 == len(micro_batches))
+
+
+_Read = tuple[SplitRows, StoredStates | None]
+"""Rows as a step reads them, and their stored states."""
