@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from flare_ds.cli.importing import libraries
 from flare_ds.config import ModelConfig
+from tests.toy import toy_settings, write_config, write_data, write_model
 
 # Each of these takes a tenth of a second and more, and is used by few commands or by none.
 TRAINING_NEEDS_NO = (
@@ -20,6 +22,7 @@ TRAINING_NEEDS_NO = (
     "tensorboard",
     "torchvision",
 )
+PREPARING_NEEDS_NO = (*TRAINING_NEEDS_NO[:1], "deepspeed", "peft", "flare_ds.runtime.engine")
 STARTING_RANKS_NEEDS_NO = ("deepspeed", "torch", "transformers")
 
 SCRIPT = """
@@ -33,6 +36,13 @@ with libraries(flare_ds.config.ModelConfig(base="any")):
 print(*(name for name, module in sys.modules.items() if module))
 """
 
+PREPARE = """
+import sys
+from flare_ds.cli import main
+assert main(["prepare", *sys.argv[1:]]) == 0
+print(*(name for name, module in sys.modules.items() if module))
+"""
+
 
 def test_nothing_is_imported_that_a_command_does_not_need() -> None:
     """PEFT and DeepSpeed look for some of these; what they import of them themselves is not ours to leave out."""
@@ -40,6 +50,17 @@ def test_nothing_is_imported_that_a_command_does_not_need() -> None:
     before_ranks, before_training = (set(line.split()) for line in told.splitlines()[-2:])
     assert set() == before_ranks & set(STARTING_RANKS_NEEDS_NO)
     assert set() == before_training & set(TRAINING_NEEDS_NO)
+
+
+def test_tokenizing_imports_nothing_that_trains(tmp_path: Path) -> None:
+    """A sweep prepares a cache for each of its languages, in a process of its own."""
+    write_model(tmp_path / "model", hidden=32)
+    write_data(tmp_path / "data", rows=60)
+    settings = toy_settings(tmp_path)
+    settings["task"] |= {"validation_rows": 9, "test_rows": 10}
+    command = [sys.executable, "-c", PREPARE, str(write_config(settings))]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert set() == set(told.splitlines()[-1].split()) & set(PREPARING_NEEDS_NO)
 
 
 @pytest.mark.parametrize(("model", "hidden"), [({}, True), ({"quantization": "nf4"}, False)])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, is_cache_path, typed_path
+from flare_ds.cli.importing import libraries
 from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import SPLITS
 
@@ -76,11 +77,12 @@ def _workers(text: str) -> int | None:
 def _prepare(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    from flare_ds.cli.statistics import summary, too_long_to_say
-    from flare_ds.data.cache import open_cache, prepare_cache
-    from flare_ds.data.cache.format import MANIFEST
-    from flare_ds.models.loading import load_tokenizer
-    from flare_ds.training.readable import check_readable
+    with libraries(config.model):
+        from flare_ds.cli.statistics import summary, too_long_to_say
+        from flare_ds.data.cache import open_cache, prepare_cache
+        from flare_ds.data.cache.format import MANIFEST
+        from flare_ds.models.loading import load_tokenizer
+        from flare_ds.training.readable import check_readable
 
     there = {manifest: manifest.stat().st_mtime_ns for manifest in Path(config.cache_dir).glob(f"*/{MANIFEST}")}
     path = prepare_cache(config, load_tokenizer(config.model), workers=options.workers)

@@ -7,6 +7,7 @@ from flare_ds.evaluation.answers import score_answers
 from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.ranked import score_labels
 from flare_ds.evaluation.scores import Scores
+from flare_ds.evaluation.ways import generates
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.load import task_of
 
@@ -29,10 +30,3 @@ def score_split(
     of_labels = score_generated_labels if generates(config) else score_labels
     score = score_answers if task.free_answers else of_labels
     return score(running, cache, split_name, config, metric=task.metric, states=states)
-
-
-def generates(config: Config) -> bool:
-    """Whether a split is scored by what the model writes, so that `generate` matters."""
-    # A head that is trained for the label words alone ranks them; it cannot write.
-    writes_labels = config.evaluate.answers == "generated" and config.train.objective == "vocabulary"
-    return writes_labels or task_of(config.task).free_answers
