@@ -43,7 +43,10 @@ def _table(record: SweepRecord, changed: Mapping[str, str]) -> str:
         differs = "; ".join(dict.fromkeys(changed[run] for run in node.runs if run in changed))
         state = f"changed: {differs}" if differs else "finished" if node.state == "done" else "to do"
         lines.append((name, ", ".join(node.needs) or DASH, state, length))
-    counts = Counter(node.kind for node in record.nodes.values() if node.state != "done")
-    to_do = ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "nothing"
+    nodes = [node for node in record.nodes.values() if node.state != "done"]
+    counts = Counter(node.kind for node in nodes)
+    cells = sum(len(node.runs) for node in nodes if node.kind == "cells")
+    named = {"cells": f"{cells} cells in {counts['cells']} commands"}
+    to_do = ", ".join(named.get(kind, f"{number} {kind}") for kind, number in counts.items()) or "nothing"
     shown = table(("stage", "needs", "state", "time"), lines)
     return f"{shown}\n\nto do: {to_do}; then the report{left(record)}"
