@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from gather_volume import GatherCounter
 from transformers import AutoConfig
-from workload import RandomRows, all_of, make_config, run_ranks, write_model
+from workload import RandomRows, make_config, run_ranks, write_model
 
+from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.joined import join
 from flare_ds.batches.streams import streams_of
@@ -43,9 +44,12 @@ class LanguageRows(RandomRows):
         self._prompts["target"] = draw.integers(2, sizes["vocabulary"], (sizes["rows"], sizes["length"]))
 
 
-def batch_of(config: Config, rows: LanguageRows) -> Batch:
-    """All of them, as the config's method reads them."""
-    return collate(rows, all_of(len(rows)), streams=streams_of(config), objective="vocabulary", pad_id=0)
+def batches_of(config: Config, rows: LanguageRows, size: int) -> list[Batch]:
+    """All of them as the config's method reads them, so many at once."""
+    parts = [np.arange(first, min(first + size, len(rows))) for first in range(0, len(rows), size)]
+    micro_batches = [MicroBatch(part, np.ones(len(part), np.float32)) for part in parts]
+    how: dict[str, Any] = {"streams": streams_of(config), "objective": "vocabulary", "pad_id": 0}
+    return [collate(rows, micro_batch, **how) for micro_batch in micro_batches]
 
 
 def worker(method: str, cells: str, given: str, out: str) -> None:
@@ -63,14 +67,16 @@ def worker(method: str, cells: str, given: str, out: str) -> None:
     )
     vocabulary = AutoConfig.from_pretrained(sizes["model"]).get_text_config().vocab_size
     shape = {"vocabulary": vocabulary, "rows": sizes["batch"], "length": sizes["length"]}
-    batches = {cell: batch_of(config, LanguageRows(cell, **shape)) for cell in range(number)}
-    rows = join(batches) if number > 1 else batches[0]
+    size = max(1, (sizes["micro_batch"] or sizes["batch"]) // (number if sizes["cut"] else 1))
+    of_cells = [batches_of(config, LanguageRows(cell, **shape), size) for cell in range(number)]
+    joined = [join(dict(enumerate(parts))) if number > 1 else parts[0] for parts in zip(*of_cells, strict=True)]
     engine.root.train()
     seconds, losses, gathered = [], [], 0
-    targets = int((batches[0].answers_BN >= 0).sum()) * world_size()
+    targets = sum(int((batch.answers_BN >= 0).sum()) for batch in of_cells[0]) * world_size()
     for step in range(sizes["steps"] + WARM_UP):
         before, start = counter.elements if counter else 0, time.perf_counter()
-        loss = engine.accumulate(rows.to(engine.device), targets=[targets] * number, last=True)
+        for place, rows in enumerate(joined, 1):
+            loss = engine.accumulate(rows.to(engine.device), targets=[targets] * number, last=place == len(joined))
         engine.step(dict.fromkeys(range(number), config.train.learning_rate))
         losses.append(loss.tolist())
         seconds.append((time.perf_counter() - start) / number)
@@ -112,8 +118,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="directory of a saved model (default: a small random one)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--cut", action="store_true", help="cells together share the rows of a micro-batch")
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 2, 4], help="with 1 among them (default 1 2 4)")
-    sizes = {"ranks": 1, "steps": 10, "rounds": 3, "batch": 8, "length": 40, "layers": 4, "width": 128}
+    sizes = {
+        "ranks": 1,
+        "steps": 10,
+        "rounds": 3,
+        "batch": 8,
+        "micro_batch": 0,
+        "length": 40,
+        "layers": 4,
+        "width": 128,
+    }
     for name, size in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=size, help=f"(default {size})")
     given = parser.parse_args()

@@ -40,7 +40,7 @@ class _FirstRows(CacheSplit):
         seen = slice(int(np.searchsorted(self.examples, self.examples[rows - 1], side="right")))
         self._arguments = (cache, name, rows)
         self._seen = seen
-        self.labels, self.examples = self.labels[seen], self.examples[seen]
+        self.labels, self.examples, self.clusters = (x[seen] for x in (self.labels, self.examples, self.clusters))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _FirstRows, self._arguments

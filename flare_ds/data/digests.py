@@ -30,6 +30,12 @@ def row_keys(fields: Mapping[str, str], task: Task) -> tuple[bytes, bytes, bytes
     return order, text, passage, int.from_bytes(split[:8], "big") * 100 >> 64
 
 
+def cluster_of(fields: Mapping[str, str], task: Task) -> int:
+    """The number of the rows that a row was drawn with, from what they share: 64 bits, signed."""
+    shared = task.cluster_fields or (task.long_field,)
+    return int.from_bytes(text_digest(fields[field] for field in shared)[:8], "little", signed=True)
+
+
 def normalise(text: str) -> str:
     """The form in which two texts count as the same: NFKC, case folded, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -59,6 +59,7 @@ def score_answers(
         records.append(
             {
                 "id": split.ids(row),
+                "cluster": int(split.clusters[row]),
                 "answers": right,
                 "prediction": prediction,
                 "exact_match": exact_match(prediction, right),

@@ -47,6 +47,7 @@ def score_generated_labels(
     records = [
         {
             "id": split.ids(row),
+            "cluster": int(split.clusters[row]),
             "label": words[label],
             "prediction": readings.get(_as_compared(answer.text)),
             "text": answer.text,

@@ -59,6 +59,7 @@ def score_labels(
     records = [
         {
             "id": split.ids(row),
+            "cluster": int(split.clusters[row]),
             "label": words[label],
             "prediction": words[int(scores_K.argmax())],
             **{f"log_probability_{word}": score for word, score in zip(words, scores_K.tolist(), strict=True)},

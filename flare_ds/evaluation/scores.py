@@ -46,6 +46,11 @@ class Scores:
         """What the metric sees of each example."""
         return [outcome(self.metric, record) for record in self.records]
 
+    @property
+    def clusters(self) -> list[int]:
+        """The cluster of each example."""
+        return [record["cluster"] for record in self.records]
+
 
 def label_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Accuracy and macro F1 of records that hold a label and a prediction."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flare_ds.markdown import DASH, table
-from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, same_test, seeds
+from flare_ds.reporting.groups import REFERENCE, Group, clusters_of, outcomes_of, references, same_test, seeds
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import Sureness, holm, over_seeds, over_seeds_and_rows
@@ -69,7 +69,17 @@ class Comparison:
     @cached_property
     def sureness(self) -> Sureness:
         """Of the difference, over seeds and rows."""
-        return over_seeds_and_rows(self.differences_SN)
+        return over_seeds_and_rows(self.differences_SN, self.clusters_N)
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The ids of the rows, in their order."""
+        return list(self.pairs[0][0].outcomes)
+
+    @cached_property
+    def clusters_N(self) -> list[int]:
+        """The cluster of each row."""
+        return clusters_of(self.pairs[0][0])
 
 
 def comparisons(groups: Sequence[Group]) -> list[Comparison]:

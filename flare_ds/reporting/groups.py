@@ -123,3 +123,8 @@ def outcomes_of(runs: Sequence[RunResult]) -> list[list[Outcome]]:
             problem = f"{run.directory} and {runs[0].directory} were scored on different test rows or by other metrics"
             raise DataError(problem, fix="delete metrics.json of the older one and evaluate it again")
     return [[run.outcomes[example] for example in runs[0].outcomes] for run in runs]
+
+
+def clusters_of(run: RunResult) -> list[int]:
+    """The cluster of each of a run's test examples, in their order."""
+    return [run.clusters[example] for example in run.outcomes]

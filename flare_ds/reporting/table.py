@@ -11,7 +11,7 @@ import numpy as np
 from flare_ds.config import TaskConfig
 from flare_ds.exceptions import FlareError
 from flare_ds.markdown import DASH, table
-from flare_ds.reporting.groups import REFERENCE, Group, outcomes_of, references, seeds
+from flare_ds.reporting.groups import REFERENCE, Group, clusters_of, outcomes_of, references, seeds
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import over_seeds_and_rows
@@ -94,7 +94,8 @@ def _scores(group: Group) -> tuple[str, str, str]:
     if len(runs) == 1:
         lo, hi = runs[0].metrics["confidence_interval"]
         return f"{group.score:.3f}", DASH, f"{lo:.3f} to {hi:.3f}"
-    lo, hi = over_seeds_and_rows(contributions(runs[0].metrics["metric"], outcomes_of(runs))).interval
+    values_SN = contributions(runs[0].metrics["metric"], outcomes_of(runs))
+    lo, hi = over_seeds_and_rows(values_SN, clusters_of(runs[0])).interval
     return f"{group.score:.3f}", f"{np.std(scores, ddof=1):.3f}", f"{max(lo, 0):.3f} to {min(hi, 1):.3f}"
 
 
@@ -131,10 +132,12 @@ def _footnote(finished: Sequence[RunResult]) -> str:
     if not rows:
         return "No run is finished."
     metrics = ", ".join(sorted({run.metrics["metric"] for run in finished}))
+    clustered = any(len(set(run.clusters.values())) < len(run.clusters) for run in finished)
+    together = "rows about one text count as one draw in intervals (clusters). " if clustered else ""
     return (
         f"Score: {metrics} on {' or '.join(f'{n:,}' for n in rows)} test rows, mean over seeds; deviation: standard "
         "deviation over seeds (n - 1). Intervals: for other test rows and, where there are several seeds, for other "
-        "seeds too (one seed: bootstrap over test rows). Examples: seen in training, each as "
+        f"seeds too (one seed: bootstrap over test rows); {together}Examples: seen in training, each as "
         "often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in seconds. "
         "Tokens/s: of the training, all ranks together. FLOPs: of a training step."
     )

@@ -62,16 +62,31 @@ class RunResult:
         """
         return RunDirectory(self.directory).read(TRAINING) if self.config.recipe.trains else {}
 
-    @cached_property
+    @property
     def outcomes(self) -> Mapping[str, Outcome]:
         """For each test example, by id, what the metric sees of it.
 
         Raises:
             DataError: predictions.parquet is missing or damaged.
         """
+        return self._scored[0]
+
+    @property
+    def clusters(self) -> Mapping[str, int]:
+        """For each test example, by id, its cluster; one of its own where an earlier version wrote none.
+
+        Raises:
+            DataError: predictions.parquet is missing or damaged.
+        """
+        return self._scored[1]
+
+    @cached_property
+    def _scored(self) -> tuple[dict[str, Outcome], dict[str, int]]:
         path, metric = self.directory / PREDICTIONS, self.metrics["metric"]
         try:
-            return {record["id"]: outcome(metric, record) for record in read_predictions(path)}
+            records = read_predictions(path)
+            outcomes = {record["id"]: outcome(metric, record) for record in records}
+            return outcomes, {record["id"]: record.get("cluster", row) for row, record in enumerate(records)}
         except KeyError as error:
             raise DataError(f"{path} has no column {error}", fix=self._evaluate_again) from None
         except (OSError, ValueError) as error:

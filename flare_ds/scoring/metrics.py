@@ -15,13 +15,13 @@ A score is a function of the mean, over examples, of some numbers each example g
     macro_f1                 three for each class, 1 where that class is   mean over classes of 2·right / (said + true)
                              both said and true (right), said, true
 
-So one bootstrap serves all: draw examples, take the mean of their numbers, then the function. Intervals are 95 %
-percentiles: the test examples are the sample, the training seed is not. They say how far the score of one run would
-move with other examples, not with another seed (that is `flare_ds.scoring.sureness`). All right (or wrong) gives an
-interval of no width.
+So one bootstrap serves all: draw examples, take the mean of their numbers, then the function. Examples of one cluster
+(questions about one passage) are drawn together. Intervals are 95 % percentiles: the test examples are the sample, the
+training seed is not. They say how far the score of one run would move with other examples, not with another seed (that
+is `flare_ds.scoring.sureness`). All right (or wrong) gives an interval of no width.
 
 Shape suffixes: N examples, S systems (runs of different seeds, say), F numbers an example gives, R resamples,
-V distinct examples, C classes.
+K clusters, V distinct clusters, C classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from flare_ds.tasks.base import Metric
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-INTERVAL = {"level": LEVEL, "method": "percentile bootstrap over examples", "resamples": RESAMPLES}
+INTERVAL = {"level": LEVEL, "method": "percentile bootstrap over clusters of examples", "resamples": RESAMPLES}
 """What intervals are, in the words of metrics.json."""
 
 Outcome = bool | tuple[str | None, str]
@@ -58,15 +58,20 @@ def score(metric: Metric, outcomes: Sequence[Outcome]) -> float:
     return _scores(metric, _numbers(metric, [outcomes]).mean(0)).item()
 
 
-def confidence_interval(metric: Metric, systems: Sequence[Sequence[Outcome]], seed: int = 0) -> tuple[float, float]:
+def confidence_interval(
+    metric: Metric, systems: Sequence[Sequence[Outcome]], clusters: Sequence[int] | None = None, seed: int = 0
+) -> tuple[float, float]:
     """Bounds of the mean score of S systems on the same N examples, in the same order.
 
     Args:
         metric: what is bounded.
         systems: outcomes of each.
+        clusters: of each example; those of one are drawn together. None: each example is one.
         seed: of the bootstrap.
     """
-    return _bounds(_resampled(metric, systems, seed).mean(1))
+    scores_R = _resampled(metric, systems, range(len(systems[0])) if clusters is None else clusters, seed).mean(1)
+    lo, hi = np.quantile(scores_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(lo), float(hi)
 
 
 def contributions(metric: Metric, systems: Sequence[Sequence[Outcome]]) -> NDArray[np.float64]:
@@ -129,19 +134,20 @@ def _scores(metric: Metric, means_xSF: NDArray[np.float64]) -> NDArray[np.float6
     return f1_xSC.sum(-1) / occurs_xSC.sum(-1)
 
 
-def _resampled(metric: Metric, systems: Sequence[Sequence[Outcome]], seed: int) -> NDArray[np.float64]:
-    """Scores of all systems on the same resampled examples, [R, S].
+def _resampled(
+    metric: Metric, systems: Sequence[Sequence[Outcome]], clusters: Sequence[int], seed: int
+) -> NDArray[np.float64]:
+    """Scores of all systems on the same resampled clusters of examples, [R, S].
 
-    Drawing N examples with replacement is drawing how often each distinct one comes up: the same distribution,
-    without R x N indices.
+    Drawing K clusters with replacement is drawing how often each distinct one comes up: the same distribution,
+    without R x K indices.
     """
     numbers_NSF = _numbers(metric, systems)
-    distinct_VSF, counts_V = np.unique(numbers_NSF, axis=0, return_counts=True)
-    examples = len(numbers_NSF)
-    drawn_RV = np.random.default_rng(seed).multinomial(examples, counts_V / examples, size=RESAMPLES)
-    return _scores(metric, np.tensordot(drawn_RV, distinct_VSF, 1) / examples)
-
-
-def _bounds(scores_R: NDArray[np.float64]) -> tuple[float, float]:
-    lo, hi = np.quantile(scores_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(lo), float(hi)
+    names_K, of_N = np.unique(np.array(clusters), return_inverse=True)
+    sums_KSF, sizes_K = np.zeros((len(names_K), *numbers_NSF.shape[1:])), np.bincount(of_N)
+    np.add.at(sums_KSF, of_N, numbers_NSF)
+    flat_Kx = np.column_stack([sizes_K, sums_KSF.reshape(len(names_K), -1)])
+    distinct_Vx, counts_V = np.unique(flat_Kx, axis=0, return_counts=True)
+    drawn_RV = np.random.default_rng(seed).multinomial(len(names_K), counts_V / len(names_K), size=RESAMPLES)
+    drawn_Rx = drawn_RV @ distinct_Vx
+    return _scores(metric, (drawn_Rx[:, 1:] / drawn_Rx[:, :1]).reshape(-1, *numbers_NSF.shape[1:]))

@@ -1,10 +1,11 @@
 """predictions.parquet: a row for each test example, in cache order.
 
     answers             columns
-    ranked label words  id, label, prediction, log_probability_WORD for each label word
-    generated ones      id, label, prediction (null where the text is none of them), text, log_probability
-    free                id, answers, prediction, exact_match, f1, log_probability
+    ranked label words  id, cluster, label, prediction, log_probability_WORD for each label word
+    generated ones      id, cluster, label, prediction (null where the text is none of them), text, log_probability
+    free                id, cluster, answers, prediction, exact_match, f1, log_probability
 
+Examples of one cluster were drawn together, see `flare_ds.tasks.base.Task.cluster_fields`.
 `pandas.read_parquet` reads it; equal records give equal bytes.
 """
 
@@ -51,5 +52,5 @@ def _schema(names: Iterable[str]) -> "Schema":
     import pyarrow as pa
 
     texts = dict.fromkeys(("id", "label", "prediction", "text"), pa.string())
-    types = {**texts, "answers": pa.list_(pa.string()), "exact_match": pa.bool_()}
+    types = {**texts, "cluster": pa.int64(), "answers": pa.list_(pa.string()), "exact_match": pa.bool_()}
     return pa.schema([(name, types.get(name, pa.float64())) for name in names])

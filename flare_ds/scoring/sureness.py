@@ -18,10 +18,11 @@ that is the score itself.
     Clark, The language-as-fixed-effect fallacy (1973); Satterthwaite, Approximate distribution of estimates of
     variance components (1946); Miller, Adding error bars to evals (arXiv 2411.00640), for clusters.
 
-Legend: S seeds, N rows, C clusters, F numbers a row gives (see `flare_ds.scoring.metrics`).
+Legend: S seeds, L languages, N rows, U rows of all languages, C clusters, F numbers a row gives (see
+`flare_ds.scoring.metrics`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +73,7 @@ class Sureness:
         return float(student.ppf(probability, self.freedom)) * self.error
 
 
-def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: Sequence[str] | None = None) -> Sureness:
+def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: Sequence[int] | None = None) -> Sureness:
     """Sureness of the mean when seeds and rows are both drawn; with one seed, of rows alone.
 
     Args:
@@ -108,17 +109,28 @@ def over_seeds(values_SN: NDArray[np.float64]) -> Sureness:
     return Sureness(float(means_S.mean()), float(means_S.std(ddof=1) / np.sqrt(len(means_S))), len(means_S) - 1)
 
 
-def over_languages(parts: Sequence[Sureness]) -> Sureness:
-    """Sureness of the mean over just these languages, each with seeds and rows of its own."""
-    count = len(parts)
-    variances = [part.error**2 / count**2 for part in parts]
-    mean, total = float(np.mean([part.mean for part in parts])), sum(variances)
-    if any(part.freedom == 0 for part in parts):
-        return Sureness(mean, 0.0, 0)
-    if total == 0:
-        return Sureness(mean, 0.0, min(part.freedom for part in parts))
-    freedom = total**2 / sum(variance**2 / part.freedom for variance, part in zip(variances, parts, strict=True))
-    return Sureness(mean, float(np.sqrt(total)), freedom)
+def over_languages(
+    values: Sequence[NDArray[np.float64]], rows: Sequence[Sequence[str]], clusters: Mapping[str, int]
+) -> Sureness:
+    """Sureness of the mean over just these L languages, when seeds and rows are both drawn.
+
+    A row that several languages have, in translation, is one draw, and so is a seed: it begins alike in all of them, so
+    its luck may be the same. With U rows in all, N of them in a language, a row
+    contributes the mean over languages plus, for each that has it, its distance there from that language's mean, times
+    U / (N·L): the mean of that is the mean over languages, its spread that of their sum.
+
+    Args:
+        values: of each language, what each row contributes under each seed: [S, N], equally many seeds everywhere.
+        rows: of each language, the ids of its rows.
+        clusters: of each of the U rows, its cluster.
+    """
+    place = {row: number for number, row in enumerate(clusters)}
+    means_LS = np.array([values_SN.mean(1) for values_SN in values])
+    values_SU = np.tile(means_LS.mean(0)[:, None], len(place))
+    for values_SN, names in zip(values, rows, strict=True):
+        weight = len(place) / (len(names) * len(values))
+        values_SU[:, [place[name] for name in names]] += weight * (values_SN - values_SN.mean(1, keepdims=True))
+    return over_seeds_and_rows(values_SU, list(clusters.values()))
 
 
 def over_drawn_languages(means_L: Sequence[float]) -> Sureness:
@@ -138,7 +150,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _of_clusters(values_SN: NDArray[np.float64], clusters_N: Sequence[str]) -> NDArray[np.float64]:
+def _of_clusters(values_SN: NDArray[np.float64], clusters_N: Sequence[int]) -> NDArray[np.float64]:
     """What each cluster contributes [S, C]; large ones more, so that the mean stays the mean over rows."""
     names_C, of_N = np.unique(np.array(clusters_N), return_inverse=True)
     means_S1 = values_SN.mean(1, keepdims=True)

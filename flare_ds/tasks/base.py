@@ -67,6 +67,8 @@ class Task(ABC):
         fields: names of a row's texts, in the order they are said.
         split_fields: those whose text decides a split made by us, so that rows that share them stay together.
         long_field: the field that is cut, or read through windows, when a prompt is too long.
+        cluster_fields: rows alike in these were drawn together (questions about one passage) and count as one draw in
+            intervals; none named: the long field.
         labels: the label words, in the order of `Row.label`: in all languages alike, or by language; none where answers
             are free text.
         metric: how predictions are scored.
@@ -82,6 +84,7 @@ class Task(ABC):
     fields: tuple[str, ...] = ("text",)
     split_fields: tuple[str, ...] = ("text",)
     long_field: str = "text"
+    cluster_fields: tuple[str, ...] = ()
     labels: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
     metric: Metric = "accuracy"
 

@@ -74,6 +74,9 @@ class TableTask(Task):
     long_field: str = Field(
         default_factory=lambda data: data["fields"][0], description="the one that is cut when too long"
     )
+    cluster_fields: tuple[str, ...] = Field(
+        default=(), description="rows alike in these count as one draw in intervals (default: the long field)"
+    )
     metric: Metric = Field(
         default_factory=lambda data: "accuracy" if data["labels"] else "exact_match", description="the score"
     )
@@ -89,7 +92,9 @@ class TableTask(Task):
         """Declarations that mean nothing: whether present, what is wrong, what to do."""
         templates = self.template.values() if isinstance(self.template, Mapping) else [self.template]
         said = {field for template in templates for field in _fields_of(template)}
-        strange = sorted((said | {*self.split_fields, self.long_field, *self.columns}) - set(self.fields))
+        strange = sorted(
+            (said | {*self.split_fields, *self.cluster_fields, self.long_field, *self.columns}) - set(self.fields)
+        )
         words = set(self.label_values.values()) - {*chain(*self.word_lists)}
         repeating = [list(words) for words in self.word_lists if len({*words}) < len(words)]
         values = [str(value) for value in self.label_values]

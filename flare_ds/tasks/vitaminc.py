@@ -26,6 +26,7 @@ class VitaminC(Task):
     fields = ("page", "evidence", "claim")
     split_fields = ("page",)
     long_field = "evidence"
+    cluster_fields = ("page",)
     labels: tuple[str, ...] = ("true", "false", "neither")
     file = "vitaminc.json"
 

@@ -48,6 +48,7 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     golds = [["rome"], ["Paris of the moon", "moon"], ["Paris, not\nRome"]]
     split = SimpleNamespace(
         examples=np.array([0, 0, 1, 2, 2, 2], np.int32),
+        clusters=np.array([7, 7, 7, 8, 8, 8]),
         ids=lambda row: "aabccc"[row],
         golds=lambda row: golds[[0, 0, 1, 2, 2, 2][row]],
     )
@@ -61,6 +62,7 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     cache = SimpleNamespace(split=lambda _: split)
     config = SimpleNamespace(model=None, task=SimpleNamespace(chat=False), generate=SimpleNamespace(max_new_tokens=2))
     scores = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
+    assert scores.clusters == [7, 7, 8]
     assert [(record["id"], record["prediction"]) for record in scores.records] == [
         ("a", "the Rome"),
         ("b", "moon"),

@@ -31,7 +31,7 @@ def scored(
     """What the scores are where the model writes such answers, of which those without a letter come to no end."""
     said = [Written(text, -1.0, bool(text.strip())) for text in written]
     monkeypatch.setattr("flare_ds.evaluation.generated_labels.written", lambda *_, **__: said)
-    split = SimpleNamespace(labels=np.array(labels), ids=lambda row: f"r{row}")
+    split = SimpleNamespace(labels=np.array(labels), ids=lambda row: f"r{row}", clusters=np.arange(len(labels)))
     cache = SimpleNamespace(split=lambda _: split, labels=list(words), label_tokens=[[1, 2]] * len(words))
     config = SimpleNamespace(generate=SimpleNamespace(max_new_tokens=most))
     return score_generated_labels(None, cache, "test", config, metric="macro_f1", states=None)  # type: ignore[arg-type]

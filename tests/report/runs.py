@@ -21,7 +21,19 @@ COSTS = {
 
 
 def write_run(
-    root: Path, name: str, method: str, seed: int, correct=None, /, *, target="pl", steps=40, r=8, base="base", **task
+    root: Path,
+    name: str,
+    method: str,
+    seed: int,
+    correct=None,
+    /,
+    *,
+    target="pl",
+    steps=40,
+    r=8,
+    base="base",
+    clusters=None,
+    **task,
 ) -> Path:
     """A run directory; finished if `correct` says which test rows were right."""
     directory = root / name
@@ -38,12 +50,14 @@ def write_run(
     }
     (directory / "config.yaml").write_text(parse_config(config, origin="test").to_yaml())
     if correct is not None:
-        write_result(directory, method, correct, seed)
+        write_result(directory, method, correct, seed, clusters)
     return directory
 
 
-def write_result(directory: Path, method: str, correct, seed: int) -> None:
+def write_result(directory: Path, method: str, correct, seed: int, clusters=None) -> None:
     rows = [{"id": f"r{i}", "label": "yes", "prediction": "yes" if right else "no"} for i, right in enumerate(correct)]
+    if clusters is not None:
+        rows = [row | {"cluster": cluster} for row, cluster in zip(rows, clusters, strict=True)]
     if METHODS.get(method).trains:
         (directory / "adapter").mkdir()
         (directory / "adapter/adapter_model.safetensors").write_bytes(str(directory).encode())

@@ -101,10 +101,35 @@ def test_over_languages_the_mean_and_who_is_first(tmp_path):
     assert float(lines["flare"]["mean − lora"]) == pytest.approx(np.mean(means), abs=6e-4)
     drawn = stats.ttest_1samp(means, 0).confidence_interval()
     assert bounds(lines["flare"], "in ones like these") == pytest.approx(tuple(drawn), abs=6e-4)
-    lo, hi = bounds(lines["flare"], "in these")
-    widths = [np.diff(two_way(table))[0] for table in tables]
-    assert lo < np.mean(means) < hi and hi - lo < min(widths), "three languages know more than one"
+    in_these = two_way(np.mean(tables, 0))  # each row is one draw, as is each seed
+    assert bounds(lines["flare"], "in these") == pytest.approx(in_these, abs=6e-4)
     assert (lines["flare"]["first"], lines["x_mixup"]["first"]) == ("100%", "0%")
+
+
+def test_rows_about_one_text_are_one_draw_in_all_three_tables(tmp_path):
+    """Ten questions about each of 20 texts, all right or all wrong: 20 draws, not 200."""
+    clusters = np.repeat(np.arange(20), 10)
+    tables = {}
+    for seed in (1, 2):
+        for method, share in (("lora", 0.4), ("flare", 0.6)):
+            of_text = random_correct(10 * seed + len(method), share)[:20]
+            tables[method, seed] = np.repeat(of_text, 10)
+    for language in ("pl", "ru"):
+        for (method, seed), right in tables.items():
+            where = f"{language}/{method}-seed{seed}"
+            write_run(tmp_path, where, method, seed, right, target=language, clusters=clusters)
+    text = report(tmp_path).text
+    flare, lora = (np.array([tables[name, seed].astype(float) for seed in (1, 2)]) for name in ("flare", "lora"))
+    of_texts = two_way((flare - lora)[:, ::10])
+    line = differences(text)["flare", "1, 2"]
+    assert bounds(line) == pytest.approx(of_texts, abs=6e-4)
+    assert bounds(over_languages(text)["flare"], "in these") == pytest.approx(of_texts, abs=6e-4)
+    scored = next(line for line in methods(text) if line["method"] == "flare")
+    assert bounds(scored) == pytest.approx(np.clip(two_way(flare[:, ::10]), 0, 1), abs=6e-4)
+    assert "rows about one text count as one draw" in text
+    for path in tmp_path.glob("*/*/predictions.parquet"):
+        pd.read_parquet(path).drop(columns="cluster").to_parquet(path)
+    assert np.diff(bounds(differences(report(tmp_path).text)["flare", "1, 2"])) < np.diff(of_texts)
 
 
 def test_two_that_are_right_equally_often_are_first_equally_often(tmp_path):

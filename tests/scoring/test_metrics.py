@@ -165,16 +165,36 @@ def test_interval_does_not_depend_on_the_order_of_the_rows_and_repeats_with_its_
 
 def test_interval_covers_the_truth_as_often_as_it_says():
     generator = np.random.default_rng(11)
-    intervals = [confidence_interval("accuracy", [right(generator.random(400) < 0.7)], seed=i) for i in range(400)]
-    covered = np.mean([lo <= 0.7 <= hi for lo, hi in intervals])
-    assert 0.92 <= covered <= 0.98  # .95, and three standard errors of 400 draws
+    intervals = [confidence_interval("accuracy", [right(generator.random(400) < 0.7)], seed=i) for i in range(2000)]
+    assert 0.93 <= np.mean([lo <= 0.7 <= hi for lo, hi in intervals]) <= 0.97
 
 
 def test_interval_of_macro_f1_covers_the_truth_as_often_as_it_says():
     generator = np.random.default_rng(12)
     truth = score("macro_f1", labelled(generator, 400_000, 0.6))
-    intervals = [confidence_interval("macro_f1", [labelled(generator, 400, 0.6)], seed=i) for i in range(200)]
-    assert 0.90 <= np.mean([lo <= truth <= hi for lo, hi in intervals]) <= 0.99
+    intervals = [confidence_interval("macro_f1", [labelled(generator, 400, 0.6)], seed=i) for i in range(2000)]
+    assert 0.93 <= np.mean([lo <= truth <= hi for lo, hi in intervals]) <= 0.97
+
+
+def test_clusters_are_resampled_whole():
+    """Passages of one to six questions: drawn one by one, with all their questions; macro F1, so sizes matter twice."""
+    generator = np.random.default_rng(14)
+    clusters = generator.permutation(np.repeat(np.arange(40), generator.integers(1, 7, 40)))
+    easy = generator.random(40) < 0.6
+    true = generator.choice(WORDS[:2], len(clusters))
+    said = np.where(easy[clusters], true, WORDS[0])
+    members = [np.flatnonzero(clusters == cluster) for cluster in range(40)]
+
+    def drawn() -> float:
+        rows = np.concatenate([members[cluster] for cluster in generator.integers(0, 40, 40)])
+        return slow_macro_f1(said[rows].tolist(), true[rows].tolist())
+
+    slow = np.quantile([drawn() for _ in range(3000)], [0.025, 0.975])
+    pairs = list(zip(said.tolist(), true.tolist(), strict=True))
+    of_clusters = confidence_interval("macro_f1", [pairs], clusters.tolist())
+    of_rows = confidence_interval("macro_f1", [pairs])
+    assert of_clusters == pytest.approx(slow, abs=0.012)
+    assert of_clusters[1] - of_clusters[0] > 1.3 * (of_rows[1] - of_rows[0])
 
 
 def test_different_numbers_of_rows_are_never_compared():

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from flare_ds.published import Count, FileRecord
 
 FORMAT = "flare_ds token cache"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 HEADER_BYTES = 128
 """Of a section, before its data."""

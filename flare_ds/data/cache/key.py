@@ -80,6 +80,7 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "labels": list(task.label_words(config.answer_language)),
         "prompt_template": _prompts(settings, task),
         "long_field": task.long_field,
+        "cluster_fields": list(task.cluster_fields),
         "max_prompt_tokens": settings.max_prompt_tokens,
         "windows_version": WINDOWS_VERSION,
         "special_tokens": CHAT_TOKENS if settings.chat else SPECIAL_TOKENS,

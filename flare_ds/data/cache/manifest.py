@@ -137,6 +137,7 @@ def _sections(manifest: Manifest) -> Iterator[tuple[str, tuple[tuple[str, ...], 
     for name, split in manifest.splits.items():
         for part in ("labels", "examples", *(f"{stream}.prompt_lengths" for stream in manifest.streams)):
             yield section_name(name, part), ((_ROW,), split.rows)
+        yield section_name(name, "clusters"), ((_PLACE,), split.rows)
         for text in _texts(manifest):
             yield section_name(name, text), ((_BYTE,), None)
         for item in (*_texts(manifest), *manifest.streams):

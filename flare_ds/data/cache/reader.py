@@ -33,6 +33,8 @@ class CacheSplit:
         """int32 [n]: index into the cache's label words; -1 where answers are free."""
         self.examples = self._map("examples")
         """int32 [n]: which example, counted from 0, a row belongs to."""
+        self.clusters = self._map("clusters")
+        """int64 [n]: alike in rows that were drawn together, see `Task.cluster_fields`."""
         self._texts = {name: self._map_items(name, name) for name in ("ids", *(() if manifest.labels else ("golds",)))}
         self._tokens = {stream: self._map_items(stream, f"{stream}.tokens") for stream in manifest.streams}
         self._prompt_lengths: dict[str, np.ndarray] = {

@@ -15,7 +15,9 @@ import numpy as np
 from flare_ds.data.cache.format import Section, SplitSummary, section_name
 from flare_ds.data.cache.rows import EncodedRows
 from flare_ds.data.cache.section import SectionWriter
+from flare_ds.data.digests import cluster_of
 from flare_ds.data.parallel import ParallelRow
+from flare_ds.tasks.base import Task
 
 
 class SplitWriter:
@@ -25,21 +27,22 @@ class SplitWriter:
         directory: of the cache.
         split: its name.
         dtypes: of the tokens of each stream.
-        free_answers: whether there are right answers to store.
+        task: whose rows they are.
 
     Raises:
         HostError: the disk is full or the directory is not writable; so do `append` and `finish`.
     """
 
-    def __init__(self, directory: Path, split: str, dtypes: Mapping[str, np.dtype], *, free_answers: bool) -> None:
-        self._directory, self._split = directory, split
+    def __init__(self, directory: Path, split: str, dtypes: Mapping[str, np.dtype], task: Task) -> None:
+        self._directory, self._split, self._task = directory, split, task
         self._open = ExitStack()
         self._sections: dict[str, SectionWriter] = {}
         self._examples = self._windowed = 0
         self._truncated, self._longest = dict.fromkeys(dtypes, 0), dict.fromkeys(dtypes, 0)
         for name in ("labels", "examples", *(f"{stream}.prompt_lengths" for stream in dtypes)):
             self._make(name, np.dtype("<i4"))
-        self._texts = ("ids", "golds") if free_answers else ("ids",)
+        self._make("clusters", np.dtype("<i8"))
+        self._texts = ("ids", "golds") if task.free_answers else ("ids",)
         items = dict.fromkeys(self._texts, np.dtype("u1")) | {f"{stream}.tokens": d for stream, d in dtypes.items()}
         for name, dtype in items.items():
             self._make(name, dtype)
@@ -59,6 +62,8 @@ class SplitWriter:
         labels_e = np.array([-1 if row.label is None else row.label for row in kept], np.int32)
         self._sections["labels"].append(labels_e.repeat(windows_e))
         self._sections["examples"].append((self._examples + np.arange(len(kept))).repeat(windows_e))
+        clusters_e = np.array([cluster_of(row.target.fields, self._task) for row in kept], np.int64)
+        self._sections["clusters"].append(clusters_e.repeat(windows_e))
         self._append_texts("ids", [row.id.encode("utf-8") for row in kept], windows_e)
         if "golds" in self._texts:
             self._append_texts("golds", [_golds(row) for row in kept], windows_e)

@@ -103,7 +103,7 @@ def _write_splits(
     counts: Counter[str] = Counter()
     with tqdm(total=sum(map(len, data.splits.values())), desc="tokenize", unit="row") as progress:
         for split, rows in data.splits.items():
-            with SplitWriter(directory, split, dtypes, free_answers=encoder.task.free_answers) as writer:
+            with SplitWriter(directory, split, dtypes, encoder.task) as writer:
                 for chunk, encoded in encode(split, _chunks(rows)):
                     writer.append(chunk, encoded)
                     counts.update(encoded.counts)

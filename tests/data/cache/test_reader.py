@@ -89,7 +89,7 @@ def test_a_bad_manifest_is_refused_with_the_command_that_rebuilds(built: Path, c
     content = json.loads(text)
     edits = {
         "not JSON": (text[:100], "damaged"),
-        "old": (json.dumps(content | {"format_version": 1}), "format version 1, this flare_ds reads version 3"),
+        "old": (json.dumps(content | {"format_version": 1}), "format version 1, this flare_ds reads version 4"),
         "unknown": ('{"something": "else"}', "does not describe"),
         "edited": (json.dumps(content | {"labels": ["bad", "good"]}), "was changed"),
         "cut off": (text[:-1], "was changed"),
@@ -110,7 +110,7 @@ def section_files() -> list[str]:
     streams = [
         f"{stream}.{part}" for stream in ("source", "target") for part in ("tokens", "offsets", "prompt_lengths")
     ]
-    parts = [*streams, "labels", "examples", "ids", "ids.offsets"]
+    parts = [*streams, "labels", "examples", "clusters", "ids", "ids.offsets"]
     return [f"{split}.{part}.npy" for split in ("train", "validation", "test") for part in parts]
 
 

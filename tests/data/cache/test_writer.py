@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from flare_ds.data.cache import open_cache, prepare_cache, verify, writer
+from flare_ds.data.digests import cluster_of
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side, load_parallel
 from flare_ds.exceptions import DataError
+from flare_ds.tasks.base import Row
 from tests.data.cache.moods import (
     MOODS,
     ROWS,
     WORDS,
+    Moods,
     moods_config,
     read_lines,
     said_in,
@@ -53,6 +56,26 @@ def test_the_rows_are_in_the_order_of_the_data(root: Path, built: Path) -> None:
     for name, rows in data.splits.items():
         split = open_cache(built).split(name)
         assert [split.ids(index) for index in range(len(split))] == [row.id for row in rows]
+
+
+@pytest.mark.parametrize("shared", [("text",), ("mood", "text"), ()])
+def test_rows_alike_in_what_the_task_names_are_one_cluster(root: Path, shared: tuple[str, ...]) -> None:
+    """Texts differ in case and spacing alone, and so are one; without a name it is the long field's text."""
+    task = type("Shared", (Moods,), {"fields": ("text", "mood"), "long_field": "text", "cluster_fields": shared})()
+    texts = ["red  blue", "RED blue", "blue", "blue", "green"]
+    rows = [
+        Row(str(n), {"text": text, "mood": mood}, 0) for n, (text, mood) in enumerate(zip(texts, "aabcd", strict=True))
+    ]
+    found = [cluster_of(row.fields, task) for row in rows]
+    alike = {("text",): [0, 0, 1, 1, 2], ("mood", "text"): [0, 0, 1, 2, 3], (): [0, 0, 1, 1, 2]}[shared]
+    assert [found.index(cluster) for cluster in found] == [alike.index(cluster) for cluster in alike]
+
+
+def test_the_clusters_of_a_cache_are_those_of_its_target_rows(root: Path, built: Path) -> None:
+    data = load_parallel(MOODS, moods_config(root).task)
+    for name, rows in data.splits.items():
+        split = open_cache(built).split(name)
+        assert split.clusters.tolist() == [cluster_of(row.target.fields, MOODS) for row in rows]
 
 
 def test_the_manifest_describes_the_cache(built: Path) -> None:
