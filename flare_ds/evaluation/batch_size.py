@@ -21,7 +21,14 @@ _BATCHES = 16
 
 
 def batch_limits(
-    running: RunningModel, rows: SplitRows, config: Config, lengths_n: np.ndarray, *, written: int, words: bool
+    running: RunningModel,
+    rows: SplitRows,
+    config: Config,
+    lengths_n: np.ndarray,
+    *,
+    written: int,
+    words: bool,
+    cells: int = 1,
 ) -> tuple[int, int | None]:
     """Most rows and most padded tokens of a batch; a collective where the settings leave both open.
 
@@ -32,6 +39,7 @@ def batch_limits(
         lengths_n: padded tokens of each row alone, over the streams that run.
         written: tokens decoded behind each row.
         words: whether the head gives the logits of the whole vocabulary.
+        cells: how many read the rows in one forward, with an adapter each.
     """
     size, tokens = config.evaluate.batch_size, config.evaluate.batch_tokens
     if size != "auto":
@@ -43,5 +51,5 @@ def batch_limits(
             config, running.model.base, row_tokens=longest, logits=answers * words, written=written
         )
         busy = _BUSY_TOKENS if running.device.type == "cpu" else max(_BUSY_TOKENS, int(lengths_n.sum()) // _BATCHES)
-        tokens = min(busy, *gather_objects(fitting))
+        tokens = min(busy, *(one // cells for one in gather_objects(fitting)))
     return len(lengths_n), tokens

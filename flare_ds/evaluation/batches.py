@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from flare_ds.batches.batching import evaluation_batches
+from flare_ds.batches.batching import MicroBatch, evaluation_batches
 from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.streams import longest, longest_prompts, streams_of
@@ -98,25 +98,41 @@ def ask_rows(
     lengths_n, words = len(streams) * of_row, "vocabulary" in (objective, config.train.objective)
     size, tokens = batch_limits(running, rows, config, lengths_n, written=written, words=words)
     dealt = evaluation_batches(lengths_n, world_size=world_size(), batch_size=size, batch_tokens=tokens)
-    batches = dealt[rank()]
+
+    def ask_batch(micro_batch: MicroBatch) -> Sequence[T]:
+        batch = collate(
+            rows,
+            micro_batch,
+            streams=streams,
+            objective=objective,
+            pad_id=pad_id,
+            source_answers=config.fuses_answers,
+            stored=stored,
+        )
+        return ask(batch, micro_batch.rows.tolist())
+
+    return go_over(dealt[rank()], ask_batch, what=what, count=len(rows))
+
+
+def go_over(
+    batches: Sequence[MicroBatch], ask: Callable[[MicroBatch], Sequence[T]], *, what: str, count: int
+) -> list[T]:
+    """Ask something of each row of this rank's batches; a collective, see `ask_each_row`.
+
+    Args:
+        batches: as many as every other rank has.
+        ask: gives an answer for each row of one.
+        what: what the rows are called while it lasts.
+        count: of the rows of all ranks.
+    """
     mine: list[tuple[int, T]] = []
     shown = tqdm(batches, desc=what, unit="batch", disable=rank() > 0 or len(batches) < 2, leave=False, file=sys.stderr)
     with pace(f"going over the {what} rows", steady=False) as beat:
         for micro_batch in shown:
-            batch = collate(
-                rows,
-                micro_batch,
-                streams=streams,
-                objective=objective,
-                pad_id=pad_id,
-                source_answers=config.fuses_answers,
-                stored=stored,
-            )
-            numbers = micro_batch.rows.tolist()
-            answers = zip(numbers, ask(batch, numbers), micro_batch.weights, strict=True)
+            answers = zip(micro_batch.rows.tolist(), ask(micro_batch), micro_batch.weights, strict=True)
             mine += [(row, answer) for row, answer, weight in answers if weight]
             beat()
-        return _in_order(mine, len(rows))
+        return _in_order(mine, count)
 
 
 def _in_order(mine: list[tuple[int, T]], count: int) -> list[T]:

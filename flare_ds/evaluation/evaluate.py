@@ -20,6 +20,7 @@ from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.late import settled
 from flare_ds.evaluation.other_rows import OWN, OtherRows
+from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.shown import show_test
 from flare_ds.evaluation.split import score_split
@@ -62,7 +63,13 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
 
 
 def score_run(
-    running: RunningModel, config: Config, cache: Cache, rows: OtherRows = OWN, *, states: StateStore | None
+    running: RunningModel,
+    config: Config,
+    cache: Cache,
+    rows: OtherRows = OWN,
+    *,
+    states: StateStore | None,
+    ranked: Ranked | None = None,
 ) -> Scores:
     """Score rows with a model that has the run's best adapter, and write the result; metrics.json comes last.
 
@@ -72,6 +79,7 @@ def score_run(
         cache: as for `evaluate_run`.
         rows: as for `evaluate_run`.
         states: the stored source states, if the run's provider stores them.
+        ranked: see `score_labels`.
 
     Raises:
         NotFiniteError: a score is not finite; nothing is written.
@@ -79,9 +87,9 @@ def score_run(
     """
     start = time.perf_counter()
     asked = as_asked(on_rank_zero(partial(settled, config)))
-    scores = score_split(running, cache, rows.split_name, asked, states=states)
+    scores = score_split(running, cache, rows.split_name, asked, states=states, ranked=ranked)
     on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}"))
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start + (ranked.seconds if ranked else 0)
     on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, rows, seconds=seconds))
     return scores
 

@@ -8,6 +8,8 @@ short one.
 Legend: n rows of the split, B rows of a micro-batch, K label words.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,8 +27,28 @@ from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """The label words of a split's rows, scored before they are asked for (see `flare_ds.evaluation.abreast`).
+
+    Attributes:
+        log_probabilities: of each row, of each word: [n, K].
+        seconds: this cell's share of the time it took.
+    """
+
+    log_probabilities: list[list[float]]
+    seconds: float
+
+
 def score_labels(
-    running: RunningModel, cache: Cache, split_name: str, config: Config, *, metric: Metric, states: StateStore | None
+    running: RunningModel,
+    cache: Cache,
+    split_name: str,
+    config: Config,
+    *,
+    metric: Metric,
+    states: StateStore | None,
+    ranked: Ranked | None = None,
 ) -> Scores:
     """Score the label words of every row of a split; a collective, with the same result on every rank.
 
@@ -37,6 +59,7 @@ def score_labels(
         config: the run's settings.
         metric: the task's.
         states: the run's stored source states, if its provider stores them.
+        ranked: what the model says of the rows, where it was asked already.
     """
     running.root.eval()
     trie = LabelTrie(cache.label_tokens)
@@ -45,6 +68,8 @@ def score_labels(
         return label_scores(running, batch, trie, config).tolist()
 
     def ask_all(asked: Config) -> list[list[float]]:
+        if asked is config and ranked is not None:
+            return ranked.log_probabilities
         if asked is config:
             return ask_each_row(ask, running, cache, split_name, config, states=states)
         # The frozen base says the same of the same sources at every validation.
@@ -81,13 +106,33 @@ def label_scores(running: RunningModel, batch: Batch, trie: LabelTrie, config: C
         trie: of the label words.
         config: the run's settings; the objective says which logits the head gives.
     """
-    batch = batch.to(running.device)
-    chosen: dict[Node, Tensor] = {}
+    batch, choices = batch.to(running.device), Choices(trie, config)
     for path in trie.paths:
-        logits_BNV = running.root(batch.followed_by(path) if path else batch)
-        for node in trie.nodes:
+        choices.add(path, running.root(batch.followed_by(path) if path else batch))
+    return choices.label_scores()
+
+
+class Choices:
+    """How likely each branch is at the places where label words part, collected from forward to forward.
+
+    Args:
+        trie: of the label words.
+        config: see `label_scores`.
+    """
+
+    def __init__(self, trie: LabelTrie, config: Config) -> None:
+        self.trie, self.of_vocabulary = trie, config.train.objective == "vocabulary"
+        self._chosen: dict[Node, Tensor] = {}
+
+    def add(self, path: tuple[int, ...], logits_BNV: Tensor) -> None:
+        """Take what the model says behind the prompts and behind each token of a path."""
+        for node in self.trie.nodes:
             if node.before == path[: len(node.before)]:
-                tokens = node.branches if config.train.objective == "vocabulary" else node.places
-                chosen[node] = logits_BNV[:, len(node.before), list(tokens)].float().log_softmax(-1)
-    words = [[chosen[node][:, branch] for node, branch in trie.way(label) if node] for label in range(len(trie.words))]
-    return torch.stack([torch.stack(parts).sum(0) for parts in words], 1)
+                tokens = node.branches if self.of_vocabulary else node.places
+                self._chosen[node] = logits_BNV[:, len(node.before), list(tokens)].float().log_softmax(-1)
+
+    def label_scores(self) -> Tensor:
+        """Log-probabilities [B, K] of the label words."""
+        ways = [self.trie.way(label) for label in range(len(self.trie.words))]
+        words = [[self._chosen[node][:, branch] for node, branch in way if node] for way in ways]
+        return torch.stack([torch.stack(parts).sum(0) for parts in words], 1)

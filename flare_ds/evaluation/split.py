@@ -5,7 +5,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.answers import score_answers
 from flare_ds.evaluation.generated_labels import score_generated_labels
-from flare_ds.evaluation.ranked import score_labels
+from flare_ds.evaluation.ranked import Ranked, score_labels
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.ways import generates
 from flare_ds.runtime.engine import RunningModel
@@ -13,7 +13,13 @@ from flare_ds.tasks.load import task_of
 
 
 def score_split(
-    running: RunningModel, cache: Cache, split_name: str, config: Config, *, states: StateStore | None
+    running: RunningModel,
+    cache: Cache,
+    split_name: str,
+    config: Config,
+    *,
+    states: StateStore | None,
+    ranked: Ranked | None = None,
 ) -> Scores:
     """Score every example of a split; a collective, with the same result on every rank.
 
@@ -25,8 +31,10 @@ def score_split(
         split_name: train, validation or test.
         config: the run's settings.
         states: the run's stored source states, if its provider stores them.
+        ranked: see `score_labels`.
     """
     task = task_of(config.task)
-    of_labels = score_generated_labels if generates(config) else score_labels
-    score = score_answers if task.free_answers else of_labels
+    if not generates(config):
+        return score_labels(running, cache, split_name, config, metric=task.metric, states=states, ranked=ranked)
+    score = score_answers if task.free_answers else score_generated_labels
     return score(running, cache, split_name, config, metric=task.metric, states=states)

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.collate import Batch
-from flare_ds.batches.joined import JointBatch
+from flare_ds.batches.joined import JointBatch, Share
 from flare_ds.config import Config
 from flare_ds.models.draws import OwnDraws
 from flare_ds.models.embedding import read_on_host
@@ -76,17 +76,20 @@ class JointModel(nn.Module):
             if cell in self.draws:
                 self.draws[cell].begin(seed, self.base.device)
 
-    def forward(self, batch: JointBatch | Batch, *, cell: int = 0, **how: Any) -> Tensor:
-        """The losses [C] of the cells that have rows in a joint batch, in its order; or what one cell says of its own.
+    def forward(
+        self, batch: JointBatch | Batch, *, cell: int = 0, with_loss: bool = False, **how: Any
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Of a joint batch what each cell says of its rows, in its order; or what one cell says of its own.
 
         Args:
             batch: the rows.
             cell: whose a batch is that is not joint.
+            with_loss: return the losses [C] instead of logits [B, N, K] for each cell.
             how: see `TwoStreamModel.forward`.
         """
         if isinstance(batch, Batch):
             self.under_way.asked = cell
-            return self.cells[cell].forward(batch, **how)
+            return self.cells[cell].forward(batch, with_loss=with_loss, **how)
         if self.host_rows is not None:
             self.host_rows.read(batch)
         with self._reading(batch) as positions:
@@ -97,7 +100,11 @@ class JointModel(nn.Module):
                 logits_to_keep=batch.answer_columns_N,
                 use_cache=False,
             ).logits
-            return torch.stack([self._loss(cell, logits_BNK, batch) for cell in batch.shares])
+            own = {cell: self._own(logits_BNK, share, batch) for cell, share in batch.shares.items()}
+            if not with_loss:
+                return tuple(own.values())
+            losses = [self.cells[cell].streams.loss(own[cell], share.batch) for cell, share in batch.shares.items()]
+            return torch.stack(losses)
 
     @contextmanager
     def _reading(self, batch: JointBatch) -> Iterator[Tensor]:
@@ -118,11 +125,10 @@ class JointModel(nn.Module):
             finally:
                 self.under_way.forward = None
 
-    def _loss(self, cell: int, logits_BNK: Tensor, batch: JointBatch) -> Tensor:
-        share = batch.shares[cell]
+    def _own(self, logits_BNK: Tensor, share: Share, batch: JointBatch) -> Tensor:
+        """A cell's part of all logits: its rows, and as many columns as it has answers."""
         first, last = (row - batch.sources for row in (share.rows.start, share.rows.stop))
-        own_BNK = logits_BNK[first:last, : len(share.batch.answer_columns_N)]
-        return self.cells[cell].streams.loss(own_BNK, share.batch)
+        return logits_BNK[first:last, : len(share.batch.answer_columns_N)]
 
 
 def build_joint_model(configs: Sequence[Config], *, label_tokens: list[list[int]]) -> JointModel:

@@ -26,7 +26,7 @@ from flare_ds.training.records import Records
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
 from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter, state_path
 from flare_ds.training.summary import write_summary
-from flare_ds.training.validation import Validation
+from flare_ds.training.validation import Seen, Validation
 
 
 class Cell:
@@ -95,7 +95,7 @@ class Cell:
             self._saved = None
 
     def begin(self) -> None:
-        """Write the run's records, and score the adapter as it is before the first step."""
+        """Write the run's records."""
         on_rank_zero(partial(begin_run, self.config, self.cache))
         first = self.progress.step
         self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
@@ -112,8 +112,15 @@ class Cell:
             progress=self.progress,
             records=self.records,
         )
-        if not first:
-            self._or_fail(self.validation.before_training)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has taken no step, and its adapter is to be scored as it is."""
+        return self.progress.step == 0
+
+    def score_start(self, seen: Seen | None) -> None:
+        """Score the adapter as it is before the first step; see `Validation.before_training`."""
+        self._or_fail(partial(self.validation.before_training, seen))
 
     @property
     def ended(self) -> bool:
@@ -134,15 +141,14 @@ class Cell:
         seconds = self.config.train.save_seconds
         return seconds is not None and time.monotonic() - self.saved_at >= seconds
 
-    def after_step(self, values: dict[str, Any], seconds: float, *, save: bool) -> None:
-        """Record a step just done, validate and save where it is time.
+    def after_step(self, values: dict[str, Any], seconds: float) -> None:
+        """Record a step just done.
 
         Args:
             values: what is recorded of it.
             seconds: that it took.
-            save: whether the state is to be saved in any case.
         """
-        train, progress = self.config.train, self.progress
+        progress = self.progress
         progress.step += 1
         progress.seconds += seconds
         self.records.step(progress.step, **values, step_seconds=seconds)
@@ -152,10 +158,25 @@ class Cell:
             said = said_of_skipped(progress.step, skipped, of_loss=not math.isfinite(values["loss"]))
             self.records.say(said)
             self._or_fail(partial(on_rank_zero, partial(refuse_to_go_on, progress, said)))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the adapter is to be scored, as it is after the step just done."""
+        step = self.progress.step
+        return self.failure is None and (step % self.config.train.validate_every == 0 or step == self.steps)
+
+    def look_back(self, seen: Seen | None, *, save: bool) -> None:
+        """Validate and save where it is time.
+
+        Args:
+            seen: see `Validation.after_step`.
+            save: whether the state is to be saved in any case.
+        """
+        train, progress = self.config.train, self.progress
         if self.failure is not None:
             return
-        if progress.step % train.validate_every == 0 or progress.step == self.steps:
-            self.validation.after_step()
+        if self.is_due:
+            self.validation.after_step(seen)
         if progress.step % train.save_every == 0 or self.ended or save:
             save_state(self.state_path, self.engine, progress, self.number)
             self.saved_at = time.monotonic()

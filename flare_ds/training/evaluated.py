@@ -4,14 +4,17 @@ After the last step the best adapter takes the place of the last one in the mode
 Only where a run that ranked label words in training is to write them is the base opened anew, with its whole head.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.evaluation.abreast import Asked, ranked_abreast
 from flare_ds.evaluation.evaluate import as_asked, evaluate_run, saved_adapter, score_run
 from flare_ds.evaluation.scores import Scores
+from flare_ds.exceptions import NotFiniteError
 from flare_ds.models.partitioned import gathered
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import AdapterSource, RunningModel, make_room
@@ -41,7 +44,10 @@ def train_and_evaluate(config: Config, cache: Cache) -> Scores:
         del trainer
         make_room()
         return evaluate_run(config, cache)
-    return score_trained(trainer)
+    (scores,) = score_trained([trainer])
+    if isinstance(scores, NotFiniteError):
+        raise scores
+    return scores
 
 
 def can_say(config: Config) -> bool:
@@ -49,16 +55,24 @@ def can_say(config: Config) -> bool:
     return as_asked(config).train.objective == config.train.objective
 
 
-def score_trained(cell: Cell) -> Scores:
-    """Score the best adapter of a run just trained, in the model at hand.
+def score_trained(cells: Sequence[Cell]) -> list[Scores | NotFiniteError]:
+    """Score the best adapters of runs just trained, in the model at hand, or tell why a run's scores mean nothing.
 
     Raises:
         FlareError: see `evaluate_run`.
     """
-    adapter = agreed(partial(saved_adapter, cell.config))
-    assert adapter is not None, "a method that trains has one"
-    put_adapter(cell.running, adapter)
-    return score_run(cell.running, cell.config, cell.cache, states=cell.states)
+    for cell in cells:
+        adapter = agreed(partial(saved_adapter, cell.config))
+        assert adapter is not None, "a method that trains has one"
+        put_adapter(cell.running, adapter)
+    asked = [Asked(cell.running, cell.cache, as_asked(cell.config), cell.states) for cell in cells]
+    found: list[Scores | NotFiniteError] = []
+    for cell, ranked in zip(cells, ranked_abreast(asked, "test"), strict=True):
+        try:
+            found.append(score_run(cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked))
+        except NotFiniteError as error:
+            found.append(error)
+    return found
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from flare_ds.runtime.watchdog import pace
 from flare_ds.training.cell import Cell
 from flare_ds.training.signals import StopRequest
 from flare_ds.training.steps import take_step
+from flare_ds.training.validation import see_abreast
 
 
 def open_cells(cells: Sequence[Cell]) -> None:
@@ -56,6 +57,9 @@ def train_cells(cells: Sequence[Cell]) -> list[NotFiniteError]:
     with stop, pace("training") as beat:
         for cell in cells:
             cell.begin()
+        new = [cell for cell in cells if cell.is_new]
+        for cell, seen in zip(new, see_abreast([cell.validation for cell in new]), strict=True):
+            cell.score_start(seen)
         training = list(cells)
         while training:
             for cell in training:
@@ -81,7 +85,11 @@ def _step_abreast(training: Sequence[Cell], stop: StopRequest) -> bool:
     found, wished = take_step(abreast[0].engine, abreast, wishes)
     seconds = (time.perf_counter() - start) / len(abreast)
     for cell, values in zip(abreast, found, strict=True):
-        cell.after_step(values, seconds, save=any(wished.values()))
+        cell.after_step(values, seconds)
+    due = [cell for cell in abreast if cell.is_due]
+    seen = dict(zip(due, see_abreast([cell.validation for cell in due]), strict=True))
+    for cell in abreast:
+        cell.look_back(seen.get(cell), save=any(wished.values()))
     return bool(wished["stop"])
 
 

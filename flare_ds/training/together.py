@@ -121,21 +121,30 @@ def _together(runs: Sequence[Run], evaluate: bool) -> tuple[list[tuple[Config, S
     groups, scores, failures = _fitting(new), list[tuple[Config, Scores]](), list[NotFiniteError]()
     del new
     while groups:
-        group = groups.pop(0)
-        _cut_alike(group)
-        open_cells(group)
-        failures += train_cells(group)
-        for cell in group:
-            if cell.failure is None and can_say(cell.config):
-                scores += [(cell.config, score_trained(cell))] if evaluate else []
-            elif cell.failure is None:
-                later.append((cell.config, cell.cache))
-        del group, cell
+        found, failed, left = _group(groups.pop(0), evaluate)
+        scores += found
+        failures += failed
+        later += left
         make_room()
     for config, cache in later if evaluate else ():
         scores.append((config, evaluate_run(config, cache)))
         make_room()
     return scores, failures
+
+
+def _group(cells: list[Cell], evaluate: bool) -> tuple[list[tuple[Config, Scores]], list[NotFiniteError], list[Run]]:
+    """Train cells over one base: their scores, what failed, and the runs whose scoring asks another model."""
+    _cut_alike(cells)
+    open_cells(cells)
+    scores, failures = list[tuple[Config, Scores]](), train_cells(cells)
+    trained = [cell for cell in cells if cell.failure is None]
+    able = [cell for cell in trained if can_say(cell.config)] if evaluate else []
+    for cell, found in zip(able, score_trained(able), strict=True):
+        if isinstance(found, NotFiniteError):
+            failures.append(found)
+        else:
+            scores.append((cell.config, found))
+    return scores, failures, [(cell.config, cell.cache) for cell in trained if cell not in able]
 
 
 def _fitting(cells: list[Cell]) -> list[list[Cell]]:

@@ -1,6 +1,9 @@
 """Validation while a run trains: the same rows scored each time, the best adapter kept."""
 
 import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from flare_ds.batches.first_rows import FirstRows
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.abreast import Asked, ranked_abreast
 from flare_ds.evaluation.finite import listed, refuse_not_finite
+from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
 from flare_ds.runtime.engine import Engine, RunningModel
@@ -32,8 +37,34 @@ def validate(running: RunningModel, cache: Cache, config: Config, *, states: Sta
         config: the run's settings.
         states: the run's stored source states, if its provider stores them.
     """
-    seen = FirstRows(cache.path, cache.manifest, config.train.validate_rows)
-    return score_split(running, seen, "validation", config, states=states)
+    return score_split(running, first_rows(cache, config), "validation", config, states=states)
+
+
+def first_rows(cache: Cache, config: Config) -> FirstRows:
+    """The rows that are seen while a run trains."""
+    return FirstRows(cache.path, cache.manifest, config.train.validate_rows)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a forward with other cells has told of a cell's validation rows.
+
+    Attributes:
+        ranked: their label words.
+        energies: what the source contributed, on this rank.
+    """
+
+    ranked: Ranked
+    energies: dict[str, Tensor]
+
+
+def see_abreast(validations: "Sequence[Validation]") -> list[Seen | None]:
+    """Have cells that are to be validated read their rows together, where they can; a collective."""
+    asked = [Asked(one.running, first_rows(one.cache, one.config), one.config, one.states) for one in validations]
+    with ExitStack() as stack:
+        energies = [stack.enter_context(one.running.model.streams.measuring()) for one in validations]
+        ranked = ranked_abreast(asked, "validation")
+    return [None if one is None else Seen(one, found) for one, found in zip(ranked, energies, strict=True)]
 
 
 class Validation:
@@ -64,21 +95,29 @@ class Validation:
         self.engine, self.cell, self.running = engine, cell, engine.running(cell)
         self.progress, self.records = progress, records
 
-    def before_training(self) -> None:
+    def before_training(self, seen: Seen | None) -> None:
         """Score the adapter that changes nothing yet; it is never the best.
+
+        Args:
+            seen: see `after_step`.
 
         Raises:
             NotFiniteError: the base cannot even score these rows, so no validation could.
         """
-        scores = self._scores()
+        scores = self._scores(seen)
         on_rank_zero(partial(refuse_not_finite, scores.not_finite, "validation rows, before the first step"))
         self.progress.start_score = scores.score
 
-    def after_step(self) -> None:
-        """Score the adapter as it is now, and keep it if its scores are finite and the best so far."""
+    def after_step(self, seen: Seen | None) -> None:
+        """Score the adapter as it is now, and keep it if its scores are finite and the best so far.
+
+        Args:
+            seen: what a forward with other cells has told already; None: there was none.
+        """
         streams, progress = self.running.model.streams, self.progress
         with streams.measuring() as energies:
-            scores = self._scores()
+            scores = self._scores(seen)
+        energies = energies if seen is None else seen.energies
         self.records.fusion(progress.step, source_shares(gather_objects(energies)))
         progress.validations_since += 1
         if not scores.not_finite and scores.standing > progress.best_standing:
@@ -86,8 +125,15 @@ class Validation:
             tensors = self.engine.tensors("adapter", self.cell)
             on_rank_zero(lambda: self._keep(tensors, scores))
 
-    def _scores(self) -> Scores:
-        scores = validate(self.running, self.cache, self.config, states=self.states)
+    def _scores(self, seen: Seen | None) -> Scores:
+        scores = score_split(
+            self.running,
+            first_rows(self.cache, self.config),
+            "validation",
+            self.config,
+            states=self.states,
+            ranked=None if seen is None else seen.ranked,
+        )
         self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
         if scores.not_finite:
             self.records.say(f"step {self.progress.step}: the scores of {listed(scores.not_finite)} are not finite")

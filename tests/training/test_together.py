@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from flare_ds.batches.joined import join
 from flare_ds.cli import main
 from flare_ds.config import Config
+from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.exceptions import NotFiniteError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
@@ -127,6 +128,17 @@ def one(root: Path, alone: dict[str, Path]) -> None:
 
 def test_on_one_rank(alone: dict[str, Path], one: None) -> None:
     assert_same(alone, "one")
+
+
+def test_scores_are_those_that_each_has_alone(root: Path, one: None) -> None:
+    for name in CELLS:
+        run = root / f"one-{name}"
+        together = json.loads((run / "metrics.json").read_text())
+        config = load_config(run)
+        alone = evaluate_run(config, open_run(config, train=False))
+        make_room()
+        assert together["figures"] == pytest.approx(dict(alone.figures), rel=1e-5)
+        assert together["evaluate_seconds"] > 0
 
 
 def test_on_two_ranks_that_hold_the_base(root: Path, alone: dict[str, Path]) -> None:

@@ -1,0 +1,153 @@
+"""Label words of several cells over one base, ranked in joint forwards: what they read in common runs once for all.
+
+    rows of a split, by id    a b | c d | e          cut into batches once, for all cells
+    forward 1                 sources of a, b once; cell 1: a b; cell 2: a b; ...
+
+Legend: U rows, K label words.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from flare_ds.batches.batching import MicroBatch, evaluation_batches
+from flare_ds.batches.collate import Batch, collate
+from flare_ds.batches.joined import join
+from flare_ds.batches.rows_read import SplitRows, rows_read
+from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache
+from flare_ds.data.label_trie import LabelTrie
+from flare_ds.data.states import StateStore
+from flare_ds.evaluation.batch_size import batch_limits
+from flare_ds.evaluation.batches import go_over
+from flare_ds.evaluation.ranked import Choices, Ranked
+from flare_ds.evaluation.ways import generates
+from flare_ds.runtime.engine import AskedCell, RunningModel
+from flare_ds.runtime.process_group import rank, world_size
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A cell that is asked.
+
+    Attributes:
+        running: its model, among the others.
+        cache: its tokens.
+        config: its settings.
+        states: its stored source states, if its provider stores them.
+    """
+
+    running: RunningModel
+    cache: Cache
+    config: Config
+    states: StateStore | None
+
+    @property
+    def number(self) -> int | None:
+        """The cell's among those of the model; None: it is alone in it."""
+        root = self.running.root
+        return root.cell if isinstance(root, AskedCell) else None
+
+
+def ranked_abreast(cells: Sequence[Asked], split_name: str) -> list[Ranked | None]:
+    """What each cell says of a split's rows, in their order; a collective.
+
+    Cells go abreast where they have the same rows and label words; None stands for one that has no fellow, or whose
+    answers are written.
+
+    Args:
+        cells: over one base.
+        split_name: train, validation or test.
+    """
+    found: list[Ranked | None] = [None] * len(cells)
+    groups: dict[Any, list[int]] = {}
+    for number, cell in enumerate(cells):
+        if cell.number is not None and not generates(cell.config):
+            split = cell.cache.split(split_name)
+            ids = frozenset(split.ids(row) for row in range(len(split)))
+            groups.setdefault((ids, str(cell.cache.label_tokens), cell.config.train.objective), []).append(number)
+    for group in groups.values():
+        if len(group) > 1:
+            start = time.perf_counter()
+            said = _Abreast([cells[number] for number in group], split_name).ask()
+            share = (time.perf_counter() - start) / len(group)
+            for number, log_probabilities in zip(group, said, strict=True):
+                found[number] = Ranked(log_probabilities, share)
+    return found
+
+
+class _Abreast:
+    """Cells with the same rows, which stand in each cell's split in an order of its own: those of the first count."""
+
+    def __init__(self, cells: Sequence[Asked], split_name: str) -> None:
+        self.cells, self.split_name = cells, split_name
+        self.trie = LabelTrie(cells[0].cache.label_tokens)
+        self.rows: list[SplitRows] = []
+        self.places: list[np.ndarray] = []
+        number: dict[str, int] = {}
+        for cell in cells:
+            split = cell.cache.split(split_name)
+            ids = [split.ids(row) for row in range(len(split))]
+            number = number or {row_id: row for row, row_id in enumerate(ids)}
+            self.rows.append(rows_read(split, cell.config, cell.cache.manifest))
+            self.places.append(np.argsort([number[row_id] for row_id in ids]))
+
+    def ask(self) -> list[list[list[float]]]:
+        """Log-probabilities [U, K] of the label words, of each cell in the order of its own split."""
+        for cell in self.cells:
+            cell.running.root.eval()
+        said = go_over(self._batches(), self._ask_batch, what=self.split_name, count=len(self.rows[0]))
+        of_cells = np.array(said).transpose(1, 0, 2)
+        return [said_UK[np.argsort(places)].tolist() for said_UK, places in zip(of_cells, self.places, strict=True)]
+
+    def _batches(self) -> list[MicroBatch]:
+        """This rank's, cut by what the cell with the longest rows reads."""
+        lengths, limits = [], []
+        for cell, rows, places in zip(self.cells, self.rows, self.places, strict=True):
+            streams = streams_of(cell.config)
+            padded_U = len(streams) * longest_prompts(rows, streams)
+            words = cell.config.train.objective == "vocabulary"
+            cells = len(self.cells)
+            limits.append(batch_limits(cell.running, rows, cell.config, padded_U, written=0, words=words, cells=cells))
+            lengths.append(padded_U[places])
+        tokens = [limit for _, limit in limits if limit is not None]
+        dealt = evaluation_batches(
+            np.max(lengths, axis=0),
+            world_size=world_size(),
+            batch_size=min(size for size, _ in limits),
+            batch_tokens=min(tokens, default=None),
+        )
+        return dealt[rank()]
+
+    @torch.no_grad()
+    def _ask_batch(self, micro_batch: MicroBatch) -> list[list[list[float]]]:
+        """For each row, what each cell says of it."""
+        batches: dict[int, Batch] = {}
+        for cell, rows, places in zip(self.cells, self.rows, self.places, strict=True):
+            assert cell.number is not None
+            batches[cell.number] = self._collated(cell, rows, places, micro_batch)
+        choices = [Choices(self.trie, cell.config) for cell in self.cells]
+        running = self.cells[0].running
+        for path in self.trie.paths:
+            joined = join({cell: batch.followed_by(path) if path else batch for cell, batch in batches.items()})
+            for own, logits_BNV in zip(choices, running.shared_root(joined.to(running.device)), strict=True):
+                own.add(path, logits_BNV)
+        said = [own.label_scores().tolist() for own in choices]
+        return [list(of_row) for of_row in zip(*said, strict=True)]
+
+    def _collated(self, cell: Asked, rows: SplitRows, places: np.ndarray, micro_batch: MicroBatch) -> Batch:
+        own = MicroBatch(places[micro_batch.rows], micro_batch.weights)
+        return collate(
+            rows,
+            own,
+            streams=streams_of(cell.config),
+            objective="labels",
+            pad_id=cell.cache.pad_id,
+            source_answers=cell.config.fuses_answers,
+            stored=None if cell.states is None else cell.states.split(self.split_name),
+        )

@@ -1,0 +1,131 @@
+"""Cells that are asked abreast say what each of them says alone, and read what they share once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flare_ds.batches.joined import join
+from flare_ds.data.cache import Cache, CacheSplit
+from flare_ds.data.cache.format import Manifest
+from flare_ds.evaluation import abreast
+from flare_ds.evaluation.abreast import Asked, ranked_abreast
+from flare_ds.evaluation.ranked import score_labels
+from flare_ds.settings import load_config
+from flare_ds.training.cell import Cell
+from flare_ds.training.loop import open_cells
+from flare_ds.training.run import open_run
+from tests.toy import toy_settings, write_config, write_data, write_model
+
+CELLS: list[tuple[str, str, dict[str, Any]]] = [
+    ("flare", "pl", {}),
+    ("lora", "de", {}),
+    ("source_prefix", "pl", {}),
+    ("input_fusion", "de", {}),
+    ("flare", "de", {"pairing": "module"}),
+]
+WORDS = [[5, 6], [5, 7], [8, 6], [8, 9]]
+"""Two and two begin alike: to tell them apart takes two forwards."""
+
+
+class Rolled(Cache):
+    """A cache whose rows stand in another order."""
+
+    def split(self, name: str) -> CacheSplit:
+        return _Rolled(self.path, self.manifest, name)
+
+
+class _Rolled(CacheSplit):
+    def __init__(self, directory: Path, manifest: Manifest, name: str) -> None:
+        super().__init__(directory, manifest, name)
+        self.labels, self.clusters = np.roll(self.labels, -7), np.roll(self.clusters, -7)
+
+    def ids(self, index: int) -> str:
+        return super().ids((index + 7) % len(self))
+
+    def prompt_lengths(self, stream: str) -> np.ndarray:
+        return np.roll(super().prompt_lengths(stream), -7)
+
+    def lengths(self, stream: str) -> np.ndarray:
+        return np.roll(super().lengths(stream), -7)
+
+    def prompt(self, stream: str, index: int) -> np.ndarray:
+        return super().prompt(stream, (index + 7) % len(self))
+
+    def answer(self, stream: str, index: int) -> np.ndarray:
+        return super().answer(stream, (index + 7) % len(self))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("abreast")
+    write_model(root / "model")
+    write_data(root / "data", languages=("en", "pl", "de"))
+    return root
+
+
+def opened(root: Path, place: str, **train: Any) -> list[Cell]:
+    """Cells over one base, each with an adapter that does something."""
+    cells = []
+    for number, (method, language, adapter) in enumerate(CELLS):
+        made = toy_settings(root, method=method, name=f"{place}-{number}", steps=2, whole_model=True, **train)
+        made["task"] |= {"target_language": language, "test_rows": 30}
+        config = load_config(write_config(made | {"adapter": adapter, "evaluate": {"batch_size": 4}}))
+        cells.append(Cell(config, open_run(config, train=True)))
+    open_cells(cells)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for cell in cells:
+            for parameter in cell.running.trainable().values():
+                parameter.normal_(0, 0.2)
+    return cells
+
+
+def asked(cell: Cell, cache: Cache) -> Asked:
+    return Asked(cell.running, cache, cell.config, cell.states)
+
+
+@pytest.mark.parametrize("words", [None, WORDS])
+def test_cells_say_abreast_what_they_say_alone(
+    root: Path, words: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = opened(root, f"words-{words is None}", objective="labels" if words is None else "vocabulary")
+    caches = [cell.cache for cell in cells]
+    caches[4] = Rolled(caches[4].path, caches[4].manifest)
+    if words is not None:
+        caches = [
+            type(cache)(cache.path, cache.manifest.model_copy(update={"labels": list("abcd"), "label_tokens": words}))
+            for cache in caches
+        ]
+    read: list[tuple[int, int]] = []
+
+    def noted(batches: Any) -> Any:
+        batch = join(batches)
+        read.append((batch.sources, sum(int((b.source_lengths_SB > 0).sum()) for b in batches.values())))
+        return batch
+
+    monkeypatch.setattr(abreast, "join", noted)
+    together = ranked_abreast([asked(cell, cache) for cell, cache in zip(cells, caches, strict=True)], "test")
+    for cell, cache, ranked in zip(cells, caches, together, strict=True):
+        how: dict[str, Any] = {"metric": "accuracy", "states": cell.states}
+        alone = score_labels(cell.running, cache, "test", cell.config, **how)
+        columns = [name for name in alone.records[0] if name.startswith("log_probability_")]
+        wanted = np.array([[record[column] for column in columns] for record in alone.records])
+        assert ranked is not None and ranked.seconds > 0
+        assert np.abs(np.array(ranked.log_probabilities) - wanted).max() < 2e-5, cell.config.method
+        assert np.ptp(wanted, axis=0).min() > 0.01, "rows differ, so their order matters"
+    distinct, of_cells = (sum(numbers) for numbers in zip(*read, strict=True))
+    assert of_cells == 3 * distinct > 0  # input_fusion and lora have no source beside their rows
+    forwards = 1 if words is None else 2
+    assert distinct == 30 * forwards
+
+
+def test_a_cell_with_other_rows_is_asked_alone(root: Path) -> None:
+    cells = opened(root, "others")
+    shorter = load_config(Path(cells[1].config.run_dir).with_suffix(".yaml"), ["task.test_rows=20"])
+    other = open_run(shorter.model_copy(update={"run_dir": str(root / "shorter")}), train=True)
+    caches = [cells[0].cache, other, *(cell.cache for cell in cells[2:])]
+    found = ranked_abreast([asked(cell, cache) for cell, cache in zip(cells, caches, strict=True)], "test")
+    assert [ranked is None for ranked in found] == [False, True, False, False, False]
