@@ -133,11 +133,11 @@ def _footnote(finished: Sequence[RunResult]) -> str:
         return "No run is finished."
     metrics = ", ".join(sorted({run.metrics["metric"] for run in finished}))
     clustered = any(len(set(run.clusters.values())) < len(run.clusters) for run in finished)
-    together = "rows about one text count as one draw in intervals (clusters). " if clustered else ""
+    together = "Rows about one text count as one draw in intervals (clusters). " if clustered else ""
     return (
         f"Score: {metrics} on {' or '.join(f'{n:,}' for n in rows)} test rows, mean over seeds; deviation: standard "
         "deviation over seeds (n - 1). Intervals: for other test rows and, where there are several seeds, for other "
-        f"seeds too (one seed: bootstrap over test rows); {together}Examples: seen in training, each as "
+        f"seeds too (one seed: bootstrap over test rows). {together}Examples: seen in training, each as "
         "often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in seconds. "
         "Tokens/s: of the training, all ranks together. FLOPs: of a training step."
     )

@@ -126,7 +126,7 @@ def test_rows_about_one_text_are_one_draw_in_all_three_tables(tmp_path):
     assert bounds(over_languages(text)["flare"], "in these") == pytest.approx(of_texts, abs=6e-4)
     scored = next(line for line in methods(text) if line["method"] == "flare")
     assert bounds(scored) == pytest.approx(np.clip(two_way(flare[:, ::10]), 0, 1), abs=6e-4)
-    assert "rows about one text count as one draw" in text
+    assert "Rows about one text count as one draw" in text
     for path in tmp_path.glob("*/*/predictions.parquet"):
         pd.read_parquet(path).drop(columns="cluster").to_parquet(path)
     assert np.diff(bounds(differences(report(tmp_path).text)["flare", "1, 2"])) < np.diff(of_texts)
