@@ -3,7 +3,7 @@
                               streams            with a gradient    answers that are read
     lora, input_fusion, ...   target             target             target
     flare                     sources, target    target             target; span=full: all
-    flare, states stored      target             target             target
+    ..., states stored        target             target             target
     x_mixup                   source, target     both               both
     source_prefix            sources, target    target             target
 
@@ -49,7 +49,7 @@ class Workload:
     def __init__(self, config: Config) -> None:
         self.streams = streams_of(config)
         self.mixes = config.recipe.fuses == "mixup"
-        self.reads_keys = len(self.streams) - 1 if config.recipe.fuses == "keys" else 0
+        self.reads_keys = len(config.sources_read) if config.recipe.fuses == "keys" else 0
         self.trained = len(self.streams) if self.mixes else 1
         self.met = config.sources
         self._answering = self.streams if self.mixes or config.fuses_answers else ("target",)
@@ -59,6 +59,10 @@ class Workload:
         """The source rows that only pass through."""
         rows = 0 if self.mixes else len(batch.input_ids) - len(batch.weights_B)
         return Grid(rows, _width(batch.columns[0], batch))
+
+    def columns_before(self, batch: Batch) -> int:
+        """Over how many columns of each source the target's attention goes as well, stored or passing."""
+        return self.passing(batch).columns if batch.stored_BMKD is None else batch.stored_BMKD.shape[1]
 
     def training(self, batch: Batch) -> Grid:
         """The rows that have a gradient; streams that are mixed go through a layer in one call."""

@@ -8,10 +8,10 @@ from flare_ds.config.section import Section, TypedPath
 
 
 class SourceConfig(Section):
-    """Where the source states come from (methods flare and flare_mt)."""
+    """Where what the target meets of its source comes from (methods flare, source_prefix and flare_mt)."""
 
     provider: Literal["lockstep", "cached"] = Field(
-        "lockstep", description="the base beside the target, or its states stored once (flare)"
+        "lockstep", description="the base beside the target, or what it made of the source stored once"
     )
     mt_encoder: TypedPath | None = Field(None, description="M2M100 or NLLB model: directory or hub name (flare_mt)")
     mt_language: str | None = Field(None, description="its tag of the target language, e.g. pol_Latn (null: NLLB's)")

@@ -109,7 +109,7 @@ class Config(Section):
                 stored and bool(task.extra_source_languages),
                 f"method={self.method} with source.provider={source.provider!r} reads one source, but "
                 "task.extra_source_languages is set",
-                "use method=flare with source.provider=lockstep for several sources",
+                "use method=flare or source_prefix, with source.provider=lockstep, for several sources",
             ),
             (
                 stored and adapter.span == "full",
@@ -118,7 +118,7 @@ class Config(Section):
                 "use adapter.span=prompt, or method=flare with source.provider=lockstep",
             ),
             (
-                source.provider == "cached" and adapter.pairing == "module",
+                self.sources > 0 and source.provider == "cached" and adapter.pairing == "module",
                 "source.provider='cached' stores one state a layer, but adapter.pairing='module' needs one a module",
                 "use adapter.pairing=input (equal to module for q, k and v) adapter.fused_modules=[q_proj,v_proj], "
                 "or source.provider=lockstep",
@@ -186,14 +186,15 @@ class Config(Section):
         """How many source streams run beside the row through the model."""
         if self.recipe.fuses == "mixup":
             return 1
-        if self.recipe.fuses == "keys":
-            return len(self.task.source_languages)
-        return 0 if self.stores_states else self.sources
+        if self.stores_states:
+            return 0
+        return len(self.task.source_languages) if self.recipe.fuses == "keys" else self.sources
 
     @property
     def stores_states(self) -> bool:
-        """Whether what the row meets in the bottleneck is computed once and kept."""
-        return self.sources > 0 and (self.source.provider == "cached" or self.reads_mt_encoder)
+        """Whether what the row meets of its source is computed once and kept."""
+        meets = self.sources > 0 or self.recipe.fuses == "keys"
+        return meets and (self.source.provider == "cached" or self.reads_mt_encoder)
 
     @property
     def reads_mt_encoder(self) -> bool:

@@ -13,12 +13,13 @@ the base alone, whose keys and values stand before the target's own:
 
 With B = 0 the target's states are those of the joint row (input_fusion) under the base alone. As in lockstep each
 decoder layer keeps its place and its names, both streams run while its weights are there, and no model file is copied.
+Where the source's keys and values are stored (source.provider=cached), only the target's rows run.
 
 Positions, not columns, say what a window covers: padding stands between the source's columns and the target's. When
 decoding, the source's keys and values stay in the target's cache, before its own; so that cache keeps all columns.
 
 Legend: S sources, B rows a stream, X = S·B, L columns of a batch, M of a source, P = S·M of all sources, C = P + the
-target's so far, Q columns that ask, D width, H heads, K width of a head.
+target's so far, Q columns that ask, D width, H heads, K width of a head; stored_BMND: N layers, D of keys and values.
 """
 
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ class Prefix:
         source_BP: which columns of the sources, one after another, are not padding.
         target_BL: which of the target's so far.
         asking: how many of these, the last ones, ask.
-        beside: the sources' rows; None: their keys and values are in the cache already.
+        beside: the sources' rows; None: their keys and values are stored, or in the cache already.
+        stored_BMND: these, of each layer, where they are stored.
         masks: by window, as the layers of this forward take them.
     """
 
@@ -57,6 +59,7 @@ class Prefix:
     target_BL: Tensor
     asking: int
     beside: Beside | None = None
+    stored_BMND: Tensor | None = None
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -100,14 +103,20 @@ class PrefixStreams(Streams):
         self.remembered_BP: Tensor | None = None
         self.is_decoding = False
         reach, recompute = windows(base.config.get_text_config(), len(layers)), config.train.gradient_checkpointing
+        self.heads = key_heads(base)
         self.layers = [
-            _PrefixLayer(self, layer, window, is_last=layer is layers[-1], recompute=recompute)
-            for layer, window in zip(layers, reach, strict=True)
+            _PrefixLayer(self, layer, number, window, is_last=layer is layers[-1], recompute=recompute)
+            for number, (layer, window) in enumerate(zip(layers, reach, strict=True))
         ]
 
     def sources_of(self, batch: Batch) -> Prefix | None:
         """What stands before the target's columns: the source of the batch or, when decoding, that of the prompts."""
         rows, mask_XL = len(batch.target_lengths_B), batch.attention_mask.bool()
+        if batch.stored_BMKD is not None:
+            (lengths_B,), columns = batch.source_lengths_SB, batch.stored_BMKD.shape[1]
+            source_BP = torch.arange(columns, device=mask_XL.device) >= columns - lengths_B[:, None]
+            self.remembered_BP = source_BP if self.is_decoding else None
+            return Prefix(source_BP, mask_XL, mask_XL.shape[1], stored_BMND=batch.stored_BMKD)
         if len(batch.source_lengths_SB):
             source, target = batch.columns
             source_BP, target_BL = _in_line(mask_XL[:-rows, source], rows), mask_XL[-rows:, target]
@@ -158,10 +167,17 @@ class _PrefixLayer(SideBySide):
     """Takes the target's rows through one decoder layer, behind the source's keys and values."""
 
     def __init__(
-        self, streams: PrefixStreams, layer: nn.Module, window: int | None, *, is_last: bool, recompute: bool
+        self,
+        streams: PrefixStreams,
+        layer: nn.Module,
+        number: int,
+        window: int | None,
+        *,
+        is_last: bool,
+        recompute: bool,
     ) -> None:
         super().__init__(layer, is_last=is_last)
-        self.streams, self.window, self.recompute = streams, window, recompute
+        self.streams, self.number, self.window, self.recompute = streams, number, window, recompute
 
     @property
     def beside(self) -> Beside | None:
@@ -181,8 +197,9 @@ class _PrefixLayer(SideBySide):
             if self.window not in prefix.masks:
                 prefix.masks[self.window] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
             given["attention_mask"] = prefix.masks[self.window]
-        if prefix is not None and left is not None:
-            before = _Before(*self._keys(left, ~prefix.source_BP), cache_of(given))
+        if prefix is not None and (left is not None or prefix.stored_BMND is not None):
+            kept = self._stored(prefix.stored_BMND) if left is None else self._keys(left, ~prefix.source_BP)
+            before = _Before(*kept, cache_of(given))
             given |= dict.fromkeys([name for name in CACHES if name in given], before)
         this = alone(self.streams.adapter)
 
@@ -191,6 +208,13 @@ class _PrefixLayer(SideBySide):
                 return self.call.forward(hidden_states, **given)
 
         return call_layer(run, hidden_states, recompute=self.recompute)
+
+    def _stored(self, stored_BMND: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The source's keys and values as they were stored, zeros where padding is."""
+        assert stored_BMND is not None
+        both_BMHK = stored_BMND[:, :, self.number].unflatten(-1, (2 * self.streams.heads, -1))
+        keys_BMHK, values_BMHK = both_BMHK.split(self.streams.heads, 2)
+        return keys_BMHK.transpose(1, 2), values_BMHK.transpose(1, 2)
 
     def _keys(self, left: Left, padding_BP: Tensor) -> tuple[Tensor, Tensor]:
         """The sources' keys and values, one after another, with zeros where padding is: attention may leave NaN there.
@@ -238,6 +262,14 @@ def _as(given: Tensor | None, mask_B1QC: Tensor, state: Tensor) -> Tensor:
     if given is None or not given.is_floating_point():
         return mask_B1QC
     return torch.zeros_like(mask_B1QC, dtype=state.dtype).masked_fill(~mask_B1QC, torch.finfo(state.dtype).min)
+
+
+def key_heads(base: PreTrainedModel) -> int:
+    """How many heads of keys a layer of a base has."""
+    text = base.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    assert isinstance(heads, int)
+    return heads
 
 
 def windows(config: PreTrainedConfig, layers: int) -> list[int | None]:

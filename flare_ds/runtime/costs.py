@@ -70,7 +70,13 @@ class Costs:
         flops = trained.tokens * self._trained_token(trained.columns) + passing.tokens * self._token(passing.columns)
         flops += self._head(trained.rows * len(batch.answer_columns_N)) + self._sources(batch)
         if self.runs.reads_keys:  # attention over the sources' columns, whose gradient a backward makes, too
-            flops += trained.tokens * self.per_pair * passing.columns * self.runs.reads_keys * (3 + self.again)
+            flops += (
+                trained.tokens
+                * self.per_pair
+                * self.runs.columns_before(batch)
+                * self.runs.reads_keys
+                * (3 + self.again)
+            )
         flops += self._mixing(rows, trained.columns, batch.prompt_columns) if self.runs.mixes else 0
         tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
         return {

@@ -2,27 +2,31 @@
 
     BaseStates      the frozen base's states of the source prompts, one for each layer: every rank runs the same number
                     of forwards, for its base may be sharded
+    BaseKeys        the keys and values that each layer's attention made of the source prompts
     EncoderStates   an MT encoder's last states of the target texts, one for all layers: the encoder is whole on every
                     rank
 
 Legend: n positions of a row, K states a position, D their width, B rows, L columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.batching import MicroBatch
-from flare_ds.batches.collate import collate
+from flare_ds.batches.collate import Batch, collate
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.states_writer import Layout
 from flare_ds.data.streams import MT
+from flare_ds.exceptions import ConfigError
 from flare_ds.models.layer_calls import hidden_of
 from flare_ds.models.loading import load_shape
 from flare_ds.models.mt_encoder import MTEncoder, mt_width
@@ -94,14 +98,80 @@ class BaseStates:
         )
         self.taken_KBLD.clear()
         self.running.root(batch.to(self.running.device))
-        states_BLKD = torch.stack(self.taken_KBLD, 2)
-        return [states_BLKD[row, -n:] for row, n in enumerate(batch.target_lengths_B.tolist())]
+        return _of_prompts(torch.stack(self.taken_KBLD, 2), batch)
 
     def _take_input(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.taken_KBLD.append(args[0] if args else kwargs["hidden_states"])
 
     def _take_output(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.taken_KBLD.append(hidden_of(output))
+
+
+def _of_prompts(states_BLKD: Tensor, batch: Batch) -> list[Tensor]:
+    """The states [n, K, D] of each row's prompt, without its padding; of an empty one none."""
+    columns = states_BLKD.shape[1]
+    return [states_BLKD[row, columns - n :] for row, n in enumerate(batch.target_lengths_B.tolist())]
+
+
+class BaseKeys:
+    """The frozen base's keys and values of every source prompt, in each of its layers.
+
+    They are those before which a source_prefix row stands (`flare_ds.models.prefix_streams`): rotated already, as the
+    prompt begins at position 0. Of a position, each layer keeps its heads' keys, then its heads' values.
+
+    Args:
+        config: the run's settings.
+        cache: the run's token cache.
+
+    Raises:
+        ConfigError: the base's layers do not keep keys of one size.
+    """
+
+    def __init__(self, config: Config, cache: Cache) -> None:
+        train = config.train.model_copy(update={"objective": "labels"})
+        self.config = config.model_copy(update={"method": "zero_shot", "train": train})
+        self.cache, self.shape = cache, agreed(partial(load_shape, config.model))
+        self.rows = {name: rows_read(cache.split(name), config, cache.manifest) for name in cache.manifest.splits}
+        lengths: dict[str, np.ndarray] = {name: rows.prompt_lengths("source") for name, rows in self.rows.items()}
+        layers = decoder_layers(self.shape)
+        self.layout = Layout(lengths, (len(layers), 2 * key_width(layers)), states_dtype(config))
+
+    def load(self) -> None:
+        """Open the base."""
+        self.running: RunningModel = open_model(self.config, shape=self.shape, label_tokens=self.cache.label_tokens)
+        self.running.root.eval()
+
+    @torch.no_grad()
+    def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
+        """Keys and values [n, N, 2·H·K] of each source prompt; a collective."""
+        batch = collate(
+            self.rows[split], micro_batch, streams=("source",), objective="labels", pad_id=self.cache.pad_id
+        )
+        past = DynamicCache()  # without the base's config, so that sliding layers keep all
+        self.running.root(batch.to(self.running.device), past=past)
+        both = [torch.cat([getattr(layer, name) for name in ("keys", "values")], 1) for layer in past.layers]
+        states_BLND = torch.stack([both_BHLK.transpose(1, 2).flatten(2) for both_BHLK in both], 2)
+        return _of_prompts(states_BLND, batch)
+
+
+def key_width(layers: Sequence[nn.Module]) -> int:
+    """Numbers in the keys of one position of a layer.
+
+    Raises:
+        ConfigError: layers differ in it, or do not tell it.
+    """
+    found = {
+        module.out_features
+        for layer in layers
+        for name, module in layer.named_modules()
+        if name.rpartition(".")[2] == "k_proj" and isinstance(module, nn.Linear)
+    }
+    if len(found) != 1:
+        raise ConfigError(
+            f"source.provider='cached' stores keys of one size for all layers, but model.base has {sorted(found)}",
+            fix="use source.provider=lockstep",
+        )
+    return found.pop()
 
 
 class EncoderStates:

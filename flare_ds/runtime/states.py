@@ -1,4 +1,4 @@
-"""Source states from a store (source.provider=cached, method flare_mt): found, or computed once on all ranks.
+"""Source states, or keys, from a store (source.provider=cached, method flare_mt): found, or computed once on all ranks.
 
 Legend: n positions of a row, D width of the states.
 """
@@ -24,7 +24,7 @@ from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank, world_size
-from flare_ds.runtime.providers import BaseStates, EncoderStates, StateComputer
+from flare_ds.runtime.providers import BaseKeys, BaseStates, EncoderStates, StateComputer
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.watchdog import pace
 
@@ -90,7 +90,7 @@ def store_id(config: Config, cache_key: str) -> StoreId:
         fields |= {"mt_encoder": model_fingerprint(source.mt_encoder), "mt_language": source.mt_language}
         return StoreId("mt_encoder", fields)
     fields |= config.model.model_dump() | {"base": model_fingerprint(config.model.base)}
-    return StoreId("cached", fields | {"pairing": config.adapter.pairing})
+    return StoreId("cached", fields | {"pairing": "keys" if config.recipe.fuses == "keys" else config.adapter.pairing})
 
 
 def _look_up(config: Config, cache: Cache) -> tuple[StoreId, StateStore | None]:
@@ -99,7 +99,8 @@ def _look_up(config: Config, cache: Cache) -> tuple[StoreId, StateStore | None]:
 
 
 def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
-    computer: StateComputer = (BaseStates if store.kind == "cached" else EncoderStates)(config, cache)
+    of_base = BaseKeys if config.recipe.fuses == "keys" else BaseStates
+    computer: StateComputer = (of_base if store.kind == "cached" else EncoderStates)(config, cache)
     cache_dir = Path(config.cache_dir)
     on_rank_zero(partial(check_size, computer.layout, cache_dir, config.source.max_store_gb))
     writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(partial(secrets.token_hex, 4)))

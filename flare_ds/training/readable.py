@@ -9,7 +9,7 @@ from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.streams import longest_prompts, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.data.streams import is_base
+from flare_ds.data.streams import is_base, source_streams
 from flare_ds.evaluation.ways import generates
 from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
@@ -67,4 +67,4 @@ def _longest_row(config: Config, rows: SplitRows, split: str) -> int:
 
 def _before(config: Config, rows: SplitRows) -> np.ndarray:
     """Tokens of each row's sources together: int [n]."""
-    return np.sum([rows.prompt_lengths(stream) for stream in streams_of(config)[:-1]], 0)
+    return np.sum([rows.prompt_lengths(stream) for stream in source_streams(len(config.sources_read))], 0)

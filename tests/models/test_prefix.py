@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
+from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
@@ -205,6 +207,66 @@ def test_decoding_token_by_token_equals_reading_all_again(name: str, sources: in
                 attention_mask=mask,
                 position_ids=torch.tensor([[len(row.target) + step] for row in rows]),
                 source_lengths_SB=prompts.source_lengths_SB[:0],
+                answer_columns_N=torch.zeros(1, dtype=torch.long),
+            )
+            found.append(model(column, past=cache))
+    torch.testing.assert_close(torch.cat(found, 1), wanted, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def stored(model: TwoStreamModel, rows: list[Row], columns: int = 11) -> torch.Tensor:
+    """Each source's keys and values as Hugging Face keeps them of the text alone; padding holds anything."""
+    text = model.base.config.get_text_config()
+    width = 2 * text.num_key_value_heads * text.head_dim
+    stored_BMND = torch.full((len(rows), columns, text.num_hidden_layers, width), 9.0)
+    for number, row in enumerate(rows):
+        if prompt := row.sources[0][0]:
+            cache = DynamicCache()
+            with during(Pass(adapted=False)):
+                model.base(input_ids=torch.tensor([prompt]), past_key_values=cache, use_cache=True)
+            for layer, kept in enumerate(cache.layers):
+                both_HMK = torch.cat([kept.keys[0], kept.values[0]])
+                stored_BMND[number, columns - len(prompt) :, layer] = both_HMK.transpose(0, 1).flatten(1)
+    return stored_BMND
+
+
+def stored_batch(model: TwoStreamModel, rows: list[Row], config: Config) -> Batch:
+    """Target rows alone, beside what is stored of their sources."""
+    lengths_SB = torch.tensor([[len(row.sources[0][0]) for row in rows]])
+    batch = make_batch([Row(row.target, row.answer) for row in rows], config)
+    return replace(batch, source_lengths_SB=lengths_SB, stored_BMKD=stored(model, rows))
+
+
+@pytest.mark.parametrize("objective", ["labels", "vocabulary"])
+@pytest.mark.parametrize(("name", "layers"), [("llama", 2), ("gemma2", 2), ("gemma3", 3)])
+def test_stored_keys_equal_the_oracle(name: str, layers: int, objective: str) -> None:
+    config, rows = settings(objective=objective, provider="cached"), make_rows(1, LONG)
+    model = build(name, config, layers=layers)
+    oracle = make_oracle(model, name, layers, config)
+    assert_equal_to_oracle(model, oracle, config, rows, stored_batch(model, rows, config))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_decoding_behind_stored_keys_equals_reading_all_again(name: str) -> None:
+    config = settings(provider="cached")
+    model = build(name, config, layers=3).eval()
+    rows = make_rows(1, [([(9, 0)], (4, 5)), ([(3, 0)], (6, 5)), ([(0, 0)], (5, 5))])
+    whole = stored_batch(model, rows, config)
+    prompts = _prompts(whole)
+    with torch.no_grad(), model.streams.decoding():
+        wanted = model(whole)
+        cache = model.streams.target_cache(model.base.config)
+        found = [model(prompts, past=cache)]
+        mask = prompts.attention_mask[:, model.streams.first_column(prompts) :]
+        for step in range(4):
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            column = replace(
+                prompts,
+                input_ids=torch.tensor([[row.answer[step]] for row in rows]),
+                attention_mask=mask,
+                position_ids=torch.tensor([[len(row.target) + step] for row in rows]),
+                source_lengths_SB=prompts.source_lengths_SB[:0],
+                stored_BMKD=None,
                 answer_columns_N=torch.zeros(1, dtype=torch.long),
             )
             found.append(model(column, past=cache))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import collate
 from flare_ds.batches.order import RowOrder
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, CacheSplit, open_cache, prepare_cache
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.models.two_stream import build_model
+from flare_ds.runtime.providers import _of_prompts
 from flare_ds.runtime.states import FreeTextStates, for_free_text, store_id
 from tests.distributed import run_ranks
 from tests.forms import PAPER_FORM
@@ -28,6 +31,7 @@ ROWS = {"train_rows": 35, "validation_rows": 8, "test_rows": 21}  # the batches 
 RUNS = {
     "cached-output": ({"provider": "cached"}, {"pairing": "output", "source_norm": False}),
     "cached-input": ({"provider": "cached"}, {"pairing": "input", "align": "stretch"}),
+    "cached-keys": ({"provider": "cached"}, {}),
     "mt": ({"mt_encoder": "nllb"}, {"align": "left"}),
     "mt-bf16": ({"mt_encoder": "nllb"}, {}),
 }
@@ -46,6 +50,8 @@ def make_settings(root: Path, name: str) -> dict:
     if "mt_encoder" in source:
         settings["train"]["gradient_checkpointing"] = True
         settings["method"], source = "flare_mt", {"mt_encoder": str(root / "nllb"), "mt_language": "pol_Latn"}
+    if name == "cached-keys":
+        settings["method"] = "source_prefix"
     if name == "mt-bf16":
         settings["model"]["dtype"] = "bfloat16"
         settings["deepspeed"] = str(REPOSITORY / "ds_configs/zero3_cpu.json")
@@ -94,7 +100,7 @@ def plain_torch(config: Config) -> tuple[list[float], Tensor, int]:
 
     def forward(rows: np.ndarray, split: CacheSplit) -> tuple[Tensor, Tensor]:
         batch = collate(
-            split,
+            rows_read(split, config, cache.manifest),
             MicroBatch(rows, np.ones(len(rows), np.float32)),
             streams=("source", "target") if lockstep else ("target",),
             objective="labels",
@@ -127,7 +133,7 @@ def train_plainly(config: Config, cache: Cache, optimizer: torch.optim.Optimizer
     return losses
 
 
-@pytest.mark.parametrize("name", ["cached-output", "cached-input", "mt"])
+@pytest.mark.parametrize("name", ["cached-output", "cached-input", "cached-keys", "mt"])
 def test_a_store_gives_what_its_states_would(root: Path, found: dict, name: str) -> None:
     losses, scores, trained = plain_torch(Config.model_validate(make_settings(root, name)))
     np.testing.assert_allclose(found[name]["losses"], losses, rtol=1e-5)
@@ -178,6 +184,7 @@ def test_whatever_changes_the_states_changes_their_store(root: Path) -> None:
     keys = [
         key("cached-output"),
         key("cached-input"),
+        key("cached-keys"),
         key("cached-output", cache_key="other rows"),
         key("cached-output", model={"dtype": "bfloat16"}),
         key("cached-output", model={"quantization": "int8"}),
@@ -190,7 +197,14 @@ def test_whatever_changes_the_states_changes_their_store(root: Path) -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert key("cached-output", adapter={"r": 2, "align": "left"}, train={"seed": 5}) == keys[0]
-    assert key("mt", adapter={"pairing": "module"}, model={"base": str(root / "another")}) == keys[6]
+    assert key("mt", adapter={"pairing": "module"}, model={"base": str(root / "another")}) == keys[7]
+
+
+def test_of_a_row_without_a_source_nothing_is_stored() -> None:
+    batch = SimpleNamespace(target_lengths_B=torch.tensor([2, 0, 3]))
+    states_BLKD = torch.arange(18.0).view(3, 3, 1, 2)
+    kept = _of_prompts(states_BLKD, batch)  # type: ignore[arg-type]
+    assert [states_nKD.tolist() for states_nKD in kept] == [states_BLKD[0, 1:].tolist(), [], states_BLKD[2].tolist()]
 
 
 def test_bf16_learns_too(found: dict) -> None:
