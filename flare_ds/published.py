@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from tqdm import tqdm
 
 from flare_ds.checksums import file_sha256, json_sha256
 from flare_ds.exceptions import FlareError
 from flare_ds.files import disk_errors, sync
 from flare_ds.json_text import parse_object
+from flare_ds.progress import bar
 
 Check = Callable[[Path], object]
 """Raises a FlareError where a directory is not whole; looks at its manifest and at the sizes of its files."""
@@ -209,7 +209,7 @@ def check_contents(directory: Path, files: Mapping[str, FileRecord]) -> None:
         raise ValueError(f"{directory} has a manifest without checksums, as it is of an older version")
     changed = []
     total = sum(file.bytes for file in files.values())
-    with tqdm(total=total, desc="verify", unit="B", unit_scale=True, delay=1) as progress:
+    with bar(total=total, desc="verify", unit="B", unit_scale=True) as progress:
         for name, file in files.items():
             try:
                 if file_sha256(directory / name) != file.sha256:

@@ -5,11 +5,8 @@ All ranks run the same number of batches (filler rows weigh 0), as ZeRO-3's gath
 Legend: n rows of the split.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
-
-from tqdm import tqdm
 
 from flare_ds.batches.batching import MicroBatch, evaluation_batches
 from flare_ds.batches.collate import Batch, StoredStates, collate
@@ -19,6 +16,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batch_size import batch_limits
+from flare_ds.progress import bar
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.process_group import gather_objects, rank, world_size
 from flare_ds.runtime.watchdog import pace
@@ -126,7 +124,7 @@ def go_over(
         count: of the rows of all ranks.
     """
     mine: list[tuple[int, T]] = []
-    shown = tqdm(batches, desc=what, unit="batch", disable=rank() > 0 or len(batches) < 2, leave=False, file=sys.stderr)
+    shown = bar(batches, desc=what, unit="batch", disable=rank() > 0 or len(batches) < 2, leave=False)
     with pace(f"going over the {what} rows", steady=False) as beat:
         for micro_batch in shown:
             answers = zip(micro_batch.rows.tolist(), ask(micro_batch), micro_batch.weights, strict=True)

@@ -18,7 +18,6 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from flare_ds.adapters.adapted import merge_refused
 from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, head_rows, read_weights, saved_settings
@@ -27,6 +26,7 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json
 from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
 from flare_ds.models.loading import load_shape
+from flare_ds.progress import bar
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
@@ -172,7 +172,7 @@ def _copy_other_files(base: Path, output: Path) -> None:
 
 def _write_weights(base: _Base, output: Path, updates: Mapping[str, Update]) -> None:
     files = sorted(set(base.file_of.values()))
-    total = sum(_write_file(base, file, output, updates) for file in tqdm(files, desc="merge", unit="file"))
+    total = sum(_write_file(base, file, output, updates) for file in bar(files, desc="merge", unit="file"))
     if files != [SINGLE]:
         write_json(output / INDEX, {"metadata": {"total_size": total}, "weight_map": base.file_of})
 

@@ -4,7 +4,6 @@ Legend: n positions of a row, D width of the states.
 """
 
 import secrets
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from flare_ds.batches.batching import evaluation_batches
 from flare_ds.config import Config, EvaluateConfig
@@ -21,6 +19,7 @@ from flare_ds.data.states import StateStore, StoreId, find_store
 from flare_ds.data.states_writer import StoreWriter, check_size
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.mt_encoder import MTEncoder
+from flare_ds.progress import bar
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank, world_size
@@ -124,7 +123,7 @@ def _compute(computer: StateComputer, writer: StoreWriter, evaluate: EvaluateCon
         batches = evaluation_batches(
             lengths, world_size=world_size(), batch_size=size, batch_tokens=evaluate.batch_tokens
         )[rank()]
-        progress = tqdm(batches, desc=f"states of {split}", unit="batch", disable=rank() > 0, file=sys.stderr)
+        progress = bar(batches, desc=f"states of {split}", unit="batch", disable=rank() > 0)
         with pace("computing source states", steady=False) as beat:
             for micro_batch in progress:
                 states = computer.states(split, micro_batch)

@@ -1,10 +1,13 @@
-"""What a run leaves to read: train_log.jsonl, its curves where it is watched, a progress bar; rank 0 only.
+"""What a run leaves to read: train_log.jsonl, its curves where it is watched, and what it tells; rank 0 only.
+
+On a terminal it shows a bar; in a log it says once a minute how far it is.
 
 After a resume, lines of steps that will be done again are taken out, and TensorBoard is told to forget them.
 """
 
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from tqdm import tqdm
 from flare_ds.config import Config
 from flare_ds.files import disk_errors, write_text
 from flare_ds.json_text import json_text
+from flare_ds.progress import IN_A_LOG, bar, on_terminal
 from flare_ds.runtime.process_group import world_size
 from flare_ds.tracking.figures import of_step, of_validation
 from flare_ds.tracking.picture import share_picture
@@ -43,22 +47,21 @@ class Records:
         self._trackers = Trackers(config, first_step=first_step)
         lines = map(json.loads, kept)
         self._shares = [list(line["source_share"].values()) for line in lines if "source_share" in line]
-        self._bar = tqdm(
-            total=steps, initial=first_step, desc=run_dir.name, unit="step", file=sys.stderr, mininterval=2, leave=True
-        )
+        self._name, self._steps, self._said = "/".join(run_dir.absolute().parts[-2:]), steps, time.monotonic()
+        self._bar = bar(total=steps, initial=first_step, desc=self._name, unit="step", disable=not on_terminal())
 
     def step(self, step: int, **values: Any) -> None:
         """Record one optimizer step, applied or not."""
         if self.enabled:
             self._write(step, values)
             self._trackers.scalars(of_step(values, ranks=world_size()), step)
-            self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-            self._bar.update()
+            self._show(step, values)
 
     def say(self, message: str) -> None:
         """Tell whoever watches."""
         if self.enabled:
-            tqdm.write(message, file=sys.stderr)
+            tqdm.write(f"{self._name}: {message}", file=sys.stderr)
+            self._said = time.monotonic()
 
     def validation(self, step: int, *, score: float, figures: Mapping[str, float]) -> None:
         """Record one validation.
@@ -94,6 +97,13 @@ class Records:
             self._bar.close()
             self._file.close()
             self._trackers.close()
+
+    def _show(self, step: int, values: Mapping[str, Any]) -> None:
+        self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+        self._bar.update()
+        if self._bar.disable and time.monotonic() - self._said >= IN_A_LOG:
+            loss, seconds = values["loss"], values["step_seconds"]
+            self.say(f"step {step} of {self._steps}: loss {loss:.3f}, {seconds:.2f} s a step")
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         with disk_errors(self._path):

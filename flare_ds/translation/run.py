@@ -1,17 +1,15 @@
 """Translating jobs: each split's sentences in batches, some processes at a time, and what came of them."""
 
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.config.data import Mark
 from flare_ds.exceptions import HostError
+from flare_ds.progress import bar
 from flare_ds.published import publishing
 from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import SUBSTITUTES
@@ -48,10 +46,10 @@ def translate_jobs(
     unfinished = [task for task in tasks if not task.directory.exists()]
     batches = [batch for task in unfinished for batch in task.batches]
     todo = [batch for batch in batches if not batch.path.exists()]
-    bar = tqdm(total=len(batches), initial=len(batches) - len(todo), desc="translate", unit="batch", disable=None)
-    with bar:
+    shown = bar(total=len(batches), initial=len(batches) - len(todo), desc="translate", unit="batch")
+    with shown:
         for _ in run_batches(todo, translate, workers):
-            bar.update()
+            shown.update()
     for task in tasks:
         task.finish()
     return [task.directory for task in tasks]
@@ -114,7 +112,7 @@ class _Task:
     def _rows(self, said: Mapping[str, Said | None], inspector: Inspector) -> Iterator[Row | None]:
         translations = {segment: translation and translation.text for segment, translation in said.items()}
         cut = {segment for segment, translation in said.items() if translation and translation.cut_off}
-        for row in tqdm(self.job.rows, desc=f"{self.job.split} rows", unit="row", file=sys.stderr, disable=None):
+        for row in bar(self.job.rows, desc=f"{self.job.split} rows", unit="row"):
             try:
                 translated = translate_row(row, self.job.long_field, translations)
             except UntranslatedError as error:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.checksums import canonical_json, json_sha256
@@ -16,6 +15,7 @@ from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.windows import WINDOWS_VERSION
 from flare_ds.data.parallel import ParallelData, Side
+from flare_ds.progress import bar
 from flare_ds.tasks.base import Task
 from flare_ds.tokenizing.chat import read_frame
 from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
@@ -116,7 +116,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def rows_fingerprint(data: ParallelData) -> str:
     """Checksum of every row of every split, in order; independent of where the files lie. Reads each row once."""
     checksum = hashlib.sha256()
-    with tqdm(total=sum(map(len, data.splits.values())), desc="checksum", unit="row", delay=1) as progress:
+    with bar(total=sum(map(len, data.splits.values())), desc="checksum", unit="row") as progress:
         for split, rows in data.splits.items():
             for row in rows:
                 sides = [side and _content(side) for side in (*row.sources, row.target)]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
@@ -20,6 +19,7 @@ from flare_ds.data.cache.workers import Chunk, Encode, encode_in, enough_workers
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel
 from flare_ds.exceptions import CacheError, DataError
 from flare_ds.files import disk_errors
+from flare_ds.progress import bar
 from flare_ds.published import publishing, write_manifest
 from flare_ds.tasks.load import task_of
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
@@ -101,7 +101,7 @@ def _write_splits(
     splits: dict[str, SplitSummary] = {}
     sections: dict[str, Section] = {}
     counts: Counter[str] = Counter()
-    with tqdm(total=sum(map(len, data.splits.values())), desc="tokenize", unit="row") as progress:
+    with bar(total=sum(map(len, data.splits.values())), desc="tokenize", unit="row") as progress:
         for split, rows in data.splits.items():
             with SplitWriter(directory, split, dtypes, encoder.task) as writer:
                 for chunk, encoded in encode(split, _chunks(rows)):

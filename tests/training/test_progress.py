@@ -1,0 +1,49 @@
+"""What a run tells while it trains: in a log a line a minute that names the run, and nothing that redraws itself."""
+
+from pathlib import Path
+
+import pytest
+
+from flare_ds import progress
+from flare_ds.config import Config
+from flare_ds.training import records
+from flare_ds.training.records import Records
+from tests.toy import toy_settings
+
+Said = pytest.CaptureFixture[str]
+
+
+def told(root: Path, capsys: Said) -> list[str]:
+    made = toy_settings(root, name="pl/lora-seed1") | {"tracking": {"to": []}}
+    (root / "pl/lora-seed1").mkdir(parents=True)
+    capsys.readouterr()
+    kept = Records(Config.model_validate(made), first_step=0, steps=3, enabled=True)
+    counted = {"tokens": 9, "padded_tokens": 10, "flops": 100, "examples": 4}
+    for step in (1, 2, 3):
+        kept.step(step, loss=step / 4, grad_norm=1.0, learning_rate=0.1, step_seconds=2.5, **counted)
+    kept.validation(3, score=0.5, figures={"accuracy": 0.5})
+    kept.close()
+    return capsys.readouterr().err.split("\n")[:-1]
+
+
+def test_in_a_log_a_run_says_once_a_minute_how_far_it_is(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told(tmp_path / "quick", capsys) == ["pl/lora-seed1: step 3: validation accuracy 0.500"]
+    monkeypatch.setattr(records, "IN_A_LOG", 0)
+    slow = told(tmp_path / "slow", capsys)
+    assert slow[:2] == [f"pl/lora-seed1: step {n} of 3: loss {n / 4:.3f}, 2.50 s a step" for n in (1, 2)]
+    assert len(slow) == 4 and not any("\r" in line or "\x1b" in line for line in slow)
+
+
+def test_on_a_terminal_it_shows_a_bar(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "on_terminal", lambda: True)
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    drawn = "\n".join(told(tmp_path, capsys))
+    assert "pl/lora-seed1" in drawn and "validation accuracy 0.500" in drawn
+
+
+def test_a_bar_in_a_log_has_nothing_to_say_of_what_is_quick(capsys: Said) -> None:
+    assert list(progress.bar(range(3), desc="quick")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
