@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, M2M100Config
 
+from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.streams import streams_of
 from flare_ds.config import Config
+from flare_ds.models.loading import load_shape
 from flare_ds.models.mt_encoder import mt_width
 from flare_ds.processes import free_port
+from flare_ds.runtime.providers import key_width, states_dtype
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ANSWER_TOKENS = 2
@@ -32,9 +35,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "flare": ("flare", {}),
     "flare_paper": ("flare", PAPER_FORM),
     "source_prefix": ("source_prefix", {}),
+    "source_prefix_stored": ("source_prefix", {}),
     "flare_mt": ("flare_mt", {"fused_modules": ["q_proj", "v_proj"]}),
 }
-"""What trains, and in which form: the defaults, or what is said here (an MT encoder's state fits no down_proj)."""
+"""What trains, and in which form: the defaults, or what is said here (an MT encoder's state fits no down_proj).
+
+Of those that end in `_stored` the source's keys and values were computed before."""
 
 
 def write_model(directory: Path, *, layers: int, width: int, vocabulary: int) -> Path:
@@ -64,6 +70,7 @@ def make_config(
     deepspeed: Path | None = None,
     form: Mapping[str, Any] = PAPER_FORM,
     encoder: Path | None = None,
+    provider: str = "lockstep",
     **train: Any,
 ) -> Config:
     """Settings of a run whose optimizer step is one micro-batch of `batch` rows on each rank.
@@ -76,6 +83,7 @@ def make_config(
         deepspeed: the JSON (None: the shipped one for this precision on CPUs).
         form: settings of the adapter; those of the paper's form, unless given; {}: the defaults.
         encoder: directory of an MT encoder, for the method that reads one.
+        provider: where the source's states come from.
         train: settings of `train`. Unless they say otherwise the objective is `vocabulary`: the output matrix takes
             part, as it does in plain PEFT.
     """
@@ -88,7 +96,8 @@ def make_config(
             "deepspeed": str(deepspeed or REPOSITORY / "ds_configs" / precision),
             "model": {"base": str(model), "dtype": dtype},
             "task": {"name": "random", "data_dir": "unused", "target_language": "pl"},
-            "source": {} if encoder is None else {"mt_encoder": str(encoder), "mt_language": "pol_Latn"},
+            "source": ({} if encoder is None else {"mt_encoder": str(encoder), "mt_language": "pol_Latn"})
+            | {"provider": provider},
             "adapter": dict(form),
             "train": {
                 "steps": 1,
@@ -141,14 +150,25 @@ class RandomRows:
 
 
 class RandomStates:
-    """An MT encoder's states of random rows, which a run reads from its store."""
+    """What a run reads from its store of random rows: K states of width D a position."""
 
-    def __init__(self, *, length: int, width: int) -> None:
-        self._states_M1D = torch.randn(length, 1, width, generator=torch.Generator().manual_seed(0))
+    def __init__(self, *, length: int, states: int, width: int, dtype: torch.dtype = torch.float32) -> None:
+        self._states_MKD = torch.randn(length, states, width, generator=torch.Generator().manual_seed(0)).to(dtype)
 
     def states(self, row: int) -> Tensor:
-        """Of one row: [M, 1, D]."""
-        return self._states_M1D
+        """Of one row: [M, K, D]."""
+        return self._states_MKD
+
+
+def stored_states(config: Config, length: int) -> RandomStates | None:
+    """What rows of a length have in the store of a run; None: it has none."""
+    if config.reads_mt_encoder:
+        return RandomStates(length=length, states=1, width=mt_width(config.source))
+    if not config.stores_states:
+        return None
+    layers = decoder_layers(load_shape(config.model))
+    width, dtype = 2 * key_width(layers), states_dtype(config)
+    return RandomStates(length=length, states=len(layers), width=width, dtype=dtype)
 
 
 def make_batch(vocabulary: int, *, rows: int, length: int, objective: str = "vocabulary") -> Batch:
@@ -165,7 +185,8 @@ def all_of(rows: int) -> MicroBatch:
 def method_config(name: str, model: Path, *, batch: int, encoder: Path, **settings: Any) -> Config:
     """Settings of one of METHODS; for the others see `make_config`."""
     method, form = METHODS[name]
-    return make_config(model, method=method, batch=batch, form=form, encoder=encoder, **settings)
+    provider = "cached" if name.endswith("_stored") else "lockstep"
+    return make_config(model, method=method, batch=batch, form=form, encoder=encoder, provider=provider, **settings)
 
 
 def method_batch(config: Config, *, vocabulary: int, rows: int, length: int, source_length: int | None = None) -> Batch:
@@ -184,7 +205,7 @@ def method_batch(config: Config, *, vocabulary: int, rows: int, length: int, sou
         objective=config.train.objective,
         pad_id=0,
         source_targets=config.recipe.fuses == "mixup",
-        stored=RandomStates(length=length, width=mt_width(config.source)) if config.reads_mt_encoder else None,
+        stored=stored_states(config, length if config.reads_mt_encoder else source_length or length),
     )
 
 
