@@ -96,11 +96,11 @@ def write_large(directory: str, rows: str, out: str) -> None:
     with peak_memory() as found, publishing(Path(directory), open_cache, elsewhere="") as place:
         began = time.perf_counter()
         dtypes = dict.fromkeys(STREAMS, np.dtype("<u2"))
-        with SplitWriter(place, "train", dtypes, free_answers=False) as writer:
+        config = large_config(Path(directory).parent.parent, int(rows))
+        with SplitWriter(place, "train", dtypes, task_of(config.task)) as writer:
             for start in range(0, int(rows), CHUNK_ROWS):
                 writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, int(rows)))))
             summary, sections = writer.finish()
-        config = large_config(Path(directory).parent.parent, int(rows))
         manifest = manifest_of(summary, sections, asked_fields(config, task_of(config.task)))
         write_manifest(place / MANIFEST, manifest.model_dump(mode="json"))
         seconds = time.perf_counter() - began

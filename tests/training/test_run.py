@@ -163,11 +163,14 @@ def test_metrics_say_what_was_scored_and_how(learned: Path, evaluated: dict[int,
     weights = (learned / "adapter/adapter_model.safetensors").read_bytes()
     assert metrics["adapter_sha256"] == hashlib.sha256(weights).hexdigest()
     assert metrics["model_fingerprint"] == read_json(learned / "base.json")["fingerprint"]
-    assert metrics["interval"] == {"level": 0.95, "method": "percentile bootstrap over examples", "resamples": 10_000}
+    how = {"level": 0.95, "method": "percentile bootstrap over clusters of examples", "resamples": 10_000}
+    assert metrics["interval"] == how
     assert {"flare_ds", "torch", "numpy"} < metrics["versions"].keys()
-    pairs = pd.read_parquet(evaluated[3] / "ranked.parquet")[["prediction", "label"]]
-    outcomes = list(pairs.itertuples(index=False, name=None))
-    assert metrics["confidence_interval"] == list(confidence_interval("accuracy", [outcomes]))
+    predictions = pd.read_parquet(evaluated[3] / "ranked.parquet")
+    outcomes = list(predictions[["prediction", "label"]].itertuples(index=False, name=None))
+    clusters = predictions["cluster"].tolist()
+    assert metrics["confidence_interval"] == list(confidence_interval("accuracy", [outcomes], clusters))
+    assert metrics["num_clusters"] == len(set(clusters)) > 90
 
 
 def test_predict_reads_a_pair(learned: Path) -> None:
