@@ -109,7 +109,7 @@ class Config(Section):
                 stored and bool(task.extra_source_languages),
                 f"method={self.method} with source.provider={source.provider!r} reads one source, but "
                 "task.extra_source_languages is set",
-                "use method=flare or source_prefix, with source.provider=lockstep, for several sources",
+                "use method=flare with source.provider=lockstep for several sources, or method=source_prefix",
             ),
             (
                 stored and adapter.span == "full",

@@ -65,7 +65,7 @@ def test_each_cell_has_its_own_loss_and_gradients(model: str, objective: str, ch
     alone = cells(model, objective, checkpointing)
     joint = together(model, alone)
     batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
-    losses = joint(batch)
+    losses = joint(batch, with_loss=True)
     losses.sum().backward()
     for (_, own_batch, own), part, loss in zip(alone, joint.cells, losses, strict=True):
         wanted = own(own_batch, with_loss=True)
@@ -101,7 +101,7 @@ def test_a_cell_that_makes_nan_leaves_the_others_bit_by_bit() -> None:
         joint = together("llama", alone)
         if spoilt:
             next(iter(joint.cells[1].trained().values())).data.fill_(torch.nan)
-        losses = joint(batch)
+        losses = joint(batch, with_loss=True)
         losses.sum().backward()
         found.append((losses, [[p.grad for p in part.trained().values()] for part in joint.cells]))
     (good, wanted), (bad, got) = found
@@ -119,7 +119,7 @@ def test_dropout_is_drawn_as_alone() -> None:
     joint = together("llama", alone)
     joint.seed({0: 5, 1: 6, 2: 7})
     batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
-    twice = [joint(batch), joint(batch)]
+    twice = [joint(batch, with_loss=True), joint(batch, with_loss=True)]
     assert not torch.equal(*twice)
     for number, (_, own_batch, own) in enumerate(alone):
         own.seed({0: 5 + number})
@@ -134,7 +134,7 @@ def test_rows_without_a_source_and_cells_without_rows() -> None:
     for chosen in ([0], [2, 7], [0, 6]):
         batches = {number: alone[number][1] for number in chosen}
         batches[chosen[0]] = replace(batches[chosen[0]], weights_B=torch.zeros_like(batches[chosen[0]].weights_B))
-        losses = joint(join(batches))
+        losses = joint(join(batches), with_loss=True)
         wanted = [alone[number][2](batches[number], with_loss=True) for number in chosen]
         torch.testing.assert_close(losses, torch.stack(wanted), rtol=1e-5, atol=1e-5)
         assert losses[0] == 0
