@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from flare_ds.batches.batching import MicroBatch, evaluation_batches
-from flare_ds.batches.collate import Batch, collate
+from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.joined import join
 from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.streams import longest_prompts, streams_of
@@ -86,6 +86,7 @@ class _Abreast:
 
     def __init__(self, cells: Sequence[Asked], split_name: str) -> None:
         self.cells, self.split_name = cells, split_name
+        self.stored = [None if cell.states is None else cell.states.split(split_name) for cell in cells]
         self.trie = LabelTrie(cells[0].cache.label_tokens)
         self.rows: list[SplitRows] = []
         self.places: list[np.ndarray] = []
@@ -128,9 +129,10 @@ class _Abreast:
     def _ask_batch(self, micro_batch: MicroBatch) -> list[list[list[float]]]:
         """For each row, what each cell says of it."""
         batches: dict[int, Batch] = {}
-        for cell, rows, places in zip(self.cells, self.rows, self.places, strict=True):
+        for cell, rows, places, stored in zip(self.cells, self.rows, self.places, self.stored, strict=True):
             assert cell.number is not None
-            batches[cell.number] = self._collated(cell, rows, places, micro_batch)
+            its_own = MicroBatch(places[micro_batch.rows], micro_batch.weights)
+            batches[cell.number] = _collated(cell, rows, its_own, stored)
         choices = [Choices(self.trie, cell.config) for cell in self.cells]
         running = self.cells[0].running
         for path in self.trie.paths:
@@ -140,14 +142,14 @@ class _Abreast:
         said = [own.label_scores().tolist() for own in choices]
         return [list(of_row) for of_row in zip(*said, strict=True)]
 
-    def _collated(self, cell: Asked, rows: SplitRows, places: np.ndarray, micro_batch: MicroBatch) -> Batch:
-        own = MicroBatch(places[micro_batch.rows], micro_batch.weights)
-        return collate(
-            rows,
-            own,
-            streams=streams_of(cell.config),
-            objective="labels",
-            pad_id=cell.cache.pad_id,
-            source_answers=cell.config.fuses_answers,
-            stored=None if cell.states is None else cell.states.split(self.split_name),
-        )
+
+def _collated(cell: Asked, rows: SplitRows, micro_batch: MicroBatch, stored: StoredStates | None) -> Batch:
+    return collate(
+        rows,
+        micro_batch,
+        streams=streams_of(cell.config),
+        objective="labels",
+        pad_id=cell.cache.pad_id,
+        source_answers=cell.config.fuses_answers,
+        stored=stored,
+    )

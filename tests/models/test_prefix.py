@@ -193,24 +193,7 @@ def test_decoding_token_by_token_equals_reading_all_again(name: str, sources: in
     lengths = [([(9, 0), (2, 0)], (4, 5)), ([(3, 0), (0, 0)], (6, 5)), ([(0, 0), (5, 0)], (5, 5))]
     rows = make_rows(sources, lengths)
     whole = make_batch(rows, config)
-    prompts = _prompts(whole)
-    with torch.no_grad(), model.streams.decoding():
-        wanted = model(whole)
-        cache = model.streams.target_cache(model.base.config)
-        found = [model(prompts, past=cache)]
-        mask = prompts.attention_mask[-3:, model.streams.first_column(prompts) :]
-        for step in range(4):
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            column = replace(
-                prompts,
-                input_ids=torch.tensor([[row.answer[step]] for row in rows]),
-                attention_mask=mask,
-                position_ids=torch.tensor([[len(row.target) + step] for row in rows]),
-                source_lengths_SB=prompts.source_lengths_SB[:0],
-                answer_columns_N=torch.zeros(1, dtype=torch.long),
-            )
-            found.append(model(column, past=cache))
-    torch.testing.assert_close(torch.cat(found, 1), wanted, atol=1e-5, rtol=1e-5)
+    assert_decodes_alike(model, rows, whole)
 
 
 @torch.no_grad()
@@ -252,12 +235,17 @@ def test_decoding_behind_stored_keys_equals_reading_all_again(name: str) -> None
     model = build(name, config, layers=3).eval()
     rows = make_rows(1, [([(9, 0)], (4, 5)), ([(3, 0)], (6, 5)), ([(0, 0)], (5, 5))])
     whole = stored_batch(model, rows, config)
+    assert_decodes_alike(model, rows, whole)
+
+
+def assert_decodes_alike(model: TwoStreamModel, rows: list[Row], whole: Batch) -> None:
+    """Answers of five tokens, read one at a time behind their prompts, give the logits of the whole rows."""
     prompts = _prompts(whole)
     with torch.no_grad(), model.streams.decoding():
         wanted = model(whole)
         cache = model.streams.target_cache(model.base.config)
         found = [model(prompts, past=cache)]
-        mask = prompts.attention_mask[:, model.streams.first_column(prompts) :]
+        mask = prompts.attention_mask[-len(rows) :, model.streams.first_column(prompts) :]
         for step in range(4):
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             column = replace(
