@@ -136,20 +136,25 @@ def training_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole
         load: the micro-batch.
         whole: whether the rank holds the whole base.
     """
-    estimate = estimate_memory(config, shape, streams=load.streams, ranks=None if whole else world_size())
-    return Size(estimate.bytes(load.tokens), _available(device()))
+    return joint_memory([config], shape, [load], whole=whole)
 
 
 def joint_memory(configs: Sequence[Config], shape: PreTrainedModel, loads: Sequence[Load], *, whole: bool) -> Size:
     """What the largest micro-batches of cells that train together take on this rank; see `training_memory`."""
-    ranks = None if whole else world_size()
+    needed = joint_bytes(configs, shape, loads, ranks=None if whole else world_size())
+    return Size(needed, _available(device()))
+
+
+def joint_bytes(
+    configs: Sequence[Config], shape: PreTrainedModel, loads: Sequence[Load], *, ranks: int | None
+) -> float:
+    """What the largest micro-batches of cells that train together take on a rank; see `estimate_memory`."""
     estimates = [
         estimate_memory(config, shape, streams=load.streams, ranks=ranks)
         for config, load in zip(configs, loads, strict=True)
     ]
     kept = sum(load.tokens * estimate.per_token for load, estimate in zip(loads, estimates, strict=True))
-    fixed = estimates[0].fixed + sum(estimate.trained for estimate in estimates[1:])
-    return Size(fixed + kept, _available(device()))
+    return estimates[0].fixed + sum(estimate.trained for estimate in estimates[1:]) + kept
 
 
 def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> None:

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flare_ds.human import human_age
+from flare_ds.human import human_age, human_size
 from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs
+from flare_ds.sweep.memory import CellMemory
 from flare_ds.sweep.nodes import nodes_of
 from flare_ds.sweep.plan import load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
@@ -14,7 +15,9 @@ from flare_ds.sweep.record import SweepRecord, record_of
 
 
 def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -> str:
-    """Its stages in order, what each needs, what is finished, and how long the others may take; nothing is written.
+    """Its stages in order, what each needs, what is finished, what the others may take; nothing is written.
+
+    Memory is that of a rank while it trains, told where the caches and the base are there.
 
     Args:
         path: the sweep YAML.
@@ -26,15 +29,19 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
     """
     plan = load_sweep(path, overrides)
     changed = {run.name: what for what, runs in changed_runs(plan).items() for run in runs}
-    return _table(record_of(nodes_of(plan), plan.out, jobs), changed)
+    nodes, memory = nodes_of(plan), CellMemory(plan)
+    record = record_of(nodes, plan.out, jobs)
+    to_do = [node for node in nodes if node.kind == "cells" and record.nodes[node.name].state != "done"]
+    return _table(record, changed, {node.name: memory.of(node.runs) for node in to_do})
 
 
-def _table(record: SweepRecord, changed: Mapping[str, str]) -> str:
-    """What a sweep would do: its nodes in order, what each needs, what is finished, how long the others may take.
+def _table(record: SweepRecord, changed: Mapping[str, str], memory: Mapping[str, float | None]) -> str:
+    """What a sweep would do: its nodes in order, what each needs, what is finished, what the others may take.
 
     Args:
         record: with which the sweep would begin.
         changed: by run directory below that of the sweep, the settings that differ from what is there.
+        memory: by node, bytes on each rank.
     """
     typical, lines = typical_seconds(record), []
     for name, node in record.nodes.items():
@@ -42,11 +49,12 @@ def _table(record: SweepRecord, changed: Mapping[str, str]) -> str:
         length = DASH if seconds is None else human_age(seconds)
         differs = "; ".join(dict.fromkeys(changed[run] for run in node.runs if run in changed))
         state = f"changed: {differs}" if differs else "finished" if node.state == "done" else "to do"
-        lines.append((name, ", ".join(node.needs) or DASH, state, length))
+        size = memory.get(name)
+        lines.append((name, ", ".join(node.needs) or DASH, state, length, DASH if size is None else human_size(size)))
     nodes = [node for node in record.nodes.values() if node.state != "done"]
     counts = Counter(node.kind for node in nodes)
     cells = sum(len(node.runs) for node in nodes if node.kind == "cells")
     named = {"cells": f"{cells} cells in {counts['cells']} commands"}
     to_do = ", ".join(named.get(kind, f"{number} {kind}") for kind, number in counts.items()) or "nothing"
-    shown = table(("stage", "needs", "state", "time"), lines)
+    shown = table(("stage", "needs", "state", "time", "memory"), lines)
     return f"{shown}\n\nto do: {to_do}; then the report{left(record)}"

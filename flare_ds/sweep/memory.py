@@ -1,0 +1,87 @@
+"""What the cells of a sweep need in memory, told before any of them starts, where their caches and base are there.
+
+It is the estimate by which a run refuses a batch that cannot fit, and by which cells are cut into groups that do
+(`flare_ds.runtime.memory`). A cell that may hold the whole base is taken to do so.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from flare_ds.batches.plan import padded_tokens
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.streams import streams_of
+from flare_ds.config import Config
+from flare_ds.data.cache import Cache, remembered
+from flare_ds.data.label_trie import LabelTrie
+from flare_ds.exceptions import ConfigError
+from flare_ds.models.loading import load_shape
+from flare_ds.runtime.memory import Load, joint_bytes, largest_load
+from flare_ds.sweep.plan import Plan, PlannedRun
+
+
+class CellMemory:
+    """The memory of a plan's cells; each base and each cache is opened once.
+
+    Args:
+        plan: the sweep, resolved.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._shapes: dict[str, PreTrainedModel | None] = {}
+        self._caches: dict[str, Cache | None] = {}
+        self._longest: dict[tuple, int] = {}
+
+    def of(self, runs: Sequence[PlannedRun]) -> float | None:
+        """Bytes that cells take on each rank while they train together; None: it cannot be told yet.
+
+        Args:
+            runs: the cells of one command, over one base.
+        """
+        first, caches = runs[0], [self._cache(run) for run in runs]
+        found = [cache for cache in caches if cache is not None]
+        ranks = self._sharing(first.config)
+        if not first.config.recipe.trains or len(found) < len(runs) or ranks == 0:
+            return None
+        shape = self._shape(first)
+        loads = [self._load(run.config, cache) for run, cache in zip(runs, found, strict=True)]
+        return None if shape is None else joint_bytes([run.config for run in runs], shape, loads, ranks=ranks)
+
+    def _sharing(self, config: Config) -> int | None:
+        """How many ranks share the base; None: each holds it whole; 0: it is not known."""
+        if config.train.whole_model is not False:
+            return None
+        ranks = self.plan.ranks
+        return torch.cuda.device_count() if ranks == "all" else ranks or 0
+
+    def _shape(self, run: PlannedRun) -> PreTrainedModel | None:
+        """The base on the meta device; the tuned base, not there yet, has the shape of the untuned one."""
+        model = run.config.model.model_copy(update={"base": run.tokenizer_base})
+        key = model.model_dump_json()
+        if key not in self._shapes:
+            try:
+                self._shapes[key] = load_shape(model)
+            except ConfigError:  # not there yet
+                self._shapes[key] = None
+        return self._shapes[key]
+
+    def _cache(self, run: PlannedRun) -> Cache | None:
+        config = run.config.model_copy(
+            update={"model": run.config.model.model_copy(update={"base": run.tokenizer_base})}
+        )
+        key = str((config.task, config.translate, config.cache_dir, config.model, config.source))
+        if key not in self._caches:
+            self._caches[key] = remembered(config)
+        return self._caches[key]
+
+    def _load(self, config: Config, cache: Cache) -> Load:
+        """The largest micro-batch of a cell."""
+        streams = streams_of(config)
+        key = cache.path, streams, config.recipe, config.train.objective
+        if key not in self._longest:
+            split = rows_read(cache.split("train"), config, cache.manifest)
+            behind = LabelTrie(cache.label_tokens).depth
+            self._longest[key] = int(padded_tokens(config, split, behind=behind).max())
+        return largest_load(config.train, row_tokens=self._longest[key], streams=len(streams))
