@@ -55,7 +55,7 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "simulate_cluster": ("simulate_cluster", [], []),
 }
 """Under the name of its result: the script, its arguments, and those that make it tiny."""
-TAKES_MODEL = ("step_cost", "memory_parts", "together")
+TAKES_MODEL = ("step_cost", "memory_parts", "together", "evaluation")
 TAKES_CONFIG = ("peer_trainer",)
 TAKES_RESULTS = ("simulate_cluster",)
 

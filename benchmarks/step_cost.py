@@ -174,9 +174,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def ratios(found: dict[str, Any], quantity: str) -> dict[str, float]:
-    """Each variant over plain LoRA, where that is among them."""
-    base = found.get("plain_lora")
-    return {f"{name}/plain_lora": one[quantity] / base[quantity] for name, one in found.items() if base is not None}
+    """Each variant over plain LoRA, or where that is not among them over ours."""
+    base = next((name for name in ("plain_lora", "lora") if name in found), None)
+    return {f"{name}/{base}": one[quantity] / found[base][quantity] for name, one in found.items() if base is not None}
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
     rows of a split, by id    a b | c d | e          cut into batches once, for all cells
     forward 1                 sources of a, b once; cell 1: a b; cell 2: a b; ...
 
+Before anything is trained an adapter changes nothing (B = 0), so of cells that read the same one speaks for all.
+
 Legend: U rows, K label words.
 """
 
@@ -54,7 +56,7 @@ class Asked:
         return root.cell if isinstance(root, AskedCell) else None
 
 
-def ranked_abreast(cells: Sequence[Asked], split_name: str) -> list[Ranked | None]:
+def ranked_abreast(cells: Sequence[Asked], split_name: str, *, untrained: bool = False) -> list[Ranked | None]:
     """What each cell says of a split's rows, in their order; a collective.
 
     Cells go abreast where they have the same rows and label words; None stands for one that has no fellow, or whose
@@ -63,6 +65,7 @@ def ranked_abreast(cells: Sequence[Asked], split_name: str) -> list[Ranked | Non
     Args:
         cells: over one base.
         split_name: train, validation or test.
+        untrained: whether their adapters are as they were made.
     """
     found: list[Ranked | None] = [None] * len(cells)
     groups: dict[Any, list[int]] = {}
@@ -74,37 +77,57 @@ def ranked_abreast(cells: Sequence[Asked], split_name: str) -> list[Ranked | Non
     for group in groups.values():
         if len(group) > 1:
             start = time.perf_counter()
-            said = _Abreast([cells[number] for number in group], split_name).ask()
+            fellows = [cells[number] for number in group]
+            said = _Abreast(fellows, split_name, _speakers(fellows) if untrained else [*range(len(group))]).ask()
             share = (time.perf_counter() - start) / len(group)
             for number, log_probabilities in zip(group, said, strict=True):
                 found[number] = Ranked(log_probabilities, share)
     return found
 
 
-class _Abreast:
-    """Cells with the same rows, which stand in each cell's split in an order of its own: those of the first count."""
+def _speakers(cells: Sequence[Asked]) -> list[int]:
+    """For each cell the first of those whose base reads the same rows in the same way."""
+    first: dict[Any, int] = {}
+    found = []
+    for number, cell in enumerate(cells):
+        recipe = cell.config.recipe
+        sources = () if recipe.reads == "target" else cell.config.sources_read
+        read = cell.cache.path, recipe.reads, recipe.fuses == "keys", sources
+        found.append(first.setdefault(read, number))
+    return found
 
-    def __init__(self, cells: Sequence[Asked], split_name: str) -> None:
-        self.cells, self.split_name = cells, split_name
-        self.stored = [None if cell.states is None else cell.states.split(split_name) for cell in cells]
-        self.trie = LabelTrie(cells[0].cache.label_tokens)
-        self.rows: list[SplitRows] = []
-        self.places: list[np.ndarray] = []
-        number: dict[str, int] = {}
-        for cell in cells:
-            split = cell.cache.split(split_name)
-            ids = [split.ids(row) for row in range(len(split))]
-            number = number or {row_id: row for row, row_id in enumerate(ids)}
-            self.rows.append(rows_read(split, cell.config, cell.cache.manifest))
-            self.places.append(np.argsort([number[row_id] for row_id in ids]))
+
+class _Abreast:
+    """Cells with the same rows, which stand in each cell's split in an order of its own: those of the first count.
+
+    Args:
+        cells: over one base.
+        split_name: whose rows they read.
+        speakers: for each cell the number of the one that is asked in its place.
+    """
+
+    def __init__(self, cells: Sequence[Asked], split_name: str, speakers: list[int]) -> None:
+        self.split_name, self.trie = split_name, LabelTrie(cells[0].cache.label_tokens)
+        splits = [cell.cache.split(split_name) for cell in cells]
+        ids = [[split.ids(row) for row in range(len(split))] for split in splits]
+        number = {row_id: row for row, row_id in enumerate(ids[0])}
+        self.numbers = [np.array([number[row_id] for row_id in own]) for own in ids]
+        self.asked = sorted(set(speakers))
+        self.speakers = [self.asked.index(speaker) for speaker in speakers]
+        self.cells = [cells[number] for number in self.asked]
+        self.places = [np.argsort(self.numbers[number]) for number in self.asked]
+        self.rows = [rows_read(splits[n], cells[n].config, cells[n].cache.manifest) for n in self.asked]
+        self.stored = [None if cell.states is None else cell.states.split(split_name) for cell in self.cells]
 
     def ask(self) -> list[list[list[float]]]:
-        """Log-probabilities [U, K] of the label words, of each cell in the order of its own split."""
+        """Log-probabilities [U, K] of the label words, for each cell in the order of its own split."""
         for cell in self.cells:
             cell.running.root.eval()
         said = go_over(self._batches(), self._ask_batch, what=self.split_name, count=len(self.rows[0]))
-        of_cells = np.array(said).transpose(1, 0, 2)
-        return [said_UK[np.argsort(places)].tolist() for said_UK, places in zip(of_cells, self.places, strict=True)]
+        of_asked = np.array(said).transpose(1, 0, 2)
+        return [
+            of_asked[speaker][numbers].tolist() for speaker, numbers in zip(self.speakers, self.numbers, strict=True)
+        ]
 
     def _batches(self) -> list[MicroBatch]:
         """This rank's, cut by what the cell with the longest rows reads."""

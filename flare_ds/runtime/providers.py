@@ -52,7 +52,35 @@ class StateComputer(Protocol):
         """States [n, K, D] of each row; every rank calls it as often as the others."""
 
 
-class BaseStates:
+class _OfBase:
+    """What the frozen base makes of every source prompt, by itself.
+
+    Args:
+        config: the run's settings.
+        cache: the run's token cache.
+    """
+
+    def __init__(self, config: Config, cache: Cache) -> None:
+        # The bare base with the small head: neither adapter nor vocabulary matters to the states.
+        train = config.train.model_copy(update={"objective": "labels"})
+        self.config = config.model_copy(update={"method": "zero_shot", "train": train})
+        self.cache, self.shape = cache, agreed(partial(load_shape, config.model))
+        self.rows = {name: rows_read(cache.split(name), config, cache.manifest) for name in cache.manifest.splits}
+        self.lengths = {name: rows.prompt_lengths("source") for name, rows in self.rows.items()}
+
+    def load(self) -> None:
+        """Open the base."""
+        self.running: RunningModel = open_model(self.config, shape=self.shape, label_tokens=self.cache.label_tokens)
+        self.running.root.eval()
+
+    def _batch(self, split: str, micro_batch: MicroBatch) -> Batch:
+        """The source prompts of rows."""
+        rows, pad_id = self.rows[split], self.cache.pad_id
+        batch = collate(rows, micro_batch, streams=("source",), objective="labels", pad_id=pad_id)
+        return batch.to(self.running.device)
+
+
+class BaseStates(_OfBase):
     """The frozen base's own states of every source prompt: the input or the output of each of its layers.
 
     The states are taken at the layers themselves. Hugging Face's `hidden_states` end in the state *after* the final
@@ -64,26 +92,15 @@ class BaseStates:
     """
 
     def __init__(self, config: Config, cache: Cache) -> None:
-        # The bare base with the small head: neither adapter nor vocabulary matters to the states.
-        train = config.train.model_copy(update={"objective": "labels"})
-        self.config = config.model_copy(update={"method": "zero_shot", "train": train})
-        self.cache = cache
+        super().__init__(config, cache)
         self.take_input = config.adapter.pairing == "input"
-        self.shape = agreed(partial(load_shape, config.model))
         text = self.shape.config.get_text_config()
-        splits = {name: cache.split(name) for name in cache.manifest.splits}
-        lengths: dict[str, np.ndarray] = {name: split.prompt_lengths("source") for name, split in splits.items()}
-        self.layout = Layout(lengths, (text.num_hidden_layers, text.hidden_size), states_dtype(config))
+        self.layout = Layout(self.lengths, (text.num_hidden_layers, text.hidden_size), states_dtype(config))
         self.taken_KBLD: list[Tensor] = []
 
     def load(self) -> None:
         """Open the base and listen at its layers."""
-        self.running: RunningModel = open_model(
-            self.config,
-            shape=self.shape,
-            label_tokens=self.cache.label_tokens,
-        )
-        self.running.root.eval()
+        super().load()
         for layer in decoder_layers(self.running.model.base):
             if self.take_input:
                 layer.register_forward_pre_hook(self._take_input, with_kwargs=True)
@@ -93,11 +110,9 @@ class BaseStates:
     @torch.no_grad()
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
         """States [n, K, D] of each source prompt; a collective."""
-        batch = collate(
-            self.cache.split(split), micro_batch, streams=("source",), objective="labels", pad_id=self.cache.pad_id
-        )
+        batch = self._batch(split, micro_batch)
         self.taken_KBLD.clear()
-        self.running.root(batch.to(self.running.device))
+        self.running.root(batch)
         return _of_prompts(torch.stack(self.taken_KBLD, 2), batch)
 
     def _take_input(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -113,7 +128,7 @@ def _of_prompts(states_BLKD: Tensor, batch: Batch) -> list[Tensor]:
     return [states_BLKD[row, columns - n :] for row, n in enumerate(batch.target_lengths_B.tolist())]
 
 
-class BaseKeys:
+class BaseKeys(_OfBase):
     """The frozen base's keys and values of every source prompt, in each of its layers.
 
     They are those before which a source_prefix row stands (`flare_ds.models.prefix_streams`): rotated already, as the
@@ -128,27 +143,15 @@ class BaseKeys:
     """
 
     def __init__(self, config: Config, cache: Cache) -> None:
-        train = config.train.model_copy(update={"objective": "labels"})
-        self.config = config.model_copy(update={"method": "zero_shot", "train": train})
-        self.cache, self.shape = cache, agreed(partial(load_shape, config.model))
-        self.rows = {name: rows_read(cache.split(name), config, cache.manifest) for name in cache.manifest.splits}
-        lengths: dict[str, np.ndarray] = {name: rows.prompt_lengths("source") for name, rows in self.rows.items()}
+        super().__init__(config, cache)
         layers = decoder_layers(self.shape)
-        self.layout = Layout(lengths, (len(layers), 2 * key_width(layers)), states_dtype(config))
-
-    def load(self) -> None:
-        """Open the base."""
-        self.running: RunningModel = open_model(self.config, shape=self.shape, label_tokens=self.cache.label_tokens)
-        self.running.root.eval()
+        self.layout = Layout(self.lengths, (len(layers), 2 * key_width(layers)), states_dtype(config))
 
     @torch.no_grad()
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
         """Keys and values [n, N, 2·H·K] of each source prompt; a collective."""
-        batch = collate(
-            self.rows[split], micro_batch, streams=("source",), objective="labels", pad_id=self.cache.pad_id
-        )
-        past = DynamicCache()  # without the base's config, so that sliding layers keep all
-        self.running.root(batch.to(self.running.device), past=past)
+        batch, past = self._batch(split, micro_batch), DynamicCache()  # without a config, so that sliding layers keep all
+        self.running.root(batch, past=past)
         both = [torch.cat([getattr(layer, name) for name in ("keys", "values")], 1) for layer in past.layers]
         states_BLND = torch.stack([both_BHLK.transpose(1, 2).flatten(2) for both_BHLK in both], 2)
         return _of_prompts(states_BLND, batch)

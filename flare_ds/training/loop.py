@@ -58,7 +58,7 @@ def train_cells(cells: Sequence[Cell]) -> list[NotFiniteError]:
         for cell in cells:
             cell.begin()
         new = [cell for cell in cells if cell.is_new]
-        for cell, seen in zip(new, see_abreast([cell.validation for cell in new]), strict=True):
+        for cell, seen in zip(new, see_abreast([cell.validation for cell in new], untrained=True), strict=True):
             cell.score_start(seen)
         training = list(cells)
         while training:

@@ -28,7 +28,14 @@ from flare_ds.training.records import Records
 from flare_ds.training.state import Progress
 
 
-def validate(running: RunningModel, cache: Cache, config: Config, *, states: StateStore | None = None) -> Scores:
+def validate(
+    running: RunningModel,
+    cache: Cache,
+    config: Config,
+    *,
+    states: StateStore | None = None,
+    ranked: Ranked | None = None,
+) -> Scores:
     """Score the first `train.validate_rows` of the validation split; a collective.
 
     Args:
@@ -36,8 +43,9 @@ def validate(running: RunningModel, cache: Cache, config: Config, *, states: Sta
         cache: the run's tokens.
         config: the run's settings.
         states: the run's stored source states, if its provider stores them.
+        ranked: what a forward with other cells has told of the rows already.
     """
-    return score_split(running, first_rows(cache, config), "validation", config, states=states)
+    return score_split(running, first_rows(cache, config), "validation", config, states=states, ranked=ranked)
 
 
 def first_rows(cache: Cache, config: Config) -> FirstRows:
@@ -58,12 +66,12 @@ class Seen:
     energies: dict[str, Tensor]
 
 
-def see_abreast(validations: "Sequence[Validation]") -> list[Seen | None]:
-    """Have cells that are to be validated read their rows together, where they can; a collective."""
+def see_abreast(validations: "Sequence[Validation]", *, untrained: bool = False) -> list[Seen | None]:
+    """Have cells that are to be validated read their rows together, where they can; see `ranked_abreast`."""
     asked = [Asked(one.running, first_rows(one.cache, one.config), one.config, one.states) for one in validations]
     with ExitStack() as stack:
         energies = [stack.enter_context(one.running.model.streams.measuring()) for one in validations]
-        ranked = ranked_abreast(asked, "validation")
+        ranked = ranked_abreast(asked, "validation", untrained=untrained)
     return [None if one is None else Seen(one, found) for one, found in zip(ranked, energies, strict=True)]
 
 
@@ -126,14 +134,8 @@ class Validation:
             on_rank_zero(lambda: self._keep(tensors, scores))
 
     def _scores(self, seen: Seen | None) -> Scores:
-        scores = score_split(
-            self.running,
-            first_rows(self.cache, self.config),
-            "validation",
-            self.config,
-            states=self.states,
-            ranked=None if seen is None else seen.ranked,
-        )
+        ranked = None if seen is None else seen.ranked
+        scores = validate(self.running, self.cache, self.config, states=self.states, ranked=ranked)
         self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
         if scores.not_finite:
             self.records.say(f"step {self.progress.step}: the scores of {listed(scores.not_finite)} are not finite")

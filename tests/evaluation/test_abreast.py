@@ -12,7 +12,7 @@ from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.cache.format import Manifest
 from flare_ds.evaluation import abreast
 from flare_ds.evaluation.abreast import Asked, ranked_abreast
-from flare_ds.evaluation.ranked import score_labels
+from flare_ds.evaluation.ranked import Ranked, score_labels
 from flare_ds.settings import load_config
 from flare_ds.training.cell import Cell
 from flare_ds.training.loop import open_cells
@@ -70,7 +70,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(root: Path, place: str, **train: Any) -> list[Cell]:
-    """Cells over one base, each with an adapter that does something."""
+    """Cells over one base, each with its adapter as it is made."""
     cells = []
     for number, (method, language, provider, adapter) in enumerate(CELLS):
         made = toy_settings(root, method=method, name=f"{place}-{number}", steps=2, whole_model=True, **train)
@@ -79,6 +79,11 @@ def opened(root: Path, place: str, **train: Any) -> list[Cell]:
         config = load_config(write_config(made))
         cells.append(Cell(config, open_run(config, train=True)))
     open_cells(cells)
+    return cells
+
+
+def moved(cells: list[Cell]) -> list[Cell]:
+    """Cells whose adapters do something."""
     torch.manual_seed(0)
     with torch.no_grad():
         for cell in cells:
@@ -91,11 +96,22 @@ def asked(cell: Cell, cache: Cache) -> Asked:
     return Asked(cell.running, cache, cell.config, cell.states)
 
 
+def check_as_alone(cells: list[Cell], caches: list[Cache], together: list[Ranked | None]) -> None:
+    for cell, cache, ranked in zip(cells, caches, together, strict=True):
+        how: dict[str, Any] = {"metric": "accuracy", "states": cell.states}
+        alone = score_labels(cell.running, cache, "test", cell.config, **how)
+        columns = [name for name in alone.records[0] if name.startswith("log_probability_")]
+        wanted = np.array([[record[column] for column in columns] for record in alone.records])
+        assert ranked is not None and ranked.seconds > 0
+        assert np.abs(np.array(ranked.log_probabilities) - wanted).max() < 2e-5, cell.config.method
+        assert np.ptp(wanted, axis=0).min() > 0.01, "rows differ, so their order matters"
+
+
 @pytest.mark.parametrize("words", [None, WORDS])
 def test_cells_say_abreast_what_they_say_alone(
     root: Path, words: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = opened(root, f"words-{words is None}", objective="labels" if words is None else "vocabulary")
+    cells = moved(opened(root, f"words-{words is None}", objective="labels" if words is None else "vocabulary"))
     caches = [cell.cache for cell in cells]
     caches[4] = Rolled(caches[4].path, caches[4].manifest)
     if words is not None:
@@ -112,20 +128,29 @@ def test_cells_say_abreast_what_they_say_alone(
 
     monkeypatch.setattr(abreast, "join", noted)
     together = ranked_abreast([asked(cell, cache) for cell, cache in zip(cells, caches, strict=True)], "test")
-    for cell, cache, ranked in zip(cells, caches, together, strict=True):
-        how: dict[str, Any] = {"metric": "accuracy", "states": cell.states}
-        alone = score_labels(cell.running, cache, "test", cell.config, **how)
-        columns = [name for name in alone.records[0] if name.startswith("log_probability_")]
-        wanted = np.array([[record[column] for column in columns] for record in alone.records])
-        assert ranked is not None and ranked.seconds > 0
-        assert np.abs(np.array(ranked.log_probabilities) - wanted).max() < 2e-5, cell.config.method
-        assert np.ptp(wanted, axis=0).min() > 0.01, "rows differ, so their order matters"
+    check_as_alone(cells, caches, together)
     forwards = 1 if words is None else 2
     assert sum(read) == 30 * forwards, "three cells read sources beside their rows, and the same"
 
 
+def test_of_untrained_cells_that_read_the_same_one_is_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = opened(root, "untrained")
+    caches = [cell.cache for cell in cells]
+    caches[4] = Rolled(caches[4].path, caches[4].manifest)
+    read = set[int]()
+
+    def noted(batches: Any) -> Any:
+        read.update(batches)
+        return join(batches)
+
+    monkeypatch.setattr(abreast, "join", noted)
+    cells_asked = [asked(cell, cache) for cell, cache in zip(cells, caches, strict=True)]
+    check_as_alone(cells, caches, ranked_abreast(cells_asked, "test", untrained=True))
+    assert read == {0, 1, 2, 3, 5}, "flare reads what lora does, stored or not, in any order"
+
+
 def test_a_cell_with_other_rows_is_asked_alone(root: Path) -> None:
-    cells = opened(root, "others")
+    cells = moved(opened(root, "others"))
     shorter = load_config(Path(cells[1].config.run_dir).with_suffix(".yaml"), ["task.test_rows=20"])
     other = open_run(shorter.model_copy(update={"run_dir": str(root / "shorter")}), train=True)
     caches = [cells[0].cache, other, *(cell.cache for cell in cells[2:])]
