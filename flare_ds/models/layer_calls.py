@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flare_ds.adapters.passes import Pass, during
 from flare_ds.exceptions import ConfigError
 
 _BY_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings", "per_layer_input", "alibi"})
@@ -82,6 +83,22 @@ class LayerCall:
         shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
         raise self._unknown(f"takes {name!r}, a {type(value).__name__}{shape}")
 
+    def run(self, hidden_states: Tensor, given: Mapping[str, Any], this: Pass, *, recompute: bool) -> Any:
+        """What the layer returns in a pass.
+
+        Args:
+            hidden_states: the state.
+            given: what it is called with beside that.
+            this: what its adapters follow, also when the layer is called again.
+            recompute: whether nothing inside is kept for the backward pass, which calls it again.
+        """
+
+        def run(hidden_states: Tensor) -> Any:
+            with during(this):
+                return self.forward(hidden_states, **given)
+
+        return call_layer(run, hidden_states, recompute=recompute)
+
     def check_state(self, state_XLD: Tensor) -> None:
         """Check that what goes from layer to layer is one state for each position of each row.
 
@@ -128,16 +145,16 @@ def with_hidden(output: Any, hidden_states: Tensor) -> Any:
     return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
 
 
-def call_layer(run: Callable[..., Any], *args: Any, recompute: bool, **kwargs: Any) -> Any:
+def call_layer(run: Callable[[Tensor], Any], hidden_states: Tensor, *, recompute: bool) -> Any:
     """Call a layer; with `recompute` nothing inside is kept for the backward pass, which calls it again."""
     if not (recompute and torch.is_grad_enabled()):
-        return run(*args, **kwargs)
+        return run(hidden_states)
 
-    def run_and_mark(*args: Any, **kwargs: Any) -> Any:
-        output = run(*args, **kwargs)
+    def run_and_mark(hidden_states: Tensor) -> Any:
+        output = run(hidden_states)
         return with_hidden(output, _RecomputedFirst.apply(hidden_of(output)))
 
-    return checkpoint(run_and_mark, *args, use_reentrant=False, **kwargs)
+    return checkpoint(run_and_mark, hidden_states, use_reentrant=False)
 
 
 class _RecomputedFirst(torch.autograd.Function):

@@ -31,9 +31,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.adapters.passes import ADAPTER, alone
 from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
-from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, call_layer, hidden_of, with_hidden
+from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, hidden_of, with_hidden
 from flare_ds.models.loss import among_branches, answer_losses, batch_loss
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer
 from flare_ds.models.plain_streams import Streams
@@ -66,7 +67,6 @@ class MixupStreams(Streams):
         config: the run's settings.
 
     Attributes:
-        source: of the forward under way; None: the target alone.
         last_XD: what the head read at the last prompt position, of source and target.
         memory: when decoding, what the source of the prompts offers; None: it is forgotten after the forward.
     """
@@ -76,7 +76,6 @@ class MixupStreams(Streams):
         self.mixing, self.weights = mixing, config.mixup
         self.behind = mixing_layer(base, config.mixup.layer)  # type: ignore[arg-type]
         self.one_word = config.train.objective == "labels"
-        self.source: MixedSource | None = None
         self.last_XD: Tensor | None = None
         self.memory: Memory | None = None
         self.is_decoding = False
@@ -97,12 +96,10 @@ class MixupStreams(Streams):
 
     @contextmanager
     def reading(self, source: MixedSource | None) -> Iterator[None]:
-        """Run the forwards inside with this source, or for None with the target alone."""
-        self.source = source
-        try:
+        """See `Streams.reading`; what the head read is forgotten, too."""
+        with super().reading(source):
             yield
-        finally:
-            self.source = self.last_XD = None
+        self.last_XD = None
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -115,18 +112,18 @@ class MixupStreams(Streams):
 
     def mix(self, state_XLD: Tensor) -> Tensor:
         """The states that go on to the next layer: [X, L, D] with the source rows, otherwise [B, L, D]."""
-        if self.source is None:
+        if self.sources is None:
             return state_XLD if self.memory is None else self.mixing(state_XLD, self.memory)
-        source_BLD, target_BLD = state_XLD.split(self.source.rows)
-        memory = self.mixing.remember(source_BLD[:, : self.source.real_BP.shape[1]], self.source.real_BP)
+        source_BLD, target_BLD = state_XLD.split(self.sources.rows)
+        memory = self.mixing.remember(source_BLD[:, : self.sources.real_BP.shape[1]], self.sources.real_BP)
         if self.is_decoding:
             self.memory = memory
         mixed_BLD = self.mixing(target_BLD, memory)
-        return torch.cat([source_BLD, mixed_BLD]) if self.source.keep else mixed_BLD
+        return torch.cat([source_BLD, mixed_BLD]) if self.sources.keep else mixed_BLD
 
     def loss(self, logits_XNK: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch that was just read, summed over its rows."""
-        if self.source is None:
+        if self.sources is None:
             return batch_loss(logits_XNK, batch)
         logits_XNK = among_branches(logits_XNK, batch.branches_BNK)
         assert self.last_XD is not None and batch.source_targets_SBN is not None
@@ -148,7 +145,7 @@ class MixupStreams(Streams):
         return tokens_B.clamp(max=1) if self.one_word else tokens_B
 
     def _keep_last(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.source is not None and self.source.keep:
+        if self.sources is not None and self.sources.keep:
             self.last_XD = inputs[0][:, 0]
 
 
@@ -170,11 +167,11 @@ class _MixupLayer:
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Take and return [X, L, D], or [B, L, D] where the source has ended."""
-        source, given = self.streams.source, self.layer.named(args, kwargs)
+        source, given = self.streams.sources, self.layer.named(args, kwargs)
         if source is not None and not source.keep and self.number > self.streams.behind:
             _, given = self.layer.split(given, source.rows, 2 * source.rows)
             source = None
-        output = call_layer(lambda states: self.layer.forward(states, **given), hidden_states, recompute=self.recompute)
+        output = self.layer.run(hidden_states, given, alone(ADAPTER), recompute=self.recompute)
         if source is not None:
             self._keep_target(given, source)
         if self.number != self.streams.behind:

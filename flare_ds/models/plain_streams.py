@@ -6,31 +6,35 @@ MixupStreams      x_mixup                                          beside the so
 PrefixStreams     source_prefix                                    behind the source's keys and values
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
-from flare_ds.adapters.passes import ADAPTER, alone, during
+from flare_ds.adapters.passes import ADAPTER, alone
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.layer_calls import LayerCall, call_layer
+from flare_ds.models.layer_calls import LayerCall
 from flare_ds.models.loss import batch_loss
 from flare_ds.models.source_pass import Left, Wanted
 
 
-class Streams(Protocol):
+class Streams(ABC):
     """Runs the rows of a batch through the decoder layers of one model.
 
     Attributes:
         layers: what stands in for the forward of each decoder layer.
+        sources: what the target's rows meet in the forward under way; None: they are read alone.
     """
 
     layers: Sequence[Callable[..., Any]]
+    sources: Any = None
 
+    @abstractmethod
     def sources_of(self, batch: Batch) -> Any:
         """What the target's rows of a batch meet, in this method's own words; None: they are read alone."""
 
@@ -46,11 +50,19 @@ class Streams(Protocol):
         """An empty cache for the target's keys and values: as the base's own."""
         return DynamicCache(config=config)
 
-    def reading(self, sources: Any) -> AbstractContextManager[None]:
+    @contextmanager
+    def reading(self, sources: Any) -> Iterator[None]:
         """Run the forwards inside with these sources, or for None with the target alone."""
+        self.sources = sources
+        try:
+            yield
+        finally:
+            self.sources = None
 
-    def decoding(self) -> AbstractContextManager[None]:
-        """Keep, between the forwards inside, what later ones need of earlier ones."""
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Keep, between the forwards inside, what later ones need of earlier ones: here nothing but the cache."""
+        yield
 
     @contextmanager
     def measuring(self) -> Iterator[dict[str, Tensor]]:
@@ -78,16 +90,6 @@ class PlainStreams(Streams):
     def sources_of(self, batch: Batch) -> None:
         """Nothing is met."""
 
-    @contextmanager
-    def reading(self, _sources: None) -> Iterator[None]:
-        """The target alone, in any case."""
-        yield
-
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Nothing but its cache has to be kept."""
-        yield
-
 
 class PlainLayer:
     """Takes rows through one decoder layer as they are.
@@ -109,10 +111,4 @@ class PlainLayer:
 
     def read(self, hidden_states: Tensor, _left: Left | None, given: dict[str, Any]) -> Any:
         """The same, of rows that no source stands beside."""
-        this = alone(self.adapter)
-
-        def run(hidden_states: Tensor) -> Any:
-            with during(this):
-                return self.call.forward(hidden_states, **given)
-
-        return call_layer(run, hidden_states, recompute=self.recompute)
+        return self.call.run(hidden_states, given, alone(self.adapter), recompute=self.recompute)

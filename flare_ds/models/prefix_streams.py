@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
-from flare_ds.adapters.passes import ADAPTER, alone, during
+from flare_ds.adapters.passes import ADAPTER, alone
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import CACHES, cache_of, call_layer
+from flare_ds.models.layer_calls import CACHES, cache_of
 from flare_ds.models.plain_streams import Streams
 from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
 
@@ -93,13 +93,11 @@ class PrefixStreams(Streams):
         adapter: the adapter's name.
 
     Attributes:
-        prefix: of the forward under way; None: the target alone, plain LoRA.
         remembered_BP: when decoding, which of the sources' columns in the cache are not padding.
     """
 
     def __init__(self, base: PreTrainedModel, config: Config, adapter: str = ADAPTER) -> None:
         layers, self.adapter = decoder_layers(base), adapter
-        self.prefix: Prefix | None = None
         self.remembered_BP: Tensor | None = None
         self.is_decoding = False
         reach, recompute = windows(base.config.get_text_config(), len(layers)), config.train.gradient_checkpointing
@@ -145,15 +143,6 @@ class PrefixStreams(Streams):
         return DynamicCache()
 
     @contextmanager
-    def reading(self, sources: Prefix | None) -> Iterator[None]:
-        """Run the forwards inside behind this prefix, or for None the target alone."""
-        self.prefix = sources
-        try:
-            yield
-        finally:
-            self.prefix = None
-
-    @contextmanager
     def decoding(self) -> Iterator[None]:
         """Let the forwards inside go on behind the source of the first."""
         self.is_decoding = True
@@ -182,7 +171,7 @@ class _PrefixLayer(SideBySide):
     @property
     def beside(self) -> Beside | None:
         """See `SideBySide.beside`."""
-        prefix = self.streams.prefix
+        prefix: Prefix | None = self.streams.sources
         return None if prefix is None else prefix.beside
 
     @property
@@ -192,7 +181,7 @@ class _PrefixLayer(SideBySide):
 
     def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
         """See `SideBySide.read`."""
-        prefix = self.streams.prefix
+        prefix: Prefix | None = self.streams.sources
         if prefix is not None:
             if self.window not in prefix.masks:
                 prefix.masks[self.window] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
@@ -201,13 +190,7 @@ class _PrefixLayer(SideBySide):
             kept = self._stored(prefix.stored_BMND) if left is None else self._keys(left, ~prefix.source_BP)
             before = _Before(*kept, cache_of(given))
             given |= dict.fromkeys([name for name in CACHES if name in given], before)
-        this = alone(self.streams.adapter)
-
-        def run(hidden_states: Tensor) -> Any:
-            with during(this):
-                return self.call.forward(hidden_states, **given)
-
-        return call_layer(run, hidden_states, recompute=self.recompute)
+        return self.call.run(hidden_states, given, alone(self.streams.adapter), recompute=self.recompute)
 
     def _stored(self, stored_BMND: Tensor | None) -> tuple[Tensor, Tensor]:
         """The source's keys and values as they were stored, zeros where padding is."""

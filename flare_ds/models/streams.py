@@ -31,10 +31,10 @@ from transformers import Cache
 from flare_ds.adapters.alignment import Alignment, align_streams
 from flare_ds.adapters.decoder import decoder_layers, input_norm
 from flare_ds.adapters.inject import fused_layers
-from flare_ds.adapters.passes import ADAPTER, Pass, alone, during
+from flare_ds.adapters.passes import ADAPTER, Pass, alone
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.layer_calls import SHARED, STORES, call_layer
+from flare_ds.models.layer_calls import SHARED, STORES
 from flare_ds.models.plain_streams import Streams
 from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
 
@@ -70,7 +70,6 @@ class LockstepStreams(Streams):
 
     Attributes:
         fused: the layers that fuse, by full name.
-        sources: of the forward under way; None: the target alone, plain LoRA.
         past_BCR: when decoding with span=full, what the fused layers remember; see `Pass`.
         energy: while measuring, what they add to; see `Pass`.
     """
@@ -81,7 +80,6 @@ class LockstepStreams(Streams):
         self.align, self.span, self.adapter = config.adapter.align, config.adapter.span, adapter
         self.projection = projection
         self.fused = fused_layers(model, adapter)
-        self.sources: Sources | None = None
         self.past_BCR: dict[LoraLayer, Tensor] | None = None
         self.energy: dict[LoraLayer, Tensor] | None = None
         layers = decoder_layers(model.get_base_model())
@@ -114,15 +112,6 @@ class LockstepStreams(Streams):
     def first_column(self, batch: Batch) -> int:
         """The first that a row of the target fills."""
         return batch.columns[1].start
-
-    @contextmanager
-    def reading(self, sources: Sources | None) -> Iterator[None]:
-        """Run the forwards inside with these sources, or for None with the target alone."""
-        self.sources = sources
-        try:
-            yield
-        finally:
-            self.sources = None
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -177,13 +166,7 @@ class _LockstepLayer(SideBySide):
 
     def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
         """See `SideBySide.read`."""
-        this = self._meeting(left)
-
-        def run(hidden_states: Tensor) -> Any:
-            with during(this):
-                return self.call.forward(hidden_states, **given)
-
-        return call_layer(run, hidden_states, recompute=self.checkpointing)
+        return self.call.run(hidden_states, given, self._meeting(left), recompute=self.checkpointing)
 
     def _meeting(self, left: Left | None) -> Pass:
         """The target's pass, with what its fused modules meet."""
