@@ -17,6 +17,7 @@ from flare_ds.config import Config, EvaluateConfig
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore, StoreId, find_store
 from flare_ds.data.states_writer import StoreWriter, check_size
+from flare_ds.data.streams import MT
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.progress import bar
@@ -76,14 +77,17 @@ class FreeTextStates:
         return states_n1D.cpu()
 
 
-def store_id(config: Config, cache_key: str) -> StoreId:
+def store_id(config: Config, cache: Cache) -> StoreId:
     """Which store holds the source states of a run: all they depend on, the contents of the model files included.
+
+    Of its cache that is one stream alone. So one store serves all target languages whose sources are the same texts.
 
     Raises:
         ConfigError: there is no such model.
     """
-    source = config.source
-    fields: dict[str, Any] = {"cache_key": cache_key, "dtype": config.model.dtype}
+    source, stream = config.source, MT if config.reads_mt_encoder else "source"
+    rows = {name: section.sha256 for name, section in cache.manifest.sections.items() if f".{stream}." in name}
+    fields: dict[str, Any] = {"rows": rows, "dtype": config.model.dtype}
     if config.reads_mt_encoder:
         assert source.mt_encoder is not None
         fields |= {"mt_encoder": model_fingerprint(source.mt_encoder), "mt_language": source.mt_language}
@@ -93,7 +97,7 @@ def store_id(config: Config, cache_key: str) -> StoreId:
 
 
 def _look_up(config: Config, cache: Cache) -> tuple[StoreId, StateStore | None]:
-    store = store_id(config, cache.key)
+    store = store_id(config, cache)
     return store, find_store(store, Path(config.cache_dir))
 
 

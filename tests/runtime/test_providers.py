@@ -24,7 +24,7 @@ from flare_ds.runtime.states import FreeTextStates, for_free_text, store_id
 from tests.distributed import run_ranks
 from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
-from tests.toy import REPOSITORY, toy_settings, write_config
+from tests.toy import REPOSITORY, toy_settings, write_config, write_data
 from tests.training.providers_worker import SAVED, STEPS
 
 ROWS = {"train_rows": 35, "validation_rows": 8, "test_rows": 21}  # the batches of 16 run over two epochs
@@ -41,6 +41,7 @@ RUNS = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("toy")
     write_mt_model(directory / "nllb")
+    write_data(directory / "data", languages=("en", "pl", "de"))
     return directory
 
 
@@ -174,28 +175,34 @@ def test_where_states_would_be_stored_a_free_text_has_its_source_beside_it(root:
 
 
 def test_whatever_changes_the_states_changes_their_store(root: Path) -> None:
-    def key(name: str, cache_key: str = "rows", **sections: dict) -> str:
+    def key(name: str, *, task: dict | None = None, **sections: dict) -> str:
         settings = make_settings(root, name)
+        settings["task"] |= task or {}
+        rows = Config.model_validate(settings)
         for section, values in sections.items():
             settings[section] = settings[section] | values
-        return store_id(Config.model_validate(settings), cache_key).key
+        cache = open_cache(prepare_cache(rows, load_tokenizer(rows.model)))
+        return store_id(Config.model_validate(settings), cache).key
 
     write_mt_model(root / "another", seed=1)
     keys = [
         key("cached-output"),
         key("cached-input"),
         key("cached-keys"),
-        key("cached-output", cache_key="other rows"),
+        key("cached-output", task={"validation_rows": 7}),
         key("cached-output", model={"dtype": "bfloat16"}),
         key("cached-output", model={"quantization": "int8"}),
         key("cached-output", model={"base": str(root / "another")}),
         key("mt"),
-        key("mt", cache_key="other rows"),
+        key("mt", task={"validation_rows": 7}),
         key("mt-bf16"),
         key("mt", source={"mt_language": "eng_Latn"}),
         key("mt", source={"mt_encoder": str(root / "another")}),
     ]
     assert len(set(keys)) == len(keys)
+    german = {"task": {"target_language": "de"}}
+    assert key("cached-output", **german) == keys[0], "it stores what it reads, which is English"
+    assert key("mt", **german) != keys[7]
     assert key("cached-output", adapter={"r": 2, "align": "left"}, train={"seed": 5}) == keys[0]
     assert key("mt", adapter={"pairing": "module"}, model={"base": str(root / "another")}) == keys[7]
 
