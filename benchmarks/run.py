@@ -47,6 +47,8 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
         ["--ranks", "2"],
         ["--ranks", "2", "--steps", "1", "--rounds", "1", "--length", "8", "--cells", "1", "2"],
     ),
+    "sweep_time": ("sweep_time", [], ["--cells", "2"]),
+    "large_sweep": ("large_sweep", [], ["--cells", "100", "--steps", "20", "--rows", "10"]),
     "adapted_linears": ("adapted_linears", [], ["--steps", "1", "--layers", "2", "--width", "64"]),
     "startup": ("startup", [], ["--ranks", "1", "--repeat", "1"]),
     "evaluation": ("evaluation", [], ["--rows", "4", "--length", "8", "--written", "2", "--repeat", "1"]),
