@@ -29,6 +29,12 @@ class FlareError(Exception):
         return _rebuild, (type(self), self.problem, self.fix)
 
 
+def kept(error: "NotFiniteError") -> "NotFiniteError":
+    """An error that is told later, without the frames it came through: they would keep what they hold, a model say."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def _rebuild(kind: "type[FlareError]", problem: str, fix: str) -> "FlareError":
     return kind(problem, fix=fix)
 

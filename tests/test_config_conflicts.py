@@ -46,6 +46,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "use adapter.span=prompt",
         ),
         (CACHED[:1], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
+        (
+            ["method=source_prefix", "model.attention=flash_attention_2"],
+            "method=source_prefix masks what stands before the target",
+            "use model.attention=sdpa",
+        ),
         (MT[:1], "method=flare_mt needs source.mt_encoder", "add it, e.g. source.mt_encoder=facebook/nllb"),
         (["task.target_language=en"], "method=flare reads two languages", "use method=lora without evaluate.late"),
         (["method=input_fusion", "task.target_language=en"], "method=input_fusion reads two", "use method=lora"),

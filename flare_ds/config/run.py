@@ -124,6 +124,12 @@ class Config(Section):
                 "or source.provider=lockstep",
             ),
             (
+                self.recipe.fuses == "keys" and self.model.attention == "flash_attention_2",
+                f"method={self.method} masks what stands before the target, which model.attention='flash_attention_2' "
+                "cannot",
+                "use model.attention=sdpa",
+            ),
+            (
                 self.reads_mt_encoder and not source.mt_encoder,
                 f"method={self.method} needs source.mt_encoder",
                 "add it, e.g. source.mt_encoder=facebook/nllb-200-distilled-600M",

@@ -68,17 +68,20 @@ def ranked_abreast(cells: Sequence[Asked], split_name: str, *, untrained: bool =
         untrained: whether their adapters are as they were made.
     """
     found: list[Ranked | None] = [None] * len(cells)
+    ids: dict[int, list[str]] = {}
     groups: dict[Any, list[int]] = {}
     for number, cell in enumerate(cells):
         if cell.number is not None and not generates(cell.config):
             split = cell.cache.split(split_name)
-            ids = frozenset(split.ids(row) for row in range(len(split)))
-            groups.setdefault((ids, str(cell.cache.label_tokens), cell.config.train.objective), []).append(number)
+            ids[number] = [split.ids(row) for row in range(len(split))]
+            alike = frozenset(ids[number]), str(cell.cache.label_tokens), cell.config.train.objective
+            groups.setdefault(alike, []).append(number)
     for group in groups.values():
         if len(group) > 1:
             start = time.perf_counter()
             fellows = [cells[number] for number in group]
-            said = _Abreast(fellows, split_name, _speakers(fellows) if untrained else [*range(len(group))]).ask()
+            speakers = _speakers(fellows) if untrained else [*range(len(group))]
+            said = _Abreast(fellows, split_name, [ids[number] for number in group], speakers).ask()
             share = (time.perf_counter() - start) / len(group)
             for number, log_probabilities in zip(group, said, strict=True):
                 found[number] = Ranked(log_probabilities, share)
@@ -103,13 +106,13 @@ class _Abreast:
     Args:
         cells: over one base.
         split_name: whose rows they read.
+        ids: of these, in each cell's order.
         speakers: for each cell the number of the one that is asked in its place.
     """
 
-    def __init__(self, cells: Sequence[Asked], split_name: str, speakers: list[int]) -> None:
+    def __init__(self, cells: Sequence[Asked], split_name: str, ids: list[list[str]], speakers: list[int]) -> None:
         self.split_name, self.trie = split_name, LabelTrie(cells[0].cache.label_tokens)
         splits = [cell.cache.split(split_name) for cell in cells]
-        ids = [[split.ids(row) for row in range(len(split))] for split in splits]
         number = {row_id: row for row, row_id in enumerate(ids[0])}
         self.numbers = [np.array([number[row_id] for row_id in own]) for own in ids]
         self.asked = sorted(set(speakers))
@@ -121,8 +124,7 @@ class _Abreast:
 
     def ask(self) -> list[list[list[float]]]:
         """Log-probabilities [U, K] of the label words, for each cell in the order of its own split."""
-        for cell in self.cells:
-            cell.running.root.eval()
+        self.cells[0].running.root.eval()
         said = go_over(self._batches(), self._ask_batch, what=self.split_name, count=len(self.rows[0]))
         of_asked = np.array(said).transpose(1, 0, 2)
         return [

@@ -32,6 +32,8 @@ def batch_limits(
 ) -> tuple[int, int | None]:
     """Most rows and most padded tokens of a batch; a collective where the settings leave both open.
 
+    What is set is for all cells that read them in one forward, as what is found: so what fits one alone fits them.
+
     Args:
         running: the model that is asked.
         rows: what it is asked about.
@@ -43,8 +45,10 @@ def batch_limits(
     """
     size, tokens = config.evaluate.batch_size, config.evaluate.batch_tokens
     if size != "auto":
-        return size, tokens
-    if tokens is None:
+        return max(1, size // cells), None if tokens is None else tokens // cells
+    if tokens is not None:
+        tokens //= cells
+    else:
         answers = int((rows.lengths("target") - rows.prompt_lengths("target")).max())
         longest = int(lengths_n.max())
         fitting = largest_forward(

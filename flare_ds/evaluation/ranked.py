@@ -61,7 +61,6 @@ def score_labels(
         states: the run's stored source states, if its provider stores them.
         ranked: what the model says of the rows, where it was asked already.
     """
-    running.root.eval()
     trie = LabelTrie(cache.label_tokens)
 
     def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
@@ -70,6 +69,7 @@ def score_labels(
     def ask_all(asked: Config) -> list[list[float]]:
         if asked is config and ranked is not None:
             return ranked.log_probabilities
+        running.root.eval()
         if asked is config:
             return ask_each_row(ask, running, cache, split_name, config, states=states)
         # The frozen base says the same of the same sources at every validation.

@@ -64,10 +64,10 @@ class JointModel(nn.Module):
         return self.cells[0].base
 
     def train(self, mode: bool = True) -> "JointModel":
-        """Put only the adapters in training mode; see `TwoStreamModel.train`."""
-        for cell in self.cells:
-            cell.train(mode)
-        self.training = mode
+        """Put only the adapters in training mode, those of all cells; see `TwoStreamModel.train`."""
+        self.cells[0].train(mode)  # it walks over the model, which all share
+        for part in (self, *self.cells):
+            part.training = mode
         return self
 
     def seed(self, seeds: Mapping[int, int]) -> None:

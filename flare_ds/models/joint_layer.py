@@ -108,12 +108,13 @@ class JointLayer:
         own = self.call.part(given, share.rows, len(batch.input_ids), columns=_columns(share))
         if SHARED in given:
             own[SHARED] = forward.shared.setdefault(cell, {})
+        its_own = None  # of what is left: nothing, where a cell reads no source rows, or stored ones
         if left is not None and share.reads_sources:
             first = batch.source_columns.start
             columns = share.moved(share.batch.columns[0])
-            left = left.for_rows(share.source_rows_Y, slice(columns.start - first, columns.stop - first))
+            its_own = left.for_rows(share.source_rows_Y, slice(columns.start - first, columns.stop - first))
         with nullcontext() if draws is None else draws.taking():
-            return self.readers[cell].read(state_BLD, left, own)
+            return self.readers[cell].read(state_BLD, its_own, own)
 
     def _together(self, states: list[Tensor], forward: Forward) -> Tensor:
         """All cells' states as one: [1, T, D]; behind the last layer [B of all cells, L, D]."""

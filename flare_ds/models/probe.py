@@ -34,9 +34,10 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
         ConfigError: a layer takes something that is of no known kind, or a fused module does not read every position
             of every row once.
     """
-    if not config.sources and not config.streams_beside:
+    reads_keys = config.recipe.fuses == "keys"
+    if not (config.sources or config.streams_beside or reads_keys):
         return
-    if config.recipe.fuses == "keys":
+    if reads_keys:
         windows(shape.config.get_text_config(), len(decoder_layers(shape)))
     with torch.device("meta"):
         copy = AutoModelForCausalLM.from_config(
@@ -44,8 +45,8 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
         ).eval()
     read: dict[str, list[torch.Size]] = {}
     for number, layer in enumerate(decoder_layers(copy)):
-        if config.streams_beside:
-            check = _CheckKeys if config.recipe.fuses == "keys" else _Check
+        if config.streams_beside or reads_keys:
+            check = _CheckKeys if reads_keys else _Check
             layer.register_forward_pre_hook(check(layer), with_kwargs=True)
         for name, module in layer.named_modules() if config.sources else ():
             if isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.adapter.fused_modules:

@@ -42,6 +42,8 @@ Kind = Literal["adapter", "exp_avg", "exp_avg_sq"]
 MOMENTS: tuple[Kind, ...] = ("exp_avg", "exp_avg_sq")
 KINDS: tuple[Kind, ...] = ("adapter", *MOMENTS)
 """What a trained matrix and its optimizer hold, as AdamW names it."""
+OfSources = dict[tuple[Path, str, int], list[list[float]]]
+"""Label scores that the frozen base gave the sources of rows, by cache, split and number of rows."""
 
 
 @dataclass
@@ -52,13 +54,13 @@ class RunningModel:
         root: what forwards go through: DeepSpeed's engine, or the model itself where every rank holds it whole.
         model: the two-stream model inside it.
         zero_init: keeps transformers loading under zero.Init; must live as long as the model. None: it is whole.
-        of_sources: label scores that the frozen base gave the sources of rows, by cache, split and number of rows.
+        of_sources: what the frozen base was asked before; cells over one base share it.
     """
 
     root: "DeepSpeedEngine | TwoStreamModel | JointModel | AskedCell"
     model: TwoStreamModel
     zero_init: HfDeepSpeedConfig | None = None
-    of_sources: dict[tuple[Path, str, int], list[list[float]]] = field(default_factory=dict)
+    of_sources: OfSources = field(default_factory=dict)
 
     @property
     def sharded(self) -> bool:
@@ -126,6 +128,7 @@ class Engine(ABC):
         zero_init: HfDeepSpeedConfig | None = None,
     ) -> None:
         self.root, self.model, self.zero_init = root, model, zero_init
+        self.of_sources: OfSources = {}  # one for all cells: the frozen base is the same
         self.learners, self.optimizer = tuple(learners), optimizer
 
     @property
@@ -136,8 +139,8 @@ class Engine(ABC):
     def running(self, cell: int = 0) -> RunningModel:
         """A cell's model, to be asked."""
         if isinstance(self.model, TwoStreamModel):
-            return RunningModel(self.root, self.model, self.zero_init)
-        return RunningModel(AskedCell(self.root, cell), self.model.cells[cell], self.zero_init)
+            return RunningModel(self.root, self.model, self.zero_init, self.of_sources)
+        return RunningModel(AskedCell(self.root, cell), self.model.cells[cell], self.zero_init, self.of_sources)
 
     @abstractmethod
     def accumulate(self, batch: Batch | JointBatch, *, targets: Sequence[int], last: bool) -> Tensor:

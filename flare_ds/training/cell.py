@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
-from flare_ds.exceptions import NotFiniteError
+from flare_ds.exceptions import NotFiniteError, kept
 from flare_ds.models.loading import load_shape
 from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
 from flare_ds.runtime.joining import join_if_launched
@@ -35,6 +36,7 @@ class Cell:
     Args:
         config: the run's settings; `config.method` must train something.
         cache: the run's token cache.
+        shape: its base on the meta device; None: it is read here.
 
     Attributes:
         failure: why it can train no more; None: it can.
@@ -49,12 +51,12 @@ class Cell:
     failure: NotFiniteError | None = None
     _saved: tuple[Progress, dict[str, Tensor]] | None = None
 
-    def __init__(self, config: Config, cache: Cache) -> None:
+    def __init__(self, config: Config, cache: Cache, shape: PreTrainedModel | None = None) -> None:
         assert config.recipe.trains, "open_run has refused it"
         join_if_launched()
         self.config, self.cache = config, cache
         self.run_dir, self.state_path = Path(config.run_dir), state_path(config)
-        self.shape = agreed(partial(load_shape, config.model))
+        self.shape = agreed(partial(load_shape, config.model)) if shape is None else shape
         agreed(partial(check_model, config, self.shape))  # before anything is counted on it
         self.feed = Feed(config, cache, self.shape)
         self.steps = self.feed.steps
@@ -190,11 +192,13 @@ class Cell:
             summary, log = self.run_dir / "training.json", self.run_dir / "train_log.jsonl"
             trained = self.engine.learners[self.number].parameters.values()
             written = partial(write_summary, summary, log, self.progress, trained=trained, engine=self.engine.name)
-            on_rank_zero(partial(written, steps=self.steps))
+            on_rank_zero(
+                lambda: summary.exists() or written(steps=self.steps)
+            )  # it is there where nothing was left to do
 
     def _or_fail(self, asked: Callable[[], object]) -> None:
         """Keep, on every rank alike, why the run cannot go on; those beside it do."""
         try:
             asked()
         except NotFiniteError as error:
-            self.failure = error
+            self.failure = kept(error)

@@ -14,7 +14,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.evaluation.abreast import Asked, ranked_abreast
 from flare_ds.evaluation.evaluate import as_asked, evaluate_run, saved_adapter, score_run
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import NotFiniteError
+from flare_ds.exceptions import NotFiniteError, kept
 from flare_ds.models.partitioned import gathered
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import AdapterSource, RunningModel, make_room
@@ -71,7 +71,7 @@ def score_trained(cells: Sequence[Cell]) -> list[Scores | NotFiniteError]:
         try:
             found.append(score_run(cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked))
         except NotFiniteError as error:
-            found.append(error)
+            found.append(kept(error))
     return found
 
 

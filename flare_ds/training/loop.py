@@ -100,6 +100,8 @@ def _leave(training: Sequence[Cell], stop: StopRequest) -> None:
         cell.records.close()
     by = next(name for name in gather_objects(stop.signal) if name)
     said = "; ".join(
-        f"stopped after step {cell.progress.step} of {cell.steps}; {cell.run_dir} is saved" for cell in training
+        f"stopped after step {cell.progress.step} of {cell.steps}; {cell.run_dir} is saved"
+        for cell in training
+        if cell.failure is None
     )
     raise ToBeContinued(f"{by}: {said}, the same command goes on")

@@ -7,6 +7,7 @@ What a directory has in the end is what it has alone: config, state, adapter, lo
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,10 @@ import numpy as np
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import ConfigError, NotFiniteError
+from flare_ds.exceptions import ConfigError, NotFiniteError, kept
 from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.memory import joint_memory
@@ -60,18 +61,29 @@ def train_together(runs: Sequence[Run], *, evaluate: bool) -> list[tuple[Config,
         ToBeContinued: a signal asked the training to stop; all states are saved.
         FlareError: see `Cell`, `open_cells` and `evaluate_run`.
     """
-    scores, failures = list[tuple[Config, Scores]](), list[NotFiniteError]()
+    outcome = _Outcome()
     for alike in _alike(runs):
         if len(alike) == 1 or _joins(alike[0]) is None:
-            found, failed = _in_turn(alike, evaluate)
+            _in_turn(alike, evaluate, outcome)
         else:
-            found, failed = _together(alike, evaluate)
-        scores += found
-        failures += failed
-    if failures:
-        told = "; ".join(failure.problem for failure in failures)
-        raise NotFiniteError(told, fix=failures[0].fix)
-    return scores
+            _together(alike, evaluate, outcome)
+    if outcome.failures:
+        told = "; ".join(failure.problem for failure in outcome.failures)
+        raise NotFiniteError(told, fix=outcome.failures[0].fix)
+    return outcome.scores
+
+
+@dataclass
+class _Outcome:
+    """What came of runs.
+
+    Attributes:
+        scores: of those that were scored.
+        failures: why others could not be trained or scored.
+    """
+
+    scores: list[tuple[Config, Scores]] = field(default_factory=list)
+    failures: list[NotFiniteError] = field(default_factory=list)
 
 
 def _joins(run: Run) -> tuple[Any, ...] | None:
@@ -100,51 +112,46 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
     return list(found.values())
 
 
-def _in_turn(runs: Sequence[Run], evaluate: bool) -> tuple[list[tuple[Config, Scores]], list[NotFiniteError]]:
-    scores, failures = list[tuple[Config, Scores]](), list[NotFiniteError]()
+def _in_turn(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     for config, cache in runs:
         try:
             if evaluate:
-                scores.append((config, train_and_evaluate(config, cache)))
+                outcome.scores.append((config, train_and_evaluate(config, cache)))
             else:
                 Trainer(config, cache).train()
         except NotFiniteError as error:
-            failures.append(error)
+            outcome.failures.append(kept(error))
         make_room()
-    return scores, failures
 
 
-def _together(runs: Sequence[Run], evaluate: bool) -> tuple[list[tuple[Config, Scores]], list[NotFiniteError]]:
+def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
+    """Train those that are not trained, in groups that fit; those whose scoring asks another model come last."""
     trained = on_rank_zero(lambda: [RunDirectory(config.run_dir).trained for config, _ in runs])
     later = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained]
-    new = [Cell(*run) for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
-    groups, scores, failures = _fitting(new), list[tuple[Config, Scores]](), list[NotFiniteError]()
+    shape = agreed(partial(load_shape, runs[0][0].model))
+    new = [Cell(*run, shape) for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
+    groups = _fitting(new)
     del new
     while groups:
-        found, failed, left = _group(groups.pop(0), evaluate)
-        scores += found
-        failures += failed
-        later += left
+        later += _group(groups.pop(0), evaluate, outcome)
         make_room()
-    for config, cache in later if evaluate else ():
-        scores.append((config, evaluate_run(config, cache)))
-        make_room()
-    return scores, failures
+    if evaluate:
+        _in_turn(later, evaluate, outcome)
 
 
-def _group(cells: list[Cell], evaluate: bool) -> tuple[list[tuple[Config, Scores]], list[NotFiniteError], list[Run]]:
-    """Train cells over one base: their scores, what failed, and the runs whose scoring asks another model."""
+def _group(cells: list[Cell], evaluate: bool, outcome: _Outcome) -> list[Run]:
+    """Train cells over one base; the runs whose scoring asks another model."""
     _cut_alike(cells)
     open_cells(cells)
-    scores, failures = list[tuple[Config, Scores]](), train_cells(cells)
+    outcome.failures += train_cells(cells)
     trained = [cell for cell in cells if cell.failure is None]
     able = [cell for cell in trained if can_say(cell.config)] if evaluate else []
     for cell, found in zip(able, score_trained(able), strict=True):
         if isinstance(found, NotFiniteError):
-            failures.append(found)
+            outcome.failures.append(found)
         else:
-            scores.append((cell.config, found))
-    return scores, failures, [(cell.config, cell.cache) for cell in trained if cell not in able]
+            outcome.scores.append((cell.config, found))
+    return [(cell.config, cell.cache) for cell in trained if cell not in able]
 
 
 def _fitting(cells: list[Cell]) -> list[list[Cell]]:

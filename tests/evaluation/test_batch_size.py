@@ -42,6 +42,13 @@ def test_what_the_settings_say_wins() -> None:
     assert limits(of(batch_tokens=7), [9] * 500) == (500, 7)
 
 
+def test_cells_that_read_the_rows_in_one_forward_share_what_is_set() -> None:
+    assert limits(of(batch_size=6), [9] * 500, cells=2) == (3, None)
+    assert limits(of(batch_size=6, batch_tokens=70), [9] * 500, cells=4) == (1, 17)
+    assert limits(of(batch_tokens=70), [9] * 500, cells=4) == (500, 17)
+    assert limits(of(batch_size=6), [9] * 500, cells=7) == (1, None)
+
+
 def test_a_batch_is_as_large_as_is_good_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_available", lambda on: 1e12)
     assert limits(of(), [100] * 5000) == (5000, 2048)

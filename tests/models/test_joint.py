@@ -13,6 +13,7 @@ from flare_ds.models.head import use_head
 from flare_ds.models.joint import JointModel
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import LABELS, build, make_batch, make_config, make_rows
+from tests.models.test_prefix import stored_batch
 from tests.small_models import small_model
 
 ROWS = make_rows(1)
@@ -26,6 +27,7 @@ CELLS = {
     "full": ({"span": "full"}, [0, 1, 2]),
     "prefix": ({"method": "source_prefix"}, [0, 1, 5, 6]),
     "other": ({"method": "flare"}, [5]),
+    "stored": ({"method": "source_prefix", "provider": "cached"}, [6, 0, 1]),
 }
 """Settings of each cell, and its rows, among those of all."""
 
@@ -35,8 +37,9 @@ def cells(model: str, objective: str, checkpointing: bool) -> list[tuple[Config,
     found = []
     for settings, rows in CELLS.values():
         config = make_config(objective=objective, checkpointing=checkpointing, **settings)
-        batch = make_batch([(ROWS + OTHER)[row] for row in rows], config)
-        found.append((config, batch, build(model, config)))
+        own, of_cell = build(model, config), [(ROWS + OTHER)[row] for row in rows]
+        is_stored = config.source.provider == "cached"
+        found.append((config, stored_batch(own, of_cell, config) if is_stored else make_batch(of_cell, config), own))
     return found
 
 
@@ -93,6 +96,21 @@ def test_one_cell_of_a_joint_model_is_asked_alone() -> None:
             assert torch.equal(joint(batch, cell=number), own.eval()(batch))
 
 
+def test_dropout_of_every_cell_is_switched_in_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = [make_config(objective="labels", dropout=0.3, method=method) for method in ("lora", "flare")]
+    joint = together("llama", [(config, make_batch(ROWS, config), build("llama", config)) for config in configs])
+    walks: list[bool] = []
+    walk = TwoStreamModel.train
+    monkeypatch.setattr(TwoStreamModel, "train", lambda cell, mode=True: (walks.append(mode), walk(cell, mode))[1])
+    for mode in (False, True):
+        joint.train(mode)
+        for cell in joint.cells:
+            assert cell.training == mode
+            drawing = {name for name, module in cell.named_modules() if module.training and name}
+            assert drawing == {name for name, _ in cell.named_modules() if "lora_dropout" in name and mode}
+    assert walks == [False, True]
+
+
 def test_a_cell_that_makes_nan_leaves_the_others_bit_by_bit() -> None:
     """The losses and the gradients of the others; its own are NaN."""
     alone, found = cells("llama", "labels", False), []
@@ -131,7 +149,7 @@ def test_rows_without_a_source_and_cells_without_rows() -> None:
     """A joint batch of plain cells alone, and one without some cells."""
     alone = cells("llama", "labels", False)
     joint = together("llama", alone)
-    for chosen in ([0], [2, 7], [0, 6]):
+    for chosen in ([0], [2, 7], [0, 6], [1, 8]):
         batches = {number: alone[number][1] for number in chosen}
         batches[chosen[0]] = replace(batches[chosen[0]], weights_B=torch.zeros_like(batches[chosen[0]].weights_B))
         losses = joint(join(batches), with_loss=True)

@@ -63,6 +63,9 @@ def test_equals_the_joint_row(name: str, attention: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_bases_whose_keys_cannot_stand_before_others_are_refused(name: str) -> None:
     base = small_base(name, ARCHITECTURES[name].attentions[0])
-    with pytest.raises(ConfigError, match=f"of model.base {REFUSED[name]}.*\n.*input_fusion"):
-        check_streams(base, config_of(name, method="source_prefix"))
+    live = config_of(name, method="source_prefix")
+    stored = live.model_copy(update={"source": live.source.model_copy(update={"provider": "cached"})})
+    for config in (live, stored):
+        with pytest.raises(ConfigError, match=f"of model.base {REFUSED[name]}.*\n.*input_fusion"):
+            check_streams(base, config)
     check_streams(base, config_of(name, method="flare"))

@@ -116,6 +116,15 @@ def test_three_in_a_row_end_the_run(root: Path, capfd: pytest.CaptureFixture[str
     assert "3 steps in a row were not applied" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("whole_model", [False, True])
+def test_the_first_step_may_be_one(root: Path, whole_model: bool) -> None:
+    """Its state is saved: the optimizer, which has done nothing yet, has moments of 0."""
+    settings = toy_settings(root, steps=2, save_every=1, micro_batch_size=16, whole_model=whole_model)
+    poison(root, ids_of_step(settings, 0)[:1])
+    assert train(settings) == 0
+    assert [line["loss"] is None for line in read_log(settings) if "step_seconds" in line] == [True, False]
+
+
 def test_rows_that_the_base_cannot_score_are_refused(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = toy_settings(root, steps=1)
     cache = cache_of(settings)

@@ -3,6 +3,7 @@
 Two languages whose splits differ, two seeds, three methods, two ranks r, one that stops early; on one rank and on two.
 """
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.exceptions import NotFiniteError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
-from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.engine import Engine, make_room
 from flare_ds.settings import load_config
 from flare_ds.tracking.figures import PARTS
 from flare_ds.training import steps as module
+from flare_ds.training import together
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
 from flare_ds.training.trainer import Trainer
@@ -186,6 +188,25 @@ def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
     assert found[0] == found[1]
     bad = root / f"fault-{1e30}-bad"
     assert not (bad / "training.json").exists() and log(bad)[-1]["step"] == 4
+
+
+def test_what_failed_holds_no_model_while_others_train(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a run alone nor cells that train together; so there is room for the next."""
+    bad = {"steps": 6, "learning_rate": 1e30, "warmup_ratio": 0.0}
+    made = [settings(root, "lora-pl", f"held-{number}", **bad) for number in range(2)]
+    made += [made[0] | {"method": "x_mixup", "adapter": {}, "run_dir": str(root / f"held-mixup-{n}")} for n in (1, 2)]
+    runs = [(config, open_run(config, train=True)) for config in map(load_config, map(write_config, made))]
+    alive: list[int] = []
+
+    def counted() -> None:
+        make_room()
+        alive.append(sum(isinstance(one, Engine) for one in gc.get_objects()))
+
+    before = sum(isinstance(one, Engine) for one in gc.get_objects())
+    monkeypatch.setattr(together, "make_room", counted)
+    with pytest.raises(NotFiniteError, match=r"3 steps in a row were not applied.*3 steps in a row"):
+        train_together(runs, evaluate=True)
+    assert alive == [before] * 3, "behind the group, and behind each of those in turn"
 
 
 def test_sources_that_cells_share_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
