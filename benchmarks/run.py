@@ -7,7 +7,7 @@
     python benchmarks/run.py --page                         # no measuring: the page alone
 
 No figure of the page is typed by hand: each table is what a script printed, below the machine and the arguments that it
-had. What was never measured says so. What was measured before this script was there is kept in results/earlier.md.
+had. What was never measured is named. What was measured before this script was there is kept in results/earlier.md.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from flare_ds.files import write_json, write_text
@@ -105,7 +106,10 @@ def page(results: Path) -> str:
         "Scores are in\n[docs/results.md](../docs/results.md). Where the load is above the number of ranks, only "
         "ratios mean something.\n"
     )
-    sections = [section(name, results / f"{name}.json") for name in BENCHMARKS]
+    files = {name: results / f"{name}.json" for name in BENCHMARKS}
+    sections = [section(name, file) for name, file in files.items() if file.exists()]
+    missing = ", ".join(f"`{name}`" for name, file in files.items() if not file.exists())
+    sections += [fill(f"Not measured by it yet: {missing}.", 118) + "\n"] if missing else []
     return "\n".join([beginning, *sections, (HERE / "results/earlier.md").read_text(encoding="utf-8")])
 
 
@@ -114,8 +118,6 @@ def section(name: str, file: Path) -> str:
     script = BENCHMARKS[name][0]
     documented = ast.get_docstring(ast.parse((HERE / f"{script}.py").read_text(encoding="utf-8"))) or ""
     heading = f"## {name}\n\n{documented.splitlines()[0].removesuffix('; prints JSON.').removesuffix('.')}.\n"
-    if not file.exists():
-        return f"{heading}\nNot measured.\n"
     kept = json.loads(file.read_text(encoding="utf-8"))
     command = " ".join([f"{script}.py", *kept["arguments"]])
     return "\n".join([heading, f"`{command}`, on {kept['machine']}.\n", *tables(kept["found"], "")])

@@ -17,8 +17,8 @@ def add_verbs(verbs: "Verbs") -> None:
     summary = "write a config to begin with, with a comment on each setting"
     examples = ["flare-ds new run.yaml --task multiemo --model models/gemma --languages en,pl"]
     new = add_verb(verbs, "new", _new, summary, examples)
-    new.add_argument("file", type=typed_path, metavar="FILE", help="that is written; one that is there is left alone")
-    new.add_argument("--task", required=True, metavar="NAME", help="one of `flare-ds tasks`")
+    new.add_argument("file", type=typed_path, metavar="FILE", help="file to write; an existing one is not overwritten")
+    new.add_argument("--task", required=True, metavar="NAME", help="a task that `flare-ds tasks` lists")
     new.add_argument("--model", required=True, metavar="DIR", help="directory or hub name of the base")
     new.add_argument("--method", default="flare", metavar="NAME", help="one of docs/methods.md (default: %(default)s)")
     new.add_argument(

@@ -1,0 +1,30 @@
+"""docs/settings.md is what the settings themselves say, all of them."""
+
+import re
+
+import yaml
+
+from flare_ds.cli.settings_page import settings_page
+from flare_ds.config import Config
+from tests.test_shipped_configs import leaves
+from tests.toy import REPOSITORY
+
+LINE = re.compile(r"^\| `([\w.]+)` \| .+ \| (required|`.+`) \| (.+) \|$", re.MULTILINE)
+
+
+def test_the_page_is_what_the_settings_say() -> None:
+    page = (REPOSITORY / "docs/settings.md").read_text(encoding="utf-8")
+    assert page == settings_page(), "python -m flare_ds.cli.settings_page docs/settings.md"
+
+
+def test_every_setting_is_there_with_its_default() -> None:
+    """Asked of the models, not of their schema."""
+    found = {name: (default, what) for name, default, what in LINE.findall(settings_page())}
+    assert found.keys() == leaves(Config).keys()
+    for name, field in leaves(Config).items():
+        default, what = found[name]
+        assert what == field.description
+        assert (default == "required") == field.is_required(), name
+        if not field.is_required():
+            real = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert yaml.safe_load(default.strip("`")) == real, name
