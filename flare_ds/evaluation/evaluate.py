@@ -133,6 +133,7 @@ def saved_adapter(config: Config) -> AdapterSource | None:
 
 def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, rows: OtherRows, *, seconds: float) -> None:
     predictions, metrics = (_beside(run_dir / name, rows) for name in (PREDICTIONS, METRICS))
+    metrics.unlink(missing_ok=True)  # a kill here leaves a run that is not scored, not another's score
     write_predictions(predictions, scores.records)
     if config.recipe.trains and not rows:
         write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})

@@ -44,13 +44,12 @@ def report(directory: str | Path, out: str | Path | None = None) -> Report:
     root = Path(directory)
     place = Path(out) if out is not None else root
     runs, unreadable = find_runs(root)
-    groups = grouped(runs)
+    groups = grouped(runs, root)
     compared = comparisons(groups)
-    place.mkdir(parents=True, exist_ok=True)
     curves = write_curves(runs, root, place)
     parts = [
         f"# Report on {root}",
-        score_table(groups, root),
+        score_table(groups),
         _unreadable(unreadable, root),
         differences(compared),
         over_languages_table(compared),

@@ -3,13 +3,18 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flare_ds.files import write_atomically, write_text
 from flare_ds.runs import RunResult
 
 COLUMNS = ("run", "language", "method", "seed", "step", "validation_score", "validation_loss")
+_ACROSS = 6
+"""Panels beside each other; a picture may not be wider than 2^16 pixels."""
+Curve = Sequence[tuple[int, float, float | None]]
+"""Step, score and loss of each validation; free answers have no loss."""
 
 
 def write_curves(runs: Sequence[RunResult], root: Path, out: Path) -> list[Path]:
@@ -26,20 +31,20 @@ def write_curves(runs: Sequence[RunResult], root: Path, out: Path) -> list[Path]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for run in runs:
+    curves = [(run, _validations(run)) for run in runs]
+    for run, curve in curves:
         name = run.directory.relative_to(root)
         about = (name, run.config.task.target_language, run.method, run.config.train.seed)
-        writer.writerows((*about, *point) for point in _validations(run))
+        writer.writerows((*about, *point) for point in curve)
     files = [out / "learning_curves.csv"]
     write_text(files[0], table.getvalue())
-    if picture := _picture(runs):
+    if picture := _picture([(run, curve) for run, curve in curves if curve]):
         files.append(out / "learning_curves.png")
         write_atomically(files[1], lambda temporary: temporary.write_bytes(picture) and None)
     return files
 
 
-def _validations(run: RunResult) -> list[tuple[int, float, float | None]]:
-    """Step, score and loss of each validation; free answers have no loss."""
+def _validations(run: RunResult) -> Curve:
     return [
         (line["step"], line["validation_score"], line.get("validation_loss"))
         for line in run.train_log
@@ -47,30 +52,33 @@ def _validations(run: RunResult) -> list[tuple[int, float, float | None]]:
     ]
 
 
-def _picture(runs: Sequence[RunResult]) -> bytes | None:
-    """One panel a language, one colour a method, one line a run; None without matplotlib or without points."""
-    languages = sorted({run.config.task.target_language for run in runs if _validations(run)})
+def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
+    """One panel a language, one colour a method, one line a run; None without matplotlib or without curves."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    if not languages:
+    if not curves:
         return None
-    figure = Figure(figsize=(4.5 * len(languages), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(languages), squeeze=False)[0]
-    for panel, language in zip(panels, languages, strict=True):
-        _draw(panel, [run for run in runs if run.config.task.target_language == language])
+    by_language: dict[str, dict[str, list[Curve]]] = {}
+    for run, curve in curves:
+        by_language.setdefault(run.config.task.target_language, {}).setdefault(run.method, []).append(curve)
+    colours = {method: f"C{i}" for i, method in enumerate(sorted({run.method for run, _ in curves}))}
+    rows, columns = math.ceil(len(by_language) / _ACROSS), min(len(by_language), _ACROSS)
+    figure = Figure(figsize=(4.5 * columns, 3.6 * rows), layout="constrained")
+    for place, language in enumerate(sorted(by_language), start=1):
+        panel = figure.add_subplot(rows, columns, place)
+        _draw(panel, by_language[language], colours)
         panel.set(title=language, xlabel="optimizer steps", ylabel="validation score")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()
 
 
-def _draw(panel, runs: Sequence[RunResult]) -> None:  # type: ignore[no-untyped-def]  # matplotlib is optional
-    methods = sorted({run.method for run in runs if _validations(run)})
-    for i, method in enumerate(methods):
+def _draw(panel: Any, methods: Mapping[str, Sequence[Curve]], colours: Mapping[str, str]) -> None:
+    for method in sorted(methods):
         # One line that is broken between runs: a thousand of their own take minutes to draw.
-        points = [point for run in runs if run.method == method for point in (*_validations(run), (math.nan,) * 3)]
+        points = [point for curve in methods[method] for point in (*curve, (math.nan,) * 3)]
         steps, scores, _ = zip(*points, strict=True)
-        panel.plot(steps, scores, marker=".", color=f"C{i}", label=method)
+        panel.plot(steps, scores, marker=".", color=colours[method], label=method)
     panel.legend()

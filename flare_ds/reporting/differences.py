@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flare_ds.markdown import DASH, table
-from flare_ds.reporting.groups import REFERENCE, Group, clusters_of, outcomes_of, references, same_test, seeds
+from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, declared, outcomes_of, references, same_test, seeds
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import Sureness, holm, over_seeds, over_seeds_and_rows
@@ -19,15 +19,14 @@ from flare_ds.scoring.sureness import Sureness, holm, over_seeds, over_seeds_and
 FEW = 5
 """With fewer seeds than that, what the seeds say for themselves stands beside the interval."""
 _COLUMNS = (
-    "language",
-    "method",
+    *ABOUT,
     "seeds",
     f"method − {REFERENCE}",
     "by seed",
     "95 % interval",
     "by the seeds alone",
-    "p (Holm)",
     "findable",
+    "p (Holm)",
 )
 _NOTE = (
     "Intervals are for other test rows and, where there are several seeds, for other seeds too (analysis of variance, "
@@ -36,7 +35,7 @@ _NOTE = (
     "of this table (Holm). findable: the smallest true difference that such an experiment finds four times in five; "
     "a smaller one, seen or not, is not shown to be there or to be missing."
 )
-_UNLIKE = "scored on different test rows or by other metrics"
+UNLIKE = "scored on different test rows or by other metrics"
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,18 @@ class Comparison:
         group: of the method.
         lora: of the reference, in the same setting.
         pairs: their runs of the same seed.
+        name: task, base, language and method, with the lora if there are several.
     """
 
     group: Group
     lora: Group
     pairs: Sequence[tuple[RunResult, RunResult]]
+    name: tuple[str, str, str, str]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that both have."""
+        return [lora.config.train.seed for _, lora in self.pairs]
 
     @cached_property
     def comparable(self) -> bool:
@@ -73,23 +79,25 @@ class Comparison:
 
     @cached_property
     def rows(self) -> list[str]:
-        """The ids of the rows, in their order."""
-        return list(self.pairs[0][0].outcomes)
+        """The ids of the rows, in their order; where languages have other rows, they have other ids."""
+        ids, task = list(self.pairs[0][0].outcomes), declared(self.group.runs[0].config.task)
+        return ids if task is None or task.parallel else [f"{self.group.language} {row}" for row in ids]
 
-    @cached_property
-    def clusters_N(self) -> list[int]:
+    @property
+    def clusters_N(self) -> NDArray[np.int64]:
         """The cluster of each row."""
-        return clusters_of(self.pairs[0][0])
+        return self.pairs[0][0].clusters
 
 
 def comparisons(groups: Sequence[Group]) -> list[Comparison]:
     """Every method with lora, wherever they stand in one setting and share a seed."""
-    found = [
-        Comparison(group, lora, _pairs(group, lora))
-        for group in groups
-        if group.method not in (REFERENCE, "task adapter")
-        for lora in references(group, groups)
-    ]
+    found = []
+    for group in groups:
+        loras = references(group, groups) if group.method not in (REFERENCE, "task adapter") else []
+        task, base, language, method = group.name
+        for lora in loras:
+            said = method if len(loras) == 1 else f"{method} against {lora.name[-1]}"
+            found.append(Comparison(group, lora, _pairs(group, lora), (task, base, language, said)))
     return [comparison for comparison in found if comparison.pairs]
 
 
@@ -115,21 +123,29 @@ def differences(found: Sequence[Comparison]) -> str:
 
 
 def _line(comparison: Comparison, p: float | None) -> tuple[str, ...]:
-    group = comparison.group
-    about = (group.language, group.method, seeds([lora for _, lora in comparison.pairs]))
+    about = (*comparison.name, seeds([lora for _, lora in comparison.pairs]))
     if p is None:
-        return (*about, _UNLIKE, *[DASH] * 5)
-    sureness, by_seed_S = comparison.sureness, comparison.differences_SN.mean(1)
-    few = 1 < len(by_seed_S) < FEW
+        return (*about, UNLIKE, *[DASH] * 5)
+    by_seed = [f"{one:+.3f}" for one in comparison.differences_SN.mean(1)]
     return (
         *about,
-        f"{sureness.mean:+.3f}",
-        " ".join(f"{one:+.3f}" for one in by_seed_S) if len(by_seed_S) > 1 else DASH,
-        interval(sureness),
-        interval(over_seeds(comparison.differences_SN)) if few else DASH,
+        f"{comparison.sureness.mean:+.3f}",
+        " ".join(by_seed) if len(by_seed) > 1 else DASH,
+        *known(comparison.differences_SN, comparison.clusters_N),
         f"{p:.2g}",
-        DASH if sureness.freedom == 0 else f"{sureness.findable:.3f}",
     )
+
+
+def known(values_SN: NDArray[np.float64], clusters_N: ArrayLike) -> tuple[str, str, str]:
+    """What may be claimed of a mean: its interval, that by the seeds alone where they are few, and what is findable.
+
+    Args:
+        values_SN: what each row contributes under each seed.
+        clusters_N: the cluster of each row.
+    """
+    sureness = over_seeds_and_rows(values_SN, clusters_N)
+    alone = interval(over_seeds(values_SN)) if len(values_SN) < FEW else DASH
+    return interval(sureness), alone, DASH if sureness.freedom == 0 else f"{sureness.findable:.3f}"
 
 
 def interval(sureness: Sureness) -> str:

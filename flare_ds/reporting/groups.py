@@ -5,24 +5,31 @@ runs/pl/zero_shot-seed1                                          another: what t
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flare_ds.exceptions import DataError
+from flare_ds.config import TaskConfig
+from flare_ds.exceptions import DataError, FlareError
 from flare_ds.methods import METHODS
+from flare_ds.reporting.paper import untuned
 from flare_ds.runs import RunResult
 from flare_ds.runs.changes import FUSION, deciding
 from flare_ds.scoring.metrics import Outcome
+from flare_ds.tasks.base import Task
+from flare_ds.tasks.load import task_of
 
 REFERENCE = "lora"
 """The method that the others are measured against."""
 _OWN = {"train.seed", *FUSION}
 """What methods do not share."""
+ABOUT = ("task", "base", "language", "method")
+"""The columns of `Group.name`."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,20 @@ class Group:
 
     Attributes:
         runs: by seed, finished or not.
+        repeats: other runs of the same seeds, which count for nothing: a run and its copy are not two draws.
+        place: where it is, if another group has the same task, base, language and method.
     """
 
     runs: Sequence[RunResult]
+    repeats: Sequence[RunResult] = ()
+    place: str = ""
+
+    @property
+    def name(self) -> tuple[str, str, str, str]:
+        """Task, base (what it was before stage 1), language and method, with the place: what every table calls it."""
+        config = self.runs[0].config
+        method = f"{self.method} ({self.place})" if self.place else self.method
+        return config.task.name, Path(untuned(config.model.base)).name, self.language, method
 
     @property
     def language(self) -> str:
@@ -73,26 +91,46 @@ class Group:
         return {name: read[name] for name in read if name.startswith(("train.", "adapter.")) and name not in _OWN}
 
 
-def grouped(runs: Sequence[RunResult]) -> list[Group]:
-    """The groups of some runs: by language, then in the order of the methods, then by path."""
+def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
+    """The groups of some runs: by language, then in the order of the methods, then by path.
+
+    Args:
+        runs: by path.
+        root: directory that places are told from.
+    """
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
         settings = run.config.deciding()
         del settings["train"]["seed"]
         groups.setdefault(json.dumps([str(run.directory.parent), settings]), []).append(run)
 
-    def place(group: Group) -> tuple[str, int, Path]:
+    def order(group: Group) -> tuple[str, int, Path]:
         run = group.runs[0]
         return group.language, list(METHODS).index(run.config.method), run.directory
 
-    return sorted(map(_group, groups.values()), key=place)
+    found = sorted(map(_group, groups.values()), key=order)
+    times = Counter(group.name for group in found)
+    place = {id(group): str(group.runs[0].directory.relative_to(root)) for group in found if times[group.name] > 1}
+    return [replace(group, place=place.get(id(group), "")) for group in found]
 
 
 def _group(runs: list[RunResult]) -> Group:
-    by_seed = sorted(runs, key=lambda run: run.config.train.seed)
-    if by_seed[0].config.recipe.trains:
-        return Group(by_seed)
-    return Group([next((run for run in by_seed if run.finished), by_seed[0])])
+    """Of each seed the first that is finished; of what trains nothing one run, whatever its seed."""
+    trains, by_seed = runs[0].config.recipe.trains, dict[int, list[RunResult]]()
+    for run in sorted(runs, key=lambda run: (not run.finished, run.config.train.seed)):
+        by_seed.setdefault(run.config.train.seed if trains else 0, []).append(run)
+    of_seeds = [by_seed[seed] for seed in sorted(by_seed)]
+    return Group([first for first, *_ in of_seeds], [run for _, *more in of_seeds for run in more if trains])
+
+
+def declared(task: TaskConfig) -> Task | None:
+    """The task of some runs; None: it is code, which a report does not run, or its file is not there any more."""
+    if task.path is not None and task.path.endswith(".py"):
+        return None
+    try:
+        return task_of(task)
+    except FlareError:
+        return None
 
 
 def references(group: Group, groups: Sequence[Group]) -> list[Group]:
@@ -123,8 +161,3 @@ def outcomes_of(runs: Sequence[RunResult]) -> list[list[Outcome]]:
             problem = f"{run.directory} and {runs[0].directory} were scored on different test rows or by other metrics"
             raise DataError(problem, fix="delete metrics.json of the older one and evaluate it again")
     return [[run.outcomes[example] for example in runs[0].outcomes] for run in runs]
-
-
-def clusters_of(run: RunResult) -> list[int]:
-    """The cluster of each of a run's test examples, in their order."""
-    return [run.clusters[example] for example in run.outcomes]

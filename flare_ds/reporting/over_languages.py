@@ -1,28 +1,40 @@
 """What the differences from lora say over languages: their mean, and how likely each method is the best of all.
 
-Legend: M methods, S seeds, N rows, C clusters of rows, D draws.
+Legend: S seeds, U rows of all languages.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flare_ds.markdown import DASH, table
-from flare_ds.reporting.differences import Comparison, interval
+from flare_ds.reporting.differences import FEW, UNLIKE, Comparison, interval, known
 from flare_ds.reporting.groups import REFERENCE
-from flare_ds.scoring.metrics import contributions
-from flare_ds.scoring.sureness import over_drawn_languages, over_languages
+from flare_ds.scoring.first import firsts
+from flare_ds.scoring.sureness import of_languages, over_drawn_languages
 
-DRAWS = 4000
-_COLUMNS = ("task", "base", "method", "languages", f"mean − {REFERENCE}", "in these", "in ones like these", "first")
+_COLUMNS = (
+    "task",
+    "base",
+    "method",
+    "languages",
+    f"mean − {REFERENCE}",
+    "in these",
+    "by the seeds alone",
+    "findable",
+    "in ones like these",
+    "first",
+)
 _NOTE = (
     "in these: the 95 % interval of the mean over just these languages, for other seeds and rows; a row that several "
-    "languages have in translation is one draw, as is a seed. in ones like these: "
-    "the same if the languages, too, were drawn from such (Student's t over their differences). first: how often the "
-    "method has the best mean score of those in this table and lora, when seeds and rows are drawn anew; with few "
-    "seeds it is too sure of itself."
+    "languages have in translation is one draw, as is a seed. by the seeds alone, findable: as above, of this mean. in "
+    "ones like these: the same if the languages, too, were drawn from such (Student's t over their differences). "
+    "first: how likely the method has the best mean score of those in this table and lora, if seeds and rows were "
+    f"drawn anew; a dash unless all of these have {FEW} seeds in common."
 )
+Family = dict[str, dict[str, Comparison]]
+"""The comparisons of each method in each language, of one task and base."""
 
 
 def over_languages_table(found: Sequence[Comparison]) -> str:
@@ -31,100 +43,84 @@ def over_languages_table(found: Sequence[Comparison]) -> str:
     Raises:
         DataError: a run's files are damaged.
     """
-    lines = [line for family in _families(found) for line in _lines(family)]
-    if not lines:
-        return ""
-    return "\n\n".join(["## Over languages", table(_COLUMNS, lines), _NOTE])
+    families, left_out = _families(found)
+    lines = [line for family in families for line in _lines(family)]
+    parts = [*([table(_COLUMNS, lines), _NOTE] if lines else []), *left_out]
+    return "\n\n".join(["## Over languages", *parts]) if parts else ""
 
 
-def _families(found: Sequence[Comparison]) -> list[dict[str, dict[str, Comparison]]]:
-    """For each task and base: the comparisons of each method, by language.
+def _families(found: Sequence[Comparison]) -> tuple[list[Family], list[str]]:
+    """For each task and base, what stands in several languages; and what is left out, and why.
 
-    A method that stands twice in a language (another rank, say) is left out: which of the two is meant nobody can say.
+    A method that stands twice in a language (another rank, say) is: which of the two is meant nobody can say.
     """
-    families: dict[tuple[str, str], dict[str, dict[str, Comparison]]] = {}
-    twice = set()
-    for comparison in found:
-        config = comparison.group.runs[0].config
-        about = (config.task.name, config.model.base)
-        by_language = families.setdefault(about, {}).setdefault(comparison.group.method, {})
-        if comparison.group.language in by_language or not comparison.comparable:
-            twice.add((about, comparison.group.method))
-        by_language[comparison.group.language] = comparison
-    for about, method in twice:
-        del families[about][method]
+    families: dict[tuple[str, str], Family] = {}
+    unclear: dict[tuple[tuple[str, str], str], str] = {}
+    for one in found:
+        about, method, language = one.group.setting[1:3], one.group.method, one.group.language
+        by_language = families.setdefault(about, {}).setdefault(method, {})
+        if language in by_language:
+            unclear[about, method] = f"it stands twice in {language}"
+        elif not one.comparable:
+            unclear[about, method] = f"in {language} it was {UNLIKE}"
+        by_language[language] = one
+    left_out = []
+    for (about, method), why in unclear.items():
+        of = families[about].pop(method)
+        if len(of) > 1:
+            task, base, _, _ = next(iter(of.values())).name
+            left_out.append(f"Left out: {task} {base} {method}; {why}.")
     several = [{name: of for name, of in family.items() if len(of) > 1} for family in families.values()]
-    return [family for family in several if family]
+    return [family for family in several if family], left_out
 
 
-def _lines(family: dict[str, dict[str, Comparison]]) -> Iterator[tuple[str, ...]]:
+def _lines(family: Family) -> Iterator[tuple[str, ...]]:
     widest = max(family.values(), key=len).keys()
-    everywhere = {method: of for method, of in family.items() if of.keys() == widest}
-    shares = _first([[of[language] for of in everywhere.values()] for language in widest])
-    firsts = dict(zip(everywhere, shares[1:], strict=True))
+    best = _firsts({method: list(of.values()) for method, of in family.items() if of.keys() == widest})
     for method, by_language in family.items():
         compared = list(by_language.values())
-        config, means = compared[0].group.runs[0].config, [one.sureness.mean for one in compared]
+        means = [one.sureness.mean for one in compared]
+        task, base, _, named = compared[0].name
         yield (
-            config.task.name,
-            config.model.base.rstrip("/").rpartition("/")[2],
-            method,
-            ", ".join(by_language),
-            f"{np.mean(means):+.3f}",
-            _in_these(compared),
+            *(task, base, named, ", ".join(by_language), f"{np.mean(means):+.3f}"),
+            *_in_these(compared),
             interval(over_drawn_languages(means)),
-            f"{firsts[method]:.0%}" if method in firsts else DASH,
+            best.get(method, DASH),
         )
 
 
-def _in_these(compared: Sequence[Comparison]) -> str:
-    """The interval over just these languages; a dash where they do not have the same seeds."""
-    seeds = [[lora.config.train.seed for _, lora in one.pairs] for one in compared]
-    if any(of != seeds[0] for of in seeds):
-        return DASH
-    values, rows = [one.differences_SN for one in compared], [one.rows for one in compared]
-    return interval(over_languages(values, rows, _clusters(compared)))
+def _in_these(compared: Sequence[Comparison]) -> tuple[str, str, str]:
+    """What is known of the mean over just these languages; dashes where they do not have the same seeds."""
+    seeds, clusters = compared[0].seeds, _clusters(compared)
+    if any(one.seeds != seeds for one in compared):
+        return (DASH,) * 3
+    return known(_together(compared, seeds, clusters), list(clusters.values()))
+
+
+def _firsts(methods: dict[str, list[Comparison]]) -> dict[str, str]:
+    """How likely each method is the best of these and lora, by the seeds that all have; empty if they are too few."""
+    of_first = next(iter(methods.values()))
+    seeds = set(of_first[0].seeds).intersection(*(one.seeds for compared in methods.values() for one in compared))
+    clusters = _clusters(of_first)
+    several_loras = any(
+        one.lora is not first.lora
+        for compared in methods.values()
+        for one, first in zip(compared, of_first, strict=True)
+    )
+    if len(seeds) < FEW or several_loras or len(set(clusters.values())) == 1:
+        return {}
+    differences = [_together(compared, sorted(seeds), clusters) for compared in methods.values()]
+    _, *shares = firsts([np.zeros_like(differences[0]), *differences], list(clusters.values()))
+    return {method: f"{share:.0%}" for method, share in zip(methods, shares, strict=True)}
+
+
+def _together(compared: Sequence[Comparison], seeds: Sequence[int], clusters: dict[str, int]) -> NDArray[np.float64]:
+    """What each row of all languages contributes to the mean over them, under some of the seeds: [S, U]."""
+    values = [one.differences_SN[[one.seeds.index(seed) for seed in seeds]] for one in compared]
+    return of_languages(values, [one.rows for one in compared], clusters)
 
 
 def _clusters(compared: Sequence[Comparison]) -> dict[str, int]:
     """The cluster of each row that any of the languages has: the first one's, where several have it."""
     pairs = [pair for one in reversed(compared) for pair in zip(one.rows, one.clusters_N, strict=True)]
     return dict(pairs)
-
-
-def _first(by_language: Sequence[Sequence[Comparison]], seed: int = 0) -> NDArray[np.float64]:
-    """How often lora, then each of the methods, has the best mean over languages: [1 + M]."""
-    generator = np.random.default_rng(seed)
-    clusters = _clusters([first for first, *_ in by_language])
-    names, of_row = np.unique(list(clusters.values()), return_inverse=True)
-    drawn_DC = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
-    place = dict(zip(clusters, of_row.tolist(), strict=True))
-    scores_DM = sum(_drawn_scores(compared, drawn_DC, place, generator) for compared in by_language)
-    best_D = np.asarray(scores_DM).argmax(1)
-    return np.bincount(best_D, minlength=1 + len(by_language[0])) / DRAWS
-
-
-def _drawn_scores(
-    compared: Sequence[Comparison],
-    drawn_DC: NDArray[np.int64],
-    place: Mapping[str, int],
-    generator: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Scores of lora and of the methods in a language [D, 1 + M], on rows and seeds drawn anew: the same rows for all.
-
-    Args:
-        compared: each method there.
-        drawn_DC: how often each cluster of rows was drawn.
-        place: the cluster of each row.
-        generator: that draws seeds.
-    """
-    lora, rows = compared[0].lora.finished, compared[0].rows
-    weights_DN = drawn_DC[:, [place[row] for row in rows]].astype(np.float64)
-    weights_DN /= np.maximum(weights_DN.sum(1, keepdims=True), 1)
-    scores = []
-    for runs in [lora, *[[run for run, _ in one.pairs] for one in compared]]:
-        metric = runs[0].metrics["metric"]
-        values_SN = contributions(metric, [[run.outcomes[row] for row in rows] for run in runs])
-        seeds_DS = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=DRAWS) / len(runs)
-        scores.append((weights_DN @ values_SN.T * seeds_DS).sum(1))
-    return np.stack(scores, axis=1)

@@ -67,7 +67,7 @@ def paper_model(base: str) -> str | None:
     Args:
         base: a hub name or a directory.
     """
-    name = Path(_untuned(base)).name
+    name = Path(untuned(base)).name
     return next((model for model, names in _NAMES.items() if re.fullmatch(names, name, re.IGNORECASE)), None)
 
 
@@ -78,8 +78,8 @@ def published(task: str, model: str, method: str) -> float | None:
     return TABLE[model][method][list(LANGUAGES).index(task)]
 
 
-def _untuned(base: str) -> str:
-    """What a merged base was made from."""
+def untuned(base: str) -> str:
+    """What a base was before `flare-ds merge` tuned it; one that nothing was merged into is itself."""
     record = Path(base) / "merged_from.json"
     try:
         return str(json.loads(record.read_text(encoding="utf-8"))["base"])

@@ -4,20 +4,16 @@ Below it stands what a reader has to know of the data to read it rightly.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from flare_ds.config import TaskConfig
-from flare_ds.exceptions import FlareError
 from flare_ds.markdown import DASH, table
-from flare_ds.reporting.groups import REFERENCE, Group, clusters_of, outcomes_of, references, seeds
+from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, declared, outcomes_of, references, seeds
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import over_seeds_and_rows
-from flare_ds.tasks.load import task_of
 
-_ABOUT = ("task", "base", "language", "method", "seeds")
 _SCORES = ("score", "deviation", "95 % interval")
 _COSTS = {
     "trained parameters": ("trained_parameters", ",.0f"),
@@ -40,24 +36,21 @@ _METRICS = ("accuracy", "macro_f1", "exact_match", "f1")
 _FLOPS = f"FLOPs / {REFERENCE}'s"
 
 
-def score_table(groups: Sequence[Group], root: Path) -> str:
+def score_table(groups: Sequence[Group]) -> str:
     """The table, with its notes.
-
-    Args:
-        groups: its lines.
-        root: directory that paths are shown relative to.
 
     Raises:
         DataError: a run's files are damaged, or seeds of one line were scored on different test rows.
     """
     others = _other_metrics(groups)
-    lines = [line for group in groups for line in _lines(group, groups, others, root)]
+    lines = [line for group in groups for line in _lines(group, groups, others)]
     notes = [
         _footnote([run for group in groups for run in group.finished]),
+        *_repeat_notes(groups),
         *_answer_notes(groups),
         *_source_notes(groups),
     ]
-    return "\n\n".join([table((*_ABOUT, *_SCORES, *others, *_COSTS, _FLOPS), lines), *notes])
+    return "\n\n".join([table((*ABOUT, "seeds", *_SCORES, *others, *_COSTS, _FLOPS), lines), *notes])
 
 
 def _other_metrics(groups: Sequence[Group]) -> list[str]:
@@ -67,23 +60,17 @@ def _other_metrics(groups: Sequence[Group]) -> list[str]:
     return [name for name in _METRICS if name in found and own != {name}]
 
 
-def _lines(group: Group, groups: Sequence[Group], others: Sequence[str], root: Path) -> list[tuple[str, ...]]:
+def _lines(group: Group, groups: Sequence[Group], others: Sequence[str]) -> list[tuple[str, ...]]:
     """A line for what is finished, and one for each run that is not."""
-    namesakes = [other for other in groups if (other.language, other.method) == (group.language, group.method)]
-    # Two lines of the same name (another rank, another base) are told apart by where they are.
-    place = f" ({group.runs[0].directory.relative_to(root)})" if len(namesakes) > 1 else ""
-    config = group.runs[0].config
-    base = config.model.base.rstrip("/").rpartition("/")[2]
-    about = (config.task.name, base, group.language, group.method + place)
     lines: list[tuple[str, ...]] = []
     if group.finished:
         of = f"{len(group.finished)} ({seeds(group.finished)})" if group.trains else DASH
         measured = (*_scores(group), *_figures(group, others), *_costs(group), _relative_flops(group, groups))
-        lines.append((*about, of, *measured))
+        lines.append((*group.name, of, *measured))
     for run in group.runs:
         if not run.finished:
             seed = seeds([run]) if group.trains else DASH
-            lines.append((*about, seed, f"unfinished: {run.progress}", *[DASH] * (len(others) + len(_COSTS) + 3)))
+            lines.append((*group.name, seed, f"unfinished: {run.progress}", *[DASH] * (len(others) + len(_COSTS) + 3)))
     return lines
 
 
@@ -95,7 +82,7 @@ def _scores(group: Group) -> tuple[str, str, str]:
         lo, hi = runs[0].metrics["confidence_interval"]
         return f"{group.score:.3f}", DASH, f"{lo:.3f} to {hi:.3f}"
     values_SN = contributions(runs[0].metrics["metric"], outcomes_of(runs))
-    lo, hi = over_seeds_and_rows(values_SN, clusters_of(runs[0])).interval
+    lo, hi = over_seeds_and_rows(values_SN, runs[0].clusters).interval
     return f"{group.score:.3f}", f"{np.std(scores, ddof=1):.3f}", f"{max(lo, 0):.3f} to {min(hi, 1):.3f}"
 
 
@@ -132,7 +119,7 @@ def _footnote(finished: Sequence[RunResult]) -> str:
     if not rows:
         return "No run is finished."
     metrics = ", ".join(sorted({run.metrics["metric"] for run in finished}))
-    clustered = any(len(set(run.clusters.values())) < len(run.clusters) for run in finished)
+    clustered = any(len(np.unique(run.clusters)) < len(run.clusters) for run in finished)
     together = "Rows about one text count as one draw in intervals (clusters). " if clustered else ""
     return (
         f"Score: {metrics} on {' or '.join(f'{n:,}' for n in rows)} test rows, mean over seeds; deviation: standard "
@@ -143,12 +130,18 @@ def _footnote(finished: Sequence[RunResult]) -> str:
     )
 
 
+def _repeat_notes(groups: Sequence[Group]) -> list[str]:
+    """Runs that do not count, because another with the same settings and seed does."""
+    repeats = [f"{run.directory.name} ({' '.join(group.name)})" for group in groups for run in group.repeats]
+    return [f"Left out, as the same seed stands beside it: {', '.join(repeats)}."] if repeats else []
+
+
 def _answer_notes(groups: Sequence[Group]) -> list[str]:
     """What kept generated answers from being right, whatever the model knows: a line for each kind that there is."""
     notes = []
     for name, meaning in _ANSWERS.items():
         of_groups = [(group, [run.metrics["figures"].get(name, 0.0) for run in group.finished]) for group in groups]
-        said = [f"{np.mean(of_runs):.1%} ({x.language} {x.method})" for x, of_runs in of_groups if any(of_runs)]
+        said = [f"{np.mean(of_runs):.1%} ({' '.join(x.name)})" for x, of_runs in of_groups if any(of_runs)]
         if said:
             notes.append(f"{name}: {', '.join(said)} {meaning}.")
     return notes
@@ -167,12 +160,8 @@ def _source_notes(groups: Sequence[Group]) -> list[str]:
 
 def _source_side(task: TaskConfig) -> str | None:
     """How the source texts of the test rows came about; None: as any would, by translation for the test."""
-    if task.path is not None and task.path.endswith(".py"):  # a report runs no code that a run names
-        return None
-    try:
-        original = task_of(task).original_language
-    except FlareError:  # a task file of the user's own that is not there any more
-        return None
+    declaration = declared(task)
+    original = declaration and declaration.original_language
     if task.sides == "translated" or original is None:
         return None
     if original == task.target_language:

@@ -1,10 +1,14 @@
 """A run directory, read back: what was asked, how far it came, and what it scored."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flare_ds.config import Config
 from flare_ds.exceptions import DataError
@@ -13,6 +17,8 @@ from flare_ds.scoring.metrics import Outcome, outcome
 from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 
 METRICS_SCHEMA = 3
+_SCORED = ("id", "cluster", "exact_match", "label", "prediction")
+"""The columns of predictions.parquet that a score is made of: a report holds those of all its runs."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ class RunResult:
         return self._scored[0]
 
     @property
-    def clusters(self) -> Mapping[str, int]:
-        """For each test example, by id, its cluster; one of its own where an earlier version wrote none.
+    def clusters(self) -> NDArray[np.int64]:
+        """The cluster of each test example, in the order of `outcomes`; its own where an earlier version wrote none.
 
         Raises:
             DataError: predictions.parquet is missing or damaged.
@@ -81,15 +87,17 @@ class RunResult:
         return self._scored[1]
 
     @cached_property
-    def _scored(self) -> tuple[dict[str, Outcome], dict[str, int]]:
+    def _scored(self) -> tuple[dict[str, Outcome], NDArray[np.int64]]:
         path, metric = self.directory / PREDICTIONS, self.metrics["metric"]
+        once: dict[Outcome, Outcome] = {}  # few differ, and the ids are those of other runs: each is held once
         try:
-            records = read_predictions(path)
-            outcomes = {record["id"]: outcome(metric, record) for record in records}
-            return outcomes, {record["id"]: record.get("cluster", row) for row, record in enumerate(records)}
+            records = read_predictions(path, _SCORED)
+            seen = [(sys.intern(record["id"]), outcome(metric, record)) for record in records]
+            clusters_N = np.array([record.get("cluster", row) for row, record in enumerate(records)])
+            return {row: once.setdefault(said, said) for row, said in seen}, clusters_N
         except KeyError as error:
             raise DataError(f"{path} has no column {error}", fix=self._evaluate_again) from None
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise DataError(f"cannot read {path}: {error}", fix=self._evaluate_again) from error
 
     @cached_property

@@ -34,6 +34,8 @@ from flare_ds.tasks.base import Metric
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+_AT_ONCE = 2**20
+"""Numbers that are drawn at once: a bootstrap over a million examples fits into memory."""
 INTERVAL = {"level": LEVEL, "method": "percentile bootstrap over clusters of examples", "resamples": RESAMPLES}
 """What intervals are, in the words of metrics.json."""
 
@@ -148,6 +150,9 @@ def _resampled(
     np.add.at(sums_KSF, of_N, numbers_NSF)
     flat_Kx = np.column_stack([sizes_K, sums_KSF.reshape(len(names_K), -1)])
     distinct_Vx, counts_V = np.unique(flat_Kx, axis=0, return_counts=True)
-    drawn_RV = np.random.default_rng(seed).multinomial(len(names_K), counts_V / len(names_K), size=RESAMPLES)
-    drawn_Rx = drawn_RV @ distinct_Vx
+    generator, drawn = np.random.default_rng(seed), []
+    for some in np.array_split(np.arange(RESAMPLES), -(-RESAMPLES * len(counts_V) // _AT_ONCE)):
+        drawn_rV = generator.multinomial(len(names_K), counts_V / len(names_K), size=len(some))
+        drawn.append(drawn_rV @ distinct_Vx)
+    drawn_Rx = np.concatenate(drawn)
     return _scores(metric, (drawn_Rx[:, 1:] / drawn_Rx[:, :1]).reshape(-1, *numbers_NSF.shape[1:]))

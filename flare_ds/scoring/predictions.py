@@ -35,8 +35,12 @@ def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, lambda temporary: write_table(table, temporary))
 
 
-def read_predictions(path: Path) -> list[dict[str, Any]]:
+def read_predictions(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The records of a scored split.
+
+    Args:
+        path: of predictions.parquet.
+        columns: those that are wanted, of which the file may lack some; None: all.
 
     Raises:
         OSError: there is no such file.
@@ -45,7 +49,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:  # by itself: a file, and no data set of many
-        return file.read(use_threads=False).to_pylist()
+        return file.read(None if columns is None else list(columns), use_threads=False).to_pylist()
 
 
 def _schema(names: Iterable[str]) -> "Schema":

@@ -26,7 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import nct
 from scipy.stats import t as student
 
 LEVEL = 0.95
@@ -50,7 +52,7 @@ class Sureness:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval; with too little to tell one, everything."""
-        half = self._times((1 + LEVEL) / 2)
+        half = float(student.ppf((1 + LEVEL) / 2, self.freedom)) * self.error if self.freedom else float("inf")
         return self.mean - half, self.mean + half
 
     @property
@@ -64,23 +66,23 @@ class Sureness:
 
     @property
     def findable(self) -> float:
-        """The smallest true mean whose interval would leave zero out in 80 % of such experiments."""
-        return self._times((1 + LEVEL) / 2) + self._times(POWER)
-
-    def _times(self, probability: float) -> float:
+        """The smallest true mean whose interval would lie beyond zero in 80 % of such experiments."""
         if self.freedom == 0:
             return float("inf")
-        return float(student.ppf(probability, self.freedom)) * self.error
+        bound = student.ppf((1 + LEVEL) / 2, self.freedom)
+        # Around a true mean, mean / error is Student's t that is not central.
+        errors = brentq(lambda true: nct.sf(bound, self.freedom, true) - POWER, 0, 4 * bound, xtol=1e-6)
+        return float(errors) * self.error
 
 
-def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: Sequence[int] | None = None) -> Sureness:
+def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: ArrayLike | None = None) -> Sureness:
     """Sureness of the mean when seeds and rows are both drawn; with one seed, of rows alone.
 
     Args:
         values_SN: what each row contributes under each seed.
         clusters_N: the cluster of each row; None: each row is one.
     """
-    values_SC = values_SN if clusters_N is None else _of_clusters(values_SN, clusters_N)
+    values_SC = values_SN if clusters_N is None else of_clusters(values_SN, clusters_N)
     seeds, clusters = values_SC.shape
     mean = float(values_SC.mean())
     if clusters == 1:
@@ -109,10 +111,10 @@ def over_seeds(values_SN: NDArray[np.float64]) -> Sureness:
     return Sureness(float(means_S.mean()), float(means_S.std(ddof=1) / np.sqrt(len(means_S))), len(means_S) - 1)
 
 
-def over_languages(
+def of_languages(
     values: Sequence[NDArray[np.float64]], rows: Sequence[Sequence[str]], clusters: Mapping[str, int]
-) -> Sureness:
-    """Sureness of the mean over just these L languages, when seeds and rows are both drawn.
+) -> NDArray[np.float64]:
+    """What each row of L languages contributes to the mean over just these: [S, U], in the order of `clusters`.
 
     A row that several languages have, in translation, is one draw, and so is a seed: it begins alike in all of them, so
     its luck may be the same. With U rows in all, N of them in a language, a row
@@ -130,7 +132,7 @@ def over_languages(
     for values_SN, names in zip(values, rows, strict=True):
         weight = len(place) / (len(names) * len(values))
         values_SU[:, [place[name] for name in names]] += weight * (values_SN - values_SN.mean(1, keepdims=True))
-    return over_seeds_and_rows(values_SU, list(clusters.values()))
+    return values_SU
 
 
 def over_drawn_languages(means_L: Sequence[float]) -> Sureness:
@@ -150,7 +152,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _of_clusters(values_SN: NDArray[np.float64], clusters_N: Sequence[int]) -> NDArray[np.float64]:
+def of_clusters(values_SN: NDArray[np.float64], clusters_N: ArrayLike) -> NDArray[np.float64]:
     """What each cluster contributes [S, C]; large ones more, so that the mean stays the mean over rows."""
     names_C, of_N = np.unique(np.array(clusters_N), return_inverse=True)
     means_S1 = values_SN.mean(1, keepdims=True)

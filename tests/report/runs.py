@@ -123,7 +123,14 @@ def bounds(line: dict[str, str], column: str = "95 % interval") -> list[float]:
 
 
 def two_way(table: np.ndarray) -> tuple[float, float]:
-    """Bounds of the mean of [seeds, rows] where both are drawn: from sums of squares, the rest by what they leave."""
+    """Bounds of the mean of [seeds, rows] where both are drawn."""
+    error, freedom = error_and_freedom(table)
+    half = stats.t.ppf(0.975, freedom) * error
+    return table.mean() - half, table.mean() + half
+
+
+def error_and_freedom(table: np.ndarray) -> tuple[float, float]:
+    """Of the mean of [seeds, rows]: from sums of squares, the rest by what they leave."""
     seeds, rows = table.shape
     total = ((table - table.mean()) ** 2).sum()
     of_seed = rows * ((table.mean(1) - table.mean()) ** 2).sum()
@@ -131,8 +138,7 @@ def two_way(table: np.ndarray) -> tuple[float, float]:
     freedom = np.array([seeds - 1, rows - 1, (seeds - 1) * (rows - 1)])
     squares = np.array([of_seed, of_row, total - of_seed - of_row]) / freedom
     variance = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
-    half = stats.t.ppf(0.975, variance**2 / (squares**2 / freedom).sum()) * np.sqrt(variance / table.size)
-    return table.mean() - half, table.mean() + half
+    return np.sqrt(variance / table.size), variance**2 / (squares**2 / freedom).sum()
 
 
 def random_correct(seed: int, share: float, n: int = 300) -> np.ndarray:

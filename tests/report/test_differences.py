@@ -1,5 +1,9 @@
 """Each method against lora: differences, intervals and tests computed again here, another way."""
 
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +11,20 @@ from scipy import stats
 
 from flare_ds.methods import METHODS
 from flare_ds.reporting import report
+from flare_ds.reporting.differences import Comparison
+from flare_ds.reporting.groups import Group
+from flare_ds.reporting.over_languages import over_languages_table
+from flare_ds.runs import RunResult
+from flare_ds.scoring.sureness import Sureness
 from flare_ds.settings import load_config
 from tests.report.runs import (
     bounds,
     differences,
+    error_and_freedom,
     methods,
     over_languages,
     random_correct,
+    tables,
     two_way,
     write_run,
     write_scores,
@@ -88,13 +99,14 @@ def test_over_languages_the_mean_and_who_is_first(tmp_path):
     """Flare is much better than lora in each of three languages, x_mixup a little worse."""
     shares = {"lora": 0.5, "flare": 0.8, "x_mixup": 0.45}
     tables = []
+    seeds = (1, 2, 3, 4, 5)
     for place, language in enumerate(("pl", "ru", "es")):
         correct = {}
         for method, share in shares.items():
-            for seed in (1, 2):
+            for seed in seeds:
                 right = correct[method, seed] = random_correct(seed + 10 * place + 100 * len(method), share)
                 write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, right, target=language)
-        tables.append(np.array([correct["flare", seed].astype(float) - correct["lora", seed] for seed in (1, 2)]))
+        tables.append(np.array([correct["flare", seed].astype(float) - correct["lora", seed] for seed in seeds]))
     lines = over_languages(report(tmp_path).text)
     assert lines.keys() == {"flare", "x_mixup"}
     means = [table.mean() for table in tables]
@@ -104,6 +116,16 @@ def test_over_languages_the_mean_and_who_is_first(tmp_path):
     in_these = two_way(np.mean(tables, 0))  # each row is one draw, as is each seed
     assert bounds(lines["flare"], "in these") == pytest.approx(in_these, abs=6e-4)
     assert (lines["flare"]["first"], lines["x_mixup"]["first"]) == ("100%", "0%")
+    assert lines["flare"]["by the seeds alone"] == "-"
+    for path in tmp_path.glob("*/*-seed5/metrics.json"):
+        path.unlink()
+    four = over_languages(report(tmp_path).text)
+    assert (four["flare"]["first"], four["x_mixup"]["first"]) == ("-", "-"), "of so few seeds nobody can tell"
+    by_seed = np.mean(tables, 0)[:4].mean(1)
+    alone = stats.ttest_1samp(by_seed, 0).confidence_interval()
+    assert bounds(four["flare"], "by the seeds alone") == pytest.approx(tuple(alone), abs=6e-4)
+    found = Sureness(0, *error_and_freedom(np.mean(tables, 0)[:4])).findable
+    assert float(four["flare"]["findable"]) == pytest.approx(found, abs=6e-4)
 
 
 def test_rows_about_one_text_are_one_draw_in_all_three_tables(tmp_path):
@@ -135,7 +157,7 @@ def test_rows_about_one_text_are_one_draw_in_all_three_tables(tmp_path):
 def test_two_that_are_right_equally_often_are_first_equally_often(tmp_path):
     for language in ("pl", "ru"):
         for number, method in enumerate(("lora", "flare")):
-            for seed in (1, 2):
+            for seed in (1, 2, 3, 4, 5):
                 right = np.roll(np.arange(300) % 2 == 0, number)
                 write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, right, target=language)
     (line,) = over_languages(report(tmp_path).text).values()
@@ -215,3 +237,114 @@ def test_seeds_that_were_run_with_other_batches_are_seeds_of_one_method(tmp_path
     changed = load_config(second, ["evaluate.batch_size=4", "train.micro_batch_size=2", "cache_dir=elsewhere"])
     (second / "config.yaml").write_text(changed.to_yaml())
     assert "| 2 (1, 2)" in report(tmp_path).text
+
+
+def merged(directory, base: str) -> str:
+    directory.mkdir(parents=True)
+    (directory / "merged_from.json").write_text(json.dumps({"base": base, "run": "stage1"}))
+    return str(directory)
+
+
+def test_every_table_says_which_model_a_line_is_about(tmp_path):
+    """Two models, each tuned on the source language first, so that the base of both is a directory `base`."""
+    for model in ("google/gemma-2-9b", "meta-llama/Llama-3.1-8B"):
+        name = model.rpartition("/")[2]
+        base = merged(tmp_path / name / "base", model)
+        for language in ("es", "pl"):
+            for method in ("lora", "flare"):
+                run = f"{name}/{language}/{method}"
+                write_run(tmp_path, run, method, 1, random_correct(len(run), 0.5), target=language, base=base)
+    for lines in tables(report(tmp_path).text):
+        about = [tuple(line.get(key, "") for key in ("base", "language", "method")) for line in lines]
+        assert len(set(about)) == len(about) and {base for base, *_ in about} == {"gemma-2-9b", "Llama-3.1-8B"}
+        assert {method for *_, method in about} <= {"lora", "flare"}, "a base tells them apart, so no place does"
+
+
+def test_every_table_says_which_setting_a_line_is_about(tmp_path):
+    for r in (8, 16):
+        for method in ("lora", "flare"):
+            write_run(tmp_path, f"pl/{method}-r{r}", method, 1, random_correct(r, 0.5), r=r)
+    write_run(tmp_path, "pl/x_mixup-r32", "x_mixup", 1, random_correct(1, 0.5), r=32)
+    assert {method for method, _ in differences(report(tmp_path).text)} == {
+        "flare (pl/flare-r16)",
+        "flare (pl/flare-r8)",
+        "x_mixup against lora (pl/lora-r16)",
+        "x_mixup against lora (pl/lora-r8)",
+    }
+
+
+def test_what_over_languages_leaves_out_it_says(tmp_path):
+    for language in ("es", "pl"):
+        for method in ("lora", "flare", "x_mixup", "flare_mt"):
+            write_run(tmp_path, f"{language}/{method}", method, 1, random_correct(1, 0.5), target=language)
+    write_run(tmp_path, "pl/flare-r16", "flare", 1, random_correct(1, 0.5), r=16)
+    write_scores(tmp_path / "es/x_mixup", "accuracy", 1.0, [{"id": "other", "label": "yes", "prediction": "yes"}])
+    text = report(tmp_path).text
+    assert list(over_languages(text)) == ["flare_mt"]
+    assert [line for line in text.splitlines() if line.startswith("Left out: ")] == [
+        "Left out: multiemo base x_mixup; in es it was scored on different test rows or by other metrics.",
+        "Left out: multiemo base flare; it stands twice in pl.",
+    ]
+
+
+@pytest.mark.parametrize("copy", ["pl/a-copy", "pl/lora-seed3"])
+def test_a_copy_of_a_run_is_no_other_seed(tmp_path, copy):
+    for seed in (1, 2):
+        for method in ("lora", "flare"):
+            write_run(tmp_path, f"pl/{method}-seed{seed}", method, seed, random_correct(seed + len(method), 0.5))
+    before = report(tmp_path).text
+    write_run(tmp_path, copy, "lora", 1)
+    unfinished = report(tmp_path).text
+    write_run(tmp_path, f"{copy}-again", "lora", 1, random_correct(1 + len("lora"), 0.5))
+    after = report(tmp_path).text
+    assert differences(before) == differences(unfinished) == differences(after)
+    assert methods(before) == methods(unfinished) == methods(after)
+    assert "Left out" not in before and f"{copy.rpartition('/')[2]} (multiemo base pl lora)" in unfinished
+
+
+@dataclass(frozen=True)
+class InMemory(RunResult):
+    """A run that has the outcomes it is told, of rows that are numbered alike in every language."""
+
+    right: tuple[bool, ...] = ()
+    cluster: tuple[int, ...] = ()
+
+    @property
+    def metrics(self):
+        return {"metric": "exact_match", "answers": "generated"}
+
+    @cached_property
+    def outcomes(self):
+        return {f"test-{row}": right for row, right in enumerate(self.right)}
+
+    @property
+    def clusters(self):
+        return np.array(self.cluster)
+
+
+def test_in_these_holds_as_often_as_it_says_where_rows_of_languages_are_others(tmp_path):
+    """Short passages in one language, long ones in the other, whose rows are numbered alike; equal methods."""
+    rng, held = np.random.default_rng(1), []
+    places = {
+        (language, method): write_run(tmp_path, f"{language}/{method}", method, 1, target=language, name="tydiqa")
+        for language in ("fi", "sw")
+        for method in ("lora", "flare")
+    }
+    configs = {about: load_config(place) for about, place in places.items()}
+    for _ in range(600):
+        compared = []
+        for language, sizes in (("fi", [1] * 300), ("sw", [10] * 30)):
+            passages = np.repeat(np.arange(len(sizes)), sizes)
+            known = 0.5 + rng.normal(0, 0.25, (2, len(sizes)))[:, passages]
+            rights = (rng.random((2, len(passages))) < known).tolist()
+            flare, lora = (
+                InMemory(places[language, method], configs[language, method], right, 1000 * sizes[0] + passages)
+                for method, right in zip(("flare", "lora"), rights, strict=True)
+            )
+            compared.append(
+                Comparison(Group([flare]), Group([lora]), [(flare, lora)], ("tydiqa", "base", language, "flare"))
+            )
+        ((line,),) = tables(over_languages_table(compared))
+        lo, hi = bounds(line, "in these")
+        held.append(lo <= 0 <= hi)
+    assert 0.93 <= np.mean(held) <= 0.97

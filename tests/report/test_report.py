@@ -2,10 +2,12 @@
 
 import csv
 import sys
+import tracemalloc
 
+import numpy as np
 import pytest
 
-from flare_ds.exceptions import DataError
+from flare_ds.exceptions import DataError, HostError
 from flare_ds.reporting import report
 from flare_ds.runs import find_runs
 from tests.report.runs import methods, tables, validation, write_log, write_run
@@ -38,6 +40,55 @@ def test_learning_curves_of_free_answers_have_no_loss(tmp_path):
     report(tmp_path)
     (row,) = csv.DictReader((tmp_path / "learning_curves.csv").open())
     assert (row["validation_score"], row["validation_loss"]) == ("0.5", "")
+
+
+def figure_of(tmp_path, monkeypatch):
+    """The picture of a report, as matplotlib has it."""
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    report(tmp_path)
+    return figures[0]
+
+
+def test_a_method_has_one_colour_in_all_panels(tmp_path, monkeypatch):
+    for place, method in (("es", "lora"), ("pl", "flare"), ("pl", "lora")):
+        write_log(write_run(tmp_path, f"{place}/{method}", method, 1, target=place), validation(20, 0.5))
+    panels = figure_of(tmp_path, monkeypatch).axes
+    colours = {
+        panel.get_title(): {line.get_label(): line.get_color() for line in panel.get_lines()} for panel in panels
+    }
+    assert list(colours) == ["es", "pl"] and list(colours["pl"]) == ["flare", "lora"]
+    assert colours["es"]["lora"] == colours["pl"]["lora"] != colours["pl"]["flare"]
+
+
+def test_the_picture_of_many_languages_grows_downwards(tmp_path, monkeypatch):
+    """One row of 98 panels would be wider than the 2^16 pixels a picture may have: six stand beside each other."""
+    languages = [f"xx{letter}_Latn" for letter in "abcdefghijklm"]
+    for language in languages:
+        write_log(write_run(tmp_path, f"{language}/lora", "lora", 1, target=language), validation(20, 0.5))
+    figure = figure_of(tmp_path, monkeypatch)
+    assert [panel.get_title() for panel in figure.axes] == languages
+    assert figure.get_size_inches().tolist() == [6 * 4.5, 3 * 3.6]
+
+
+def test_runs_are_held_without_what_no_table_needs(tmp_path):
+    """1.5 MB a run would be 1.5 GB of a thousand."""
+    for seed in range(1, 6):
+        run = write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, np.arange(4000) % 3 > 0, clusters=range(4000))
+        write_log(run, validation(20, 0.5))
+    find_runs(tmp_path)
+    tracemalloc.start()
+    runs, _ = find_runs(tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(runs) == 5 and held / len(runs) < 300_000
+
+
+def test_a_place_that_cannot_be_written_is_said_so(tmp_path):
+    write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError, match="cannot write"):
+        report(tmp_path, out=tmp_path / "file" / "below")
 
 
 def test_without_matplotlib_there_is_still_the_csv(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Metrics against slow versions written out by hand, scikit-learn, scipy, exact binomials, and known coverage."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -195,6 +196,20 @@ def test_clusters_are_resampled_whole():
     of_rows = confidence_interval("macro_f1", [pairs])
     assert of_clusters == pytest.approx(slow, abs=0.012)
     assert of_clusters[1] - of_clusters[0] > 1.3 * (of_rows[1] - of_rows[0])
+
+
+def test_many_clusters_are_drawn_in_slices_of_the_same_draws(monkeypatch):
+    """At once they would be 10,000 times as many numbers as there are clusters of different contents."""
+    generator = np.random.default_rng(15)
+    clusters = np.repeat(np.arange(800), np.arange(800) // 20 + 1)
+    pairs = labelled(generator, len(clusters), 0.6)
+    tracemalloc.start()
+    in_slices = confidence_interval("macro_f1", [pairs], clusters)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6
+    monkeypatch.setattr(metrics, "_AT_ONCE", 2**40)
+    assert confidence_interval("macro_f1", [pairs], clusters) == in_slices
 
 
 def test_different_numbers_of_rows_are_never_compared():
