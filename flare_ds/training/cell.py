@@ -187,9 +187,8 @@ class Cell:
         if self.failure is None:
             self._or_fail(partial(on_rank_zero, partial(refuse_untrained, self.progress)))
         if self.failure is None:
-            summary, log = self.run_dir / "training.json", self.run_dir / "train_log.jsonl"
             trained = self.engine.learners[self.number].parameters.values()
-            written = partial(write_summary, summary, log, self.progress, trained=trained, engine=self.engine.name)
+            written = partial(write_summary, self.run_dir, self.progress, trained=trained, engine=self.engine.name)
             on_rank_zero(partial(written, steps=self.steps))
 
     def _or_fail(self, asked: Callable[[], object]) -> None:
