@@ -64,8 +64,8 @@ def _add_rm(verbs: "Verbs") -> None:
 def _ls(options: argparse.Namespace) -> None:
     from flare_ds.kept import kept_in
 
-    rows = [("kind", "task", "languages", "rows", "size", "age", "state", "directory")]
-    rows += map(_cells, kept_in(options.directory, _kinds()))
+    found = map(_cells, kept_in(options.directory, _kinds()))
+    rows = [("kind", "task", "languages", "rows", "size", "age", "state", "directory"), *found]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -196,8 +196,8 @@ class _Resolver:
         if self.config.launch is None or os.environ.get("DS_ACCELERATOR") == "cpu" or torch.cuda.is_available():
             return
         for dtype in self.guessed:
-            told = f"model.dtype=auto is {dtype} for every run, by what this host multiplies, which sees no GPU"
-            fix = "set base.model.dtype if launch starts them on others, or DS_ACCELERATOR=cpu if not"
+            told = f"model.dtype=auto is {dtype} by what this host multiplies, which sees no GPU"
+            fix = "set base.model.dtype if launch starts runs on other hosts, or DS_ACCELERATOR=cpu if not"
             print(f"flare-ds: {told}\n  fix: {fix}", file=sys.stderr)
 
     def _at(self, config: Config, name: str) -> Config:
