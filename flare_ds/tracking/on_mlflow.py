@@ -32,9 +32,8 @@ class OnMlflow(Tracker):
             self.run_id = found[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING")
             return
-        run = self.client.create_run(
-            experiment, run_name=run_name(config), tags={_KEY: key, f"{_KEY}_dir": config.run_dir}
-        )
+        tags = {_KEY: key, f"{_KEY}_dir": config.run_dir}
+        run = self.client.create_run(experiment, run_name=run_name(config), tags=tags)
         self.run_id = run.info.run_id
         params = [Param(name, str(value)) for name, value in compared(config).items()]
         self.client.log_batch(self.run_id, params=params)
