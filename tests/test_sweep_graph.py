@@ -135,9 +135,9 @@ def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Non
     assert bench.calls() == PREPARED and not (bench.out / "report.md").exists()
     capfd.readouterr()
     assert sweep(bench.path, only=("cells",)) == 1
-    assert bench.calls() == [], "the base is not there"
+    assert bench.calls() == [], "neither cache nor base is there"
     said = capfd.readouterr().out
-    assert "stage pl/lora-seed1 not run: it needs stage1, which is not finished, and --only leaves it out" in said
+    assert "pl/lora-seed1 not run: it needs prepare en-pl, which is not finished, and --only leaves it out" in said
     assert "stage1 evaluate not run" not in said, "nobody asked for it"
     assert sweep(bench.path, only=("prepare", "stage1", "cells")) == 0
     assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()]
@@ -288,7 +288,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     assert not bench.out.exists()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "|" in line][2:]
     assert [line[0] for line in lines] == ["prepare en", "prepare en-pl", "stage1", "stage1 evaluate", *CELLS]
-    assert lines[4][1:] == ["prepare en-pl, stage1", "to do", "-"]
+    assert lines[4][1:] == ["prepare en-pl, stage1", "to do", "-", "-"]
     assert "to do: 2 prepare, 2 stage1, 5 cells in 5 commands; then the report" in shown
     assert ", 5 cells in 2 commands; then the report" in dry_run(bench.path, ["together=auto"])
     sweep(bench.path, ["grid.methods=[zero_shot, lora]"])
