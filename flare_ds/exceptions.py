@@ -43,17 +43,22 @@ class ConfigError(FlareError):
     """A setting is unknown, of the wrong type, out of range, or at odds with another."""
 
 
-def together(errors: Sequence[FlareError], origin: str) -> FlareError:
+def together(
+    errors: Sequence[FlareError], origin: str, *, fix: str = "mend them all; nothing has been done yet"
+) -> FlareError:
     """One error that tells them all: the only one as it is, several as a list.
 
     Args:
         errors: at least one; the kind is that of the first.
         origin: where all of them were found.
+        fix: of several.
     """
     if len(errors) == 1:
         return errors[0]
     told = "".join(f"\n  {number}. {error.problem}: {error.fix}" for number, error in enumerate(errors, start=1))
-    return type(errors[0])(f"{len(errors)} problems in {origin}{told}", fix="mend them all; nothing has been done yet")
+    error = type(errors[0])(f"{len(errors)} problems in {origin}{told}", fix=fix)
+    error.shared = all(one.shared for one in errors)
+    return error
 
 
 class DataError(FlareError):

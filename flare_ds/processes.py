@@ -199,7 +199,7 @@ def _follow(process: subprocess.Popen, output: IO[bytes], log: IO[bytes], shown:
     while time.monotonic() < deadline:
         if stop.is_set():
             raise StoppedError
-        if select.select([output], [], [], 0.2)[0]:
+        if _readable(output, 0.2):
             chunk = output.read(_CHUNK)
             if not chunk:
                 return
@@ -240,9 +240,16 @@ def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
 def _drained(output: IO[bytes], deadline: float) -> bool:
     """Wait until nobody holds the write end of the output any more: the leader may go before its ranks do."""
     while (left := deadline - time.monotonic()) > 0:
-        if select.select([output], [], [], left)[0] and not output.read(_CHUNK):
+        if _readable(output, left) and not output.read(_CHUNK):
             return True
     return False
+
+
+def _readable(output: IO[bytes], seconds: float) -> bool:
+    """Wait for output, or its end; of many jobs some have descriptors that `select` cannot take."""
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _show(chunk: bytes) -> None:

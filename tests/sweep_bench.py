@@ -21,7 +21,7 @@ import hashlib, json, os, pathlib, shutil, subprocess, sys, time
 import yaml
 
 verb, path, *rest = sys.argv[sys.argv.index("flare_ds") + 1 :]
-run = pathlib.Path(path)
+run = pathlib.Path(path).absolute()
 run = run if run.is_dir() else run.parent
 config = yaml.safe_load((run / "config.yaml").read_text())
 here = pathlib.Path(__file__).parent

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flare_ds import checksums
-from flare_ds.checksums import directory_sha256
+from flare_ds.checksums import directory_sha256, unchanged_sha256
 
 
 def test_a_directory_is_told_by_the_names_and_contents_of_its_files(tmp_path: Path) -> None:
@@ -32,3 +32,16 @@ def test_a_file_is_read_again_once_it_was_written_again(tmp_path: Path, monkeypa
     file.write_bytes(b"two")
     os.utime(file, ns=(written, written + 1))
     assert directory_sha256(tmp_path) != first and read == ["weights"] * 2
+
+
+def test_files_of_one_name_size_and_time_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative to another working directory each."""
+    found = []
+    for content in (b"one", b"two"):
+        place = tmp_path / content.decode()
+        place.mkdir()
+        monkeypatch.chdir(place)
+        Path("weights").write_bytes(content)
+        os.utime("weights", ns=(7, 7))
+        found.append(unchanged_sha256(Path("weights")))
+    assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]

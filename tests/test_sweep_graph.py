@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
 from flare_ds.cli import main
-from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.exceptions import ConfigError, DataError, HostError
 from flare_ds.settings import load_config
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.local import sweep
@@ -19,6 +22,7 @@ from flare_ds.sweep.plan import load_sweep
 from flare_ds.sweep.progress import progress, progress_of
 from flare_ds.sweep.record import NodeRecord, SweepRecord, read_record
 from flare_ds.sweep.slots import slots
+from tests.distributed import shared_environment
 from tests.sweep_bench import CELLS, PREPARED, Bench, expected_calls, stage1_calls
 
 
@@ -129,13 +133,57 @@ def test_a_command_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.M
 def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(bench.path), "--only", "translate,prepare"]) == 0
     assert bench.calls() == PREPARED and not (bench.out / "report.md").exists()
-    assert sweep(bench.path, only=("cells",)) == 0
-    assert bench.calls() == [], "the base is not there"
+    capfd.readouterr()
+    assert sweep(bench.path, only=("cells",)) == 1
+    assert bench.calls() == [], "neither cache nor base is there"
+    said = capfd.readouterr().out
+    assert "pl/lora-seed1 not run: it needs prepare en-pl, which is not finished, and --only leaves it out" in said
+    assert "stage1 evaluate not run" not in said, "nobody asked for it"
     assert sweep(bench.path, only=("prepare", "stage1", "cells")) == 0
     assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()]
     with pytest.raises(SystemExit):
         main(["sweep", str(bench.path), "--only", "fetch"])
     assert "'fetch' is no part of a sweep" in capfd.readouterr().err
+
+
+def test_one_translation_is_made_once_however_it_is_read(bench: Bench) -> None:
+    bench.settings["base"]["task"] |= {"sides": "translated"}
+    bench.settings |= {
+        "stage1": None,
+        "variants": {
+            "short": {"method": "flare", "task.max_prompt_tokens": 16, "task.drop_shared_passages": True},
+            "clean": {"method": "flare", "translate.drop": ["loop"], "translate.batch_size": 4},
+            "few": {"method": "flare", "task.train_rows": 5},
+            "beams": {"method": "flare", "translate.beams": 4},
+        },
+        "grid": {"languages": ["pl"], "methods": ["flare", "short", "clean", "few", "beams"], "seeds": [1]},
+    }
+    bench.write()
+    needs = {node.name: node.needs for node in nodes_of(load_sweep(bench.path))}
+    assert [name for name in needs if name.startswith("translate")] == [
+        "translate en-pl",
+        "translate en-pl (pl/few-seed1)",
+        "translate en-pl (pl/beams-seed1)",
+    ]
+    same = [needs[f"prepare en-pl{of}"] for of in ("", " (pl/short-seed1)", " (pl/clean-seed1)")]
+    assert same == [("translate en-pl",)] * 3
+
+
+def test_what_auto_became_is_told_where_cells_may_run_elsewhere(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def said(*overrides: str) -> str:
+        load_sweep(bench.path, overrides)
+        return capfd.readouterr().err
+
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    told = r"^flare-ds: model\.dtype=auto is (bfloat16|float32) by what this host .*\n  fix: set base\.model\.dty.*\n$"
+    assert re.fullmatch(told, said()) and re.fullmatch(told, said("base.model.dtype=auto"))
+    assert re.fullmatch(told, said("methods.lora.model.dtype=float32")), "the others have it"
+    assert said("base.model.dtype=float32") == said("launch=null", "ranks=2") == ""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert said() == ""
 
 
 def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
@@ -193,12 +241,54 @@ def test_what_was_run_with_other_settings_is_moved_aside(bench: Bench, capfd: py
     assert (newest / "base").is_dir() and (newest / "stage1/metrics.json").exists()
 
 
+@contextmanager
+def writing(bench: Bench, run: str) -> Iterator[str]:
+    """Another process that writes a run, and its name."""
+    code = "import sys; from pathlib import Path; from flare_ds.locks import hold\n"
+    code += "hold(Path(sys.argv[1]) / '.lock', doing=''); print(flush=True); sys.stdin.read()"
+    command = [bench.python, "-c", code, str(bench.out / run)]
+    environment = shared_environment()
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        yield f"process {process.pid} on host"
+        process.stdin.close()
+
+
+def test_a_run_that_another_process_writes_is_left_where_it_is(bench: Bench) -> None:
+    sweep(bench.path)
+    changed = ["methods.flare.adapter.r=4"]
+    with writing(bench, "pl/flare-seed2") as process, pytest.raises(HostError, match=f"{process}.*pl/flare-seed2"):
+        sweep(bench.path, changed, rerun_changed=True)
+    assert not (bench.out / ".aside").exists() and (bench.out / "pl/flare-seed1/metrics.json").exists()
+    assert sweep(bench.path, changed, rerun_changed=True) == 0
+
+
+def test_only_settings_that_changed_are_written_anew_and_not_under_a_process_that_reads_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sweep whose directory is given as it stands from here, too."""
+    monkeypatch.setenv("FAIL", "train pl/flare-seed1")
+    monkeypatch.chdir(bench.directory)
+    here = ["out=out", "grid.seeds=[1]"]
+    sweep(bench.path, here)
+    saved = bench.out / "pl/flare-seed1/config.yaml"
+    written = saved.stat().st_mtime_ns
+    with writing(bench, "pl/flare-seed1") as process:
+        assert sweep(bench.path, here) == 1
+        assert saved.stat().st_mtime_ns == written
+        with pytest.raises(HostError, match=process):
+            sweep(bench.path, [*here, "base.train.micro_batch_size=3"])
+    sweep(bench.path, [*here, "base.train.micro_batch_size=3"])
+    assert load_config(saved.parent).train.micro_batch_size == 3
+
+
 def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> None:
     shown = dry_run(bench.path)
     assert not bench.out.exists()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "|" in line][2:]
     assert [line[0] for line in lines] == ["prepare en", "prepare en-pl", "stage1", "stage1 evaluate", *CELLS]
-    assert lines[4][1:] == ["prepare en-pl, stage1", "to do", "-"]
+    assert lines[4][1:] == ["prepare en-pl, stage1", "to do", "-", "-"]
     assert "to do: 2 prepare, 2 stage1, 5 cells in 5 commands; then the report" in shown
     assert ", 5 cells in 2 commands; then the report" in dry_run(bench.path, ["together=auto"])
     sweep(bench.path, ["grid.methods=[zero_shot, lora]"])
@@ -243,7 +333,8 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
     }
     (tmp_path / "a").mkdir()
     log = [{"step": step, "loss": 1 / step, "step_seconds": 0.5} for step in (1, 2, 4)]
-    (tmp_path / "a/train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + '{"step": 5, "lo')
+    log.append({"step": 5, "loss": None, "step_seconds": 0.5, "skipped_rows": ["a"]})
+    (tmp_path / "a/train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + '{"step": 6, "lo')
     (tmp_path / "a/config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))
     running = progress(SweepRecord(2, nodes), tmp_path, alive=True)
     assert running.splitlines() == [
@@ -252,6 +343,8 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
         "4 stages: 1 done, 1 running, 2 waiting; about 90 minutes left, and 1 whose time is not known",
     ], "an hour of it and two of the next, by two jobs"
     assert progress(SweepRecord(2, nodes), tmp_path, alive=False).startswith("stopped  a\n")
+    (tmp_path / "a/config.yaml").write_text("train: [")
+    assert progress(SweepRecord(2, nodes), tmp_path, alive=True).splitlines()[1] == running.splitlines()[-1]
     SweepRecord(2, nodes).write(tmp_path)
     assert read_record(tmp_path) == SweepRecord(2, nodes)
     (tmp_path / "sweep.json").write_text("{}")
@@ -274,3 +367,6 @@ def test_each_job_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="--jobs 3 with ranks=2 needs 6 GPUs, but 4 are visible"):
         slots(3, 2, {})
     assert slots(2, 1, {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "5"}) == [{"OMP_NUM_THREADS": "5"}] * 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert slots(2, 2, {"DS_ACCELERATOR": "cpu"}) == [{"OMP_NUM_THREADS": "3"}] * 2

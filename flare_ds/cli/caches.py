@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,20 @@ def _add_rm(verbs: "Verbs") -> None:
 
 
 def _ls(options: argparse.Namespace) -> None:
-    from flare_ds.cli.listing import table
     from flare_ds.kept import kept_in
 
-    print("\n".join(table(kept_in(options.directory, _kinds()))))
+    found = map(_cells, kept_in(options.directory, _kinds()))
+    rows = [("kind", "task", "languages", "rows", "size", "age", "state", "directory"), *found]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cells(kept: "Kept") -> tuple[str, ...]:
+    from flare_ds.human import human_age, human_size
+
+    told = (cell or "–" for cell in (kept.kind.name if kept.kind else "", *kept.about))
+    return *told, human_size(kept.bytes), human_age(kept.seconds_old), kept.state, str(kept.path)
 
 
 def _kinds() -> "list[Kind]":
@@ -102,11 +113,24 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from flare_ds.cli.compare import compare
-
     lines = list(compare(_fields(options.a), _fields(options.b)))
     print("\n".join(lines) or "equal")
     return DIFFERENT if lines else 0
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """Say each field that differs, with its value on both sides; nothing where all are equal.
+
+    Args:
+        a: the `fields` of a manifest, or those a config wants.
+        b: the same of another.
+    """
+    from flare_ds.data.cache.key import differing
+
+    for name in differing(a, b):
+        yield name
+        for side, fields in (("a", a), ("b", b)):
+            yield f"  {side}  {repr(fields[name]) if name in fields else '(absent)'}"
 
 
 def _fields(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, typed_path
 from flare_ds.exceptions import ConfigError
@@ -72,6 +72,18 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace) -> None:
-    from flare_ds.cli.schema import config_schema
-
     print(json.dumps(config_schema(), indent=2))
+
+
+def config_schema() -> dict[str, Any]:
+    """The settings of a run as a JSON schema, for editors; which of them go together it does not say."""
+    from flare_ds.config import Config
+    from flare_ds.methods import METHODS
+    from flare_ds.tasks.base import TASKS
+
+    schema = Config.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "A run of flare_ds"
+    schema["properties"]["method"]["enum"] = list(METHODS)
+    schema["$defs"]["TaskConfig"]["properties"]["name"]["examples"] = list(TASKS)
+    return schema

@@ -21,6 +21,7 @@ from types import FrameType
 from flare_ds.cli.arguments import ALL, split_off_ranks
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import say
+from flare_ds.host import gpu_names, threads
 from flare_ds.processes import end_lingering, free_port, guarded, search_path
 from flare_ds.runtime.launched import Place, place_of
 
@@ -99,12 +100,11 @@ def _gpus(wanted: int | str, environ: Mapping[str, str], visible: int) -> Device
     if number > visible:
         problem = f"--ranks {number}, but {visible} GPUs are visible here"
         raise ConfigError(problem, fix=f"use --ranks {ALL}; or say that the CPU is meant: DS_ACCELERATOR=cpu")
-    names = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    names = (names or list(map(str, range(visible))))[:number]
+    names = gpu_names(environ, visible)[:number]
     # Rows of many lengths and gathered layers leave holes between fixed segments.
     allocation = environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     own = {"DS_ACCELERATOR": "cuda", "CUDA_VISIBLE_DEVICES": ",".join(names)}
-    own |= {"PYTORCH_CUDA_ALLOC_CONF": allocation, **_threads(number, environ)}
+    own |= {"PYTORCH_CUDA_ALLOC_CONF": allocation, **threads(number, environ)}
     return Devices(tuple(names), own, f"using {number} of {visible} GPUs ({', '.join(names)})")
 
 
@@ -112,15 +112,9 @@ def _cpu(wanted: int | str, environ: Mapping[str, str], why: str) -> Devices:
     if wanted == ALL:
         problem = f"{why}--ranks {ALL} counts GPUs, and how many ranks share a CPU is a question of memory"
         raise ConfigError(problem, fix="say how many: --ranks 2")
-    number, threads = int(wanted), _threads(int(wanted), environ)
-    told = f"{why}{number} ranks on the CPU, OMP_NUM_THREADS={threads['OMP_NUM_THREADS']} each"
-    return Devices(tuple(map(str, range(number))), {"DS_ACCELERATOR": "cpu", **threads}, told)
-
-
-def _threads(ranks: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """The cores that this process may use, shared out, unless the user says otherwise."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(max(1, cores // ranks))}
+    number, given = int(wanted), threads(int(wanted), environ)
+    told = f"{why}{number} ranks on the CPU, OMP_NUM_THREADS={given['OMP_NUM_THREADS']} each"
+    return Devices(tuple(map(str, range(number))), {"DS_ACCELERATOR": "cpu", **given}, told)
 
 
 def _visible_gpus() -> int:

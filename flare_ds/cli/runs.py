@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, overrides_of, typed_path
 from flare_ds.cli.importing import libraries
 from flare_ds.cli.predict import add_predict
+from flare_ds.exceptions import ConfigError, FlareError, together
 from flare_ds.settings import load_config
+from flare_ds.tasks.of_run import task_sha256
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
     from flare_ds.config import Config
+    from flare_ds.data.cache import Cache
     from flare_ds.evaluation.scores import Scores
 
 _PARTS = ("translate", "prepare", "stage1", "cells", "report")
@@ -139,20 +142,53 @@ def _train_configs(options: argparse.Namespace) -> "list[Config]":
     words = overrides_of(options)
     paths = [options.config, *(word for word in words if "=" not in word)]
     overrides = [word for word in words if "=" in word]
-    return [load_config(path, overrides, trust_task_code=options.trust_task_code) for path in paths]
+    configs: list[Config] = []
+    meant = dict[str | None, tuple[str, str | None]]()
+    for path in paths:
+        config = load_config(path, overrides, trust_task_code=options.trust_task_code)
+        found = config.run_dir, task_sha256(config.task.path)
+        first, content = meant.setdefault(config.task.path, found)
+        if found[1] != content:
+            problem = f"{first} and {config.run_dir} began with different contents of task.path={config.task.path!r}"
+            raise ConfigError(problem, fix="train them by a command each; in a sweep, with together=1")
+        configs.append(config)
+    return configs
 
 
 def _train(options: argparse.Namespace) -> None:
     configs = _train_configs(options)
 
     with libraries(*(config.model for config in configs)):
-        from flare_ds.training.run import open_run
         from flare_ds.training.together import check_distinct, train_together
 
     check_distinct(configs)
-    runs = [(config, open_run(config, train=True)) for config in configs]
-    for config, scores in train_together(runs, evaluate=options.evaluate):
-        _tell(config, scores, "test")
+    runs, refused = _opened(configs)
+    try:
+        for config, scores in train_together(runs, evaluate=options.evaluate):
+            _tell(config, scores, "test")
+    except FlareError as error:
+        refused.append(error)
+    if refused:
+        raise together(refused, "the runs named", fix="mend them, and train them again")
+
+
+def _opened(configs: "list[Config]") -> "tuple[list[tuple[Config, Cache]], list[FlareError]]":
+    """Those of several runs that can be trained, with their caches, and why the others cannot; alike on all ranks."""
+    from flare_ds.runtime.joining import join_if_launched
+    from flare_ds.training.run import open_run
+
+    if len(configs) == 1:
+        return [(configs[0], open_run(configs[0], train=True))], []
+    join_if_launched()  # what is wrong with the job is wrong with none of its runs
+    runs, refused = [], list[FlareError]()
+    for config in configs:
+        try:
+            runs.append((config, open_run(config, train=True)))
+        except FlareError as error:
+            if not error.shared:  # the others open it, and wait there
+                raise
+            refused.append(error)
+    return runs, refused
 
 
 def _evaluate(options: argparse.Namespace) -> None:

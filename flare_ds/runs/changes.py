@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flare_ds.config import AdapterConfig, Config
+from flare_ds.layers import flat
 from flare_ds.places import PLACES
 
 FUSION = frozenset(
@@ -20,12 +21,8 @@ _FREE_IN_EVALUATION = ("evaluate.", "generate.", "translate.", "task.test_rows",
 
 def deciding(config: Config) -> dict[str, Any]:
     """The settings that decide what comes of a run, by dotted name; lists as JSON has them."""
-    flat: dict[str, Any] = {}
-    for section, value in config.deciding().items():
-        flat |= (
-            {f"{section}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {section: value}
-        )
-    return {name: value for name, value in flat.items() if name not in PLACES and is_read(name, config)}
+    settings = flat(config.deciding()).items()
+    return {name: value for name, value in settings if name not in PLACES and is_read(name, config)}
 
 
 def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[str, tuple[Any, Any]]:

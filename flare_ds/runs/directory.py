@@ -10,13 +10,12 @@ accepted resume may say other housekeeping: smaller batches, where things lie. I
 """
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flare_ds.checksums import file_sha256
+from flare_ds.checksums import unchanged_sha256
 from flare_ds.config import Config
-from flare_ds.exceptions import CheckpointError, ConfigError, DataError
+from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostError
 from flare_ds.files import write_json, write_text
 from flare_ds.json_text import parse_json, parse_object
 from flare_ds.locks import Holder, hold, holder_of, release
@@ -73,12 +72,10 @@ class RunDirectory:
     @property
     def adapter_sha256(self) -> str | None:
         """Of its adapter's file; None: it has none."""
-        path = self.path / WEIGHTS
         try:
-            state = path.stat()
+            return unchanged_sha256(self.path / WEIGHTS)
         except OSError:
             return None
-        return _sha256(path.absolute(), state.st_size, state.st_mtime_ns)
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its JSON files.
@@ -119,6 +116,16 @@ class RunDirectory:
     def writer(self) -> tuple[Holder, float] | None:
         """The process that writes it now, and how many seconds ago it gave a sign of life; None: there is none."""
         return holder_of(self.path / _LOCK)
+
+    def check_unwritten(self) -> None:
+        """Refuse to change it under a process that writes it: that would go on writing, by its path.
+
+        Raises:
+            HostError: naming the process.
+        """
+        if (writer := self.writer) is not None:
+            fix = f"wait for it to end, or end it; if it is surely gone, delete {self.path / _LOCK}"
+            raise HostError(f"{writer[0]} is writing the run {self.path}", fix=fix)
 
     def check(self, config: Config, *, train: bool) -> None:
         """Refuse settings that the run was not made with.
@@ -213,9 +220,3 @@ class RunDirectory:
 def at_place(config: Config) -> Config:
     """A config whose paths are absolute."""
     return parse_config(placed(config.model_dump(mode="json")), origin=CONFIG)
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, size: int, written_ns: int) -> str:
-    """A report and a sweep ask often."""
-    return file_sha256(path)

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from flare_ds.config.section import Section
-from flare_ds.sweep.layers import flat
+from flare_ds.layers import flat
 
 NAME = re.compile(r"\w[\w.@+-]*")
 """What may be part of a path as it is."""

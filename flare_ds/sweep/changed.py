@@ -11,8 +11,8 @@ from flare_ds.exceptions import ConfigError
 from flare_ds.files import disk_errors
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.processes import say
-from flare_ds.runs.changes import changes
-from flare_ds.runs.directory import BASE, at_place
+from flare_ds.runs.changes import changes, housekeeping
+from flare_ds.runs.directory import BASE, RunDirectory, at_place
 from flare_ds.sweep.plan import Plan, PlannedRun
 
 ASIDE = ".aside"
@@ -52,12 +52,19 @@ def refuse_changed(plan: Plan) -> None:
 
 
 def set_changed_aside(plan: Plan) -> None:
-    """Move such runs to a directory named by the time, below `.aside` in that of the sweep."""
+    """Move such runs to a directory named by the time, below `.aside` in that of the sweep.
+
+    Raises:
+        HostError: a process writes one of them; nothing has been moved then.
+    """
     changed = changed_runs(plan)
     place = plan.out / ASIDE / time.strftime("%Y-%m-%dT%H-%M-%S")
+    stale = list(dict.fromkeys(_stale(plan, changed)))
+    for path in stale:
+        RunDirectory(path).check_unwritten()
     for what, runs in changed.items():
         say(f"{', '.join(run.name for run in runs)}: {what}")
-    for path in dict.fromkeys(_stale(plan, changed)):
+    for path in stale:
         there = place / path.absolute().relative_to(plan.out.absolute())
         with disk_errors(there):
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +74,16 @@ def set_changed_aside(plan: Plan) -> None:
 
 
 def claim_directories(plan: Plan) -> None:
-    """Save the config of every run that is not finished in its directory."""
+    """Save the config of every run that is not finished in its directory.
+
+    Raises:
+        HostError: a process writes one that is to go on otherwise.
+    """
     # Those under way, too: they may go on with smaller batches, say.
     for run in plan.runs:
-        if not run.owner.finished and not (_is_there(run) and run.owner.config == at_place(run.config)):
+        same = _is_there(run) and not housekeeping(run.owner.config, at_place(run.config))
+        if not (run.owner.finished or same):
+            run.owner.check_unwritten()
             run.owner.claim(run.config)
 
 

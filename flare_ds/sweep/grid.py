@@ -31,13 +31,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_
 from flare_ds.config import Config
 from flare_ds.config.section import Section, TypedPath
 from flare_ds.exceptions import ConfigError, together
+from flare_ds.layers import nested
 from flare_ds.methods import METHODS
 from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
 from flare_ds.settings import explain
 from flare_ds.sweep.axes import NAME, Grid
-from flare_ds.sweep.layers import nested
 from flare_ds.yaml_file import read_yaml
 
 _SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train", "evaluate", "generate", "tracking")

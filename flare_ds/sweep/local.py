@@ -52,7 +52,7 @@ def sweep(
         rerun_changed: move what was run with other settings aside, and run it again.
 
     Returns:
-        Exit status: 0 when all that was asked for is finished, 1 if a stage failed, 130 after Ctrl-C.
+        Exit status: 0 when all that was asked for is finished, 1 if a stage failed or could not run, 130 after Ctrl-C.
 
     Raises:
         ConfigError: a setting is wrong, a run exists already with other settings, or there are too few GPUs for the
@@ -82,7 +82,7 @@ def sweep(
         result = report(plan.out) if REPORT in only else None
         say(f"\n{result.text}" if result else "")
     finished = all(is_done(run, plan) for run in plan.runs) or any(part not in only for part in KINDS)
-    return 0 if finished and not runner.failed and not (result and result.unreadable) else 1
+    return 0 if finished and not (runner.failed or runner.unmet or (result and result.unreadable)) else 1
 
 
 def summary(runner: Runner) -> str:

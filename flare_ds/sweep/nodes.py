@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flare_ds.config import Config
 from flare_ds.data.cache.requests import remembered
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.sweep.plan import Plan, PlannedRun
@@ -33,9 +34,7 @@ class Node:
         runs: the runs it writes; for a cache those that read it.
         needs: names of the nodes that must be finished before it.
         command: its words.
-        log: where its output goes.
         finished: whether it need not be run.
-        made: whether it left what it should: a launcher may end with status 0 although its ranks died.
     """
 
     name: str
@@ -43,9 +42,17 @@ class Node:
     runs: tuple[PlannedRun, ...]
     needs: tuple[str, ...]
     command: tuple[str, ...]
-    log: Path
     finished: Callable[[], bool]
-    made: Callable[[], bool]
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.runs[0].directory / "log.txt"
+
+    @property
+    def made(self) -> bool:
+        """Whether it left what it should, once it ended with status 0: a launcher may do so although its ranks died."""
+        return self.kind in ("translate", "prepare") or self.finished()
 
     @property
     def method(self) -> str:
@@ -91,6 +98,8 @@ def is_done(run: PlannedRun, plan: Plan) -> bool:
 
 
 _VALIDATION = OtherRows(split="validation")
+_READ_LATER = {"max_prompt_tokens", "chat", "drop_shared_passages"}
+"""Settings of a task that say how rows are read once they are translated."""
 
 
 def _alike(runs: Sequence[PlannedRun], key: Callable[[PlannedRun], Any]) -> list[tuple[PlannedRun, ...]]:
@@ -112,11 +121,15 @@ def _translated(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], plan: Plan
     if not config.task.is_translated:
         return
     for node in nodes.values():
-        first = node.runs[0].config
-        if node.kind == "translate" and (first.task, first.translate) == (config.task, config.translate):
+        if node.kind == "translate" and _translation(node.runs[0].config) == _translation(config):
             yield node.name
             return
     yield _single("translate", runs, nodes, (), [], plan).name
+
+
+def _translation(config: Config) -> Any:
+    """What decides which rows are translated, how, and where to."""
+    return config.task.model_dump(exclude=_READ_LATER), config.translate.model_dump(exclude={"batch_size", "drop"})
 
 
 def _prepared(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], needs: tuple[str, ...], plan: Plan) -> Node:
@@ -147,19 +160,17 @@ def _single(
         runs,
         needs,
         command,
-        run.directory / "log.txt",
         finished=lambda: remembered(config) is not None or all(is_done(one, plan) for one in runs),
-        made=lambda: True,
     )
     return nodes[name]
 
 
 def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
     command = plan.command("stage1", *_named(run), "--output", str(run.merged))
-    yield _left(run.name, "stage1", (run,), (cache,), command, run.merged.is_dir)
+    yield Node(run.name, "stage1", (run,), (cache,), command, run.merged.is_dir)
     if plan.score == "test":
         command = plan.command("evaluate", *_named(run))
-        yield _left(f"{run.name} evaluate", "stage1", (run,), (run.name,), command, lambda: run.owner.finished)
+        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), command, lambda: run.owner.finished)
 
 
 def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> Node:
@@ -173,19 +184,7 @@ def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> 
     else:
         words = ["evaluate", *named, *(["--split", "validation"] if plan.score == "validation" else [])]
     name = f"{first.name} and {len(others)} more" if others else first.name
-    return _left(name, "cells", runs, tuple(needs), plan.command(*words), lambda: all(is_done(r, plan) for r in runs))
-
-
-def _left(
-    name: str,
-    kind: Kind,
-    runs: tuple[PlannedRun, ...],
-    needs: tuple[str, ...],
-    command: tuple[str, ...],
-    result: Callable[[], bool],
-) -> Node:
-    """A node that is done when its result is there and right, before as after."""
-    return Node(name, kind, runs, needs, command, runs[0].directory / "log.txt", result, result)
+    return Node(name, "cells", runs, tuple(needs), plan.command(*words), lambda: all(is_done(r, plan) for r in runs))
 
 
 def _named(run: PlannedRun) -> tuple[str, ...]:

@@ -1,20 +1,24 @@
 """What a sweep will run: every run resolved and checked, before the first command starts."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import ConfigError, DataError, together
+from flare_ds.layers import flat, merged, nested
 from flare_ds.methods import METHODS
+from flare_ds.precision import AUTO
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.changes import FUSION, is_read
 from flare_ds.settings import parse_config
 from flare_ds.sweep.axes import Cell, suffix
 from flare_ds.sweep.grid import Settings, SweepConfig, launch_words, read_sweep
-from flare_ds.sweep.layers import flat, merged, nested
 from flare_ds.tasks.load import check_languages, task_of
 
 _GRID_OR_BASE = "grid.languages, base.task.source_language"
@@ -117,10 +121,17 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
 @dataclass(frozen=True)
 class _Resolver:
-    """Makes runs of what a sweep says."""
+    """Makes runs of what a sweep says.
+
+    Attributes:
+        config: what it says.
+        origin: the YAML's name.
+        guessed: what `model.dtype: auto` has become here, where a run has it.
+    """
 
     config: SweepConfig
     origin: str
+    guessed: set[str] = field(default_factory=set)
 
     def plan(self) -> Plan:
         config, stages1 = self.config, dict[tuple[str | None, str | None], PlannedRun]()
@@ -132,6 +143,7 @@ class _Resolver:
             run = self._cell(cell, stages1.get(place))
             if (first := cells.setdefault(run.name, run)) is not run:
                 self._check_namesake(run, first)
+        self._tell_dtype()
         launch = (sys.executable, "-m") if config.launch is None else launch_words(config.launch)
         runs = tuple(stages1.values()), tuple(cells.values())
         return Plan(Path(config.out), launch, config.ranks, *runs, config.score, config.together, config.retries)
@@ -174,7 +186,19 @@ class _Resolver:
 
     def _parse(self, settings: Settings, name: str) -> Config:
         where = "stage1" if name.endswith("stage1") else f"cell {name}"
-        return parse_config(settings | {"run_dir": name}, origin=f"{self.origin}, {where}")
+        config = parse_config(settings | {"run_dir": name}, origin=f"{self.origin}, {where}")
+        if settings["model"].get("dtype", AUTO) == AUTO:
+            self.guessed.add(config.model.dtype)
+        return config
+
+    def _tell_dtype(self) -> None:
+        """Say what `model.dtype: auto` is, where the runs may well be started on hosts of another kind."""
+        if self.config.launch is None or os.environ.get("DS_ACCELERATOR") == "cpu" or torch.cuda.is_available():
+            return
+        for dtype in self.guessed:
+            told = f"model.dtype=auto is {dtype} by what this host multiplies, which sees no GPU"
+            fix = "set base.model.dtype if launch starts runs on other hosts, or DS_ACCELERATOR=cpu if not"
+            print(f"flare-ds: {told}\n  fix: {fix}", file=sys.stderr)
 
     def _at(self, config: Config, name: str) -> Config:
         return config.model_copy(update={"run_dir": str(Path(self.config.out) / name)})

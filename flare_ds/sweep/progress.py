@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from flare_ds.exceptions import DataError
+from flare_ds.exceptions import FlareError
 from flare_ds.human import human_age
 from flare_ds.locks import holder_of
 from flare_ds.runs.directory import RunDirectory
@@ -50,11 +50,11 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
 
 
 def _step(run: Path, name: str) -> str:
-    """How far the training of a run is: its last step, its speed and its loss."""
+    """How far the training of a run is: the last step whose loss was a number, its speed and its loss."""
     try:
-        log = [line for line in RunDirectory(run).train_log() if "loss" in line]
+        log = [line for line in RunDirectory(run).train_log() if line.get("loss") is not None]
         asked = RunDirectory(run).config.train.steps if log else None
-    except DataError:
+    except FlareError:
         return ""
     if not log:
         return ""

@@ -5,7 +5,7 @@ long each part took, from which follows how long the others will.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -80,13 +80,17 @@ class SweepRecord:
         """Names of the nodes of a state."""
         return [name for name, node in self.nodes.items() if node.state == state]
 
-    def blocked(self) -> dict[str, str]:
-        """Nodes that wait in vain, each with the failed node that they need."""
-        found = {name: name for name in self.of_state("failed")}
+    def blocked(self, by: Collection[str] | None = None) -> dict[str, str]:
+        """Nodes that wait in vain, each with the first node that is the reason.
+
+        Args:
+            by: names of nodes that will not be finished; None: those that failed.
+        """
+        found = {name: name for name in (self.of_state("failed") if by is None else by)}
         for name, node in self.nodes.items():  # what is needed comes first
-            if node.state == "waiting" and (failed := next((found[need] for need in node.needs if need in found), "")):
-                found[name] = failed
-        return {name: failed for name, failed in found.items() if name != failed}
+            if node.state == "waiting" and (reason := next((found[need] for need in node.needs if need in found), "")):
+                found.setdefault(name, reason)
+        return {name: reason for name, reason in found.items() if name != reason}
 
     def write(self, out: Path) -> None:
         """Write it.

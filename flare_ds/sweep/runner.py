@@ -31,6 +31,7 @@ class Runner:
         retries: how often a command that failed is tried again.
         shown: whether the commands' output goes to the console.
         failed: the nodes that failed.
+        unmet: names of those that were asked for, but need what `only` leaves out.
         seconds: how long each node took that was run.
     """
 
@@ -41,6 +42,7 @@ class Runner:
     retries: int
     shown: bool
     failed: list[Node] = field(default_factory=list)
+    unmet: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, nodes: Sequence[Node]) -> None:
@@ -74,8 +76,18 @@ class Runner:
                             graph.done(node.name)
                 else:
                     break
-        for name, failed in self.record.blocked().items():
+        self._say_what_waits()
+
+    def _say_what_waits(self) -> None:
+        """Say what was not run, and why."""
+        blocked, nodes = self.record.blocked(), self.record.nodes
+        for name, failed in blocked.items():
             say(f"stage {name} not run: it needs {failed}, which failed")
+        left_out = [name for name in self.record.of_state("waiting") if nodes[name].kind not in self.only]
+        for name, need in self.record.blocked(left_out).items():
+            if name not in blocked:
+                self.unmet.append(name)
+                say(f"stage {name} not run: it needs {need}, which is not finished, and --only leaves it out")
 
     def _finished(self, node: Node) -> bool:
         if not node.finished():
@@ -101,7 +113,7 @@ class Runner:
             port = free_port()
             command = [word.replace("{free_port}", port) for word in node.command]
             status = run_logged(command, node.log, environment=slot, shown=self.shown, stop=stop)
-            if status == 0 and node.made():
+            if status == 0 and node.made:
                 return ""
             why = f"exit status {status}" + ("" if status else ", but its results are not there")
             if left:

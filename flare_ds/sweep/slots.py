@@ -1,10 +1,10 @@
 """What each of several jobs at once has of this host: GPUs of its own, or its share of the cores."""
 
-import os
 from collections.abc import Mapping
 from typing import Literal
 
 from flare_ds.exceptions import ConfigError
+from flare_ds.host import gpu_names, threads
 
 
 def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, str]) -> list[dict[str, str]]:
@@ -22,9 +22,7 @@ def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, s
         return [{}]
     gpus = [] if environ.get("DS_ACCELERATOR") == "cpu" else _visible(environ)
     if not gpus:
-        processes = jobs * (ranks if isinstance(ranks, int) else 1)
-        threads = environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes))
-        return [{"OMP_NUM_THREADS": threads}] * jobs
+        return [threads(jobs * (ranks if isinstance(ranks, int) else 1), environ)] * jobs
     each = ranks if isinstance(ranks, int) else len(gpus) // jobs
     if each == 0 or jobs * each > len(gpus):
         problem = f"--jobs {jobs} with ranks={ranks} needs {jobs * max(each, 1)} GPUs, but {len(gpus)} are visible here"
@@ -33,8 +31,6 @@ def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, s
 
 
 def _visible(environ: Mapping[str, str]) -> list[str]:
-    """The names of the GPUs here."""
-    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     import torch
 
-    return (named or list(map(str, range(torch.cuda.device_count()))))[: torch.cuda.device_count()]
+    return gpu_names(environ, torch.cuda.device_count())

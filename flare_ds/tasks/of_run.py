@@ -59,6 +59,7 @@ def use_task_of_run(path: str, run_dir: Path, *, trusted: bool) -> None:
     _untrusted.discard(path)
     if not trusted:
         _untrusted.add(path)
+    _copies.pop(path, None)  # that of another run, which was loaded before
     if copy.is_file():
         _copies[path] = copy
         _check_copy(copy, path)
@@ -81,6 +82,16 @@ def task_file(path: str) -> Path:
         problem = f"the run's task.path={path!r} is Python code ({file}), which whoever made the run has written"
         raise ConfigError(problem, fix="read it; if you trust it, add --trust-task-code")
     return file
+
+
+def task_sha256(path: str | None) -> str | None:
+    """Checksum of the file that `task.path` means; None: it names none, or none that is there.
+
+    Raises:
+        ConfigError: see `task_file`.
+    """
+    file = None if path is None else task_file(path)
+    return file_sha256(file) if file is not None and file.is_file() else None
 
 
 def _check_copy(copy: Path, path: str) -> None:

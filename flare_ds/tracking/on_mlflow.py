@@ -5,16 +5,16 @@ A run that goes on, or is scored later, is the same run there: it is found by it
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 
 from flare_ds.config import Config
-from flare_ds.tracking.tracker import Tracker, compared, run_name
+from flare_ds.tracking.tracker import Tracker, compared, run_key, run_name
 
-_DIRECTORY = "flare_ds.run_dir"
+_KEY = "flare_ds.run"
 
 
 class OnMlflow(Tracker):
@@ -26,18 +26,27 @@ class OnMlflow(Tracker):
 
     def __init__(self, config: Config) -> None:
         self.client = MlflowClient()
-        project, directory = config.tracking.project, str(Path(config.run_dir).absolute())
-        known = self.client.get_experiment_by_name(project)
-        experiment = known.experiment_id if known else self.client.create_experiment(project)
-        found = self.client.search_runs([experiment], f"tags.`{_DIRECTORY}` = '{directory}'", max_results=1)
+        experiment, key = self._experiment(config.tracking.project), run_key(config)
+        found = self.client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", max_results=1)
         if found:
             self.run_id = found[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING")
             return
-        run = self.client.create_run(experiment, run_name=run_name(config), tags={_DIRECTORY: directory})
+        tags = {_KEY: key, f"{_KEY}_dir": config.run_dir}
+        run = self.client.create_run(experiment, run_name=run_name(config), tags=tags)
         self.run_id = run.info.run_id
         params = [Param(name, str(value)) for name, value in compared(config).items()]
         self.client.log_batch(self.run_id, params=params)
+
+    def _experiment(self, project: str) -> str:
+        """The id of the project's experiment; of runs that begin at once one makes it."""
+        try:
+            return self.client.create_experiment(project)
+        except MlflowException:
+            known = self.client.get_experiment_by_name(project)
+            if known is None:  # that was not why
+                raise
+            return known.experiment_id
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """See `Tracker.scalars`."""

@@ -1,17 +1,20 @@
 """A run in Weights & Biases (extra `wandb`); WANDB_MODE, WANDB_API_KEY and the like are its own.
 
-A run that goes on, or is scored later, is the same run there: its id follows from its directory.
+A run that goes on, or is scored later, is the same run there: its id follows from its directory. W&B's own count of
+steps never goes back, so what belongs to an earlier step (the test scores, to the best one's) has ours as a value.
 """
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import wandb
 
-from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
-from flare_ds.tracking.tracker import Tracker, run_name
+from flare_ds.tracking.tracker import Tracker, run_key, run_name
+
+_STEP = "step"
 
 
 class OnWandb(Tracker):
@@ -22,30 +25,31 @@ class OnWandb(Tracker):
     """
 
     def __init__(self, config: Config) -> None:
-        directory = str(Path(config.run_dir).absolute())
         self.run = wandb.init(
             project=config.tracking.project,
-            id=json_sha256(directory)[:16],
+            id=run_key(config),
             name=run_name(config),
             group=config.task.target_language,
             job_type=config.method,
             config=config.model_dump(mode="json"),
-            dir=directory,
+            dir=str(Path(config.run_dir).absolute()),
             resume="allow",
             reinit="create_new",
         )
+        self.run.define_metric(_STEP)
+        self.run.define_metric("*", step_metric=_STEP)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """See `Tracker.scalars`."""
-        self.run.log(dict(values), step=step)
+        self.run.log({**values, _STEP: step})
 
     def picture(self, name: str, image_HWC: np.ndarray, step: int) -> None:
         """See `Tracker.picture`."""
-        self.run.log({name: wandb.Image(image_HWC)}, step=step)
+        self.run.log({name: wandb.Image(image_HWC), _STEP: step})
 
     def text(self, name: str, markdown: str, step: int) -> None:
         """See `Tracker.text`."""
-        self.run.log({name: wandb.Html(f"<pre>{markdown}</pre>")}, step=step)
+        self.run.log({name: wandb.Html(f"<pre>{html.escape(markdown)}</pre>"), _STEP: step})
 
     def close(self) -> None:
         """See `Tracker.close`."""

@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
+from flare_ds.layers import flat
 
 COMPARED = {
     "cell.language": "task.target_language",
@@ -57,15 +60,15 @@ class Tracker(ABC):
 
 def compared(config: Config) -> dict[str, str | int | float]:
     """The settings of `COMPARED`, by the names that are shown; what is not set is a dash."""
-    settings = config.model_dump(mode="json")
-    found = {}
-    for shown, name in COMPARED.items():
-        section, _, leaf = name.rpartition(".")
-        value = settings[section][leaf] if section else settings[leaf]
-        found[shown] = "-" if value is None else value
-    return found
+    settings = flat(config.model_dump(mode="json"))
+    return {shown: "-" if settings[name] is None else settings[name] for shown, name in COMPARED.items()}
 
 
 def run_name(config: Config) -> str:
     """What a run is called among others: the last two parts of its directory, as a sweep lays them out."""
     return "/".join(config.run_dir.rstrip("/").split("/")[-2:])
+
+
+def run_key(config: Config) -> str:
+    """What a run is known by where it is watched: it follows from its directory, and needs no quotes."""
+    return json_sha256(str(Path(config.run_dir).absolute()))[:16]

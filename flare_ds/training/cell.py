@@ -16,6 +16,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.exceptions import NotFiniteError, kept
 from flare_ds.models.loading import load_shape
+from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank
@@ -189,12 +190,10 @@ class Cell:
         if self.failure is None:
             self._or_fail(partial(on_rank_zero, partial(refuse_untrained, self.progress)))
         if self.failure is None:
-            summary, log = self.run_dir / "training.json", self.run_dir / "train_log.jsonl"
             trained = self.engine.learners[self.number].parameters.values()
-            written = partial(write_summary, summary, log, self.progress, trained=trained, engine=self.engine.name)
-            on_rank_zero(
-                lambda: summary.exists() or written(steps=self.steps)
-            )  # it is there where nothing was left to do
+            written = partial(write_summary, self.run_dir, self.progress, trained=trained, engine=self.engine.name)
+            # It is there where nothing was left to do.
+            on_rank_zero(lambda: RunDirectory(self.run_dir).trained or written(steps=self.steps))
 
     def _or_fail(self, asked: Callable[[], object]) -> None:
         """Keep, on every rank alike, why the run cannot go on; those beside it do."""

@@ -5,10 +5,10 @@ On a terminal it shows a bar; in a log it says once a minute how far it is.
 After a resume, lines of steps that will be done again are taken out, and TensorBoard is told to forget them.
 """
 
-import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from flare_ds.config import Config
 from flare_ds.files import disk_errors, write_text
-from flare_ds.json_text import json_text
+from flare_ds.json_text import json_text, parse_object
 from flare_ds.progress import IN_A_LOG, bar, on_terminal
 from flare_ds.runtime.process_group import world_size
 from flare_ds.tracking.figures import of_step, of_validation
@@ -41,12 +41,11 @@ class Records:
         run_dir, self.language = Path(config.run_dir), config.task.target_language
         self._path = run_dir / "train_log.jsonl"
         # A run that starts anew scores its start anew as well.
-        kept = [line for line in self._lines() if first_step and json.loads(line)["step"] <= first_step]
-        write_text(self._path, "".join(f"{line}\n" for line in kept))
+        kept = [line for line in _whole_lines(self._path) if first_step and line["step"] <= first_step]
+        write_text(self._path, "".join(f"{json_text(line)}\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._trackers = Trackers(config, first_step=first_step)
-        lines = map(json.loads, kept)
-        self._shares = [list(line["source_share"].values()) for line in lines if "source_share" in line]
+        self._shares = [list(line["source_share"].values()) for line in kept if "source_share" in line]
         self._name, self._steps, self._said = "/".join(run_dir.absolute().parts[-2:]), steps, time.monotonic()
         self._bar = bar(total=steps, initial=first_step, desc=self._name, unit="step", disable=not on_terminal())
 
@@ -110,11 +109,6 @@ class Records:
             self._file.write(json_text({"step": step, **values}) + "\n")
             self._file.flush()
 
-    def _lines(self) -> list[str]:
-        if not self._path.exists():
-            return []
-        return [line for line in self._path.read_text(encoding="utf-8").splitlines() if _is_json(line)]
-
 
 def _in_the_stack(module: str) -> str:
     """`layers.7.self_attn.q_proj` of `base_model.model.model.layers.7.self_attn.q_proj`."""
@@ -123,10 +117,8 @@ def _in_the_stack(module: str) -> str:
     return ".".join(names[number - 1 :])
 
 
-def _is_json(line: str) -> bool:
-    """A line cut short by a kill is not a record."""
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return True
+def _whole_lines(log: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log; a line that a kill cut short is none, and no reason not to go on."""
+    for line in log.read_bytes().splitlines() if log.exists() else ():
+        with suppress(ValueError):
+            yield parse_object(line)

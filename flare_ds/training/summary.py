@@ -1,6 +1,5 @@
 """What a training came to, in a few numbers: training.json, which is written last."""
 
-import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,7 @@ from torch import nn
 
 from flare_ds.files import write_json
 from flare_ds.models.partitioned import full_numel
+from flare_ds.runs.directory import TRAINING, RunDirectory
 from flare_ds.runtime.process_group import world_size
 from flare_ds.training.state import Progress
 
@@ -16,20 +16,19 @@ _COSTS = ("examples", "tokens", "padded_tokens", "flops", "step_seconds")
 
 
 def write_summary(
-    path: Path, log: Path, progress: Progress, *, trained: Iterable[nn.Parameter], engine: str, steps: int
+    run_dir: Path, progress: Progress, *, trained: Iterable[nn.Parameter], engine: str, steps: int
 ) -> None:
     """Sum up a run that has ended; costs are of the steps that were applied.
 
     Args:
-        path: of the summary.
-        log: of the run's steps.
+        run_dir: of the run, where its log is.
         progress: where it stands.
         trained: what it trains.
         engine: the name of the one that trained it last.
         steps: how many it might have had.
     """
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    applied = [line for line in lines if "step_seconds" in line and "skipped_rows" not in line]
+    log = RunDirectory(run_dir).train_log()
+    applied = [line for line in log if "step_seconds" in line and "skipped_rows" not in line]
     totals = {name: sum(line[name] for line in applied) for name in _COSTS}
     summary = {
         "steps": progress.step,
@@ -49,4 +48,4 @@ def write_summary(
         "engine": engine,
         "world_size": world_size(),
     }
-    write_json(path, summary)
+    write_json(run_dir / TRAINING, summary)

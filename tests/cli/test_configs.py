@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from flare_ds.cli import main
-from flare_ds.cli.schema import config_schema
+from flare_ds.cli.configs import config_schema
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS
 from flare_ds.new_config import new_config

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flare_ds.cli import main
 from flare_ds.exceptions import ConfigError
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
@@ -83,3 +84,18 @@ def test_a_run_that_has_begun_is_not_given_another_task_file(tmp_path: Path, ran
     with pytest.raises(ConfigError, match=r"was changed since the run .* began"):
         keep_task_file(str(original), run)
     assert "second" in (run / "task.py").read_text()
+
+
+def test_runs_that_mean_other_files_by_one_path_are_not_trained_by_one_command(
+    tmp_path: Path, ran: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, path = write_run(tmp_path, ran), tmp_path / "mine.py"
+    path.write_text(CODE.format(ran=str(ran), said="second"))
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "config.yaml").write_text((run / "config.yaml").read_text())
+    for runs in ((run, new), (new, run)):
+        assert main(["train", *map(str, runs), "--trust-task-code"]) == 1
+        assert f"began with different contents of task.path='{path}'" in capsys.readouterr().err
+    load_config(run, trust_task_code=True)
+    assert task_of(load_config(new, trust_task_code=True).task).prompt({"text": "a"}) == "a second:", "it has no copy"

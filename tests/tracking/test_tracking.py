@@ -19,6 +19,7 @@ from flare_ds.tracking.figures import of_step, of_test, of_validation
 from flare_ds.tracking.picture import share_picture
 from flare_ds.tracking.trackers import Trackers, check_trackers
 from tests.toy import toy_settings
+from tests.tracking.stand_ins import Mlflow, Wandb
 
 STEP = {
     "loss": 1.5,
@@ -47,7 +48,7 @@ def logged(config: Config, *, first_step: int = 0) -> None:
     trackers.close()
     tested = Trackers(config, first_step=first_step + 2, begins=False)
     tested.scalars(of_test(0.6, {"accuracy": 0.6, "loss": 1.0}), first_step + 2)
-    tested.text("predictions", "| a |", first_step + 2)
+    tested.text("predictions", "| <bos> a |", first_step + 2)
     tested.close()
 
 
@@ -157,6 +158,48 @@ def test_its_server_compares_the_runs(server: str) -> None:
     assert tests == pytest.approx([0.6, 0.6])
     layout = asked(server, "plugin/custom_scalars/layout")
     assert [category["title"] for category in layout["category"]] == ["pl"]
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Wandb:
+    module = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delitem(sys.modules, "flare_ds.tracking.on_wandb", raising=False)
+    return module
+
+
+def test_wandb_drops_nothing_of_a_run_that_goes_on_or_is_scored_later(tmp_path: Path, wandb: Wandb) -> None:
+    """The best adapter, whose test scores these are, is of an earlier step than the last."""
+    config = config_of(tmp_path, to=["wandb"])
+    logged(config)
+    logged(config, first_step=1)
+    ((name, rows),) = wandb.runs.items()
+    assert wandb.metrics[name] == {"step": None, "*": "step"}
+    steps = {key: [row["step"] for _, row in rows if key in row] for key in ("loss/train", "score/test", "predictions")}
+    assert steps == {"loss/train": [1, 2, 2, 3], "score/test": [2, 3], "predictions": [2, 3]}
+    earlier = Trackers(config, first_step=1, begins=False)
+    earlier.scalars(of_test(0.7, {"accuracy": 0.7}), 1)
+    assert rows[-1][1] == {"score/test": 0.7, "score/test_accuracy": 0.7, "step": 1}
+
+
+def test_wandb_shows_a_text_as_it_is(tmp_path: Path, wandb: Wandb) -> None:
+    logged(config_of(tmp_path, to=["wandb"]))
+    (rows,) = wandb.runs.values()
+    assert [row["predictions"] for _, row in rows if "predictions" in row] == ["<pre>| &lt;bos&gt; a |</pre>"]
+
+
+def test_mlflow_jobs_that_begin_at_once_share_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a directory whose name holds what ends a text in a filter."""
+    server = Mlflow()
+    for name, module in server.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "flare_ds.tracking.on_mlflow", raising=False)
+    for seed in (1, 2):
+        logged(config_of(tmp_path / f"it's {seed}", to=["mlflow"]))
+    assert server.experiments == {"flare_ds": "7"}
+    assert [len(run["metrics"]) for run in server.runs.values()] == [len(server.runs["0"]["metrics"])] * 2
+    names = [[metric[0] for metric in run["metrics"]] for run in server.runs.values()]
+    assert all(of_one.count("loss/train") == 2 and of_one.count("score/test") == 1 for of_one in names)
 
 
 def test_wandb_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

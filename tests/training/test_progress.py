@@ -36,6 +36,18 @@ def test_in_a_log_a_run_says_once_a_minute_how_far_it_is(
     assert len(slow) == 4 and not any("\r" in line or "\x1b" in line for line in slow)
 
 
+def test_what_a_kill_left_of_a_log_is_gone_on_with(tmp_path: Path, capsys: Said) -> None:
+    """A line cut short, one of zeros as a power cut leaves, one with a character that ends lines elsewhere."""
+    told(tmp_path, capsys)
+    log = tmp_path / "pl/lora-seed1/train_log.jsonl"
+    first, second, *_ = log.read_bytes().splitlines()
+    odd = '{"step": 2, "skipped_rows": ["a\u2028b"]}'
+    log.write_bytes(b"\n".join([first, b"\0\0\0", odd.encode(), second, second[:20]]))
+    made = toy_settings(tmp_path, name="pl/lora-seed1") | {"tracking": {"to": []}}
+    Records(Config.model_validate(made), first_step=2, steps=3, enabled=True).close()
+    assert log.read_text("utf-8").split("\n") == [first.decode(), odd, second.decode(), ""]
+
+
 def test_on_a_terminal_it_shows_a_bar(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "on_terminal", lambda: True)
     monkeypatch.setattr(progress, "on_terminal", lambda: True)

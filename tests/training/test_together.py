@@ -227,6 +227,24 @@ def test_sources_that_cells_share_are_read_once(root: Path, monkeypatch: pytest.
     assert distinct < 6 * 12 * 1.2
 
 
+def test_runs_that_are_refused_leave_the_others_to_train(root: Path) -> None:
+    """On two ranks: one run is written by another process, one has another method than was begun with."""
+    names = ("lora-pl", "flare-pl", "prefix-de")
+    made = [settings(root, name, f"refused-{name}", steps=2) for name in names]
+    made[2] |= {"method": "zero_shot"}
+    paths = [str(write_config(one)) for one in made]
+    held, trained, wrong = (RunDirectory(one["run_dir"]) for one in made)
+    held.lock()
+    try:
+        said = run_ranks(["flare_ds", "train", *paths], 2, expect=1)[0]
+    finally:
+        held.unlock()
+    assert trained.trained and not (held.begun or wrong.path.exists())
+    told = said[said.index("flare-ds: 2 problems in the runs named") :]
+    assert f"is writing the run {held.path}" in told and "method=zero_shot trains nothing" in told
+    assert "Traceback" not in said
+
+
 def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

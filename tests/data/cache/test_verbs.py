@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from flare_ds.cli import main
-from flare_ds.cli.compare import compare
+from flare_ds.cli.caches import compare
 from flare_ds.data.cache import open_cache, verify
 from flare_ds.published import is_trash, mark_used, sweep_trash
 from tests.toy import toy_settings, write_config, write_data, write_model
