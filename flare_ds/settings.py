@@ -39,7 +39,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     """
     file = Path(expanded(str(path)))
     is_run = file.is_dir() or (file.name == "config.yaml" and (file.parent / "versions.json").exists())
+    if not file.exists():
+        raise ConfigError(f"there is no config or run directory {str(file)!r}", fix="check the path")
     settings = _saved(file) if file.is_dir() else read_yaml(file)
+    if "grid" in settings and "run_dir" not in settings:
+        raise ConfigError(f"{file} is a sweep, not a run", fix=f"flare-ds sweep {file} --dry-run")
     file = file / "config.yaml" if file.is_dir() else file
     saved = _task_path(settings)
     apply_overrides(settings, overrides, partial(is_text, Config))

@@ -1,6 +1,6 @@
-"""What is wrong with a value, in plain words: those of pydantic speak of Python's types, once for each that it could be.
+"""What is wrong with a value, in plain words: pydantic's are of Python's types, once for each that it could be.
 
-    evaluate.batch_size='big' is neither a whole number nor auto
+evaluate.batch_size='big' is neither a whole number nor auto
 """
 
 import re

@@ -57,8 +57,16 @@ def refusal(read: object, path: Path, override: str) -> ConfigError:
         ("model.attention=", "model.attention in FILE has no value", "sdpa, eager or flash_attention_2"),
         ("evaluate.batch_size=big", "='big' in FILE is neither a whole number nor auto", "a whole number or auto"),
         ("evaluate.batch_size=0", "=0 in FILE is neither a number above 0 nor auto", "a number above 0 or auto"),
-        ("evaluate.late=0", "evaluate.late=0 in FILE is neither a number above 0 nor fitted", "number above 0 or fitted"),
-        ("adapter.target_modules=q", "='q' in FILE is neither a list nor all-linear", "e.g. adapter.target_modules=[q]"),
+        (
+            "evaluate.late=0",
+            "evaluate.late=0 in FILE is neither a number above 0 nor fitted",
+            "number above 0 or fitted",
+        ),
+        (
+            "adapter.target_modules=q",
+            "='q' in FILE is neither a list nor all-linear",
+            "e.g. adapter.target_modules=[q]",
+        ),
         ("adapter.target_modules=[1]", "adapter.target_modules.0=1 in FILE is no text", "in quotes"),
         ("train=3", "train=3 in FILE is no section", "indented"),
     ],

@@ -46,11 +46,13 @@ def task_of(config: TaskConfig) -> Task:
         except ConfigError as error:
             raise ConfigError(f"{error.problem:.200} (task.name)", fix=error.fix) from None
     path = task_file(config.path)
+    if path.suffix not in (".py", ".yaml", ".yml"):
+        raise ConfigError(f"task.path={config.path!r} is neither .yaml nor .py", fix="docs/tasks.md shows both")
+    if not path.exists():
+        raise ConfigError(f"task.path={config.path!r} is not there", fix="check the path")
     if path.suffix == ".py":
         return check_task(_task_in_module(path.absolute(), config.name))
-    if path.suffix in (".yaml", ".yml"):
-        return check_task(_checked_name(_task_in_yaml(path), config.name, path))
-    raise ConfigError(f"task.path={config.path!r} is neither .yaml nor .py", fix="docs/tasks.md shows both")
+    return check_task(_checked_name(_task_in_yaml(path), config.name, path))
 
 
 def check_languages(task: Task, config: TaskConfig) -> None:
@@ -95,7 +97,7 @@ def _checked_name(task: Task, name: str, path: Path) -> Task:
 
 
 def _task_in_yaml(path: Path) -> TableTask:
-    settings = read_yaml(path)
+    settings = read_yaml(path, like="the one in docs/tasks.md")
     unknown = [key for key in settings if key not in _KEYS]
     if unknown:
         told = [ConfigError(f"unknown key {key!r} in {path}", fix=suggestion(str(key), _KEYS)) for key in unknown]
