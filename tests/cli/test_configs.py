@@ -143,9 +143,8 @@ def test_check_tells_all_that_is_wrong_at_once(root: Path, tmp_path: Path, capsy
     assert captured.out == "" and "3 problems in" in captured.err
     for told in ("no language 'xx'", "task.data_dir='/nowhere'", "flare-ds stage1 CONFIG --output models/tuned"):
         assert told in captured.err
-    assert (
-        main(["check", str(config), *wrong]) == 1
-    )
+    wrong = ["deepspeed=nowhere.json", "adapter.fused_modules=[qproj]", "task.chat=true"]
+    assert main(["check", str(config), *wrong]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and "3 problems in" in captured.err
     for told in ("nowhere.json", "did you mean 'q_proj'", "has no chat template"):

@@ -54,19 +54,19 @@ def test_a_base_that_may_be_the_hubs(here: Path) -> None:
     check_base("out/base")
 
 
+ON_RANKS = ("train", "evaluate", "predict --source y --target x", "stage1 --output x")
+ALONE = ("check", "prepare", "inspect")
+
+
 @pytest.mark.parametrize(
-    ("verb", "ranks"),
-    [
-        *((verb, ranks) for verb in ("train", "evaluate", "predict --target x", "stage1 --output x") for ranks in "02"),
-        *((verb, "0") for verb in ("check", "prepare", "inspect")),
-    ],
+    ("verb", "ranks"), [*((verb, ["--ranks", "2"]) for verb in ON_RANKS), *((verb, []) for verb in (*ON_RANKS, *ALONE))]
 )
 def test_verbs_say_so_before_a_rank_starts(
-    here: Path, verb: str, ranks: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, verb: str, ranks: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flare_ds.cli.ranks._launch", lambda *_: pytest.fail("ranks are started"))
     config = str(write_config(toy_settings(here)))
-    words = [*verb.split(), config, "model.base=models/tuned", *(["--ranks", ranks] if ranks != "0" else [])]
+    words = [*verb.split(), config, "model.base=models/tuned", *ranks]
     assert main(words) == 1
     told = capsys.readouterr().err
     assert told.count("model.base='models/tuned' is not there") == 1 and "--output models/tuned makes it" in told
