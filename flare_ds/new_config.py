@@ -70,8 +70,8 @@ def _named(task: str) -> tuple[Task, dict[str, str]]:
     """The task, and how a config names it."""
     if not task.endswith((".yaml", ".yml")):
         return TASKS.get(task), {"name": task}
-    named = {"name": str(read_yaml(Path(task)).get("name")), "path": task}
-    return task_of(TaskConfig(**named, target_language="en")), named
+    name = str(read_yaml(Path(task)).get("name"))
+    return task_of(TaskConfig(name=name, path=task, target_language="en")), {"name": name, "path": task}
 
 
 def _languages(task: Task, named: Sequence[str]) -> tuple[str, str]:
