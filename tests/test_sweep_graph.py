@@ -199,7 +199,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     assert not bench.out.exists()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "|" in line][2:]
     assert [line[0] for line in lines] == ["prepare en", "prepare en-pl", "stage1", "stage1 evaluate", *CELLS]
-    assert lines[4][1:] == ["prepare en-pl, stage1", "to do", "-"]
+    assert lines[4][1:] == ["prepare en-pl, stage1", "to do", "-", "-"]
     assert "to do: 2 prepare, 2 stage1, 5 cells in 5 commands; then the report" in shown
     assert ", 5 cells in 2 commands; then the report" in dry_run(bench.path, ["together=auto"])
     sweep(bench.path, ["grid.methods=[zero_shot, lora]"])
