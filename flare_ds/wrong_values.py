@@ -12,8 +12,8 @@ from pydantic_core import ErrorDetails
 
 from flare_ds.registry import suggestion
 
-_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*|constrained-.*|int|float|str|bool")
-"""How pydantic names one of several types in the place of a problem."""
+_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*|constrained-.*|int|float|str|bool|\[key\]")
+"""How pydantic says in a place which of several types it tried, or that it means the key."""
 _WANTED = {
     "int": "a whole number",
     "float": "a number",

@@ -123,7 +123,7 @@ def _problem(place: tuple[str, ...], refusals: Sequence[Any], path: Path) -> Con
     if kind == "missing":
         return ConfigError(f"key {key!r} is missing in {path}", fix=f"add it: {_KEYS[key]}")
     problem, fix = worded(".".join(place), refusals, origin=str(path))
-    return ConfigError(f"key {problem}", fix=f"{fix}: {_KEYS[key]}")
+    return ConfigError(f"key {problem}", fix=f"{fix} ({_KEYS[key]})")
 
 
 def _task_in_module(path: Path, name: str) -> Task:
