@@ -67,7 +67,8 @@ def check_data(config: TaskConfig) -> None:
         DataError: saying what makes it.
     """
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
-        fetch = f", or flare-ds fetch data {config.name}" if config.name in DATA else ""
+        link = "" if Path(config.data_dir).is_absolute() else f" --link {config.data_dir}"
+        fetch = f", or flare-ds fetch data {config.name}{link}" if config.name in DATA else ""
         raise DataError(f"task.data_dir={config.data_dir!r} is not a directory", fix=f"check the path{fetch}")
 
 
