@@ -11,9 +11,11 @@ from flare_ds.config import AdapterConfig, Config, ModelConfig, SourceConfig, Ta
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
 from flare_ds.models.checked import CHECKED, Checked
+from flare_ds.settings import parse_config
 from flare_ds.tasks.base import TASKS, Task
+from flare_ds.tasks.load import check_languages, task_of
 from flare_ds.text_file import read_text
-from flare_ds.yaml_file import dump_yaml
+from flare_ds.yaml_file import dump_yaml, read_yaml
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
@@ -31,27 +33,31 @@ def new_config(*, task: str, base: str, method: str, languages: Sequence[str] = 
     """The text of a config.
 
     Args:
-        task: registered name of a task.
+        task: registered name of a task, or a YAML file that declares one.
         base: directory or hub name of the base.
         method: one of `flare_ds.methods`.
         languages: the source language, and the target language; none: the task's first two, English before others.
         data_dir: directory with the task's files; None: the hub.
 
     Raises:
-        ConfigError: there is no such task or method, or it has to be said which languages are meant.
+        ConfigError: there is no such task or method, it has to be said which languages are meant, or the method cannot
+            work with them.
+        DataError: the task cannot give one of the languages, and nothing can translate into it.
     """
-    found = TASKS.get(task)
+    found, named = _named(task)
     recipe = METHODS.get(method)
     source, target = _languages(found, languages)
     settings: dict[str, Any] = {
         "method": method,
         "run_dir": f"runs/{target}-{method}",
         "model": {"base": base, **_attention(base)},
-        "task": {"name": task, "data_dir": data_dir, **_task(found, source, target)},
+        "task": {**named, "data_dir": data_dir, **_task(found, source, target)},
         **({"source": {"mt_encoder": _MT_ENCODER}} if recipe.states == "mt_encoder" else {}),
         **_fused(base, recipe),
         "train": _train(found),
     }
+    config = parse_config(settings, origin="what is asked for")
+    check_languages(found, config.task)
     return "\n".join([_HEAD, *_lines(settings, Config), ""])
 
 
@@ -60,10 +66,21 @@ _HEAD = """\
 # `flare-ds config --schema` names all settings."""
 
 
+def _named(task: str) -> tuple[Task, dict[str, str]]:
+    """The task, and how a config names it."""
+    if not task.endswith((".yaml", ".yml")):
+        return TASKS.get(task), {"name": task}
+    name = str(read_yaml(Path(task)).get("name"))
+    return task_of(TaskConfig(name=name, path=task, target_language="en")), {"name": name, "path": task}
+
+
 def _languages(task: Task, named: Sequence[str]) -> tuple[str, str]:
     if len(named) == 2:
         return named[0], named[1]
-    if named or len(task.languages) < 2:
+    if not named and len(task.languages) == 1:
+        problem = f"task {task.name} has {task.languages[0]} alone, so the target is to be machine-translated"
+        raise ConfigError(problem, fix=f"say which it is: --languages {task.languages[0]},TARGET")
+    if named:
         problem = f"--languages names {len(named)} languages, not a source and a target"
         raise ConfigError(problem, fix=f"e.g. --languages en,pl (task {task.name} has: {', '.join(task.languages)})")
     source = "en" if "en" in task.languages else task.languages[0]

@@ -21,6 +21,7 @@ from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import use_named_task, use_task_of_run
+from flare_ds.wrong_values import refused, worded
 from flare_ds.yaml_file import read_yaml
 
 
@@ -38,7 +39,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     """
     file = Path(expanded(str(path)))
     is_run = file.is_dir() or (file.name == "config.yaml" and (file.parent / "versions.json").exists())
+    if not file.exists():
+        raise ConfigError(f"there is no config or run directory {str(file)!r}", fix="check the path")
     settings = _saved(file) if file.is_dir() else read_yaml(file)
+    if "grid" in settings and "run_dir" not in settings:
+        raise ConfigError(f"{file} is a sweep, not a run", fix=f"flare-ds sweep {file} --dry-run")
     file = file / "config.yaml" if file.is_dir() else file
     saved = _task_path(settings)
     apply_overrides(settings, overrides, partial(is_text, Config))
@@ -108,15 +113,16 @@ def explain(error: ValidationError, model: type[BaseModel], origin: str) -> Flar
         model: the model that was to be built, whose keys are suggested.
         origin: the file the settings come from.
     """
-    found: dict[str, list[ConfigError]] = {}
-    for details in error.errors():
-        path = [str(part) for part in details["loc"] if not str(part).startswith(("list[", "literal["))]
-        found.setdefault(".".join(path), list(_problems(details, path, model, origin)))  # of a union's, the first
-    return together([problem for problems in found.values() for problem in problems], origin)
+    problems = (_problems(name, details, model, origin) for name, details in refused(error).items())
+    return together([problem for of_setting in problems for problem in of_setting], origin)
 
 
-def _problems(details: Any, path: list[str], model: type[BaseModel], origin: str) -> Iterator[ConfigError]:
-    name, value, kind = ".".join(path), f"{details['input']!r:.200}", details["type"]
+def _problems(
+    path: tuple[str, ...], refusals: Sequence[Any], model: type[BaseModel], origin: str
+) -> Iterator[ConfigError]:
+    """What is wrong with one setting; where its types differ in what they refuse, in one sentence."""
+    details, name = refusals[0], ".".join(path)
+    value, kind = f"{details['input']!r:.200}", details["type"]
     if kind == "extra_forbidden":
         yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], keys_of(model, path[:-1])))
     elif kind == "missing":
@@ -132,4 +138,5 @@ def _problems(details: Any, path: list[str], model: type[BaseModel], origin: str
     elif kind == "string_type" and isinstance(details["input"], bool | int | float):
         yield ConfigError(f"setting {name}={value} in {origin} is no text", fix=f'write {name}: "..." in quotes')
     else:
-        yield ConfigError(f"setting {name}={value} in {origin}: {details['msg']}", fix=f"change {name}")
+        problem, fix = worded(name, refusals, origin=origin)
+        yield ConfigError(f"setting {problem}", fix=fix)

@@ -77,15 +77,20 @@ class _Dumper(yaml.SafeDumper):
     }
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, like: str = "one of launchers/configs/") -> dict[str, Any]:
     """Read a YAML mapping.
+
+    Args:
+        path: the file.
+        like: what such a file can be begun from.
 
     Raises:
         ConfigError: the file is missing, is not YAML, names a key twice, or is not a mapping.
     """
     settings = parse_yaml(read_text(path, named=f"the config {path}"), origin=str(path))
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds no settings (found {settings!r:.200})", fix="start from launchers/configs/")
+        found = "" if settings is None else f" (found {settings!r:.200})"
+        raise ConfigError(f"{path} holds no settings{found}", fix=f"start from {like}")
     return settings
 
 

@@ -96,6 +96,9 @@ class Bench:
         self.stand_in = directory / "stand_in"
         self.stand_in.write_text(STAND_IN.format(python=sys.executable))
         self.stand_in.chmod(0o755)
+        for read in ("models/small", "data"):
+            (directory / read).mkdir(parents=True)
+        monkeypatch.chdir(directory)
         rows = [{"id": str(i), "label": "a", "prediction": "a" if i % 3 else "b"} for i in range(30)]
         write_predictions(directory / "predictions.parquet", rows)
         self.python = sys.executable

@@ -34,7 +34,7 @@ def test_each_run_gets_its_own_config(bench):
     sweep(bench.path)
     stage1 = load_config(bench.out / "stage1")
     assert (stage1.method, stage1.task.target_language, stage1.train.steps) == ("lora", "en", 60)
-    assert stage1.model.base == "models/small"
+    assert stage1.model.base == str(bench.directory / "models/small")
     flare, lora = load_config(bench.out / "pl/flare-seed2"), load_config(bench.out / "pl/lora-seed2")
     assert (flare.method, flare.train.seed, flare.train.steps) == ("flare", 2, 40)
     assert flare.model.base == lora.model.base == str(bench.out / "base")
@@ -58,7 +58,7 @@ def test_a_base_that_is_tuned_already_needs_no_stage_1(bench):
     bench.write()
     assert sweep(bench.path) == 0
     assert bench.calls() == ["prepare pl/zero_shot-seed1", *expected_calls()]
-    assert load_config(bench.out / "pl/flare-seed1").model.base == "models/small"
+    assert load_config(bench.out / "pl/flare-seed1").model.base == str(bench.directory / "models/small")
 
 
 def test_a_grid_that_grows_runs_only_what_is_new(bench):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from flare_ds.cli import main
-from flare_ds.exceptions import ConfigError, DataError, HostError
+from flare_ds.exceptions import ConfigError, DataError, FlareError, HostError
 from flare_ds.settings import load_config
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.local import sweep
@@ -303,6 +304,23 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     assert f"| pl/lora-seed3 | {needs} | to do | 2 hours |" in shown
     assert "about 2 hours left, and 3 whose time is not known" in shown
     assert record.read_text() == json.dumps(content)
+
+
+def test_what_is_not_there_is_told_before_the_first_command(bench: Bench) -> None:
+    """Once for all cells; and what finished ones have read may be gone."""
+    wrong = ["base.model.base=models/none", "base.task.data_dir=nowhere"]
+    for call in (sweep, dry_run):
+        with pytest.raises(FlareError, match="2 problems in") as refused:
+            call(bench.path, wrong)
+        for told in ("model.base='models/none' is not there", "task.data_dir='nowhere' is not a directory"):
+            assert refused.value.problem.count(told) == 1
+    assert bench.calls() == [] and not bench.out.exists()
+    assert sweep(bench.path) == 0
+    for read in ("models", "data"):
+        shutil.rmtree(bench.directory / read)
+    assert sweep(bench.path) == 0
+    with pytest.raises(FlareError, match=r"task\.data_dir='data' is not a directory"):
+        dry_run(bench.path, ["grid.languages=[pl, es]"])
 
 
 def test_status_says_what_failed_and_why(

@@ -83,7 +83,7 @@ def test_encodings_that_say_which_they_are(tmp_path: Path, encoding: str) -> Non
         (b"a: @x\n", ["line 1", "quotes"]),
         (b"a: 1\n---\nb: 2\n", ["line 2", "single document"]),
         (b"- a\n- b\n", ["holds no settings", "['a', 'b']"]),
-        (b"", ["holds no settings", "None"]),
+        (b"", ["holds no settings", "launchers/configs/"]),
         (b"? [a]\n: 1\n", ["line 1", "unhashable"]),
         (b"a: 1\nb: 99999999999999999999\n", ["line 2", "'99999999999999999999' is no int of 64 bits"]),
         (b"a: " + b"9" * 5000, ["line 1", "is no int"]),

@@ -18,7 +18,8 @@ def add_verbs(verbs: "Verbs") -> None:
     examples = ["flare-ds new run.yaml --task multiemo --model models/gemma --languages en,pl"]
     new = add_verb(verbs, "new", _new, summary, examples)
     new.add_argument("file", type=typed_path, metavar="FILE", help="file to write; an existing one is not overwritten")
-    new.add_argument("--task", required=True, metavar="NAME", help="a task that `flare-ds tasks` lists")
+    task = "a task that `flare-ds tasks` lists, or a YAML file of your own task"
+    new.add_argument("--task", required=True, metavar="NAME", help=task)
     new.add_argument("--model", required=True, metavar="DIR", help="directory or hub name of the base")
     new.add_argument("--method", default="flare", metavar="NAME", help="one of docs/methods.md (default: %(default)s)")
     new.add_argument(
@@ -62,11 +63,15 @@ def _new(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    config = config_of(options)
+    config, origin = config_of(options), str(options.config)
+
+    from flare_ds.fetch.needed import check_needed
+
+    check_needed(config, origin=origin)
 
     from flare_ds.training.check import check_run
 
-    lines = check_run(config, origin=str(options.config))
+    lines = check_run(config, origin=origin)
     print("\n".join(lines), file=sys.stderr)
     print(config.to_yaml(), end="")
 

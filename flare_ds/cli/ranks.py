@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from flare_ds.cli.arguments import ALL, split_off_ranks
+from flare_ds.cli.importing import check_bases
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import say
 from flare_ds.host import gpu_names, threads
@@ -64,7 +65,8 @@ def run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
         problem = f"--ranks {options.ranks}, but a launcher has started this process: {told} in the environment"
         raise HostError(problem, fix="leave --ranks out, or unset these variables")
     if "read_config" in options:
-        options.read_config(options)
+        read = options.read_config(options)
+        check_bases(config.model for config in (read if isinstance(read, list) else [read]))
     devices = devices_for(options.ranks, os.environ, _visible_gpus)
     say(devices.told)
     return _launch(split_off_ranks(words)[1], devices)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from flare_ds.checksums import canonical_json
 from flare_ds.exceptions import ConfigError
-from flare_ds.model_files.hub import commit
+from flare_ds.model_files.hub import UNREACHED, commit
 from flare_ds.model_files.names import is_path
 from flare_ds.model_files.weight_files import weight_files
+from flare_ds.texts import one_line
 
 _SAMPLE_BYTES = 4096
 _SAMPLES = 1024
@@ -93,4 +94,5 @@ def _commit(name: str) -> str:
     try:
         return commit(name)
     except OSError as error:
-        raise ConfigError(f"cannot read the model {name!r}: {error}", fix="check the name") from error
+        said = one_line(str(error)).rstrip(".")
+        raise ConfigError(f"cannot read the model {name!r}: {said}", fix=UNREACHED) from error

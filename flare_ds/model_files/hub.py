@@ -11,9 +11,11 @@ from huggingface_hub import constants
 from transformers.utils import cached_file
 
 from flare_ds.files import disk_errors
-from flare_ds.model_files.names import is_path
+from flare_ds.model_files.names import is_path, missing_directory
 
 _COMMITS: dict[str, str] = {}
+UNREACHED = "check the name, and that this machine reaches the hub and may read the model; or give a directory"
+"""What to do where a name cannot be read."""
 
 
 def commit(name: str) -> str:
@@ -52,7 +54,11 @@ def revision(name: str) -> str | None:
     """What `from_pretrained` is to be told beside a name; None: that is a path.
 
     Raises:
-        OSError: see `commit`.
+        OSError: it is a path at which nothing is, which `from_pretrained` would ask the hub for; or see `commit`.
         HostError: see `commit`.
     """
-    return None if is_path(name) else commit(name)
+    if not is_path(name):
+        return commit(name)
+    if not Path(name).exists():
+        raise FileNotFoundError(missing_directory(name) or f"there is no {name!r}")
+    return None

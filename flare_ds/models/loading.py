@@ -22,13 +22,14 @@ from transformers import (
 
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
-from flare_ds.fetch.sources import MODELS
+from flare_ds.fetch.needed import check_base
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.limits import check_tokenizer
-from flare_ds.model_files.names import is_path, missing_directory
+from flare_ds.model_files.names import is_path
 from flare_ds.model_files.weight_files import INDEX, weight_files
 from flare_ds.models.quantized import finish_quantized, quantization_config
 from flare_ds.models.sentencepiece_file import bare_model_file, load_model_file
+from flare_ds.texts import one_line
 
 
 def load_base(model: ModelConfig) -> PreTrainedModel:
@@ -102,25 +103,20 @@ _LOAD_FIX = "give a directory written by save_pretrained, or a hub name this mac
 
 
 def _check_base(base: str) -> None:
-    path = Path(base)
+    check_base(base)
     if is_path(base):
+        path = Path(base)
         if not path.is_dir():
             raise ConfigError(f"model.base={base!r} is not a directory", fix="check the path")
         if (path / _ADAPTER).is_file():
             raise _adapter_inside(base)
         if not (path / "config.json").is_file():
             raise ConfigError(f"model.base={base!r} holds no config.json", fix=_LOAD_FIX)
-    elif path.parts[0] == "models" and path.name in MODELS and not path.exists():  # as the shipped configs have it
-        fix = f"flare-ds fetch model {path.name} --link {base}, or correct the path"
-        raise ConfigError(f"model.base={base!r} is not there", fix=fix)
 
 
 def _unreadable(what: str, model: ModelConfig, error: Exception) -> ConfigError:
-    if not is_path(model.base) and (missing := missing_directory(model.base)):
-        fix = f"correct the path; {model.base} as a hub's name cannot be reached from here, or is none"
-        return ConfigError(f"{what} model.base={model.base!r}: {missing}", fix=fix)
     fix = "set model.attention=eager" if "scaled_dot_product_attention" in str(error) else _LOAD_FIX
-    return ConfigError(f"{what} model.base={model.base!r}: {error}", fix=fix)
+    return ConfigError(f"{what} model.base={model.base!r}: {one_line(str(error)).rstrip('.')}", fix=fix)
 
 
 def _adapter_inside(base: str) -> ConfigError:

@@ -170,10 +170,9 @@ class RunDirectory:
             CheckpointError: saying how far it came.
         """
         if config.recipe.trains and not self.trained:
-            raise CheckpointError(
-                f"the training of {self.path} has not ended ({self.progress(config)}), so there is nothing to score",
-                fix=f"flare-ds train {self.path}",
-            )
+            named = self.path if (self.path / CONFIG).is_file() else "CONFIG, the one named here"
+            problem = f"the training of {self.path} has not ended ({self.progress(config)})"
+            raise CheckpointError(problem, fix=f"flare-ds train {named}")
 
     def progress(self, config: Config) -> str:
         """How far its training came, by its log."""

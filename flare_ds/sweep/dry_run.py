@@ -7,6 +7,7 @@ from pathlib import Path
 from flare_ds.human import human_age, human_size
 from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs
+from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.memory import CellMemory
 from flare_ds.sweep.nodes import nodes_of
 from flare_ds.sweep.plan import load_sweep
@@ -25,11 +26,12 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
         jobs: how many commands would run at once.
 
     Raises:
-        ConfigError: a setting is wrong.
+        FlareError: a setting is wrong, or data or a base is not there.
     """
     plan = load_sweep(path, overrides)
     changed = {run.name: what for what, runs in changed_runs(plan).items() for run in runs}
     nodes, memory = nodes_of(plan), CellMemory(plan)
+    check_inputs(nodes, path)
     record = record_of(nodes, plan.out, jobs)
     to_do = [node for node in nodes if node.kind == "cells" and record.nodes[node.name].state != "done"]
     return _table(record, changed, {node.name: memory.of(node.runs) for node in to_do})

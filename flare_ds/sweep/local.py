@@ -21,6 +21,7 @@ from flare_ds.files import disk_errors
 from flare_ds.processes import log_tail, only_one, say, search_path
 from flare_ds.reporting import report
 from flare_ds.sweep.changed import claim_directories, refuse_changed, set_changed_aside
+from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.nodes import KINDS, is_done, nodes_of
 from flare_ds.sweep.plan import Plan, load_sweep
 from flare_ds.sweep.progress import progress
@@ -57,9 +58,11 @@ def sweep(
     Raises:
         ConfigError: a setting is wrong, a run exists already with other settings, or there are too few GPUs for the
             jobs. Nothing has been run then.
+        FlareError: data or a base is not there.
         HostError: the launcher is not installed, another sweep is writing the same directory, or the disk is full.
     """
     plan = load_sweep(path, overrides)
+    check_inputs(nodes_of(plan), path, only)
     _check_launcher(plan, path)
     environments = slots(jobs, plan.ranks, os.environ)
     with disk_errors(plan.out):

@@ -10,6 +10,7 @@ import copyreg
 import hashlib
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ from flare_ds.tasks.check import check_task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.of_run import task_file
 from flare_ds.tasks.table import TableTask
+from flare_ds.wrong_values import refused, worded
 from flare_ds.yaml_file import read_yaml
 
 _KEYS: dict[str, str] = {
@@ -44,11 +46,13 @@ def task_of(config: TaskConfig) -> Task:
         except ConfigError as error:
             raise ConfigError(f"{error.problem:.200} (task.name)", fix=error.fix) from None
     path = task_file(config.path)
+    if path.suffix not in (".py", ".yaml", ".yml"):
+        raise ConfigError(f"task.path={config.path!r} is neither .yaml nor .py", fix="docs/tasks.md shows both")
+    if not path.exists():
+        raise ConfigError(f"task.path={config.path!r} is not there", fix="check the path")
     if path.suffix == ".py":
         return check_task(_task_in_module(path.absolute(), config.name))
-    if path.suffix in (".yaml", ".yml"):
-        return check_task(_checked_name(_task_in_yaml(path), config.name, path))
-    raise ConfigError(f"task.path={config.path!r} is neither .yaml nor .py", fix="docs/tasks.md shows both")
+    return check_task(_checked_name(_task_in_yaml(path), config.name, path))
 
 
 def check_languages(task: Task, config: TaskConfig) -> None:
@@ -93,7 +97,7 @@ def _checked_name(task: Task, name: str, path: Path) -> Task:
 
 
 def _task_in_yaml(path: Path) -> TableTask:
-    settings = read_yaml(path)
+    settings = read_yaml(path, like="the one in docs/tasks.md")
     unknown = [key for key in settings if key not in _KEYS]
     if unknown:
         told = [ConfigError(f"unknown key {key!r} in {path}", fix=suggestion(str(key), _KEYS)) for key in unknown]
@@ -106,19 +110,20 @@ def _task_in_yaml(path: Path) -> TableTask:
 
 def _explain(error: ValidationError, path: Path) -> FlareError:
     """All problems of a declaration, of each key the first, said in our words."""
-    found = {details["loc"][:1]: _problem(details, path) for details in reversed(error.errors())}
+    found = {place[:1]: _problem(place, details, path) for place, details in reversed(refused(error).items())}
     return together([*reversed(found.values())], str(path))
 
 
-def _problem(details: Any, path: Path) -> ConfigError:
-    if details["type"] == "value_error":
-        problem, _, fix = str(details["ctx"]["error"]).rpartition("; ")
+def _problem(place: tuple[str, ...], refusals: Sequence[Any], path: Path) -> ConfigError:
+    kind = refusals[0]["type"]
+    if kind == "value_error":
+        problem, _, fix = str(refusals[0]["ctx"]["error"]).rpartition("; ")
         return ConfigError(f"{problem} (in {path})", fix=fix)
-    key = str(details["loc"][0])
-    if details["type"] == "missing":
+    key = place[0]
+    if kind == "missing":
         return ConfigError(f"key {key!r} is missing in {path}", fix=f"add it: {_KEYS[key]}")
-    problem = f"{key} has {details['input']!r:.200} in {path}: {details['msg']}"
-    return ConfigError(problem, fix=f"change {key}: {_KEYS[key]}")
+    problem, fix = worded(".".join(place), refusals, origin=str(path))
+    return ConfigError(f"key {problem}", fix=f"{fix} ({_KEYS[key]})")
 
 
 def _task_in_module(path: Path, name: str) -> Task:

@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import SourceConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.model_files.names import is_path, missing_directory
 from flare_ds.registry import suggestion
+from flare_ds.texts import one_line
 from flare_ds.tokenizing.plain_text import encode_texts
 
 _FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
@@ -74,6 +74,5 @@ def language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 def unusable(source: SourceConfig, reason: object) -> ConfigError:
     """The error that the MT encoder a config names cannot be used."""
-    name = str(source.mt_encoder)
-    reason = reason if is_path(name) else missing_directory(name) or reason
-    return ConfigError(f"source.mt_encoder={source.mt_encoder!r} cannot be used: {reason}", fix=_FIX)
+    said = one_line(str(reason)).rstrip(".")
+    return ConfigError(f"source.mt_encoder={source.mt_encoder!r} cannot be used: {said}", fix=_FIX)

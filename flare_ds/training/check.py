@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -12,8 +11,7 @@ from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
-from flare_ds.exceptions import DataError, FlareError, together
-from flare_ds.fetch.sources import DATA
+from flare_ds.exceptions import FlareError, together
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_shape, load_tokenizer
@@ -22,7 +20,7 @@ from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.ds_config import read_ds_config
 from flare_ds.runtime.engine import check_model, count_trainable
-from flare_ds.tasks.load import check_languages, task_of
+from flare_ds.tokenizing.chat import read_frame
 from flare_ds.training.readable import check_readable
 from flare_ds.training.run import check_answers
 
@@ -30,10 +28,10 @@ T = TypeVar("T")
 
 
 def check_run(config: Config, *, origin: str) -> list[str]:
-    """Check a run's task, data, base, DeepSpeed JSON and directory.
+    """Check a run's answers, base, DeepSpeed JSON and directory.
 
     Args:
-        config: its settings.
+        config: its settings; what they name is there (see `check_needed`).
         origin: the file they come from.
 
     Returns:
@@ -43,7 +41,7 @@ def check_run(config: Config, *, origin: str) -> list[str]:
         FlareError: all that is wrong.
     """
     asked = _Asked([])
-    for question in (_check_languages, _check_data, check_answers, _check_deepspeed):
+    for question in (check_answers, _check_deepspeed):
         asked.of(question, config)
     if config.reads_mt_encoder:
         asked.of(mt_width, config.source)
@@ -71,8 +69,11 @@ class _Asked:
 
 def _ask_base(asked: _Asked, config: Config, shape: PreTrainedModel) -> Cache | None:
     """What needs a base that can be read; the cache that is found."""
-    if asked.of(load_tokenizer, config.model) is None:
+    tokenizer = asked.of(load_tokenizer, config.model)
+    if tokenizer is None:
         return None
+    if config.task.chat:
+        asked.of(read_frame, tokenizer)
     asked.of(check_model, config, shape)
     asked.of(_check_begun, config)
     return asked.of(_cache, config, shape)
@@ -81,24 +82,6 @@ def _ask_base(asked: _Asked, config: Config, shape: PreTrainedModel) -> Cache | 
 def _check_deepspeed(config: Config) -> None:
     if config.train.whole_model is not True:
         read_ds_config(config)
-
-
-def _check_languages(config: Config) -> None:
-    check_languages(task_of(config.task), config.task)
-
-
-def _check_data(config: Config) -> None:
-    """Look into local files, a row of each that would be read; what is on the hub is not asked for."""
-    task, data_dir = task_of(config.task), config.task.data_dir
-    if data_dir is None:
-        return
-    if not Path(data_dir).is_dir():
-        fetch = f", or flare-ds fetch data {task.name}" if task.name in DATA else ""
-        raise DataError(f"task.data_dir={data_dir!r} is not a directory", fix=f"check the path{fetch}")
-    named = {config.task.target_language, *config.task.source_languages}
-    for language in sorted(named & set(task.languages)):
-        for pool in task.pools:
-            next(iter(task.read(data_dir, language, pool)), None)
 
 
 def _cache(config: Config, shape: PreTrainedModel) -> Cache | None:

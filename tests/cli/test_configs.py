@@ -5,10 +5,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
 from flare_ds.cli import main
 from flare_ds.cli.configs import config_schema
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.methods import METHODS
 from flare_ds.new_config import new_config
 from flare_ds.settings import load_config, parse_config
@@ -89,10 +90,10 @@ def test_every_task_and_method_begins_with_a_commented_config(task: str, method:
 
 @pytest.mark.parametrize("name", ["no", "a b", 'say "x": #1', "x" * 200 + " y", "ключ"])
 def test_odd_names_are_read_back_as_they_are(name: str) -> None:
-    text = new_config(task="multiemo", base=name, method="lora", languages=["en", "no"], data_dir=name)
+    text = new_config(task="multiemo", base=name, method="lora", languages=["en", "nb"], data_dir=name)
     settings = parse_yaml(text, origin="text")
     assert settings["model"]["base"] == settings["task"]["data_dir"] == name
-    assert settings["task"]["target_language"] == "no" and settings["task"]["sides"] == "translated"
+    assert settings["task"]["target_language"] == "nb" and settings["task"]["sides"] == "translated"
 
 
 def test_a_base_of_other_names_gets_them(tmp_path: Path) -> None:
@@ -114,22 +115,62 @@ def test_what_new_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert file.read_text() == "mine"
     with pytest.raises(ConfigError, match="names 1 languages"):
         new_config(task="multiemo", base="m", method="lora", languages=["pl"])
-    with pytest.raises(ConfigError, match="names 0 languages"):
+    with pytest.raises(ConfigError, match="has en alone") as refused:
         new_config(task="vitaminc", base="m", method="lora")
+    assert "--languages en,TARGET" in refused.value.fix
+    with pytest.raises(DataError, match="no NLLB tag is known for language 'xx'"):
+        new_config(task="multiemo", base="m", method="lora", languages=["en", "xx"])
+    with pytest.raises(ConfigError, match="method=flare reads two languages"):
+        new_config(task="multiemo", base="m", method="flare", languages=["en", "en"])
+
+
+def test_new_writes_a_config_of_a_task_of_ones_own(tmp_path: Path) -> None:
+    task = {"name": "mood", "languages": ["en", "cs"], "hub": None, "pools": ["all"], "fields": ["text"]}
+    file = tmp_path / "mood.yaml"
+    file.write_text(yaml.safe_dump(task | {"labels": ["good", "bad"], "template": "{text}\nMood:"}))
+    text = new_config(task=str(file), base="b", method="flare", data_dir="d")
+    config = parse_config(parse_yaml(text, origin="text"), origin="text")
+    assert (config.task.name, config.task.path, config.task.target_language) == ("mood", str(file), "cs")
+    with pytest.raises(ConfigError, match="cannot read"):
+        new_config(task=str(tmp_path / "nowhere.yaml"), base="b", method="flare")
 
 
 def test_check_tells_all_that_is_wrong_at_once(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(toy_settings(tmp_path))
-    wrong = ["deepspeed=nowhere.json", "adapter.fused_modules=[qproj]", "task.target_language=xx"]
-    assert main(["check", str(config), *wrong, "task.data_dir=/nowhere"]) == 1
+    wrong = ["task.target_language=xx", "task.data_dir=/nowhere", "model.base=models/tuned"]
+    assert main(["check", str(config), *wrong]) == 1
     captured = capsys.readouterr()
-    assert captured.out == "" and "4 problems in" in captured.err
-    for told in ("nowhere.json", "did you mean 'q_proj'", "no language 'xx'", "task.data_dir='/nowhere'"):
+    assert captured.out == "" and "3 problems in" in captured.err
+    for told in ("no language 'xx'", "task.data_dir='/nowhere'", "flare-ds stage1 CONFIG --output models/tuned"):
+        assert told in captured.err
+    wrong = ["deepspeed=nowhere.json", "adapter.fused_modules=[qproj]", "task.chat=true"]
+    assert main(["check", str(config), *wrong]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "3 problems in" in captured.err
+    for told in ("nowhere.json", "did you mean 'q_proj'", "has no chat template"):
         assert told in captured.err
     assert main(["check", str(config), "task.target_language=es"]) == 1
     assert "sentence_es.json" in capsys.readouterr().err, "a file that the data lacks"
     assert main(["check", str(config), "model.base=/nowhere", f"task.data_dir={root / 'multiemo'}"]) == 1
     assert capsys.readouterr().err.count("/nowhere") == 1, "once, not for each thing that reads it"
+
+
+def test_what_is_no_config_of_a_run_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(toy_settings(tmp_path))
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    assert main(["check", str(config), f"task.path={tmp_path / 'mine.yaml'}", "task.name=mine"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("'template' is missing") == 1 and "split_fields" not in said and "Undefined" not in said
+    assert main(["check", str(config), "task.path=nope.yaml"]) == 1
+    assert capsys.readouterr().err.count("task.path='nope.yaml' is not there") == 1
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("base: {}\nout: x\ngrid: {}\n")
+    assert main(["check", str(sweep)]) == 1
+    assert f"is a sweep, not a run\n  fix: flare-ds sweep {sweep} --dry-run" in capsys.readouterr().err
+    assert main(["sweep", str(config)]) == 1
+    assert f"is a run, not a sweep\n  fix: flare-ds train {config}" in capsys.readouterr().err
+    assert main(["check", str(tmp_path / "nowhere")]) == 1
+    assert "there is no config or run directory" in capsys.readouterr().err
 
 
 def test_check_counts_what_a_cache_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

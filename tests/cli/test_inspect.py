@@ -152,7 +152,7 @@ def test_what_fits_only_a_cache_or_only_a_config(root: Path, cache: Cache, capsy
 
 def test_neither_a_cache_nor_a_config(tmp_path: Path, capsys: Said) -> None:
     assert "no finished cache" in refused(capsys, tmp_path)
-    assert "cannot read the config" in refused(capsys, tmp_path / "nowhere.yaml")
+    assert "there is no config or run directory" in refused(capsys, tmp_path / "nowhere.yaml")
 
 
 def test_a_question_is_shown_window_by_window_with_its_right_answers(root: Path, tmp_path: Path, capsys: Said) -> None:

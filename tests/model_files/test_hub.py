@@ -41,4 +41,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_variable(
 
 @pytest.mark.usefixtures("unreachable")
 def test_a_path_has_no_revision(tmp_path: Path) -> None:
-    assert hub.revision(str(tmp_path)) is None and hub.revision("./nowhere") is None
+    assert hub.revision(str(tmp_path)) is None
+    for nowhere in ("./nowhere", "models/nothing"):
+        with pytest.raises(OSError, match=r"nothing|nowhere"):
+            hub.revision(nowhere)

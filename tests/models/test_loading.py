@@ -202,4 +202,4 @@ def test_a_base_of_the_shipped_configs_that_was_not_fetched(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as raised:
         load_shape(ModelConfig(base="models/smollm2"))
-    assert raised.value.fix.startswith("flare-ds fetch model smollm2 --link models/smollm2")
+    assert raised.value.fix == "flare-ds fetch model smollm2 --link models/smollm2, or correct the path"

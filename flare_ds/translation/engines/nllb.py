@@ -75,8 +75,11 @@ def load_tokenizer(translate: TranslateConfig, direction: Direction) -> "tuple[P
     """
     from transformers import AutoTokenizer
 
+    from flare_ds.model_files.hub import revision
+
+    name = translate.model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(translate.model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision(name), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"translate.model={translate.model!r} has no tokenizer: {error}", fix=FIX) from error
     tokenizer.src_lang, target = (_name(tokenizer, translate, tag) for tag in direction)

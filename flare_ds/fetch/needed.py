@@ -1,0 +1,81 @@
+"""Whether the base and the data that a config names are here, and what gets them: asked before torch is imported.
+
+No hub is asked. A base named `owner/name` is the hub's, unless it is meant as a path (`flare_ds.model_files.names`).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from flare_ds.config import Config, TaskConfig
+from flare_ds.exceptions import ConfigError, DataError, FlareError, together
+from flare_ds.fetch.sources import DATA, MODELS
+from flare_ds.model_files.names import SHIPPED, is_path, missing_directory
+from flare_ds.tasks.base import Task
+from flare_ds.tasks.load import check_languages, task_of
+
+
+def check_needed(config: Config, *, origin: str) -> None:
+    """Refuse a task that is none, languages that it lacks, and data or a base that are not there.
+
+    Args:
+        config: of a run.
+        origin: the file it comes from.
+
+    Raises:
+        FlareError: all of that.
+    """
+    wrong: list[FlareError] = []
+    questions: list[Callable[[], object]] = [partial(check_base, config.model.base)]
+    try:
+        task = task_of(config.task)
+        questions += [partial(check_languages, task, config.task), partial(_check_files, task, config.task)]
+    except FlareError as error:
+        wrong.append(error)
+    for question in questions:
+        try:
+            question()
+        except FlareError as error:
+            wrong.append(error)
+    if wrong:
+        raise together(wrong, origin)
+
+
+def check_base(base: str) -> None:
+    """Refuse a base that is meant as a path where nothing is.
+
+    Raises:
+        ConfigError: saying what makes it.
+    """
+    path = Path(base)
+    if not is_path(base) or path.exists():
+        return
+    if path.is_absolute() or base.startswith((".", "~")) or len(path.parts) != 2:
+        raise ConfigError(f"model.base={base!r} is not a directory", fix="check the path")
+    if path.parts[0] == SHIPPED:
+        made = f"flare-ds stage1 CONFIG --output {base} makes it"
+        fix = f"flare-ds fetch model {path.name} --link {base}" if path.name in MODELS else made
+        raise ConfigError(f"model.base={base!r} is not there", fix=f"{fix}, or correct the path")
+    fix = f"correct the path; or, if the hub's model of that name is meant, get it first: hf download {base}"
+    raise ConfigError(f"model.base={base!r} is not there: {missing_directory(base)}", fix=fix)
+
+
+def check_data(config: TaskConfig) -> None:
+    """Refuse a directory of data that is not there.
+
+    Raises:
+        DataError: saying what makes it.
+    """
+    if config.data_dir is not None and not Path(config.data_dir).is_dir():
+        link = "" if Path(config.data_dir).is_absolute() else f" --link {config.data_dir}"
+        fetch = f", or flare-ds fetch data {config.name}{link}" if config.name in DATA else ""
+        raise DataError(f"task.data_dir={config.data_dir!r} is not a directory", fix=f"check the path{fetch}")
+
+
+def _check_files(task: Task, config: TaskConfig) -> None:
+    """Look into local files, a row of each that would be read; what is on the hub is not asked for."""
+    check_data(config)
+    named = {config.target_language, *config.source_languages} if config.data_dir is not None else set()
+    for language in sorted(named & set(task.languages)):
+        for pool in task.pools:
+            next(iter(task.read(config.data_dir, language, pool)), None)

@@ -1,0 +1,44 @@
+"""What a sweep reads but does not make, its data and its bases, is there before the first command starts."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from flare_ds.exceptions import FlareError, together
+from flare_ds.fetch.needed import check_base, check_data
+from flare_ds.sweep.nodes import KINDS, Node
+
+
+def check_inputs(nodes: Sequence[Node], path: str | Path, only: Collection[str] = KINDS) -> None:
+    """Refuse a sweep that would fail for want of a directory.
+
+    Args:
+        nodes: of its plan.
+        path: its YAML.
+        only: the kinds of nodes that are to be run.
+
+    Raises:
+        FlareError: all that is not there, each once; what finished nodes have read may be gone.
+    """
+    wrong: dict[str, FlareError] = {}
+    for node in nodes:
+        for error in _missing(node) if node.kind in only else ():
+            if error.problem not in wrong and not node.finished():
+                wrong[error.problem] = error
+    if wrong:
+        raise together([*wrong.values()], str(path))
+
+
+def _missing(node: Node) -> Iterator[FlareError]:
+    run = node.runs[0]
+    base = run.tokenizer_base if node.kind == "prepare" else run.config.model.base
+    made = run.stage1 is not None and base == str(run.stage1.merged)
+    try:
+        if node.kind in ("translate", "prepare"):
+            check_data(run.config.task)
+    except FlareError as error:
+        yield error
+    try:
+        if node.kind != "translate" and not made:
+            check_base(base)
+    except FlareError as error:
+        yield error

@@ -1,0 +1,72 @@
+"""What a config names and is not here is said at once, with what makes it; a hub is asked for hub names alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from flare_ds.cli import main
+from flare_ds.exceptions import ConfigError
+from flare_ds.fetch.needed import check_base
+from flare_ds.model_files import hub
+from flare_ds.model_files.fingerprint import model_fingerprint
+from tests.toy import toy_settings, write_config
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with `out` in it, an empty cache of the hub, and a hub that must not be asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "cached_file", lambda name, *_: pytest.fail(f"the hub is asked for {name}"))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)  # a test that trained in this process was rank 0 of 1
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("base", "problem", "fix"),
+    [
+        ("/nowhere/x", "is not a directory", "check the path"),
+        ("./x", "is not a directory", "check the path"),
+        ("a/b/c", "is not a directory", "check the path"),
+        ("models/gemma3-270m", "is not there", "flare-ds fetch model gemma3-270m --link models/gemma3-270m"),
+        ("models/tuned", "is not there", "flare-ds stage1 CONFIG --output models/tuned makes it"),
+        ("out/bse", "'out' holds no 'bse'", "correct the path; or, if the hub's model .* hf download out/bse"),
+    ],
+)
+def test_a_base_that_is_meant_as_a_path(base: str, problem: str, fix: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as refused:
+        check_base(base)
+    assert f"model.base={base!r}" in refused.value.problem and re.search(fix, refused.value.fix)
+    with pytest.raises(ConfigError):
+        model_fingerprint(base)
+
+
+def test_a_base_that_may_be_the_hubs(here: Path) -> None:
+    for name in ("owner/name", "name"):
+        check_base(name)
+    (here / "hub/models--out--bse/snapshots").mkdir(parents=True)
+    check_base("out/bse")
+    (here / "out/base").mkdir()
+    check_base("out/base")
+
+
+ON_RANKS = ("train", "evaluate", "predict --source y --target x", "stage1 --output x")
+ALONE = ("check", "prepare", "inspect")
+
+
+@pytest.mark.parametrize(
+    ("verb", "ranks"), [*((verb, ["--ranks", "2"]) for verb in ON_RANKS), *((verb, []) for verb in (*ON_RANKS, *ALONE))]
+)
+def test_verbs_say_so_before_a_rank_starts(
+    here: Path, verb: str, ranks: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flare_ds.cli.ranks._launch", lambda *_: pytest.fail("ranks are started"))
+    config = str(write_config(toy_settings(here)))
+    words = [*verb.split(), config, "model.base=models/tuned", *ranks]
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert told.count("model.base='models/tuned' is not there") == 1 and "--output models/tuned makes it" in told
