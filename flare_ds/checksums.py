@@ -26,12 +26,17 @@ def file_sha256(path: Path) -> str:
 def directory_sha256(directory: Path) -> str:
     """Checksum of the names and contents of a directory's own files; an unchanged file is read once by a process."""
     files = sorted(file for file in directory.iterdir() if file.is_file())
-    states = [(file, file.stat()) for file in files]
-    digests = [f"{file.name} {_unchanged_sha256(file, state.st_size, state.st_mtime_ns)}\n" for file, state in states]
+    digests = [f"{file.name} {unchanged_sha256(file)}\n" for file in files]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-@lru_cache(maxsize=256)
-def _unchanged_sha256(path: Path, size: int, written_ns: int) -> str:
-    """A model is asked for once a split, and reading its gigabytes takes seconds."""
+def unchanged_sha256(path: Path) -> str:
+    """Checksum of a file's bytes, which a process reads once as long as its size and time stay what they were."""
+    state = path.stat()
+    return _sha256(path.absolute(), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, written_ns: int) -> str:
+    """Models have gigabytes and are asked for once a split; a report and a sweep ask for many adapters, and often."""
     return file_sha256(path)
