@@ -64,9 +64,9 @@ def _alone(directories: Set[Path]) -> Iterator[None]:
     """Let no other process make these meanwhile; each waits for them in one order, so no two wait for each other."""
     with ExitStack() as held:
         for directory in sorted(directories):
-            waiting = partial(_say, f"another process is translating {directory}; waiting")
+            told = f"translate: another process is translating {directory}; waiting"
             with disk_errors(directory, elsewhere=ELSEWHERE):
-                held.enter_context(one_at_a_time(directory, waiting))
+                held.enter_context(one_at_a_time(directory, partial(print, told, file=sys.stderr)))
         yield
 
 
@@ -151,10 +151,6 @@ class _Task:
             yield "cut_off"
         if any(loops(text, of=row.fields[name]) for name, text in translated.fields.items()):
             yield "loop"
-
-
-def _say(message: str) -> None:
-    print(f"translate: {message}", file=sys.stderr)
 
 
 def _partial(directory: Path) -> Path:

@@ -33,7 +33,7 @@ class Worker:
         self._translate, self._number, self._probes = translate, number, probes
         self._direction: Direction | None = None
         self._engine: Engine
-        self._surely: Sequence[str]
+        self._translatable: Sequence[str]
 
     def run(self, batch: Batch) -> None:
         """Translate a batch and keep it.
@@ -53,7 +53,7 @@ class Worker:
             raise
         except Exception as error:
             raise self._broken("does not start", error) from error
-        self._direction, self._surely = direction, self._probes[direction]
+        self._direction, self._translatable = direction, self._probes[direction]
 
     def _translate_all(self, segments: Sequence[str]) -> list[Said | None]:
         failed: Exception | None = None
@@ -66,7 +66,7 @@ class Worker:
             _say(f"{len(segments)} sentences failed together ({_first_line(error)}); each is tried alone")
             translations = [self._alone(segment) for segment in segments]
             last = translations[-1:]
-        if not (any(map(_is_text, last)) or any(_is_text(self._alone(sentence)) for sentence in self._surely)):
+        if not (any(map(_is_text, last)) or any(_is_text(self._alone(sentence)) for sentence in self._translatable)):
             raise self._broken("translates nothing", failed) from failed
         return translations
 
@@ -76,7 +76,7 @@ class Worker:
             raise ValueError(f"{len(found)} translations of {len(segments)} sentences")
         translations = [said and Said(one_line(said.text), said.cut_off) for said in found]
         done = [segment for segment, said in zip(segments, translations, strict=True) if _is_text(said)]
-        self._surely = done[:1] or self._surely
+        self._translatable = done[:1] or self._translatable
         return translations
 
     def _alone(self, segment: str) -> Said | None:
