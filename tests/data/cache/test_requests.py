@@ -1,13 +1,14 @@
 """Which cache answered some settings before: found by its name, without a look at others; nothing is hashed twice."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from flare_ds import checksums
 from flare_ds.config import Config
 from flare_ds.data.cache import prepare_cache, reader
 from flare_ds.data.cache.requests import remembered, stored
+from flare_ds.published import build_name
 from tests.data.cache.moods import moods_config, word_tokenizer
 
 
@@ -35,8 +36,8 @@ def test_one_manifest_is_read_to_find_a_cache(made: dict[Path, Config], monkeypa
 
 def test_the_files_of_a_tokenizer_are_hashed_once(made: dict[Path, Config], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = checksums.file_sha256
-    monkeypatch.setattr(checksums, "file_sha256", lambda path: read.append(path.name) or real(path))
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, digest: read.append(file.name) or real(file, digest))
     for config in (*made.values(), *made.values()):
         assert remembered(config) is not None
     assert len(read) == len(set(read))
@@ -51,6 +52,6 @@ def test_a_cache_is_found_whatever_it_is_called_unless_it_is_not_whole(made: dic
     assert found is not None and found.path == damaged
     (damaged / "test.labels.npy").unlink()
     assert stored(path.parent, key) is None and stored(path.parent / "nowhere", key) is None
-    build = path.with_name(f".{path.name}")
-    next(other for other in made if other != path).rename(build)
+    (*_, other) = made
+    build = other.rename(build_name(other, "0123abcd"))
     assert stored(path.parent, reader.open_cache(build).key) is None
