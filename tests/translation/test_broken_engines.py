@@ -88,14 +88,17 @@ def test_between_two_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert failed_rows(tmp_path) == 0
 
 
-@pytest.mark.parametrize("bombs", [["A bomb is the very first"], ["A bomb is the very first", "Bomb", "A bomb on"]])
+FIRST = "A bomb is the very first"
+
+
+@pytest.mark.parametrize(("bombs", "size"), [([FIRST], 1), ([FIRST, "Bomb", "A bomb on"], 1), ([FIRST, "Bomb"], 4)])
 def test_sentences_that_cannot_be_translated_are_no_broken_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bombs: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bombs: list[str], size: int
 ) -> None:
-    """Whichever batch a process gets first."""
+    """Whichever batch a process gets first, and wherever in it they stand."""
     rows = [Row(text, {"text": text}) for text in (*bombs, "We met there", "We left")]
     Program(tmp_path / "program", monkeypatch, fails="omb")
-    (path,) = translate_jobs([job(rows)], settings(tmp_path, batch_size=1))
+    (path,) = translate_jobs([job(rows)], settings(tmp_path, batch_size=size))
     assert read_manifest(path).report.failed == len(bombs)
 
 

@@ -25,6 +25,7 @@ def slow(text: str) -> bool:
 @given(PIECES)
 @example([("." * 60 + "a", 3)])  # the points are a loop themselves, and take a part of the larger one
 @example([("......a", 6)])
+@example([("......", 1), ("......a", 6), ("...", 1)])  # they take all that they can
 @example([("a" + "." * 199, 3)])
 @example([("a" + "." * 200, 3)])
 @example([(" a" + " " * 18, 3), ("a" + " " * 18, 6)])
