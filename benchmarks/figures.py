@@ -30,7 +30,8 @@ from workload import METHODS, REPOSITORY, method_batch, method_config, run_ranks
 from world import pairs_config, word_tokenizer, write_base
 
 from flare_ds.batches.batching import split_step
-from flare_ds.batches.plan import number_of_steps, open_order, padded_tokens
+from flare_ds.batches.plan import number_of_steps, open_order
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.files import write_text
@@ -150,7 +151,7 @@ def measure_plan(config: Config, cache: Cache) -> dict[str, Any]:
     """Of one way to cut steps."""
     order, split = open_order(config, cache), cache.split("train")
     steps = number_of_steps(config.train, order)
-    lengths_n, tokens, padded = padded_tokens(config, split), 0, 0
+    lengths_n, tokens, padded = Workload(config).padded_tokens(split), 0, 0
     real_n = split.prompt_lengths("source") + split.lengths("target") - 1  # the last token is only predicted
     for step in range(steps):
         for of_rank in split_step(

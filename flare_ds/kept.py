@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +142,13 @@ def kept_at(path: Path, kinds: Sequence[Kind]) -> Kept:
 
 
 def _look_at(path: Path, kinds: Sequence[Kind]) -> Kept | None:
+    """A directory of some kind; None: it is of none, or is gone by now, as a build is that has just been finished."""
+    with suppress(FileNotFoundError):
+        return _told(path, kinds)
+    return None
+
+
+def _told(path: Path, kinds: Sequence[Kind]) -> Kept | None:
     if not path.is_dir() or path.is_symlink() or is_trash(path):
         return None
     kind = next((kind for kind in kinds if kind.holds(path)), None)

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -192,11 +193,14 @@ def check_sizes(directory: Path, files: Mapping[str, FileRecord]) -> None:
         ValueError: naming the first that is not.
     """
     for name, file in files.items():
-        path = directory / name
-        if not path.is_file():
+        try:
+            found = (directory / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{name} of {directory} is missing")
-        if (size := path.stat().st_size) != file.bytes:
-            raise ValueError(f"{name} of {directory} has {size} bytes, the manifest says {file.bytes}")
+        if found.st_size != file.bytes:
+            raise ValueError(f"{name} of {directory} has {found.st_size} bytes, the manifest says {file.bytes}")
 
 
 def check_contents(directory: Path, files: Mapping[str, FileRecord]) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from torch.utils.cpp_extension import get_default_build_root
 from flare_ds import cli
 from flare_ds.cli import _parse, main
 from flare_ds.cli.arguments import overrides_of
-from flare_ds.config import Config
+from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import HostError
+from flare_ds.translation.job import TranslationJob
 from tests.distributed import run_ranks
-from tests.toy import toy_settings, write_config
+from tests.toy import toy_settings, write_config, write_data
 
 
 @pytest.fixture(scope="module")
@@ -260,22 +262,23 @@ def test_the_console_script_and_the_module_are_one_program(root: Path) -> None:
 
 
 def test_translate_prints_where_the_translations_are(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The paths on stdout, how good they are on stderr; the translation itself has tests of its own."""
     called = []
 
-    def translate(config: Config, *, workers: int) -> list[Path]:
-        called.append((config.task.target_language, workers))
+    def translate(jobs: Sequence[TranslationJob], settings: TranslateConfig, *, workers: int) -> list[Path]:
+        called.append(([job.split for job in jobs], settings.beams, workers))
         return [Path("translations/a"), Path("translations/b")]
 
-    monkeypatch.setattr("flare_ds.data.translate.translate", translate)
+    monkeypatch.setattr("flare_ds.translation.run.translate_jobs", translate)
     monkeypatch.setattr("flare_ds.translation.run.describe", lambda task, directories: ["a: 3 rows failed"])
-    config = str(write_config(toy_settings(root)))
-    assert main(["translate", config, "--workers", "2", "task.target_language=es"]) == 0
+    write_data(tmp_path / "data", rows=40)
+    config = str(write_config(toy_settings(tmp_path)))
+    assert main(["translate", config, "--workers", "2", "task.sides=translated", "translate.beams=3"]) == 0
     captured = capsys.readouterr()
     assert captured.out == "translations/a\ntranslations/b\n" and captured.err.endswith("a: 3 rows failed\n")
-    assert called == [("es", 2)]
+    assert called == [(["train", "validation", "test"], 3, 2)]
 
 
 def test_translate_with_nothing_to_do(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,12 @@ import pytest
 from flare_ds.cli import main
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.states import open_store
-from flare_ds.exceptions import FlareError
+from flare_ds.exceptions import CacheError, FlareError
 from flare_ds.fetch.fetch import fetch
 from flare_ds.fetch.record import is_of
 from flare_ds.fetch.sources import Source
-from flare_ds.published import is_trash
+from flare_ds.kept import Kind, kept_in
+from flare_ds.published import FileRecord, check_sizes, is_trash
 from flare_ds.translation.run import translate_jobs
 from flare_ds.translation.store import open_translation
 from tests.data.cache.moods import moods_config, word_tokenizer, write_data
@@ -118,3 +119,30 @@ def test_a_build_that_cannot_be_told_is_unfinished(made: dict[str, Path], capsys
     capsys.readouterr()
     main(["cache", "ls", str(here)])
     assert capsys.readouterr().out.count("unfinished") == len(KINDS)
+
+
+@pytest.mark.parametrize("name", ["seen-0123456789abcdef", ".seen-0123456789abcdef.0123abcd"])
+def test_what_is_removed_or_finished_while_it_is_looked_at_is_not_there(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "manifest.json").write_text("{}")
+
+    def gone(directory: Path) -> tuple[str, str, str]:
+        shutil.rmtree(directory)
+        return "", "", ""
+
+    kind = Kind(
+        name="seen",
+        manifest="manifest.json",
+        is_manifest=lambda content: True,
+        file="",
+        files=lambda directory: {},
+        damaged=lambda directory, error: CacheError(str(error), fix=""),
+        about=gone,
+    )
+    assert kept_in(tmp_path, [kind]) == []
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # as it was a moment ago
+    with pytest.raises(ValueError, match="is missing"):
+        check_sizes(tmp_path, {"gone": FileRecord(bytes=1, sha256="")})

@@ -1,6 +1,7 @@
 """The order of the examples: which rows each step trains on, from the seed and the step's number alone.
 
 So a run resumes anywhere, on any number of ranks, without a look at the steps before. Every row comes once an epoch.
+An order keeps the last two epochs it was asked for: a sort of all rows is for an epoch, not for a step.
 
     RowOrder     a fixed number of rows a step; steps run on across the ends of epochs
     NamedOrder   the same, in an order of the rows' names: splits that share rows have them at the same steps
@@ -10,7 +11,7 @@ Shapes: N rows of a split, B rows of a step, S steps of an epoch.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -52,8 +53,12 @@ class RowOrder:
         epochs_B, places_B = np.divmod(positions_B, self.num_rows)
         return np.concatenate([self._epoch(int(e))[places_B[epochs_B == e]] for e in np.unique(epochs_B)])
 
-    def _epoch(self, epoch: int) -> np.ndarray:
+    @cached_property
+    def _epoch(self) -> Callable[[int], np.ndarray]:
         """The rows of an epoch: int64 [N]."""
+        return lru_cache(maxsize=2)(self._sorted)
+
+    def _sorted(self, epoch: int) -> np.ndarray:
         return _permutation(self.num_rows, self.seed, epoch)
 
 
@@ -68,23 +73,18 @@ class NamedOrder(RowOrder):
     keys_N: np.ndarray
     """A number for each row's name: uint64 [N]; see `name_keys`."""
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        return _by_name(self, epoch)
+    def _sorted(self, epoch: int) -> np.ndarray:
+        """By their keys, scattered anew for each epoch (the finaliser of splitmix64)."""
+        mixed_N = self.keys_N ^ np.random.PCG64((self.seed, epoch)).random_raw()
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed_N = (mixed_N ^ (mixed_N >> np.uint64(shift))) * np.uint64(factor)
+        return np.argsort(mixed_N ^ (mixed_N >> np.uint64(31)), kind="stable")
 
 
 def name_keys(names: Iterable[str]) -> np.ndarray:
     """Numbers for names, as good as different for different ones: uint64 [N]."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), "<u8")
-
-
-@lru_cache(maxsize=64)
-def _by_name(order: NamedOrder, epoch: int) -> np.ndarray:
-    """The rows sorted by their keys, scattered anew for each epoch (the finaliser of splitmix64): int64 [N]."""
-    mixed_N = order.keys_N ^ np.random.PCG64((order.seed, epoch)).random_raw()
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed_N = (mixed_N ^ (mixed_N >> np.uint64(shift))) * np.uint64(factor)
-    return np.argsort(mixed_N ^ (mixed_N >> np.uint64(31)), kind="stable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,19 @@ class TokenOrder:
         """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
         assert step >= 0
         epoch, place = divmod(step, self.steps_per_epoch)
-        start, end = self._cuts[_permutation(self.steps_per_epoch, self.seed, epoch, 1)[place]]
-        return _by_bucket(self, epoch)[start:end]
+        rows_N, cuts_S = self._epoch(epoch)
+        start, end = self._cuts[cuts_S[place]]
+        return rows_N[start:end]
+
+    @cached_property
+    def _epoch(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        """The rows of an epoch, longest bucket first: int64 [N]; and which cut of them each step is: int64 [S]."""
+        return lru_cache(maxsize=2)(self._sorted)
+
+    def _sorted(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        shuffled_N = _permutation(len(self.lengths), self.seed, epoch)
+        by_bucket_N = shuffled_N[np.argsort(-self._counted[shuffled_N], kind="stable")]
+        return by_bucket_N, _permutation(self.steps_per_epoch, self.seed, epoch, 1)
 
     @cached_property
     def _counted(self) -> np.ndarray:
@@ -135,20 +146,12 @@ class TokenOrder:
         return cut(np.sort(self._counted)[::-1].tolist(), tokens=self.tokens, rows=None)
 
 
-@lru_cache(maxsize=2)
-def _by_bucket(order: TokenOrder, epoch: int) -> np.ndarray:
-    """The rows as they are cut, longest bucket first: int64 [N]."""
-    shuffled_N = _permutation(len(order.lengths), order.seed, epoch)
-    return shuffled_N[np.argsort(-order._counted[shuffled_N], kind="stable")]
-
-
 def _rounded_up(lengths: np.ndarray) -> np.ndarray:
     """Lengths rounded up to four binary digits: eight buckets an octave, of at most 1/8."""
     spare_digits = np.maximum(np.frexp(lengths)[1] - 4, 0).astype(np.int64)
     return -(-lengths.astype(np.int64) >> spare_digits) << spare_digits
 
 
-@lru_cache(maxsize=4)
 def _permutation(count: int, *seed: int) -> np.ndarray:
     """Sorting raw generator output: numpy promises this stream forever, unlike that of `Generator.permutation`."""
     keys = np.random.PCG64(seed).random_raw(count)

@@ -12,8 +12,6 @@ from fractions import Fraction
 import numpy as np
 
 from flare_ds.batches.order import NamedOrder, Order, RowOrder, TokenOrder, name_keys
-from flare_ds.batches.rows_read import SplitRows
-from flare_ds.batches.workload import Workload
 from flare_ds.config import Config, TrainConfig
 from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.streams import source_streams
@@ -44,11 +42,6 @@ def number_of_steps(train: TrainConfig, order: Order) -> int:
         return train.steps
     # The decimal fraction that was written: as floats, 0.07 epochs of 100 steps would be 8 steps.
     return math.ceil(Fraction(str(train.epochs)) * order.steps_per_epoch)
-
-
-def padded_tokens(config: Config, split: SplitRows, *, behind: int = 0) -> np.ndarray:
-    """Tokens each row takes in a forward in which it is the longest: see `Workload.padded_tokens`."""
-    return Workload(config).padded_tokens(split, behind=behind)
 
 
 def _check_fits(split: CacheSplit, lengths_n: np.ndarray, batch_tokens: int) -> None:

@@ -70,7 +70,7 @@ class Workload:
             return Grid(*batch.input_ids.shape)
         return Grid(len(batch.weights_B), _width(batch.columns[1], batch))
 
-    def padded_tokens(self, split: SplitRows, *, behind: int) -> np.ndarray:
+    def padded_tokens(self, split: SplitRows, *, behind: int = 0) -> np.ndarray:
         """Tokens each row takes at most in a forward in which it is the longest, over all streams that run: int [n].
 
         columns = the row's longest prompt + the split's longest answer     since prompts end, and answers start,

@@ -168,10 +168,12 @@ def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, Pre
 def _translate(options: argparse.Namespace) -> None:
     config = config_of(options)
 
-    from flare_ds.data.translate import translate
-    from flare_ds.translation.run import describe
+    from flare_ds.data.parallel import translation_jobs
+    from flare_ds.tasks.load import task_of
+    from flare_ds.translation.run import describe, translate_jobs
 
-    directories = translate(config, workers=options.workers)
+    jobs = translation_jobs(task_of(config.task), config.task)
+    directories = translate_jobs(jobs, config.translate, workers=options.workers)
     print("\n".join(describe(config.task, directories)), file=sys.stderr)
     print("\n".join(map(str, directories)))
 

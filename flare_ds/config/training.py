@@ -34,7 +34,10 @@ class TrainConfig(Section):
     )
     seed: int = Field(1, ge=0, description="initialisation, data order and dropout")
     data_seed: int | None = Field(
-        None, ge=0, description="order of the examples by their ids, so that runs of other seeds and languages share it"
+        None,
+        ge=0,
+        description="seed of the data order alone; with batch_size it goes by the examples' ids, so that runs of other "
+        "seeds and languages share it",
     )
     validate_every: int = Field(20, ge=1, description="steps between validations (best adapter kept)")
     validate_rows: int | None = Field(None, ge=1, description="first rows of the validation split scored (null: all)")

@@ -18,6 +18,7 @@ from flare_ds.data.parallel_row import Candidates, ParallelData, ParallelRow, Pa
 from flare_ds.data.row_table import digests
 from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, pools_of, read_joined
 from flare_ds.data.translated import make_jobs, pair_with_translations, read_language
+from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import SPLITS, Split, Task
 from flare_ds.tasks.load import check_languages
 from flare_ds.translation.job import TranslationJob
@@ -60,14 +61,17 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
 
 
 def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
-    """What is to be translated for a config: nothing with sides=own, or where both languages are one.
+    """What is to be translated for a config.
 
     Raises:
+        ConfigError: nothing is: with sides=own, or where both languages are one.
         DataError: see `load_parallel`.
     """
     check_languages(task, config)
     if not config.is_translated:
-        return []
+        problem = f"task.sides={config.sides!r} from {config.source_language!r} into {config.target_language!r}"
+        fix = "set task.sides=translated and another task.target_language"
+        raise ConfigError(f"{problem}: nothing is to be translated", fix=fix)
     return list(make_jobs(task, config, _capped(_deal(task, config, {}), config)).values())
 
 

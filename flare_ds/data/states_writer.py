@@ -142,7 +142,7 @@ class StoreWriter:
                 sync(states_file(self._partial, split))
 
     def publish(self) -> StateStore:
-        """Give the store its name, unless another build was faster; all rows have been written and synced.
+        """Give the store its name, unless another build was faster; all rows are written and synced.
 
         Raises:
             HostError: the disk is full or not writable.
@@ -152,7 +152,6 @@ class StoreWriter:
                 _save(offsets, offsets_file(self._partial, split))
             write_manifest(self._partial / MANIFEST, self._manifest())
             publish(self._partial, self.path, partial(open_store, key=self.store.key))
-        self.discard()
         return open_store(self.path, key=self.store.key)
 
     def _manifest(self) -> dict[str, Any]:

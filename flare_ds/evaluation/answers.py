@@ -48,9 +48,7 @@ def score_answers(
         states: the run's stored source states, if its provider stores them.
     """
     split = cache.split(split_name)
-    golds = [split.golds(row) for row in np.unique(split.examples, return_index=True)[1].tolist()]
-    form = form_of(_tokenizer(config.model), chat=config.task.chat)
-    too_long = unsayable(golds, form, config.generate.max_new_tokens)
+    too_long = _unsayable(cache, split_name, config.model, config.task.chat, config.generate.max_new_tokens)
     said = written(running, cache, split_name, config, states=states)
     best = best_windows(split.examples, [answer.log_probability for answer in said]).tolist()
     records = []
@@ -105,6 +103,14 @@ def written(
     tokenizer = _tokenizer(config.model)
     decoded = generate_split(running, cache, split_name, config, states=states)
     return [Written(answer.text(tokenizer), answer.log_probability, answer.ended) for answer in decoded]
+
+
+@lru_cache(maxsize=256)
+def _unsayable(cache: Cache, split_name: str, model: ModelConfig, chat: bool, most: int) -> float:
+    """The share of examples whose right answers are too long; found once: it is the same at every validation."""
+    split = cache.split(split_name)
+    golds = [split.golds(row) for row in np.unique(split.examples, return_index=True)[1].tolist()]
+    return unsayable(golds, form_of(_tokenizer(model), chat=chat), most)
 
 
 @lru_cache(maxsize=1)

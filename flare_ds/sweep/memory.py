@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from flare_ds.batches.plan import padded_tokens
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
 from flare_ds.data.label_trie import LabelTrie
@@ -83,5 +83,5 @@ class CellMemory:
         if key not in self._longest:
             split = rows_read(cache.split("train"), config, cache.manifest)
             behind = LabelTrie(cache.label_tokens).depth
-            self._longest[key] = int(padded_tokens(config, split, behind=behind).max())
+            self._longest[key] = int(Workload(config).padded_tokens(split, behind=behind).max())
         return largest_load(config.train, row_tokens=self._longest[key], streams=len(streams))

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from flare_ds.batches.batching import MicroBatch, split_step
 from flare_ds.batches.collate import Batch, StoredStates, collate
-from flare_ds.batches.plan import number_of_steps, open_order, padded_tokens
+from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.source_dropout import WithoutSources, WithoutStates, dropped_rows
 from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie
@@ -69,7 +70,7 @@ class Feed:
         self.order = agreed(partial(open_order, config, cache))
         self.steps = agreed(partial(number_of_steps, config.train, self.order))
         self.trie = LabelTrie(cache.label_tokens)
-        self.lengths = padded_tokens(config, self.split, behind=self.trie.depth)
+        self.lengths = Workload(config).padded_tokens(self.split, behind=self.trie.depth)
         self.cut_by = self.lengths
         self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
         self.costs = Costs(config, shape, labels=len(self.trie.tokens))

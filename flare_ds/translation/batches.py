@@ -18,6 +18,8 @@ from flare_ds.files import write_text
 from flare_ds.json_text import parse_json
 from flare_ds.translation.engines import Direction, Said
 
+_PROBES = 8
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -78,6 +80,16 @@ def make_batches(segments: Iterable[str], size: int, direction: Direction, direc
     unique = sorted(set(segments), key=lambda segment: (-len(segment), segment))
     cut = (tuple(unique[start : start + size]) for start in range(0, len(unique), size))
     return [Batch(direction, batch, directory / f"{_checksum(batch)}.json") for batch in cut]
+
+
+def probes_of(batches: Iterable[Batch]) -> dict[Direction, list[str]]:
+    """A few sentences of each direction, from the longest to the shortest."""
+    of: dict[Direction, list[Batch]] = {}
+    for batch in batches:
+        of.setdefault(batch.direction, []).append(batch)
+    return {
+        direction: [batch.segments[0] for batch in some[:: -(-len(some) // _PROBES)]] for direction, some in of.items()
+    }
 
 
 def _checksum(segments: Sequence[str]) -> str:

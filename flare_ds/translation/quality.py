@@ -1,6 +1,5 @@
 """The quality report of a translation: what can be told wrong without understanding it, counted over all rows."""
 
-import re
 import unicodedata
 from array import array
 from collections.abc import Callable
@@ -19,9 +18,6 @@ _ENOUGH = 20
 """Letters of a text from which its length is judged."""
 _SURE = 0.9
 """Probability from which another language is believed; few words of any language reach it."""
-
-_LOOP = re.compile(r"(?s)(.{20,200}?)\1{2,}|(?=\S)(.{1,20}?)\2{5,}")
-"""The same 20 characters or more three times on end, or fewer six times."""
 
 Speaks = Callable[[str], bool]
 """Whether a text may be in the language it was translated into."""
@@ -49,15 +45,6 @@ class Report(BaseModel):
         """The report for people to read."""
         fields = type(self).model_fields.items()
         return [f"{getattr(self, name):>8}  {name}: {field.description}" for name, field in fields]
-
-
-def loops(translation: str, *, of: str) -> bool:
-    """Whether a translation repeats itself where the text it is of does not: a known failure of neural translators."""
-    return _repeats(translation) and not _repeats(of)
-
-
-def _repeats(text: str) -> bool:
-    return any(any(map(str.isalpha, found.group())) for found in _LOOP.finditer(f"{text} "))
 
 
 class Inspector:

@@ -1,23 +1,29 @@
 """Translating jobs: each split's sentences in batches, some processes at a time, and what came of them."""
 
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.config.data import Mark
 from flare_ds.exceptions import HostError
+from flare_ds.files import disk_errors
+from flare_ds.locks import one_at_a_time
 from flare_ds.progress import bar
 from flare_ds.published import publishing
 from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import SUBSTITUTES
 from flare_ds.tasks.load import task_of
-from flare_ds.translation.batches import Batch, make_batches
+from flare_ds.translation.batches import Batch, make_batches, probes_of
 from flare_ds.translation.engines import Direction, Said
 from flare_ds.translation.job import TranslationJob
-from flare_ds.translation.quality import Inspector, loops
+from flare_ds.translation.loops import loops
+from flare_ds.translation.quality import Inspector
 from flare_ds.translation.rows import UntranslatedError, segments_of, translate_row
 from flare_ds.translation.store import (
     ELSEWHERE,
@@ -38,21 +44,38 @@ def translate_jobs(
 ) -> list[Path]:
     """Translate some jobs; every language and model is checked before the first of them starts.
 
+    Another process that translates one of them is waited for: what it made, or left, is taken.
+
     Raises:
         ConfigError: the engine cannot be used so.
         HostError: this machine lacks what the engine needs, or disk; or the engine translated nothing.
     """
     tasks = [_Task.of(job, translate) for job in jobs]
-    unfinished = [task for task in tasks if not task.directory.exists()]
-    batches = [batch for task in unfinished for batch in task.batches]
-    todo = [batch for batch in batches if not batch.path.exists()]
-    shown = bar(total=len(batches), initial=len(batches) - len(todo), desc="translate", unit="batch")
-    with shown:
-        for _ in run_batches(todo, translate, workers):
-            shown.update()
-    for task in tasks:
-        task.finish()
+    with _alone({task.directory for task in tasks if not task.directory.exists()}):
+        unfinished = {task.directory: task for task in tasks if not task.directory.exists()}
+        _translate([batch for task in unfinished.values() for batch in task.batches], translate, workers)
+        for task in tasks:
+            task.finish()
     return [task.directory for task in tasks]
+
+
+@contextmanager
+def _alone(directories: Set[Path]) -> Iterator[None]:
+    """Let no other process make these meanwhile; each waits for them in one order, so no two wait for each other."""
+    with ExitStack() as held:
+        for directory in sorted(directories):
+            told = f"translate: another process is translating {directory}; waiting"
+            with disk_errors(directory, elsewhere=ELSEWHERE):
+                held.enter_context(one_at_a_time(directory, partial(print, told, file=sys.stderr)))
+        yield
+
+
+def _translate(batches: Sequence[Batch], translate: TranslateConfig, workers: int | None) -> None:
+    """Translate those of the batches that are not there yet."""
+    todo = [batch for batch in batches if not batch.path.exists()]
+    with bar(total=len(batches), initial=len(batches) - len(todo), desc="translate", unit="batch") as shown:
+        for _ in run_batches(todo, probes_of(batches), translate, workers):
+            shown.update()
 
 
 def describe(config: TaskConfig, directories: Sequence[Path]) -> list[str]:

@@ -1,6 +1,8 @@
 """The order of the examples: none lost or repeated over an epoch, on any number of ranks, wherever a run resumes."""
 
+import gc
 import math
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 
@@ -175,3 +177,48 @@ def test_splits_that_share_rows_have_them_at_nearly_the_same_places(
         assert order.rows(3).tolist() == again(order).rows(3).tolist()
     assert [name for name in epochs[0] if name in set(some)] == epochs[1]
     assert epochs[0] != [names[row] for row in named(names, batch_size, seed)._epoch(2)]
+
+
+def orders_of(kind: str, count: int) -> list[Order]:
+    """Orders of runs that train together."""
+    lengths, names = np.arange(300) % 50 + 1, [str(number) for number in range(300)]
+    by_kind = {"rows": RowOrder, "names": lambda *given: named(names, *given[1:])}
+    if kind == "tokens":
+        return [TokenOrder(lengths, 500, seed) for seed in range(count)]
+    return [by_kind[kind](300, 16, seed) for seed in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["rows", "names", "tokens"])
+def test_a_step_sorts_nothing_while_several_orders_take_turns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = orders_of(kind, 6)
+    ahead = math.ceil(orders[0].steps_per_epoch)
+    sorts: list[int] = []
+    argsort = np.argsort
+    monkeypatch.setattr(np, "argsort", lambda keys, **how: sorts.append(len(keys)) or argsort(keys, **how))
+
+    def take_turns(steps: range) -> int:
+        sorts.clear()
+        for step in steps:
+            for order in orders:
+                for asked in (step, step + ahead, step):  # a step, one of the next epoch, that step again
+                    order.rows(asked)
+        return len(sorts)
+
+    an_epoch = 3 if kind == "tokens" else 1  # the shuffle, the buckets, the steps
+    assert take_turns(range(1)) == an_epoch * 2 * len(orders)
+    assert take_turns(range(1, ahead // 2)) == 0
+
+
+@pytest.mark.parametrize("kind", ["rows", "names", "tokens"])
+def test_no_more_than_two_epochs_are_kept_and_none_of_a_finished_run(kind: str) -> None:
+    orders = orders_of(kind, 1)
+
+    def epoch(number: int) -> weakref.ref:
+        rows = orders[0]._epoch(number)
+        return weakref.ref(rows[0] if kind == "tokens" else rows)
+
+    epochs = [epoch(number) for number in range(5)]
+    assert [alive() is not None for alive in epochs] == [False, False, False, True, True]
+    orders.clear()
+    gc.collect()
+    assert not any(alive() is not None for alive in epochs)

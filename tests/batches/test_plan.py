@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 from flare_ds.batches.batching import split_step
 from flare_ds.batches.collate import collate
 from flare_ds.batches.order import RowOrder, TokenOrder
-from flare_ds.batches.plan import number_of_steps, open_order, padded_tokens
+from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import Workload
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.exceptions import ConfigError, HostError
@@ -88,7 +89,7 @@ def test_a_row_larger_than_a_step_is_refused(root: Path, cache: Cache) -> None:
 def test_no_forward_is_larger_than_said(root: Path, cache: Cache, method: str, objective: str, span: str) -> None:
     config = make_config(root, method=method, objective=objective, adapter={"span": span}, **TOKENS)
     split, order, streams = cache.split("train"), open_order(config, cache), streams_of(config)
-    lengths, sizes = padded_tokens(config, split), []
+    lengths, sizes = Workload(config).padded_tokens(split), []
     for step in range(order.steps_per_epoch):
         ranks = split_step(order.rows(step), lengths, world_size=2, micro_batch_size=99, micro_batch_tokens=100)
         sizes += [
@@ -123,12 +124,12 @@ class TwoRows:
 )
 def test_the_longest_answer_that_is_read_counts(root: Path, objective: str, span: str, columns: list[int]) -> None:
     config = make_config(root, objective=objective, adapter={"span": span})
-    assert padded_tokens(config, TwoRows()).tolist() == [2 * count for count in columns]
+    assert Workload(config).padded_tokens(TwoRows()).tolist() == [2 * count for count in columns]
 
 
 def test_x_mixup_reads_the_sources_answers_too(root: Path) -> None:
     config = make_config(root, method="x_mixup", objective="vocabulary")
-    assert padded_tokens(config, TwoRows()).tolist() == [2 * (7 + 5), 2 * (9 + 5)]
+    assert Workload(config).padded_tokens(TwoRows()).tolist() == [2 * (7 + 5), 2 * (9 + 5)]
 
 
 def test_epochs_become_steps(root: Path, cache: Cache) -> None:

@@ -155,6 +155,7 @@ def test_builders_at_the_same_time_end_with_one_good_store(tmp_path: Path) -> No
     assert_holds(first.publish(), mine)
     late = second.publish()
     assert_holds(late, mine)
+    second.discard()
     assert list(tmp_path.iterdir()) == [late.path]
     names = {file.name for file in late.path.iterdir()}
     assert names == {f"{split}.{kind}" for split in LENGTHS for kind in ("states", "offsets.npy")} | {"manifest.json"}

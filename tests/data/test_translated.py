@@ -9,6 +9,7 @@ import pytest
 from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.data import translated
 from flare_ds.data.parallel import ParallelData, ParallelRow, load_parallel, translation_jobs
+from flare_ds.exceptions import ConfigError
 from flare_ds.tasks import Row, Task
 from flare_ds.tasks.base import SPLITS, Answer, Pool
 from flare_ds.translation.job import TranslationJob
@@ -196,8 +197,10 @@ def test_a_translation_that_says_what_a_test_row_says_is_dropped(side: str) -> N
 def test_only_the_rows_within_the_caps_are_translated() -> None:
     jobs = translation_jobs(Questions(), make("fi", train_rows=11, validation_rows=2, test_rows=3))
     assert [(job.split, len(job.rows)) for job in jobs] == [("train", 11), ("validation", 2), ("test", 3)]
-    assert translation_jobs(Questions(), make("en")) == []
-    assert translation_jobs(Questions(), make("en", sides="own")) == []
+    for config in (make("en"), make("en", sides="own")):
+        with pytest.raises(ConfigError, match="nothing is to be translated") as raised:
+            translation_jobs(Questions(), config)
+        assert "task.sides=translated" in raised.value.fix
 
 
 def test_marked_translations_are_counted_and_dropped_if_asked() -> None:

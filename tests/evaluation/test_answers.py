@@ -59,7 +59,7 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     decoded = [([first + word for word in words], *rest) for words, *rest in decoded]
     monkeypatch.setattr(answers, "generate_split", lambda *_, **__: [Decoded(*answer) for answer in decoded])
     monkeypatch.setattr(answers, "_tokenizer", lambda _: tokenizer)
-    cache = SimpleNamespace(split=lambda _: split)
+    cache = type("OneSplit", (), {"split": lambda self, name: split})()
     config = SimpleNamespace(model=None, task=SimpleNamespace(chat=False), generate=SimpleNamespace(max_new_tokens=2))
     scores = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
     assert scores.clusters == [7, 7, 8]
@@ -75,6 +75,9 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert scores.figures["cut_off"] == scores.figures["unsayable"] == approx(1 / 3)
     assert "1 of 3 right answers have more tokens than generate.max_new_tokens=2" in capsys.readouterr().err
     assert scores.outcomes == [True, True, False]
+    monkeypatch.setattr(answers, "unsayable", lambda *_: pytest.fail("the right answers are tokenized again"))
+    again = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
+    assert again.figures == scores.figures
 
 
 def test_f1_breaks_ties_of_exact_match() -> None:

@@ -15,6 +15,7 @@ PROGRAM = """\
 #!{python} -IS
 import sys, time
 text = sys.stdin.read()
+{first}
 time.sleep({seconds})
 if {fails!r} and {fails!r} in text:
     sys.exit(3)
@@ -36,6 +37,7 @@ class Program:
         seconds: a batch takes.
         fails: a text on which it exits with an error.
         empty: a text which it translates to nothing.
+        first: what it does before all else, as Python that knows `text`.
     """
 
     def __init__(
@@ -46,15 +48,15 @@ class Program:
         seconds: float = 0.0,
         fails: str = "",
         empty: str = "",
+        first: str = "",
     ) -> None:
         self.log = directory / "batches.log"
         data = directory / "apertium-eng-spa"
-        data.mkdir(parents=True)
+        data.mkdir(parents=True, exist_ok=True)
         (data / "rules").write_text("swap the case")
         program = directory / "apertium"
-        program.write_text(
-            PROGRAM.format(python=sys.executable, seconds=seconds, fails=fails, empty=empty, log=str(self.log))
-        )
+        said = {"seconds": seconds, "fails": fails, "empty": empty, "first": first, "log": str(self.log)}
+        program.write_text(PROGRAM.format(python=sys.executable, **said))
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setenv("APERTIUM_DATADIR", str(directory))

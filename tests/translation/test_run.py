@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flare_ds.config import Config
-from flare_ds.data.translate import translate
-from flare_ds.exceptions import ConfigError, DataError, HostError
+from flare_ds.data.parallel import translation_jobs
+from flare_ds.exceptions import DataError, HostError
 from flare_ds.tasks.base import Answer, Row
+from flare_ds.tasks.load import task_of
 from flare_ds.translation.run import describe, translate_jobs
 from flare_ds.translation.store import open_translation, read_manifest
 from tests.toy import toy_settings
@@ -105,27 +107,25 @@ def test_a_row_whose_sentence_fails_is_marked_and_counted_and_the_others_stay(
     assert "A bomb here" in capfd.readouterr().err
 
 
-def test_an_engine_that_translates_nothing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Program(tmp_path / "program", monkeypatch, fails=" ")
-    rows = [Row("1", {"text": "One day"}), Row("2", {"text": "Two days"})]
+def test_a_split_of_which_no_row_is_whole_is_no_translation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Program(tmp_path / "program", monkeypatch, fails="bomb")
+    rows = [Row("1", {"text": "One day. A bomb."}), Row("2", {"text": "Two days. No bomb."})]
     with pytest.raises(HostError, match=r"translate.engine='apertium' translated no row of the train split"):
         translate_jobs([job(rows)], settings(tmp_path))
     assert content(tmp_path) == {}
 
 
-def test_an_engine_that_breaks_down_on_the_way_is_told_from_bad_sentences(
-    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [Row(str(i), {"text": f"{'so ' * (9 - i)}on"}) for i in range(9)]
-    broken = program.log.with_name("apertium").read_text() + "if len(text) < 30: sys.exit(1)\n"
-    breaks_later = broken.replace("if len(text) < 30", f"import os\nif len(open({str(program.log)!r}).readlines()) > 2")
-    program.log.with_name("apertium").write_text(breaks_later)
-    with pytest.raises(HostError, match="broke down") as raised:
-        translate_jobs([job(rows)], settings(tmp_path))
-    assert "goes on from here" in raised.value.fix
-    program.log.with_name("apertium").write_text(broken.partition("if len(text)")[0])
-    (directory,) = translate_jobs([job(rows)], settings(tmp_path))
-    assert read_manifest(directory).report.failed == 0
+def test_two_commands_at_once_translate_each_batch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order they name the jobs; a job that stands twice does not wait for itself."""
+    program = Program(tmp_path / "program", monkeypatch, seconds=0.02)
+    jobs = [job(random_rows(4)), job(random_rows(4, seed=1)), job(random_rows(4))]
+    translate_jobs(jobs[:2], settings(tmp_path / "alone"))
+    alone = program.finished()
+    with ThreadPoolExecutor(2) as pool:
+        made = [*pool.map(lambda some: translate_jobs(some, settings(tmp_path)), (jobs, jobs[::-1]))]
+    assert made[0] == made[1][::-1] and content(tmp_path) == content(tmp_path / "alone")
+    assert sorted(program.finished()[len(alone) :]) == sorted(alone)
+    assert {path.name for path in (tmp_path / "translations").iterdir()} == {path.name for path in made[0]}
 
 
 def test_damage_is_told_with_the_commands_that_mend_it(tmp_path: Path, program: Program) -> None:
@@ -146,20 +146,13 @@ def test_damage_is_told_with_the_commands_that_mend_it(tmp_path: Path, program: 
     assert len(list(open_translation(job(rows), settings(tmp_path)))) == 3
 
 
-def test_a_config_without_a_translated_side_is_refused(tmp_path: Path) -> None:
-    config = Config.model_validate(toy_settings(tmp_path))
-    with pytest.raises(ConfigError, match=r"task.sides='own'") as raised:
-        translate(config, workers=1)
-    assert "task.sides=translated" in raised.value.fix
-
-
 def test_a_config_is_translated_and_its_report_names_stand_ins(tmp_path: Path, program: Program) -> None:
     given = toy_settings(tmp_path)
     given["task"] |= {"sides": "translated", "target_language": "spa_Latn"}
     given["task"] |= {"train_rows": 5, "validation_rows": 2, "test_rows": 3}
     given["translate"] = settings(tmp_path).model_dump()
     config = Config.model_validate(given)
-    paths = translate(config, workers=1)
+    paths = translate_jobs(translation_jobs(task_of(config.task), config.task), config.translate)
     assert [json.loads((path / "manifest.json").read_text())["report"]["rows"] for path in paths] == [5, 2, 3]
     lines = describe(config.task, paths)
     assert lines[0] == str(paths[0]) and any("5  rows" in line for line in lines)

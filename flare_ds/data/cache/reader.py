@@ -3,7 +3,7 @@
 Shapes: n rows of a split, p tokens of a prompt, a tokens of an answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,6 @@ class CacheSplit:
             raise self.damaged(f"{stream}.offsets", "a row has less than no tokens")
         return lengths_n
 
-    def tokens(self, stream: str) -> np.ndarray:
-        """Tokens of all rows, one behind another: uint16 or uint32."""
-        return self._tokens[stream][0]
-
     def largest_id(self, stream: str) -> int:
         """The largest token id in any prompt or answer; reads all of them."""
         tokens, _ = self._tokens[stream]
@@ -158,10 +154,10 @@ class CacheSplit:
 
 @dataclass(frozen=True)
 class Cache:
-    """An opened cache. Cheap to pickle: it holds no file."""
+    """An opened cache. Cheap to pickle: it holds no file. Those of one directory are equal."""
 
     path: Path
-    manifest: Manifest
+    manifest: Manifest = field(compare=False)
 
     @property
     def key(self) -> str:

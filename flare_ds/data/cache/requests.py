@@ -9,17 +9,16 @@ is found as `flare-ds prepare` finds it: by reading every row. Files that are go
 
 import json
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flare_ds.checksums import file_sha256, json_sha256
+from flare_ds.checksums import file_sha256, json_sha256, unchanged_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache.key import asked_fields
 from flare_ds.data.cache.reader import Cache, open_cache
-from flare_ds.data.cache.verification import TOKENS
 from flare_ds.exceptions import CacheError, HostError
 from flare_ds.files import write_json
-from flare_ds.kept import kept_in
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import task_file
 
@@ -52,10 +51,11 @@ def remembered(config: Config) -> Cache | None:
 
 
 def stored(cache_dir: Path, key: str) -> Cache | None:
-    """The whole cache of a key, whatever its directory is called."""
-    for found in kept_in(cache_dir, [TOKENS]) if cache_dir.is_dir() else []:
-        with suppress(CacheError):  # removed just now
-            if found.state == "whole" and (cache := open_cache(found.path)).key == key:
+    """The whole cache of a key, whatever its directory is called; those called after the key are looked at first."""
+    directories = chain(cache_dir.glob(f"*-{key[:16]}"), cache_dir.iterdir() if cache_dir.is_dir() else ())
+    for path in directories:
+        with suppress(CacheError):  # it is something else, or not whole
+            if not path.name.startswith(".") and (cache := open_cache(path)).key == key:
                 return cache
     return None
 
@@ -82,7 +82,7 @@ def _tokenizer(name: str) -> str:
 
 def _tokenizer_files(directory: Path) -> dict[str, str]:
     files = {file for pattern in _TOKENIZER_FILES for file in directory.glob(pattern) if file.is_file()}
-    return {file.name: file_sha256(file) for file in files}
+    return {file.name: unchanged_sha256(file) for file in files}
 
 
 def _files(config: Config) -> dict[str, dict[str, Any]]:

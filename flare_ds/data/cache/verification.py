@@ -14,8 +14,6 @@ from flare_ds.data.streams import is_base
 from flare_ds.exceptions import CacheError
 from flare_ds.kept import About, Kind
 
-_AT_ONCE = 2**22
-
 
 def verify(path: Path) -> None:
     """Read every byte of a cache, compare the checksums, and look at every number.
@@ -40,7 +38,7 @@ def check_values(cache: Cache, split: CacheSplit) -> None:
             split, f"{stream}.prompt_lengths", bool((prompts_n > lengths_n).any()), "a prompt is longer than its row"
         )
         if is_base(stream):  # the manifest tells no other vocabulary
-            largest = _largest(split.tokens(stream))
+            largest = split.largest_id(stream)
             known = cache.manifest.vocabulary_size
             _refuse(split, f"{stream}.tokens", largest >= known, f"it holds token {largest} of {known}")
 
@@ -48,11 +46,6 @@ def check_values(cache: Cache, split: CacheSplit) -> None:
 def _refuse(split: CacheSplit, part: str, wrong: bool, why: str) -> None:
     if wrong:
         raise split.damaged(part, why)
-
-
-def _largest(tokens: np.ndarray) -> int:
-    pieces = range(0, len(tokens), _AT_ONCE)
-    return max((int(tokens[start : start + _AT_ONCE].max()) for start in pieces), default=0)
 
 
 def _about(path: Path) -> About:
