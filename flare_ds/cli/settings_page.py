@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flare_ds.cli.schema import config_schema
+from flare_ds.cli.configs import config_schema
 
 _BEGINNING = """\
 # Settings
