@@ -47,11 +47,12 @@ def write_rows(directory: Path, *, rows: int) -> Path:
 
 def write_sweep(directory: Path, *, cells: int) -> Path:
     """A sweep over that world."""
+    base = write_base(directory / "base", layers=2, width=64, further=NUSAX.labels)
     settings: dict[str, Any] = {
         "out": "unused",
         "ranks": 1,
         "base": {
-            "model": {"base": str(write_base(directory / "base", layers=2, width=64)), "dtype": "float32"},
+            "model": {"base": str(base), "dtype": "float32"},
             "task": {"name": NUSAX.name, "data_dir": str(write_rows(directory / "data", rows=32))},
             "train": {"steps": 4, "batch_size": 8, "validate_every": 4},
         },

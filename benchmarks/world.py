@@ -1,7 +1,7 @@
 """A world to train in, for the benchmarks that run the trainer: random words in two languages, and a Llama of them."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ class Pairs(Task):
 TASKS.add(Pairs.name, Pairs())
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word."""
-    words = ["<unk>", "<eos>", "say", "mood", *Pairs.labels, *WORDS]
+def word_tokenizer(further: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token a word, of ours and further ones."""
+    words = ["<unk>", "<eos>", "say", "mood", *Pairs.labels, *WORDS, *further]
     tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -54,9 +54,9 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_base(directory: Path, *, layers: int, width: int) -> Path:
-    """A random Llama with the tokenizer."""
-    tokenizer = word_tokenizer()
+def write_base(directory: Path, *, layers: int, width: int, further: Sequence[str] = ()) -> Path:
+    """A random Llama with the tokenizer; see `word_tokenizer`."""
+    tokenizer = word_tokenizer(further)
     tokenizer.save_pretrained(directory)
     return write_model(directory, layers=layers, width=width, vocabulary=len(tokenizer))
 
