@@ -28,6 +28,7 @@ STARTING_RANKS_NEEDS_NO = ("deepspeed", "torch", "transformers")
 SCRIPT = """
 import sys
 import flare_ds.cli, flare_ds.cli.ranks, flare_ds.settings
+import flare_ds.runs.status, flare_ds.sweep.progress  # what `status` shows
 flare_ds.cli.make_parser()
 print(*sys.modules)
 from flare_ds.cli.importing import libraries

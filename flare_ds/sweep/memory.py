@@ -5,6 +5,7 @@ It is the estimate by which a run refuses a batch that cannot fit, and by which 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -18,6 +19,7 @@ from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.loading import load_shape
 from flare_ds.runtime.memory import Load, joint_bytes, largest_load
+from flare_ds.sweep.nodes import cache_key
 from flare_ds.sweep.plan import Plan, PlannedRun
 
 
@@ -31,7 +33,7 @@ class CellMemory:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._shapes: dict[str, PreTrainedModel | None] = {}
-        self._caches: dict[str, Cache | None] = {}
+        self._caches: dict[Any, Cache | None] = {}
         self._longest: dict[tuple, int] = {}
 
     def of(self, runs: Sequence[PlannedRun]) -> float | None:
@@ -58,7 +60,7 @@ class CellMemory:
 
     def _shape(self, run: PlannedRun) -> PreTrainedModel | None:
         """The base on the meta device; the tuned base, not there yet, has the shape of the untuned one."""
-        model = run.config.model.model_copy(update={"base": run.tokenizer_base})
+        model = run.prepared.model
         key = model.model_dump_json()
         if key not in self._shapes:
             try:
@@ -68,12 +70,9 @@ class CellMemory:
         return self._shapes[key]
 
     def _cache(self, run: PlannedRun) -> Cache | None:
-        config = run.config.model_copy(
-            update={"model": run.config.model.model_copy(update={"base": run.tokenizer_base})}
-        )
-        key = str((config.task, config.translate, config.cache_dir, config.model, config.source))
+        key = cache_key(run)
         if key not in self._caches:
-            self._caches[key] = remembered(config)
+            self._caches[key] = remembered(run.prepared)
         return self._caches[key]
 
     def _load(self, config: Config, cache: Cache) -> Load:

@@ -64,7 +64,7 @@ def nodes_of(plan: Plan) -> list[Node]:
     """All nodes of a plan, in the order in which one job after another would run them."""
     nodes: dict[str, Node] = {}
     caches: dict[str, str] = {}  # by run: the node that makes its cache
-    for runs in _alike(plan.runs, _cache_key):
+    for runs in _alike(plan.runs, cache_key):
         needs = tuple(_translated(runs, nodes, plan))
         node = _prepared(runs, nodes, needs, plan)
         caches |= {run.name: node.name for run in runs}
@@ -109,7 +109,8 @@ def _alike(runs: Sequence[PlannedRun], key: Callable[[PlannedRun], Any]) -> list
     return [tuple(group) for group in groups.values()]
 
 
-def _cache_key(run: PlannedRun) -> Any:
+def cache_key(run: PlannedRun) -> Any:
+    """What runs that read one cache have in common."""
     config = run.config
     mt_encoder = config.source if config.caches_mt else None
     return config.task, config.translate, config.cache_dir, run.tokenizer_base, mt_encoder
@@ -147,9 +148,7 @@ def _single(
     plan: Plan,
 ) -> Node:
     """A command of one process: ours, so that its status can be believed; and a run looks for itself."""
-    run = runs[0]
-    task, model = run.config.task, run.config.model.model_copy(update={"base": run.tokenizer_base})
-    config = run.config.model_copy(update={"model": model})
+    run, config, task = runs[0], runs[0].prepared, runs[0].config.task
     languages = f"{task.source_language}-{task.target_language}" if run.config.has_source else task.target_language
     name = f"{verb} {run.place / languages}"
     name = f"{name} ({run.name})" if name in nodes else name

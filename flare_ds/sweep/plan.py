@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import ConfigError, DataError, together
 from flare_ds.layers import flat, merged, nested
@@ -62,6 +60,12 @@ class PlannedRun:
         """The base whose tokenizer it uses; the tuned base, not there yet, has that of the untuned one."""
         base = self.config.model.base
         return self.stage1.config.model.base if self.stage1 and base == str(self.stage1.merged) else base
+
+    @property
+    def prepared(self) -> Config:
+        """Its settings over that base: those with which its cache is asked for before the tuned one is there."""
+        model = self.config.model.model_copy(update={"base": self.tokenizer_base})
+        return self.config.model_copy(update={"model": model})
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,11 @@ class _Resolver:
 
     def _tell_dtype(self) -> None:
         """Say what `model.dtype: auto` is, where the runs may well be started on hosts of another kind."""
-        if self.config.launch is None or os.environ.get("DS_ACCELERATOR") == "cpu" or torch.cuda.is_available():
+        if not self.guessed or self.config.launch is None or os.environ.get("DS_ACCELERATOR") == "cpu":
+            return
+        import torch  # which told what auto is; `flare-ds status` needs neither
+
+        if torch.cuda.is_available():
             return
         for dtype in self.guessed:
             told = f"model.dtype=auto is {dtype} by what this host multiplies, which sees no GPU"
