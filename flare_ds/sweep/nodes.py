@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flare_ds.config import Config
-from flare_ds.data.cache.requests import remembered
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.sweep.plan import Plan, PlannedRun
 
@@ -159,9 +158,15 @@ def _single(
         runs,
         needs,
         command,
-        finished=lambda: remembered(config) is not None or all(is_done(one, plan) for one in runs),
+        finished=lambda: _has_cache(config) or all(is_done(one, plan) for one in runs),
     )
     return nodes[name]
+
+
+def _has_cache(config: Config) -> bool:
+    from flare_ds.data.cache import remembered  # it imports transformers, which who shows progress does not need
+
+    return remembered(config) is not None
 
 
 def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
