@@ -46,6 +46,11 @@ class Method:
     late: bool = False
 
     @property
+    def adapts_source(self) -> bool:
+        """Whether the source's rows go through the adapter, too: then those of no other run are the same."""
+        return self.fuses == "mixup"
+
+    @property
     def needs_source(self) -> bool:
         """Whether a row must have a text in another language than the target's."""
         return self.reads != "target" or self.states == "source" or self.late

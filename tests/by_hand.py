@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.adapters.passes import ADAPTER
@@ -20,6 +20,7 @@ from tests.oracle import Base, Oracle, Row, Visit
 from tests.small_models import VOCAB, small_model
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+MT_WIDTH = 6  # of an MT encoder's states
 LABELS = {"yes": 5, "no": 9, "perhaps": 30}  # label words, and the token of each
 # of a row: (prompt, answer) lengths of three sources, then of the target. Sources longer than the target, equal,
 # shorter and missing, in prompt and answer alike.
@@ -140,7 +141,8 @@ def build(model_name: str, config: Config, *, layers: int = 2, words: list[list[
     use_head(
         base, label_tokens=words if config.train.objective == "labels" else None, trained=config.adapter.train_head
     )
-    model = TwoStreamModel(peft_model, config).train()
+    projection = nn.Linear(MT_WIDTH, peft_model.config.hidden_size) if config.reads_mt_encoder else None
+    model = TwoStreamModel(peft_model, config, projection).train()
     generator, of_gates = torch.Generator().manual_seed(5), torch.Generator().manual_seed(6)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # with B = 0 the gradient of A is exactly 0 and proves nothing

@@ -4,13 +4,15 @@
     source rows   . . . s0 s1 s2 s3         | . .            of all cells, each text once
     cell 1        . . . . t0 t1 t2          | a0 .           its own batch, moved to where all prompts end
     cell 2        . t0 t1 t2 t3 t4          | . .
+    cell 3        . . . s0 s1 s2 s3         | . .            sources that it reads with its adapter are its own rows
+                  . . t0 t1 t2 t3           | . .
 
 Two rows are the same source if they hold the same tokens, whatever languages and methods the cells have.
 
-Legend: X distinct source rows, Y a cell's source rows, B its target rows, L columns, P prompt columns, N answers.
+Legend: X distinct source rows, Y those of a cell among them, L columns, P prompt columns, N answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,8 +28,8 @@ class Share:
 
     Attributes:
         batch: its own rows, as it would read them alone.
-        rows: where its target rows stand.
-        source_rows_Y: which of the distinct source rows each of its own is; None: they are these, in this order.
+        rows: where those stand that no other cell reads: the target's, and sources that its adapter reads, too.
+        source_rows_Y: which of the distinct source rows each of its others is; None: they are these, in this order.
         shift: how many columns further right its own stand.
     """
 
@@ -38,8 +40,18 @@ class Share:
 
     @property
     def reads_sources(self) -> bool:
-        """Whether any source row stands beside its own."""
-        return len(self.batch.input_ids) > len(self.batch.target_lengths_B)
+        """Whether any of its rows stands among the distinct source rows."""
+        return len(self.batch.input_ids) > self.rows.stop - self.rows.start
+
+    @property
+    def columns(self) -> slice:
+        """Those of the joint batch that its own rows fill."""
+        return self.moved(self.batch.columns[1] if self.reads_sources else self.every_column)
+
+    @property
+    def every_column(self) -> slice:
+        """All of its batch."""
+        return slice(0, self.batch.input_ids.shape[1])
 
     def moved(self, columns: slice) -> slice:
         """Columns of its own batch, in the joint one."""
@@ -52,13 +64,13 @@ class JointBatch:
 
     Attributes:
         shares: of each cell that has rows in it.
-        input_ids: [X + B of all cells, L].
+        input_ids: [X + own rows of all cells, L].
         attention_mask: of the same shape, 0 on padding.
         position_ids: of the same shape; each row's own, from 0.
         answer_columns_N: those whose logits predict an answer, of the cell with the longest.
         sources: X.
         source_columns: those that any source row fills.
-        known_ids: input_ids on the host.
+        host_ids: input_ids on the host.
     """
 
     shares: Mapping[int, Share]
@@ -68,12 +80,7 @@ class JointBatch:
     answer_columns_N: Tensor
     sources: int
     source_columns: slice
-    known_ids: Tensor
-
-    @property
-    def host_ids(self) -> Tensor:
-        """input_ids on the host."""
-        return self.known_ids
+    host_ids: Tensor
 
     def to(self, device: torch.device) -> "JointBatch":
         """The same on another device."""
@@ -90,24 +97,27 @@ class JointBatch:
         return replace(self, shares=shares, **moved)
 
 
-def join(batches: Mapping[int, Batch]) -> JointBatch:
-    """Lay out the batches of several cells, by their numbers, as one; they are on the host."""
+def join(batches: Mapping[int, Batch], apart: Container[int] = ()) -> JointBatch:
+    """Lay out the batches of several cells as one.
+
+    Args:
+        batches: by the cells' numbers, on the host.
+        apart: the cells whose source rows are read by their own adapters.
+    """
     prompts = max(batch.prompt_columns for batch in batches.values())
     behind = max(batch.input_ids.shape[1] - batch.prompt_columns for batch in batches.values())
-    sources, targets, shares = dict[_Line, int](), list[_Line](), dict[int, Share]()
+    sources, own, shares = dict[_Line, int](), list[_Line](), dict[int, Share]()
     lines = {cell: _lines(batch, prompts, behind) for cell, batch in batches.items()}
-    places = {
-        cell: [sources.setdefault(line, len(sources)) for line in lines[cell][: -len(batch.target_lengths_B)]]
-        for cell, batch in batches.items()
-    }
+    first = {c: 0 if c in apart else len(lines[c]) - len(batch.target_lengths_B) for c, batch in batches.items()}
+    places = {c: [sources.setdefault(line, len(sources)) for line in lines[c][: first[c]]] for c in batches}
     for cell, batch in batches.items():
-        start = len(sources) + len(targets)
-        targets += lines[cell][-len(batch.target_lengths_B) :]
-        own = None if places[cell] == list(range(len(sources))) else torch.tensor(places[cell], dtype=torch.long)
-        rows = slice(start, len(sources) + len(targets))
-        shares[cell] = Share(batch, rows, own, prompts - batch.prompt_columns)
+        start = len(sources) + len(own)
+        own += lines[cell][first[cell] :]
+        among = None if places[cell] == list(range(len(sources))) else torch.tensor(places[cell], dtype=torch.long)
+        rows = slice(start, len(sources) + len(own))
+        shares[cell] = Share(batch, rows, among, prompts - batch.prompt_columns)
     reading = [share for share in shares.values() if share.reads_sources]
-    ids, mask = (torch.tensor(grid) for grid in zip(*sources, *targets, strict=True))
+    ids, mask = (torch.tensor(grid) for grid in zip(*sources, *own, strict=True))
     return JointBatch(
         shares=shares,
         input_ids=ids,
@@ -116,7 +126,7 @@ def join(batches: Mapping[int, Batch]) -> JointBatch:
         answer_columns_N=torch.arange(max(len(batch.answer_columns_N) for batch in batches.values())) + prompts - 1,
         sources=len(sources),
         source_columns=_reach([share.moved(share.batch.columns[0]) for share in reading]),
-        known_ids=ids,
+        host_ids=ids,
     )
 
 

@@ -93,9 +93,10 @@ def _speakers(cells: Sequence[Asked]) -> list[int]:
     first: dict[Any, int] = {}
     found = []
     for number, cell in enumerate(cells):
-        recipe = cell.config.recipe
-        sources = () if recipe.reads == "target" else cell.config.sources_read
-        read = cell.cache.path, recipe.reads, recipe.fuses == "keys", sources
+        recipe, mixes = cell.config.recipe, cell.config.recipe.fuses == "mixup"
+        sources = cell.config.sources_read if recipe.reads != "target" or mixes else ()
+        mixture = str(cell.config.mixup) if mixes else None  # at first a fixed share of what is found
+        read = cell.cache.path, recipe.reads, recipe.fuses == "keys", sources, mixture
         found.append(first.setdefault(read, number))
     return found
 
@@ -153,15 +154,18 @@ class _Abreast:
     @torch.no_grad()
     def _ask_batch(self, micro_batch: MicroBatch) -> list[list[list[float]]]:
         """For each row, what each cell says of it."""
-        batches: dict[int, Batch] = {}
+        batches, apart = dict[int, Batch](), set[int]()
         for cell, rows, places, stored in zip(self.cells, self.rows, self.places, self.stored, strict=True):
             assert cell.number is not None
             its_own = MicroBatch(places[micro_batch.rows], micro_batch.weights)
             batches[cell.number] = _collated(cell, rows, its_own, stored)
+            if cell.config.recipe.adapts_source:
+                apart.add(cell.number)
         choices = [Choices(self.trie, cell.config) for cell in self.cells]
         running = self.cells[0].running
         for path in self.trie.paths:
-            joined = join({cell: batch.followed_by(path) if path else batch for cell, batch in batches.items()})
+            asked = {cell: batch.followed_by(path) if path else batch for cell, batch in batches.items()}
+            joined = join(asked, apart)
             for own, logits_BNV in zip(choices, running.shared_root(joined.to(running.device)), strict=True):
                 own.add(path, logits_BNV)
         said = [own.label_scores().tolist() for own in choices]

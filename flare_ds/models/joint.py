@@ -1,6 +1,6 @@
 """Several cells over one base, in one root forward: the sources once, each cell's rows with its own adapter.
 
-    embed      [X + B of all cells, L, D]     distinct source rows, then the cells' target rows
+    embed      [X + B of all cells, L, D]     distinct source rows, then the cells' own rows
     layer i    sources once, adapters off      each weight is gathered once for all
                cell 1: its own rows            in a pass of its own, by its own method: what it does to its rows, and to
                cell 2: its own rows            how many columns, is what it does alone
@@ -10,7 +10,9 @@
 Between the layers the cells' states, of other rows and columns each, are one tensor [1, T, D]: hooks on layers see all.
 A batch of one cell goes through the same layers as it does alone.
 
-Legend: X distinct source rows, B a cell's target rows, L columns, T positions of all cells, D width, C cells, N answer
+Own are the target's rows, and of a cell that reads sources with its adapter these as well.
+
+Legend: X distinct source rows, B a cell's own rows, L columns, T positions of all cells, D width, C cells, N answer
 positions, K logits.
 """
 
@@ -26,7 +28,7 @@ from transformers import PreTrainedModel
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.collate import Batch
-from flare_ds.batches.joined import JointBatch, Share
+from flare_ds.batches.joined import JointBatch
 from flare_ds.config import Config
 from flare_ds.models.draws import OwnDraws
 from flare_ds.models.embedding import read_on_host
@@ -35,7 +37,7 @@ from flare_ds.models.joint_layer import Forward, JointLayer, UnderWay
 from flare_ds.models.layer_calls import SHARED
 from flare_ds.models.loading import load_base
 from flare_ds.models.source_pass import Beside
-from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.models.two_stream import TwoStreamModel, projection_of
 
 
 class JointModel(nn.Module):
@@ -52,6 +54,7 @@ class JointModel(nn.Module):
         super().__init__()
         self.model, self.host_rows = cells[0].model, cells[0].host_rows
         self.cells = tuple(cells)
+        self.beside_adapters = nn.ModuleList(part for cell in cells for part in cell.beside_adapter)
         self.draws = {number: OwnDraws() for number, cell in enumerate(cells) if cell.config.adapter.dropout}
         self.under_way, layers = UnderWay(), decoder_layers(self.base)
         for layer, *readers in zip(layers, *(cell.streams.layers for cell in cells), strict=True):
@@ -92,7 +95,7 @@ class JointModel(nn.Module):
             return self.cells[cell].forward(batch, with_loss=with_loss, **how)
         if self.host_rows is not None:
             self.host_rows.read(batch)
-        with self._reading(batch) as positions:
+        with self._reading(batch) as (positions, forward):
             logits_BNK = self.base(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -100,35 +103,33 @@ class JointModel(nn.Module):
                 logits_to_keep=batch.answer_columns_N,
                 use_cache=False,
             ).logits
-            own = {cell: self._own(logits_BNK, share, batch) for cell, share in batch.shares.items()}
+            of_cells = logits_BNK.split([rows for rows, _ in forward.shapes.values()])
+            shares = zip(batch.shares.items(), of_cells, strict=True)
+            own = {cell: logits[:, : len(share.batch.answer_columns_N)] for (cell, share), logits in shares}
             if not with_loss:
                 return tuple(own.values())
             losses = [self.cells[cell].streams.loss(own[cell], share.batch) for cell, share in batch.shares.items()]
             return torch.stack(losses)
 
     @contextmanager
-    def _reading(self, batch: JointBatch) -> Iterator[Tensor]:
-        """Let the layers inside know of the batch; yields its positions."""
+    def _reading(self, batch: JointBatch) -> Iterator[tuple[Tensor, Forward]]:
+        """Let the layers inside know of the batch; yields its positions, and what they tell of it."""
         positions = batch.position_ids.clone()
         with ExitStack() as stack:
             for cell, share in batch.shares.items():
-                streams, rows = self.cells[cell].streams, len(share.batch.target_lengths_B)
+                streams, rows = self.cells[cell].streams, share.rows.stop - share.rows.start
                 sources = streams.sources_of(share.batch)
-                stack.enter_context(streams.reading(sources))
-                own = share.moved(slice(0, share.batch.input_ids.shape[1]))
+                at_head = slice(share.rows.start - batch.sources, share.rows.stop - batch.sources)
+                stack.enter_context(streams.reading(sources, at_head=at_head))
+                own = share.moved(share.every_column)
                 positions[share.rows, own] = streams.positions(share.batch, sources)[-rows:]
             everybody = slice(0, batch.input_ids.shape[1])
             beside = Beside(batch.sources, (batch.source_columns, everybody), stores={SHARED: {}})
-            self.under_way.forward = Forward(batch, beside, self.draws if self.training else {})
+            forward = self.under_way.forward = Forward(batch, beside, self.draws if self.training else {})
             try:
-                yield positions
+                yield positions, forward
             finally:
                 self.under_way.forward = None
-
-    def _own(self, logits_BNK: Tensor, share: Share, batch: JointBatch) -> Tensor:
-        """A cell's part of all logits: its rows, and as many columns as it has answers."""
-        first, last = (row - batch.sources for row in (share.rows.start, share.rows.stop))
-        return logits_BNK[first:last, : len(share.batch.answer_columns_N)]
 
 
 def build_joint_model(configs: Sequence[Config], *, label_tokens: list[list[int]]) -> JointModel:
@@ -139,5 +140,9 @@ def build_joint_model(configs: Sequence[Config], *, label_tokens: list[list[int]
         model = inject_adapter(model, config.adapter, sources=config.sources, seed=config.train.seed, name=name)
     use_head(base, label_tokens=label_tokens if configs[0].train.objective == "labels" else None, trained=False)
     host_rows = read_on_host(base, configs[0].model.base)
-    cells = zip(configs, names, strict=True)
-    return JointModel([TwoStreamModel(model, config, None, host_rows, among=name) for config, name in cells])
+    return JointModel(
+        [
+            TwoStreamModel(model, config, projection_of(base, config), host_rows, among=name)
+            for config, name in zip(configs, names, strict=True)
+        ]
+    )

@@ -31,13 +31,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from flare_ds.adapters.decoder import decoder_layers
-from flare_ds.adapters.passes import ADAPTER, alone
+from flare_ds.adapters.passes import ADAPTER
 from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
-from flare_ds.models.layer_calls import SHARED, LayerCall, cache_of, hidden_of, with_hidden
+from flare_ds.models.layer_calls import SHARED, cache_of, hidden_of, with_hidden
 from flare_ds.models.loss import among_branches, answer_losses, batch_loss
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer
-from flare_ds.models.plain_streams import Streams
+from flare_ds.models.plain_streams import PlainLayer, Streams
+from flare_ds.models.source_pass import Left
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ class MixupStreams(Streams):
         model: the base with its adapter.
         mixing: the mixing layer.
         config: the run's settings.
+        adapter: the adapter's name.
 
     Attributes:
         last_XD: what the head read at the last prompt position, of source and target.
         memory: when decoding, what the source of the prompts offers; None: it is forgotten after the forward.
     """
 
-    def __init__(self, model: PeftModel, mixing: Mixing, config: Config) -> None:
+    def __init__(self, model: PeftModel, mixing: Mixing, config: Config, adapter: str = ADAPTER) -> None:
         base = model.get_base_model()
         self.mixing, self.weights = mixing, config.mixup
         self.behind = mixing_layer(base, config.mixup.layer)  # type: ignore[arg-type]
@@ -81,7 +83,7 @@ class MixupStreams(Streams):
         self.is_decoding = False
         recompute = config.train.gradient_checkpointing
         self.layers = [
-            _MixupLayer(self, layer, number, recompute=recompute)
+            _MixupLayer(self, layer, number, adapter, recompute=recompute)
             for number, layer in enumerate(decoder_layers(base), start=1)
         ]
         base.get_output_embeddings().register_forward_pre_hook(self._keep_last)  # type: ignore[operator]
@@ -95,9 +97,9 @@ class MixupStreams(Streams):
         return MixedSource(real_BP, keep=batch.source_targets_SBN is not None)
 
     @contextmanager
-    def reading(self, source: MixedSource | None) -> Iterator[None]:
+    def reading(self, source: MixedSource | None, *, at_head: slice = slice(None)) -> Iterator[None]:
         """See `Streams.reading`; what the head read is forgotten, too."""
-        with super().reading(source):
+        with super().reading(source, at_head=at_head):
             yield
         self.last_XD = None
 
@@ -146,7 +148,7 @@ class MixupStreams(Streams):
 
     def _keep_last(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.sources is not None and self.sources.keep:
-            self.last_XD = inputs[0][:, 0]
+            self.last_XD = inputs[0][self.at_head, 0]
 
 
 def _divergence(source_BNK: Tensor, target_BNK: Tensor, answers_BN: Tensor) -> Tensor:
@@ -156,22 +158,20 @@ def _divergence(source_BNK: Tensor, target_BNK: Tensor, answers_BN: Tensor) -> T
     return (divergence_BN * (answers_BN != NO_TARGET)).sum(1)
 
 
-class _MixupLayer:
-    """Stands in for one decoder layer's forward."""
+class _MixupLayer(PlainLayer):
+    """Takes the rows of both streams through one decoder layer."""
 
-    def __init__(self, streams: MixupStreams, layer: nn.Module, number: int, *, recompute: bool) -> None:
-        self.streams = streams
-        self.number = number
-        self.recompute = recompute
-        self.layer = LayerCall(layer)
+    def __init__(self, streams: MixupStreams, layer: nn.Module, number: int, adapter: str, *, recompute: bool) -> None:
+        super().__init__(layer, adapter, recompute=recompute)
+        self.streams, self.number = streams, number
 
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
         """Take and return [X, L, D], or [B, L, D] where the source has ended."""
-        source, given = self.streams.sources, self.layer.named(args, kwargs)
+        source = self.streams.sources
         if source is not None and not source.keep and self.number > self.streams.behind:
-            _, given = self.layer.split(given, source.rows, 2 * source.rows)
+            _, given = self.call.split(given, source.rows, 2 * source.rows)
             source = None
-        output = self.layer.run(hidden_states, given, alone(ADAPTER), recompute=self.recompute)
+        output = super().read(hidden_states, left, given)
         if source is not None:
             self._keep_target(given, source)
         if self.number != self.streams.behind:

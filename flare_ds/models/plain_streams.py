@@ -51,9 +51,14 @@ class Streams(ABC):
         return DynamicCache(config=config)
 
     @contextmanager
-    def reading(self, sources: Any) -> Iterator[None]:
-        """Run the forwards inside with these sources, or for None with the target alone."""
-        self.sources = sources
+    def reading(self, sources: Any, *, at_head: slice = slice(None)) -> Iterator[None]:
+        """Run the forwards inside with these sources, or for None with the target alone.
+
+        Args:
+            sources: they.
+            at_head: which of the rows that the head reads are its own; those of others may be among them.
+        """
+        self.sources, self.at_head = sources, at_head
         try:
             yield
         finally:

@@ -65,7 +65,7 @@ class TwoStreamModel(nn.Module):
         self.mixing = make_mixing(self.base, config) if config.recipe.fuses == "mixup" else None
         self.streams: Streams
         if self.mixing is not None:
-            self.streams = MixupStreams(self.peft_model, self.mixing, config)
+            self.streams = MixupStreams(self.peft_model, self.mixing, config, self.adapter)
         elif config.recipe.fuses == "keys":
             self.streams = PrefixStreams(self.base, config, self.adapter)
         elif config.sources:
@@ -100,8 +100,13 @@ class TwoStreamModel(nn.Module):
         return {
             name.replace(f".{self.adapter}.", f".{ADAPTER}."): parameter
             for name, parameter in self.named_parameters()
-            if parameter.requires_grad and mine in name
+            if parameter.requires_grad and (mine in name or not name.startswith("model."))
         }
+
+    @property
+    def beside_adapter(self) -> list[nn.Module]:
+        """What trains beside the adapter, outside the base."""
+        return [part for part in (self.projection, self.mixing) if part is not None]
 
     def seed(self, seeds: Mapping[int, int]) -> None:
         """Begin the random numbers of dropout anew; of the one cell there is."""
@@ -166,9 +171,11 @@ def build_model(config: Config, *, label_tokens: list[list[int]]) -> TwoStreamMo
         label_tokens=label_tokens if config.train.objective == "labels" else None,
         trained=config.adapter.train_head and config.recipe.trains,
     )
-    host_rows = read_on_host(base, config.model.base)
-    projection = None
-    if config.reads_mt_encoder:
-        width = base.config.get_text_config().hidden_size
-        projection = make_projection(config.source, width, seed=config.train.seed)
-    return TwoStreamModel(model, config, projection, host_rows)
+    return TwoStreamModel(model, config, projection_of(base, config), read_on_host(base, config.model.base))
+
+
+def projection_of(base: PreTrainedModel, config: Config) -> nn.Linear | None:
+    """A fresh projection of an MT encoder's states to the base's width, where the method reads them."""
+    if not config.reads_mt_encoder:
+        return None
+    return make_projection(config.source, base.config.get_text_config().hidden_size, seed=config.train.seed)

@@ -70,7 +70,8 @@ def _portions(cells: Sequence[Cell]) -> Iterator[dict[Cell, Portion]]:
 
 def _batch(engine: Engine, portions: Mapping[Cell, Portion]) -> Batch | JointBatch:
     if isinstance(engine.model, JointModel):
-        return join({cell.number: portion.batch for cell, portion in portions.items()})
+        batches = {cell.number: portion.batch for cell, portion in portions.items()}
+        return join(batches, apart={cell.number for cell in portions if cell.config.recipe.adapts_source})
     (portion,) = portions.values()
     return portion.batch
 

@@ -89,11 +89,10 @@ class _Outcome:
 def _joins(run: Run) -> tuple[Any, ...] | None:
     """What runs must have in common to be trained together; None: the run joins no other.
 
-    Those train more than an adapter's layers; or a source stands at positions that another puts before it.
+    The head is one for all, so nobody trains it; or a source stands at positions that another puts before it.
     """
     config, cache = run
-    trains_more = config.recipe.fuses == "mixup" or config.reads_mt_encoder or config.adapter.train_head
-    if trains_more or (config.recipe.fuses == "keys" and config.task.extra_source_languages):
+    if config.adapter.train_head or (config.recipe.fuses == "keys" and config.task.extra_source_languages):
         return None
     train, model = config.train, config.model.model_dump(exclude={"base"})
     words = str(cache.label_tokens) if train.objective == "labels" else ""

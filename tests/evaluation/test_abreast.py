@@ -27,6 +27,7 @@ CELLS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("flare", "de", "lockstep", {"pairing": "module"}),
     ("source_prefix", "de", "cached", {}),
     ("flare", "pl", "cached", {"pairing": "output", "fused_modules": ["q_proj", "v_proj"]}),
+    ("x_mixup", "de", "lockstep", {}),
 ]
 """Method, language, where what is read of the source comes from, and the adapter."""
 WORDS = [[5, 6], [5, 7], [8, 6], [8, 9]]
@@ -121,8 +122,8 @@ def test_cells_say_abreast_what_they_say_alone(
         ]
     read: list[int] = []
 
-    def noted(batches: Any) -> Any:
-        batch = join(batches)
+    def noted(batches: Any, apart: Any) -> Any:
+        batch = join(batches, apart)
         read.append(batch.sources)
         return batch
 
@@ -130,7 +131,7 @@ def test_cells_say_abreast_what_they_say_alone(
     together = ranked_abreast([asked(cell, cache) for cell, cache in zip(cells, caches, strict=True)], "test")
     check_as_alone(cells, caches, together)
     forwards = 1 if words is None else 2
-    assert sum(read) == 30 * forwards, "three cells read sources beside their rows, and the same"
+    assert sum(read) == 30 * forwards, "three cells read the same sources; those that x_mixup reads are its own"
 
 
 def test_of_untrained_cells_that_read_the_same_one_is_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +140,14 @@ def test_of_untrained_cells_that_read_the_same_one_is_asked(root: Path, monkeypa
     caches[4] = Rolled(caches[4].path, caches[4].manifest)
     read = set[int]()
 
-    def noted(batches: Any) -> Any:
+    def noted(batches: Any, apart: Any) -> Any:
         read.update(batches)
-        return join(batches)
+        return join(batches, apart)
 
     monkeypatch.setattr(abreast, "join", noted)
     cells_asked = [asked(cell, cache) for cell, cache in zip(cells, caches, strict=True)]
     check_as_alone(cells, caches, ranked_abreast(cells_asked, "test", untrained=True))
-    assert read == {0, 1, 2, 3, 5}, "flare reads what lora does, stored or not, in any order"
+    assert read == {0, 1, 2, 3, 5, 7}, "flare reads what lora does, stored or not, in any order"
 
 
 def test_a_cell_with_other_rows_is_asked_alone(root: Path) -> None:

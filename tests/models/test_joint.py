@@ -1,19 +1,23 @@
 """Several cells in one forward against each of them alone, behind which the slow oracle stands: losses, gradients."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.collate import Batch
-from flare_ds.batches.joined import join
+from flare_ds.batches.joined import JointBatch, join
 from flare_ds.config import Config
 from flare_ds.models.head import use_head
 from flare_ds.models.joint import JointModel
 from flare_ds.models.two_stream import TwoStreamModel
-from tests.by_hand import LABELS, build, make_batch, make_config, make_rows
+from tests.by_hand import LABELS, MT_WIDTH, build, make_batch, make_config, make_rows
+from tests.models.test_mixup import MIXUP
 from tests.models.test_prefix import stored_batch
+from tests.oracle import Row
 from tests.small_models import small_model
 
 ROWS = make_rows(1)
@@ -28,6 +32,9 @@ CELLS = {
     "prefix": ({"method": "source_prefix"}, [0, 1, 5, 6]),
     "other": ({"method": "flare"}, [5]),
     "stored": ({"method": "source_prefix", "provider": "cached"}, [6, 0, 1]),
+    "mixed": ({"method": "x_mixup", "mixup": MIXUP | {"layer": 1}}, [0, 1, 5]),
+    "mixed_late": ({"method": "x_mixup", "mixup": MIXUP | {"layer": 2}, "r": 2}, [2, 4]),
+    "encoder": ({"method": "flare_mt"}, [1, 5, 2]),
 }
 """Settings of each cell, and its rows, among those of all."""
 
@@ -38,9 +45,30 @@ def cells(model: str, objective: str, checkpointing: bool) -> list[tuple[Config,
     for settings, rows in CELLS.values():
         config = make_config(objective=objective, checkpointing=checkpointing, **settings)
         own, of_cell = build(model, config), [(ROWS + OTHER)[row] for row in rows]
-        is_stored = config.source.provider == "cached"
-        found.append((config, stored_batch(own, of_cell, config) if is_stored else make_batch(of_cell, config), own))
+        if config.source.provider == "cached":
+            batch = stored_batch(own, of_cell, config)
+        elif config.reads_mt_encoder:
+            batch = encoded_batch(of_cell, objective)
+        else:
+            batch = make_batch(of_cell, config, source_targets=config.recipe.adapts_source)
+        found.append((config, batch, own))
     return found
+
+
+def encoded_batch(rows: list[Row], objective: str) -> Batch:
+    """With states of an MT encoder, as if it had read the rows; of the first there are none."""
+    batch = make_batch(rows, make_config(method="lora", objective=objective))
+    lengths_B = batch.target_lengths_B.clone()
+    lengths_B[0] = 0
+    shape = len(lengths_B), int(lengths_B.max()), 1, MT_WIDTH
+    states_BMKD = torch.randn(shape, generator=torch.Generator().manual_seed(8))
+    return replace(batch, source_lengths_SB=lengths_B[None], stored_BMKD=states_BMKD)
+
+
+def laid_out(alone: list[tuple[Config, Batch, TwoStreamModel]], chosen: Sequence[int] | None = None) -> JointBatch:
+    """The batches of some cells, or of all, as one."""
+    apart = {number for number, (config, _, _) in enumerate(alone) if config.recipe.adapts_source}
+    return join({number: alone[number][1] for number in chosen or range(len(alone))}, apart)
 
 
 def together(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> JointModel:
@@ -52,8 +80,10 @@ def together(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> J
         peft_model = inject_adapter(peft_model, config.adapter, sources=config.sources, seed=7, name=name)
     objective = alone[0][0].train.objective
     use_head(base, label_tokens=[[t] for t in LABELS.values()] if objective == "labels" else None, trained=False)
-    parts = [TwoStreamModel(peft_model, config, among=name) for name, (config, _, _) in zip(names, alone, strict=True)]
-    for part, (_, _, own) in zip(parts, alone, strict=True):
+    parts = []
+    for name, (config, _, own) in zip(names, alone, strict=True):
+        projection = nn.Linear(MT_WIDTH, base.config.hidden_size) if config.reads_mt_encoder else None
+        parts.append(part := TwoStreamModel(peft_model, config, projection, among=name))
         values = own.trained()
         assert [*part.trained()] == [*values]
         for name, parameter in part.trained().items():
@@ -67,7 +97,7 @@ def together(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> J
 def test_each_cell_has_its_own_loss_and_gradients(model: str, objective: str, checkpointing: bool) -> None:
     alone = cells(model, objective, checkpointing)
     joint = together(model, alone)
-    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
+    batch = laid_out(alone)
     losses = joint(batch, with_loss=True)
     losses.sum().backward()
     for (_, own_batch, own), part, loss in zip(alone, joint.cells, losses, strict=True):
@@ -82,8 +112,10 @@ def test_each_cell_has_its_own_loss_and_gradients(model: str, objective: str, ch
 
 def test_a_distinct_source_stands_once() -> None:
     alone = cells("llama", "labels", False)
-    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
-    read = {tuple(row.sources[0][0]) for _, rows in CELLS.values() for row in [(ROWS + OTHER)[r] for r in rows]}
+    batch = laid_out(alone)
+    beside = ("flare", "source_prefix")
+    reading = [rows for settings, rows in CELLS.values() if settings.get("method", "flare") in beside]
+    read = {tuple((ROWS + OTHER)[row].sources[0][0]) for rows in reading for row in rows}
     assert batch.sources == len(read)
 
 
@@ -114,7 +146,7 @@ def test_dropout_of_every_cell_is_switched_in_one_walk(monkeypatch: pytest.Monke
 def test_a_cell_that_makes_nan_leaves_the_others_bit_by_bit() -> None:
     """The losses and the gradients of the others; its own are NaN."""
     alone, found = cells("llama", "labels", False), []
-    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
+    batch = laid_out(alone)
     for spoilt in (False, True):
         joint = together("llama", alone)
         if spoilt:
@@ -136,7 +168,7 @@ def test_dropout_is_drawn_as_alone() -> None:
     alone = [(config, make_batch(ROWS, config), build("llama", config)) for config in configs]
     joint = together("llama", alone)
     joint.seed({0: 5, 1: 6, 2: 7})
-    batch = join({number: batch for number, (_, batch, _) in enumerate(alone)})
+    batch = laid_out(alone)
     twice = [joint(batch, with_loss=True), joint(batch, with_loss=True)]
     assert not torch.equal(*twice)
     for number, (_, own_batch, own) in enumerate(alone):
@@ -149,10 +181,11 @@ def test_rows_without_a_source_and_cells_without_rows() -> None:
     """A joint batch of plain cells alone, and one without some cells."""
     alone = cells("llama", "labels", False)
     joint = together("llama", alone)
-    for chosen in ([0], [2, 7], [0, 6], [1, 8]):
-        batches = {number: alone[number][1] for number in chosen}
-        batches[chosen[0]] = replace(batches[chosen[0]], weights_B=torch.zeros_like(batches[chosen[0]].weights_B))
-        losses = joint(join(batches), with_loss=True)
-        wanted = [alone[number][2](batches[number], with_loss=True) for number in chosen]
+    for chosen in ([0], [2, 7], [0, 6], [1, 8], [9, 0], [9, 10], [11, 1]):
+        config, batch, own = alone[chosen[0]]
+        without_weights = replace(batch, weights_B=torch.zeros_like(batch.weights_B))
+        cells_now = [(config, without_weights, own) if n == chosen[0] else one for n, one in enumerate(alone)]
+        losses = joint(laid_out(cells_now, chosen), with_loss=True)
+        wanted = [cells_now[number][2](cells_now[number][1], with_loss=True) for number in chosen]
         torch.testing.assert_close(losses, torch.stack(wanted), rtol=1e-5, atol=1e-5)
         assert losses[0] == 0

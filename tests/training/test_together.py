@@ -1,6 +1,7 @@
 """Cells that train together leave what each of them leaves alone: losses, validations, adapters, states.
 
-Two languages whose splits differ, two seeds, three methods, two ranks r, one that stops early; on one rank and on two.
+Two languages whose splits differ, several seeds, every method that fuses, two ranks r, one that stops early; on one
+rank and on two.
 """
 
 import gc
@@ -28,6 +29,7 @@ from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
 from flare_ds.training.trainer import Trainer
 from tests.distributed import run_ranks
+from tests.mt import LANGUAGES, write_mt_model
 from tests.toy import toy_settings, write_config, write_data, write_model
 from tests.training.together_worker import go
 
@@ -45,6 +47,8 @@ CELLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]
     "lora-pl": ("lora", "pl", {"save_every": 3, "max_grad_norm": 0.05}, {}, {}),
     "flare-de": ("flare", "de", {"seed": 2, "weight_decay": 0.1}, {"pairing": "module"}, {"train_rows": 1014}),
     "prefix-de": ("source_prefix", "de", {"gradient_checkpointing": True, "learning_rate_ratio": 4.0}, {}, {}),
+    "mixup-pl": ("x_mixup", "pl", {}, {}, {}),
+    "encoder-de": ("flare_mt", "de", {"seed": 3}, {"fused_modules": ["q_proj", "v_proj"]}, {}),
     "stops": ("lora", "de", {"seed": 2, "learning_rate": 1e-12, "patience": 1}, {}, {"train_rows": 1014}),
 }
 """Method and language, and what else each says of training, its adapter and its rows."""
@@ -55,17 +59,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("together")
     write_model(root / "model")
     write_data(root / "data", languages=("en", "pl", "de"))
+    write_mt_model(root / "nllb")
     return root
 
 
 def settings(root: Path, name: str, run: str, **train: Any) -> dict[str, Any]:
     method, language, own, adapter, task = CELLS[name]
     found = toy_settings(root, method=method, name=run, **TRAIN | own | train)
-    return found | {"task": found["task"] | task | {"target_language": language}, "adapter": adapter}
+    found |= {"task": found["task"] | task | {"target_language": language}, "adapter": adapter}
+    if method == "flare_mt":
+        found["source"] = {"mt_encoder": str(root / "nllb"), "mt_language": LANGUAGES[0]}
+    return found
 
 
 def configs(root: Path, kind: str, **train: Any) -> list[Config]:
     return [load_config(write_config(settings(root, name, f"{kind}-{name}", **train))) for name in CELLS]
+
+
+def heads(made: dict[str, Any]) -> dict[str, Any]:
+    """The same settings of a run that can join no other: it trains the head."""
+    return made | {"method": "lora", "adapter": {"train_head": True}}
 
 
 def log(run: Path) -> list[dict[str, Any]]:
@@ -164,6 +177,20 @@ def test_on_two_ranks_that_share_the_base(root: Path, alone: dict[str, Path], on
     assert (trained["engine"], trained["world_size"]) == ("zero3", 2)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_few_layers_of_a_shared_base_are_whole_at_once(root: Path, checkpointing: bool) -> None:
+    """As alone; DeepSpeed counts the calls of a module as if one forward called it once."""
+    deep = write_model(root / "deep", layers=8)
+    how = {"steps": 3, "whole_model": False, "gradient_checkpointing": checkpointing}
+    names = ("lora-pl", "lora-pl", "flare-pl", "flare-de")
+    made = [settings(root, name, f"live{checkpointing}-{number}", **how) for number, name in enumerate(names)]
+    paths = [str(write_config(one | {"model": one["model"] | {"base": str(deep)}})) for one in made]
+    run_ranks(["tests.training.live_worker", str(root / "live.json"), *paths], 2)
+    for found in json.loads((root / "live.json").read_text()):
+        layers = {way: found[way] / (found["base"] / 8) for way in ("forward", "backward")}
+        assert min(layers.values()) > 0 and max(layers.values()) < 3.6, layers
+
+
 def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
     """Bit by bit; it is told at the end, and nothing of it is called trained."""
     found = []
@@ -194,7 +221,7 @@ def test_what_failed_holds_no_model_while_others_train(root: Path, monkeypatch: 
     """Neither a run alone nor cells that train together; so there is room for the next."""
     bad = {"steps": 6, "learning_rate": 1e30, "warmup_ratio": 0.0}
     made = [settings(root, "lora-pl", f"held-{number}", **bad) for number in range(2)]
-    made += [made[0] | {"method": "x_mixup", "adapter": {}, "run_dir": str(root / f"held-mixup-{n}")} for n in (1, 2)]
+    made += [heads(made[0]) | {"run_dir": str(root / f"held-head-{number}")} for number in range(2)]
     runs = [(config, open_run(config, train=True)) for config in map(load_config, map(write_config, made))]
     alive: list[int] = []
 
@@ -213,8 +240,8 @@ def test_sources_that_cells_share_are_read_once(root: Path, monkeypatch: pytest.
     """Two languages whose splits differ, and two seeds, read the same English rows at nearly the same steps."""
     read: list[tuple[int, int]] = []
 
-    def noted(batches: Any) -> Any:
-        batch = join(batches)
+    def noted(batches: Any, apart: Any) -> Any:
+        batch = join(batches, apart)
         read.append((batch.sources, sum(int((b.source_lengths_SB > 0).sum()) for b in batches.values())))
         return batch
 
@@ -249,7 +276,7 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = [settings(root, name, f"turn-{name}", steps=2) for name in ("flare-pl", "lora-pl", "prefix-de")]
-    made += [made[0] | {"method": "x_mixup", "adapter": {}, "run_dir": str(root / f"turn-mixup-{n}")} for n in (1, 2)]
+    made += [heads(made[0]) | {"run_dir": str(root / f"turn-head-{number}")} for number in range(2)]
     cells = [load_config(write_config(one)) for one in made]
     needed: list[float] = []
     original = memory.joint_memory
