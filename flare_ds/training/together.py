@@ -124,25 +124,27 @@ def _in_turn(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
 
 
 def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
-    """Train those that are not trained, in groups that fit; those whose scoring asks another model come last."""
+    """Train those that are not trained, score all, in groups that fit; last those whose scoring asks another model."""
     trained = on_rank_zero(lambda: [RunDirectory(config.run_dir).trained for config, _ in runs])
-    later = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained]
+    new = [run for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
+    done = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained and evaluate]
+    later = [run for run in done if not can_say(run[0])]
     shape = agreed(partial(load_shape, runs[0][0].model))
-    new = [Cell(*run, shape) for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
-    groups = _fitting(new)
-    del new
-    while groups:
-        later += _group(groups.pop(0), evaluate, outcome)
-        make_room()
+    for part in (new, [run for run in done if can_say(run[0])]):
+        groups = _fitting([Cell(*run, shape) for run in part])
+        while groups:
+            later += _group(groups.pop(0), train=part is new, evaluate=evaluate, outcome=outcome)
+            make_room()
     if evaluate:
         _in_turn(later, evaluate, outcome)
 
 
-def _group(cells: list[Cell], evaluate: bool, outcome: _Outcome) -> list[Run]:
-    """Train cells over one base; the runs whose scoring asks another model."""
+def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome) -> list[Run]:
+    """Open cells over one base to train and score them; the runs whose scoring asks another model."""
     _cut_alike(cells)
     open_cells(cells)
-    outcome.failures += train_cells(cells)
+    if train:
+        outcome.failures += train_cells(cells)
     trained = [cell for cell in cells if cell.failure is None]
     able = [cell for cell in trained if can_say(cell.config)] if evaluate else []
     for cell, found in zip(able, score_trained(able), strict=True):

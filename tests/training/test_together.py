@@ -25,6 +25,7 @@ from flare_ds.settings import load_config
 from flare_ds.tracking.figures import PARTS
 from flare_ds.training import steps as module
 from flare_ds.training import together
+from flare_ds.training.loop import open_cells
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
 from flare_ds.training.trainer import Trainer
@@ -189,6 +190,25 @@ def test_few_layers_of_a_shared_base_are_whole_at_once(root: Path, checkpointing
     for found in json.loads((root / "live.json").read_text()):
         layers = {way: found[way] / (found["base"] / 8) for way in ("forward", "backward")}
         assert min(layers.values()) > 0 and max(layers.values()) < 3.6, layers
+
+
+def test_runs_that_are_trained_are_scored_over_one_base(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a job leaves them that ends between the two."""
+    made = [settings(root, name, f"scored-{name}", steps=2) for name in ("lora-pl", "flare-de", "prefix-de")]
+    cells = [load_config(write_config(one)) for one in made]
+    train_together([(config, open_run(config, train=True)) for config in cells], evaluate=False)
+    make_room()
+    opened: list[int] = []
+    monkeypatch.setattr(together, "open_cells", lambda group: (opened.append(len(group)), open_cells(group)))
+    monkeypatch.setattr(together, "train_cells", None)
+    found = train_together([(config, open_run(config, train=True)) for config in cells], evaluate=True)
+    make_room()
+    assert opened == [3] and [config.run_dir for config, _ in found] == [config.run_dir for config in cells]
+    for config, scores in found:
+        assert RunDirectory(config.run_dir).finished
+        alone = evaluate_run(config, open_run(config, train=False))
+        make_room()
+        assert dict(scores.figures) == pytest.approx(dict(alone.figures), rel=1e-5)
 
 
 def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
