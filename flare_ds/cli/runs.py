@@ -164,8 +164,7 @@ def _train(options: argparse.Namespace) -> None:
     check_distinct(configs)
     runs, refused = _opened(configs)
     try:
-        for config, scores in train_together(runs, evaluate=options.evaluate):
-            _tell(config, scores, "test")
+        train_together(runs, evaluate=options.evaluate, tell=_tell)
     except FlareError as error:
         refused.append(error)
     if refused:
@@ -204,7 +203,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     _tell(config, evaluate_run(config, cache, rows), rows.name or "test")
 
 
-def _tell(config: "Config", scores: "Scores", which: str) -> None:
+def _tell(config: "Config", scores: "Scores", which: str = "test") -> None:
     from flare_ds.runtime.process_group import rank
 
     if rank() == 0:

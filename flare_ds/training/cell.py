@@ -37,7 +37,7 @@ class Cell:
     Args:
         config: the run's settings; `config.method` must train something.
         cache: the run's token cache.
-        shape: its base on the meta device; None: it is read here.
+        shape: its base on the meta device, for which the settings were checked; None: it is read and they are here.
 
     Attributes:
         failure: why it can train no more; None: it can.
@@ -57,8 +57,10 @@ class Cell:
         join_if_launched()
         self.config, self.cache = config, cache
         self.run_dir, self.state_path = Path(config.run_dir), state_path(config)
-        self.shape = agreed(partial(load_shape, config.model)) if shape is None else shape
-        agreed(partial(check_model, config, self.shape))  # before anything is counted on it
+        if shape is None:
+            shape = agreed(partial(load_shape, config.model))
+            agreed(partial(check_model, config, shape))  # before anything is counted on it
+        self.shape = shape
         self.feed = Feed(config, cache, self.shape)
         self.steps = self.feed.steps
         self.progress = Progress(fingerprint=on_rank_zero(partial(fingerprint, config, cache)))

@@ -4,7 +4,7 @@ After the last step the best adapter takes the place of the last one in the mode
 Only where a run that ranked label words in training is to write them is the base opened anew, with its whole head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -55,8 +55,11 @@ def can_say(config: Config) -> bool:
     return as_asked(config).train.objective == config.train.objective
 
 
-def score_trained(cells: Sequence[Cell]) -> list[Scores | NotFiniteError]:
+def score_trained(cells: Sequence[Cell]) -> Iterator[Scores | NotFiniteError]:
     """Score the best adapters of runs just trained, in the model at hand, or tell why a run's scores mean nothing.
+
+    Yields:
+        What comes of each run, in their order.
 
     Raises:
         FlareError: see `evaluate_run`.
@@ -66,13 +69,14 @@ def score_trained(cells: Sequence[Cell]) -> list[Scores | NotFiniteError]:
         assert adapter is not None, "a method that trains has one"
         put_adapter(cell.running, adapter)
     asked = [Asked(cell.running, cell.cache, as_asked(cell.config), cell.states) for cell in cells]
-    found: list[Scores | NotFiniteError] = []
     for cell, ranked in zip(cells, ranked_abreast(asked, "test"), strict=True):
         try:
-            found.append(score_run(cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked))
+            found: Scores | NotFiniteError = score_run(
+                cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked
+            )
         except NotFiniteError as error:
-            found.append(kept(error))
-    return found
+            found = kept(error)
+        yield found
 
 
 @torch.no_grad()

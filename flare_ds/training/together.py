@@ -6,12 +6,13 @@ What a directory has in the end is what it has alone: config, state, adapter, lo
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
@@ -20,7 +21,7 @@ from flare_ds.exceptions import ConfigError, NotFiniteError, kept
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
-from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.engine import check_model, make_room
 from flare_ds.runtime.memory import joint_memory
 from flare_ds.runtime.opening import holds_whole
 from flare_ds.runtime.process_group import gather_objects, rank
@@ -46,22 +47,22 @@ def check_distinct(configs: Sequence[Config]) -> None:
         )
 
 
-def train_together(runs: Sequence[Run], *, evaluate: bool) -> list[tuple[Config, Scores]]:
+def train_together(
+    runs: Sequence[Run], *, evaluate: bool, tell: Callable[[Config, Scores], None] = lambda _config, _scores: None
+) -> None:
     """Train runs to their ends, and score their best adapters on the test rows if asked; a collective.
 
     Args:
         runs: open to be trained, each in a directory of its own.
         evaluate: whether they are scored.
-
-    Returns:
-        Their scores.
+        tell: called with the scores of each, as soon as they are there.
 
     Raises:
         NotFiniteError: some could not be trained to their ends; the others were.
         ToBeContinued: a signal asked the training to stop; all states are saved.
         FlareError: see `Cell`, `open_cells` and `evaluate_run`.
     """
-    outcome = _Outcome()
+    outcome = _Outcome(tell)
     for alike in _alike(runs):
         if len(alike) == 1 or _joins(alike[0]) is None:
             _in_turn(alike, evaluate, outcome)
@@ -70,19 +71,18 @@ def train_together(runs: Sequence[Run], *, evaluate: bool) -> list[tuple[Config,
     if outcome.failures:
         told = "; ".join(failure.problem for failure in outcome.failures)
         raise NotFiniteError(told, fix=outcome.failures[0].fix)
-    return outcome.scores
 
 
 @dataclass
 class _Outcome:
-    """What came of runs.
+    """What comes of runs.
 
     Attributes:
-        scores: of those that were scored.
+        tell: called with the scores of each that is scored; they are not kept, for they hold every row.
         failures: why others could not be trained or scored.
     """
 
-    scores: list[tuple[Config, Scores]] = field(default_factory=list)
+    tell: Callable[[Config, Scores], None]
     failures: list[NotFiniteError] = field(default_factory=list)
 
 
@@ -115,7 +115,7 @@ def _in_turn(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     for config, cache in runs:
         try:
             if evaluate:
-                outcome.scores.append((config, train_and_evaluate(config, cache)))
+                outcome.tell(config, train_and_evaluate(config, cache))
             else:
                 Trainer(config, cache).train()
         except NotFiniteError as error:
@@ -129,7 +129,7 @@ def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     new = [run for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
     done = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained and evaluate]
     later = [run for run in done if not can_say(run[0])]
-    shape = agreed(partial(load_shape, runs[0][0].model))
+    shape = agreed(partial(_checked_shape, [config for config, _ in runs]))
     for part in (new, [run for run in done if can_say(run[0])]):
         groups = _fitting([Cell(*run, shape) for run in part])
         while groups:
@@ -137,6 +137,15 @@ def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
             make_room()
     if evaluate:
         _in_turn(later, evaluate, outcome)
+
+
+def _checked_shape(configs: Sequence[Config]) -> PreTrainedModel:
+    """The base of all, on the meta device, for which each kind of settings among them was checked once."""
+    shape = load_shape(configs[0].model)
+    kinds = {(config.method, str(config.adapter), str(config.mixup), config.sources): config for config in configs}
+    for config in kinds.values():
+        check_model(config, shape)
+    return shape
 
 
 def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome) -> list[Run]:
@@ -151,7 +160,7 @@ def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome)
         if isinstance(found, NotFiniteError):
             outcome.failures.append(found)
         else:
-            outcome.scores.append((cell.config, found))
+            outcome.tell(cell.config, found)
     return [(cell.config, cell.cache) for cell in trained if cell not in able]
 
 

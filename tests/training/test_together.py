@@ -17,6 +17,7 @@ from flare_ds.batches.joined import join
 from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.evaluation.evaluate import evaluate_run
+from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import NotFiniteError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
@@ -201,7 +202,9 @@ def test_runs_that_are_trained_are_scored_over_one_base(root: Path, monkeypatch:
     opened: list[int] = []
     monkeypatch.setattr(together, "open_cells", lambda group: (opened.append(len(group)), open_cells(group)))
     monkeypatch.setattr(together, "train_cells", None)
-    found = train_together([(config, open_run(config, train=True)) for config in cells], evaluate=True)
+    found: list[tuple[Config, Scores]] = []
+    runs = [(config, open_run(config, train=True)) for config in cells]
+    train_together(runs, evaluate=True, tell=lambda *scored: found.append(scored))
     make_room()
     assert opened == [3] and [config.run_dir for config, _ in found] == [config.run_dir for config in cells]
     for config, scores in found:
