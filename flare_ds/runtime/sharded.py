@@ -3,6 +3,7 @@
 Only `flare_ds.runtime.opening` imports this module, and only when a model is to be sharded.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import (
     groups,
+    logger,
     safe_get_local_fp32_param,
     safe_get_local_grad,
     safe_get_local_optimizer_state,
@@ -148,8 +150,14 @@ def open_sharded_engine(
     settings, model, zero_init = _sharded_model(configs, shape, label_tokens, adapters)
     learners = learners_of(model, configs)
     optimizer = CellsAdamW(learners)
+    logger.addFilter(_is_news)
     root, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return ShardedEngine(root, model, learners, optimizer, zero_init)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether it is not the warning of an untested optimizer: it is torch's AdamW, but DeepSpeed goes by the class."""
+    return "untested optimizer" not in record.getMessage()
 
 
 def _sharded_model(
