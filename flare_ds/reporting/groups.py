@@ -82,7 +82,8 @@ class Group:
     def setting(self) -> tuple[Path, str, str, str]:
         """What methods must share to be compared: place, base, task and language."""
         run = self.runs[0]
-        return run.directory.parent, run.config.model.base, run.config.task.name, self.language
+        base = next((one.contents[0] for one in self.runs if one.contents is not None), run.config.model.base)
+        return run.directory.parent, base, run.config.task.name, self.language
 
     @cached_property
     def choices(self) -> dict[str, Any]:
@@ -98,11 +99,13 @@ def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
         runs: by path.
         root: directory that places are told from.
     """
+    contents = {_lies(run): run.contents for run in runs if run.contents is not None}
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
-        settings = run.config.deciding()
-        del settings["train"]["seed"]
-        groups.setdefault(json.dumps([str(run.directory.parent), settings]), []).append(run)
+        settings = deciding(run.config) | {"train.seed": None}
+        what = run.contents or contents.get(_lies(run)) or _lies(run)
+        alike = str(run.directory.parent), settings, what, run.config.deepspeed, run.config.source.mt_encoder
+        groups.setdefault(json.dumps(alike), []).append(run)
 
     def order(group: Group) -> tuple[str, int, Path]:
         run = group.runs[0]
@@ -112,6 +115,12 @@ def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
     times = Counter(group.name for group in found)
     place = {id(group): str(group.runs[0].directory.relative_to(root)) for group in found if times[group.name] > 1}
     return [replace(group, place=place.get(id(group), "")) for group in found]
+
+
+def _lies(run: RunResult) -> str:
+    """Where a run finds what it reads: runs made in two places may find the same at each."""
+    config = run.config
+    return json.dumps([config.model.base, config.task.path, config.task.data_dir, config.translate.model_dump()])
 
 
 def _group(runs: list[RunResult]) -> Group:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flare_ds.config import Config
 from flare_ds.exceptions import DataError
-from flare_ds.runs.directory import METRICS, TRAINING, RunDirectory
+from flare_ds.runs.directory import BASE, CACHE, METRICS, TRAINING, RunDirectory
 from flare_ds.scoring.metrics import Outcome, outcome
 from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 
@@ -45,6 +45,19 @@ class RunResult:
         stage1 = recipe.trains and not recipe.fuses and not self.config.has_source
         added = self.config.late is not None and not recipe.late
         return "task adapter" if stage1 else f"{self.config.method} with late" if added else self.config.method
+
+    @cached_property
+    def contents(self) -> tuple[str, str] | None:
+        """What the run reads, wherever it lies: fingerprints of its base and of its rows; None: it has not begun.
+
+        Raises:
+            DataError: a record is damaged.
+        """
+        run = RunDirectory(self.directory)
+        if not run.begun:
+            return None
+        base, rows = run.record(BASE).get("fingerprint"), run.record(CACHE).get("fields", {}).get("rows_sha256")
+        return (base, rows) if base and rows else None
 
     @cached_property
     def metrics(self) -> Mapping[str, Any]:
@@ -124,7 +137,7 @@ class RunResult:
         Raises:
             DataError: something is missing or damaged.
         """
-        _ = self.train_log
+        _ = self.train_log, self.contents
         if (self.directory / METRICS).is_file():
             _ = self.metrics
         if self.finished:

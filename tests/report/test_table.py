@@ -14,6 +14,7 @@ from tests.report.runs import (
     random_correct,
     two_way,
     write_log,
+    write_records,
     write_run,
     write_scores,
     write_training,
@@ -117,6 +118,19 @@ def test_runs_with_other_settings_are_not_averaged(tmp_path):
         ("lora (pl/lora-seed1)", "1.000", "1.00"),
         ("lora (pl/lora-seed2)", "0.000", "1.00"),
     ]
+
+
+def test_runs_made_in_two_places_are_told_apart_by_what_they_read(tmp_path):
+    """Copied together from two clones, or two hosts; the third has the path of the first and other contents."""
+    for seed, data, base, rows in ((1, "a", "/a/base", "k"), (2, "b", "/b/base", "k"), (3, "a", "/a/base", "other")):
+        for method, share in (("lora", 0.5), ("flare", 0.7)):
+            correct = random_correct(10 * seed + len(method), share)
+            run = write_run(tmp_path, f"pl/{method}-seed{seed}", method, seed, correct, base=base, data_dir=data)
+            write_records(run, rows=rows)
+    write_run(tmp_path, "pl/flare-seed4", "flare", 4, base="/b/base", data_dir="b")  # not begun
+    text = report(tmp_path).text
+    assert [line["seeds"] for line in methods(text)] == ["2 (1, 2)", "1 (3)", "2 (1, 2)", "4", "1 (3)"]
+    assert {(line["seeds"]) for line in differences(text).values()} == {"1, 2", "3"}
 
 
 def test_stage_1_is_called_the_task_adapter(tmp_path):
