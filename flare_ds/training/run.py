@@ -36,6 +36,8 @@ from flare_ds.training.state import fingerprint, read_progress
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 """Fields of a cache in which a trained run may be evaluated on another."""
+_NO_TOKENS = ("format_version", "cluster_fields")
+"""Fields that say nothing of a token: how a version of this package stores them, and which rows were drawn together."""
 
 
 def open_run(config: Config, *, train: bool) -> Cache:
@@ -207,9 +209,9 @@ def _recorded(config: Config, key: str) -> Cache:
 
 
 def _check_same_tokens(run: RunDirectory, cache: Cache, train: bool) -> None:
-    found, wanted = run.record(CACHE)["fields"], cache.manifest.fields
-    if not train:
-        found, wanted = ({k: v for k, v in fields.items() if k not in _WHICH_ROWS} for fields in (found, wanted))
+    apart = _NO_TOKENS if train else (*_NO_TOKENS, *_WHICH_ROWS)
+    recorded = run.record(CACHE)["fields"]
+    found, wanted = ({k: v for k, v in f.items() if k not in apart} for f in (recorded, cache.manifest.fields))
     if changes := differences(found, wanted):
         raise CacheError(
             f"{run.path} has begun with other tokens than {cache.path} holds: {'; '.join(changes)}",

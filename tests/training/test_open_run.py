@@ -72,6 +72,19 @@ def test_a_trained_run_is_evaluated_on_other_rows_but_not_through_another_prompt
     assert contents(tmp_path / "run") == before
 
 
+def test_a_run_of_an_earlier_version_whose_tokens_are_the_same_is_scored(tmp_path: Path) -> None:
+    """The format of caches, and what they say beside the tokens, has changed since; its own cache is gone."""
+    begin(tmp_path)
+    record = tmp_path / "run/cache.json"
+    fields = json.loads(record.read_text())["fields"]
+    earlier = {name: value for name, value in fields.items() if name != "cluster_fields"} | {"format_version": 1}
+    record.write_text(json.dumps({"key": "e" * 64, "fields": earlier}))
+    assert _prepare(make(tmp_path), train=False).is_dir()
+    record.write_text(json.dumps({"key": "e" * 64, "fields": earlier | {"prompt_template": "another {text}"}}))
+    with pytest.raises(CacheError, match=r"has begun with other tokens.*prompt_template"):
+        _prepare(make(tmp_path), train=False)
+
+
 def test_a_run_whose_task_says_another_prompt_now_is_not_scored(tmp_path: Path) -> None:
     """Settings and base are the same, and yet the tokens of the cache are others: the tokenizer changed."""
     begin(tmp_path)
