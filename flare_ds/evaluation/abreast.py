@@ -93,7 +93,8 @@ def _speakers(cells: Sequence[Asked]) -> list[int]:
     first: dict[Any, int] = {}
     found = []
     for number, cell in enumerate(cells):
-        recipe, mixes = cell.config.recipe, cell.config.recipe.fuses == "mixup"
+        recipe = cell.config.recipe
+        mixes = recipe.fuses == "mixup"
         sources = cell.config.sources_read if recipe.reads != "target" or mixes else ()
         mixture = str(cell.config.mixup) if mixes else None  # at first a fixed share of what is found
         read = cell.cache.path, recipe.reads, recipe.fuses == "keys", sources, mixture
@@ -122,6 +123,8 @@ class _Abreast:
         self.places = [np.argsort(self.numbers[number]) for number in self.asked]
         self.rows = [rows_read(splits[n], cells[n].config, cells[n].cache.manifest) for n in self.asked]
         self.stored = [None if cell.states is None else cell.states.split(split_name) for cell in self.cells]
+        numbered = [(cell.number, cell.config.recipe) for cell in self.cells]
+        self.apart = {number for number, recipe in numbered if number is not None and recipe.adapts_source}
 
     def ask(self) -> list[list[list[float]]]:
         """Log-probabilities [U, K] of the label words, for each cell in the order of its own split."""
@@ -154,18 +157,16 @@ class _Abreast:
     @torch.no_grad()
     def _ask_batch(self, micro_batch: MicroBatch) -> list[list[list[float]]]:
         """For each row, what each cell says of it."""
-        batches, apart = dict[int, Batch](), set[int]()
+        batches: dict[int, Batch] = {}
         for cell, rows, places, stored in zip(self.cells, self.rows, self.places, self.stored, strict=True):
             assert cell.number is not None
             its_own = MicroBatch(places[micro_batch.rows], micro_batch.weights)
             batches[cell.number] = _collated(cell, rows, its_own, stored)
-            if cell.config.recipe.adapts_source:
-                apart.add(cell.number)
         choices = [Choices(self.trie, cell.config) for cell in self.cells]
         running = self.cells[0].running
         for path in self.trie.paths:
             asked = {cell: batch.followed_by(path) if path else batch for cell, batch in batches.items()}
-            joined = join(asked, apart)
+            joined = join(asked, self.apart)
             for own, logits_BNV in zip(choices, running.shared_root(joined.to(running.device)), strict=True):
                 own.add(path, logits_BNV)
         said = [own.label_scores().tolist() for own in choices]

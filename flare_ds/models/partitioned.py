@@ -56,7 +56,9 @@ class Passes:
         self.containers = [module for module in self.modules if not [*module.parameters(recurse=False)]]
 
     def behind(self, state: Tensor) -> Tensor:
-        """The state as it is; stands behind a pass."""
+        """The state as it is; stands behind a pass, and does nothing where no backward follows."""
+        if not torch.is_grad_enabled():
+            return state
         counts = [(module, vars(module)[_INPUTS]) for module in self.modules if _INPUTS in vars(module)]
         if not counts:
             return state

@@ -99,11 +99,12 @@ def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
         runs: by path.
         root: directory that places are told from.
     """
-    contents = {_lies(run): run.contents for run in runs if run.contents is not None}
+    lies = [_lies(run) for run in runs]
+    contents = {where: run.contents for run, where in zip(runs, lies, strict=True) if run.contents is not None}
     groups: dict[str, list[RunResult]] = {}
-    for run in runs:
+    for run, where in zip(runs, lies, strict=True):
         settings = deciding(run.config) | {"train.seed": None}
-        what = run.contents or contents.get(_lies(run)) or _lies(run)
+        what = run.contents or contents.get(where) or where
         alike = str(run.directory.parent), settings, what, run.config.deepspeed, run.config.source.mt_encoder
         groups.setdefault(json.dumps(alike), []).append(run)
 

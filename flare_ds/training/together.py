@@ -150,7 +150,8 @@ def _checked_shape(configs: Sequence[Config]) -> PreTrainedModel:
 
 def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome) -> list[Run]:
     """Open cells over one base to train and score them; the runs whose scoring asks another model."""
-    _cut_alike(cells)
+    if train:
+        _cut_alike(cells)
     open_cells(cells)
     if train:
         outcome.failures += train_cells(cells)
