@@ -113,6 +113,13 @@ def test_how_many_sources_run_beside_the_row(path: Path) -> None:
         assert load_config(path, overrides).streams_beside == 0
 
 
+def test_an_mt_encoder_meets_modules_as_wide_as_the_model(path: Path) -> None:
+    assert load_config(path, MT).adapter.fused_modules == ["q_proj", "v_proj"]
+    assert load_config(path, [*MT, "adapter.r=4"]).adapter.fused_modules == ["q_proj", "v_proj"]
+    assert load_config(path, [*MT, "adapter.fused_modules=[k_proj]"]).adapter.fused_modules == ["k_proj"]
+    assert load_config(path).adapter.fused_modules == ["o_proj", "down_proj"]
+
+
 def test_the_mt_language_follows_from_the_target_language(path: Path) -> None:
     assert load_config(path, MT[:2]).source.mt_language == "pol_Latn"
     assert load_config(path, [*MT[:2], "task.target_language=es"]).source.mt_language == "spa_Latn"

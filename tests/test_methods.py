@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 
 from flare_ds.methods import METHODS
 from tests.distributed import run_ranks
-from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_config, write_model
 
@@ -71,8 +70,6 @@ def settings(root: Path, world: str, method: str) -> dict:
     found["model"] |= {"base": str(root / "tuned")}
     if world == "target":  # its English is noise: what x_mixup learns from it and draws towards it is to weigh little
         found["mixup"] = {"source_weight": 0.1, "mse_weight": 0.1, "kl_weight": 0.1}
-    if method == "flare_mt":
-        found["adapter"] |= PAPER_FORM
     if method == "late":  # which of the two texts is noise, it is to find out
         found["evaluate"] = {"late": "fitted"}
     found["source"] = {"mt_encoder": str(root / "nllb")}  # for all, so that all share one cache

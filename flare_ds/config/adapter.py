@@ -32,7 +32,9 @@ class AdapterConfig(Section):
     target_modules: list[str] | Literal["all-linear"] = Field(
         "all-linear", description="linear layers that get an adapter"
     )
-    fused_modules: list[str] = Field(["o_proj", "down_proj"], min_length=1, description="target modules that are fused")
+    fused_modules: list[str] = Field(
+        ["o_proj", "down_proj"], min_length=1, description="target modules that are fused (flare_mt: q_proj and v_proj)"
+    )
     fusion: str = Field("add_relu", description="fusion function")
     fusion_heads: int = Field(1, ge=1, description="heads of cross_attention; they divide r")
     pairing: Literal["module", "output", "input"] = Field("module", description="which source state a layer sees")

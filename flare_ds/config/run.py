@@ -42,6 +42,17 @@ class Config(Section):
     generate: GenerateConfig = GenerateConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fuse_what_is_as_wide(cls, values: Any) -> Any:
+        """An MT encoder gives all modules one state as wide as the model, which down_proj does not take."""
+        match values:
+            case {"method": str(name)} if name in METHODS and METHODS.get(name).states == "mt_encoder":
+                adapter = values.get("adapter", {})
+                if isinstance(adapter, dict):
+                    return values | {"adapter": {"fused_modules": ["q_proj", "v_proj"], **adapter}}
+        return values
+
     @field_validator("method")
     @classmethod
     def _known(cls, name: str) -> str:

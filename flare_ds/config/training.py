@@ -73,7 +73,7 @@ class EvaluateConfig(Section):
     )
     batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
     whole_model: Literal["auto", True, False] = Field(
-        "auto", description="each rank holds the whole base (auto: where one process works alone and it fits)"
+        "auto", description="each rank holds the whole base (auto: one that works alone; several where it fits twice)"
     )
 
 

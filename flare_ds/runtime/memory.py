@@ -182,9 +182,9 @@ _LESS = {
 }
 
 
-def whole_model_problem(config: Config, shape: PreTrainedModel, on: torch.device) -> str | None:
-    """Why the whole base cannot be held on a device: what it needs, and what there is; None: it fits."""
-    size = Size(_weights(config, shape) + _RUNTIME, _available(on))
+def whole_model_problem(config: Config, shape: PreTrainedModel, on: torch.device, *, bases: int = 1) -> str | None:
+    """Why the room of so many whole bases is not on a device: what it needs, and what there is; None: it is."""
+    size = Size(bases * _weights(config, shape) + _RUNTIME, _available(on))
     return None if size.fits else str(size)
 
 

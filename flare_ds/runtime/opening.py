@@ -4,7 +4,8 @@
       auto (the default)           whole in a process that works alone, and where the base with its adapter and the
                                    largest micro-batch fits on every rank; sharded otherwise
     scoring, deciding by           evaluate.whole_model
-      auto (the default)           whole where one process works alone and the base fits; sharded otherwise
+      auto (the default)           whole in a process that works alone, if the base fits; on several ranks where each
+                                   has room for twice the base; sharded otherwise
     either
       true                         whole on every rank
       false                        sharded
@@ -51,7 +52,7 @@ def open_model(
     """
     join_if_launched()
     agreed(partial(check_model, config, shape))
-    if agreed(partial(_is_whole, config, shape)):
+    if _is_whole(config, shape):
         return open_whole(config, label_tokens=label_tokens, adapter=adapter, device=device())
     join_process_group()
     from flare_ds.runtime.sharded import open_sharded
@@ -107,7 +108,7 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
     if rank() == 0:
         idle = f"; deepspeed={config.deepspeed} plays no part" if whole and config.deepspeed != AUTO else ""
         held = "the whole base on each rank" if whole else f"the base shared by the ranks ({world_size()}, ZeRO-3)"
-        print(f"training with {held}: {why}{idle}", file=sys.stderr, flush=True)
+        print(f"{held}: {why}{idle}", file=sys.stderr, flush=True)
     return whole
 
 
@@ -127,9 +128,11 @@ def _decide(config: Config, too_large: list[str], sizes: str) -> tuple[bool, str
 
 
 def _is_whole(config: Config, shape: PreTrainedModel) -> bool:
-    """Whether every rank is to hold the whole base while it is asked."""
-    if config.evaluate.whole_model == "auto":
-        return world_size() == 1 and whole_model_problem(config, shape, device()) is None
-    if config.evaluate.whole_model:
-        check_whole_model(config, shape)
-    return config.evaluate.whole_model
+    """Whether every rank is to hold the whole base while it is asked; a collective."""
+    wanted = config.evaluate.whole_model
+    if wanted == "auto":
+        bases = min(2, world_size())  # what cannot be shared out is to fit; what can is to leave room for large batches
+        return not any(gather_objects(agreed(partial(whole_model_problem, config, shape, device(), bases=bases))))
+    if wanted:
+        agreed(partial(check_whole_model, config, shape))
+    return wanted

@@ -307,21 +307,22 @@ def test_a_whole_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch:
         memory.check_whole_model(config, shape)
 
 
-@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("bases", [0, 1, 2], ids=["no room", "room for one", "room for two"])
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("setting", ["auto", False, True])
-def test_one_process_alone_holds_a_base_that_fits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | bool, ranks: int, fits: bool
+def test_who_holds_a_base_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | bool, ranks: int, bases: int
 ) -> None:
     config = Config.model_validate(toy_settings(tmp_path) | {"evaluate": {"whole_model": setting}})
     monkeypatch.setattr(opening, "world_size", lambda: ranks)
-    monkeypatch.setattr(memory, "_available", lambda on: 9e9 if fits else 0.9e9)
     shape = load_shape(config.model)
-    if setting is True and not fits:
+    weights = 4 * sum(parameter.numel() for parameter in shape.parameters())
+    monkeypatch.setattr(memory, "_available", lambda on: 1e9 + (bases + 0.5) * weights)
+    if setting is True and not bases:
         with pytest.raises(HostError):
             opening._is_whole(config, shape)
     else:
-        assert opening._is_whole(config, shape) is (setting is True or (setting == "auto" and ranks == 1 and fits))
+        assert opening._is_whole(config, shape) is (setting is True or (setting == "auto" and bases >= ranks))
 
 
 @pytest.mark.parametrize(

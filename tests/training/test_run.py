@@ -54,7 +54,8 @@ LEARN = {"steps": 240, "batch_size": 32, "micro_batch_size": 16, "validate_every
 
 @pytest.fixture(scope="module")
 def learned(root: Path) -> Path:
-    return train_and_evaluate(toy_settings(root, method="flare", name="flare", **LEARN))
+    settings = toy_settings(root, method="flare", name="flare", **LEARN)
+    return train_and_evaluate(settings | {"evaluate": {"whole_model": False}})
 
 
 def test_flare_reads_what_only_the_source_says(learned: Path) -> None:
