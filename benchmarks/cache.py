@@ -5,15 +5,15 @@
 
 The large cache holds random tokens, written as a build writes them but without reading and tokenizing any text.
 
-`open`: the median over fresh processes of the time to open the cache and its largest split and to read a row, and of
-the resident memory that this adds. `random` and `epoch`: microseconds of processor time a row to read tokens and label
+`open`: the median over processes of the time to open the cache and its largest split and to read a row, and of the
+resident memory that this adds. `random` and `epoch`: microseconds of processor time a row to read tokens and label
 of rows drawn at random (the best of five rounds), and of all rows in order, from the cache and from the same rows in a
 memory-mapped Arrow table of `datasets`; a ratio is against the faster of Arrow's formats (plain gives lists), and
 in order Arrow hands out a thousand rows at a time, the cache one. `build`: rows a second of a whole `prepare_cache`,
 from rows to files, for each number of workers (whose start is most of a short build), and how far the memory of the
 calling process rose; likewise of writing the large cache. `readers`: wall time of four processes that each read as many
 rows at random, at once: `cold`, with none of the files in the page cache, and `warm`, right behind that.
-`launch`: what finding the large cache again takes a run that asks for it, in a fresh process, as `open`.
+`launch`: what finding the large cache again takes a run that asks for it, as `open`.
 `load`: seconds to read, join and split rows of text, and to take their checksum, and the most memory that took a row
 (without pages of mapped files), each in a process of its own.
 """
@@ -22,7 +22,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -37,7 +36,6 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_from_disk
 from memory import anonymous_memory, peak_memory, resident_memory
-from workload import run_ranks
 from world import WORDS, Pairs, pairs_config, word_tokenizer
 
 from flare_ds.config import Config
@@ -60,30 +58,39 @@ CHUNK_ROWS = 256
 READERS = 4
 
 
-def measure_build(directory: str, rows: str, workers: str, out: str) -> None:
-    """One build, in a process of its own."""
+def in_child(work: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
+    """Do something in a process of its own, for whose imports nobody waits any more."""
+    forked = multiprocessing.get_context("fork")
+    receiver, sender = forked.Pipe(duplex=False)
+    child = forked.Process(target=lambda: sender.send(work(*arguments)))
+    child.start()
+    sender.close()
+    found: dict[str, float] = receiver.recv()
+    child.join()
+    return found
+
+
+def measure_build(directory: Path, rows: int, workers: int) -> dict[str, float]:
+    """One build."""
     with peak_memory() as found:
         began = time.perf_counter()
-        prepare_cache(
-            pairs_config(Path(directory), method="lora", data_dir=rows), word_tokenizer(), workers=int(workers)
-        )
+        prepare_cache(pairs_config(directory, method="lora", data_dir=str(rows)), word_tokenizer(), workers=workers)
         seconds = time.perf_counter() - began
-    rate = int(rows) / seconds
-    per_worker = {"rows_per_second": rate, "rows_per_second_per_worker": rate / int(workers)}
-    Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, **per_worker, **found}))
+    rate = rows / seconds
+    per_worker = {"rows_per_second": rate, "rows_per_second_per_worker": rate / workers}
+    return {"rows": rows, "seconds": seconds, **per_worker, **found}
 
 
-def measure_load(rows: str, out: str) -> None:
-    """Reading the rows of a build, in a process of its own."""
-    config = large_config(Path("unused"), int(rows))
+def measure_load(rows: int) -> dict[str, float]:
+    """Reading the rows of a build."""
+    config = large_config(Path("unused"), rows)
     began = time.perf_counter()
     with anonymous_memory() as found:
         data = load_parallel(task_of(config.task), config.task)
     loaded = time.perf_counter()
     rows_fingerprint(data)
     seconds = {"load_seconds": loaded - began, "checksum_seconds": time.perf_counter() - loaded}
-    a_row = found["peak_bytes"] / int(rows)
-    Path(out).write_text(json.dumps({"rows": int(rows), **seconds, "peak_bytes_a_row": a_row}))
+    return {"rows": rows, **seconds, "peak_bytes_a_row": found["peak_bytes"] / rows}
 
 
 def large_config(place: Path, rows: int) -> Config:
@@ -91,21 +98,20 @@ def large_config(place: Path, rows: int) -> Config:
     return pairs_config(place, method="lora", data_dir=str(rows))
 
 
-def write_large(directory: str, rows: str, out: str) -> None:
-    """A cache of that many rows of random tokens, in a process of its own; found again by `large_config`."""
-    with peak_memory() as found, publishing(Path(directory), open_cache, elsewhere="") as place:
+def write_large(directory: Path, rows: int) -> dict[str, float]:
+    """A cache of that many rows of random tokens; found again by `large_config`."""
+    with peak_memory() as found, publishing(directory, open_cache, elsewhere="") as place:
         began = time.perf_counter()
         dtypes = dict.fromkeys(STREAMS, np.dtype("<u2"))
-        config = large_config(Path(directory).parent.parent, int(rows))
+        config = large_config(directory.parent.parent, rows)
         with SplitWriter(place, "train", dtypes, task_of(config.task)) as writer:
-            for start in range(0, int(rows), CHUNK_ROWS):
-                writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, int(rows)))))
+            for start in range(0, rows, CHUNK_ROWS):
+                writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, rows))))
             summary, sections = writer.finish()
         manifest = manifest_of(summary, sections, asked_fields(config, task_of(config.task)))
         write_manifest(place / MANIFEST, manifest.model_dump(mode="json"))
         seconds = time.perf_counter() - began
-    rate = int(rows) / seconds
-    Path(out).write_text(json.dumps({"rows": int(rows), "seconds": seconds, "rows_per_second": rate, **found}))
+    return {"rows": rows, "seconds": seconds, "rows_per_second": rows / seconds, **found}
 
 
 def random_rows(numbers: range) -> tuple[list[ParallelRow], EncodedRows]:
@@ -143,21 +149,21 @@ def manifest_of(summary: SplitSummary, sections: dict[str, Section], asked: dict
     )
 
 
-def measure_open(path: str, out: str) -> None:
-    """One opening, in a process of its own."""
+def measure_open(path: Path) -> dict[str, float]:
+    """One opening."""
     before, began = resident_memory(), time.perf_counter()
-    read_row(open_cache(Path(path)).split("train"), 0)
+    read_row(open_cache(path).split("train"), 0)
     seconds = time.perf_counter() - began
-    Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
+    return {"seconds": seconds, "rise_bytes": resident_memory() - before}
 
 
-def measure_launch(config: str, out: str) -> None:
-    """A run that finds its cache, in a process of its own."""
+def measure_launch(config: Config) -> dict[str, float]:
+    """A run that finds its cache."""
     before, began = resident_memory(), time.perf_counter()
-    cache = remembered(Config.model_validate_json(config))
+    cache = remembered(config)
     seconds = time.perf_counter() - began
     assert cache is not None
-    Path(out).write_text(json.dumps({"seconds": seconds, "rise_bytes": resident_memory() - before}))
+    return {"seconds": seconds, "rise_bytes": resident_memory() - before}
 
 
 def measure_readers(path: Path, rows: int) -> dict[str, float]:
@@ -279,18 +285,18 @@ def main() -> None:
     parser.add_argument("--load-rows", type=int, nargs="+", default=[200_000], help="of those that are only read")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        large = str(Path(place, "cache", "large"))
-        builds = {"large": run_ranks(__file__, ["large", large, str(options.rows)], ranks=0)}
-        openings = [run_ranks(__file__, ["open", large], ranks=0) for _ in range(options.openings)]
-        readers = measure_readers(Path(large), options.reader_rows)
+        large = Path(place, "cache", "large")
+        builds = {"large": in_child(write_large, large, options.rows)}
+        openings = [in_child(measure_open, large) for _ in range(options.openings)]
+        readers = measure_readers(large, options.reader_rows)
         config = large_config(Path(place), options.rows)
-        remember(config, open_cache(Path(large)).key)
-        launches = [run_ranks(__file__, ["launch", config.model_dump_json()], ranks=0) for _ in range(options.openings)]
-        reads = measure_reads(open_cache(Path(large)).split("train"), Path(place, "arrow"))
+        remember(config, open_cache(large).key)
+        launches = [in_child(measure_launch, config) for _ in range(options.openings)]
         for workers in options.workers:
-            arguments = ["build", str(Path(place, str(workers))), str(options.build_rows), str(workers)]
-            builds[f"{workers} workers"] = run_ranks(__file__, arguments, ranks=0)
-    loads = [run_ranks(__file__, ["load", str(rows)], ranks=0) for rows in options.load_rows]
+            at = Path(place, str(workers))
+            builds[f"{workers} workers"] = in_child(measure_build, at, options.build_rows, workers)
+        loads = [in_child(measure_load, rows) for rows in options.load_rows]
+        reads = measure_reads(open_cache(large).split("train"), Path(place, "arrow"))  # last: it starts threads
     found = {"open": medians(openings), "launch": medians(launches), "readers": readers}
     print(json.dumps(found | reads | {"build": builds, "load": loads}, indent=2))
 
@@ -301,14 +307,4 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    verbs: dict[str, Callable[..., None]] = {
-        "build": measure_build,
-        "large": write_large,
-        "launch": measure_launch,
-        "load": measure_load,
-        "open": measure_open,
-    }
-    if sys.argv[1:2] and sys.argv[1] in verbs:
-        verbs[sys.argv[1]](*sys.argv[2:])
-    else:
-        main()
+    main()

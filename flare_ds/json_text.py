@@ -59,6 +59,24 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     return value
 
 
+def parse_lines(text: str) -> list[dict[str, Any]]:
+    """Read an object a line; what stands behind the last line's end is left out: a crash cut it off.
+
+    Raises:
+        ValueError: see `parse_object`.
+    """
+    *lines, _ = text.split("\n")
+    # Flat lines at one go, in a third of the time; whatever is odd about them is found line by line.
+    flat = text.isascii() and "\\u" not in text and text.count("[") + text.count("{") < len(lines) + _DEEPEST
+    try:
+        found = json.loads(f"[{','.join(lines)}]") if flat else []
+    except (ValueError, RecursionError):
+        found = []
+    if len(found) == len(lines) and all(isinstance(value, dict) for value in found):
+        return found
+    return [parse_object(line) for line in lines]
+
+
 def _check(value: Any, left: int) -> None:
     if not left:
         raise _too_deep()

@@ -316,7 +316,8 @@ def test_the_probed_states_see_no_padding(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_cache() -> None:
     small = ["--rows", "3000", "--build-rows", "200", "--workers", "1", "--openings", "1", "--reader-rows", "100"]
-    found = run_benchmark("cache.py", *small)
+    found = run_benchmark("cache.py", *small, "--load-rows", "2000")
+    assert found["load"][0]["rows"] == 2000
     assert found["rows"] == found["build"]["large"]["rows"] == 3000
     assert 0 <= found["open"]["rise_bytes"] < 50 * 2**20
     for access in ("random", "epoch"):

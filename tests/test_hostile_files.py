@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flare_ds.json_text import parse_json, parse_object
+from flare_ds.json_text import parse_json, parse_lines, parse_object
 from tests.toy import REPOSITORY
 
 MANIFESTS = 500
@@ -34,3 +34,26 @@ def test_sensible_json_is_read() -> None:
     assert parse_object(b'{"a": 1}') == {"a": 1}
     with pytest.raises(ValueError, match="list, not an object"):
         parse_object("[]")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", []),
+        ('{"a": 1}', []),
+        ('{"a": 1}\n{"b": [2, {}]}\n{"c"', [{"a": 1}, {"b": [2, {}]}]),
+        ('{"a": "å"}\n{"b": "\\u00e5"}\n', [{"a": "å"}, {"b": "å"}]),
+        ('{"a": 1}\n\n', None),
+        ('{"a": 1}\n[1]\n', None),
+        ('{"a": [1\n2]}\n', None),
+        ('{"a": 1},\n{"b": 2}\n', None),
+        ('{"a": "\\ud800"}\n', None),
+        ('{"a": ' * 60 + "1" + "}" * 60 + "\n", None),
+    ],
+)
+def test_a_log_is_read_as_if_line_by_line(text: str, told: list | None) -> None:
+    if told is None:
+        with pytest.raises(ValueError):
+            parse_lines(text)
+    else:
+        assert parse_lines(text) == told

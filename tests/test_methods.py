@@ -1,4 +1,6 @@
-"""Every method end to end on two real ZeRO-3 ranks: what it can learn, it learns; what it cannot see, it does not.
+"""Every method end to end on two real ranks: what it can learn, it learns; what it cannot see, it does not.
+
+The ranks share the base in the first world (ZeRO-3), and each holds all of it in the second.
 
     world     English text      Polish text
     source    tells the label   random words
@@ -64,14 +66,14 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def settings(root: Path, world: str, method: str) -> dict:
     found = toy_settings(root, method=method, name=f"{world}/{method}", steps=60, batch_size=32, micro_batch_size=16)
+    found["evaluate"] = {"late": "fitted"} if method == "late" else {}  # which text is noise, it is to find out
     found["train"] |= {"learning_rate": 0.01, "validate_every": 30, "save_every": 1000}
+    found["train"]["whole_model"] = found["evaluate"]["whole_model"] = world == "target"
     found["adapter"] = {"target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]}
     found["task"] |= {"data_dir": str(root / world), "validation_rows": 60, "test_rows": 103}
     found["model"] |= {"base": str(root / "tuned")}
     if world == "target":  # its English is noise: what x_mixup learns from it and draws towards it is to weigh little
         found["mixup"] = {"source_weight": 0.1, "mse_weight": 0.1, "kl_weight": 0.1}
-    if method == "late":  # which of the two texts is noise, it is to find out
-        found["evaluate"] = {"late": "fitted"}
     found["source"] = {"mt_encoder": str(root / "nllb")}  # for all, so that all share one cache
     return found
 

@@ -17,7 +17,7 @@ from flare_ds.checksums import unchanged_sha256
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostError
 from flare_ds.files import write_json, write_text
-from flare_ds.json_text import parse_json, parse_object
+from flare_ds.json_text import parse_json, parse_lines
 from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
 from flare_ds.runs.changes import changes, housekeeping
@@ -191,8 +191,7 @@ class RunDirectory:
         if not path.is_file():
             return []
         try:
-            *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a crash cut the last off
-            return [parse_object(line) for line in lines]
+            return parse_lines(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {path}: {error}", fix=f"flare-ds train {self.path}") from error
 
