@@ -54,7 +54,11 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "startup": ("startup", [], ["--ranks", "1", "--repeat", "1"]),
     "evaluation": ("evaluation", [], ["--rows", "4", "--length", "8", "--written", "2", "--repeat", "1"]),
     "scaling": ("scaling", [], ["--factor", "2", "--steps", "1"]),
-    "cache": ("cache", [], ["--rows", "3000", "--build-rows", "200", "--openings", "1", "--reader-rows", "100"]),
+    "cache": (
+        "cache",
+        [],
+        ["--rows", "3000", "--build-rows", "200", "--openings", "1", "--reader-rows", "100", "--load-rows", "2000"],
+    ),
     "simulate_cluster": ("simulate_cluster", [], []),
 }
 """Under the name of its result: the script, its arguments, and those that make it tiny."""
