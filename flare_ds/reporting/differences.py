@@ -46,7 +46,7 @@ class Comparison:
         group: of the method.
         lora: of the reference, in the same setting.
         pairs: their runs of the same seed.
-        name: task, base, language and method, with the lora if there are several.
+        name: task, base, language and method, with the lora if there are several, and whether it is set otherwise.
     """
 
     group: Group
@@ -97,6 +97,7 @@ def comparisons(groups: Sequence[Group]) -> list[Comparison]:
         task, base, language, method = group.name
         for lora in loras:
             said = method if len(loras) == 1 else f"{method} against {lora.name[-1]}"
+            said = said if group.is_set_as(lora) else f"{said}, set otherwise"
             found.append(Comparison(group, lora, _pairs(group, lora), (task, base, language, said)))
     return [comparison for comparison in found if comparison.pairs]
 

@@ -5,6 +5,7 @@ runs/pl/zero_shot-seed1                                          another: what t
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +27,10 @@ from flare_ds.tasks.load import task_of
 
 REFERENCE = "lora"
 """The method that the others are measured against."""
-_OWN = {"train.seed", *FUSION}
-"""What methods do not share."""
+_DRAWN = {"train.seed", "task.target_language", "source.mt_language"}
+"""What differs between runs of one kind: in several languages, with several seeds."""
+_OWN = {"method", "evaluate.late", "task.extra_source_languages", "train.source_dropout", *_DRAWN, *FUSION}
+"""What methods that are compared need not share: what a method is made of, too."""
 ABOUT = ("task", "base", "language", "method")
 """The columns of `Group.name`."""
 
@@ -85,11 +88,26 @@ class Group:
         base = next((one.contents[0] for one in self.runs if one.contents is not None), run.config.model.base)
         return run.directory.parent, base, run.config.task.name, self.language
 
+    @property
+    def label(self) -> str:
+        """The method, and where several groups have it the name of its runs, which are alike in all languages."""
+        return f"{self.method} ({re.sub(r'-seed[0-9]+$', '', Path(self.place).name)})" if self.place else self.method
+
+    @cached_property
+    def kind(self) -> str:
+        """What it is, in any language."""
+        read = deciding(self.runs[0].settings)
+        return json.dumps([self.method, {name: read[name] for name in read.keys() - _DRAWN}], sort_keys=True)
+
     @cached_property
     def choices(self) -> dict[str, Any]:
-        """What a grid may vary, and methods may share: how an adapter is trained, and how wide it is."""
-        read = deciding(self.runs[0].config)
-        return {name: read[name] for name in read if name.startswith(("train.", "adapter.")) and name not in _OWN}
+        """What a grid may vary for several methods: how wide an adapter is, how it is trained, on what, and scored."""
+        read = deciding(self.runs[0].settings)
+        return {name: read[name] for name in read.keys() - _OWN}
+
+    def is_set_as(self, other: "Group") -> bool:
+        """Whether all that both read of these is the same."""
+        return all(self.choices[name] == other.choices[name] for name in self.choices.keys() & other.choices.keys())
 
 
 def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
@@ -103,7 +121,7 @@ def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
     contents = {where: run.contents for run, where in zip(runs, lies, strict=True) if run.contents is not None}
     groups: dict[str, list[RunResult]] = {}
     for run, where in zip(runs, lies, strict=True):
-        settings = deciding(run.config) | {"train.seed": None}
+        settings = deciding(run.settings) | {"train.seed": None}
         what = run.contents or contents.get(where) or where
         alike = str(run.directory.parent), settings, what, run.config.deepspeed, run.config.source.mt_encoder
         groups.setdefault(json.dumps(alike), []).append(run)
@@ -144,9 +162,9 @@ def declared(task: TaskConfig) -> Task | None:
 
 
 def references(group: Group, groups: Sequence[Group]) -> list[Group]:
-    """The groups of the reference method that a group is compared with: those trained alike, or else all there are."""
+    """The groups of the reference method that a group is compared with: those set alike, or else all there are."""
     found = [other for other in groups if other.method == REFERENCE and other.setting == group.setting]
-    return [other for other in found if other.choices == group.choices] or found
+    return [other for other in found if group.is_set_as(other)] or found
 
 
 def seeds(runs: Sequence[RunResult]) -> str:
@@ -170,4 +188,4 @@ def outcomes_of(runs: Sequence[RunResult]) -> list[list[Outcome]]:
         if not same_test(run, runs[0]):
             problem = f"{run.directory} and {runs[0].directory} were scored on different test rows or by other metrics"
             raise DataError(problem, fix="delete metrics.json of the older one and evaluate it again")
-    return [[run.outcomes[example] for example in runs[0].outcomes] for run in runs]
+    return [[*map(run.outcomes.__getitem__, runs[0].outcomes)] for run in runs]

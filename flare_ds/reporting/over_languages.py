@@ -34,7 +34,7 @@ _NOTE = (
     f"drawn anew; a dash unless all of these have {FEW} seeds in common."
 )
 Family = dict[str, dict[str, Comparison]]
-"""The comparisons of each method in each language, of one task and base."""
+"""The comparisons of each kind of group in each language, of one task and base."""
 
 
 def over_languages_table(found: Sequence[Comparison]) -> str:
@@ -52,40 +52,41 @@ def over_languages_table(found: Sequence[Comparison]) -> str:
 def _families(found: Sequence[Comparison]) -> tuple[list[Family], list[str]]:
     """For each task and base, what stands in several languages; and what is left out, and why.
 
-    A method that stands twice in a language (another rank, say) is: which of the two is meant nobody can say.
+    What meets several loras in a language is: which of them is meant nobody can say.
     """
     families: dict[tuple[str, str], Family] = {}
     unclear: dict[tuple[tuple[str, str], str], str] = {}
     for one in found:
-        about, method, language = one.group.setting[1:3], one.group.method, one.group.language
-        by_language = families.setdefault(about, {}).setdefault(method, {})
+        about, kind, language = one.group.setting[1:3], one.group.kind, one.group.language
+        by_language = families.setdefault(about, {}).setdefault(kind, {})
         if language in by_language:
-            unclear[about, method] = f"it stands twice in {language}"
+            unclear[about, kind] = f"it stands twice in {language}"
         elif not one.comparable:
-            unclear[about, method] = f"in {language} it was {UNLIKE}"
+            unclear[about, kind] = f"in {language} it was {UNLIKE}"
         by_language[language] = one
     left_out = []
-    for (about, method), why in unclear.items():
-        of = families[about].pop(method)
+    for (about, kind), why in unclear.items():
+        of = families[about].pop(kind)
         if len(of) > 1:
-            task, base, _, _ = next(iter(of.values())).name
-            left_out.append(f"Left out: {task} {base} {method}; {why}.")
+            first = next(iter(of.values()))
+            task, base, _, _ = first.name
+            left_out.append(f"Left out: {task} {base} {first.group.label}; {why}.")
     several = [{name: of for name, of in family.items() if len(of) > 1} for family in families.values()]
     return [family for family in several if family], left_out
 
 
 def _lines(family: Family) -> Iterator[tuple[str, ...]]:
     widest = max(family.values(), key=len).keys()
-    best = _firsts({method: list(of.values()) for method, of in family.items() if of.keys() == widest})
-    for method, by_language in family.items():
+    best = _firsts({kind: list(of.values()) for kind, of in family.items() if of.keys() == widest})
+    for kind, by_language in family.items():
         compared = list(by_language.values())
         means = [one.sureness.mean for one in compared]
-        task, base, _, named = compared[0].name
+        task, base, _, _ = compared[0].name
         yield (
-            *(task, base, named, ", ".join(by_language), f"{np.mean(means):+.3f}"),
+            *(task, base, compared[0].group.label, ", ".join(by_language), f"{np.mean(means):+.3f}"),
             *_in_these(compared),
             interval(over_drawn_languages(means)),
-            best.get(method, DASH),
+            best.get(kind, DASH),
         )
 
 
@@ -97,21 +98,19 @@ def _in_these(compared: Sequence[Comparison]) -> tuple[str, str, str]:
     return known(_together(compared, seeds, clusters), list(clusters.values()))
 
 
-def _firsts(methods: dict[str, list[Comparison]]) -> dict[str, str]:
-    """How likely each method is the best of these and lora, by the seeds that all have; empty if they are too few."""
-    of_first = next(iter(methods.values()))
-    seeds = set(of_first[0].seeds).intersection(*(one.seeds for compared in methods.values() for one in compared))
+def _firsts(kinds: dict[str, list[Comparison]]) -> dict[str, str]:
+    """How likely each is the best of these and lora, by the seeds that all have; empty if they are too few."""
+    of_first = next(iter(kinds.values()))
+    seeds = set(of_first[0].seeds).intersection(*(one.seeds for compared in kinds.values() for one in compared))
     clusters = _clusters(of_first)
     several_loras = any(
-        one.lora is not first.lora
-        for compared in methods.values()
-        for one, first in zip(compared, of_first, strict=True)
+        one.lora is not first.lora for compared in kinds.values() for one, first in zip(compared, of_first, strict=True)
     )
     if len(seeds) < FEW or several_loras or len(set(clusters.values())) == 1:
         return {}
-    differences = [_together(compared, sorted(seeds), clusters) for compared in methods.values()]
+    differences = [_together(compared, sorted(seeds), clusters) for compared in kinds.values()]
     _, *shares = firsts([np.zeros_like(differences[0]), *differences], list(clusters.values()))
-    return {method: f"{share:.0%}" for method, share in zip(methods, shares, strict=True)}
+    return {kind: f"{share:.0%}" for kind, share in zip(kinds, shares, strict=True)}
 
 
 def _together(compared: Sequence[Comparison], seeds: Sequence[int], clusters: dict[str, int]) -> NDArray[np.float64]:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from flare_ds.config import Config
 from flare_ds.exceptions import DataError
 from flare_ds.runs.directory import BASE, CACHE, METRICS, TRAINING, RunDirectory
 from flare_ds.scoring.metrics import Outcome, outcome
 from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
+from flare_ds.texts import one_line
 
 METRICS_SCHEMA = 3
 _SCORED = ("id", "cluster", "exact_match", "label", "prediction")
@@ -38,12 +40,26 @@ class RunResult:
         """See `RunDirectory.finished`."""
         return RunDirectory(self.directory).finished
 
+    @cached_property
+    def settings(self) -> Config:
+        """What it was scored with, which need not be what it was trained with; that, if it is not scored.
+
+        Raises:
+            DataError: metrics.json is damaged.
+        """
+        asked = self.metrics.get("settings") if self.finished else None
+        try:
+            return self.config if asked is None else Config.model_validate(asked)
+        except ValidationError as error:
+            problem = f"the settings in {self.directory / METRICS} are none: {one_line(str(error))}"
+            raise DataError(problem, fix=self._evaluate_again) from None
+
     @property
     def method(self) -> str:
         """The method, and what is added to it; `task adapter`: a lora trained on the source language (stage 1)."""
         recipe = self.config.recipe
         stage1 = recipe.trains and not recipe.fuses and not self.config.has_source
-        added = self.config.late is not None and not recipe.late
+        added = self.settings.late is not None and not recipe.late
         return "task adapter" if stage1 else f"{self.config.method} with late" if added else self.config.method
 
     @cached_property
@@ -141,7 +157,7 @@ class RunResult:
         if (self.directory / METRICS).is_file():
             _ = self.metrics
         if self.finished:
-            _ = self.training, self.outcomes
+            _ = self.training, self.outcomes, self.settings
 
     @property
     def _evaluate_again(self) -> str:

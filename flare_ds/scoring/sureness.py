@@ -97,10 +97,11 @@ def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: ArrayLike | 
     # A variance is at least what either factor alone makes of it, whatever the estimate of the rest says.
     total = max(ms_seed + ms_row - ms_left, ms_seed, ms_row)
     if total == 0:
-        return Sureness(mean, 0.0, seeds - 1)
+        return Sureness(mean, 0.0, seeds - 1 if ms_left == 0 else 0)
     parts = [(ms_seed, seeds - 1), (ms_row, clusters - 1), (ms_left, (seeds - 1) * (clusters - 1))]
-    freedom = total**2 / sum(ms**2 / of for ms, of in parts)
-    return Sureness(mean, float(np.sqrt(total / (seeds * clusters))), float(freedom))
+    freedom = float(total**2 / sum(ms**2 / of for ms, of in parts))
+    # Of a few rows that cancel each other out: nothing can be told, and Student's t has no bounds that a float holds.
+    return Sureness(mean, float(np.sqrt(total / (seeds * clusters))), freedom if freedom >= 0.5 else 0)
 
 
 def over_seeds(values_SN: NDArray[np.float64]) -> Sureness:

@@ -1,5 +1,6 @@
 """Each method against lora: differences, intervals and tests computed again here, another way."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 from flare_ds.methods import METHODS
@@ -268,8 +270,8 @@ def test_every_table_says_which_setting_a_line_is_about(tmp_path):
     assert {method for method, _ in differences(report(tmp_path).text)} == {
         "flare (pl/flare-r16)",
         "flare (pl/flare-r8)",
-        "x_mixup against lora (pl/lora-r16)",
-        "x_mixup against lora (pl/lora-r8)",
+        "x_mixup against lora (pl/lora-r16), set otherwise",
+        "x_mixup against lora (pl/lora-r8), set otherwise",
     }
 
 
@@ -277,14 +279,54 @@ def test_what_over_languages_leaves_out_it_says(tmp_path):
     for language in ("es", "pl"):
         for method in ("lora", "flare", "x_mixup", "flare_mt"):
             write_run(tmp_path, f"{language}/{method}", method, 1, random_correct(1, 0.5), target=language)
-    write_run(tmp_path, "pl/flare-r16", "flare", 1, random_correct(1, 0.5), r=16)
+    for language in ("es", "pl"):
+        write_run(tmp_path, f"{language}/lora-r16", "lora", 1, random_correct(1, 0.5), target=language, r=16)
+        write_run(tmp_path, f"{language}/flare_mt-r32", "flare_mt", 1, random_correct(1, 0.5), target=language, r=32)
     write_scores(tmp_path / "es/x_mixup", "accuracy", 1.0, [{"id": "other", "label": "yes", "prediction": "yes"}])
     text = report(tmp_path).text
-    assert list(over_languages(text)) == ["flare_mt"]
+    assert list(over_languages(text)) == ["flare", "flare_mt (flare_mt)"]
     assert [line for line in text.splitlines() if line.startswith("Left out: ")] == [
         "Left out: multiemo base x_mixup; in es it was scored on different test rows or by other metrics.",
-        "Left out: multiemo base flare; it stands twice in pl.",
+        "Left out: multiemo base flare_mt (flare_mt-r32); it stands twice in pl.",
     ]
+
+
+def test_of_a_grid_each_meets_its_own(tmp_path):
+    """Rows to train on, and a setting of fusing, which lora has not; in two languages, as a sweep lays them."""
+    for language, rows, seed in itertools.product(("es", "pl"), (250, 1000), (1, 2)):
+        for method in ("lora", "flare"):
+            name = f"{language}/{method}-train_rows{rows}-seed{seed}"
+            correct = random_correct(seed + rows + len(method), 0.5)
+            write_run(tmp_path, name, method, seed, correct, target=language, train_rows=rows)
+    write_run(tmp_path, "pl/flare-train_rows500-seed1", "flare", 1, random_correct(1, 0.5), train_rows=500)
+    text = report(tmp_path).text
+    assert {method for method, _ in differences(text)} == {
+        *(f"flare ({language}/flare-train_rows{rows}-seed1)" for language in ("es", "pl") for rows in (250, 1000)),
+        *(
+            f"flare (pl/flare-train_rows500-seed1) against lora (pl/lora-train_rows{rows}-seed1), set otherwise"
+            for rows in (250, 1000)
+        ),
+    }
+    assert list(over_languages(text)) == ["flare (flare-train_rows1000)", "flare (flare-train_rows250)"]
+    assert "Left out" not in text
+
+
+def test_a_run_counts_with_the_settings_it_was_scored_with(tmp_path):
+    """A lora that was scored once more with late is not the lora that others are measured against."""
+    for seed in (1, 2):
+        for method in ("lora", "flare"):
+            write_run(tmp_path, f"pl/{method}-seed{seed}", method, seed, random_correct(seed + len(method), 0.5))
+    metrics = tmp_path / "pl/lora-seed2/metrics.json"
+    settings = yaml.safe_load((tmp_path / "pl/lora-seed2/config.yaml").read_text())
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"settings": settings}))
+    before = report(tmp_path).text
+    assert [line["method"] for line in methods(before)] == ["lora", "flare"]
+    assert list(differences(before)) == [("flare", "1, 2")]
+    settings["evaluate"]["late"] = 1.0
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"settings": settings}))
+    after = report(tmp_path).text
+    assert [line["method"] for line in methods(after)] == ["lora", "lora with late", "flare"]
+    assert list(differences(after)) == [("flare", "1")]
 
 
 @pytest.mark.parametrize("copy", ["pl/a-copy", "pl/lora-seed3"])

@@ -182,6 +182,16 @@ def test_clusters_of_one_row_are_rows_and_the_mean_is_that_over_rows():
     assert over_seeds_and_rows(table, [4] * 25 + [7] * 3 + [5] * 2).mean == pytest.approx(table.mean())
 
 
+@pytest.mark.parametrize(("seeds", "rows"), [(2, 2), (2, 3), (2, 6), (3, 4)])
+def test_few_rows_that_disagree_give_no_certainty(seeds, rows):
+    rng = np.random.default_rng(16)
+    for table in [np.eye(seeds, rows), *rng.integers(-1, 2, (300, seeds, rows)).astype(float)]:
+        found = over_seeds_and_rows(table)
+        assert found.freedom >= 0.5 or (found.p == 1 and found.interval == (-np.inf, np.inf))
+        assert found.findable > 0 or np.ptp(table) == 0
+    assert over_seeds_and_rows(np.eye(2)).p == 1, "seeds and rows cancel each other out"
+
+
 def test_holm_against_its_definition():
     """In order, .001·5, .001·4, .03·3, .04·2 and .2·1; none counts less than one before it, or more than 1."""
     assert holm([0.04, 0.001, 0.03, 0.2, 0.001]) == pytest.approx([0.09, 0.005, 0.09, 0.2, 0.005])
