@@ -4,6 +4,7 @@ Anything raised from here is printed by the command line as one clear message, w
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 
 class FlareError(Exception):
@@ -29,7 +30,10 @@ class FlareError(Exception):
         return _rebuild, (type(self), self.problem, self.fix)
 
 
-def kept(error: "NotFiniteError") -> "NotFiniteError":
+Kept = TypeVar("Kept", bound=FlareError)
+
+
+def kept(error: Kept) -> Kept:
     """An error that is told later, without the frames it came through: they would keep what they hold, a model say."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -19,6 +19,7 @@ from flare_ds.evaluation.batch_size import batch_limits
 from flare_ds.progress import bar
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.process_group import gather_objects, rank, world_size
+from flare_ds.runtime.signals import between_batches
 from flare_ds.runtime.watchdog import pace
 
 T = TypeVar("T")
@@ -122,6 +123,9 @@ def go_over(
         ask: gives an answer for each row of one.
         what: what the rows are called while it lasts.
         count: of the rows of all ranks.
+
+    Raises:
+        ToBeContinued: a signal asked to stop, see `leaving_between_batches`.
     """
     mine: list[tuple[int, T]] = []
     shown = bar(batches, desc=what, unit="batch", disable=rank() > 0 or len(batches) < 2, leave=False)
@@ -129,6 +133,7 @@ def go_over(
         for micro_batch in shown:
             answers = zip(micro_batch.rows.tolist(), ask(micro_batch), micro_batch.weights, strict=True)
             mine += [(row, answer) for row, answer, weight in answers if weight]
+            between_batches()
             beat()
         return _in_order(mine, count)
 

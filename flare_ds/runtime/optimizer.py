@@ -58,10 +58,10 @@ class CellsAdamW(torch.optim.AdamW):
         """Take it; DeepSpeed calls this once for every group, with the parameters of that one alone."""
         every_group = self.param_groups
         self.param_groups = [group for group in every_group if group["moves"]]
-        gradients = [(p.grad, group["clip"]) for group in self.param_groups for p in group["params"]]
-        for gradient, clip in gradients:
-            if gradient is not None and clip < 1:
-                gradient.mul_(clip)
+        for group in self.param_groups:
+            gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+            if gradients and group["clip"] < 1:
+                torch._foreach_mul_(gradients, group["clip"])
         super().step()
         self.param_groups = every_group
 

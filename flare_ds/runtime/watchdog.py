@@ -43,6 +43,10 @@ class Pace:
         if self.beats < _FIRST or not self.steady:
             self.beats, self.slowest = self.beats + 1, max(self.slowest, seconds)
 
+    def forget(self) -> None:
+        """What was measured says nothing of the beats that come."""
+        self.beats, self.slowest = 0, 0.0
+
     @property
     def bound(self) -> float:
         """How long the next beat may take, in seconds."""
@@ -65,10 +69,12 @@ class Watchdog:
         self.since = self.deadline = time.monotonic()
         Thread(target=self._watch, daemon=True).start()
 
-    def beat(self) -> None:
-        """A beat of the current work is done."""
+    def beat(self, anew: bool = False) -> None:
+        """A beat of the current work is done; anew: those that follow take longer, nobody knows how long."""
         assert self.current is not None
         self.current.took(time.monotonic() - self.since)
+        if anew:
+            self.current.forget()
         self.job.beats += 1
         self.arm(self.current.bound)
 
@@ -106,17 +112,21 @@ def watch(job: Job) -> None:
 
 
 @contextmanager
-def pace(what: str, *, steady: bool = True) -> Iterator[Callable[[], None]]:
+def pace(what: str, *, steady: bool = True, anew: bool = False) -> Iterator[Callable[..., None]]:
     """Work that goes in beats; what is given is called after each.
 
     Args:
         what: the user is told that it stands still, if it does. Its pace is remembered.
         steady: whether the beats take equally long; otherwise the slowest so far counts, not that of the first five.
+        anew: whether what was measured of such work before says nothing of this.
     """
     if (dog := _watchdog) is None:
-        yield lambda: None
+        yield lambda **_: None
         return
-    before = dog.begin(dog.paces.setdefault(what, Pace(what, steady)))
+    own = dog.paces.setdefault(what, Pace(what, steady))
+    if anew:
+        own.forget()
+    before = dog.begin(own)
     try:
         yield dog.beat
     finally:

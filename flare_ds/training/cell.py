@@ -17,6 +17,7 @@ from flare_ds.data.states import StateStore
 from flare_ds.exceptions import NotFiniteError, kept
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import TRAINING
 from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank
@@ -105,7 +106,7 @@ class Cell:
         first = self.progress.step
         self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
         if rank() == 0 and not self.ended:
-            (self.run_dir / "training.json").unlink(missing_ok=True)  # of an earlier training, whose state is gone
+            (self.run_dir / TRAINING).unlink(missing_ok=True)  # of an earlier training, whose state is gone
         if rank() == 0 and first:
             tqdm.write(f"continuing {self.run_dir} after step {first}")
         self.validation = Validation(
@@ -182,7 +183,8 @@ class Cell:
             return
         if self.is_due:
             self.validation.after_step(seen)
-        if progress.step % train.save_every == 0 or self.ended or save:
+        # A new best adapter is on disk: a resume from before it might never meet it again.
+        if progress.step % train.save_every == 0 or progress.best_step == progress.step or self.ended or save:
             save_state(self.state_path, self.engine, progress, self.number)
             self.saved_at = time.monotonic()
 

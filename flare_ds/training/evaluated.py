@@ -19,8 +19,12 @@ from flare_ds.models.partitioned import gathered
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import AdapterSource, RunningModel, make_room
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.signals import leaving_between_batches
 from flare_ds.training.cell import Cell
 from flare_ds.training.trainer import Trainer
+
+ALL_SAVED = "stopped; what is trained is saved"
+"""What is said where a job leaves that was asked to, but for training."""
 
 
 def train_and_evaluate(config: Config, cache: Cache) -> Scores:
@@ -33,18 +37,19 @@ def train_and_evaluate(config: Config, cache: Cache) -> Scores:
         cache: its tokens.
 
     Raises:
-        ToBeContinued: a signal asked the training to stop; the state is saved.
+        ToBeContinued: a signal asked to stop; the state is saved.
         FlareError: see `Trainer`, `Trainer.train` and `evaluate_run`.
     """
-    if on_rank_zero(lambda: RunDirectory(config.run_dir).trained):
-        return evaluate_run(config, cache)
-    trainer = Trainer(config, cache)
-    trainer.train()
-    if not can_say(config):
-        del trainer
-        make_room()
-        return evaluate_run(config, cache)
-    (scores,) = score_trained([trainer])
+    trainer = None
+    if not on_rank_zero(lambda: RunDirectory(config.run_dir).trained):
+        trainer = Trainer(config, cache)
+        trainer.train()
+    with leaving_between_batches(ALL_SAVED):
+        if trainer is None or not can_say(config):
+            del trainer
+            make_room()
+            return evaluate_run(config, cache)
+        (scores,) = score_trained([trainer])
     if isinstance(scores, NotFiniteError):
         raise scores
     return scores

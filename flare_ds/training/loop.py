@@ -12,12 +12,12 @@ that has ended, or can go no further, leaves; the others go on.
 import time
 from collections.abc import Sequence
 
-from flare_ds.exceptions import NotFiniteError, ToBeContinued
+from flare_ds.exceptions import NotFiniteError
 from flare_ds.runtime.opening import open_engine, trains_whole
-from flare_ds.runtime.process_group import gather_objects, rank
+from flare_ds.runtime.process_group import rank
+from flare_ds.runtime.signals import StopRequest, stopping
 from flare_ds.runtime.watchdog import pace
 from flare_ds.training.cell import Cell
-from flare_ds.training.signals import StopRequest
 from flare_ds.training.steps import take_step
 from flare_ds.training.validation import see_abreast
 
@@ -53,8 +53,7 @@ def train_cells(cells: Sequence[Cell]) -> list[NotFiniteError]:
     Raises:
         ToBeContinued: a signal asked the training to stop; all states are saved.
     """
-    stop = StopRequest()
-    with stop, pace("training") as beat:
+    with stopping() as stop, pace("training", anew=True) as beat:
         for cell in cells:
             cell.begin()
         new = [cell for cell in cells if cell.is_new]
@@ -66,16 +65,22 @@ def train_cells(cells: Sequence[Cell]) -> list[NotFiniteError]:
                 if not cell.goes_on:
                     cell.finish()
             training = [cell for cell in training if cell.goes_on]
+            number = len(_abreast(training))
             if training and _step_abreast(training, stop) and any(cell.goes_on for cell in training):
                 _leave(training, stop)
-            beat()
+            beat(anew=len(_abreast([cell for cell in training if cell.goes_on])) > number)
     return [cell.failure for cell in cells if cell.failure is not None]
 
 
+def _abreast(training: Sequence[Cell]) -> list[Cell]:
+    """Those that have done the fewest steps, which take the next."""
+    fewest = min((cell.progress.step for cell in training), default=0)
+    return [cell for cell in training if cell.progress.step == fewest]
+
+
 def _step_abreast(training: Sequence[Cell], stop: StopRequest) -> bool:
-    """A step of those that have done the fewest; whether a rank was asked to stop."""
-    fewest = min(cell.progress.step for cell in training)
-    abreast = [cell for cell in training if cell.progress.step == fewest]
+    """The next step; whether a rank was asked to stop."""
+    abreast = _abreast(training)
 
     def wishes() -> dict[str, bool]:
         """One rank is enough, and only rank 0 looks at the clock."""
@@ -95,13 +100,8 @@ def _step_abreast(training: Sequence[Cell], stop: StopRequest) -> bool:
 
 def _leave(training: Sequence[Cell], stop: StopRequest) -> None:
     """Leave, as a signal asked any of the ranks to; the states are saved."""
-    stop.followed()
     for cell in training:
         cell.records.close()
-    by = next(name for name in gather_objects(stop.signal) if name)
-    said = "; ".join(
-        f"stopped after step {cell.progress.step} of {cell.steps}; {cell.run_dir} is saved"
-        for cell in training
-        if cell.failure is None
-    )
-    raise ToBeContinued(f"{by}: {said}, the same command goes on")
+    able = [cell for cell in training if cell.failure is None]
+    stops = [f"stopped after step {cell.progress.step} of {cell.steps}; {cell.run_dir} is saved" for cell in able]
+    stop.leave_if_asked("; ".join(stops))

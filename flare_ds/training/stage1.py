@@ -22,13 +22,14 @@ from flare_ds.files import disk_errors, write_json
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.merge import merge_run
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import TRAINING
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.training.run import open_run
-from flare_ds.training.state import is_trained
 from flare_ds.training.trainer import Trainer
 from flare_ds.training.validation import validate
 
@@ -75,7 +76,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     _check_settings(config)
     join_if_launched()
     cache = open_run(config, train=True)
-    trained = on_rank_zero(partial(is_trained, config, cache))
+    trained = on_rank_zero(lambda: RunDirectory(config.run_dir).trained)
     if on_rank_zero(output.exists):
         return on_rank_zero(partial(_finished, config, output, trained))
     if not trained:
@@ -144,7 +145,7 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
 def _accept(config: Config, output: Path, candidate: Path, untuned: Scores, merged: Scores) -> Stage1:
     """Give a base that is better than the untuned one its name."""
     run_dir = Path(config.run_dir)
-    training = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))
+    training = json.loads((run_dir / TRAINING).read_text(encoding="utf-8"))
     tuned = training["best_validation_score"]
     made = model_fingerprint(str(candidate))
     result = Stage1(str(output), made, merged.metric, len(merged.records), untuned.score, tuned, merged.score)

@@ -1,11 +1,11 @@
-"""The trainer state: everything a run needs to go on as if it had never stopped, in one small file.
+"""The trainer state: all that a run needs to go on as if it had never stopped, in one small file.
 
     adapter/NAME   exp_avg/NAME   exp_avg_sq/NAME      whole fp32 matrices, in state.safetensors
     step, scores so far, fingerprint                   in the same file's metadata
 
 Only the adapter trains, so the state is adapter-sized: it is gathered, written by rank 0, and read by any number of
 ranks. One file, renamed into place, is never half a state. The data order and the learning rate are functions of the
-step, so nothing else has to be kept.
+step, so nothing else has to be kept. The best adapter so far lies in the run's `adapter/`; a state is saved with each.
 """
 
 from collections.abc import Mapping
@@ -141,19 +141,6 @@ def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
         kind: {name.removeprefix(f"{kind}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}/")}
         for kind in MOMENTS
     }
-
-
-def is_trained(config: Config, cache: Cache) -> bool:
-    """Whether a run was trained to its end.
-
-    Raises:
-        CheckpointError: it was trained with other data or settings.
-    """
-    state = state_path(config)
-    if not (state.exists() and (Path(config.run_dir) / "training.json").exists()):
-        return False
-    read_progress(state, fingerprint(config, cache))
-    return True
 
 
 def fingerprint(config: Config, cache: Cache) -> str:

@@ -5,29 +5,31 @@
 What a directory has in the end is what it has alone: config, state, adapter, logs, scores.
 """
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import ConfigError, NotFiniteError, kept
+from flare_ds.exceptions import ConfigError, FlareError, NotFiniteError, kept, together
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import check_model, make_room
 from flare_ds.runtime.memory import joint_memory
 from flare_ds.runtime.opening import holds_whole
-from flare_ds.runtime.process_group import gather_objects, rank
+from flare_ds.runtime.process_group import gather_objects, rank, world_size
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.signals import leave_if_asked, leaving_between_batches, stopping
 from flare_ds.training.cell import Cell
-from flare_ds.training.evaluated import can_say, score_trained, train_and_evaluate
+from flare_ds.training.evaluated import ALL_SAVED, can_say, score_trained, train_and_evaluate
 from flare_ds.training.loop import open_cells, train_cells
 from flare_ds.training.trainer import Trainer
 
@@ -40,7 +42,7 @@ def check_distinct(configs: Sequence[Config]) -> None:
     Raises:
         ConfigError: two would.
     """
-    places = [config.run_dir for config in configs]
+    places = [os.path.realpath(config.run_dir) for config in configs]
     for place in sorted({place for place in places if places.count(place) > 1}):
         raise ConfigError(
             f"run_dir={place!r} is named {places.count(place)} times", fix="name each run once, without run_dir=..."
@@ -58,19 +60,25 @@ def train_together(
         tell: called with the scores of each, as soon as they are there.
 
     Raises:
-        NotFiniteError: some could not be trained to their ends; the others were.
-        ToBeContinued: a signal asked the training to stop; all states are saved.
-        FlareError: see `Cell`, `open_cells` and `evaluate_run`.
+        FlareError: some could not be trained to their ends, or scored; the others were. See `Cell`, `open_cells`,
+            `train_cells` and `evaluate_run`.
+        ToBeContinued: a signal asked to stop; all states are saved.
     """
     outcome = _Outcome(tell)
-    for alike in _alike(runs):
-        if len(alike) == 1 or _joins(alike[0]) is None:
-            _in_turn(alike, evaluate, outcome)
-        else:
-            _together(alike, evaluate, outcome)
+    if not evaluate:
+        trained = _trained(runs)
+        for (config, _), is_trained in zip(runs, trained, strict=True):
+            if is_trained:
+                _say(f"{config.run_dir} is trained; to train it anew, delete it")
+        runs = [run for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
+    with stopping():
+        for alike in _alike(runs):
+            if len(alike) == 1 or _joins(alike[0]) is None:
+                _in_turn(alike, evaluate, outcome)
+            else:
+                _together(alike, evaluate, outcome)
     if outcome.failures:
-        told = "; ".join(failure.problem for failure in outcome.failures)
-        raise NotFiniteError(told, fix=outcome.failures[0].fix)
+        raise together(outcome.failures, "the runs", fix="mend them, and train them again")
 
 
 @dataclass
@@ -83,7 +91,17 @@ class _Outcome:
     """
 
     tell: Callable[[Config, Scores], None]
-    failures: list[NotFiniteError] = field(default_factory=list)
+    failures: list[FlareError] = field(default_factory=list)
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """What all ranks refuse alike within this ends with it; what is behind it goes on."""
+        try:
+            yield
+        except FlareError as error:
+            if not (error.shared or isinstance(error, NotFiniteError) or world_size() == 1):
+                raise  # other ranks go on, and wait there
+            self.failures.append(kept(error))
 
 
 def _joins(run: Run) -> tuple[Any, ...] | None:
@@ -113,39 +131,50 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _in_turn(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     for config, cache in runs:
-        try:
+        leave_if_asked(ALL_SAVED)
+        with outcome.spared():
             if evaluate:
                 outcome.tell(config, train_and_evaluate(config, cache))
             else:
                 Trainer(config, cache).train()
-        except NotFiniteError as error:
-            outcome.failures.append(kept(error))
         make_room()
+
+
+def _trained(runs: Sequence[Run]) -> list[bool]:
+    """Of which runs nothing is left to train; a collective."""
+    return on_rank_zero(lambda: [RunDirectory(config.run_dir).trained for config, _ in runs])
 
 
 def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     """Train those that are not trained, score all, in groups that fit; last those whose scoring asks another model."""
-    trained = on_rank_zero(lambda: [RunDirectory(config.run_dir).trained for config, _ in runs])
+    trained = _trained(runs)
     new = [run for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
-    done = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained and evaluate]
+    done = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained]
     later = [run for run in done if not can_say(run[0])]
-    shape = agreed(partial(_checked_shape, [config for config, _ in runs]))
     for part in (new, [run for run in done if can_say(run[0])]):
-        groups = _fitting([Cell(*run, shape) for run in part])
+        groups = _fitting(_cells(part, outcome))
         while groups:
-            later += _group(groups.pop(0), train=part is new, evaluate=evaluate, outcome=outcome)
+            leave_if_asked(ALL_SAVED)
+            with outcome.spared():
+                later += _group(groups.pop(0), train=part is new, evaluate=evaluate, outcome=outcome)
             make_room()
     if evaluate:
         _in_turn(later, evaluate, outcome)
 
 
-def _checked_shape(configs: Sequence[Config]) -> PreTrainedModel:
-    """The base of all, on the meta device, for which each kind of settings among them was checked once."""
-    shape = load_shape(configs[0].model)
-    kinds = {(config.method, str(config.adapter), str(config.mixup), config.sources): config for config in configs}
-    for config in kinds.values():
-        check_model(config, shape)
-    return shape
+def _cells(runs: Sequence[Run], outcome: _Outcome) -> list[Cell]:
+    """Those of some runs that suit their base; each kind of settings among them is checked once."""
+    if not runs:
+        return []
+    shape, cells, suit = agreed(partial(load_shape, runs[0][0].model)), list[Cell](), set[Any]()
+    for config, cache in runs:
+        kind = config.method, str(config.adapter), str(config.mixup), config.sources, config.streams_beside
+        with outcome.spared():
+            if kind not in suit:
+                agreed(partial(check_model, config, shape))
+                suit.add(kind)
+            cells.append(Cell(config, cache, shape))
+    return cells
 
 
 def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome) -> list[Run]:
@@ -157,11 +186,12 @@ def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome)
         outcome.failures += train_cells(cells)
     trained = [cell for cell in cells if cell.failure is None]
     able = [cell for cell in trained if can_say(cell.config)] if evaluate else []
-    for cell, found in zip(able, score_trained(able), strict=True):
-        if isinstance(found, NotFiniteError):
-            outcome.failures.append(found)
-        else:
-            outcome.tell(cell.config, found)
+    with leaving_between_batches(ALL_SAVED):
+        for cell, found in zip(able, score_trained(able), strict=True):
+            if isinstance(found, NotFiniteError):
+                outcome.failures.append(found)
+            else:
+                outcome.tell(cell.config, found)
     return [(cell.config, cell.cache) for cell in trained if cell not in able]
 
 
@@ -181,7 +211,10 @@ def _fitting(cells: list[Cell]) -> list[list[Cell]]:
 
 def _cut_alike(cells: Sequence[Cell]) -> None:
     """Have all cells sort and cut the rows of a step by one length of each, so that the same ones come together."""
-    ids = [[cell.cache.split("train").ids(row) for row in range(len(cell.feed.lengths))] for cell in cells]
+    ids = []
+    for cell in cells:
+        split = cell.cache.split("train")
+        ids.append([split.ids(row) for row in range(len(split))])
     longest: dict[str, int] = {}
     for cell, own in zip(cells, ids, strict=True):
         for name, length in zip(own, cell.feed.lengths.tolist(), strict=True):

@@ -28,6 +28,16 @@ def test_of_batches_that_differ_in_length_the_slowest_so_far_decides() -> None:
     assert bound_after(1, 1, 1, 1, 1, 1, 40, 2, steady=False) == 400
 
 
+def test_steps_of_more_runs_are_measured_anew() -> None:
+    pace = Pace("training", steady=True)
+    for seconds in (3, 3, 3, 3, 3):
+        pace.took(seconds)
+    pace.forget()
+    assert pace.bound == 600
+    pace.took(50)
+    assert pace.bound == 500
+
+
 def test_what_the_user_gives_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSPEED_TIMEOUT", "20")
     assert bound_after(500) == 1200

@@ -1,10 +1,13 @@
 """Training and scoring in one launch leaves what the two leave one after the other."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
+from flare_ds.failures import TO_BE_CONTINUED
 from flare_ds.scoring.predictions import read_predictions
-from tests.distributed import run_ranks
+from tests.distributed import run_ranks, start_ranks
 from tests.toy import toy_settings, write_config
 
 
@@ -25,3 +28,20 @@ def test_scoring_at_once_leaves_the_files_of_scoring_later(tmp_path: Path) -> No
     summary = json.loads((tmp_path / "ranked/training.json").read_text())
     assert summary["best_step"] < summary["steps"]
     assert "text" in read_predictions(tmp_path / "written.at_once.parquet")[0]
+
+
+def test_a_job_that_is_asked_to_stop_while_it_scores_is_continued(tmp_path: Path) -> None:
+    """One of two ranks is asked; both leave between two batches, and the same command scores."""
+    settings = toy_settings(tmp_path, method="lora", name="run", steps=1) | {"evaluate": {"batch_size": 1}}
+    command = ["flare_ds", "train", str(write_config(settings)), "--evaluate"]
+    ranks = start_ranks(command, 2)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run/training.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks[1].send_signal(signal.SIGUSR1)
+    said = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [TO_BE_CONTINUED] * 2, said
+    assert "SIGUSR1: stopped; what is trained is saved, the same command goes on" in said[0]
+    assert not (tmp_path / "run/metrics.json").exists()
+    assert "on 101 test examples" in run_ranks(command, 2)[0]

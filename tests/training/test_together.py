@@ -24,8 +24,8 @@ from flare_ds.runtime import memory
 from flare_ds.runtime.engine import Engine, make_room
 from flare_ds.settings import load_config
 from flare_ds.tracking.figures import PARTS
+from flare_ds.training import state, together
 from flare_ds.training import steps as module
-from flare_ds.training import together
 from flare_ds.training.loop import open_cells
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
@@ -255,7 +255,7 @@ def test_what_failed_holds_no_model_while_others_train(root: Path, monkeypatch: 
 
     before = sum(isinstance(one, Engine) for one in gc.get_objects())
     monkeypatch.setattr(together, "make_room", counted)
-    with pytest.raises(NotFiniteError, match=r"3 steps in a row were not applied.*3 steps in a row"):
+    with pytest.raises(NotFiniteError, match=r"(?s)3 steps in a row were not applied.*3 steps in a row"):
         train_together(runs, evaluate=True)
     assert alive == [before] * 3, "behind the group, and behind each of those in turn"
 
@@ -302,6 +302,7 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     made = [settings(root, name, f"turn-{name}", steps=2) for name in ("flare-pl", "lora-pl", "prefix-de")]
     made += [heads(made[0]) | {"run_dir": str(root / f"turn-head-{number}")} for number in range(2)]
     cells = [load_config(write_config(one)) for one in made]
+    wrong = write_config(made[0] | {"run_dir": str(root / "turn-wrong"), "adapter": {"target_modules": ["q_projj"]}})
     needed: list[float] = []
     original = memory.joint_memory
 
@@ -312,11 +313,38 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
 
     monkeypatch.setattr("flare_ds.training.together.joint_memory", sized)
     paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in cells]
-    assert main(["train", *paths, "train.validate_rows=10"]) == 0
+    assert main(["train", str(wrong), *paths, "train.validate_rows=10"]) == 1
     told = capfd.readouterr().err
-    assert "3 runs are trained together over one base" in told and "2 runs are trained in turn" in told
+    assert "'q_projj'" in told and "problems" not in told and not (root / "turn-wrong/train_log.jsonl").exists()
+    assert "4 runs are trained together over one base" in told and "2 runs are trained in turn" in told
     assert "so they are trained in two groups" in told
     assert needed[0] > needed[1] and len(needed) == 2
     assert all((Path(config.run_dir) / "training.json").is_file() for config in cells)
-    assert main(["train", *paths, paths[0]]) == 1
+    assert main(["train", paths[0], paths[1], "train.validate_rows=10"]) == 0
+    assert capfd.readouterr().err.count("is trained; to train it anew, delete it") == 2
+    spelt = write_config(made[0] | {"run_dir": str(root / "data/../turn-flare-pl")})
+    assert main(["train", *paths, str(spelt)]) == 1
     assert "is named 2 times" in capfd.readouterr().err
+
+
+def test_a_state_is_saved_with_each_best_adapter(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resume from before it might not meet that adapter again, and would score what its records do not name."""
+    saved: list[int] = []
+    original = state.save_state
+
+    def save(path: Path, engine: Any, progress: state.Progress, cell: int) -> None:
+        saved.append(progress.step)
+        original(path, engine, progress, cell)
+
+    monkeypatch.setattr("flare_ds.training.cell.save_state", save)
+    often = {"steps": 6, "validate_every": 1, "save_every": 1000, "save_seconds": None}
+    made = settings(root, "flare-pl", "bests", **often)
+    assert main(["train", str(write_config(made))]) == 0
+    scores = {
+        line["step"]: line["validation_score"]
+        for line in RunDirectory(made["run_dir"]).train_log()
+        if "validation_score" in line
+    }
+    bests = [step for step in range(1, 7) if scores[step] > max([scores[s] for s in range(1, step)], default=-1)]
+    assert len(bests) > 1 and bests[0] == 1 and {*bests} <= {*saved}
+    assert saved == sorted({*saved}) and saved[-1] == 6 and len(saved) < 6

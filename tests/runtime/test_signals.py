@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flare_ds.training.signals import StopRequest
+from flare_ds.exceptions import ToBeContinued
+from flare_ds.runtime.signals import StopRequest, between_batches, leaving_between_batches, stopping
 
 
 def wait_for(reached: Callable[[], object]) -> None:
@@ -35,16 +36,33 @@ def test_a_signal_is_a_request_and_one_right_behind_it_the_same(number: signal.S
 def test_a_rank_that_leaves_because_it_was_asked_is_not_cut_short() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with StopRequest() as stop:
-            stop.followed()
+        with stopping() as stop, leaving_between_batches("saved"):
+            between_batches()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_for(lambda: stop.signal)
+            with pytest.raises(ToBeContinued, match="SIGUSR1: saved, the same command goes on"):
+                between_batches()
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+def test_one_within_another_is_the_same_and_leaves_where_it_may() -> None:
+    with stopping() as outer:
+        with stopping() as inner:
+            assert inner is outer
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_for(lambda: inner.signal)
+        between_batches()  # a validation: its run is not saved
+        assert outer.signal == "SIGUSR1", "one that comes at the end of the inner is not lost"
+    with stopping() as other:
+        assert other is not outer and not other.signal
+    between_batches()
+
+
 SECOND = """
 import ctypes
-from flare_ds.training import signals
+from flare_ds.runtime import signals
 signals._SAME_S = 0.2
 with signals.StopRequest() as stop:
     print("ready", flush=True)

@@ -1,4 +1,5 @@
-"""A run that is asked to stop stops between two steps: its state is saved, and the same command goes on.
+"""A job that is asked to stop stops between two steps, or two batches of rows to score: what is trained is saved, and
+the same command goes on.
 
 SIGTERM (a scheduler's, a launcher's) and SIGUSR1 ask; a second SIGTERM, a few seconds later, ends the rank at once. A
 launcher and a scheduler may both pass on the same signal, so one that comes right behind the first is the same request.
@@ -11,9 +12,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
+from flare_ds.exceptions import ToBeContinued
 from flare_ds.failures import leave
+from flare_ds.runtime.process_group import gather_objects
 
 _ASKING = (signal.SIGTERM, signal.SIGUSR1)
 _SAME_S = 5.0
@@ -21,11 +26,15 @@ _SAME_S = 5.0
 
 
 class StopRequest:
-    """Listens for requests to stop while it is entered, from the main thread."""
+    """Listens for requests to stop while it is entered, from the main thread.
+
+    Attributes:
+        signal: the name of the signal that asked; empty as long as none has.
+        between_batches: what to say when leaving between two batches of rows; empty: nobody leaves there.
+    """
 
     def __init__(self) -> None:
-        self.signal = ""
-        """The name of the signal that asked; empty as long as none has."""
+        self.signal = self.between_batches = ""
         self._leaving = False
 
     def __enter__(self) -> "StopRequest":
@@ -50,9 +59,15 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_IGN if self._leaving else handler)
 
-    def followed(self) -> None:
-        """The state is saved: whatever signal comes now, this rank is leaving."""
-        self._leaving = True
+    def leave_if_asked(self, told: str) -> None:
+        """Leave if any rank was asked to; a collective.
+
+        Raises:
+            ToBeContinued: saying so.
+        """
+        if by := next(filter(None, gather_objects(self.signal)), None):
+            self._leaving = True  # whatever signal comes now
+            raise ToBeContinued(f"{by}: {told}, the same command goes on")
 
     def _listen(self, reader: int) -> None:
         first = 0.0
@@ -65,3 +80,46 @@ class StopRequest:
                 elif number == signal.SIGTERM and time.monotonic() - first > _SAME_S and not self._leaving:
                     leave(128 + signal.SIGTERM)
         os.close(reader)
+
+
+_request: StopRequest | None = None
+"""The one that this process listens for."""
+
+
+@contextmanager
+def stopping() -> Iterator[StopRequest]:
+    """Listen for a request to stop; within another, go on listening, or one that comes at its end would be lost."""
+    global _request
+    if _request is not None:
+        yield _request
+        return
+    with StopRequest() as _request:
+        try:
+            yield _request
+        finally:
+            _request = None
+
+
+@contextmanager
+def leaving_between_batches(told: str) -> Iterator[None]:
+    """Whoever goes over rows within this leaves between two batches, if asked: but for their answers all is saved."""
+    if _request is None:
+        yield
+        return
+    _request.between_batches = told
+    try:
+        yield
+    finally:
+        _request.between_batches = ""
+
+
+def leave_if_asked(told: str) -> None:
+    """Leave if anybody listens and any rank was asked to; see `StopRequest.leave_if_asked`."""
+    if _request is not None:
+        _request.leave_if_asked(told)
+
+
+def between_batches() -> None:
+    """Likewise, where `leaving_between_batches` allows it."""
+    if _request is not None and _request.between_batches:
+        _request.leave_if_asked(_request.between_batches)
