@@ -91,10 +91,7 @@ class ShardedEngine(Engine):
     def _norms(self, cells: list[int]) -> list[float]:
         """See `Engine`; gradients of which one is not finite go: DeepSpeed would apply no cell's step."""
         of_cells = [list(self.learners[cell].parameters.values()) for cell in cells]
-        squares = [
-            torch.stack([safe_get_local_grad(p).double().square().sum() for p in parameters]).sum()
-            for parameters in of_cells
-        ]
+        squares = [_sum_of_squares([safe_get_local_grad(p) for p in parameters]) for parameters in of_cells]
         norms = added_up(torch.stack(squares)).sqrt().tolist()
         for norm, parameters in zip(norms, of_cells, strict=True):
             for parameter in () if math.isfinite(norm) else parameters:
@@ -170,6 +167,11 @@ def _sharded_model(
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
     zero_init = HfDeepSpeedConfig(settings)
     return settings, filled_model(configs, label_tokens=label_tokens, adapters=adapters), zero_init
+
+
+def _sum_of_squares(gradients: list[Tensor]) -> Tensor:
+    """Of all elements, in fp64; a few kernels for hundreds of matrices."""
+    return torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).square().sum()
 
 
 def _share_size(parameter: nn.Parameter) -> int:

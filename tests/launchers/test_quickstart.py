@@ -61,7 +61,7 @@ def test_killed_continued_then_skipped(root: Path) -> None:
 
     output = finish(start(root), root)
     assert "stage1" in output and "skipped (finished)" in output
-    for method in ("zero_shot", "lora", "flare"):
+    for method in ("zero_shot", "lora", "flare", "source_prefix"):
         metrics = json.loads((root / f"runs/pl/{method}-seed1/metrics.json").read_text())
         assert metrics["num_examples"] == 40 and metrics["method"] == method
         assert method in output
