@@ -9,6 +9,7 @@ Rows lie on disk; a sequence of them reads one at a time.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -49,15 +50,17 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
     counts: dict[str, int] = {}
     whole = _deal(task, config, counts)
     kept = _capped(whole, config)
+    translations: tuple[Path, ...] = ()
     if config.is_translated:
-        candidates = pair_with_translations(task, config, kept, translate or TranslateConfig(), counts)
+        translate = translate or TranslateConfig()
+        candidates, translations = pair_with_translations(task, config, kept, translate, counts)
     else:
         candidates = {split: _own(rows, config) for split, rows in kept.items()}
     clean = _without_leaks(candidates, whole, counts)
     if config.drop_shared_passages:
         clean = _without_shared_passages(clean, counts)
     _count_shared_passages(clean, counts)
-    return ParallelData({split: rows.rows for split, rows in clean.items()}, counts)
+    return ParallelData({split: rows.rows for split, rows in clean.items()}, counts, translations)
 
 
 def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
