@@ -24,12 +24,16 @@ class Nllb(Engine):
         import torch
         from transformers import AutoModelForSeq2SeqLM
 
+        from flare_ds.model_files.hub import revision
+
         gpus = torch.cuda.device_count()
         self._device = torch.device("cuda", worker % gpus) if gpus else torch.device("cpu")
         self._tokenizer, self._target_id = load_tokenizer(translate, direction)
         dtype = torch.bfloat16 if gpus else torch.float32
         try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(translate.model, dtype=dtype, trust_remote_code=False)
+            model = AutoModelForSeq2SeqLM.from_pretrained(
+                translate.model, revision=revision(translate.model), dtype=dtype, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(f"translate.model={translate.model!r} cannot be loaded: {error}", fix=FIX) from error
         self._model = model.eval().requires_grad_(False).to(self._device)
