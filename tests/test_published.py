@@ -82,6 +82,12 @@ def test_every_kind_is_listed_verified_and_removed(made: dict[str, Path], capsys
     assert all(is_trash(path) or path.name == "requests" for path in here.iterdir() if path.is_dir())
 
 
+def test_what_was_fetched_is_not_removed_by_its_age(made: dict[str, Path]) -> None:
+    here = made["tokens"].parent
+    assert main(["cache", "rm", "--older-than", "0", "--in", str(here), "--yes"]) == 0
+    assert {kind for kind, path in made.items() if path.exists()} == {"fetched"}
+
+
 def flip(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
