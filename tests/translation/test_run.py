@@ -16,6 +16,7 @@ from flare_ds.data.parallel import translation_jobs
 from flare_ds.exceptions import DataError, HostError
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.tasks.load import task_of
+from flare_ds.translation import run
 from flare_ds.translation.run import describe, translate_jobs
 from flare_ds.translation.store import find_translation, read_manifest, read_translation
 from tests.toy import toy_settings
@@ -71,6 +72,14 @@ def test_a_finished_translation_is_found_by_content(tmp_path: Path, program: Pro
         with pytest.raises(DataError, match="the train rows are not translated yet") as raised:
             find_translation(job(changed), settings(tmp_path))
         assert raised.value.fix == "flare-ds translate CONFIG"
+
+
+def test_what_is_finished_is_not_cut_into_sentences_again(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = translate_jobs([job(random_rows(3))], settings(tmp_path))
+    monkeypatch.setattr(run, "segments_of", lambda *_: pytest.fail("a row is cut"))
+    assert translate_jobs([job(random_rows(3))], settings(tmp_path)) == first
 
 
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, program: Program) -> None:
