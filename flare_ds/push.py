@@ -23,6 +23,7 @@ from flare_ds.config import Config, TaskConfig, TranslateConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.files import disk_errors, write_json, write_text
 from flare_ds.json_text import json_text, parse_object
+from flare_ds.model_files.names import is_path
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE, CONFIG, METRICS, TRAINING, VERSIONS
 from flare_ds.settings import parse_config
@@ -83,7 +84,9 @@ def _shared(config: Config, base: str | None) -> Config:
     settings["deepspeed"] = config.deepspeed if is_name(config.deepspeed) else AUTO
     settings["model"]["base"] = name
     settings["task"]["data_dir"] = TaskConfig.model_fields["data_dir"].default
-    settings["translate"] = TranslateConfig().model_dump(mode="json")
+    settings["translate"]["directory"] = TranslateConfig().directory
+    if is_path(config.translate.model):
+        settings["translate"]["model"] = TranslateConfig().model
     return parse_config(settings, origin=CONFIG)
 
 

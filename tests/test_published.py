@@ -17,7 +17,7 @@ from flare_ds.fetch.sources import Source
 from flare_ds.kept import Kind, kept_in
 from flare_ds.published import FileRecord, check_sizes, is_trash
 from flare_ds.translation.run import translate_jobs
-from flare_ds.translation.store import open_translation
+from flare_ds.translation.store import find_translation, read_translation
 from tests.data.cache.moods import moods_config, word_tokenizer, write_data
 from tests.data.test_states import STORE, write_store
 from tests.translation.rows import Program, job, random_rows, settings
@@ -56,10 +56,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 def readers(made: dict[str, Path], root: Path) -> dict[str, Callable[[], object]]:
     """How each is used; False where it must be made again."""
     translate = settings(root).model_copy(update={"directory": str(root / "caches")})
+    rows = random_rows(3)
     return {
         "tokens": lambda: open_cache(made["tokens"]),
         "states": lambda: open_store(made["states"], key=STORE.key),
-        "translation": lambda: list(open_translation(job(random_rows(3)), translate)),
+        "translation": lambda: list(read_translation(find_translation(job(rows), translate), rows)),
         "fetched": lambda: is_of(SOURCE, made["fetched"]),
     }
 
@@ -79,6 +80,12 @@ def test_every_kind_is_listed_verified_and_removed(made: dict[str, Path], capsys
     assert told.out == "" and all(f"the content of {name} was changed" in told.err for name in CONTENT.values())
     assert main(["cache", "rm", "--yes", *map(str, made.values())]) == 0
     assert all(is_trash(path) or path.name == "requests" for path in here.iterdir() if path.is_dir())
+
+
+def test_what_was_fetched_is_not_removed_by_its_age(made: dict[str, Path]) -> None:
+    here = made["tokens"].parent
+    assert main(["cache", "rm", "--older-than", "0", "--in", str(here), "--yes"]) == 0
+    assert {kind for kind, path in made.items() if path.exists()} == {"fetched"}
 
 
 def flip(path: Path) -> None:

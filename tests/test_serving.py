@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 
 import flare_ds
 from flare_ds.adapters.files import WEIGHTS
-from flare_ds.config import Config
+from flare_ds.config import Config, TranslateConfig
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.exceptions import CheckpointError, ConfigError
@@ -51,6 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = toy_settings(root, method=method, name=f"runs/pl-{method}", steps=1)
         settings["task"] |= {"test_rows": 9, "validation_rows": 9}
         settings["model"] |= {"base": str(root / "models/tuned")}
+        settings["translate"] = {"model": "facebook/m2m100_418M", "beams": 2, "max_new_tokens": 99, "drop": ["loop"]}
         begin(load_config(write_config(settings)))
     commands = [["evaluate", f"runs/pl-{method}"] for method in METHODS]
     commands += [shlex.split(line)[1:] for block in BASH for line in block.splitlines()]
@@ -140,7 +141,9 @@ def test_a_folder_for_the_hub(root: Path) -> None:
     assert results["test", "accuracy"] == metrics["figures"]["accuracy"]
     check_shared(folder, root)
     config = load_config(folder, [f"model.base={root / 'models/tuned'}"])
-    assert config.method == "lora" and config.adapter == load_config(root / "runs/pl-lora").adapter
+    run = load_config(root / "runs/pl-lora")
+    assert config.method == "lora" and config.adapter == run.adapter
+    assert config.translate == run.translate.model_copy(update={"directory": "translations"})
 
 
 def check_shared(folder: Path, root: Path) -> None:
@@ -154,12 +157,15 @@ def check_shared(folder: Path, root: Path) -> None:
 
 def test_a_task_of_ones_own_and_languages_of_the_hub_go_along(root: Path) -> None:
     settings = qa_settings(root / "qa", method="flare", name="run", steps=1)
+    ours = {"engine": "ctranslate2", "beams": 3}
+    settings["translate"] = ours | {"model": str(root / "ct2"), "directory": str(root / "texts")}
     config = load_config(write_config(settings))
     begin(config)
     folder = push(load_config(config.run_dir), root / "hub/qa", base="gpt2")
     check_shared(folder, root)
     (root / "qa/who.yaml").rename(root / "qa/gone.yaml")
     shared = load_config(folder)
+    assert shared.translate == TranslateConfig.model_validate(ours)
     assert task_of(shared.task).prompt({"text": "a", "question": "b"}) == "Text: a\nQuestion: b\nAnswer:"
     front = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     assert (front["library_name"], front["base_model"]) == ("flare_ds", "gpt2") and "license" not in front

@@ -49,7 +49,8 @@ def _add_rm(verbs: "Verbs") -> None:
     add_list(rm, "caches", "*", type=typed_path, metavar="CACHE", help="cache directories")
     which = rm.add_mutually_exclusive_group()
     which.add_argument("--unfinished", action="store_true", help="what killed builds left an hour ago or more")
-    which.add_argument("--older-than", type=at_least(0), metavar="DAYS", help="what was written and used longer ago")
+    old = "what was written and used longer ago, but nothing that was fetched"
+    which.add_argument("--older-than", type=at_least(0), metavar="DAYS", help=old)
     rm.add_argument(
         "--in",
         dest="directory",
@@ -163,6 +164,7 @@ def _rm(options: argparse.Namespace) -> None:
 
 
 def _chosen(options: argparse.Namespace) -> "list[Kept]":
+    from flare_ds.fetch.record import FETCHED
     from flare_ds.kept import kept_at, kept_in
 
     by_rule = options.unfinished or options.older_than is not None
@@ -174,8 +176,8 @@ def _chosen(options: argparse.Namespace) -> "list[Kept]":
     found = kept_in(options.directory, _kinds())
     if options.unfinished:
         return [kept for kept in found if kept.is_abandoned]
-    days = options.older_than
-    return [kept for kept in found if kept.seconds_old > days * 86_400]
+    seconds = options.older_than * 86_400  # nobody notes that he reads what was fetched
+    return [kept for kept in found if kept.seconds_old > seconds and kept.kind is not FETCHED]
 
 
 def _agreed(number: int) -> bool:

@@ -8,7 +8,8 @@
 Rows lie on disk; a sequence of them reads one at a time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -19,11 +20,11 @@ from flare_ds.data.row_table import digests
 from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, pools_of, read_joined
 from flare_ds.data.translated import make_jobs, pair_with_translations, read_language
 from flare_ds.exceptions import ConfigError
-from flare_ds.tasks.base import SPLITS, Split, Task
+from flare_ds.tasks.base import SPLITS, Pool, Split, Task
 from flare_ds.tasks.load import check_languages
 from flare_ds.translation.job import TranslationJob
 
-__all__ = ["ParallelData", "ParallelRow", "Side", "load_parallel", "translation_jobs"]
+__all__ = ["ParallelData", "ParallelRow", "Side", "load_parallel", "parts_read", "translation_jobs"]
 
 
 def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | None = None) -> ParallelData:
@@ -49,15 +50,17 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
     counts: dict[str, int] = {}
     whole = _deal(task, config, counts)
     kept = _capped(whole, config)
+    translations: tuple[Path, ...] = ()
     if config.is_translated:
-        candidates = pair_with_translations(task, config, kept, translate or TranslateConfig(), counts)
+        translate = translate or TranslateConfig()
+        candidates, translations = pair_with_translations(task, config, kept, translate, counts)
     else:
         candidates = {split: _own(rows, config) for split, rows in kept.items()}
     clean = _without_leaks(candidates, whole, counts)
     if config.drop_shared_passages:
         clean = _without_shared_passages(clean, counts)
     _count_shared_passages(clean, counts)
-    return ParallelData({split: rows.rows for split, rows in clean.items()}, counts)
+    return ParallelData({split: rows.rows for split, rows in clean.items()}, counts, translations)
 
 
 def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
@@ -75,6 +78,13 @@ def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
     return list(make_jobs(task, config, _capped(_deal(task, config, {}), config)).values())
 
 
+def parts_read(task: Task, config: TaskConfig) -> list[tuple[str, Pool]]:
+    """The languages that are read for a config, and which part of each."""
+    read = _read_together(task, config).items()
+    parts = [(one, pool) for languages, of in read for pool in pools_of(of, task.pools) for one in languages]
+    return list(dict.fromkeys(parts))
+
+
 def _capped(splits: Mapping[Split, JoinedRows], config: TaskConfig) -> dict[Split, JoinedRows]:
     caps = {"train": config.train_rows, "validation": config.validation_rows, "test": config.test_rows}
     return {
@@ -84,27 +94,27 @@ def _capped(splits: Mapping[Split, JoinedRows], config: TaskConfig) -> dict[Spli
 
 
 def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split, JoinedRows]:
-    """The rows of each split: in all languages; or, where a side is translated, in the language that is not.
+    """The rows of each split: in all languages; or, where a side is translated, in the language that is not."""
+    dealt: dict[Split, JoinedRows] = {}
+    for languages, splits in _read_together(task, config).items():
+        pools = pools_of(splits, task.pools)
+        rows = deal(task, {pool: read_joined(task, config.data_dir, languages, pool, counts) for pool in pools})
+        dealt |= {split: rows[split] for split in splits}
+    return {split: dealt[split] for split in SPLITS}
+
+
+def _read_together(task: Task, config: TaskConfig) -> dict[tuple[str, ...], list[Split]]:
+    """The splits that some languages are read for: first the original one, where its text decides the split.
 
     Of a language only the parts are read that those splits come from: a target language may have a test set alone.
     """
-    if not config.is_translated:
-        return _deal_in(task, config, [*config.source_languages, config.target_language], SPLITS, counts)
-    splits: dict[str, list[Split]] = {}
+    original = [task.original_language] if task.parallel and task.original_language else []
+    splits: dict[tuple[str, ...], list[Split]] = {}
     for split in SPLITS:
-        splits.setdefault(read_language(task, config, split), []).append(split)
-    dealt = {language: _deal_in(task, config, [language], of, counts) for language, of in splits.items()}
-    return {split: dealt[language][split] for language, of in splits.items() for split in of}
-
-
-def _deal_in(
-    task: Task, config: TaskConfig, languages: Sequence[str], splits: Sequence[Split], counts: dict[str, int]
-) -> dict[Split, JoinedRows]:
-    """Read what some splits need of some languages, and of the original one where its text decides the split."""
-    original = task.original_language if task.parallel else None
-    joined = list(dict.fromkeys((original or languages[0], *languages)))
-    pools = pools_of(splits, task.pools)
-    return deal(task, {pool: read_joined(task, config.data_dir, joined, pool, counts) for pool in pools})
+        own = (*config.source_languages, config.target_language)
+        languages = (read_language(task, config, split),) if config.is_translated else own
+        splits.setdefault(tuple(dict.fromkeys((*original, *languages))), []).append(split)
+    return splits
 
 
 def _own(rows: JoinedRows, config: TaskConfig) -> Candidates:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -73,10 +74,12 @@ class ParallelData:
     Attributes:
         splits: the rows of each split, in the order of their hash.
         counts: `rows_read`, and how many were dropped for each reason (`dropped_...`).
+        translations: the directories of those that were read.
     """
 
     splits: Mapping[Split, Sequence[ParallelRow]]
     counts: dict[str, int]
+    translations: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

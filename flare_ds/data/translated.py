@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from flare_ds.data.split import JoinedRows, count
 from flare_ds.tasks.base import Row, Split, Task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.translation.job import TranslationJob
-from flare_ds.translation.store import open_translation
+from flare_ds.translation.store import find_translation, read_translation
 
 
 def read_language(task: Task, config: TaskConfig, split: Split) -> str:
@@ -46,20 +47,24 @@ def pair_with_translations(
     rows: Mapping[Split, JoinedRows],
     translate: TranslateConfig,
     counts: dict[str, int],
-) -> dict[Split, Candidates]:
+) -> tuple[dict[Split, Candidates], tuple[Path, ...]]:
     """Put the translation of each row beside it; what cannot be used is dropped and counted.
 
+    Returns:
+        The rows of each split, and the directories of the translations.
+
     Raises:
-        DataError: a translation is not there yet.
+        DataError: a translation is not there yet, or it is damaged.
     """
     jobs = make_jobs(task, config, rows)
-    opened = {split: open_translation(job, translate) for split, job in jobs.items()}  # all, before the long work
+    found = {split: find_translation(job, translate) for split, job in jobs.items()}  # all, before the long work
     paired: dict[Split, Candidates] = {}
     for split, job in jobs.items():
         language = read_language(task, config, split)
         back = language == config.target_language
-        paired[split] = _pair(task, job, rows[split][language], opened[split], translate.drop, counts, back=back)
-    return paired
+        translations = read_translation(found[split], job.rows)
+        paired[split] = _pair(task, job, rows[split][language], translations, translate.drop, counts, back=back)
+    return paired, tuple(found.values())
 
 
 def _pair(

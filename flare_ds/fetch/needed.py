@@ -29,7 +29,7 @@ def check_needed(config: Config, *, origin: str) -> None:
     questions: list[Callable[[], object]] = [partial(check_base, config.model.base)]
     try:
         task = task_of(config.task)
-        questions += [partial(check_languages, task, config.task), partial(_check_files, task, config.task)]
+        questions += [partial(check_languages, task, config.task), partial(_check_files, task, config)]
     except FlareError as error:
         wrong.append(error)
     for question in questions:
@@ -72,10 +72,17 @@ def check_data(config: TaskConfig) -> None:
         raise DataError(f"task.data_dir={config.data_dir!r} is not a directory", fix=f"check the path{fetch}")
 
 
-def _check_files(task: Task, config: TaskConfig) -> None:
-    """Look into local files, a row of each that would be read; what is on the hub is not asked for."""
-    check_data(config)
-    named = {config.target_language, *config.source_languages} if config.data_dir is not None else set()
-    for language in sorted(named & set(task.languages)):
-        for pool in task.pools:
-            next(iter(task.read(config.data_dir, language, pool)), None)
+def _check_files(task: Task, config: Config) -> None:
+    """Look into the local files that would be read, a row of each; where a cache will do, they may be gone."""
+    from flare_ds.data.parallel import parts_read  # it imports pyarrow, which no rank waits for
+
+    try:
+        check_data(config.task)
+        for language, pool in parts_read(task, config.task) if config.task.data_dir is not None else ():
+            if language in task.languages:
+                next(iter(task.read(config.task.data_dir, language, pool)), None)
+    except DataError:
+        from flare_ds.data.cache import remembered  # it imports transformers
+
+        if remembered(config) is None:
+            raise

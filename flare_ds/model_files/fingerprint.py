@@ -40,10 +40,15 @@ def model_fingerprint(name: str) -> str:
     if not directory.is_dir():
         return _commit(name)
     try:
-        states = [(file.name, file.stat()) for file in sorted(directory.iterdir()) if file.is_file()]
-        return _of_files(directory.absolute(), tuple((file, s.st_size, s.st_mtime_ns) for file, s in states))
+        return _of_files(directory.absolute(), file_states(directory))
     except (OSError, ValueError, TypeError, KeyError, struct.error) as error:
         raise ConfigError(f"cannot read the model {name!r}: {error}", fix="save it with save_pretrained") from error
+
+
+def file_states(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of a directory's own files, which show a change; none, where there is no directory."""
+    files = sorted(file for file in directory.iterdir() if file.is_file()) if directory.is_dir() else []
+    return tuple((file.name, (state := file.stat()).st_size, state.st_mtime_ns) for file in files)
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,8 @@
 """Which commit a hub's name means: asked for once, then the same for whatever this process loads by that name.
 
 A name alone means whatever its main branch is at that moment: a tokenizer could be of one commit and the weights of
-another, and so could two ranks. `flare_ds.runs.hub_names` makes all ranks mean the same.
+another, and so could two ranks, or two workers that translate. `flare_ds.runs.hub_names` makes all ranks mean the
+same; `flare_ds.translation.workers` hands on what was asked.
 """
 
 import tempfile
@@ -48,6 +49,11 @@ def _check_cache() -> None:
 def settle(name: str, commit: str) -> None:
     """From now on a name means this commit."""
     _COMMITS[name] = commit
+
+
+def settled() -> dict[str, str]:
+    """The commits that names mean by now, for another process to mean the same."""
+    return dict(_COMMITS)
 
 
 def revision(name: str) -> str | None:

@@ -24,6 +24,7 @@ from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, head_rows
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json
+from flare_ds.model_files.hub import revision
 from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
 from flare_ds.models.loading import load_shape
 from flare_ds.progress import bar
@@ -107,7 +108,8 @@ def _open_base(config: Config) -> _Base:
     directory = Path(config.model.base)
     try:
         if not directory.is_dir():
-            directory = Path(snapshot_download(config.model.base, ignore_patterns=list(_OTHER_WEIGHTS)))
+            base, others = config.model.base, list(_OTHER_WEIGHTS)
+            directory = Path(snapshot_download(base, revision=revision(base), ignore_patterns=others))
         file_of: dict[str, str] = {}
         for file in weight_files(directory):
             with safe_open(directory / file, framework="pt") as weights:

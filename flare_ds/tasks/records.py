@@ -12,6 +12,7 @@ hold anything.
 
 import csv
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ PARQUET_CONVERSION = "refs/convert/parquet"
 _BATCH = 1000
 _LONGEST_CELL = 2**31 - 1
 """The module csv knows one limit for all files, which by itself is 131,072 characters."""
+_SHARD = re.compile(r"(.*)-\d{5}(-of-(\d{5})\.\w+)")
 _USE_FILES = "or set task.data_dir to a directory that holds the same tables (docs/tasks.md says how they lie)"
 
 
@@ -157,7 +159,23 @@ def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
         raise DataError(f"found no {looked}", fix=fix)
     if len(found) > 1:
         raise DataError(f"both {found[0][0]} and {found[1][0]} hold the split {split!r}", fix="keep one of them")
+    _check_shards(found[0])
     return found[0]
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    """Refuse some of the hub's shards, which would be read as if they were all, and two sets of them."""
+    directory = files[0].parent
+    sets = {shard.groups() for file in files if (shard := _SHARD.fullmatch(file.name))}
+    if len(sets) > 1:
+        problem = f"{directory} holds {' and '.join(sorted(f'{split}-*{rest}' for split, rest, _ in sets))}"
+        raise DataError(problem, fix="keep the shards of one of them")
+    for split, rest, total in sets:
+        names = [f"{split}-{number:05d}{rest}" for number in range(int(total))]
+        if missing := [name for name in names if directory / name not in files]:
+            told = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+            problem = f"{directory} lacks {len(missing)} of {len(names)} shards: {told}"
+            raise DataError(problem, fix="put them there, or fetch the data again")
 
 
 def _suffixes() -> list[str]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,21 +94,25 @@ def _substitutes(config: TaskConfig) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Task:
-    """One job on its way: its place when finished, where it is worked on, and its batches."""
+    """One job on its way: its place when finished, and the batches of which it is made."""
 
     job: TranslationJob
     fields: dict[str, Any]
     directory: Path
-    batches: list[Batch]
+    batch_size: int
 
     @classmethod
     def of(cls, job: TranslationJob, translate: TranslateConfig) -> "_Task":
         fields = key_fields(job, translate)
-        directory = place_of(fields, translate)
+        return cls(job, fields, place_of(fields, translate), translate.batch_size)
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """All rows cut into sentences, which takes long where there are many: not asked for once it is finished."""
+        job = self.job
         segments = (segment for row in job.rows for segment in segments_of(row, job.long_field))
         direction = Direction(job.from_language, job.to_language)
-        batches = make_batches(segments, translate.batch_size, direction, _partial(directory) / "batches")
-        return cls(job, fields, directory, batches)
+        return make_batches(segments, self.batch_size, direction, _partial(self.directory) / "batches")
 
     def finish(self) -> None:
         """Make the finished translation of the batches, unless it is there; then drop the batches.

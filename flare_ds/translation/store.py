@@ -86,15 +86,11 @@ def place_of(fields: dict[str, Any], translate: TranslateConfig) -> Path:
     return Path(translate.directory) / f"{fields['from_language']}-{fields['to_language']}-{key}"
 
 
-def open_translation(job: TranslationJob, translate: TranslateConfig) -> Iterator[Row | None]:
-    """Find the finished translation of a job; its rows are read as they are asked for, once.
-
-    Returns:
-        The translation of each of `job.rows`; None: it failed. An answer that was not found again has start None.
-        Reading them raises a DataError where it is damaged, at the latest behind the last row.
+def find_translation(job: TranslationJob, translate: TranslateConfig) -> Path:
+    """The directory of the finished translation of a job.
 
     Raises:
-        DataError: there is none yet, or it is damaged.
+        DataError: there is none yet.
         ConfigError: see `key_fields`.
         HostError: see `key_fields`.
     """
@@ -105,11 +101,18 @@ def open_translation(job: TranslationJob, translate: TranslateConfig) -> Iterato
         )
         raise DataError(problem, fix=_COMMAND)
     published.mark_used(directory)
-    return read_translation(directory, job.rows)
+    return directory
 
 
 def read_translation(directory: Path, rows: Sequence[Row]) -> Iterator[Row | None]:
-    """Read the translation of some rows; see `open_translation`."""
+    """Read the finished translation of some rows, each as it is asked for, once.
+
+    Yields:
+        The translation of each row; None: it failed. An answer that was not found again has start None.
+
+    Raises:
+        DataError: it is damaged, which is noticed at the latest behind the last row.
+    """
     manifest = read_manifest(directory)
     checksum, number = hashlib.sha256(), 0
     try:

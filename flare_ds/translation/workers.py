@@ -1,7 +1,7 @@
 """Processes that translate batches, each with an engine and, where there is one, a GPU of its own."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
@@ -10,6 +10,7 @@ import torch
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import HostError
+from flare_ds.model_files.hub import settle, settled
 from flare_ds.translation.batches import Batch
 from flare_ds.translation.engines import ENGINES
 from flare_ds.translation.worker import Probes, Worker
@@ -39,7 +40,7 @@ def run_batches(
     context = multiprocessing.get_context("spawn")
     numbers = context.Value("i", 0)
     try:
-        with ProcessPoolExecutor(workers, context, _begin, (translate, numbers, probes)) as pool:
+        with ProcessPoolExecutor(workers, context, _begin, (translate, numbers, probes, settled())) as pool:
             yield from pool.map(_run, batches)
     except BrokenProcessPool as error:
         problem = f"a worker of translate.engine={translate.engine!r} died"
@@ -50,9 +51,13 @@ def run_batches(
 _worker: Worker
 
 
-def _begin(translate: TranslateConfig, numbers: "Synchronized[int]", probes: Probes) -> None:
+def _begin(
+    translate: TranslateConfig, numbers: "Synchronized[int]", probes: Probes, commits: Mapping[str, str]
+) -> None:
     """Make this process a worker, which goes when the process that started it is killed."""
     global _worker
+    for name, commit in commits.items():
+        settle(name, commit)
     with numbers.get_lock():
         number, numbers.value = numbers.value, numbers.value + 1
     _worker = Worker(translate, number, probes)

@@ -27,11 +27,6 @@ from tests.toy import toy_settings
 REAL = Path(os.environ.get("FLARE_DS_REAL_DATA") or "/nonexistent")
 
 
-def machine(job: TranslationJob, translate: object) -> list[Row | None]:
-    """What is said of each row."""
-    return list(said(job))
-
-
 def said(job: TranslationJob) -> Iterator[Row | None]:
     """Swaps the case of letters; fails on some rows, loses some answers, marks some translations."""
     for row in job.rows:
@@ -56,7 +51,8 @@ def fingerprint(**settings: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translated, "open_translation", machine)
+    monkeypatch.setattr(translated, "find_translation", lambda job, _: job)
+    monkeypatch.setattr(translated, "read_translation", lambda job, _: said(job))
 
 
 TOY = {"own": "00ea419952f3aa47", "translated": "85c452e26cb9e642", "one language": "a6771925d26f30d4"}

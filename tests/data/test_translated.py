@@ -55,9 +55,9 @@ class Machine:
     overheard: ClassVar[str] = ""
 
     @classmethod
-    def open(cls, job: TranslationJob, translate: object) -> Sequence[Row | None]:
+    def read(cls, job: TranslationJob, rows: Sequence[Row]) -> Sequence[Row | None]:
         cls.asked[job.split] = job
-        return [None if i in cls.failed else cls.say(job, row, i) for i, row in enumerate(job.rows)]
+        return [None if i in cls.failed else cls.say(job, row, i) for i, row in enumerate(rows)]
 
     @classmethod
     def say(cls, job: TranslationJob, row: Row, number: int) -> Row:
@@ -77,7 +77,8 @@ def cls_text(text: str) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
-    monkeypatch.setattr(translated, "open_translation", Machine.open)
+    monkeypatch.setattr(translated, "find_translation", lambda job, _: job)
+    monkeypatch.setattr(translated, "read_translation", Machine.read)
     Machine.failed, Machine.unlocated, Machine.first_unlocated = set(), set(), set()
     Machine.asked, Machine.overheard, Machine.marks = {}, "", {}
     return Machine

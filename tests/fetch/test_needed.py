@@ -1,16 +1,23 @@
 """What a config names and is not here is said at once, with what makes it; a hub is asked for hub names alone."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from flare_ds.cli import main
-from flare_ds.exceptions import ConfigError
-from flare_ds.fetch.needed import check_base
+from flare_ds.config import Config
+from flare_ds.data.cache import prepare_cache
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.fetch.needed import check_base, check_needed
 from flare_ds.model_files import hub
 from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.settings import parse_config
+from flare_ds.tasks.base import SPLITS
+from tests.data.cache.moods import moods_config, word_tokenizer, write_data
+from tests.tasks.tables import write_table
 from tests.toy import toy_settings, write_config
 
 
@@ -70,3 +77,53 @@ def test_verbs_say_so_before_a_rank_starts(
     assert main(words) == 1
     told = capsys.readouterr().err
     assert told.count("model.base='models/tuned' is not there") == 1 and "--output models/tuned makes it" in told
+
+
+def config_of(name: str, data: Path, **task: object) -> Config:
+    run = {"method": "flare", "run_dir": "unused", "model": {"base": "owner/name"}, "train": {"steps": 1}}
+    return parse_config(run | {"task": {"name": name, "data_dir": str(data)} | task}, origin="test")
+
+
+def check(config: Config) -> None:
+    check_needed(config, origin="test")
+
+
+def test_a_translated_target_may_have_a_test_set_alone(here: Path) -> None:
+    rows = [{"id": "1", "text": "fine", "label": "positive"}]
+    config = config_of("topics", here, path=str(here / "topics.yaml"), target_language="sw", sides="translated")
+    (here / "topics.yaml").write_text(
+        "{name: topics, languages: [en, sw], pools: [train, test], fields: [text], labels: [positive], "
+        "template: '{text}:'}"
+    )
+    write_table(here / "en/train.jsonl", rows)
+    with pytest.raises(DataError, match=r"found no .*/sw/test\."):
+        check(config)
+    write_table(here / "sw/test.jsonl", rows)
+    check(config)
+    with pytest.raises(DataError, match=r"found no .*/(en/test|sw/train)\."):
+        check(config_of("topics", here, path=str(here / "topics.yaml"), target_language="sw"))
+
+
+def test_the_original_language_is_needed_for_every_pair(here: Path) -> None:
+    rows = [{"id": "1", "text": "fine", "label": "positive"}]
+    config = config_of("nusax", here, target_language="jav")
+    for language in ("eng", "jav"):
+        for split in SPLITS:
+            write_table(here / f"{language}/{split}.jsonl", rows)
+    with pytest.raises(DataError, match=r"found no .*/ind/train\."):
+        check(config)
+    for split in SPLITS:
+        write_table(here / f"ind/{split}.jsonl", rows)
+    check(config)
+
+
+def test_a_cache_is_enough(here: Path) -> None:
+    write_data(here / "data")
+    config = moods_config(here)
+    shutil.move(here / "data", here / "moved")
+    with pytest.raises(DataError, match=r"task.data_dir='.*data' is not a directory"):
+        check(config)
+    shutil.move(here / "moved", here / "data")
+    prepare_cache(config, word_tokenizer())
+    shutil.rmtree(here / "data")
+    check(config)

@@ -172,6 +172,22 @@ def test_shards_are_one_table_in_their_order(tmp_path: Path, names: tuple[str, s
     ]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        (["00000-of-00002"], "en lacks 1 of 2 shards: train-00001-of-00002.csv"),
+        (["00005-of-00006"], "lacks 5 of 6 shards: train-00000-of-00006.csv, .*, train-00002-of-00006.csv, ..."),
+        (["00000-of-00001", "00000-of-00002"], r"en holds train-\*-of-00001.csv and train-\*-of-00002.csv"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["en", "en/train"])
+def test_shards_that_are_not_all_there_are_refused(tmp_path: Path, folder: str, numbers: list[str], said: str) -> None:
+    for number in numbers:
+        write_table(tmp_path / folder / f"train-{number}.csv", [{"text": "a", "label": 0}])
+    with pytest.raises(DataError, match=said.replace("en ", f"{folder} ")):
+        read(TASK, tmp_path)
+
+
 @pytest.mark.parametrize(("names", "labels"), [(["no", "yes"], [0, 1]), (["yes", "no"], [1, 0])])
 def test_class_names_of_the_table_decide_what_its_integers_mean(tmp_path: Path, names: list, labels: list) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})

@@ -7,18 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.model_files import hub
+from flare_ds.tasks.base import Row
 from flare_ds.tokenizing.plain_text import encode_texts
-from flare_ds.translation.engines import ENGINES, Direction, Said
+from flare_ds.translation.engines import ENGINES, Direction, Said, nllb
 from flare_ds.translation.engines.nllb import load_tokenizer
+from flare_ds.translation.run import translate_jobs
 from tests.mt import write_mt_model, write_speaking_mt_model
-from tests.translation.rows import Program, settings
+from tests.translation.rows import Program, job, settings
 
 TO_POLISH = Direction("eng_Latn", "pol_Latn")
+FROM_POLISH = Direction(*TO_POLISH[::-1])
 TO_SPANISH = Direction("eng_Latn", "spa_Latn")
 TO_PORTUGUESE = Direction("eng_Latn", "por_Latn")
 CONTROL = {"</s>": "(/s)", "pol_Latn": "pol=Latn"}
@@ -94,6 +99,43 @@ def test_the_identity_of_nllb_is_its_weights_and_how_it_decodes(model: Path, tmp
     assert identity(model) == identity(tmp_path / "copy") == identity(model, batch_size=7)
     assert len({str(identity(place)) for place in (model, other)}) == 2
     assert identity(model) != identity(model, beams=2) != identity(model, max_new_tokens=99)
+
+
+def test_a_tokenizer_is_loaded_once_a_direction_as_long_as_its_files_stay(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Direction] = []
+    monkeypatch.setattr(nllb, "load_tokenizer", lambda *asked: loaded.append(asked[1]) or load_tokenizer(*asked))
+    given = TranslateConfig(model=str(shutil.copytree(model, tmp_path / "model")))
+    said = [ENGINES.get("nllb").identity(given, way) for way in (TO_POLISH, TO_POLISH, FROM_POLISH, TO_POLISH)]
+    assert loaded == [TO_POLISH, FROM_POLISH] and said[0] == said[1] == said[3]
+    settings_file = tmp_path / "model/tokenizer.json"
+    settings_file.write_text(settings_file.read_text().replace('"pre_tokenizer": {', '"pre_tokenizer": {  '))
+    ENGINES.get("nllb").identity(given, TO_POLISH)
+    assert loaded == [TO_POLISH, FROM_POLISH, TO_POLISH]
+
+
+def test_weights_are_of_the_commit_that_the_name_means_in_every_worker(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main branch has moved on since this process asked what the name means."""
+    first, second, name = "1" * 40, "2" * 40, "somebody/translator"
+    repository = tmp_path / "hub/models--somebody--translator"
+    shutil.copytree(model, repository / "snapshots" / first)
+    write_mt_model(repository / "snapshots" / second, seed=5)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(second)
+    monkeypatch.setitem(hub._COMMITS, name, first)
+    for variable, value in (("HF_HUB_CACHE", str(tmp_path / "hub")), ("HF_HUB_OFFLINE", "1")):
+        monkeypatch.setenv(variable, value)  # for the workers
+        monkeypatch.setattr(constants, variable, value)
+    rows = [Row(str(number), {"text": sentence}) for number, sentence in enumerate(SENTENCES)]
+    said = []
+    for place, workers in ((str(model), 1), (name, 1), (name, 2)):
+        given = settings(tmp_path / f"{workers}", engine="nllb", model=place, max_new_tokens=16)
+        (directory,) = translate_jobs([job(rows, to_language="pol_Latn")], given, workers=workers)
+        said.append((directory / "rows.jsonl").read_text())
+    assert said[0] == said[1] == said[2]
 
 
 def test_m2m100_is_told_languages_by_two_letters(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from flare_ds.data.parallel import translation_jobs
 from flare_ds.exceptions import DataError, HostError
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.tasks.load import task_of
+from flare_ds.translation import run
 from flare_ds.translation.run import describe, translate_jobs
-from flare_ds.translation.store import open_translation, read_manifest
+from flare_ds.translation.store import find_translation, read_manifest, read_translation
 from tests.toy import toy_settings
 from tests.translation.rows import Program, job, random_rows, settings
 
@@ -35,7 +36,7 @@ def content(directory: Path) -> dict[str, bytes]:
 def test_rows_come_back_in_order_with_their_own_ids_and_labels(tmp_path: Path, program: Program) -> None:
     rows = random_rows(7)
     (directory,) = translate_jobs([job(rows)], settings(tmp_path))
-    translated = list(open_translation(job(rows), settings(tmp_path)))
+    translated = list(read_translation(find_translation(job(rows), settings(tmp_path)), rows))
     assert len(translated) == len(rows) and directory.parent == tmp_path / "translations"
     for row, other in zip(rows, translated, strict=True):
         assert other is not None
@@ -69,8 +70,16 @@ def test_a_finished_translation_is_found_by_content(tmp_path: Path, program: Pro
         rows[:-1],
     ):
         with pytest.raises(DataError, match="the train rows are not translated yet") as raised:
-            open_translation(job(changed), settings(tmp_path))
+            find_translation(job(changed), settings(tmp_path))
         assert raised.value.fix == "flare-ds translate CONFIG"
+
+
+def test_what_is_finished_is_not_cut_into_sentences_again(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = translate_jobs([job(random_rows(3))], settings(tmp_path))
+    monkeypatch.setattr(run, "segments_of", lambda *_: pytest.fail("a row is cut"))
+    assert translate_jobs([job(random_rows(3))], settings(tmp_path)) == first
 
 
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, program: Program) -> None:
@@ -89,7 +98,7 @@ def test_any_text_comes_back_for_every_row(fields: list[tuple[str, str]], tmp_pa
     shutil.rmtree(tmp_path / "translations", ignore_errors=True)
     rows = [Row(str(i), {"question": first, "text": second}) for i, (first, second) in enumerate(fields)]
     translate_jobs([job(rows)], settings(tmp_path))
-    translated = list(open_translation(job(rows), settings(tmp_path)))
+    translated = list(read_translation(find_translation(job(rows), settings(tmp_path)), rows))
     assert [row.id for row in translated if row is not None] == [row.id for row in rows]
 
 
@@ -100,7 +109,7 @@ def test_a_row_whose_sentence_fails_is_marked_and_counted_and_the_others_stay(
     texts = ["One fine day", "A bomb here", "Two days", "Nothing void", "A void bomb here", "Good. A bomb too."]
     rows = [Row(str(i), {"text": text}) for i, text in enumerate(texts)]
     (directory,) = translate_jobs([job(rows)], settings(tmp_path, batch_size=3))
-    translated = list(open_translation(job(rows), settings(tmp_path)))
+    translated = list(read_translation(find_translation(job(rows), settings(tmp_path)), rows))
     assert [row and row.fields["text"] for row in translated] == ["oNE FINE DAY", None, "tWO DAYS", None, None, None]
     report = read_manifest(directory).report
     assert (report.rows, report.failed, report.empty) == (6, 4, 1)
@@ -140,10 +149,10 @@ def test_damage_is_told_with_the_commands_that_mend_it(tmp_path: Path, program: 
             if new is not None:
                 (directory / name).write_bytes(new)
             with pytest.raises(DataError, match=f"{directory} is damaged: .*{name}") as raised:
-                list(open_translation(job(rows), settings(tmp_path)))
+                list(read_translation(find_translation(job(rows), settings(tmp_path)), rows))
             assert raised.value.fix == f"rm -r {directory}; flare-ds translate CONFIG"
             (directory / name).write_bytes(old)
-    assert len(list(open_translation(job(rows), settings(tmp_path)))) == 3
+    assert len(list(read_translation(find_translation(job(rows), settings(tmp_path)), rows))) == 3
 
 
 def test_a_config_is_translated_and_its_report_names_stand_ins(tmp_path: Path, program: Program) -> None:

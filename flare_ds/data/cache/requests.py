@@ -1,13 +1,15 @@
 """Which cache some settings asked for before: found again without data, translation, MT model, engine or hub.
 
-    cache_dir/requests/<checksum of the request>.json    the key of the cache, and how the raw files looked
+    cache_dir/requests/<checksum of the request>.json    the key of the cache, and how what it was made from looked
 
 A request is what the settings and the task say, where the data is said to lie, and the files of the tokenizer. Raw
-files that are there must have the sizes and times they had; where one changed, the request is forgotten, and the cache
-is found as `flare-ds prepare` finds it: by reading every row. Files that are gone cannot have changed.
+files and those of the MT model that are there must have the sizes and times they had, and translations the manifests;
+where one changed, the request is forgotten, and the cache is found as `flare-ds prepare` finds it: by reading every
+row. What is gone cannot have changed.
 """
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -21,27 +23,37 @@ from flare_ds.exceptions import CacheError, HostError
 from flare_ds.files import write_json
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import task_file
+from flare_ds.translation.store import MANIFEST
 
 _DIRECTORY = "requests"
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*/*.jinja")
 
 
-def remember(config: Config, key: str) -> None:
-    """Note the key that answered a config; where nothing can be written, the next run reads the data again."""
+def remember(config: Config, key: str, translations: Iterable[Path]) -> None:
+    """Note the key that answered a config; where nothing can be written, the next run reads the data again.
+
+    Args:
+        config: whose cache it is.
+        key: of the cache.
+        translations: directories of those that it was made from.
+    """
     try:
-        write_json(_path(config), {"key": key, "files": _files(config)})
-    except HostError:
+        manifests = {directory.name: file_sha256(directory / MANIFEST) for directory in translations}
+        write_json(_path(config), {"key": key, "files": _files(config), "translations": manifests})
+    except (HostError, OSError):  # OSError: a translation was removed meanwhile
         return
 
 
 def remembered(config: Config) -> Cache | None:
-    """The whole cache that a config was answered with before; None: there is none, or its raw files changed since."""
+    """The whole cache that a config was answered with before; None: there is none, or what it was made from changed."""
     try:
         request = json.loads(_path(config).read_text(encoding="utf-8"))
-        key, files = request["key"], request["files"]
+        key, files, translations = request["key"], request["files"], dict(request.get("translations", {}))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if any(now and now != files.get(what) for what, now in _files(config).items()):
+        return None
+    if any(_translated_anew(config, name, manifest) for name, manifest in translations.items()):
         return None
     cache = stored(Path(config.cache_dir), key)
     asked = asked_fields(config, task_of(config.task))
@@ -86,9 +98,18 @@ def _tokenizer_files(directory: Path) -> dict[str, str]:
 
 
 def _files(config: Config) -> dict[str, dict[str, Any]]:
-    """How the raw files and the MT encoder's tokenizer look, to see a change; empty where they are gone."""
-    mt = _tokenizer_files(Path(str(config.source.mt_encoder))) if config.caches_mt else {}
-    return {"data": {} if config.task.data_dir is None else _stamps(Path(config.task.data_dir)), "mt_encoder": mt}
+    """How raw files, the model that translates and the MT encoder's tokenizer look; empty where they are gone."""
+    return {
+        "data": {} if config.task.data_dir is None else _stamps(Path(config.task.data_dir)),
+        "translator": _stamps(Path(config.translate.model)) if config.task.is_translated else {},
+        "mt_encoder": _tokenizer_files(Path(str(config.source.mt_encoder))) if config.caches_mt else {},
+    }
+
+
+def _translated_anew(config: Config, name: str, manifest_sha256: str) -> bool:
+    """Whether a translation is there, and is not the one that had this manifest."""
+    manifest = Path(config.translate.directory) / name / MANIFEST
+    return manifest.is_file() and file_sha256(manifest) != manifest_sha256
 
 
 def _stamps(directory: Path) -> dict[str, list[int]]:

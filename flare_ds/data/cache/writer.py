@@ -46,7 +46,7 @@ def prepare_cache(config: Config, tokenizer: PreTrainedTokenizerBase, *, workers
     """
     data = load_parallel(task_of(config.task), config.task, config.translate)
     directory = build_cache(config, data, tokenizer, workers=workers)
-    remember(config, open_cache(directory).key)
+    remember(config, open_cache(directory).key, data.translations)
     return directory
 
 

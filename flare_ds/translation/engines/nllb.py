@@ -1,6 +1,8 @@
 """nllb: NLLB-200, or M2M100, through transformers; on a GPU in bfloat16 where there is one."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flare_ds.config import TranslateConfig
@@ -24,12 +26,16 @@ class Nllb(Engine):
         import torch
         from transformers import AutoModelForSeq2SeqLM
 
+        from flare_ds.model_files.hub import revision
+
         gpus = torch.cuda.device_count()
         self._device = torch.device("cuda", worker % gpus) if gpus else torch.device("cpu")
         self._tokenizer, self._target_id = load_tokenizer(translate, direction)
         dtype = torch.bfloat16 if gpus else torch.float32
         try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(translate.model, dtype=dtype, trust_remote_code=False)
+            model = AutoModelForSeq2SeqLM.from_pretrained(
+                translate.model, revision=revision(translate.model), dtype=dtype, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(f"translate.model={translate.model!r} cannot be loaded: {error}", fix=FIX) from error
         self._model = model.eval().requires_grad_(False).to(self._device)
@@ -38,13 +44,13 @@ class Nllb(Engine):
     @classmethod
     def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
         """The model's content, and how it decodes."""
-        from flare_ds.model_files.fingerprint import model_fingerprint
-        from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
+        from flare_ds.model_files.fingerprint import file_states, model_fingerprint
 
-        tokenizer, _ = load_tokenizer(translate, direction)  # refuses a language before hours are spent
+        states = file_states(Path(translate.model))
+        tokenizer = _tokenizer_sha256(translate, direction, states)  # refuses a language before hours are spent
         return {
             "model": model_fingerprint(translate.model),
-            "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
+            "tokenizer_sha256": tokenizer,
             "beams": translate.beams,
             "max_new_tokens": translate.max_new_tokens,
         }
@@ -62,6 +68,15 @@ class Nllb(Engine):
         ended = (ids[:, 1:] == self._tokenizer.eos_token_id).any(1).tolist()  # the first token is an eos too
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [Said(text, not end) for text, end in zip(texts, ended, strict=True)]
+
+
+@lru_cache(maxsize=16)
+def _tokenizer_sha256(translate: TranslateConfig, direction: Direction, _states: object) -> str:
+    """The checksum of a tokenizer while its files look so: it is asked for once a split, and takes seconds to load."""
+    from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
+
+    tokenizer, _ = load_tokenizer(translate, direction)
+    return tokenizer_fingerprint(tokenizer)
 
 
 def load_tokenizer(translate: TranslateConfig, direction: Direction) -> "tuple[PreTrainedTokenizerBase, int]":

@@ -1,6 +1,7 @@
 """Which cache answered some settings before: found by its name, without a look at others; nothing is hashed twice."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,12 @@ import pytest
 from flare_ds.config import Config
 from flare_ds.data.cache import prepare_cache, reader
 from flare_ds.data.cache.requests import remembered, stored
+from flare_ds.data.parallel import translation_jobs
 from flare_ds.published import build_name
+from flare_ds.tasks.load import task_of
+from flare_ds.translation.run import translate_jobs
 from tests.data.cache.moods import moods_config, word_tokenizer
+from tests.translation.rows import Program, settings
 
 
 @pytest.fixture
@@ -55,3 +60,45 @@ def test_a_cache_is_found_whatever_it_is_called_unless_it_is_not_whole(made: dic
     (*_, other) = made
     build = other.rename(build_name(other, "0123abcd"))
     assert stored(path.parent, reader.open_cache(build).key) is None
+
+
+@pytest.fixture
+def translated(root: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A config whose rows are translated by the stand-in of apertium, and whose cache is built."""
+    Program(root / "program", monkeypatch)
+    config = moods_config(root, target_language="es", sides="translated")
+    (root / "ct2").mkdir()
+    (root / "ct2/model.bin").write_text("weights")
+    config = config.model_copy(update={"translate": settings(root, model=str(root / "ct2"), batch_size=1000)})
+    translate(config)
+    prepare_cache(config, word_tokenizer())
+    return config
+
+
+def translate(config: Config) -> list[Path]:
+    return translate_jobs(translation_jobs(task_of(config.task), config.task), config.translate)
+
+
+def test_a_new_translation_is_not_taken_for_the_old_one(
+    root: Path, translated: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = remembered(translated)
+    shutil.rmtree(root / "translations")
+    assert old is not None and remembered(translated).key == old.key, "a cache is enough"
+    translate(translated)
+    assert remembered(translated).key == old.key, "the new translation says the same"
+    shutil.rmtree(root / "translations")
+    Program(root / "program", monkeypatch, first="text = text.upper()")
+    translate(translated)
+    assert remembered(translated) is None
+    new = reader.open_cache(prepare_cache(translated, word_tokenizer()))
+    assert new.key != old.key and remembered(translated).key == new.key
+
+
+def test_a_model_that_was_converted_again_is_noticed(root: Path, translated: Config) -> None:
+    (root / "ct2/model.bin").write_text("other weights")
+    assert remembered(translated) is None
+    shutil.rmtree(root / "ct2")
+    shutil.rmtree(root / "data")
+    shutil.rmtree(root / "translations")
+    assert remembered(translated) is not None, "what is gone cannot have changed"
