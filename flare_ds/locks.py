@@ -2,9 +2,9 @@
 
     {"host": "node3", "pid": 4711, "started": "8412365", "job": "1234.0"}
 
-The holder touches it every few seconds. A lock is taken over when its holder is surely gone: its process is dead on
-this host, its scheduler job was started again, or it has not been touched for long. Any other stands, and who
-holds it is said. (`flock` is not there on every cluster file system, and does not say who.)
+The holder touches it every few seconds. A lock is taken over when its holder is surely gone: on this host if its
+process is dead, on another if its scheduler job was started again, or it has not been touched for long. Any other
+stands, and who holds it is said. (`flock` is not there on every cluster file system, and does not say who.)
 """
 
 import atexit
@@ -200,15 +200,14 @@ def _taken_over(path: Path) -> bool:
 
 def _is_gone(path: Path) -> bool:
     holder, seconds = _read(path)
-    if seconds > _DEAD_AFTER_S:
-        return True
+    me, untouched = _me(), seconds > _DEAD_AFTER_S
     if holder is None:
-        return False
-    me = _me()
-    if holder.host == me.host:
+        return untouched
+    if holder.host == me.host:  # a process that was stopped, or slept with its host, touches nothing and goes on
         return _started(holder.pid) != holder.started
     job, _, restart = holder.job.partition(".")
-    return bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart
+    again = bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart
+    return untouched or again
 
 
 def _read(path: Path) -> tuple[Holder | None, float]:
@@ -249,9 +248,11 @@ def _lives(pid: int) -> bool:
 
 
 def _touch(path: Path, released: threading.Event) -> None:
+    me = _me()
     while not released.wait(_TOUCHED_EVERY_S):
         with suppress(OSError):
-            os.utime(path)
+            if _read(path)[0] == me:  # whoever took it over keeps it alive, or nobody does
+                os.utime(path)
 
 
 atexit.register(release_all)
