@@ -51,6 +51,8 @@ def do(verb):
         sys.exit("flare-ds: no luck with " + call)
     if call == os.environ.get("NOTHING"):
         sys.exit(0)
+    if verb != "prepare":
+        (run / "cache.json").write_text("{{}}")
     if verb in ("train", "stage1"):
         weights.parent.mkdir(exist_ok=True)
         weights.write_bytes(os.urandom(8))
