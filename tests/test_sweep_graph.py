@@ -131,6 +131,13 @@ def test_a_command_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.M
     assert bench.calls().count("train pl/lora-seed1 --evaluate") == 2
 
 
+def test_cells_of_a_job_that_fails_are_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL_ONCE", "train pl/flare-seed1")
+    assert sweep(bench.path, ["together=auto", "retries=1"]) == 0
+    lora, flare = [f"pl/{method}-seed1 pl/{method}-seed2" for method in ("lora", "flare")]
+    assert bench.calls()[-2:] == [f"train {lora} {flare} --evaluate", f"train {flare} --evaluate"]
+
+
 def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(bench.path), "--only", "translate,prepare"]) == 0
     assert bench.calls() == PREPARED and not (bench.out / "report.md").exists()
@@ -192,7 +199,7 @@ def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
         nodes = nodes_of(load_sweep(bench.path, overrides))
         here = f"{bench.out}/"
         return {
-            node.name: [word.removeprefix(here) for word in node.command if word.startswith(here)]
+            node.name: [word.removeprefix(here) for word in node.command() if word.startswith(here)]
             for node in nodes
             if node.kind == "cells"
         }
@@ -211,7 +218,7 @@ def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
 
 def test_no_test_row_is_scored_where_validation_counts(bench: Bench) -> None:
     one = ["score=validation", "grid.seeds=[1]", "grid.methods=[zero_shot, lora]"]
-    assert [node.command[-1] for node in nodes_of(load_sweep(bench.path, one)) if node.kind == "cells"] == [
+    assert [node.command()[-1] for node in nodes_of(load_sweep(bench.path, one)) if node.kind == "cells"] == [
         "validation",
         str(bench.out / "pl/lora-seed1"),
     ]

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ class Node:
         kind: what it does.
         runs: the runs it writes; for a cache those that read it.
         needs: names of the nodes that must be finished before it.
-        command: its words.
+        command: its words now; cells that are done meanwhile are left out of them.
         finished: whether it need not be run.
     """
 
@@ -40,7 +41,7 @@ class Node:
     kind: Kind
     runs: tuple[PlannedRun, ...]
     needs: tuple[str, ...]
-    command: tuple[str, ...]
+    command: Callable[[], tuple[str, ...]]
     finished: Callable[[], bool]
 
     @property
@@ -157,8 +158,8 @@ def _single(
         verb,
         runs,
         needs,
-        command,
-        finished=lambda: _has_cache(config) or all(is_done(one, plan) for one in runs),
+        lambda: command,
+        finished=lambda: _has_cache(config) or _all_done(runs, plan),
     )
     return nodes[name]
 
@@ -170,25 +171,32 @@ def _has_cache(config: Config) -> bool:
 
 
 def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
-    command = plan.command("stage1", *_named(run), "--output", str(run.merged))
-    yield Node(run.name, "stage1", (run,), (cache,), command, run.merged.is_dir)
+    tune = plan.command("stage1", *_named(run), "--output", str(run.merged))
+    yield Node(run.name, "stage1", (run,), (cache,), lambda: tune, run.merged.is_dir)
     if plan.score == "test":
-        command = plan.command("evaluate", *_named(run))
-        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), command, lambda: run.owner.finished)
+        score = plan.command("evaluate", *_named(run))
+        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), lambda: score, lambda: run.owner.finished)
 
 
 def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> Node:
-    """Cells that were trained before are only evaluated; those that are done are left out."""
     first, *others = runs
     needs = dict.fromkeys([*(caches[run.name] for run in runs), *([first.stage1.name] if first.stage1 else [])])
-    left = [run for run in runs if not is_done(run, plan)] if others else runs
-    named = dict.fromkeys(word for run in left for word in _named(run))
-    if first.config.recipe.trains:
-        words = ["train", *named, *(["--evaluate"] if plan.score == "test" else [])]
-    else:
-        words = ["evaluate", *named, *(["--split", "validation"] if plan.score == "validation" else [])]
     name = f"{first.name} and {len(others)} more" if others else first.name
-    return Node(name, "cells", runs, tuple(needs), plan.command(*words), lambda: all(is_done(r, plan) for r in runs))
+    finished = partial(_all_done, runs, plan)
+    return Node(name, "cells", runs, tuple(needs), partial(_cells_command, runs, plan), finished)
+
+
+def _all_done(runs: tuple[PlannedRun, ...], plan: Plan) -> bool:
+    return all(is_done(run, plan) for run in runs)
+
+
+def _cells_command(runs: tuple[PlannedRun, ...], plan: Plan) -> tuple[str, ...]:
+    """Cells that were trained before are only evaluated; those that are done are left out."""
+    left = [run for run in runs if not is_done(run, plan)] or runs
+    named = dict.fromkeys(word for run in left for word in _named(run))
+    if runs[0].config.recipe.trains:
+        return plan.command("train", *named, *(["--evaluate"] if plan.score == "test" else []))
+    return plan.command("evaluate", *named, *(["--split", "validation"] if plan.score == "validation" else []))
 
 
 def _named(run: PlannedRun) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ class Runner:
     def _start(
         self, node: Node, slot: dict[str, str], pool: ThreadPoolExecutor, stop: threading.Event
     ) -> "Future[str]":
-        say(f"stage {node.name}: {shlex.join(node.command)}")
+        say(f"stage {node.name}: {shlex.join(node.command())}")
         self.record.start(node.name)
         self.record.write(self.out)
         return pool.submit(self._work, node, slot, stop)
@@ -111,7 +111,7 @@ class Runner:
         for left in reversed(range(self.retries + 1)):
             # A port of its own for each command, so that two can share a machine.
             port = free_port()
-            command = [word.replace("{free_port}", port) for word in node.command]
+            command = [word.replace("{free_port}", port) for word in node.command()]
             status = run_logged(command, node.log, environment=slot, shown=self.shown, stop=stop)
             if status == 0 and node.made:
                 return ""
