@@ -138,6 +138,26 @@ def test_cells_of_a_job_that_fails_are_not_scored_again(bench: Bench, monkeypatc
     assert bench.calls()[-2:] == [f"train {lora} {flare} --evaluate", f"train {flare} --evaluate"]
 
 
+def test_cells_of_a_job_that_lack_their_cache_are_left_out_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["together=auto", "grid.languages=[es, pl, de]", "grid.seeds=[1]"]
+    monkeypatch.setenv("FAIL", "prepare es/zero_shot-seed1")
+    assert sweep(bench.path, asked) == 1
+    others = [f"{language}/{method}-seed1" for language in ("pl", "de") for method in ("lora", "flare")]
+    scored = [f"evaluate {language}/zero_shot-seed1" for language in ("pl", "de")]
+    assert sorted(bench.calls()[-3:]) == sorted([*scored, f"train {' '.join(others)} --evaluate"])
+    said = capfd.readouterr().out
+    assert "stage pl/lora-seed1 and 3 more done" in said
+    assert "stage es/lora-seed1 and 1 more not run: it needs prepare en-es, which failed" in said
+    assert "11 stages: 8 done, 1 failed, 2 blocked" in str(progress_of(bench.out))
+    assert sweep(bench.path, asked, only=("cells",)) == 1, "nothing that can be done is left"
+    assert bench.calls() == []
+    monkeypatch.delenv("FAIL")
+    assert sweep(bench.path, asked) == 0
+    assert bench.calls()[-1] == "train es/lora-seed1 es/flare-seed1 --evaluate"
+
+
 def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(bench.path), "--only", "translate,prepare"]) == 0
     assert bench.calls() == PREPARED and not (bench.out / "report.md").exists()
@@ -195,8 +215,8 @@ def test_what_auto_became_is_told_where_cells_may_run_elsewhere(
 
 
 def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
-    def jobs(*overrides: str) -> dict[str, list[str]]:
-        nodes = nodes_of(load_sweep(bench.path, overrides))
+    def jobs(*overrides: str, at_once: int = 1) -> dict[str, list[str]]:
+        nodes = nodes_of(load_sweep(bench.path, overrides), at_once)
         here = f"{bench.out}/"
         return {
             node.name: [word.removeprefix(here) for word in node.command() if word.startswith(here)]
@@ -209,6 +229,9 @@ def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
     trained = alone[1:]
     assert jobs("together=auto") == {alone[0]: alone[:1], f"{trained[0]} and 3 more": trained}
     assert list(jobs("together=3").values()) == [alone[:1], trained[:3], trained[3:]]
+    assert list(jobs("together=3", at_once=3).values()) == [alone[:1], trained[:3], trained[3:]], "as it was asked for"
+    assert list(jobs("together=auto", at_once=3).values()) == [alone[:1], trained[:1], trained[1:2], trained[2:]]
+    assert jobs("together=auto", at_once=9) == jobs(), "a job for each"
     assert sweep(bench.path, ["grid.methods=[zero_shot, lora]"]) == 0
     assert jobs("together=auto")[f"{trained[0]} and 3 more"] == trained[2:], "those that are done are left out"
     bench.settings["models"] = {"small": {"model.dtype": "float32"}, "other": {"model.dtype": "bfloat16"}}

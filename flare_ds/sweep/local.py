@@ -70,7 +70,7 @@ def sweep(
     with only_one(plan.out):
         set_changed_aside(plan) if rerun_changed else refuse_changed(plan)
         claim_directories(plan)
-        nodes, console = nodes_of(plan), Console()  # anew: what was moved aside is to be run
+        nodes, console = nodes_of(plan, jobs), Console()  # anew: what was moved aside is to be run
         record = record_of(nodes, plan.out, jobs)
         record.write(plan.out)
         shown = jobs == 1 and not console.is_terminal

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from flare_ds.config import Config
 from flare_ds.evaluation.other_rows import OtherRows
+from flare_ds.sweep.groups import alike, grouped
 from flare_ds.sweep.plan import Plan, PlannedRun
 
 Kind = Literal["translate", "prepare", "stage1", "cells"]
@@ -35,6 +36,7 @@ class Node:
         needs: names of the nodes that must be finished before it.
         command: its words now; cells that are done meanwhile are left out of them.
         finished: whether it need not be run.
+        part: the node of some of its runs; None: they go together.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Node:
     needs: tuple[str, ...]
     command: Callable[[], tuple[str, ...]]
     finished: Callable[[], bool]
+    part: "Callable[[tuple[PlannedRun, ...]], Node] | None" = None
 
     @property
     def log(self) -> Path:
@@ -60,32 +63,22 @@ class Node:
         return "+".join(dict.fromkeys(run.method for run in self.runs)) if self.kind == "cells" else self.kind
 
 
-def nodes_of(plan: Plan) -> list[Node]:
-    """All nodes of a plan, in the order in which one job after another would run them."""
+def nodes_of(plan: Plan, jobs: int = 1) -> list[Node]:
+    """All nodes of a plan, in the order in which one job after another would run them.
+
+    Args:
+        plan: the sweep, resolved.
+        jobs: how many run at once.
+    """
     nodes: dict[str, Node] = {}
     caches: dict[str, str] = {}  # by run: the node that makes its cache
-    for runs in _alike(plan.runs, cache_key):
+    for runs in alike(plan.runs, cache_key):
         needs = tuple(_translated(runs, nodes, plan))
         node = _prepared(runs, nodes, needs, plan)
         caches |= {run.name: node.name for run in runs}
     made = [node for run in plan.stages1 for node in _stage1(run, plan, caches[run.name])]
-    made += [_cells(runs, plan, caches) for runs in grouped(plan)]
+    made += [_cells(runs, plan, caches) for runs in grouped(plan, jobs)]
     return [*nodes.values(), *made]
-
-
-def grouped(plan: Plan) -> Iterator[tuple[PlannedRun, ...]]:
-    """The cells, each with those that train together with it: of one base and source language, in the plan's order.
-
-    Which of them really join is found where they are trained (`flare_ds.training.together`).
-    """
-    for cells in _alike(plan.cells, lambda cell: _joins(cell) if plan.together != 1 else cell.name):
-        size = len(cells) if plan.together == "auto" else plan.together
-        yield from (cells[first : first + size] for first in range(0, len(cells), size))
-
-
-def _joins(cell: PlannedRun) -> Any:
-    config = cell.config
-    return (cell.place, config.model, config.task.source_language) if config.recipe.trains else cell.name
 
 
 def is_done(run: PlannedRun, plan: Plan) -> bool:
@@ -100,13 +93,6 @@ def is_done(run: PlannedRun, plan: Plan) -> bool:
 _VALIDATION = OtherRows(split="validation")
 _READ_LATER = {"max_prompt_tokens", "chat", "drop_shared_passages"}
 """Settings of a task that say how rows are read once they are translated."""
-
-
-def _alike(runs: Sequence[PlannedRun], key: Callable[[PlannedRun], Any]) -> list[tuple[PlannedRun, ...]]:
-    groups: dict[Any, list[PlannedRun]] = {}
-    for run in runs:
-        groups.setdefault(key(run), []).append(run)
-    return [tuple(group) for group in groups.values()]
 
 
 def cache_key(run: PlannedRun) -> Any:
@@ -183,7 +169,8 @@ def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> 
     needs = dict.fromkeys([*(caches[run.name] for run in runs), *([first.stage1.name] if first.stage1 else [])])
     name = f"{first.name} and {len(others)} more" if others else first.name
     finished = partial(_all_done, runs, plan)
-    return Node(name, "cells", runs, tuple(needs), partial(_cells_command, runs, plan), finished)
+    part = partial(_cells, plan=plan, caches=caches) if others else None
+    return Node(name, "cells", runs, tuple(needs), partial(_cells_command, runs, plan), finished, part)
 
 
 def _all_done(runs: tuple[PlannedRun, ...], plan: Plan) -> bool:

@@ -76,6 +76,11 @@ class SweepRecord:
         self.change(name, state=state, seconds=(node.seconds or 0.0) + seconds, reason=reason)
         return seconds
 
+    def divide(self, name: str, parts: Mapping[str, NodeRecord]) -> None:
+        """Put the parts of a node in its place, for all at once: others may be reading."""
+        places = [parts if other == name else {other: node} for other, node in self.nodes.items()]
+        self.nodes = {name: node for place in places for name, node in place.items()}
+
     def of_state(self, state: State) -> list[str]:
         """Names of the nodes of a state."""
         return [name for name, node in self.nodes.items() if node.state == state]
