@@ -391,6 +391,9 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
         "4 stages: 1 done, 1 running, 2 waiting; about 90 minutes left, and 1 whose time is not known",
     ], "an hour of it and two of the next, by two jobs"
     assert progress(SweepRecord(2, nodes), tmp_path, alive=False).startswith("stopped  a\n")
+    ended = (tmp_path / "a/train_log.jsonl").read_text()
+    (tmp_path / "a/train_log.jsonl").write_text("what lies far back is not read\n" + '{"step": 1}\n' * 10_000 + ended)
+    assert progress(SweepRecord(2, nodes), tmp_path, alive=True) == running
     (tmp_path / "a/config.yaml").write_text("train: [")
     assert progress(SweepRecord(2, nodes), tmp_path, alive=True).splitlines()[1] == running.splitlines()[-1]
     SweepRecord(2, nodes).write(tmp_path)

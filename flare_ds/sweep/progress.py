@@ -14,6 +14,8 @@ from flare_ds.sweep.record import LOCK, NodeRecord, SweepRecord, read_record
 
 _RECENT = 20
 """Steps whose mean says how fast a run is now."""
+_RECENT_BYTES = 1 << 16
+"""Of a log, enough for these steps: it is asked once a second, of every cell that trains."""
 
 
 def progress_of(out: Path) -> str | None:
@@ -52,7 +54,7 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
 def _step(run: Path, name: str) -> str:
     """How far the training of a run is: the last step whose loss was a number, its speed and its loss."""
     try:
-        log = [line for line in RunDirectory(run).train_log() if line.get("loss") is not None]
+        log = [line for line in RunDirectory(run).train_log(_RECENT_BYTES) if line.get("loss") is not None]
         asked = RunDirectory(run).config.train.steps if log else None
     except FlareError:
         return ""
