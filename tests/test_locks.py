@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,9 +30,9 @@ except HostError as error:
 """
 
 
-def start(path: Path, seconds: float) -> subprocess.Popen:
+def start(path: Path, seconds: float, *before: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), str(seconds)],
+        [*before, sys.executable, "-c", HOLD, str(path), str(seconds)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[1],
@@ -110,6 +111,22 @@ def test_a_lock_of_a_process_that_is_stopped_stands(tmp_path: Path) -> None:
         locks.hold(tmp_path / "lock", doing="does it")
     stopped.kill()
     stopped.wait()
+
+
+def test_a_lock_of_a_container_that_has_our_hosts_name_stands(tmp_path: Path) -> None:
+    """As `docker run --network=host` has: its processes have numbers of their own."""
+    own_numbers = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*own_numbers, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a namespace of process numbers")
+    path = tmp_path / "lock"
+    with start(path, 20, *own_numbers) as contained:
+        assert first_line(contained) == "held"
+        with pytest.raises(HostError, match=f"on host {socket.gethostname()} does it"):
+            locks.hold(path, doing="does it")
+        contained.kill()
+    os.utime(path, (0, 0))
+    assert locks.hold(path, doing="does it"), "nobody touches it any more"
+    locks.release(path)
 
 
 def test_another_process_of_the_same_number_does_not_hold_it(tmp_path: Path) -> None:
