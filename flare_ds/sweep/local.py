@@ -18,10 +18,11 @@ from rich.text import Text
 
 from flare_ds.exceptions import HostError
 from flare_ds.files import disk_errors
-from flare_ds.processes import log_tail, only_one, say, search_path
+from flare_ds.processes import log_tail, say, search_path
 from flare_ds.reporting import report
 from flare_ds.sweep.changed import claim_directories, refuse_changed, set_changed_aside
 from flare_ds.sweep.inputs import check_inputs
+from flare_ds.sweep.lock import only_one
 from flare_ds.sweep.nodes import KINDS, is_done, nodes_of
 from flare_ds.sweep.plan import Plan, load_sweep
 from flare_ds.sweep.progress import progress
