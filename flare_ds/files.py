@@ -20,6 +20,23 @@ from flare_ds.json_text import json_text
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16,64}\.tmp")
 _LEFT_AFTER_S = 24 * 3600
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_MORE_DESCRIPTORS = "have fewer files open (fewer runs in one job), or raise the limit, e.g. `ulimit -n 65536`"
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn the want of a file descriptor into a HostError: what could not be opened for that is not damaged.
+
+    Args:
+        path: what is being opened, to be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_DESCRIPTOR:
+            raise
+        raise HostError(f"cannot open {path}: {error.strerror}", fix=_MORE_DESCRIPTORS) from error
 
 
 @contextmanager
@@ -36,6 +53,7 @@ def disk_errors(path: Path, *, elsewhere: str = "choose a place you may write to
         error = raised if isinstance(raised, OSError) else _of_the_system(raised)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = f"free some space and run the same command again, or {elsewhere}" if full else elsewhere
+        fix = _MORE_DESCRIPTORS if error.errno in _NO_DESCRIPTOR else fix
         raise HostError(f"cannot write {error.filename or path}: {error.strerror}", fix=fix) from raised
 
 

@@ -1,6 +1,8 @@
-"""What this host has for processes that share it: GPUs by name, and threads."""
+"""What this host has for its processes: GPUs by name, threads, and open files."""
 
+import resource
 from collections.abc import Mapping
+from contextlib import suppress
 
 from flare_ds.worker_process import available_cores
 
@@ -19,3 +21,10 @@ def gpu_names(environ: Mapping[str, str], visible: int) -> list[str]:
 def threads(processes: int, environ: Mapping[str, str]) -> dict[str, str]:
     """The cores that this process may use, shared out, unless the user says otherwise; for the environment of each."""
     return {"OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // processes))}
+
+
+def open_more_files() -> None:
+    """Let this process, and those it starts, have as many files open as the host allows: each run maps some dozens."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS says "any number", and takes less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,10 +1,11 @@
 """Locks that need nothing of a file system but that a new file is made once: a file that says who holds it.
 
-    {"host": "node3", "pid": 4711, "started": "8412365", "job": "1234.0"}
+    {"host": "node3", "pid": 4711, "started": "8412365", "job": "1234.0", "namespace": "pid:[4026531836]"}
 
-The holder touches it every few seconds. A lock is taken over when its holder is surely gone: its process is dead on
-this host, its scheduler job was started again, or it has not been touched for long. Any other stands, and who
-holds it is said. (`flock` is not there on every cluster file system, and does not say who.)
+The holder touches it every few seconds. A lock is taken over when its holder is surely gone: on this host if its
+process is dead, on another if its scheduler job was started again, or it has not been touched for long. Any other
+stands, and who holds it is said. A container, which sees processes of its own, is a host of its own. (`flock` is not
+there on every cluster file system, and does not say who.)
 """
 
 import atexit
@@ -39,12 +40,14 @@ class Holder:
         pid: of the process there.
         started: when, in the host's ticks, so that another process of that number is not taken for it.
         job: of the scheduler, with how often it was started again; empty outside of one.
+        namespace: of the process numbers, where there are several; empty in locks of earlier versions, too.
     """
 
     host: str
     pid: int
     started: str
     job: str
+    namespace: str = ""
 
     def __str__(self) -> str:
         job = f", job {self.job.partition('.')[0]}" if self.job else ""
@@ -200,15 +203,17 @@ def _taken_over(path: Path) -> bool:
 
 def _is_gone(path: Path) -> bool:
     holder, seconds = _read(path)
-    if seconds > _DEAD_AFTER_S:
-        return True
+    me, untouched = _me(), seconds > _DEAD_AFTER_S
     if holder is None:
-        return False
-    me = _me()
-    if holder.host == me.host:
+        return untouched
+    if holder.host == me.host and holder.namespace in (
+        "",
+        me.namespace,
+    ):  # a process that was stopped, or slept with its host, touches nothing and goes on
         return _started(holder.pid) != holder.started
     job, _, restart = holder.job.partition(".")
-    return bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart
+    again = bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart
+    return untouched or again
 
 
 def _read(path: Path) -> tuple[Holder | None, float]:
@@ -225,7 +230,14 @@ def _read(path: Path) -> tuple[Holder | None, float]:
 def _me() -> Holder:
     job, pid = os.environ.get("SLURM_JOB_ID", ""), os.getpid()
     job = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
-    return Holder(socket.gethostname(), pid, _started(pid), job)
+    return Holder(socket.gethostname(), pid, _started(pid), job, _namespace())
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> str:
@@ -249,9 +261,11 @@ def _lives(pid: int) -> bool:
 
 
 def _touch(path: Path, released: threading.Event) -> None:
+    me = _me()
     while not released.wait(_TOUCHED_EVERY_S):
         with suppress(OSError):
-            os.utime(path)
+            if _read(path)[0] == me:  # whoever took it over keeps it alive, or nobody does
+                os.utime(path)
 
 
 atexit.register(release_all)

@@ -16,7 +16,6 @@ from typing import IO
 
 from flare_ds.exceptions import HostError
 from flare_ds.files import disk_errors
-from flare_ds.locks import hold, release
 
 _CHUNK = 1 << 16
 _PATIENCE_S = 15.0
@@ -117,22 +116,6 @@ def _log_lines(log: Path) -> tuple[list[str], int | None]:
     of_last = max((place for place, line in enumerate(shown) if line.startswith(COMMAND)), default=0)
     ours = (place for place in reversed(range(of_last, len(shown))) if MESSAGE in shown[place])
     return shown, next(ours, None)
-
-
-@contextmanager
-def only_one(directory: Path) -> Iterator[None]:
-    """Hold `directory` against a second sweep that would write into the same runs.
-
-    Raises:
-        HostError: another living process holds it.
-    """
-    lock = directory / "sweep.lock"
-    mine = hold(lock, doing=f"is writing {directory} already")
-    try:
-        yield
-    finally:
-        if mine:
-            release(lock)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flare_ds.checksums import file_sha256, json_sha256
 from flare_ds.exceptions import FlareError
-from flare_ds.files import disk_errors, sync
+from flare_ds.files import disk_errors, opening, sync
 from flare_ds.json_text import parse_object
 from flare_ds.progress import bar
 
@@ -177,9 +177,11 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
 
     Raises:
         OSError: it cannot be read.
+        HostError: too many files are open.
         ValueError: it is no JSON object.
     """
-    written = path.read_bytes()
+    with opening(path):
+        written = path.read_bytes()
     content = parse_object(written)
     found = content.pop("checksum", None)
     changed = written != with_checksum(content)

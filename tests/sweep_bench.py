@@ -17,21 +17,18 @@ from flare_ds.scoring.predictions import write_predictions
 from tests.distributed import inherited
 
 STAND_IN = """#!{python}
-import hashlib, json, os, pathlib, shutil, subprocess, sys, time
-import yaml
+import hashlib, itertools, json, os, pathlib, shutil, subprocess, sys, time
 
-verb, path, *rest = sys.argv[sys.argv.index("flare_ds") + 1 :]
-run = pathlib.Path(path).absolute()
-run = run if run.is_dir() else run.parent
-config = yaml.safe_load((run / "config.yaml").read_text())
+verb, *words = sys.argv[sys.argv.index("flare_ds") + 1 :]
+runs = [pathlib.Path(word).absolute() for word in itertools.takewhile(os.path.isdir, words)]
+rest = words[len(runs) :]
 here = pathlib.Path(__file__).parent
-name = run.relative_to(here / "out")
 with (here / "calls.txt").open("a") as file:
-    print(verb, name, *rest, file=file)
-weights = run / "adapter/adapter_model.safetensors"
+    print(verb, *(run.relative_to(here / "out") for run in runs), *rest, file=file)
 
-def do(verb):
-    call = f"{{verb}} {{name}}"
+def do(verb, run):
+    call = f"{{verb}} {{run.relative_to(here / 'out')}}"
+    weights = run / "adapter/adapter_model.safetensors"
     print("hello from", call, flush=True)
     if call == os.environ.get("HANG"):
         child = subprocess.Popen(["sleep", "600"])
@@ -51,6 +48,8 @@ def do(verb):
         sys.exit("flare-ds: no luck with " + call)
     if call == os.environ.get("NOTHING"):
         sys.exit(0)
+    if verb != "prepare":
+        (run / "cache.json").write_text("{{}}")
     if verb in ("train", "stage1"):
         weights.parent.mkdir(exist_ok=True)
         weights.write_bytes(os.urandom(8))
@@ -65,10 +64,12 @@ def do(verb):
     if verb == "stage1":
         pathlib.Path(rest[rest.index("--output") + 1]).mkdir()
 
-if not (verb == "train" and (run / "training.json").exists()):
-    do(verb)
-if "--evaluate" in rest:
-    do("evaluate")
+for run in runs:
+    assert (run / "config.yaml").exists()
+    if not (verb == "train" and (run / "training.json").exists()):
+        do(verb, run)
+    if "--evaluate" in rest:
+        do("evaluate", run)
 """
 
 # The sweep as a process of its own, whose single-process commands go to the stand-in too.

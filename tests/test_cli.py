@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -302,6 +303,16 @@ def test_what_predict_refuses_before_it_loads_anything(
 ) -> None:
     config = write_config(toy_settings(root, name="unasked"))
     assert expected in refused(capsys, "predict", str(config), *arguments, "model.base=/nowhere")
+
+
+def test_a_job_of_runs_may_open_as_many_files_as_the_host_allows(capsys: pytest.CaptureFixture[str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        refused(capsys, "train", "one.yaml", "other.yaml")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_missing_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,9 +30,9 @@ except HostError as error:
 """
 
 
-def start(path: Path, seconds: float) -> subprocess.Popen:
+def start(path: Path, seconds: float, *before: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), str(seconds)],
+        [*before, sys.executable, "-c", HOLD, str(path), str(seconds)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[1],
@@ -99,6 +101,34 @@ def test_a_lock_that_nobody_touches_is_taken_over(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_lock_of_a_process_that_is_stopped_stands(tmp_path: Path) -> None:
+    """By Ctrl-Z, or while its host sleeps: it will go on."""
+    stopped = start(tmp_path / "lock", 60)
+    assert first_line(stopped) == "held"
+    stopped.send_signal(signal.SIGSTOP)
+    os.utime(tmp_path / "lock", (0, 0))
+    with pytest.raises(HostError, match=f"process {stopped.pid} on host"):
+        locks.hold(tmp_path / "lock", doing="does it")
+    stopped.kill()
+    stopped.wait()
+
+
+def test_a_lock_of_a_container_that_has_our_hosts_name_stands(tmp_path: Path) -> None:
+    """As `docker run --network=host` has: its processes have numbers of their own."""
+    own_numbers = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*own_numbers, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a namespace of process numbers")
+    path = tmp_path / "lock"
+    with start(path, 20, *own_numbers) as contained:
+        assert first_line(contained) == "held"
+        with pytest.raises(HostError, match=f"on host {socket.gethostname()} does it"):
+            locks.hold(path, doing="does it")
+        contained.kill()
+    os.utime(path, (0, 0))
+    assert locks.hold(path, doing="does it"), "nobody touches it any more"
+    locks.release(path)
+
+
 def test_another_process_of_the_same_number_does_not_hold_it(tmp_path: Path) -> None:
     path = foreign(tmp_path / "lock", host=socket.gethostname())
     assert locks.hold(path, doing="does it")
@@ -116,6 +146,26 @@ def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
         assert time.monotonic() < deadline
         time.sleep(0.02)
     locks.release(path)
+
+
+def test_a_lock_that_another_took_over_is_not_touched(tmp_path: Path) -> None:
+    class AfterOneTurn(threading.Event):
+        turns = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.turns += 1
+            return self.turns > 1
+
+    path = tmp_path / "lock"
+    locks.hold(path, doing="does it")
+    os.utime(path, (0, 0))
+    locks._touch(path, AfterOneTurn())
+    assert path.stat().st_mtime > 0, "ours is"
+    os.utime(foreign(path), (0, 0))
+    locks._touch(path, AfterOneTurn())
+    assert path.stat().st_mtime == 0
+    locks.release(path)
+    assert path.exists(), "it is the other's"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -149,6 +149,22 @@ def test_all_that_differs_is_said_at_once(bench):
     assert "learning_rate=0.0005, now" in error.value.problem and "adapter.r=8, now" in error.value.problem
 
 
+def test_cells_that_never_began_are_planned_anew(bench, monkeypatch):
+    """A learning rate is mended after stage 1 and the first cell: what ran is refused, what did not takes it."""
+    one = ["grid.seeds=[1]", "stage1.train.learning_rate=1e-3"]
+    monkeypatch.setenv("FAIL", "train pl/flare-seed1")
+    sweep(bench.path, one)
+    bench.calls()
+    monkeypatch.delenv("FAIL")
+    with pytest.raises(ConfigError) as error:
+        sweep(bench.path, [*one, "base.train.learning_rate=0.1"])
+    assert "pl/lora-seed1 was run with" in error.value.problem and "flare" not in error.value.problem
+    assert load_config(bench.out / "pl/flare-seed1").train.learning_rate == 5e-4, "nothing is changed then"
+    assert sweep(bench.path, [*one, "methods.flare.train.learning_rate=0.1"]) == 0
+    assert bench.calls()[1:] == ["train pl/flare-seed1 --evaluate"]
+    assert load_config(bench.out / "pl/flare-seed1").train.learning_rate == 0.1
+
+
 @pytest.mark.parametrize("nothing", ["train pl/lora-seed1", "evaluate pl/lora-seed1"])
 def test_a_launcher_that_ends_well_and_leaves_nothing_has_failed(bench, monkeypatch, capfd, nothing):
     monkeypatch.setenv("NOTHING", nothing)

@@ -131,6 +131,33 @@ def test_a_command_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.M
     assert bench.calls().count("train pl/lora-seed1 --evaluate") == 2
 
 
+def test_cells_of_a_job_that_fails_are_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL_ONCE", "train pl/flare-seed1")
+    assert sweep(bench.path, ["together=auto", "retries=1"]) == 0
+    lora, flare = [f"pl/{method}-seed1 pl/{method}-seed2" for method in ("lora", "flare")]
+    assert bench.calls()[-2:] == [f"train {lora} {flare} --evaluate", f"train {flare} --evaluate"]
+
+
+def test_cells_of_a_job_that_lack_their_cache_are_left_out_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["together=auto", "grid.languages=[es, pl, de]", "grid.seeds=[1]"]
+    monkeypatch.setenv("FAIL", "prepare es/zero_shot-seed1")
+    assert sweep(bench.path, asked) == 1
+    others = [f"{language}/{method}-seed1" for language in ("pl", "de") for method in ("lora", "flare")]
+    scored = [f"evaluate {language}/zero_shot-seed1" for language in ("pl", "de")]
+    assert sorted(bench.calls()[-3:]) == sorted([*scored, f"train {' '.join(others)} --evaluate"])
+    said = capfd.readouterr().out
+    assert "stage pl/lora-seed1 and 3 more done" in said
+    assert "stage es/lora-seed1 and 1 more not run: it needs prepare en-es, which failed" in said
+    assert "11 stages: 8 done, 1 failed, 2 blocked" in str(progress_of(bench.out))
+    assert sweep(bench.path, asked, only=("cells",)) == 1, "nothing that can be done is left"
+    assert bench.calls() == []
+    monkeypatch.delenv("FAIL")
+    assert sweep(bench.path, asked) == 0
+    assert bench.calls()[-1] == "train es/lora-seed1 es/flare-seed1 --evaluate"
+
+
 def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(bench.path), "--only", "translate,prepare"]) == 0
     assert bench.calls() == PREPARED and not (bench.out / "report.md").exists()
@@ -188,11 +215,11 @@ def test_what_auto_became_is_told_where_cells_may_run_elsewhere(
 
 
 def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
-    def jobs(*overrides: str) -> dict[str, list[str]]:
-        nodes = nodes_of(load_sweep(bench.path, overrides))
+    def jobs(*overrides: str, at_once: int = 1) -> dict[str, list[str]]:
+        nodes = nodes_of(load_sweep(bench.path, overrides), at_once)
         here = f"{bench.out}/"
         return {
-            node.name: [word.removeprefix(here) for word in node.command if word.startswith(here)]
+            node.name: [word.removeprefix(here) for word in node.command() if word.startswith(here)]
             for node in nodes
             if node.kind == "cells"
         }
@@ -202,6 +229,9 @@ def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
     trained = alone[1:]
     assert jobs("together=auto") == {alone[0]: alone[:1], f"{trained[0]} and 3 more": trained}
     assert list(jobs("together=3").values()) == [alone[:1], trained[:3], trained[3:]]
+    assert list(jobs("together=3", at_once=3).values()) == [alone[:1], trained[:3], trained[3:]], "as it was asked for"
+    assert list(jobs("together=auto", at_once=3).values()) == [alone[:1], trained[:1], trained[1:2], trained[2:]]
+    assert jobs("together=auto", at_once=9) == jobs(), "a job for each"
     assert sweep(bench.path, ["grid.methods=[zero_shot, lora]"]) == 0
     assert jobs("together=auto")[f"{trained[0]} and 3 more"] == trained[2:], "those that are done are left out"
     bench.settings["models"] = {"small": {"model.dtype": "float32"}, "other": {"model.dtype": "bfloat16"}}
@@ -211,7 +241,7 @@ def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
 
 def test_no_test_row_is_scored_where_validation_counts(bench: Bench) -> None:
     one = ["score=validation", "grid.seeds=[1]", "grid.methods=[zero_shot, lora]"]
-    assert [node.command[-1] for node in nodes_of(load_sweep(bench.path, one)) if node.kind == "cells"] == [
+    assert [node.command()[-1] for node in nodes_of(load_sweep(bench.path, one)) if node.kind == "cells"] == [
         "validation",
         str(bench.out / "pl/lora-seed1"),
     ]
@@ -361,6 +391,9 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
         "4 stages: 1 done, 1 running, 2 waiting; about 90 minutes left, and 1 whose time is not known",
     ], "an hour of it and two of the next, by two jobs"
     assert progress(SweepRecord(2, nodes), tmp_path, alive=False).startswith("stopped  a\n")
+    ended = (tmp_path / "a/train_log.jsonl").read_text()
+    (tmp_path / "a/train_log.jsonl").write_text("what lies far back is not read\n" + '{"step": 1}\n' * 10_000 + ended)
+    assert progress(SweepRecord(2, nodes), tmp_path, alive=True) == running
     (tmp_path / "a/config.yaml").write_text("train: [")
     assert progress(SweepRecord(2, nodes), tmp_path, alive=True).splitlines()[1] == running.splitlines()[-1]
     SweepRecord(2, nodes).write(tmp_path)

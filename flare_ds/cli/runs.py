@@ -11,6 +11,7 @@ from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, ov
 from flare_ds.cli.importing import libraries
 from flare_ds.cli.predict import add_predict
 from flare_ds.exceptions import ConfigError, FlareError, together
+from flare_ds.host import open_more_files
 from flare_ds.settings import load_config
 from flare_ds.tasks.of_run import task_sha256
 
@@ -156,6 +157,7 @@ def _train_configs(options: argparse.Namespace) -> "list[Config]":
 
 
 def _train(options: argparse.Namespace) -> None:
+    open_more_files()
     configs = _train_configs(options)
 
     with libraries(*(config.model for config in configs)):

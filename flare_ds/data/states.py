@@ -25,6 +25,7 @@ from flare_ds.checksums import json_sha256
 from flare_ds.data.cache.format import HEADER_BYTES
 from flare_ds.data.cache.section import map_array
 from flare_ds.exceptions import CacheError
+from flare_ds.files import opening
 from flare_ds.kept import Kind
 from flare_ds.published import Count
 from flare_ds.tasks.base import SPLITS
@@ -96,7 +97,8 @@ class StateSplit:
             # numpy has no bfloat16: the bytes are mapped as integers of the same size.
             carrier = np.dtype(f"<i{dtype.itemsize}")
             whole = (positions, *shape)
-            self._raw = np.memmap(states, carrier, "r", shape=whole) if positions else np.empty(whole, carrier)
+            with opening(states):
+                self._raw = np.memmap(states, carrier, "r", shape=whole) if positions else np.empty(whole, carrier)
         except (OSError, ValueError) as error:
             raise _damaged(directory, error) from error
 

@@ -181,8 +181,11 @@ class RunDirectory:
         of = f"{train.steps} steps" if train.epochs is None else f"the steps of {train.epochs:g} epochs"
         return f"trained {steps} of {of}" if steps else "not started"
 
-    def train_log(self) -> list[dict[str, Any]]:
+    def train_log(self, last_bytes: int | None = None) -> list[dict[str, Any]]:
         """The complete lines of train_log.jsonl; none if training has not started.
+
+        Args:
+            last_bytes: only those that lie in so many bytes at its end; None: all.
 
         Raises:
             DataError: one of them is damaged.
@@ -191,7 +194,11 @@ class RunDirectory:
         if not path.is_file():
             return []
         try:
-            return parse_lines(path.read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                if last_bytes is not None and (begin := path.stat().st_size - last_bytes) > 0:
+                    file.seek(begin - 1)
+                    file.readline()  # the rest of a line that begins before them
+                return parse_lines(file.read().decode("utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {path}: {error}", fix=f"flare-ds train {self.path}") from error
 

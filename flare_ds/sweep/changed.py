@@ -1,6 +1,7 @@
-"""Runs that are there, but were made with other settings than a plan has: told all at once, or moved aside.
+"""Runs that have begun with other settings than a plan has: told all at once, or moved aside.
 
-Only settings that a run's method reads count. What stands on a base goes with the stage 1 that made it.
+One that is only planned is planned anew. Only settings that a run's method reads count. What stands on a base goes with
+the stage 1 that made it.
 """
 
 import time
@@ -20,7 +21,7 @@ ASIDE = ".aside"
 
 
 def changed_runs(plan: Plan) -> dict[str, list[PlannedRun]]:
-    """The runs that are there and would be others, by what differs."""
+    """The runs that have begun and would be others, by what differs."""
     found: dict[str, list[PlannedRun]] = {}
     fingerprints: dict[str, str] = {}
     for run in plan.runs:
@@ -79,16 +80,17 @@ def claim_directories(plan: Plan) -> None:
     Raises:
         HostError: a process writes one that is to go on otherwise.
     """
-    # Those under way, too: they may go on with smaller batches, say.
+    # Those under way, too: they may go on with smaller batches, say; and planned ones with anything.
     for run in plan.runs:
-        same = _is_there(run) and not housekeeping(run.owner.config, at_place(run.config))
+        is_there = (run.directory / "config.yaml").exists()
+        same = is_there and not housekeeping(run.owner.config, at_place(run.config))
         if not (run.owner.finished or same):
             run.owner.check_unwritten()
             run.owner.claim(run.config)
 
 
 def _settings(run: PlannedRun) -> list[str]:
-    differ = changes(run.owner.config, run.config) if _is_there(run) else {}
+    differ = changes(run.owner.config, run.config) if run.owner.begun else {}
     return [f"{name}={before!r}, now {name}={now!r} is asked for" for name, (before, now) in differ.items()]
 
 
@@ -109,7 +111,3 @@ def _stale(plan: Plan, changed: dict[str, list[PlannedRun]]) -> Iterable[Path]:
             yield from (path for path in [run.directory] if path.exists())
         if run in plan.stages1 and run in runs and run.merged.exists():
             yield run.merged
-
-
-def _is_there(run: PlannedRun) -> bool:
-    return (run.directory / "config.yaml").exists()

@@ -30,7 +30,7 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
     """
     plan = load_sweep(path, overrides)
     changed = {run.name: what for what, runs in changed_runs(plan).items() for run in runs}
-    nodes, memory = nodes_of(plan), CellMemory(plan)
+    nodes, memory = nodes_of(plan, jobs), CellMemory(plan)
     check_inputs(nodes, path)
     record = record_of(nodes, plan.out, jobs)
     to_do = [node for node in nodes if node.kind == "cells" and record.nodes[node.name].state != "done"]

@@ -18,10 +18,11 @@ from rich.text import Text
 
 from flare_ds.exceptions import HostError
 from flare_ds.files import disk_errors
-from flare_ds.processes import log_tail, only_one, say, search_path
+from flare_ds.processes import log_tail, say, search_path
 from flare_ds.reporting import report
 from flare_ds.sweep.changed import claim_directories, refuse_changed, set_changed_aside
 from flare_ds.sweep.inputs import check_inputs
+from flare_ds.sweep.lock import only_one
 from flare_ds.sweep.nodes import KINDS, is_done, nodes_of
 from flare_ds.sweep.plan import Plan, load_sweep
 from flare_ds.sweep.progress import progress
@@ -70,7 +71,7 @@ def sweep(
     with only_one(plan.out):
         set_changed_aside(plan) if rerun_changed else refuse_changed(plan)
         claim_directories(plan)
-        nodes, console = nodes_of(plan), Console()  # anew: what was moved aside is to be run
+        nodes, console = nodes_of(plan, jobs), Console()  # anew: what was moved aside is to be run
         record = record_of(nodes, plan.out, jobs)
         record.write(plan.out)
         shown = jobs == 1 and not console.is_terminal

@@ -12,11 +12,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from flare_ds.config import Config
 from flare_ds.evaluation.other_rows import OtherRows
+from flare_ds.sweep.groups import alike, grouped
 from flare_ds.sweep.plan import Plan, PlannedRun
 
 Kind = Literal["translate", "prepare", "stage1", "cells"]
@@ -32,16 +34,18 @@ class Node:
         kind: what it does.
         runs: the runs it writes; for a cache those that read it.
         needs: names of the nodes that must be finished before it.
-        command: its words.
+        command: its words now; cells that are done meanwhile are left out of them.
         finished: whether it need not be run.
+        part: the node of some of its runs; None: they go together.
     """
 
     name: str
     kind: Kind
     runs: tuple[PlannedRun, ...]
     needs: tuple[str, ...]
-    command: tuple[str, ...]
+    command: Callable[[], tuple[str, ...]]
     finished: Callable[[], bool]
+    part: "Callable[[tuple[PlannedRun, ...]], Node] | None" = None
 
     @property
     def log(self) -> Path:
@@ -59,32 +63,22 @@ class Node:
         return "+".join(dict.fromkeys(run.method for run in self.runs)) if self.kind == "cells" else self.kind
 
 
-def nodes_of(plan: Plan) -> list[Node]:
-    """All nodes of a plan, in the order in which one job after another would run them."""
+def nodes_of(plan: Plan, jobs: int = 1) -> list[Node]:
+    """All nodes of a plan, in the order in which one job after another would run them.
+
+    Args:
+        plan: the sweep, resolved.
+        jobs: how many run at once.
+    """
     nodes: dict[str, Node] = {}
     caches: dict[str, str] = {}  # by run: the node that makes its cache
-    for runs in _alike(plan.runs, cache_key):
+    for runs in alike(plan.runs, cache_key):
         needs = tuple(_translated(runs, nodes, plan))
         node = _prepared(runs, nodes, needs, plan)
         caches |= {run.name: node.name for run in runs}
     made = [node for run in plan.stages1 for node in _stage1(run, plan, caches[run.name])]
-    made += [_cells(runs, plan, caches) for runs in grouped(plan)]
+    made += [_cells(runs, plan, caches) for runs in grouped(plan, jobs)]
     return [*nodes.values(), *made]
-
-
-def grouped(plan: Plan) -> Iterator[tuple[PlannedRun, ...]]:
-    """The cells, each with those that train together with it: of one base and source language, in the plan's order.
-
-    Which of them really join is found where they are trained (`flare_ds.training.together`).
-    """
-    for cells in _alike(plan.cells, lambda cell: _joins(cell) if plan.together != 1 else cell.name):
-        size = len(cells) if plan.together == "auto" else plan.together
-        yield from (cells[first : first + size] for first in range(0, len(cells), size))
-
-
-def _joins(cell: PlannedRun) -> Any:
-    config = cell.config
-    return (cell.place, config.model, config.task.source_language) if config.recipe.trains else cell.name
 
 
 def is_done(run: PlannedRun, plan: Plan) -> bool:
@@ -99,13 +93,6 @@ def is_done(run: PlannedRun, plan: Plan) -> bool:
 _VALIDATION = OtherRows(split="validation")
 _READ_LATER = {"max_prompt_tokens", "chat", "drop_shared_passages"}
 """Settings of a task that say how rows are read once they are translated."""
-
-
-def _alike(runs: Sequence[PlannedRun], key: Callable[[PlannedRun], Any]) -> list[tuple[PlannedRun, ...]]:
-    groups: dict[Any, list[PlannedRun]] = {}
-    for run in runs:
-        groups.setdefault(key(run), []).append(run)
-    return [tuple(group) for group in groups.values()]
 
 
 def cache_key(run: PlannedRun) -> Any:
@@ -157,8 +144,8 @@ def _single(
         verb,
         runs,
         needs,
-        command,
-        finished=lambda: _has_cache(config) or all(is_done(one, plan) for one in runs),
+        lambda: command,
+        finished=lambda: _has_cache(config) or _all_done(runs, plan),
     )
     return nodes[name]
 
@@ -170,25 +157,33 @@ def _has_cache(config: Config) -> bool:
 
 
 def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
-    command = plan.command("stage1", *_named(run), "--output", str(run.merged))
-    yield Node(run.name, "stage1", (run,), (cache,), command, run.merged.is_dir)
+    tune = plan.command("stage1", *_named(run), "--output", str(run.merged))
+    yield Node(run.name, "stage1", (run,), (cache,), lambda: tune, run.merged.is_dir)
     if plan.score == "test":
-        command = plan.command("evaluate", *_named(run))
-        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), command, lambda: run.owner.finished)
+        score = plan.command("evaluate", *_named(run))
+        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), lambda: score, lambda: run.owner.finished)
 
 
 def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> Node:
-    """Cells that were trained before are only evaluated; those that are done are left out."""
     first, *others = runs
     needs = dict.fromkeys([*(caches[run.name] for run in runs), *([first.stage1.name] if first.stage1 else [])])
-    left = [run for run in runs if not is_done(run, plan)] if others else runs
-    named = dict.fromkeys(word for run in left for word in _named(run))
-    if first.config.recipe.trains:
-        words = ["train", *named, *(["--evaluate"] if plan.score == "test" else [])]
-    else:
-        words = ["evaluate", *named, *(["--split", "validation"] if plan.score == "validation" else [])]
     name = f"{first.name} and {len(others)} more" if others else first.name
-    return Node(name, "cells", runs, tuple(needs), plan.command(*words), lambda: all(is_done(r, plan) for r in runs))
+    finished = partial(_all_done, runs, plan)
+    part = partial(_cells, plan=plan, caches=caches) if others else None
+    return Node(name, "cells", runs, tuple(needs), partial(_cells_command, runs, plan), finished, part)
+
+
+def _all_done(runs: tuple[PlannedRun, ...], plan: Plan) -> bool:
+    return all(is_done(run, plan) for run in runs)
+
+
+def _cells_command(runs: tuple[PlannedRun, ...], plan: Plan) -> tuple[str, ...]:
+    """Cells that were trained before are only evaluated; those that are done are left out."""
+    left = [run for run in runs if not is_done(run, plan)] or runs
+    named = dict.fromkeys(word for run in left for word in _named(run))
+    if runs[0].config.recipe.trains:
+        return plan.command("train", *named, *(["--evaluate"] if plan.score == "test" else []))
+    return plan.command("evaluate", *named, *(["--split", "validation"] if plan.score == "validation" else []))
 
 
 def _named(run: PlannedRun) -> tuple[str, ...]:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from flare_ds.exceptions import FlareError
 from flare_ds.human import human_age
-from flare_ds.locks import holder_of
 from flare_ds.runs.directory import RunDirectory
-from flare_ds.sweep.record import LOCK, NodeRecord, SweepRecord, read_record
+from flare_ds.sweep.lock import is_swept
+from flare_ds.sweep.record import NodeRecord, SweepRecord, read_record
 
 _RECENT = 20
 """Steps whose mean says how fast a run is now."""
+_RECENT_BYTES = 1 << 16
+"""Of a log, enough for these steps: it is asked once a second, of every cell that trains."""
 
 
 def progress_of(out: Path) -> str | None:
@@ -23,7 +25,7 @@ def progress_of(out: Path) -> str | None:
         DataError: its record is damaged.
     """
     record = read_record(out)
-    return None if record is None else progress(record, out, alive=holder_of(out / LOCK) is not None)
+    return None if record is None else progress(record, out, alive=is_swept(out))
 
 
 def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
@@ -52,7 +54,7 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
 def _step(run: Path, name: str) -> str:
     """How far the training of a run is: the last step whose loss was a number, its speed and its loss."""
     try:
-        log = [line for line in RunDirectory(run).train_log() if line.get("loss") is not None]
+        log = [line for line in RunDirectory(run).train_log(_RECENT_BYTES) if line.get("loss") is not None]
         asked = RunDirectory(run).config.train.steps if log else None
     except FlareError:
         return ""

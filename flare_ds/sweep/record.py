@@ -16,7 +16,7 @@ from flare_ds.json_text import parse_object
 from flare_ds.runs.directory import TRAINING, RunDirectory
 from flare_ds.sweep.nodes import Node
 
-RECORD, LOCK = "sweep.json", "sweep.lock"
+RECORD = "sweep.json"
 State = Literal["waiting", "running", "done", "failed"]
 
 
@@ -75,6 +75,11 @@ class SweepRecord:
         state = "failed" if reason else "done"
         self.change(name, state=state, seconds=(node.seconds or 0.0) + seconds, reason=reason)
         return seconds
+
+    def divide(self, name: str, parts: Mapping[str, NodeRecord]) -> None:
+        """Put the parts of a node in its place, for all at once: others may be reading."""
+        places = [parts if other == name else {other: node} for other, node in self.nodes.items()]
+        self.nodes = {name: node for place in places for name, node in place.items()}
 
     def of_state(self, state: State) -> list[str]:
         """Names of the nodes of a state."""

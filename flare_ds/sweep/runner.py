@@ -1,6 +1,6 @@
 """Working through a graph: each node as soon as what it needs is finished, several at once, in the order of the plan.
 
-A node that fails blocks those that need it, and no others.
+A node that fails blocks those that need it, and no others; of cells that train together only those that need it.
 """
 
 import heapq
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flare_ds.processes import free_port, log_reason, run_logged, say
 from flare_ds.sweep.nodes import Node
-from flare_ds.sweep.record import SweepRecord
+from flare_ds.sweep.record import SweepRecord, record_of
 
 
 @dataclass
@@ -52,28 +52,30 @@ class Runner:
             HostError: a command cannot be started, or a log cannot be written.
         """
         places = {node.name: place for place, node in enumerate(nodes)}
+        # To the graph a node is done when it has ended, well or not, or will not start.
         graph = TopologicalSorter({node.name: node.needs for node in nodes})
         graph.prepare()
         ready: list[int] = []
-        running: dict[Future[str], tuple[Node, dict[str, str]]] = {}
+        running: dict[Future[str], tuple[str, Node, dict[str, str]]] = {}
         free = list(self.slots)
         with _pool(len(free)) as (pool, stop):
             while True:
                 for name in graph.get_ready():
                     heapq.heappush(ready, places[name])
                 if ready and free:
-                    node = nodes[heapq.heappop(ready)]
-                    if self._finished(node):
-                        graph.done(node.name)
-                    elif node.kind in self.only:
+                    whole = nodes[heapq.heappop(ready)]
+                    node = self._able(whole)
+                    if not self._finished(node) and node.kind in self.only and self._has_all(node):
                         slot = free.pop(0)
-                        running[self._start(node, slot, pool, stop)] = node, slot
+                        running[self._start(node, slot, pool, stop)] = whole.name, node, slot
+                    else:
+                        graph.done(whole.name)
                 elif running:
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        node, slot = running.pop(future)
+                        name, node, slot = running.pop(future)
                         free.append(slot)
-                        if self._ended_well(node, future.result()):
-                            graph.done(node.name)
+                        self._end(node, future.result())
+                        graph.done(name)
                 else:
                     break
         self._say_what_waits()
@@ -89,6 +91,23 @@ class Runner:
                 self.unmet.append(name)
                 say(f"stage {name} not run: it needs {need}, which is not finished, and --only leaves it out")
 
+    def _has_all(self, node: Node) -> bool:
+        """Whether what it needs is there."""
+        return all(self.record.nodes[need].state == "done" for need in node.needs)
+
+    def _able(self, node: Node) -> Node:
+        """A node; of cells that train together those that can, if the others wait in vain. They are two nodes then."""
+        if node.part is None or self._has_all(node):
+            return node
+        left = [run for run in node.runs if not node.part((run,)).finished()]
+        able = [run for run in left if self._has_all(node.part((run,)))]
+        if not able:
+            return node
+        waiting = [run for run in left if run not in able]
+        parts = [node.part(tuple(runs)) for runs in (able, waiting) if runs]
+        self.record.divide(node.name, record_of(parts, self.out, self.record.jobs).nodes)
+        return parts[0]
+
     def _finished(self, node: Node) -> bool:
         if not node.finished():
             return False
@@ -100,7 +119,7 @@ class Runner:
     def _start(
         self, node: Node, slot: dict[str, str], pool: ThreadPoolExecutor, stop: threading.Event
     ) -> "Future[str]":
-        say(f"stage {node.name}: {shlex.join(node.command)}")
+        say(f"stage {node.name}: {shlex.join(node.command())}")
         self.record.start(node.name)
         self.record.write(self.out)
         return pool.submit(self._work, node, slot, stop)
@@ -111,7 +130,7 @@ class Runner:
         for left in reversed(range(self.retries + 1)):
             # A port of its own for each command, so that two can share a machine.
             port = free_port()
-            command = [word.replace("{free_port}", port) for word in node.command]
+            command = [word.replace("{free_port}", port) for word in node.command()]
             status = run_logged(command, node.log, environment=slot, shown=self.shown, stop=stop)
             if status == 0 and node.made:
                 return ""
@@ -120,7 +139,7 @@ class Runner:
                 say(f"stage {node.name} failed ({why}) and is tried again")
         return why
 
-    def _ended_well(self, node: Node, why: str) -> bool:
+    def _end(self, node: Node, why: str) -> None:
         seconds = self.record.end(node.name, f"{log_reason(node.log)} ({why})" if why else "")
         self.record.write(self.out)
         self.seconds[node.name] = seconds
@@ -129,7 +148,6 @@ class Runner:
             say(f"stage {node.name} FAILED ({why}) after {seconds:.1f} s")
         else:
             say(f"stage {node.name} done in {seconds:.1f} s")
-        return not why
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 
 from flare_ds.checksums import file_sha256
 from flare_ds.data.cache.format import ELSEWHERE, HEADER_BYTES, Section
-from flare_ds.files import disk_errors
+from flare_ds.files import disk_errors, opening
 
 
 class SectionWriter:
@@ -82,9 +82,10 @@ def map_array(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
 
     Raises:
         OSError: it cannot be opened.
+        HostError: too many files are open; each that is mapped is (mmap keeps a descriptor of its own).
         ValueError: it holds another type or number of elements.
     """
-    with path.open("rb") as file:
+    with opening(path), path.open("rb") as file:
         if file.read(HEADER_BYTES) != header(dtype, length):
             raise ValueError(f"its header does not say {dtype.str} {[length]}")
         mapped = np.memmap(file, dtype, "r", offset=HEADER_BYTES, shape=(length,))

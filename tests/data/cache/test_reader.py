@@ -1,15 +1,17 @@
 """Opening a cache: what is read, what a reader may do with it, and what is refused with the command that rebuilds."""
 
 import json
+import os
 import pickle
 import re
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flare_ds.data.cache import open_cache, prepare_cache, verify
-from flare_ds.exceptions import CacheError
+from flare_ds.exceptions import CacheError, HostError
 from tests.data.cache.moods import moods_config, word_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -149,6 +151,21 @@ def test_a_damaged_header_is_refused_when_the_split_opens(built: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CacheError, match=r"section train\.labels\.npy .* is damaged"):
             open_cache(built).split("train")
+
+
+@pytest.mark.parametrize("left", [0, 1, 4])
+def test_what_cannot_be_opened_for_want_of_descriptors_is_not_damaged(built: Path, left: int) -> None:
+    """A descriptor for nothing, for the manifest alone, for a few of the sections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+    try:
+        with pytest.raises(HostError, match=r"cannot open .*: Too many open files") as refused:
+            open_cache(built).split("train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "ulimit -n" in refused.value.fix
 
 
 @pytest.mark.parametrize("number", [-1, 3, 2**40])

@@ -1,0 +1,39 @@
+"""Which cells of a plan are one command: those that train together over one base."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from flare_ds.sweep.plan import Plan, PlannedRun
+
+
+def grouped(plan: Plan, jobs: int) -> Iterator[tuple[PlannedRun, ...]]:
+    """The cells, each with those that train together with it: of one base and source language, in the plan's order.
+
+    `auto` shares them out among the jobs, so that none is idle. Which of them really join is found where they are
+    trained (`flare_ds.training.together`).
+
+    Args:
+        plan: the sweep, resolved.
+        jobs: how many run at once.
+    """
+    for cells in alike(plan.cells, lambda cell: _joins(cell) if plan.together != 1 else cell.name):
+        if plan.together == "auto":
+            parts = min(jobs, len(cells))
+            bounds = [len(cells) * part // parts for part in range(parts + 1)]
+        else:
+            bounds = [*range(0, len(cells), plan.together), len(cells)]
+        yield from (cells[first:end] for first, end in pairwise(bounds))
+
+
+def _joins(cell: PlannedRun) -> Any:
+    config = cell.config
+    return (cell.place, config.model, config.task.source_language) if config.recipe.trains else cell.name
+
+
+def alike(runs: Sequence[PlannedRun], key: Callable[[PlannedRun], Any]) -> list[tuple[PlannedRun, ...]]:
+    """Runs, those together that have a key in common."""
+    groups: dict[Any, list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return [tuple(group) for group in groups.values()]
