@@ -290,7 +290,7 @@ def main() -> None:
         openings = [in_child(measure_open, large) for _ in range(options.openings)]
         readers = measure_readers(large, options.reader_rows)
         config = large_config(Path(place), options.rows)
-        remember(config, open_cache(large).key)
+        remember(config, open_cache(large).key, [])
         launches = [in_child(measure_launch, config) for _ in range(options.openings)]
         for workers in options.workers:
             at = Path(place, str(workers))
