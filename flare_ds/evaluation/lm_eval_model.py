@@ -93,7 +93,8 @@ class FlareModel(LM):
         shape = agreed(partial(load_shape, config.model))
         longest = row_length(max_length, resolve_max_length(shape.config, self.tokenizer))
         templates = source_templates(config, doc_to_source)
-        self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=config.recipe.reads == "joint")
+        joint = config.recipe.reads in ("joint", "behind")
+        self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=joint)
         self.running = open_trained(config, shape=shape, label_tokens=[])
         self.running.root.eval()
 

@@ -1,6 +1,7 @@
 """lm-eval's own machinery asks runs of ours, and hears what our harness and its own Hugging Face model say."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,6 +146,15 @@ def test_how_many_rows_are_cut_is_said(root: Path, found: dict[str, Any]) -> Non
     ]
 
 
+def test_a_target_behind_its_source_shares_the_positions_with_it(root: Path, found: dict[str, Any]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(root / "model")
+    bos, context, short, answered = (len(tokenizer(text)["input_ids"]) for text in ("", TEXT, "word1", "word1 word2"))
+    newline = len(tokenizer("word1\nword1")["input_ids"]) - 2 * short + bos
+    positions = 2 * context + newline - bos
+    lost = [positions - (24 - (answered - short - 1)), positions - (24 - 2)]
+    assert [re.search(r"up to (\d+) tokens", message)[1] for message in found["short_behind"]] == [*map(str, lost)]
+
+
 def test_the_command_line_on_two_ranks_that_share_the_base(root: Path, found: dict[str, Any]) -> None:
     model = {"run": str(root / "flare"), "doc_to_source": SOURCE, "evaluate.whole_model": False}
     arguments = ["--model", "flare_ds", "--model_args", json.dumps(model), "--tasks", "mood", "--batch_size", "7"]
@@ -199,6 +209,21 @@ def test_two_prompts_in_one_row_are_cut_only_where_they_do_not_fit_together() ->
     without = " ".join(FILLER[-6:])
     assert joint.written(ask(long, text_en=None), 1).prompt == ids("<bos> " + without)
     assert encoder(longest=8, joint=True).written(ask(long), 1).prompt == ids("<bos> " + without)
+
+
+def test_texts_that_share_positions_are_cut_no_more_than_they_must() -> None:
+    for texts in ((3, 15, 2), (15, 1, 15), (15, 15, 15), (15, 15, 0), (5, 0, 0), (2, 3, 4)):
+        for longest in (7, 12, 20, 40):
+            shared = encoder("a", "b", longest=longest, joint=True)
+            target, a, b = (" ".join(FILLER[:count]) for count in texts)
+            row = shared.written(ask(target, a=a, b=b), 1)
+            read = [row.prompt, *row.sources]
+            whole = [1 + count if count or not place else 0 for place, count in enumerate(texts)]
+            positions = sum(map(len, read)) + any(texts[1:]) * (len(shared.form.newline_ids) - 1)
+            assert positions <= longest - 1
+            cut = [len(tokens) for tokens, length in zip(read, whole, strict=True) if len(tokens) < length]
+            assert not cut or (positions == longest - 1 and max(map(len, read)) - min(cut) <= 1)
+            assert row.lost == sum(whole) - sum(map(len, read))
 
 
 def test_prompts_end_where_their_text_ends() -> None:
