@@ -8,19 +8,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pytest import approx
 
 pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flare_ds.cli import main
 from flare_ds.evaluation.lm_eval_model import FlareModel
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, source_text
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, source_templates
-from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.exceptions import ConfigError, DataError, NotFiniteError
 from tests.by_hand import make_config
 from tests.distributed import run_ranks
 from tests.evaluation.lm_eval_worker import SOURCE, TEXT
@@ -297,6 +298,18 @@ def test_generation_kwargs() -> None:
         decoding_settings(asked | {"num_beams": 4}, config)
     with pytest.raises(ConfigError, match=r"top_p=3 in generation_kwargs"):
         decoding_settings(asked | {"top_p": 3}, config)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 1.0}])
+def test_what_a_model_writes_whose_logits_are_no_numbers_is_refused(tmp_path: Path, sampling: dict[str, Any]) -> None:
+    config = toy_settings(tmp_path, method="zero_shot")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    base.get_output_embeddings().weight.data.fill_(torch.nan)
+    base.save_pretrained(tmp_path / "model")
+    model = FlareModel(str(write_config(config)))
+    asked = "word1 word2", {"until": ["e"], "max_gen_toks": 2, **sampling}
+    with pytest.raises(NotFiniteError, match="scores of 1 requests are not finite: number 0"):
+        model.generate_until([Instance("generate_until", {}, asked, 0, ("task", 0, 1))])
 
 
 def test_one_template_for_each_source() -> None:
