@@ -3,6 +3,7 @@
 On other rows than these (see `flare_ds.evaluation.other_rows`) the same is done, and written beside.
 """
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.states import prepare_states
 from flare_ds.scoring.metrics import INTERVAL, confidence_interval
 from flare_ds.scoring.predictions import PREDICTIONS, write_predictions
+from flare_ds.texts import one_line
 from flare_ds.versions import versions
 
 
@@ -137,9 +139,17 @@ def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, rows: Ot
     write_predictions(predictions, scores.records)
     if config.recipe.trains and not rows:
         write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})
-    if not rows:
-        show_test(scores, config, cache)
     write_json(metrics, {**_what_was_scored(run_dir, config, cache, rows), **_how_well(scores, seconds)})
+    if not rows:
+        _show(scores, config, cache)
+
+
+def _show(scores: Scores, config: Config, cache: Cache) -> None:
+    """Show what is written where the run is watched; a service that cannot be reached costs no score."""
+    try:
+        show_test(scores, config, cache)
+    except Exception as error:  # of whatever kind, as each tracker's package has its own
+        print(f"warning: {config.run_dir} is scored, but not shown: {one_line(repr(error))}", file=sys.stderr)
 
 
 def _beside(path: Path, rows: OtherRows) -> Path:

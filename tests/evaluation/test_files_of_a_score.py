@@ -1,7 +1,11 @@
 """metrics.json stands for the predictions beside it, whenever an evaluation ends."""
 
+from pathlib import Path
+
 import pytest
 
+from flare_ds.cli import main
+from flare_ds.evaluation import shown
 from flare_ds.evaluation.evaluate import _write
 from flare_ds.evaluation.other_rows import OWN
 from flare_ds.evaluation.scores import Scores
@@ -9,6 +13,26 @@ from flare_ds.runs import RunDirectory
 from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.settings import load_config
 from tests.report.runs import write_run
+from tests.toy import toy_settings, write_config
+
+
+@pytest.fixture(scope="module")
+def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = toy_settings(tmp_path_factory.mktemp("scored"), method="zero_shot")
+    settings["task"] |= {"validation_rows": 9, "test_rows": 9}
+    return write_config(settings)
+
+
+def test_a_tracker_that_fails_costs_no_score(
+    run_yaml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(shown, "Trackers", unreachable)
+    assert main(["evaluate", str(run_yaml)]) == 0
+    assert "is scored, but not shown: ConnectionError('no route')" in capsys.readouterr().err
+    assert RunDirectory(run_yaml.with_suffix("")).finished
 
 
 def test_what_ends_between_the_files_leaves_no_score_of_other_predictions(tmp_path):
