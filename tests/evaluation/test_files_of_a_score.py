@@ -35,6 +35,27 @@ def test_a_tracker_that_fails_costs_no_score(
     assert RunDirectory(run_yaml.with_suffix("")).finished
 
 
+def test_two_files_of_one_name_do_not_share_a_result(
+    run_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run_yaml)]) == 0
+    files = {"a/new.csv": "target,label\nword1,positive\n", "b/new.jsonl": '{"target": "x", "label": 1}\n'}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    first, second = (["evaluate", str(run_yaml), "--file", str(tmp_path / name)] for name in files)
+    result = run_yaml.with_suffix("") / "metrics-file-new.json"
+    assert main(first) == 0 and main(first) == 0
+    before = result.read_bytes()
+    capsys.readouterr()
+    assert main(second) == 1
+    said = capsys.readouterr().err
+    assert f"is the result of {tmp_path}/a/new.csv" in said and "delete metrics-file-new.json" in said
+    assert result.read_bytes() == before
+    result.unlink()
+    assert main(second) == 0
+
+
 def test_what_ends_between_the_files_leaves_no_score_of_other_predictions(tmp_path):
     run = RunDirectory(write_run(tmp_path, "zero_shot", "zero_shot", 1, [True, False]))
     config = load_config(run.path, ["tracking.to=[]"])
