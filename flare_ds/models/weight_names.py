@@ -1,8 +1,8 @@
 """What the files of a model call its weights, where transformers has other names for them than those files.
 
-    model.language_model.layers.0.mlp.up_proj.weight    language_model.model.layers.0.mlp.up_proj.weight   Gemma 3, images
-    lm_head.weight                                      embed_out.weight                                   GPT-NeoX
-    transformer.h.0.mlp.dense_h_to_4h.weight            h.0.mlp.dense_h_to_4h.weight                       BLOOM's hub
+model.language_model.layers.0.mlp.up_proj.weight    language_model.model.layers.0.mlp.up_proj.weight   Gemma 3, images
+lm_head.weight                                      embed_out.weight                                   GPT-NeoX
+transformer.h.0.mlp.dense_h_to_4h.weight            h.0.mlp.dense_h_to_4h.weight                       BLOOM's hub
 """
 
 from collections.abc import Iterable

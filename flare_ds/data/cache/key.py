@@ -66,7 +66,7 @@ def chat_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str,
 
 
 def _prefix_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What prompts start with, where eos is in it: such caches once did not tell, and their joined rows had it twice."""
+    """What prompts start with, where eos is in it: such caches once did not tell, and joined rows had it twice."""
     form = PlainForm(tokenizer)
     return {"prefix_ids": form.prefix_ids} if not config.task.chat and form.eos_id in form.prefix_ids else {}
 
