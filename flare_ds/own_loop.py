@@ -56,7 +56,8 @@ def adapt(
     config = settings if isinstance(settings, Config) else _run_settings(hf_model, settings or {}, seed)
     config = with_whole_head(config)
     recipe, adapter = config.recipe, config.adapter
-    if not recipe.trains or config.streams_beside != config.sources or config.sources > 1 or adapter.span == "full":
+    reads_target = recipe.reads == "target" and not recipe.late and config.streams_beside == config.sources <= 1
+    if not (recipe.trains and reads_target) or adapter.span == "full":
         raise ConfigError(
             f"method={config.method} with {config.sources} sources and adapter.span={adapter.span!r} cannot be run in "
             "a loop of one's own",
@@ -117,13 +118,18 @@ class FusedModel(nn.Module):
 
         Raises:
             DataError: a row is empty, or its labels do not mark one answer behind a prompt.
+            ConfigError: there are sources, but the method reads none.
         """
+        if source_input_ids is not None and not self.config.sources:
+            raise ConfigError(
+                f"source_input_ids are given, but method={self.config.method} reads no source",
+                fix="leave them out, or adapt with method=flare",
+            )
         rows = PaddedRows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels)
-        fused = self.config.sources > 0 and source_input_ids is not None
         batch = collate(
             rows,
             MicroBatch(np.arange(len(input_ids)), np.ones(len(input_ids), np.float32)),
-            streams=("source", "target") if fused else ("target",),
+            streams=("target",) if source_input_ids is None else ("source", "target"),
             objective="vocabulary",
             pad_id=0,
         ).to(self.two_streams.base.device)

@@ -134,8 +134,12 @@ def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
         flare_ds.adapt(torch.nn.Linear(2, 2))
     with pytest.raises(flare_ds.ConfigError, match=r"unknown setting 'adapter\.rank'"):
         flare_ds.adapt(hf_model(root), {"rank": 4})
-    with pytest.raises(flare_ds.ConfigError, match="method=zero_shot"):
-        flare_ds.adapt(hf_model(root), config_of(toy_settings(root, method="zero_shot")))
+    for method in ("zero_shot", "translate_test", "input_fusion", "x_mixup", "source_prefix", "late"):
+        with pytest.raises(flare_ds.ConfigError, match=f"method={method} .* cannot be run in a loop"):
+            flare_ds.adapt(hf_model(root), config_of(toy_settings(root, method=method)))
+    lora = config_of(toy_settings(root, method="lora"))
+    with pytest.raises(flare_ds.ConfigError, match="source_input_ids are given, but method=lora reads no source"):
+        flare_ds.adapt(hf_model(root), lora)(**asked(lora))
     with pytest.raises(flare_ds.ConfigError, match="the model has no name_or_path"):
         flare_ds.adapt(small_model("llama")[0]).save_adapter(root / "nameless")
 

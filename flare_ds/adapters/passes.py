@@ -33,7 +33,7 @@ class Pass:
         source_XMD: what each fused module fuses, all rows of one source before those of the next; empty: plain LoRA.
         alignment: how its positions meet the target's; None: nothing is fused.
         past_BCR: when decoding, T of the positions so far by module, added to; None: not kept.
-        energy: while measuring, two sums by module, added to: see `Fusion.energy`; None: not measured.
+        energy: while measuring, two sums by module, added to: see `adapted._energy`; None: not measured.
     """
 
     adapted: bool = True

@@ -214,8 +214,11 @@ def _tell(config: "Config", scores: "Scores", which: str = "test") -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     from flare_ds.models.merge import merge_run
+    from flare_ds.runs.hub_names import settle_hub_names
 
-    print(merge_run(load_config(options.config), options.output))
+    config = load_config(options.config)
+    settle_hub_names(config)
+    print(merge_run(config, options.output))
 
 
 def _push(options: argparse.Namespace) -> None:

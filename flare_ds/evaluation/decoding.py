@@ -135,7 +135,9 @@ class TokenChoice:
         up_to_XK = warped_XK.double().softmax(-1).cumsum(-1)
         up_to_XK = up_to_XK / up_to_XK[:, -1:]  # ends in 1 exactly, which no draw reaches
         drawn_X = torch.tensor([generator.random() for generator in self.generators], dtype=torch.float64)
-        return torch.searchsorted(up_to_XK, drawn_X[:, None].to(up_to_XK.device), right=True)[:, 0]
+        tokens_X = torch.searchsorted(up_to_XK, drawn_X[:, None].to(up_to_XK.device), right=True)[:, 0]
+        # No draw is below a sum that is NaN: some token, whose log-probability is NaN, too, and refused as such.
+        return tokens_X.clamp(max=logits_XK.shape[-1] - 1)
 
 
 def _prompts(batch: Batch) -> Batch:

@@ -3,6 +3,7 @@
 On other rows than these (see `flare_ds.evaluation.other_rows`) the same is done, and written beside.
 """
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.states import prepare_states
 from flare_ds.scoring.metrics import INTERVAL, confidence_interval
 from flare_ds.scoring.predictions import PREDICTIONS, write_predictions
+from flare_ds.texts import one_line
 from flare_ds.versions import versions
 
 
@@ -50,11 +52,13 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
     Raises:
         CheckpointError: the run's adapter is missing, damaged, or was trained with other settings.
         NotFiniteError: a score is not finite; nothing is written.
-        ConfigError: answers are to be generated, but the run's head cannot, or label words cannot be told apart.
+        ConfigError: answers are to be generated, but the run's head cannot, or label words cannot be told apart; or see
+            `OtherRows.check_place`.
         FlareError: see `prepare_states`.
     """
     if config.recipe.trains:
         on_rank_zero(partial(check_settings, Path(config.run_dir) / "adapter", config))
+    on_rank_zero(partial(rows.check_place, Path(config.run_dir)))
     config = rows.settings(config)
     states = prepare_states(config, cache)
     shape = agreed(partial(load_shape, config.model))
@@ -132,19 +136,22 @@ def saved_adapter(config: Config) -> AdapterSource | None:
 
 
 def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, rows: OtherRows, *, seconds: float) -> None:
-    predictions, metrics = (_beside(run_dir / name, rows) for name in (PREDICTIONS, METRICS))
+    predictions, metrics = (rows.beside(run_dir / name) for name in (PREDICTIONS, METRICS))
     metrics.unlink(missing_ok=True)  # a kill here leaves a run that is not scored, not another's score
     write_predictions(predictions, scores.records)
     if config.recipe.trains and not rows:
         write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})
-    if not rows:
-        show_test(scores, config, cache)
     write_json(metrics, {**_what_was_scored(run_dir, config, cache, rows), **_how_well(scores, seconds)})
+    if not rows:
+        _show(scores, config, cache)
 
 
-def _beside(path: Path, rows: OtherRows) -> Path:
-    """A name for the result of other rows than the run's own: metrics-es.json."""
-    return path.with_name(f"{path.stem}-{rows.name}{path.suffix}") if rows else path
+def _show(scores: Scores, config: Config, cache: Cache) -> None:
+    """Show what is written where the run is watched; a service that cannot be reached costs no score."""
+    try:
+        show_test(scores, config, cache)
+    except Exception as error:  # of whatever kind, as each tracker's package has its own
+        print(f"warning: {config.run_dir} is scored, but not shown: {one_line(repr(error))}", file=sys.stderr)
 
 
 def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRows) -> dict[str, Any]:

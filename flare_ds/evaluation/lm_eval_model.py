@@ -41,7 +41,7 @@ from flare_ds.data.cache.encode import tokenize_behind
 from flare_ds.evaluation.batches import Ask, ask_rows
 from flare_ds.evaluation.evaluate import open_trained
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
-from flare_ds.evaluation.generate import eos_ids, generate
+from flare_ds.evaluation.generate import Decoded, eos_ids, generate
 from flare_ds.evaluation.late import base_alone, refuse_to_write
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
@@ -93,7 +93,8 @@ class FlareModel(LM):
         shape = agreed(partial(load_shape, config.model))
         longest = row_length(max_length, resolve_max_length(shape.config, self.tokenizer))
         templates = source_templates(config, doc_to_source)
-        self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=config.recipe.reads == "joint")
+        joint = config.recipe.reads in ("joint", "behind")
+        self.encoder = RequestEncoder(self.tokenizer, templates, longest, joint=joint)
         self.running = open_trained(config, shape=shape, label_tokens=[])
         self.running.root.eval()
 
@@ -145,6 +146,7 @@ class FlareModel(LM):
 
         Raises:
             ConfigError: see `refuse_to_write`.
+            NotFiniteError: what the model makes of a context is no number.
         """
         refuse_to_write(self.config)
         groups = _grouped(requests, lambda request: json.dumps(request.args[1], sort_keys=True))
@@ -167,8 +169,7 @@ class FlareModel(LM):
             ]
 
         found = _ungrouped(groups, self._ask(ask, firsts, objective="vocabulary"))
-        odd = not_finite((f"number {row}", [score]) for row, (score, _) in enumerate(found))
-        on_rank_zero(partial(refuse_not_finite, odd, "requests"))
+        _refuse_not_finite(range(len(found)), [score for score, _ in found])
         return found
 
     def _log_probabilities(self, batch: Batch) -> Tensor:
@@ -193,15 +194,15 @@ class FlareModel(LM):
         stops: list[str] = settings["until"]
         eos = [*eos_ids(self.running.model.base, self.tokenizer.eos_token_id), *self._stop_tokens(stops)]
 
-        def ask(batch: Batch, rows: list[int]) -> list[str]:
-            decoded = generate(self.running, batch, config, eos=eos, rows=[numbers[row] for row in rows])
-            return [self._text(answer.tokens) for answer in decoded]
+        def ask(batch: Batch, rows: list[int]) -> list[Decoded]:
+            return generate(self.running, batch, config, eos=eos, rows=[numbers[row] for row in rows])
 
         rows = [self.encoder.written(request, config.generate.max_new_tokens) for request in requests]
         self._say_what_is_cut(rows)
         with base_gathered(self.running):
             said = self._ask(ask, rows, objective="labels", written=config.generate.max_new_tokens)
-        return [postprocess_generated_text(text, stops, None) for text in said]
+        _refuse_not_finite(numbers, [answer.log_probability for answer in said])
+        return [postprocess_generated_text(self._text(answer.tokens), stops, None) for answer in said]
 
     def _say_what_is_cut(self, rows: list[TokenRow]) -> None:
         lost = [row.lost for row in rows if row.lost]
@@ -239,6 +240,12 @@ def _log_likelihood(scores_NV: Tensor, answer: Sequence[int]) -> LogLikelihood:
     tokens_N, scores_NV = torch.tensor(answer, device=scores_NV.device), scores_NV[: len(answer)]
     likeliest = bool((scores_NV.argmax(-1) == tokens_N).all())
     return float(scores_NV.gather(1, tokens_N[:, None]).sum()), likeliest
+
+
+def _refuse_not_finite(numbers: Sequence[int], scores: Sequence[float]) -> None:
+    """Refuse to go on with requests, known by their numbers, of which a score is not finite."""
+    odd = not_finite((f"number {number}", [score]) for number, score in zip(numbers, scores, strict=True))
+    on_rank_zero(partial(refuse_not_finite, odd, "requests"))
 
 
 def _grouped(things: Sequence[T], key: Callable[[T], Hashable]) -> list[list[int]]:

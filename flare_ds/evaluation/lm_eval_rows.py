@@ -98,7 +98,7 @@ class RequestEncoder:
         tokenizer: of the base.
         templates: of each source's prompt: a field of the documents, or a jinja template over them.
         longest: most tokens in a row.
-        joint: whether source and target stand in one row, and so share that length.
+        joint: whether the target goes on where its sources end, so that they share that length.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -132,8 +132,7 @@ class RequestEncoder:
             problem = f"the continuation {continuation!r} of {context[-40:]!r} ({request.task_name}) has no tokens"
             raise DataError(problem, fix="correct the task's doc_to_choice or doc_to_target")
         sources = self._sources(request, strip=True)
-        room = self._room(prompt, sources, len(answer) - 1, request)
-        return self._row(prompt, tuple(answer), sources, room)
+        return self._row([prompt or [self.start], *sources], tuple(answer), len(answer) - 1, request)
 
     def written(self, request: Instance, longest_answer: int) -> TokenRow:
         """The row of a request to write behind a context.
@@ -144,8 +143,7 @@ class RequestEncoder:
         """
         (prompt,) = self.form.prompts([request.args[0]])
         sources = self._sources(request, strip=False)
-        room = self._room(prompt, sources, longest_answer, request)
-        return self._row(prompt, (), sources, room)
+        return self._row([prompt or [self.start], *sources], (), longest_answer, request)
 
     def windows(self, text: str) -> list[TokenRow]:
         """The rows that together score each token of a text once, with as much before it as fits; they fuse nothing."""
@@ -153,28 +151,31 @@ class RequestEncoder:
         windows = get_rolling_token_windows(tokens, prefix_token=self.start, max_seq_len=self.longest, context_len=1)
         return [TokenRow(tuple(context), tuple(scored)) for context, scored in map(make_disjoint_window, windows)]
 
-    def _room(self, prompt: list[int], sources: Sequence[list[int]], behind: int, request: Instance) -> int:
-        """Most tokens of each prompt with so many behind it; where two share a row and do not fit, half of it."""
-        room = self.longest - behind
-        if self.joint and any(sources):
-            shared = room - len(self.form.newline_ids) + len(self.form.prefix_ids)
-            room = room if len(prompt) + len(sources[0]) <= shared else shared // 2
-        if room <= len(self.form.prefix_ids):
+    def _row(self, texts: Sequence[list[int]], answer: Tokens, behind: int, request: Instance) -> TokenRow:
+        """A row of a prompt and its sources, with so many tokens behind the prompt."""
+        rooms = self._rooms([len(tokens) for tokens in texts], self.longest - behind)
+        if min(rooms) <= len(self.form.prefix_ids):
             problem = f"an answer of {behind + 1} tokens leaves no room for the prompt in {self.longest} tokens"
             raise DataError(f"{problem} ({request.task_name})", fix="a larger max_length, or a smaller max_gen_toks")
-        return room
+        lost = sum(max(len(tokens) - room, 0) for tokens, room in zip(texts, rooms, strict=True))
+        prompt, *sources = [self._cut(tokens, room) for tokens, room in zip(texts, rooms, strict=True)]
+        return TokenRow(prompt, answer, tuple(sources), lost)
 
-    def _row(self, prompt: list[int], answer: Tokens, sources: Sequence[list[int]], room: int) -> TokenRow:
-        lost = sum(max(len(tokens) - room, 0) for tokens in (prompt, *sources))
-        cut = tuple(self._cut(source, room) if source else () for source in sources)
-        return TokenRow(self._cut(prompt, room), answer, cut, lost)
+    def _rooms(self, lengths: Sequence[int], room: int) -> list[int]:
+        """Most tokens of a prompt and of each source; of what they share the longer have what the shorter leave."""
+        rooms = [room] * len(lengths)
+        if self.joint and any(lengths[1:]):
+            left = room - len(self.form.newline_ids) + len(self.form.prefix_ids)
+            texts = sorted((place for place, length in enumerate(lengths) if length), key=lengths.__getitem__)
+            for done, place in enumerate(texts):
+                rooms[place] = left // (len(texts) - done)
+                left -= min(lengths[place], rooms[place])
+        return rooms
 
     def _cut(self, prompt: list[int], room: int) -> Tokens:
         """The end of a prompt, behind the special tokens."""
         kept = len(self.form.prefix_ids)
-        if len(prompt) > room:
-            prompt = self.form.prefix_ids + prompt[kept - room :]
-        return tuple(prompt or [self.start])
+        return tuple(prompt if len(prompt) <= room else self.form.prefix_ids + prompt[kept - room :])
 
     def _sources(self, request: Instance, *, strip: bool) -> list[list[int]]:
         """The prompt of each source; empty where there is no text."""

@@ -5,14 +5,19 @@
     --language es --split validation         metrics-es-validation.json ...
     --file new.csv [--language es]           metrics-file-new.json ... (metrics-es-file-new.json ...)
 
-What is written stands beside the run's own result, whose names have nothing behind `metrics` and `predictions`.
+What is written stands beside the run's own result, whose names have nothing behind `metrics` and `predictions`. Files
+of one name and other contents have one place, which the first of them keeps.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from flare_ds.checksums import file_sha256
 from flare_ds.config import Config
+from flare_ds.exceptions import ConfigError
+from flare_ds.json_text import parse_object
+from flare_ds.runs.directory import METRICS
 from flare_ds.settings import parse_config
 from flare_ds.tasks.base import Split
 
@@ -45,6 +50,27 @@ class OtherRows:
     def split_name(self) -> Split:
         """Where they are in their cache: a file's rows stand for a test split."""
         return self.split or "test"
+
+    def beside(self, path: Path) -> Path:
+        """A name for their result beside the run's own: metrics-es.json; of the run's own rows that itself."""
+        return path.with_name(f"{path.stem}-{self.name}{path.suffix}") if self else path
+
+    def check_place(self, run_dir: Path) -> None:
+        """Refuse to write over the result of a file with other contents and the same name.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        place = self.beside(run_dir / METRICS)
+        try:
+            scored = parse_object(place.read_bytes())
+        except (OSError, ValueError):
+            return  # there is none, or nothing that could be lost
+        if self.file and scored.get("file_sha256") not in (None, file_sha256(self.file)):
+            raise ConfigError(
+                f"{place} is the result of {scored.get('file')}, whose contents are not those of {self.file}",
+                fix=f"give the file another name, or delete {place.name}",
+            )
 
     def settings(self, config: Config) -> Config:
         """The run's settings, with the language of these rows.

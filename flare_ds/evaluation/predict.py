@@ -18,7 +18,7 @@ import torch
 
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.rows_read import rows_read
-from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.batches.streams import positions, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache.rows import FURTHER_CUT, RowEncoder
 from flare_ds.data.label_trie import LabelTrie
@@ -198,8 +198,11 @@ class Predictor:
             print(f"warning: {cut} rows do not fit unless all of their texts are cut", file=sys.stderr)
         texts = FreeTexts(encoded)
         for config in self.config.readings:
-            longest = int(longest_prompts(rows_read(texts, config, self.encoder.form), streams_of(config)).max())
-            check_positions(self.shape, longest + written - 1, of="the longest text with its prompt and answer")
+            read = rows_read(texts, config, self.encoder.form)
+            longest = int(positions(read, config, read.prompt_lengths).max()) + written - 1
+            warning = check_positions(self.shape, longest, of="the longest text with its prompt and answer")
+            if rank() == 0 and warning:
+                print(f"warning: {warning}", file=sys.stderr)
         return texts
 
     def _ask(self, ask: Ask[T], texts: FreeTexts, config: Config, *, written: int = 0) -> list[T]:

@@ -27,6 +27,7 @@ from flare_ds.files import disk_errors, write_json
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
 from flare_ds.models.loading import load_shape
+from flare_ds.models.weight_names import names_in_files
 from flare_ds.progress import bar
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -58,14 +59,14 @@ def merge_run(config: Config, output: Path) -> Path:
     check_settings(adapter, config)
     base = _open_base(config)
     updates = _updates(adapter, config, base.head)
-    base.place(updates)
+    placed = base.placed(updates)
     temporary = output.with_name(f".{output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     with disk_errors(output):
         try:
             temporary.mkdir(parents=True)
             _copy_other_files(base.directory, temporary)
-            _write_weights(base, temporary, updates)
+            _write_weights(base, temporary, placed)
             if base.head in updates:
                 _untie(temporary / "config.json")
             write_json(temporary / "merged_from.json", {"base": config.model.base, "run": config.run_dir})
@@ -81,47 +82,53 @@ class _Base:
 
     Attributes:
         directory: where they are.
-        file_of: name of the file that holds each weight, by the weight's name.
-        head: name of the output matrix; where it is tied to the embedding it may be in no file.
-        embedding: name of the input matrix.
+        file_of: name of the file that holds each weight, by the weight's name in the files.
+        name_in_files: of each weight of the model, by its name in the model.
+        head: the model's name of the output matrix; where it is tied to the embedding it may be in no file.
+        embedding: the model's name of the input matrix.
     """
 
     directory: Path
     file_of: dict[str, str]
+    name_in_files: dict[str, str]
     head: str
     embedding: str
 
-    def place(self, updates: Mapping[str, Update]) -> None:
-        """Find the file of every update; a head that is in none goes beside the embedding it was tied to."""
-        if self.head in updates and self.embedding in self.file_of:
-            self.file_of.setdefault(self.head, self.file_of[self.embedding])
-        if lost := updates.keys() - self.file_of.keys():
+    def placed(self, updates: Mapping[str, Update]) -> dict[str, Update]:
+        """The updates by the files' names; a head that is in no file goes beside the embedding it was tied to."""
+        names = self.name_in_files
+        if self.head in updates and self.head not in names and self.embedding in names:
+            names[self.head] = self.head
+            self.file_of[self.head] = self.file_of[names[self.embedding]]
+        if lost := updates.keys() - names.keys():
             raise CheckpointError(
                 f"{len(lost)} adapter matrices match no weight of the base, first {min(lost)!r}",
                 fix="merge into the base the adapter was trained on",
             )
+        return {names[name]: update for name, update in updates.items()}
 
 
 def _open_base(config: Config) -> _Base:
     shape = load_shape(config.model)
     names = {module: f"{name}.weight" for name, module in shape.named_modules()}
-    directory = Path(config.model.base)
+    head, embedding = names[shape.get_output_embeddings()], names[shape.get_input_embeddings()]
+    directory = Path(base := config.model.base)
     try:
         if not directory.is_dir():
-            base, others = config.model.base, list(_OTHER_WEIGHTS)
-            directory = Path(snapshot_download(base, revision=revision(base), ignore_patterns=others))
+            commit = revision(base)
+            directory = Path(snapshot_download(base, revision=commit, ignore_patterns=list(_OTHER_WEIGHTS)))
         file_of: dict[str, str] = {}
         for file in weight_files(directory):
             with safe_open(directory / file, framework="pt") as weights:
                 file_of |= dict.fromkeys(weights.keys(), file)
     except (OSError, ValueError, SafetensorError) as error:
-        problem = f"cannot read the weights of model.base={config.model.base!r}: {error}"
+        problem = f"cannot read the weights of model.base={base!r}: {error}"
         raise CheckpointError(problem, fix="save the base again with save_pretrained") from error
-    return _Base(directory, file_of, names[shape.get_output_embeddings()], names[shape.get_input_embeddings()])
+    return _Base(directory, file_of, names_in_files(shape, file_of), head, embedding)
 
 
 def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
-    """What becomes of each weight that the adapter changes, by its name in the base; every matrix is used once."""
+    """What becomes of each weight that the adapter changes, by its name in the model; every matrix is used once."""
     left, settings = read_weights(adapter), config.adapter
     scaling = settings.alpha / (math.sqrt(settings.r) if settings.rslora else settings.r)
     updates: dict[str, Update] = {}
@@ -187,7 +194,7 @@ def _write_file(base: _Base, file: str, output: Path, updates: Mapping[str, Upda
     for name, update in updates.items():
         if base.file_of[name] == file:
             if name not in tensors:
-                tensors[name] = tensors[base.embedding].clone()
+                tensors[name] = tensors[base.name_in_files[base.embedding]].clone()
             # In place: what was read is replaced in memory, so that nothing is held twice.
             tensors[name].copy_(_updated(name, tensors[name], update))
     save_file(tensors, output / file, metadata=metadata)

@@ -129,7 +129,8 @@ class SourcePass:
         if wanted != Wanted():
             takes = dict(beside.stores) | dict.fromkeys(CACHES, keys) if wanted.keys else beside.stores
             given = dict(given) | {name: store for name, store in takes.items() if name in given}
-            with during(Pass(adapted=False, inputs=inputs, enough=None if wanted.output else enough)):
+            takes_inputs = inputs if wanted.inputs else None
+            with during(Pass(adapted=False, inputs=takes_inputs, enough=None if wanted.output else enough)):
                 beside.state_XMD = hidden_of(self.call.forward(before_XMD, **given))
         return Left(before_XMD, beside.state_XMD, inputs, keys)  # type: ignore[arg-type]
 

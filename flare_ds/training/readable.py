@@ -2,14 +2,13 @@
 
 import sys
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from flare_ds.batches.rows_read import SplitRows, rows_read
-from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.batches.streams import positions
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.data.streams import is_base, source_streams
+from flare_ds.data.streams import is_base
 from flare_ds.evaluation.ways import generates
 from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
@@ -50,21 +49,10 @@ def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:
 
 
 def _longest_row(config: Config, rows: SplitRows, split: str) -> int:
-    """Tokens of a split's longest row, with its answer where that is read or written."""
-    streams = streams_of(config)
-    longest = int(longest_prompts(rows, streams).max())
-    if config.recipe.reads == "behind":  # it goes on where its sources end
-        longest = int((_before(config, rows) + rows.prompt_lengths("target")).max())
-    if split != "train" and (generates(config) or (split == "test" and config.evaluate.answers == "generated")):
-        return longest + config.generate.max_new_tokens - 1  # the last token is only predicted
+    """Positions of a split's longest row, with its answer where that is read or written."""
     if split == "train" and config.train.objective == "vocabulary" and config.recipe.trains:
-        behind = _before(config, rows) if config.recipe.reads == "behind" else 0
-        return (
-            int(max((behind + rows.lengths("target")).max(), *(rows.lengths(stream).max() for stream in streams))) - 1
-        )
+        return int(positions(rows, config, rows.lengths).max()) - 1  # the last token is only predicted
+    longest = int(positions(rows, config, rows.prompt_lengths).max())
+    if split != "train" and (generates(config) or (split == "test" and config.evaluate.answers == "generated")):
+        return longest + config.generate.max_new_tokens - 1
     return longest
-
-
-def _before(config: Config, rows: SplitRows) -> np.ndarray:
-    """Tokens of each row's sources together: int [n]."""
-    return np.sum([rows.prompt_lengths(stream) for stream in source_streams(len(config.sources_read))], 0)

@@ -92,15 +92,19 @@ def of_base(lm: Any) -> dict[str, Any]:
 
 
 def of_short_rows(lm: FlareModel) -> list[str]:
-    """What is heard when the second of two contexts does not fit."""
+    """What is heard when the second of two contexts does not fit, nor its source, the same text."""
     heard = Heard()
     logging.getLogger("lm_eval.flare_ds").addHandler(heard)
     pairs = [("word1", " word2"), (TEXT, " word2")]
-    lm.loglikelihood([Instance("loglikelihood", {}, pair, 0, ("task", number, 1)) for number, pair in enumerate(pairs)])
+    lm.loglikelihood([short_row("loglikelihood", pair, n) for n, pair in enumerate(pairs)])
     written = [(context, {"until": ["e"], "max_gen_toks": 2}) for context, _ in pairs]
-    lm.generate_until([Instance("generate_until", {}, pair, 0, ("task", n, 1)) for n, pair in enumerate(written)])
+    lm.generate_until([short_row("generate_until", pair, n) for n, pair in enumerate(written)])
     logging.getLogger("lm_eval.flare_ds").removeHandler(heard)
     return heard.messages
+
+
+def short_row(kind: str, asked: tuple[str, Any], number: int) -> Instance:
+    return Instance(kind, {"same": asked[0]}, asked, 0, ("task", number, 1))
 
 
 def refusal(config: Config) -> str:
@@ -137,6 +141,8 @@ def main(tasks: str, out: str, *paths: str) -> None:
         },
     }
     found["short"] = of_short_rows(FlareModel(base.run_dir, max_length=24))
+    behind = next(config for config in configs.values() if config.method == "source_prefix")
+    found["short_behind"] = of_short_rows(FlareModel(behind.run_dir, doc_to_source="same", max_length=24))
     Path(out).write_text(json.dumps(found))
 
 

@@ -250,6 +250,18 @@ def test_draws_follow_the_distribution(settings: dict, expected: list[float]) ->
         assert abs(share - p) <= 4 * math.sqrt(p * (1 - p) / draws), (shares, expected)
 
 
+def test_a_row_whose_logits_are_no_numbers_is_drawn_some_token_and_no_other_row_changes() -> None:
+    logits_XK = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    odd_XK = logits_XK.clone()
+    odd_XK[1] = torch.nan
+    for settings in ({}, {"top_k": 2}, {"top_p": 0.9}):
+        good, odd = (
+            TokenChoice(GenerateConfig(temperature=1.0, **settings), [(row,) for row in range(3)])(logits)
+            for logits in (logits_XK, odd_XK)
+        )
+        assert odd[[0, 2]].tolist() == good[[0, 2]].tolist() and 0 <= odd[1] < 5
+
+
 def test_ranks_decode_what_one_process_does(tmp_path: Path) -> None:
     """Sharded and whole, span=prompt and span=full, greedy and sampled; answers of unequal lengths."""
     settings = toy_settings(tmp_path)

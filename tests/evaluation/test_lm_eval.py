@@ -1,25 +1,27 @@
 """lm-eval's own machinery asks runs of ours, and hears what our harness and its own Hugging Face model say."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pytest import approx
 
 pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flare_ds.cli import main
 from flare_ds.evaluation.lm_eval_model import FlareModel
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, source_text
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, source_templates
-from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.exceptions import ConfigError, DataError, NotFiniteError
 from tests.by_hand import make_config
 from tests.distributed import run_ranks
 from tests.evaluation.lm_eval_worker import SOURCE, TEXT
@@ -145,6 +147,15 @@ def test_how_many_rows_are_cut_is_said(root: Path, found: dict[str, Any]) -> Non
     ]
 
 
+def test_a_target_behind_its_source_shares_the_positions_with_it(root: Path, found: dict[str, Any]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(root / "model")
+    bos, context, short, answered = (len(tokenizer(text)["input_ids"]) for text in ("", TEXT, "word1", "word1 word2"))
+    newline = len(tokenizer("word1\nword1")["input_ids"]) - 2 * short + bos
+    positions = 2 * context + newline - bos
+    lost = [positions - (24 - (answered - short - 1)), positions - (24 - 2)]
+    assert [re.search(r"up to (\d+) tokens", message)[1] for message in found["short_behind"]] == [*map(str, lost)]
+
+
 def test_the_command_line_on_two_ranks_that_share_the_base(root: Path, found: dict[str, Any]) -> None:
     model = {"run": str(root / "flare"), "doc_to_source": SOURCE, "evaluate.whole_model": False}
     arguments = ["--model", "flare_ds", "--model_args", json.dumps(model), "--tasks", "mood", "--batch_size", "7"]
@@ -199,6 +210,21 @@ def test_two_prompts_in_one_row_are_cut_only_where_they_do_not_fit_together() ->
     without = " ".join(FILLER[-6:])
     assert joint.written(ask(long, text_en=None), 1).prompt == ids("<bos> " + without)
     assert encoder(longest=8, joint=True).written(ask(long), 1).prompt == ids("<bos> " + without)
+
+
+def test_texts_that_share_positions_are_cut_no_more_than_they_must() -> None:
+    for texts in ((3, 15, 2), (15, 1, 15), (15, 15, 15), (15, 15, 0), (5, 0, 0), (2, 3, 4)):
+        for longest in (7, 12, 20, 40):
+            shared = encoder("a", "b", longest=longest, joint=True)
+            target, a, b = (" ".join(FILLER[:count]) for count in texts)
+            row = shared.written(ask(target, a=a, b=b), 1)
+            read = [row.prompt, *row.sources]
+            whole = [1 + count if count or not place else 0 for place, count in enumerate(texts)]
+            positions = sum(map(len, read)) + any(texts[1:]) * (len(shared.form.newline_ids) - 1)
+            assert positions <= longest - 1
+            cut = [len(tokens) for tokens, length in zip(read, whole, strict=True) if len(tokens) < length]
+            assert not cut or (positions == longest - 1 and max(map(len, read)) - min(cut) <= 1)
+            assert row.lost == sum(whole) - sum(map(len, read))
 
 
 def test_prompts_end_where_their_text_ends() -> None:
@@ -272,6 +298,18 @@ def test_generation_kwargs() -> None:
         decoding_settings(asked | {"num_beams": 4}, config)
     with pytest.raises(ConfigError, match=r"top_p=3 in generation_kwargs"):
         decoding_settings(asked | {"top_p": 3}, config)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 1.0}])
+def test_what_a_model_writes_whose_logits_are_no_numbers_is_refused(tmp_path: Path, sampling: dict[str, Any]) -> None:
+    config = toy_settings(tmp_path, method="zero_shot")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    base.get_output_embeddings().weight.data.fill_(torch.nan)
+    base.save_pretrained(tmp_path / "model")
+    model = FlareModel(str(write_config(config)))
+    asked = "word1 word2", {"until": ["e"], "max_gen_toks": 2, **sampling}
+    with pytest.raises(NotFiniteError, match="scores of 1 requests are not finite: number 0"):
+        model.generate_until([Instance("generate_until", {}, asked, 0, ("task", 0, 1))])
 
 
 def test_one_template_for_each_source() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from flare_ds.adapters.files import saved_settings
+from flare_ds.adapters.files import WEIGHTS, saved_settings
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.model_files import hub
@@ -26,6 +26,8 @@ from flare_ds.models.two_stream import TwoStreamModel
 from tests.adapters.adapters import a_batch, make_settings, save_trained, says, tied_model, trained_model
 from tests.by_hand import LABELS
 from tests.distributed import run_ranks
+from tests.models.architectures import ARCHITECTURES, small_base, writes
+from tests.runs.test_hub_names import FIRST, NAME, SECOND, write_cache
 from tests.small_models import COMMON, small_model
 from tests.toy import write_config
 
@@ -90,6 +92,67 @@ def test_the_merged_model_says_what_base_and_adapter_say(tmp_path: Path, kind: s
     if kind == "lora_words":
         others = [token for token in range(64) if token not in LABELS.values()]
         torch.testing.assert_close(after[HEAD][others], make_base(base).get_output_embeddings().weight[others])
+
+
+def run_on(root: Path, name: str) -> Config:
+    """A run that trains the head, too, on the architecture's base at root/model."""
+    attention = ARCHITECTURES[name].attentions[0]
+    if not (root / "model").exists():
+        small_base(name, attention).save_pretrained(root / "model")
+    settings = make_settings(root, "lora_head")
+    settings["model"] |= {"attention": attention}
+    settings["adapter"] |= {"target_modules": [*ARCHITECTURES[name].fused, *writes(name)]}
+    write_config(settings)
+    return Config.model_validate(settings)
+
+
+def check_merges(config: Config, output: Path) -> None:
+    """The merged base says what base and adapter say, and its files have the names that the base's have."""
+    model = trained_model(config)
+    save_trained(config, model)
+    merge_run(config, output)
+    merged = AutoModelForCausalLM.from_pretrained(output, attn_implementation=config.model.attention)
+    with torch.no_grad():
+        merged_weights, peft_model = merged.state_dict(), model.peft_model.merge_and_unload()
+    expected = peft_model.state_dict()
+    assert merged_weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged_weights[name], weight, atol=1e-5, rtol=1e-5, msg=name)
+    before, after = read(Path(config.model.base)), read(output)
+    assert after.keys() - before.keys() <= {HEAD} and not before.keys() - after.keys()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_merges_whatever_its_files_call_the_weights(tmp_path: Path, name: str) -> None:
+    check_merges(run_on(tmp_path, name), tmp_path / "merged")
+
+
+def test_files_without_the_prefix_that_the_model_has(tmp_path: Path) -> None:
+    """As those of BLOOM lie on the hub."""
+    small_base("bloom", "eager").save_pretrained(tmp_path / "model")
+    file = tmp_path / "model/model.safetensors"
+    weights = {name.removeprefix("transformer."): weight for name, weight in load_file(file).items()}
+    assert "h.0.self_attention.dense.weight" in weights
+    save_file(weights, file, metadata={"format": "pt"})
+    check_merges(run_on(tmp_path, "bloom"), tmp_path / "merged")
+
+
+def test_a_run_on_a_hub_base_is_merged_into_the_commit_it_began_with(tmp_path: Path) -> None:
+    config = make_run(tmp_path, "lora")
+    save_trained(config, trained_model(config))
+    merge_run(config, tmp_path / "expected")
+    make_base("tied").save_pretrained(tmp_path / "other")
+    write_cache(tmp_path / "home", {FIRST: tmp_path / "model", SECOND: tmp_path / "other"}, main=SECOND)
+    settings = make_settings(tmp_path, "lora")
+    settings["model"] |= {"base": NAME}
+    run = Path(config.run_dir)
+    (run / "cache.json").write_text("{}")
+    (run / "base.json").write_text(json.dumps({"name": NAME, "fingerprint": FIRST}))
+    save_file(load_file(run / "adapter" / WEIGHTS), run / "adapter" / WEIGHTS)  # as one that does not tell its base
+    words = ["merge", str(write_config(settings)), "--output", str(tmp_path / "merged")]
+    run_ranks(["flare_ds", *words], 1, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
+    merged, expected = read(tmp_path / "merged"), read(tmp_path / "expected")
+    assert merged.keys() == expected.keys() and all(torch.equal(merged[name], expected[name]) for name in expected)
 
 
 def test_the_head_of_words_that_share_tokens_goes_to_the_rows_of_those_that_tell_them_apart(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.collate import NO_TARGET, Batch
 from flare_ds.config import Config
+from flare_ds.models.source_pass import Left, SourcePass
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.training.validation import source_shares
 from tests.by_hand import (
@@ -202,3 +203,15 @@ def test_a_fresh_adapter_has_no_energy_and_no_share() -> None:
         model(make_batch(make_rows(), config))
     assert len(energies) == 6 and all(sums.tolist() == [0, 0] for sums in energies.values())
     assert set(source_shares([energies, energies]).values()) == {0.0}
+
+
+@pytest.mark.parametrize(("pairing", "kept"), [("output", 0), ("input", 0), ("module", 2)])
+def test_what_fused_modules_read_of_the_sources_is_kept_only_where_it_is_met(
+    pairing: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lefts: list[Left] = []
+    real = SourcePass.__call__
+    monkeypatch.setattr(SourcePass, "__call__", lambda self, *given: lefts.append(real(self, *given)) or lefts[-1])
+    config = make_config(pairing=pairing, source_norm=False, fused_modules=["q_proj", "v_proj"])
+    build("llama", config)(make_batch(make_rows(), config))
+    assert [len(left.inputs) for left in lefts] == [kept, kept]

@@ -1,6 +1,7 @@
 """A base that has no embedding for a token, or no place for a position, is refused before anything is trained."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,28 @@ def test_rows_beyond_learned_positions_are_refused(run_yaml: str, tmp_path: Path
     assert "longest text" in message(
         capsys, "predict", *settings, "method=zero_shot", "--target", "word1 word2 word3 word4 word5"
     )
+
+
+def test_a_target_that_goes_on_behind_its_source_needs_the_positions_of_both(
+    run_yaml: str, tmp_path: Path, capsys: Said
+) -> None:
+    base, text = opt(tmp_path / "base", positions=20), " ".join(["word1"] * 10)
+    settings = [run_yaml, f"model.base={base}", f"run_dir={tmp_path}/run", "method=source_prefix"]
+    said = message(capsys, "predict", *settings, "--target", text, "--source", text)
+    prompt = len(word_tokenizer()(f"Review: {text}\nSentiment:")["input_ids"])
+    assert prompt < 20 < 2 * prompt - 2
+    assert re.search(r"longest text .* has (\d+) tokens", said)[1] == str(2 * prompt - 1)  # but one <bos>
+
+
+def test_texts_beyond_computed_positions_are_read_and_warned_of(run_yaml: str, tmp_path: Path, capsys: Said) -> None:
+    base = write_model(tmp_path / "base", hidden=32)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
+    settings = [run_yaml, f"model.base={base}", f"run_dir={tmp_path}/run", "method=zero_shot"]
+    for words, warned in ((1, False), (10, True)):
+        capsys.readouterr()
+        assert main(["predict", *settings, "--target", " ".join(["word1"] * words)]) == 0
+        assert ("warning: the longest text with its prompt and answer has" in capsys.readouterr().err) == warned
 
 
 def test_what_is_written_needs_positions_too(run_yaml: str, tmp_path: Path, capsys: Said) -> None:

@@ -89,9 +89,15 @@ class PlainForm:
         """Token ids of a space and each text, as they follow a prompt."""
         return tokenize_behind(self.tokenizer, [f" {text}" for text in texts])
 
+    @cached_property
+    def _front(self) -> int:
+        """How many special tokens stand before a text; they stay, even if one of them is eos as well (OPT's)."""
+        (whole,), (text,) = (tokenize(self.tokenizer, ["x"], special_tokens=around) for around in (True, False))
+        return next((start for start in range(len(whole)) if whole[start : start + len(text)] == text), 0)
+
     def _without_final_eos(self, prompt: list[int]) -> list[int]:
         end = len(prompt)
-        while end and prompt[end - 1] == self.eos_id:
+        while end > self._front and prompt[end - 1] == self.eos_id:
             end -= 1
         return prompt[:end]
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import Config, TaskConfig
+from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.windows import WINDOWS_VERSION
 from flare_ds.data.parallel import ParallelData, Side
@@ -44,6 +45,7 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
     return (
         asked_fields(config, task)
         | chat_fields(config, tokenizer)
+        | _prefix_fields(config, tokenizer)
         | {
             "rows_sha256": rows_fingerprint(data),
             "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
@@ -61,6 +63,12 @@ def chat_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str,
         ConfigError: see `read_frame`.
     """
     return {"chat_template": asdict(read_frame(tokenizer))} if config.task.chat else {}
+
+
+def _prefix_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What prompts start with, where eos is in it: such caches once did not tell, and joined rows had it twice."""
+    form = PlainForm(tokenizer)
+    return {"prefix_ids": form.prefix_ids} if not config.task.chat and form.eos_id in form.prefix_ids else {}
 
 
 def asked_fields(config: Config, task: Task) -> dict[str, Any]:

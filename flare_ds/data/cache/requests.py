@@ -59,7 +59,14 @@ def remembered(config: Config) -> Cache | None:
     asked = asked_fields(config, task_of(config.task))
     if cache is None or any(cache.manifest.fields.get(name) != value for name, value in asked.items()):
         return None
-    return cache
+    return None if _hides_prefix(cache) else cache
+
+
+def _hides_prefix(cache: Cache) -> bool:
+    """Whether its prompts start with eos and it does not say so, as those of such tokenizers once did not."""
+    manifest = cache.manifest
+    first = cache.split(next(iter(manifest.splits))).prompt("target", 0)
+    return not manifest.prefix_ids and manifest.eos_id in first[:1]
 
 
 def stored(cache_dir: Path, key: str) -> Cache | None:

@@ -86,6 +86,14 @@ def word_tokenizer(**special: str | None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **chosen)
 
 
+def eos_first(template: str = "<eos> $A") -> PreTrainedTokenizerFast:
+    """One whose first special token is eos as well."""
+    tokenizer = word_tokenizer(bos_token="<eos>")
+    ends = [("<eos>", WORDS.index("<eos>"))]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
+    return tokenizer
+
+
 def write_data(directory: Path, rows: int = ROWS) -> None:
     """The English words of that many rows."""
     directory.mkdir()

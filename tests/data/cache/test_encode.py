@@ -15,7 +15,7 @@ from flare_ds.data.cache.windows import Wanted
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import DataError
-from tests.data.cache.moods import MOODS, WORDS, moods_config, word_tokenizer
+from tests.data.cache.moods import MOODS, WORDS, eos_first, moods_config, word_tokenizer
 from tests.data.cache.texts import byte_tokenizer
 
 
@@ -36,6 +36,15 @@ def test_a_prompt_begins_with_bos_and_never_ends_in_eos() -> None:
     encoder = PromptEncoder(MOODS, "en", PlainForm(word_tokenizer()), 100)
     (prompt,) = encoder.tokenize_prompts([{"text": "red blue"}])
     assert [WORDS[token] for token in prompt] == ["<bos>", "say", ":", "red", "blue", "mood", ":"]
+
+
+@pytest.mark.parametrize("template", ["<eos> $A", "<eos> $A <eos>"])
+def test_a_bos_that_is_eos_as_well_stays_in_front_of_every_prompt(template: str) -> None:
+    """As OPT's does."""
+    form = PlainForm(eos_first(template))
+    eos, text = WORDS.index("<eos>"), [WORDS.index("red"), WORDS.index("blue")]
+    assert form.prompts(["", "red blue"]) == [[eos], [eos, *text]]
+    assert form.prefix_ids == [eos]
 
 
 def test_text_that_looks_like_a_control_token_stays_text() -> None:

@@ -6,10 +6,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from flare_ds.data.cache import differences, open_cache, prepare_cache
+from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.cache.key import content_key, rows_fingerprint
+from flare_ds.data.cache.requests import remembered
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side
 from flare_ds.tasks.base import Answer
-from tests.data.cache.moods import MOODS, moods_config, word_tokenizer
+from tests.data.cache.moods import MOODS, WORDS, eos_first, moods_config, word_tokenizer
 from tests.data.cache.texts import byte_tokenizer
 
 
@@ -111,6 +113,19 @@ def row(label: int | None = 0, source: str | None = "a", answers: tuple[Answer, 
     return ParallelRow(
         "id", label, (source if source is None else Side({"text": source}),), Side({"text": "b"}, answers)
     )
+
+
+def test_a_cache_that_did_not_tell_that_prompts_start_with_eos_is_built_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(PlainForm, "_front", 0)
+        old = prepare_cache(moods_config(root), eos_first())
+        assert open_cache(old).manifest.prefix_ids == [] and remembered(moods_config(root)) is None
+    new = prepare_cache(moods_config(root), eos_first())
+    assert new != old and open_cache(new).manifest.prefix_ids == [WORDS.index("<eos>")]
+    found = remembered(moods_config(root))
+    assert found is not None and found.path == new
 
 
 def test_every_part_of_a_row_is_in_the_checksum() -> None:

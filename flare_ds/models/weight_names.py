@@ -1,0 +1,30 @@
+"""What the files of a model call its weights, where transformers has other names for them than those files.
+
+model.language_model.layers.0.mlp.up_proj.weight    language_model.model.layers.0.mlp.up_proj.weight   Gemma 3, images
+lm_head.weight                                      embed_out.weight                                   GPT-NeoX
+transformer.h.0.mlp.dense_h_to_4h.weight            h.0.mlp.dense_h_to_4h.weight                       BLOOM's hub
+"""
+
+from collections.abc import Iterable
+
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+
+def names_in_files(shape: PreTrainedModel, stored: Iterable[str]) -> dict[str, str]:
+    """The name in the files of each weight that they hold as the model has it, by its name in the model.
+
+    Args:
+        shape: the model on the meta device.
+        stored: all names in its files; what `from_pretrained` would split or join is left out.
+    """
+    changes = get_model_conversion_mapping(shape)
+    renamings = [change for change in changes if isinstance(change, WeightRenaming)]
+    converters = [change for change in changes if isinstance(change, WeightConverter)]
+    own, found = shape.state_dict(), dict[str, str]()
+    for name in sorted(stored):  # in order: some renamings follow from an earlier one
+        renamed, converted = rename_source_key(name, renamings, converters, shape.base_model_prefix, own)
+        if converted is None:
+            found[renamed] = name
+    return found
