@@ -3,14 +3,12 @@
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -18,8 +16,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from flare_ds.adapters.files import WEIGHTS, saved_settings
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
-from flare_ds.model_files import hub
-from flare_ds.models import merge
 from flare_ds.models.loading import load_base
 from flare_ds.models.merge import merge_run
 from flare_ds.models.two_stream import TwoStreamModel
@@ -297,22 +293,6 @@ def test_an_index_whose_files_are_gone(tmp_path: Path) -> None:
         ):
             refused()
     assert not (tmp_path / "merged").exists()
-
-
-def test_weights_are_of_the_commit_that_the_bases_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The main branch has moved on since this process asked."""
-    config = make_run(tmp_path, "lora")
-    meant, moved, name = "1" * 40, "2" * 40, "somebody/small"
-    repository = tmp_path / "hub/models--somebody--small"
-    for commit in (meant, moved):
-        shutil.copytree(config.model.base, repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(moved)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setitem(hub._COMMITS, name, meant)
-    named = config.model_copy(update={"model": config.model.model_copy(update={"base": name})})
-    assert merge._open_base(named).directory.name == meant
 
 
 def test_all_chat_templates_come_along(tmp_path: Path) -> None:
