@@ -1,8 +1,11 @@
 """What the files of a model call its weights, where transformers has other names for them than those files.
 
-model.language_model.layers.0.mlp.up_proj.weight    language_model.model.layers.0.mlp.up_proj.weight   Gemma 3, images
-lm_head.weight                                      embed_out.weight                                   GPT-NeoX
-transformer.h.0.mlp.dense_h_to_4h.weight            h.0.mlp.dense_h_to_4h.weight                       BLOOM's hub
+    in the model                        in the files
+    model.language_model.layers...      language_model.model.layers...    Gemma 3 with images
+    lm_head.weight                      embed_out.weight                  GPT-NeoX (Pythia)
+    transformer.h.0...                  h.0...                            BLOOM, on the hub
+
+A weight that is found by its name in the files is found by the same rules with which `from_pretrained` reads it.
 """
 
 from collections.abc import Iterable
