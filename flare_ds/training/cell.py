@@ -17,7 +17,7 @@ from flare_ds.data.states import StateStore
 from flare_ds.exceptions import NotFiniteError, kept
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.directory import TRAINING
+from flare_ds.runs.directory import STATE, TRAINING
 from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank
@@ -27,7 +27,7 @@ from flare_ds.training.begin import begin_run
 from flare_ds.training.feed import Feed
 from flare_ds.training.records import Records
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
-from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter, state_path
+from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter
 from flare_ds.training.summary import write_summary
 from flare_ds.training.validation import Seen, Validation
 
@@ -57,7 +57,8 @@ class Cell:
         assert config.recipe.trains, "open_run has refused it"
         join_if_launched()
         self.config, self.cache = config, cache
-        self.run_dir, self.state_path = Path(config.run_dir), state_path(config)
+        self.run_dir = Path(config.run_dir)
+        self.state_path = self.run_dir / STATE
         if shape is None:
             shape = agreed(partial(load_shape, config.model))
             agreed(partial(check_model, config, shape))  # before anything is counted on it

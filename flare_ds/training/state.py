@@ -63,11 +63,6 @@ class Progress:
 _PROGRESS = TypeAdapter(Progress)
 
 
-def state_path(config: Config) -> Path:
-    """Where a run keeps its state."""
-    return Path(config.run_dir) / "state" / "state.safetensors"
-
-
 def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) -> None:
     """Gather the state of one of an engine's cells and let rank 0 write it; a collective."""
     whole = {f"{kind}/{name}": tensor for kind in KINDS for name, tensor in engine.tensors(kind, cell).items()}
