@@ -206,10 +206,8 @@ def _is_gone(path: Path) -> bool:
     me, untouched = _me(), seconds > _DEAD_AFTER_S
     if holder is None:
         return untouched
-    if holder.host == me.host and holder.namespace in (
-        "",
-        me.namespace,
-    ):  # a process that was stopped, or slept with its host, touches nothing and goes on
+    if holder.host == me.host and holder.namespace in ("", me.namespace):
+        # A process that was stopped, or slept with its host, touches nothing and goes on.
         return _started(holder.pid) != holder.started
     job, _, restart = holder.job.partition(".")
     again = bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart

@@ -26,15 +26,11 @@ _SAME_S = 5.0
 
 
 class StopRequest:
-    """Listens for requests to stop while it is entered, from the main thread.
-
-    Attributes:
-        signal: the name of the signal that asked; empty as long as none has.
-        between_batches: what to say when leaving between two batches of rows; empty: nobody leaves there.
-    """
+    """Listens for requests to stop while it is entered, from the main thread."""
 
     def __init__(self) -> None:
-        self.signal = self.between_batches = ""
+        self.signal = ""
+        """The name of the signal that asked; empty as long as none has."""
         self._leaving = False
 
     def __enter__(self) -> "StopRequest":
@@ -84,6 +80,8 @@ class StopRequest:
 
 _request: StopRequest | None = None
 """The one that this process listens for."""
+_told_between_batches = ""
+"""What to say when leaving between two batches of rows; empty: nobody leaves there."""
 
 
 @contextmanager
@@ -103,14 +101,12 @@ def stopping() -> Iterator[StopRequest]:
 @contextmanager
 def leaving_between_batches(told: str) -> Iterator[None]:
     """Whoever goes over rows within this leaves between two batches, if asked: but for their answers all is saved."""
-    if _request is None:
-        yield
-        return
-    _request.between_batches = told
+    global _told_between_batches
+    _told_between_batches = told
     try:
         yield
     finally:
-        _request.between_batches = ""
+        _told_between_batches = ""
 
 
 def leave_if_asked(told: str) -> None:
@@ -121,5 +117,5 @@ def leave_if_asked(told: str) -> None:
 
 def between_batches() -> None:
     """Likewise, where `leaving_between_batches` allows it."""
-    if _request is not None and _request.between_batches:
-        _request.leave_if_asked(_request.between_batches)
+    if _told_between_batches:
+        leave_if_asked(_told_between_batches)
