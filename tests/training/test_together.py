@@ -322,7 +322,8 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     assert all((Path(config.run_dir) / "training.json").is_file() for config in cells)
     assert main(["train", paths[0], paths[1], "train.validate_rows=10"]) == 0
     assert capfd.readouterr().err.count("is trained; to train it anew, delete it") == 2
-    spelt = write_config(made[0] | {"run_dir": str(root / "data/../turn-flare-pl")})
+    spelt = root / "spelt.yaml"
+    spelt.write_text(yaml.safe_dump(made[0] | {"run_dir": str(root / "data/../turn-flare-pl")}))
     assert main(["train", *paths, str(spelt)]) == 1
     assert "is named 2 times" in capfd.readouterr().err
 
