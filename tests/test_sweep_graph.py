@@ -226,14 +226,17 @@ def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
 
     alone = ["pl/zero_shot-seed1", *(f"pl/{method}-seed{seed}" for method in ("lora", "flare") for seed in (1, 2))]
     assert jobs() == {name: [name] for name in alone}
-    trained = alone[1:]
+    trained = [alone[number] for number in (1, 3, 2, 4)]
+    """Those of one seed come together: they read the same rows in the same order."""
     assert jobs("together=auto") == {alone[0]: alone[:1], f"{trained[0]} and 3 more": trained}
+    assert list(jobs("together=2").values()) == [alone[:1], trained[:2], trained[2:]]
+    assert list(jobs("together=2", "base.train.data_seed=1").values()) == [alone[:1], alone[1:3], alone[3:]]
     assert list(jobs("together=3").values()) == [alone[:1], trained[:3], trained[3:]]
     assert list(jobs("together=3", at_once=3).values()) == [alone[:1], trained[:3], trained[3:]], "as it was asked for"
     assert list(jobs("together=auto", at_once=3).values()) == [alone[:1], trained[:1], trained[1:2], trained[2:]]
     assert jobs("together=auto", at_once=9) == jobs(), "a job for each"
     assert sweep(bench.path, ["grid.methods=[zero_shot, lora]"]) == 0
-    assert jobs("together=auto")[f"{trained[0]} and 3 more"] == trained[2:], "those that are done are left out"
+    assert jobs("together=auto")[f"{trained[0]} and 3 more"] == trained[1::2], "those that are done are left out"
     bench.settings["models"] = {"small": {"model.dtype": "float32"}, "other": {"model.dtype": "bfloat16"}}
     bench.write()
     assert [len(runs) for runs in jobs("together=auto").values()] == [1, 4, 1, 4]

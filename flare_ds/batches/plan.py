@@ -32,7 +32,7 @@ def open_order(config: Config, cache: Cache) -> Order:
     sources = len(config.task.source_languages) if config.has_source else 0
     lengths_n = np.sum([split.lengths(stream) for stream in (*source_streams(sources), "target")], axis=0)
     _check_fits(split, lengths_n, train.batch_tokens)
-    return TokenOrder(lengths_n, train.batch_tokens, train.seed if train.data_seed is None else train.data_seed)
+    return TokenOrder(lengths_n, train.batch_tokens, train.order_seed)
 
 
 def number_of_steps(train: TrainConfig, order: Order) -> int:

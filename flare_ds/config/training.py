@@ -56,6 +56,11 @@ class TrainConfig(Section):
             )
         return self
 
+    @property
+    def order_seed(self) -> int:
+        """Of the data order; runs that have the same one read the same examples at the same steps."""
+        return self.seed if self.data_seed is None else self.data_seed
+
 
 class EvaluateConfig(Section):
     """The scoring of held-out rows."""

@@ -8,8 +8,9 @@ from flare_ds.sweep.plan import Plan, PlannedRun
 
 
 def grouped(plan: Plan, jobs: int) -> Iterator[tuple[PlannedRun, ...]]:
-    """The cells, each with those that train together with it: of one base and source language, in the plan's order.
+    """The cells, each with those that train together with it: of one base and source language.
 
+    They are in the plan's order, but those of one data order come together, since they can read the same source texts.
     `auto` shares them out among the jobs, so that none is idle. Which of them really join is found where they are
     trained (`flare_ds.training.together`).
 
@@ -17,13 +18,14 @@ def grouped(plan: Plan, jobs: int) -> Iterator[tuple[PlannedRun, ...]]:
         plan: the sweep, resolved.
         jobs: how many run at once.
     """
-    for cells in alike(plan.cells, lambda cell: _joins(cell) if plan.together != 1 else cell.name):
+    for same in alike(plan.cells, lambda cell: _joins(cell) if plan.together != 1 else cell.name):
+        cells = sorted(same, key=lambda cell: cell.config.train.order_seed)
         if plan.together == "auto":
             parts = min(jobs, len(cells))
             bounds = [len(cells) * part // parts for part in range(parts + 1)]
         else:
             bounds = [*range(0, len(cells), plan.together), len(cells)]
-        yield from (cells[first:end] for first, end in pairwise(bounds))
+        yield from (tuple(cells[first:end]) for first, end in pairwise(bounds))
 
 
 def _joins(cell: PlannedRun) -> Any:

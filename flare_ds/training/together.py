@@ -152,7 +152,7 @@ def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     done = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained]
     later = [run for run in done if not can_say(run[0])]
     for part in (new, [run for run in done if can_say(run[0])]):
-        groups = _fitting(_cells(part, outcome))
+        groups = _fitting(sorted(_cells(part, outcome), key=lambda cell: cell.config.train.order_seed))
         while groups:
             leave_if_asked(ALL_SAVED)
             with outcome.spared():
@@ -196,7 +196,10 @@ def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome)
 
 
 def _fitting(cells: list[Cell]) -> list[list[Cell]]:
-    """Cells in groups that fit into memory; one that is too large is cut in two, which is told before it is loaded."""
+    """Cells in groups that fit into memory; one that is too large is cut in two, which is told before it is loaded.
+
+    Those that are next to each other stay together, so they come in the order in which they read the same rows.
+    """
     if len(cells) < 2:
         return [cells] if cells else []
     first, configs, loads = cells[0], [cell.config for cell in cells], [cell.feed.load for cell in cells]

@@ -301,14 +301,16 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
 ) -> None:
     made = [settings(root, name, f"turn-{name}", steps=2) for name in ("flare-pl", "lora-pl", "prefix-de")]
     made += [heads(made[0]) | {"run_dir": str(root / f"turn-head-{number}")} for number in range(2)]
+    made[1]["train"] = made[1]["train"] | {"data_seed": 50}
     cells = [load_config(write_config(one)) for one in made]
     wrong = write_config(made[0] | {"run_dir": str(root / "turn-wrong"), "adapter": {"target_modules": ["q_projj"]}})
-    needed: list[float] = []
+    needed, seeds = list[float](), list[list[int]]()
     original = memory.joint_memory
 
     def sized(configs: Any, *arguments: Any, **how: Any) -> memory.Size:
         size = original(configs, *arguments, **how)
         needed.append(size.needed)
+        seeds.append([config.train.order_seed for config in configs])
         return memory.Size(size.needed, size.available if len(configs) < 3 else 0.9 * size.needed)
 
     monkeypatch.setattr("flare_ds.training.together.joint_memory", sized)
@@ -319,6 +321,7 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     assert "4 runs are trained together over one base" in told and "2 runs are trained in turn" in told
     assert "so they are trained in two groups" in told
     assert needed[0] > needed[1] and len(needed) == 2
+    assert seeds == [[7, 7, 50], [7, 7]], "those that read the same rows at the same steps stay together"
     assert all((Path(config.run_dir) / "training.json").is_file() for config in cells)
     assert main(["train", paths[0], paths[1], "train.validate_rows=10"]) == 0
     assert capfd.readouterr().err.count("is trained; to train it anew, delete it") == 2
