@@ -95,6 +95,12 @@ def fused_layers(model: nn.Module, adapter: str = ADAPTER) -> dict[str, LoraLaye
     return {path: module for path, module in model.named_modules() if adapter in getattr(module, "lora_fusion", ())}
 
 
+def adapted_linears(base: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
+    """The full names of the layers of a base that an adapter of these settings stands on."""
+    wanted = adapter.target_modules
+    return [name for name in _linears(base) if isinstance(wanted, str) or name.rpartition(".")[2] in wanted]
+
+
 def check_adapter(base: PreTrainedModel, config: Config) -> None:
     """Check that the settings of what trains fit the base, which may be on the meta device.
 

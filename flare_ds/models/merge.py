@@ -18,9 +18,11 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from flare_ds.adapters.adapted import merge_refused
 from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, head_rows, read_weights, saved_settings
+from flare_ds.adapters.inject import adapted_linears
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import disk_errors, write_json
@@ -37,6 +39,26 @@ _CHAT_TEMPLATES = "additional_chat_templates"
 
 Update = Callable[[Tensor], Tensor]
 """Makes a weight of the merged model from the base's."""
+
+
+def check_mergeable(config: Config) -> None:
+    """Check, before a task adapter is trained, that the base's files hold each weight that it would change.
+
+    Raises:
+        CheckpointError: one is in none of them; or they cannot be read.
+    """
+    shape = load_shape(config.model)
+    base = _open_base(config, shape)
+    changed = {f"{name}.weight" for name in adapted_linears(shape, config.adapter)}
+    lost = changed - base.name_in_files.keys()
+    if config.adapter.train_head and not {base.head, base.embedding} & base.name_in_files.keys():
+        lost.add(base.head)
+    if lost:
+        raise CheckpointError(
+            f"no file of model.base={config.model.base!r} holds {min(lost)!r} as the model has it, and {len(lost) - 1} "
+            "more that the task adapter would be merged into",
+            fix="choose adapter.target_modules whose weights are in the files, or train without stage 1",
+        )
 
 
 def merge_run(config: Config, output: Path) -> Path:
@@ -57,7 +79,7 @@ def merge_run(config: Config, output: Path) -> Path:
         raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")
     adapter = Path(config.run_dir) / "adapter"
     check_settings(adapter, config)
-    base = _open_base(config)
+    base = _open_base(config, load_shape(config.model))
     updates = _updates(adapter, config, base.head)
     placed = base.placed(updates)
     temporary = output.with_name(f".{output.name}.partial")
@@ -108,8 +130,7 @@ class _Base:
         return {names[name]: update for name, update in updates.items()}
 
 
-def _open_base(config: Config) -> _Base:
-    shape = load_shape(config.model)
+def _open_base(config: Config, shape: PreTrainedModel) -> _Base:
     names = {module: f"{name}.weight" for name, module in shape.named_modules()}
     head, embedding = names[shape.get_output_embeddings()], names[shape.get_input_embeddings()]
     directory = Path(base := config.model.base)

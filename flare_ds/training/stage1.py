@@ -21,7 +21,7 @@ from flare_ds.exceptions import CheckpointError, ConfigError, FlareError
 from flare_ds.files import disk_errors, write_json
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
-from flare_ds.models.merge import merge_run
+from flare_ds.models.merge import check_mergeable, merge_run
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import TRAINING
 from flare_ds.runtime.engine import make_room
@@ -29,6 +29,8 @@ from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.runtime.signals import leave_if_asked, leaving_between_batches, stopping
+from flare_ds.training.evaluated import ALL_SAVED
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer
 from flare_ds.training.validation import validate
@@ -70,6 +72,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
         ConfigError: the settings are not those of a task adapter.
         CheckpointError: the merged base scores no better than the untuned one, and is not kept; `output` holds
             something else; or see `Trainer` and `merge_run`.
+        ToBeContinued: a signal asked to stop; what is trained is saved.
         NotFiniteError: the scores of one of the two are not finite.
         FlareError: see `open_run` and `Trainer`.
     """
@@ -79,9 +82,17 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     trained = on_rank_zero(lambda: RunDirectory(config.run_dir).trained)
     if on_rank_zero(output.exists):
         return on_rank_zero(partial(_finished, config, output, trained))
-    if not trained:
-        Trainer(config, cache).train()
-        make_room()
+    with stopping():
+        if not trained:
+            on_rank_zero(partial(check_mergeable, config))
+            Trainer(config, cache).train()
+            make_room()
+        with leaving_between_batches(ALL_SAVED):
+            return _merged_and_checked(config, cache, output)
+
+
+def _merged_and_checked(config: Config, cache: Cache, output: Path) -> Stage1:
+    leave_if_asked(ALL_SAVED)  # in the last steps
     # Beside its final name, so that a rename is all that is left to do.
     candidate = output.with_name(f".{output.name}.unchecked")
     try:

@@ -17,7 +17,7 @@ from flare_ds.adapters.files import WEIGHTS, saved_settings
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.models.loading import load_base
-from flare_ds.models.merge import merge_run
+from flare_ds.models.merge import check_mergeable, merge_run
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.adapters.adapters import a_batch, make_settings, save_trained, says, tied_model, trained_model
 from tests.by_hand import LABELS
@@ -104,6 +104,7 @@ def run_on(root: Path, name: str) -> Config:
 
 def check_merges(config: Config, output: Path) -> None:
     """The merged base says what base and adapter say, and its files have the names that the base's have."""
+    check_mergeable(config)
     model = trained_model(config)
     save_trained(config, model)
     merge_run(config, output)
@@ -237,6 +238,19 @@ def test_a_run_without_an_adapter_or_base(lora: Config, tmp_path: Path) -> None:
     model = lora.model.model_copy(update={"base": str(tmp_path / "no")})
     with pytest.raises(ConfigError, match="is not a directory"):
         merge_run(lora.model_copy(update={"model": model}), tmp_path / "merged")
+
+
+@pytest.mark.parametrize("kind", ["lora", "lora_head"])
+def test_a_weight_that_no_file_has_is_missed_before_training(tmp_path: Path, kind: str) -> None:
+    config = make_run(tmp_path, kind)
+    check_mergeable(config)
+    file = tmp_path / "model/model.safetensors"
+    weights = load_file(file)
+    gone = HEAD if kind == "lora_head" else "model.layers.1.self_attn.v_proj.weight"
+    kept = {name: weight for name, weight in weights.items() if name not in (gone, "model.embed_tokens.weight")}
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"holds '{re.escape(gone)}' as the model has it, and 0 more"):
+        check_mergeable(config)
 
 
 def test_a_damaged_base(lora: Config, tmp_path: Path) -> None:

@@ -5,19 +5,23 @@ each call was told.
 """
 
 import json
+import os
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from flare_ds.config import Config
-from flare_ds.exceptions import CheckpointError
+from flare_ds.exceptions import CheckpointError, ToBeContinued
+from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.settings import load_config
 from flare_ds.training import stage1
 
-open_model = stage1.open_model
+open_model, merge_run = stage1.open_model, stage1.merge_run
 
 
 def merge_nothing(config: Config, output: Path) -> None:
@@ -32,10 +36,24 @@ def load_the_untuned(config: Config, **options: object) -> RunningModel:
     return open_model(config.model_copy(update={"model": model}), **options)
 
 
+def ask_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)
+
+
+def merge_and_ask(config: Config, output: Path) -> None:
+    merge_run(config, output)
+    ask_to_stop()
+
+
+def refuse_base(config: Config) -> None:
+    raise CheckpointError("no file holds it", fix="none")
+
+
 def told(config: Config, output: Path) -> str:
     try:
         return str(stage1.run_stage1(config, output))
-    except CheckpointError as error:
+    except (CheckpointError, ToBeContinued) as error:
         return str(error)
 
 
@@ -47,10 +65,19 @@ def main(path: str, idle: str) -> None:
         found[name] = told(config, root / output)
     shutil.move(root / "again", root / "moved")
     found["moved"] = told(config, root / "moved")
-    for fault, *stand_in in (("merge", "merge_run", merge_nothing), ("load", "open_model", load_the_untuned)):
+    before = signal.getsignal(signal.SIGTERM)
+    for case, started, *stand_in in (
+        ("merge", config, "merge_run", merge_nothing),
+        ("load", config, "open_model", load_the_untuned),
+        ("asked", config, "merge_run", merge_and_ask),
+        ("lost", load_config(idle), "check_mergeable", refuse_base),
+        ("last step", load_config(idle), "make_room", ask_to_stop),
+    ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stage1, *stand_in)
-            found[fault] = told(config, root / f"no-{fault}")
+            found[case] = told(started, root / f"no-{case}")
+        found[f"{case}: trained"] = RunDirectory(started.run_dir).trained
+        signal.signal(signal.SIGTERM, before)  # a rank that leaves hears no more
     found["idle"] = told(load_config(idle), root / "no-idle")
     (root / "told.json").write_text(json.dumps(found))
 

@@ -135,6 +135,17 @@ def test_training_that_gained_nothing_is_refused(root: Path, told: dict[str, str
     assert not (root / "idle/stage1.json").exists()
 
 
+def test_it_stops_when_asked_whatever_it_does_and_the_same_command_goes_on(root: Path, told: dict[str, str]) -> None:
+    for case in ("asked", "last step"):
+        assert told[case].startswith("SIGTERM: stopped; what is trained is saved"), case
+    assert told["last step: trained"], "and the idle run then ended as any"
+    assert not list(root.glob("*no-asked*")) and not list(root.glob("*no-last*"))
+
+
+def test_a_base_that_takes_no_merge_is_refused_before_it_trains(told: dict[str, str]) -> None:
+    assert told["lost"].startswith("no file holds it") and not told["lost: trained"]
+
+
 @pytest.mark.parametrize(
     ("method", "language", "problem"),
     [
