@@ -89,6 +89,8 @@ def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: ArrayLike | 
         return Sureness(mean, 0.0, 0)
     of_seed_S, of_row_C = values_SC.mean(1), values_SC.mean(0)
     ms_row = seeds * of_row_C.var(ddof=1)
+    if np.ptp(values_SC) < 1e-12:  # but for rounding the same, and what is drawn next may be the first that differs
+        return Sureness(mean, 0.0, 0)
     if seeds == 1:
         return Sureness(mean, float(np.sqrt(ms_row / clusters)), clusters - 1)
     ms_seed = clusters * of_seed_S.var(ddof=1)
@@ -97,7 +99,7 @@ def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: ArrayLike | 
     # A variance is at least what either factor alone makes of it, whatever the estimate of the rest says.
     total = max(ms_seed + ms_row - ms_left, ms_seed, ms_row)
     if total == 0:
-        return Sureness(mean, 0.0, seeds - 1 if ms_left == 0 else 0)
+        return Sureness(mean, 0.0, 0)
     parts = [(ms_seed, seeds - 1), (ms_row, clusters - 1), (ms_left, (seeds - 1) * (clusters - 1))]
     freedom = float(total**2 / sum(ms**2 / of for ms, of in parts))
     # Of a few rows that cancel each other out: nothing can be told, and Student's t has no bounds that a float holds.
