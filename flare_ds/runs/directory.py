@@ -51,8 +51,9 @@ class RunDirectory:
     @property
     def begun(self) -> bool:
         """Whether something came of it that its records tell the origin of."""
-        made = ("state", WEIGHTS, METRICS)
-        return (self.path / CACHE).is_file() and any((self.path / name).exists() for name in made)
+        scored = self.path.glob("metrics*.json")  # on other rows, too: of zero_shot that may be all there is
+        made = (self.path / "state", self.path / WEIGHTS, *scored)
+        return (self.path / CACHE).is_file() and any(file.exists() for file in made)
 
     @property
     def trained(self) -> bool:

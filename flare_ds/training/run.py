@@ -17,7 +17,7 @@ from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.late import check_late
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions
-from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
+from flare_ds.exceptions import CacheError, ConfigError, FlareError
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.published import mark_used
@@ -69,7 +69,7 @@ def open_beside(config: Config, rows: OtherRows) -> Cache:
         rows: which rows.
 
     Raises:
-        CheckpointError: the run has not begun; or see `open_run`.
+        CheckpointError: the run has not been trained; or see `open_run`.
         ConfigError: the rows ask something else than the run was trained to answer; or see `open_run`.
         DataError: the rows cannot be read.
         FlareError: see `open_run`.
@@ -131,10 +131,10 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
 
 
 def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
-    """Ask everything that can refuse a scoring on other rows; nothing of the run is written."""
+    """Ask everything that can refuse a scoring on other rows; a run that trains nothing begins by it."""
     _check_settings(run, config, train=False)
-    if not run.begun:
-        raise CheckpointError(f"{run.path} has not begun", fix="evaluate it as it is (`flare-ds evaluate`) first")
+    if not run.begun:  # and yet not refused: it trains nothing
+        _checked(run, config, train=False)
     asked = rows.settings(config)
     cache = _cache_of_file(asked, rows.file) if rows.file else _cache(run, asked, train=False)
     if rows.file or asked is not config:

@@ -19,10 +19,11 @@ from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.parallel import ParallelRow, load_parallel
 from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.other_rows import OtherRows
-from flare_ds.exceptions import FlareError
+from flare_ds.exceptions import ConfigError, FlareError
 from flare_ds.locks import release_all
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import at_place
 from flare_ds.runs.find import find_runs
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
@@ -216,12 +217,25 @@ def test_a_refused_call_leaves_every_byte(
 
 
 @pytest.mark.usefixtures("nothing_held")
-@pytest.mark.parametrize(("method", "told"), [("flare", "the training of"), ("zero_shot", "has not begun")])
-def test_a_run_that_cannot_be_scored_is_not_made(tmp_path: Path, method: str, told: str) -> None:
-    config = Config.model_validate(toy_settings(tmp_path, method=method, steps=1))
-    with pytest.raises(FlareError, match=told):
+def test_a_run_that_cannot_be_scored_is_not_made(tmp_path: Path) -> None:
+    config = Config.model_validate(toy_settings(tmp_path, method="flare", steps=1))
+    with pytest.raises(FlareError, match="the training of"):
         run._prepare_beside(config, OtherRows(split="validation"))
     assert not Path(config.run_dir).exists() and not RunDirectory(config.run_dir).finished
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_one_that_trains_nothing_begins_by_the_first_rows_that_are_asked_for(tmp_path: Path) -> None:
+    """Validation rows, too: a sweep that is judged by them scores no test row."""
+    config = Config.model_validate(toy_settings(tmp_path, method="zero_shot", steps=1))
+    made = RunDirectory(config.run_dir)
+    run._prepare_beside(config, OtherRows(split="validation"))
+    assert made.config == at_place(config) and not made.begun
+    (made.path / "metrics-validation.json").write_text("{}")
+    assert made.begun and not made.finished
+    other = config.model_copy(update={"task": config.task.model_copy(update={"max_prompt_tokens": 20})})
+    with pytest.raises(ConfigError, match="max_prompt_tokens"):
+        run._prepare_beside(other, OtherRows(split="validation"))
 
 
 def test_a_split_and_a_file_are_not_both_rows(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
