@@ -88,13 +88,16 @@ def load_shape(model: ModelConfig) -> PreTrainedModel:
     """The base without its weights: every module and parameter shape, on the meta device.
 
     Raises:
-        ConfigError: there is no configuration of a causal language model at `model.base`.
+        ConfigError: there is no configuration of a causal language model at `model.base`, or its attention
+            implementation is not available.
     """
     config = _load_config(model)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
+            return AutoModelForCausalLM.from_config(
+                config, attn_implementation=model.attention, trust_remote_code=False
+            )
+    except (ValueError, ImportError) as error:
         raise _unreadable("cannot read", model, error) from error
 
 
@@ -115,7 +118,11 @@ def _check_base(base: str) -> None:
 
 
 def _unreadable(what: str, model: ModelConfig, error: Exception) -> ConfigError:
-    fix = "set model.attention=eager" if "scaled_dot_product_attention" in str(error) else _LOAD_FIX
+    fix = _LOAD_FIX
+    if "scaled_dot_product_attention" in str(error):
+        fix = "set model.attention=eager"
+    elif "flash" in str(error).lower():
+        fix = "set model.attention=sdpa, or install what it asks for"
     return ConfigError(f"{what} model.base={model.base!r}: {one_line(str(error)).rstrip('.')}", fix=fix)
 
 

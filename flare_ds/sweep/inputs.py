@@ -1,4 +1,4 @@
-"""What a sweep reads but does not make, its data and its bases, is there before the first command starts."""
+"""What a sweep needs but does not make, its data, bases and trackers, is there before the first command starts."""
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 from flare_ds.exceptions import FlareError, together
 from flare_ds.fetch.needed import check_base, check_data
 from flare_ds.sweep.nodes import KINDS, Node
+from flare_ds.tracking.trackers import check_trackers
 
 
 def check_inputs(nodes: Sequence[Node], path: str | Path, only: Collection[str] = KINDS) -> None:
-    """Refuse a sweep that would fail for want of a directory.
+    """Refuse a sweep that would fail for want of a directory or a package.
 
     Args:
         nodes: of its plan.
@@ -40,5 +41,10 @@ def _missing(node: Node) -> Iterator[FlareError]:
     try:
         if node.kind != "translate" and not made:
             check_base(base)
+    except FlareError as error:
+        yield error
+    try:
+        if node.kind in ("stage1", "cells"):
+            check_trackers(run.config)
     except FlareError as error:
         yield error

@@ -21,6 +21,7 @@ from flare_ds.runs import RunDirectory
 from flare_ds.runtime.ds_config import read_ds_config
 from flare_ds.runtime.engine import check_model, count_trainable
 from flare_ds.tokenizing.chat import read_frame
+from flare_ds.tracking.trackers import check_trackers
 from flare_ds.training.readable import check_readable
 from flare_ds.training.run import check_answers
 
@@ -41,7 +42,7 @@ def check_run(config: Config, *, origin: str) -> list[str]:
         FlareError: all that is wrong.
     """
     asked = _Asked([])
-    for question in (check_answers, _check_deepspeed):
+    for question in (check_answers, check_trackers, _check_deepspeed):
         asked.of(question, config)
     if config.reads_mt_encoder:
         asked.of(mt_width, config.source)

@@ -1,5 +1,6 @@
 """new, check and config: what is written passes, what is wrong is told at once, and what editors are told is true."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -153,6 +154,20 @@ def test_check_tells_all_that_is_wrong_at_once(root: Path, tmp_path: Path, capsy
     assert "sentence_es.json" in capsys.readouterr().err, "a file that the data lacks"
     assert main(["check", str(config), "model.base=/nowhere", f"task.data_dir={root / 'multiemo'}"]) == 1
     assert capsys.readouterr().err.count("/nowhere") == 1, "once, not for each thing that reads it"
+
+
+def test_check_misses_the_packages_that_a_run_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, found = write_config(toy_settings(tmp_path)), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "wandb" else found(name, *of))
+    assert main(["check", str(config), "tracking.to=[wandb]"]) == 1
+    assert "tracking.to names wandb, which is not installed" in capsys.readouterr().err
+    if found("flash_attn") is not None:
+        pytest.skip("flash-attn is installed")
+    assert main(["check", str(config), "model.attention=flash_attention_2"]) == 1
+    said = capsys.readouterr().err
+    assert "FlashAttention2" in said and "fix: set model.attention=sdpa, or install" in said
 
 
 def test_what_is_no_config_of_a_run_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
