@@ -4,7 +4,9 @@ Each imports what it needs when its config is read, so that a mistake in one is 
 """
 
 import argparse
+import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, overrides_of, typed_path
@@ -141,8 +143,8 @@ def _stage1(options: argparse.Namespace) -> None:
 def _train_configs(options: argparse.Namespace) -> "list[Config]":
     """Of all runs that are named: what is no override is a further one."""
     words = overrides_of(options)
-    paths = [options.config, *(word for word in words if "=" not in word)]
-    overrides = [word for word in words if "=" in word]
+    paths = [options.config, *filter(_names_a_run, words)]
+    overrides = [word for word in words if not _names_a_run(word)]
     configs: list[Config] = []
     meant = dict[str | None, tuple[str, str | None]]()
     for path in paths:
@@ -154,6 +156,11 @@ def _train_configs(options: argparse.Namespace) -> "list[Config]":
             raise ConfigError(problem, fix="train them by a command each; in a sweep, with together=1")
         configs.append(config)
     return configs
+
+
+def _names_a_run(word: str) -> bool:
+    """Not an override: no setting has a slash in its name, but a directory may have a = in its own."""
+    return "=" not in word or os.sep in word.partition("=")[0] or Path(word).exists()
 
 
 def _train(options: argparse.Namespace) -> None:

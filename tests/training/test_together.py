@@ -300,7 +300,7 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = [settings(root, name, f"turn-{name}", steps=2) for name in ("flare-pl", "lora-pl", "prefix-de")]
-    made += [heads(made[0]) | {"run_dir": str(root / f"turn-head-{number}")} for number in range(2)]
+    made += [heads(made[0]) | {"run_dir": str(root / f"turn-head={number}")} for number in range(2)]
     made[1]["train"] = made[1]["train"] | {"data_seed": 50}
     cells = [load_config(write_config(one)) for one in made]
     wrong = write_config(made[0] | {"run_dir": str(root / "turn-wrong"), "adapter": {"target_modules": ["q_projj"]}})
