@@ -24,6 +24,5 @@ if [[ -f "$1" ]]; then config="$(realpath "$1")"; else config="$root/$1"; fi
 shift
 use_installed flare-ds
 use_accelerator
-share_cores "$((gpus > 0 ? gpus : 2))"
 cd "$root"
 exec flare-ds sweep "$config" "$@"
