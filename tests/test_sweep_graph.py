@@ -1,5 +1,6 @@
 """A sweep as a graph: the cells of its axes, what runs when, what moves aside, and what is said of all that."""
 
+import importlib.util
 import json
 import os
 import re
@@ -95,6 +96,9 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
         ("grid.adapter.rr=[1]", r"'adapter\.rr'"),
         ("grid.adapter.r=[]", r"adapter\.r=\[\] has no value"),
         ("grid.adapter.r=[8, 8]", "or one twice"),
+        ("grid.train.steps=3", r"setting grid: train\.steps=3 is no list of values"),
+        ("grid.rank=[{adapter.r: 4}, {adapter: {r: 8}, adapter.r: 16}]", r"grid\.rank\.adapter\.r stands twice"),
+        ("variants.x.adapter.r=4", r"variants\.x in .* names no method"),
         ("grid.train.seed=[1]", "use seeds instead"),
         ("grid.model.base=[a, b]", "use models instead"),
         ("grid.task.source_language=[en]", "use tasks instead"),
@@ -134,8 +138,8 @@ def test_a_command_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.M
 def test_cells_of_a_job_that_fails_are_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIL_ONCE", "train pl/flare-seed1")
     assert sweep(bench.path, ["together=auto", "retries=1"]) == 0
-    lora, flare = [f"pl/{method}-seed1 pl/{method}-seed2" for method in ("lora", "flare")]
-    assert bench.calls()[-2:] == [f"train {lora} {flare} --evaluate", f"train {flare} --evaluate"]
+    before, after = "pl/lora-seed1", "pl/flare-seed1 pl/lora-seed2 pl/flare-seed2"
+    assert bench.calls()[-2:] == [f"train {before} {after} --evaluate", f"train {after} --evaluate"]
 
 
 def test_cells_of_a_job_that_lack_their_cache_are_left_out_of_it(
@@ -212,6 +216,38 @@ def test_what_auto_became_is_told_where_cells_may_run_elsewhere(
     assert said("base.model.dtype=float32") == said("launch=null", "ranks=2") == ""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert said() == ""
+
+
+def test_a_setting_is_one_setting_with_dots_and_in_a_section(bench: Bench) -> None:
+    def rates(*overrides: str) -> set[float]:
+        return {run.config.train.learning_rate for run in load_sweep(bench.path, overrides).cells}
+
+    bench.settings["base"] |= {"train.learning_rate": 3e-4}
+    bench.settings["methods"]["flare"] |= {"train.learning_rate": 2e-4}
+    bench.settings["grid"] |= {"adapter": {"r": [4]}, "adapter.alpha": [8, 16]}
+    bench.write()
+    assert rates() == {3e-4, 2e-4}
+    assert rates("base.train.learning_rate=9e-4", "methods.flare.train.learning_rate=1e-4") == {9e-4, 1e-4}
+    assert len(load_sweep(bench.path, ["grid.adapter.alpha=[8]"]).cells) == 5
+    twice = {
+        "base.train.steps": ("base", {"train.steps": 3}),
+        "methods.flare.adapter.pairing": (
+            "methods",
+            {"flare": {"adapter.pairing": "output", "adapter": {"pairing": "input"}}},
+        ),
+        "grid.adapter.r": ("grid", {"adapter.r": [8]}),
+    }
+    for name, (part, more) in twice.items():
+        before = bench.settings[part]
+        bench.settings[part] = before | more
+        bench.write()
+        with pytest.raises(ConfigError, match=re.escape(f"{name} stands twice, in a section and with dots")):
+            load_sweep(bench.path)
+        bench.settings[part] = before
+    bench.settings["grid"] |= {"rank": [{"adapter.r": 8}, {"adapter.r": 16}]}
+    bench.write()
+    with pytest.raises(ConfigError, match=r"adapter\.r and rank both set adapter\.r"):
+        load_sweep(bench.path)
 
 
 def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
@@ -335,8 +371,13 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     needs = "prepare en-pl, stage1"
     assert f"| pl/lora-seed1 | {needs} | changed: train.steps=40, now train.steps=41 is asked for |" in shown
     assert f"| pl/lora-seed3 | {needs} | to do | 2 hours |" in shown
-    assert "about 2 hours left, and 3 whose time is not known" in shown
+    assert "about 6 hours left, and 3 whose time is not known" in shown
+    refused = "moves what is changed aside (without it the sweep is refused)"
+    assert f"\nto do, with --rerun changed, which {refused}: 1 prepare, 6 cells" in shown
     assert record.read_text() == json.dumps(content)
+    shown = re.sub(" +", " ", dry_run(bench.path, ["grid.methods=[zero_shot, lora]", "stage1.train.steps=61"]))
+    assert "| pl/lora-seed1 | prepare en-pl, stage1 | to do |" in shown, "it stands on what changes"
+    assert "): 2 stage1, 3 cells in 3 commands" in shown
 
 
 def test_what_is_not_there_is_told_before_the_first_command(bench: Bench) -> None:
@@ -354,6 +395,16 @@ def test_what_is_not_there_is_told_before_the_first_command(bench: Bench) -> Non
     assert sweep(bench.path) == 0
     with pytest.raises(FlareError, match=r"task\.data_dir='data' is not a directory"):
         dry_run(bench.path, ["grid.languages=[pl, es]"])
+
+
+def test_a_package_that_a_tracker_lacks_is_told_before_the_first_command(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "wandb" else found(name, *of))
+    with pytest.raises(ConfigError, match="names wandb, which is not installed"):
+        sweep(bench.path, ["base.tracking.to=[wandb]"])
+    assert bench.calls() == [] and not bench.out.exists()
 
 
 def test_status_says_what_failed_and_why(

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from flare_ds.config.section import Section
-from flare_ds.layers import flat
+from flare_ds.layers import flat, nested
 
 NAME = re.compile(r"\w[\w.@+-]*")
 """What may be part of a path as it is."""
@@ -63,6 +63,9 @@ class Grid(Section):
         own = cls.model_fields.keys() - {"axes"}
         other = flat({key: value for key, value in written.items() if key not in own})
         axes = {key: other.pop(key) for key in list(other) if "." in key or _goes_together(other[key])}
+        for key, values in axes.items():
+            if not isinstance(values, list):
+                raise ValueError(f"{key}={values!r:.200} is no list of values; write {key}: [{values!r:.200}]")
         return {key: written[key] for key in own & written.keys()} | other | {"axes": axes}
 
     @field_validator("languages", "methods", "seeds", "tasks", "models")
@@ -86,6 +89,11 @@ class Grid(Section):
         for name, values in axes.items():
             if not values or any(value in values[:place] for place, value in enumerate(values)):
                 raise ValueError(f"{name}={values!r:.200} has no value, or one twice; give a list of different ones")
+        set_by: dict[str, str] = {}
+        for name, values in axes.items():
+            for setting in dict.fromkeys(setting for value in _choices(name, values) for setting in value):
+                if (other := set_by.setdefault(setting, name)) != name:
+                    raise ValueError(f"{other} and {name} both set {setting}; let one axis set it")
         return axes
 
     def cells(self, tasks: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[Cell]:
@@ -105,7 +113,7 @@ class Grid(Section):
     def choices(self) -> Iterator[list[dict[str, Any]]]:
         """The settings of each value of each axis, by dotted name."""
         for name, values in self.axes.items():
-            yield [flat(value) if isinstance(value, Mapping) else {name: value} for value in values]
+            yield _choices(name, values)
 
 
 def suffix(choices: Mapping[str, Any]) -> str:
@@ -121,6 +129,11 @@ def _shown(value: Any) -> str:
     parts = value if isinstance(value, list) else [value]
     shown = "+".join("null" if part is None else str(part) for part in parts)
     return "-" + re.sub(r"[^\w.+-]", "_", shown.rstrip("/").rpartition("/")[2])
+
+
+def _choices(name: str, values: list[Any]) -> list[dict[str, Any]]:
+    together = [nested(value, f"grid.{name}.") if isinstance(value, Mapping) else {name: value} for value in values]
+    return [flat(settings) for settings in together]
 
 
 def _goes_together(value: Any) -> bool:

@@ -30,6 +30,12 @@ def changed_runs(plan: Plan) -> dict[str, list[PlannedRun]]:
     return found
 
 
+def stale_runs(plan: Plan, changed: dict[str, list[PlannedRun]]) -> list[PlannedRun]:
+    """Those that cannot stay: the changed ones, and what grew from a changed stage 1."""
+    runs = [run for of_one in changed.values() for run in of_one]
+    return [run for run in plan.runs if run in runs or run.stage1 in runs]
+
+
 def refuse_changed(plan: Plan) -> None:
     """Refuse a plan under which runs that are there would be others, saying all that differs.
 
@@ -60,7 +66,7 @@ def set_changed_aside(plan: Plan) -> None:
     """
     changed = changed_runs(plan)
     place = plan.out / ASIDE / time.strftime("%Y-%m-%dT%H-%M-%S")
-    stale = list(dict.fromkeys(_stale(plan, changed)))
+    stale = list(dict.fromkeys(_directories(stale_runs(plan, changed), plan)))
     for path in stale:
         RunDirectory(path).check_unwritten()
     for what, runs in changed.items():
@@ -103,11 +109,8 @@ def _base(run: PlannedRun, fingerprints: dict[str, str]) -> list[str]:
     return [] if known == now else [f"model.base of other contents than {base} has now"]
 
 
-def _stale(plan: Plan, changed: dict[str, list[PlannedRun]]) -> Iterable[Path]:
-    """The directories that cannot stay: of the runs themselves, and of what grew from their merged base."""
-    runs = [run for of_one in changed.values() for run in of_one]
-    for run in plan.runs:
-        if run in runs or run.stage1 in runs:
-            yield from (path for path in [run.directory] if path.exists())
-        if run in plan.stages1 and run in runs and run.merged.exists():
-            yield run.merged
+def _directories(runs: Iterable[PlannedRun], plan: Plan) -> Iterable[Path]:
+    """What there is of some runs, and the base that a stage 1 among them made."""
+    for run in runs:
+        merged = [run.merged] if run in plan.stages1 else []
+        yield from (path for path in (run.directory, *merged) if path.exists())

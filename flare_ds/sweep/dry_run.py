@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flare_ds.human import human_age, human_size
 from flare_ds.markdown import DASH, table
-from flare_ds.sweep.changed import changed_runs
+from flare_ds.sweep.changed import changed_runs, stale_runs
 from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.memory import CellMemory
 from flare_ds.sweep.nodes import nodes_of
@@ -29,23 +29,31 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
         FlareError: a setting is wrong, or data or a base is not there.
     """
     plan = load_sweep(path, overrides)
-    changed = {run.name: what for what, runs in changed_runs(plan).items() for run in runs}
+    changed = changed_runs(plan)
     nodes, memory = nodes_of(plan, jobs), CellMemory(plan)
     check_inputs(nodes, path)
     record = record_of(nodes, plan.out, jobs)
+    typical, stale = typical_seconds(record), stale_runs(plan, changed)
+    for node in nodes:
+        if node.kind in ("stage1", "cells") and any(run in stale for run in node.runs):
+            record.change(node.name, state="waiting")
     to_do = [node for node in nodes if node.kind == "cells" and record.nodes[node.name].state != "done"]
-    return _table(record, changed, {node.name: memory.of(node.runs) for node in to_do})
+    differs = {run.name: what for what, runs in changed.items() for run in runs}
+    return _table(record, typical, differs, {node.name: memory.of(node.runs) for node in to_do})
 
 
-def _table(record: SweepRecord, changed: Mapping[str, str], memory: Mapping[str, float | None]) -> str:
+def _table(
+    record: SweepRecord, typical: Mapping[str, float], changed: Mapping[str, str], memory: Mapping[str, float | None]
+) -> str:
     """What a sweep would do: its nodes in order, what each needs, what is finished, what the others may take.
 
     Args:
         record: with which the sweep would begin.
-        changed: by run directory below that of the sweep, the settings that differ from what is there.
+        typical: seconds of nodes, by method.
+        changed: by run directory below that of the sweep, what differs from what is there.
         memory: by node, bytes on each rank.
     """
-    typical, lines = typical_seconds(record), []
+    lines = []
     for name, node in record.nodes.items():
         seconds = node.seconds if node.state == "done" else typical.get(node.method)
         length = DASH if seconds is None else human_age(seconds)
@@ -59,4 +67,5 @@ def _table(record: SweepRecord, changed: Mapping[str, str], memory: Mapping[str,
     named = {"cells": f"{cells} cells in {counts['cells']} commands"}
     to_do = ", ".join(named.get(kind, f"{number} {kind}") for kind, number in counts.items()) or "nothing"
     shown = table(("stage", "needs", "state", "time", "memory"), lines)
-    return f"{shown}\n\nto do: {to_do}; then the report{left(record)}"
+    aside = ", with --rerun changed, which moves what is changed aside (without it the sweep is refused)"
+    return f"{shown}\n\nto do{aside if changed else ''}: {to_do}; then the report{left(record, typical)}"

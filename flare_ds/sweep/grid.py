@@ -68,18 +68,6 @@ class SweepConfig(Section):
     together: PositiveInt | Literal["auto"] = Field(1, description="cells that train in one job, or auto")
     retries: NonNegativeInt = Field(0, description="how often a command that failed is tried again")
 
-    @field_validator("base", "stage1", mode="before")
-    @classmethod
-    def _sections(cls, settings: Any) -> Any:
-        return nested(settings) if isinstance(settings, Mapping) else settings
-
-    @field_validator(*_NAMED, mode="before")
-    @classmethod
-    def _sections_by_name(cls, named: Any) -> Any:
-        return (
-            {name: cls._sections(settings) for name, settings in named.items()} if isinstance(named, Mapping) else named
-        )
-
     @field_validator("variants", "tasks", "models")
     @classmethod
     def _names_of_directories(cls, named: dict[str, Settings]) -> dict[str, Settings]:
@@ -127,10 +115,10 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read a sweep YAML, apply `key=value` overrides, and check what it says of the sweep itself.
 
     Raises:
-        ConfigError: a setting of the sweep is unknown, mistyped, out of range or set in the wrong place.
+        ConfigError: a setting of the sweep is unknown, mistyped, out of range, set twice or in the wrong place.
     """
     path = Path(expanded(str(path)))
-    settings = read_yaml(path)
+    settings = _in_sections(read_yaml(path))  # so that an override meets what is written with dots
     apply_overrides(settings, overrides, is_text_in_sweep)
     _check_sections(settings, str(path))
     try:
@@ -139,6 +127,19 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
         raise explain(error, SweepConfig, str(path)) from None
     _check_places(config, str(path))
     return config
+
+
+def _in_sections(settings: Settings) -> Settings:
+    """A sweep as it is written, with sections in place of dots where it holds the settings of runs."""
+    return {part: _part_in_sections(part, value) for part, value in settings.items()}
+
+
+def _part_in_sections(place: str, value: Any) -> Any:
+    if place in _NAMED and isinstance(value, Mapping):  # names have dots of their own
+        return {name: _part_in_sections(f"{place}.{name}", inner) for name, inner in value.items()}
+    if isinstance(value, Mapping):
+        return nested(value, f"{place}.")
+    return [_part_in_sections(place, one) for one in value] if place == "grids" and isinstance(value, list) else value
 
 
 def launch_words(launch: str) -> tuple[str, ...]:
@@ -190,10 +191,16 @@ def _check_places(config: SweepConfig, origin: str) -> None:
 def _unknown(config: SweepConfig, origin: str) -> Iterator[ConfigError]:
     """Names that stand for nothing."""
     named = {name for grid in config.all_grids for name in grid.methods} - config.variants.keys()
-    of_variants = {config.method_of(name) for name in config.variants}
-    for name in sorted({*named, *config.methods, *map(str, of_variants)} - set(METHODS)):
-        problem = f"unknown method {name!r:.200} in {origin} (grid.methods, methods, variants)"
+    for name in sorted({*named, *config.methods} - set(METHODS)):
+        problem = f"unknown method {name!r:.200} in {origin} (grid.methods, methods)"
         yield ConfigError(problem, fix=suggestion(name, [*METHODS, *config.variants]))
+    for name, settings in config.variants.items():
+        method = str(settings.get("method"))
+        if "method" not in settings:
+            yield ConfigError(f"variants.{name} in {origin} names no method", fix="say method: flare in it, or another")
+        elif method not in METHODS:
+            problem = f"unknown method {method!r:.200} in {origin} (variants.{name})"
+            yield ConfigError(problem, fix=suggestion(method, METHODS))
     for part in ("tasks", "models"):
         known: dict[str, Settings] = getattr(config, part)
         for name in sorted({name for grid in config.all_grids for name in getattr(grid, part) or ()} - known.keys()):

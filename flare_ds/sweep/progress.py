@@ -48,7 +48,7 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
     counts["waiting"] -= blocked
     counts["blocked by a failed one"] = blocked
     said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    return "\n".join([*lines, f"{len(record.nodes)} stages: {said}{left(record)}"])
+    return "\n".join([*lines, f"{len(record.nodes)} stages: {said}{left(record, typical_seconds(record))}"])
 
 
 def _step(run: Path, name: str) -> str:
@@ -74,9 +74,9 @@ def typical_seconds(record: SweepRecord) -> dict[str, float]:
     return {method: statistics.median(seconds) for method, seconds in known.items()}
 
 
-def left(record: SweepRecord) -> str:
-    """For how long a sweep has still to go, by what is done, and of how many nodes that is not known."""
-    typical, blocked = typical_seconds(record), record.blocked()
+def left(record: SweepRecord, typical: Mapping[str, float]) -> str:
+    """For how long a sweep has still to go, by what is typical, and of how many nodes that is not known."""
+    blocked = record.blocked()
     todo = [node for name, node in record.nodes.items() if node.state in ("waiting", "running") and name not in blocked]
     guesses = [_remaining(node, typical) for node in todo]
     known = [seconds for seconds in guesses if seconds is not None]
