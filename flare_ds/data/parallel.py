@@ -8,7 +8,7 @@
 Rows lie on disk; a sequence of them reads one at a time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.data.digests import among
 from flare_ds.data.parallel_row import Candidates, ParallelData, ParallelRow, ParallelRows, Side
 from flare_ds.data.row_table import digests
-from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, pools_of, read_joined
+from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, is_cut, pools_of, read_joined
 from flare_ds.data.translated import make_jobs, pair_with_translations, read_language
 from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import SPLITS, Pool, Split, Task
@@ -104,17 +104,29 @@ def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split,
 
 
 def _read_together(task: Task, config: TaskConfig) -> dict[tuple[str, ...], list[Split]]:
-    """The splits that some languages are read for: first the original one, where its text decides the split.
+    """The splits that some languages are read for: first the one whose text decides the split, if one does.
 
     Of a language only the parts are read that those splits come from: a target language may have a test set alone.
     """
-    original = [task.original_language] if task.parallel and task.original_language else []
     splits: dict[tuple[str, ...], list[Split]] = {}
     for split in SPLITS:
         own = (*config.source_languages, config.target_language)
         languages = (read_language(task, config, split),) if config.is_translated else own
-        splits.setdefault(tuple(dict.fromkeys((*original, *languages))), []).append(split)
+        splits.setdefault(tuple(dict.fromkeys((*_deciding(task, split), *languages))), []).append(split)
     return splits
+
+
+def _deciding(task: Task, split: Split) -> Sequence[str]:
+    """The language whose text decides which rows of a parallel task a split has, whichever languages a config reads.
+
+    Where the split is made here that is some one language, or a row would be trained on in one language and tested in
+    another.
+    """
+    if not task.parallel:
+        return ()
+    if task.original_language:
+        return (task.original_language,)
+    return task.languages[:1] if any(is_cut(pool, task.pools) for pool in pools_of([split], task.pools)) else ()
 
 
 def _own(rows: JoinedRows, config: TaskConfig) -> Candidates:

@@ -3,7 +3,7 @@
 Languages are joined by row id: gaps that are documented are counted, all others are refused.
 
 A published split is kept. What nobody cut is cut here, by the sha256 of the row's normalised text in the language it
-was written in: test (10 %), validation (5 %) or train; validation (5 %) alone is taken from train where a data set
+was written in (in the task's first, where it does not say which that is): test (10 %), validation (5 %) or train; validation (5 %) alone is taken from train where a data set
 has a test part but no validation part. So every language pair and both stages share one split, whichever languages
 they read, and two rows with one text never fall into different splits.
 
@@ -23,7 +23,10 @@ from flare_ds.tasks.check import checked_rows
 
 HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
 """Splits whose texts must not be seen, and the splits they must not be seen in."""
-_FIX = "fetch the data again: all languages must come from the same release"
+_FIX = (
+    "fetch the data again: all languages must come from the same release; "
+    "rows of your own task that differ by language need parallel: false"
+)
 
 
 JoinedRows = Mapping[str, RowTable]
@@ -95,14 +98,19 @@ def pools_of(splits: Iterable[Split], pools: Sequence[Pool]) -> list[Pool]:
     return [pool for pool in pools if pool in needed]
 
 
+def is_cut(pool: Pool, pools: Sequence[Pool]) -> bool:
+    """Whether a part of a data set is cut here into several splits, given all its parts."""
+    return pool == "all" or (pool == "train" and "validation" not in pools)
+
+
 def _splits_of(percents_n: np.ndarray, pool: Pool, pools: Sequence[Pool]) -> np.ndarray:
     """The number of the split of each row of a pool."""
     train, validation, test = map(np.uint8, range(3))
+    if not is_cut(pool, pools):
+        return np.full(len(percents_n), SPLITS.index(pool), np.uint8)
     if pool == "all":
         return np.select([percents_n < 10, percents_n < 15], [test, validation], train)
-    if pool == "train" and "validation" not in pools:
-        return np.where(percents_n < 5, validation, train)
-    return np.full(len(percents_n), SPLITS.index(pool), np.uint8)
+    return np.where(percents_n < 5, validation, train)
 
 
 def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowTable:

@@ -35,7 +35,9 @@ class TableTask(Task):
         default={}, description="NLLB tags of languages that flare_ds does not know, by code"
     )
     parallel: bool = Field(default=True, description="whether a row says the same in every language")
-    original_language: str | None = Field(default=None, description="the one the rows were written in")
+    original_language: str | None = Field(
+        default=None, description="the one the rows were written in, whose text decides a split made by us (null: the first)"
+    )
     hub: str | dict[str, str] | None = Field(
         default=None, description="data set on the hub, or one for each language (null: local files only)"
     )

@@ -93,6 +93,14 @@ def test_every_language_pair_has_the_same_split() -> None:
     assert all(split == splits[0] for split in splits)
 
 
+def test_every_language_pair_has_the_same_split_though_no_language_is_the_original() -> None:
+    task = plain()
+    task.original_language = None
+    pairs = [("xx", "pl"), ("pl", "xx"), ("en", "pl"), ("pl", "pl"), ("xx", "xx")]
+    splits = [{name: ids(load(task, *pair), name) for name in ("train", "validation", "test")} for pair in pairs]
+    assert all(split == splits[0] for split in splits)
+
+
 def test_the_two_sides_of_a_row_belong_together() -> None:
     for row in load(plain()).splits["train"]:
         number = int(row.id.removeprefix("r-"))

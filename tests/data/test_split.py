@@ -58,6 +58,14 @@ def test_validation_is_cut_from_train_where_nobody_published_one() -> None:
     assert texts(data, "test") == {f"pl test {i}" for i in range(SIZES["test"])}
 
 
+def test_validation_rows_are_the_same_in_every_language() -> None:
+    def validation(source: str, target: str) -> list[str]:
+        data = load(Published("train", "test"), target, source_language=source)
+        return [row.id for row in data.splits["validation"]]
+
+    assert validation("en", "pl") == validation("pl", "en") == validation("pl", "pl") == validation("en", "en")
+
+
 def test_a_cap_takes_rows_from_everywhere_in_a_file() -> None:
     numbers = [int(row.id) for row in load(Published("train", "validation", "test"), train_rows=30).splits["train"]]
     assert len(set(numbers)) == 30 and min(numbers) < 100 and max(numbers) > 200

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -145,6 +146,23 @@ def test_a_target_language_may_have_a_test_set_alone() -> None:
     for split in ("train", "validation"):
         assert [row.id for row in data.splits[split]] == [row.id for row in whole.splits[split]]
     assert data.counts["rows_read"] == sum(POOL_SIZES.values()), "each row that is needed once"
+
+
+class Alike(Questions):
+    """Every row in every language, and nobody cut them."""
+
+    parallel = True
+    pools = ("all",)
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
+        rows = super().read(data_dir, language, "train")
+        return [replace(row, id=str(number)) for number, row in enumerate(rows)]
+
+
+def test_no_row_is_trained_on_in_one_language_and_tested_in_another() -> None:
+    data = load(Alike())
+    ids = {split: {row.id for row in rows} for split, rows in data.splits.items()}
+    assert ids["test"] and not ids["test"] & (ids["train"] | ids["validation"])
 
 
 def test_a_target_the_data_set_lacks_is_translated_throughout() -> None:

@@ -26,6 +26,9 @@ from flare_ds.tasks.of_run import task_file
 from flare_ds.translation.store import MANIFEST
 
 _DIRECTORY = "requests"
+_READING = 2
+"""Raised whenever the files of somebody's own task would be read as other rows than before: a cache that answered then is
+found by its rows alone."""
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*/*.jinja")
 
 
@@ -82,7 +85,7 @@ def stored(cache_dir: Path, key: str) -> Cache | None:
 def _path(config: Config) -> Path:
     translate = config.translate.model_dump(mode="json", exclude={"directory", "batch_size"})
     request: dict[str, Any] = {
-        "task_file": config.task.path and file_sha256(task_file(config.task.path)),
+        "task_file": config.task.path and [_READING, file_sha256(task_file(config.task.path))],
         "drop_shared_passages": config.task.drop_shared_passages,
         "asked": asked_fields(config, task_of(config.task)),
         "data_dir": config.task.data_dir and str(Path(config.task.data_dir).absolute()),

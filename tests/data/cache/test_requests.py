@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flare_ds.config import Config
-from flare_ds.data.cache import prepare_cache, reader
+from flare_ds.data.cache import prepare_cache, reader, requests
 from flare_ds.data.cache.requests import remembered, stored
 from flare_ds.data.parallel import translation_jobs
 from flare_ds.published import build_name
@@ -60,6 +60,18 @@ def test_a_cache_is_found_whatever_it_is_called_unless_it_is_not_whole(made: dic
     (*_, other) = made
     build = other.rename(build_name(other, "0123abcd"))
     assert stored(path.parent, reader.open_cache(build).key) is None
+
+
+def test_what_an_earlier_version_read_otherwise_is_looked_for_by_its_rows(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "own.py").write_text("from tests.data.cache.moods import MOODS as TASK\n")
+    built_in, own = moods_config(root), moods_config(root, path=str(root / "own.py"))
+    path = prepare_cache(own, word_tokenizer())
+    assert remembered(own) is not None and prepare_cache(built_in, word_tokenizer()) == path
+    monkeypatch.setattr(requests, "_READING", 3)
+    assert remembered(own) is None and remembered(built_in) is not None
+    assert prepare_cache(own, word_tokenizer()) == path and remembered(own) is not None
 
 
 @pytest.fixture
