@@ -3,9 +3,10 @@
 Languages are joined by row id: gaps that are documented are counted, all others are refused.
 
 A published split is kept. What nobody cut is cut here, by the sha256 of the row's normalised text in the language it
-was written in (in the task's first, where it does not say which that is): test (10 %), validation (5 %) or train; validation (5 %) alone is taken from train where a data set
-has a test part but no validation part. So every language pair and both stages share one split, whichever languages
-they read, and two rows with one text never fall into different splits.
+was written in (in the task's first, where it does not say which that is): test (10 %), validation (5 %) or train;
+validation (5 %) alone is taken from train where a data set has a test part but no validation part. So every language
+pair and both stages share one split, whichever languages they read, and two rows with one text never fall into
+different splits.
 
 Legend: n rows, l languages.
 """

@@ -61,8 +61,8 @@ class Task(ABC):
         languages: codes of the languages it has.
         nllb_tags: NLLB tags of languages that `flare_ds.tasks.languages` does not know, by code.
         parallel: whether a row says the same in every language; otherwise the other side is machine-translated.
-        original_language: the one the rows were written in, whose text decides a split made by us (of parallel rows; the
-            first language's, where this is None); None where each language was written by itself.
+        original_language: the one the rows were written in, whose text decides a split made by us; None where each
+            language was written by itself (the first one's text then decides, where rows are parallel).
         pools: the parts it is published in: all; train and test; or train, validation and test.
         fields: names of a row's texts, in the order they are said.
         split_fields: those whose text decides a split made by us, so that rows that share them stay together.

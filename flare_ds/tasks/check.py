@@ -19,7 +19,7 @@ def check_task(task: Task) -> Task:
     """Refuse words of a task that are no text: its label words, and what its prompts say around the fields.
 
     Raises:
-        ConfigError: naming the first; or one language has more label words than another.
+        ConfigError: naming the first; a prompt says no field; or one language has more label words than another.
         DataError: one of its languages has no prompt or no label words.
     """
     blank = {field: "{" + field + "}" for field in task.fields}
@@ -29,6 +29,11 @@ def check_task(task: Task) -> Task:
         if not isinstance(text, str) or not is_unicode(text):
             problem = f"task {task.name} has the {what} {text!r}, which is not valid Unicode"
             raise ConfigError(problem, fix="write whole characters: \\ud83d alone, for one, is half of one")
+    for language in task.languages:
+        if task.prompt_in(language, blank) == (prompt := task.prompt_in(language, dict.fromkeys(task.fields, ""))):
+            problem = f"task {task.name} has the prompt {prompt!r} for every row of language {language!r}"
+            fix = f"say a field of the row in it, such as {{{task.long_field}}} in a template, in single braces"
+            raise ConfigError(problem, fix=fix)
     if len({len(words) for words in task.word_lists}) > 1:
         problem = f"task {task.name} has not equally many label words in each language: {task.labels}"
         raise ConfigError(problem, fix="say in each language one word for each label, in the same order")

@@ -36,7 +36,8 @@ class TableTask(Task):
     )
     parallel: bool = Field(default=True, description="whether a row says the same in every language")
     original_language: str | None = Field(
-        default=None, description="the one the rows were written in, whose text decides a split made by us (null: the first)"
+        default=None,
+        description="the one the rows were written in, whose text decides a split made by us (default: the first)",
     )
     hub: str | dict[str, str] | None = Field(
         default=None, description="data set on the hub, or one for each language (null: local files only)"

@@ -122,6 +122,12 @@ def test_a_declaration_at_odds_with_itself_names_the_key(tmp_path: Path, changes
     assert str(path) in caught.value.problem
 
 
+@pytest.mark.parametrize("template", ["Answer:", "{{text}}\nAnswer:", {"en": "{text}:", "pl": "{{text}}:"}])
+def test_a_prompt_that_says_nothing_of_its_row_is_refused(tmp_path: Path, template: str | dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"for every row of language '(en|pl)'\n.*\{text\} in a template"):
+        task_of(config(declared(tmp_path, template=template)))
+
+
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.yaml", yaml.safe_dump({"name": "mine"}))
     with pytest.raises(

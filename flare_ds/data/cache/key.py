@@ -100,10 +100,15 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
 
 def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:
     """The prompt around a row's fields; that of each language, where they differ."""
-    blank = {name: "{" + name + "}" for name in task.fields}
-    languages = (*settings.source_languages, settings.target_language)
-    prompts = {language: task.prompt_in(language, blank) for language in languages}
+    prompts = {code: _prompt_around(task, code) for code in (*settings.source_languages, settings.target_language)}
     return prompts if len(set(prompts.values())) > 1 else prompts[settings.target_language]
+
+
+def _prompt_around(task: Task, language: str) -> str:
+    """The prompt with `{text}` for the field text; marked as no prompt has it, where this one says `{text}` itself."""
+    blank = {name: "{" + name + "}" for name in task.fields}
+    marked = task.prompt_in(language, {name: "{\0" + name + "}" for name in task.fields})
+    return marked if any(text in marked for text in blank.values()) else task.prompt_in(language, blank)
 
 
 def content_key(fields: Mapping[str, Any]) -> str:

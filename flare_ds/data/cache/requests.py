@@ -27,7 +27,7 @@ from flare_ds.translation.store import MANIFEST
 
 _DIRECTORY = "requests"
 _READING = 2
-"""Raised whenever the files of somebody's own task would be read as other rows than before: a cache that answered then is
+"""Raised whenever the files of a task of one's own would be read as other rows: a cache that answered before is then
 found by its rows alone."""
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*/*.jinja")
 

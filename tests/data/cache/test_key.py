@@ -7,9 +7,11 @@ from transformers import AutoTokenizer
 
 from flare_ds.data.cache import differences, open_cache, prepare_cache
 from flare_ds.data.cache.encode import PlainForm
-from flare_ds.data.cache.key import content_key, rows_fingerprint
+from flare_ds.data.cache.key import asked_fields, content_key, rows_fingerprint
 from flare_ds.data.cache.requests import remembered
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side
+from flare_ds.settings import parse_config
+from flare_ds.tasks import TableTask
 from flare_ds.tasks.base import Answer
 from tests.data.cache.moods import MOODS, WORDS, eos_first, moods_config, word_tokenizer
 from tests.data.cache.texts import byte_tokenizer
@@ -102,6 +104,28 @@ def test_a_changed_prompt_or_version_of_the_task_changes_the_key(
         assert changed() == ["task_version"]
     monkeypatch.setattr(MOODS, "prompt", lambda fields: f"say : {fields['text']} mood : mood :")
     assert changed() == ["prompt_template"]
+
+
+def test_a_prompt_that_says_the_name_of_a_field_is_not_one_that_says_the_field() -> None:
+    templates = ("{text} {title}", "{text} {{title}}", "{{text}} {title}", "{title} {{title}}", "{{{text}}} {title}")
+    keys = {template: prompt_in_key(template) for template in templates}
+    assert len(set(keys.values())) == len(templates)
+    assert keys["{text} {title}"] == "{text} {title}" and keys["{{{text}}} {title}"] == "{{text}} {title}", "as ever"
+
+
+def prompt_in_key(template: str) -> str:
+    task = TableTask(name="a", languages=("en",), pools=("all",), fields=("text", "title"), template=template)
+    config = parse_config(
+        {
+            "method": "lora",
+            "run_dir": "unused",
+            "model": {"base": "unused"},
+            "task": {"name": "a", "target_language": "en"},
+            "train": {"steps": 1},
+        },
+        origin="test",
+    )
+    return asked_fields(config, task)["prompt_template"]
 
 
 def test_another_tokenizer_changes_the_key(root: Path, built: Path) -> None:
