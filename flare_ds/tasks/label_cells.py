@@ -3,19 +3,23 @@
     the task's label words        a cell 1, 1.0 or "1"
     no, yes                       the place of "yes": places count from 0
     1, 2, 3                       the word "1", since words are numbers: never a place
+    1.0, 0.0                      the word "1.0", likewise: a word is the number that it says
     1, 2, many                    refused: it may be a word or a place, so `label_values` must say
 
-What `label_values` says, or a table that names the classes of its integers (the hub's ClassLabel), goes first.
+What `label_values` says, or a table that names the classes of its integers (the hub's ClassLabel), goes first. Texts
+are compared in NFC.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.records import Record
+from flare_ds.texts import composed
 
-_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
-_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,300}(\.[0-9]{1,300})?")
+_TRUTHS = ("True", "False")
 
 
 class LabelCells:
@@ -29,20 +33,27 @@ class LabelCells:
     """
 
     def __init__(
-        self, labels: Sequence[Sequence[str]], label_values: Mapping[int | str, str], classes: Sequence[str] | None
+        self,
+        labels: Sequence[Sequence[str]],
+        label_values: Mapping[bool | int | str, str],
+        classes: Sequence[str] | None,
     ) -> None:
-        words = {word: index for of_language in labels for index, word in enumerate(of_language)}
-        numbers = {word: index for word, index in words.items() if _NUMBER.fullmatch(word)}
-        places = {str(index): index for index in range(len(labels[0]))}
-        self._meant = {str(value): words[word] for value, word in label_values.items()} or words
-        self._unclear: set[str] = set()
-        if not label_values and all(places.get(word) == index for word, index in numbers.items()):
-            self._meant = words | places
-        elif not label_values and len(numbers) < len(words):
-            self._unclear = {*numbers, *places}
+        words = {composed(word): index for of_language in labels for index, word in enumerate(of_language)}
+        places: dict[float, int] = {index: index for index in range(len(labels[0]))}
+        self._texts = {spelled(value): words[composed(word)] for value, word in label_values.items()} or words
+        numbers = ((number_in(text), index) for text, index in self._texts.items())
+        said = dict.fromkeys((number, index) for number, index in numbers if number is not None)
+        often = Counter(number for number, _ in said)
+        self._numbers = {number: index for number, index in said if often[number] == 1}
+        self._unclear: set[float] = set()
+        if not label_values and all(places.get(number) == index for number, index in said):
+            self._numbers = places
+        elif not label_values and any(number_in(word) is None for word in words):
+            self._unclear = {*self._numbers, *places}
         if classes:
-            named = {str(i): self._meant[name] for i, name in enumerate(classes) if name in self._meant}
-            self._meant = {value: index for value, index in self._meant.items() if not _NUMBER.fullmatch(value)} | named
+            named = {place: index for place, name in enumerate(classes) if (index := self._meant(name)) is not None}
+            self._texts = {text: index for text, index in self._texts.items() if number_in(text) is None}
+            self._numbers = (self._numbers if label_values else {}) | named
             self._unclear = set()
 
     def read(self, record: Record, column: str) -> int:
@@ -52,29 +63,41 @@ class LabelCells:
             DataError: the cell is none of the values, or could be several.
         """
         value = record[column]
-        spelled = _spellings(value)
-        found = {self._meant[text] for text in spelled if text in self._meant}
-        if not isinstance(value, str) and self._unclear.intersection(spelled):
+        if isinstance(value, int | float) and not isinstance(value, bool) and value in self._unclear:
             problem = f"{record.where} has {column}={value!r}, which may be a label word or the place of one"
             raise DataError(problem, fix="say in the task's label_values which word each value is")
-        if len(found) != 1:
-            known = ", ".join(self._meant)
+        index = self._meant(value)
+        if index is None:
+            known = ", ".join(dict.fromkeys([*self._texts, *map(str, self._numbers)]))
             fix = "mend or remove that row, or say in the task's label_values which word each value is"
             raise DataError(f"{record.where} has {column}={value!r:.100}, not one of {known}", fix=fix)
-        return found.pop()
+        return index
+
+    def _meant(self, value: object) -> int | None:
+        """What a cell means, if it means anything: the word it says, or else the number or truth value it holds."""
+        match value:
+            case bool():
+                return self._texts.get(str(value), self._texts.get(spelled(value)))
+            # One null among integers makes floats of them all, in pandas; only the null is wrong.
+            case int() | float():
+                return self._numbers.get(value)
+            case str() if (text := composed(value)) in self._texts:
+                return self._texts[text]
+            case str() if value in _TRUTHS:
+                return self._texts.get(value.lower())
+            case str() if (number := number_in(value)) is not None:
+                return self._numbers.get(number)
+        return None
 
 
-def _spellings(value: object) -> list[str]:
-    """How the value of a cell may be written, where it is a text, a number or a truth value."""
-    match value:
-        case bool():
-            return [str(value), str(value).lower()]
-        # One null among integers makes floats of them all, in pandas; only the null is wrong.
-        case float() if value.is_integer():
-            return [str(int(value))]
-        case int() | float():
-            return [str(value)]
-        case str():
-            whole = _WHOLE.fullmatch(value)
-            return [value, *([whole[1]] if whole else []), *([value.lower()] if value in ("True", "False") else [])]
-    return []
+def spelled(value: bool | int | str) -> str:
+    """How a value is compared with others, as a text: truth values as JSON writes them."""
+    return str(value).lower() if isinstance(value, bool) else composed(str(value))
+
+
+def number_in(text: str) -> float | None:
+    """The number that a text says, if it is one: `1.0` is 1."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    whole, _, rest = text.partition(".")
+    return float(text) if rest.strip("0") else int(whole)

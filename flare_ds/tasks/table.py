@@ -11,15 +11,16 @@ from itertools import chain
 from string import Formatter
 from typing import Any
 
-from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from flare_ds.exceptions import DataError
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import Metric, Pool, Row, Task, in_language
 from flare_ds.tasks.cells import read_answers, read_id
-from flare_ds.tasks.label_cells import LabelCells
+from flare_ds.tasks.label_cells import LabelCells, spelled
 from flare_ds.tasks.records import Record, Records, open_files, open_hub
+from flare_ds.texts import composed
 
 _POOLS: tuple[tuple[Pool, ...], ...] = (("all",), ("train", "test"), ("train", "validation", "test"))
 
@@ -62,7 +63,7 @@ class TableTask(Task):
     label_column: str = Field(
         default="label", description="column of labels: words, or their places (if no word is a number)"
     )
-    label_values: Mapping[StrictInt | StrictStr, str] = Field(
+    label_values: Mapping[StrictBool | StrictInt | StrictStr, str] = Field(
         default={}, description="label word of each value, if neither"
     )
     answers_column: str = Field(
@@ -98,9 +99,9 @@ class TableTask(Task):
         strange = sorted(
             (said | {*self.split_fields, *self.cluster_fields, self.long_field, *self.columns}) - set(self.fields)
         )
-        words = set(self.label_values.values()) - {*chain(*self.word_lists)}
-        repeating = [list(words) for words in self.word_lists if len({*words}) < len(words)]
-        values = [str(value) for value in self.label_values]
+        words = {*map(composed, self.label_values.values())} - {*map(composed, chain(*self.word_lists))}
+        repeating = [list(words) for words in self.word_lists if len({*map(composed, words)}) < len(words)]
+        values = [spelled(value) for value in self.label_values]
         one_table = len(self.languages) > 1 and self._shares_a_table
         return [
             (bool(strange), f"{', '.join(strange)!r} is not among fields={list(self.fields)}", "name fields only"),

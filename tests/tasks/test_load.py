@@ -84,7 +84,8 @@ def test_a_declaration_says_what_a_task_needs(tmp_path: Path) -> None:
     [
         ({"lables": ["a"]}, r"unknown key 'lables'.*\n.*did you mean 'labels'"),
         ({"labels": [True, False]}, r"labels\.0=True in .* is not a text"),
-        ({"label_values": {True: "yes"}}, r"label_values\.1=True in .* is neither a whole number nor a text"),
+        ({"label_values": {1.5: "yes"}}, r"label_values\.1\.5=1\.5 in .* is neither .* nor a text"),
+        ({"label_values": {True: "yes", "true": "no"}}, "key 'label_values.true' stands twice"),
         ({"label_values": {1: "yes", "1": "no"}}, "key 'label_values.1' stands twice"),
         ({"label_values": {"Y": "yess"}}, r"label_values has the words \['yess'\]"),
         ({"languages": []}, r"languages=\[\] in .* is empty"),
@@ -101,6 +102,7 @@ def test_a_declaration_says_what_a_task_needs(tmp_path: Path) -> None:
         ({"template": "{text"}, r"template='\{text': expected '\}' .*\n.*write a brace"),
         ({"template": "{}:"}, "'' is not among fields"),
         ({"labels": ["no", "no"]}, r"labels=\['no', 'no'\] repeats one"),
+        ({"labels": ["\u00e9", "e\u0301"]}, r"labels=\[.*\] repeats one"),
         ({"template": "{text}: "}, "template ends in white space"),
         ({"columns": {"txt": "a"}}, "'txt' is not among fields"),
         ({"long_field": "txt"}, "'txt' is not among fields"),

@@ -225,6 +225,13 @@ def labels_in(directory: Path, suffix: str, words: list[str], cells: list, **dec
         (["false", "true"], [True, False], [1, 0]),
         (["True", "False"], [True, False], [0, 1]),
         (["1", "2"], ["1", "2"], [0, 1]),
+        (["1.0", "0.0"], [1.0, 0.0], [0, 1]),
+        (["1.0", "2.0", "3.0"], [1, 3, 2], [0, 2, 1]),
+        (["0.5", "1.5", "1.0"], [1.0, 0.5], [2, 0]),
+        (["0.0", "1.0"], [1.0, 0.0], [1, 0]),
+        (["01", "02"], [1, 2], [0, 1]),
+        (["n\u00e9gatif", "positif"], ["ne\u0301gatif", "positif"], [0, 1]),
+        (["ne\u0301gatif", "positif"], ["n\u00e9gatif"], [0]),
     ],
 )
 def test_a_cell_means_what_is_seen_in_every_form(
@@ -250,6 +257,28 @@ def test_a_number_that_is_neither_is_refused_with_the_way_out(
 ) -> None:
     with pytest.raises(DataError, match=rf"not one of {', '.join(words)}[\s\S]*label_values"):
         labels_in(tmp_path, suffix, words, [cell])
+
+
+@pytest.mark.parametrize(
+    "values", [{0: "yes", 1: "no"}, {"wrong": "yes", "right": "no"}, {"wrong": "yes", 1: "no"}, {"0": "yes", "1": "no"}]
+)
+def test_label_values_say_what_classes_mean_that_are_no_label_words(tmp_path: Path, values: dict) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["wrong", "right"])})
+    write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}, {"text": "b", "label": 1}], features)
+    assert [row.label for row in read(replace(TASK, label_values=values), tmp_path)] == [1, 0]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("values", [{True: "yes", False: "no"}, {"true": "yes", "false": "no"}])
+def test_label_values_say_what_truth_values_mean(tmp_path: Path, suffix: str, values: dict) -> None:
+    assert labels_in(tmp_path, suffix, ["no", "yes"], [True, False], label_values=values) == [1, 0]
+
+
+@pytest.mark.parametrize("cell", [1, 1.0])
+def test_a_number_that_two_label_words_say_is_refused(tmp_path: Path, cell: float) -> None:
+    with pytest.raises(DataError, match="not one of"):
+        labels_in(tmp_path, "jsonl", ["1", "1.0"], [cell])
+    assert labels_in(tmp_path, "jsonl", ["1", "1.0"], ["1", "1.0"]) == [0, 1]
 
 
 def test_classes_that_are_named_by_numbers_are_those_numbers(tmp_path: Path) -> None:
