@@ -21,10 +21,11 @@ DIGEST = np.dtype("S16")
 
 
 def row_keys(fields: Mapping[str, str], task: Task) -> tuple[bytes, bytes, bytes, int]:
-    """Order, text, passage and percent of a row."""
-    one, whole = len(fields) == 1, tuple(fields) == tuple(task.split_fields)
-    order = text_digest(fields.values())
-    text = order if one else row_digest(fields.values())
+    """Order, text, passage and percent of a row; what the task does not name is not read, so it tells no rows apart."""
+    one, whole = len(task.fields) == 1, tuple(task.fields) == tuple(task.split_fields)
+    said = [fields[field] for field in task.fields]
+    order = text_digest(said)
+    text = order if one else row_digest(said)
     passage = order if one else text_digest([fields[task.long_field]])
     split = order if whole else text_digest(fields[field] for field in task.split_fields)
     return order, text, passage, int.from_bytes(split[:8], "big") * 100 >> 64

@@ -64,6 +64,17 @@ def test_rows_come_back_in_any_order(one: list[Row], other: list[Row], draw) -> 
     assert [taken.find(number) for number in range(12)] == [rows[at] if at >= 0 else None for at in reversed(places)]
 
 
+def test_fields_that_the_task_does_not_name_and_their_order_tell_no_rows_apart() -> None:
+    fields = [
+        {"text": "a text", "note": "b"},
+        {"text": "A  Text", "note": "b", "url": "1"},
+        {"url": "2", "note": "b", "text": "a text"},
+    ]
+    table = RowTable.write((Row(str(i), row, 0) for i, row in enumerate(fields)), Fields("text", "note"))
+    assert all(len(set(table.digests(name))) == 1 for name in ("order", "text", "passage"))
+    assert len(set(table.percents)) == 1
+
+
 def test_rows_of_many_batches_are_found() -> None:
     rows = [Row(str(number), {"text": "word" * (number % 7)}, number) for number in range(3000)]
     table = RowTable.concatenate(
