@@ -9,7 +9,8 @@ row. What is gone cannot have changed.
 """
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,8 @@ from flare_ds.tasks.of_run import task_file
 from flare_ds.translation.store import MANIFEST
 
 _DIRECTORY = "requests"
+_RUN_FILES = ("config.yaml", "cache.json")
+"""What tells a run directory: its files come and go, and nothing is read from them."""
 _READING = 2
 """Raised whenever the files of a task of one's own would be read as other rows: a cache that answered before is then
 found by its rows alone."""
@@ -109,9 +112,10 @@ def _tokenizer_files(directory: Path) -> dict[str, str]:
 
 def _files(config: Config) -> dict[str, dict[str, Any]]:
     """How raw files, the model that translates and the MT encoder's tokenizer look; empty where they are gone."""
+    ours = [*map(os.path.realpath, (config.cache_dir, config.translate.directory, config.run_dir))]
     return {
-        "data": {} if config.task.data_dir is None else _stamps(Path(config.task.data_dir)),
-        "translator": _stamps(Path(config.translate.model)) if config.task.is_translated else {},
+        "data": {} if config.task.data_dir is None else _stamps(Path(config.task.data_dir), ours),
+        "translator": _stamps(Path(config.translate.model), ours) if config.task.is_translated else {},
         "mt_encoder": _tokenizer_files(Path(str(config.source.mt_encoder))) if config.caches_mt else {},
     }
 
@@ -122,7 +126,23 @@ def _translated_anew(config: Config, name: str, manifest_sha256: str) -> bool:
     return manifest.is_file() and file_sha256(manifest) != manifest_sha256
 
 
-def _stamps(directory: Path) -> dict[str, list[int]]:
-    """Size and time of every file."""
-    states = {file: file.stat() for file in directory.rglob("*") if file.is_file()}
-    return {str(file.relative_to(directory)): [state.st_size, state.st_mtime_ns] for file, state in states.items()}
+def _stamps(directory: Path, ours: Collection[str]) -> dict[str, list[int]]:
+    """Size and time of every file, in folders that are links, too; not of what flare_ds writes."""
+    stamps: dict[str, list[int]] = {}
+    seen = {*ours, os.path.realpath(directory)}  # a link may lead back to where it lies
+    for parent, folders, names in os.walk(directory, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not _passed(Path(parent, name), seen)]
+        for file in (Path(parent, name) for name in names):
+            with suppress(OSError):  # it went meanwhile, or is a link to nowhere
+                state = file.stat()
+                stamps[str(file.relative_to(directory))] = [state.st_size, state.st_mtime_ns]
+    return stamps
+
+
+def _passed(folder: Path, seen: set[str]) -> bool:
+    """Whether a folder is a run, or was seen before; it is seen now."""
+    real = os.path.realpath(folder)
+    if real in seen or all((folder / name).is_file() for name in _RUN_FILES):
+        return True
+    seen.add(real)
+    return False

@@ -1,6 +1,7 @@
 """Which cache answered some settings before: found by its name, without a look at others; nothing is hashed twice."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,49 @@ def test_what_an_earlier_version_read_otherwise_is_looked_for_by_its_rows(
     monkeypatch.setattr(requests, "_READING", 3)
     assert remembered(own) is None and remembered(built_in) is not None
     assert prepare_cache(own, word_tokenizer()) == path and remembered(own) is not None
+
+
+def test_a_changed_file_in_a_linked_folder_is_noticed(root: Path) -> None:
+    (root / "elsewhere").mkdir()
+    (root / "data/more").symlink_to(root / "elsewhere")
+    (root / "elsewhere/back").symlink_to(root / "data")
+    (root / "elsewhere/rows.txt").write_text("a")
+    config = moods_config(root)
+    prepare_cache(config, word_tokenizer())
+    assert remembered(config) is not None
+    (root / "elsewhere/rows.txt").write_text("other")
+    assert remembered(config) is None
+
+
+def test_caches_and_runs_beside_the_data_are_no_data(root: Path) -> None:
+    (root / "data/en.txt").rename(root / "en.txt")
+    config = moods_config(root, data_dir=str(root))
+    prepare_cache(config, word_tokenizer())
+    run = root / "runs/one"
+    run.mkdir(parents=True)
+    for name in ("config.yaml", "cache.json", "train_log.jsonl"):
+        (run / name).write_text("{}")
+    assert remembered(config) is not None
+    (root / "en.txt").write_text("other")
+    assert remembered(config) is None
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_no_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = moods_config(root)
+    prepare_cache(config, word_tokenizer())
+    going, real = root / "data/.tmp", Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        state = real(path, **options)
+        if path == going:
+            path.unlink()
+        return state
+
+    going.write_text("a")
+    monkeypatch.setattr(Path, "stat", stat)
+    assert remembered(config) is None and not going.exists()
+    (root / "data/.gone").symlink_to(root / "nowhere")
+    assert remembered(config) is not None
 
 
 @pytest.fixture
