@@ -7,7 +7,7 @@ The built-in tasks of the hub are written this way, and so are a user's own, in 
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, permutations
 from string import Formatter
 from typing import Any
 
@@ -103,12 +103,20 @@ class TableTask(Task):
         repeating = [list(words) for words in self.word_lists if len({*map(composed, words)}) < len(words)]
         values = [spelled(value) for value in self.label_values]
         one_table = len(self.languages) > 1 and self._shares_a_table
+        idle = sorted(set(self.splits) - set(self.pools))
+        mixed = [
+            f"that of {one!r} begins that of {other!r}"
+            for one, other in permutations(self.id_prefixes, 2)
+            if self._config_of(one) == self._config_of(other)
+            and self.id_prefixes[other].startswith(self.id_prefixes[one])
+        ]
         return [
             (bool(strange), f"{', '.join(strange)!r} is not among fields={list(self.fields)}", "name fields only"),
             *self._untold("template", self.template),
             *self._untold("labels", self.labels),
             (any(t != t.rstrip() for t in templates), "template ends in white space", "end it with e.g. 'Label:'"),
             (self.pools not in _POOLS, f"pools={list(self.pools)}", "use [all], [train, test] or all three splits"),
+            (bool(idle), f"splits names {', '.join(idle)!r}, not among pools={list(self.pools)}", "add it to pools"),
             (bool(repeating), f"labels={repeating[0] if repeating else []} repeats one", "say each word once"),
             (bool(words), f"label_values has the words {sorted(words)}", f"use {', '.join(chain(*self.word_lists))}"),
             (len({*values}) < len(values), "label_values has a value as number and as text", "say it once"),
@@ -126,6 +134,11 @@ class TableTask(Task):
                 bool(self.id_prefixes) and (self.parallel or self.id_column is None),
                 "id_prefixes needs id_column, and rows that are not parallel",
                 "set id_column, and parallel: false",
+            ),
+            (
+                bool(mixed),
+                f"id_prefixes={dict(self.id_prefixes)}: {next(iter(mixed), '')}, so its rows would be read as both",
+                "say what follows, too ('en-', 'eng-')",
             ),
             (
                 isinstance(self.hub, dict) and (self.parallel or self.revision is not None),
@@ -175,8 +188,7 @@ class TableTask(Task):
         return self._rows(self._open(data_dir, language, self.splits.get(pool, pool)), language, pool)
 
     def _open(self, data_dir: str | None, language: str, split: str) -> Records:
-        config = self.config.get(language, language) if isinstance(self.config, dict) else self.config
-        config = config and config.replace("{language}", language)
+        config = self._config_of(language)
         if data_dir is not None:
             folders = [*([config] if config else []), *([""] if self._shares_a_table else [])]
             return open_files(data_dir, folders, split, self._read_columns)
@@ -186,6 +198,10 @@ class TableTask(Task):
             problem = f"task {self.name}{of_language} is not on the hub"
             raise DataError(problem, fix="set task.data_dir to where its files are")
         return open_hub(hub, config, split, self.revision, self._read_columns)
+
+    def _config_of(self, language: str) -> str | None:
+        config = self.config.get(language, language) if isinstance(self.config, dict) else self.config
+        return config and config.replace("{language}", language)
 
     @property
     def _read_columns(self) -> set[str]:

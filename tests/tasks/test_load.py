@@ -21,6 +21,7 @@ DECLARED = {
     "labels": ["no", "yes"],
     "template": "{text}\nAnswer:",
 }
+ONE_TABLE = {"config": "all", "parallel": False, "id_column": "id"}
 MODULE = """
 from dataclasses import dataclass
 from flare_ds.tasks import Row, Task
@@ -114,6 +115,11 @@ def test_a_declaration_says_what_a_task_needs(tmp_path: Path) -> None:
         ({"config": None}, "config=None is one table"),
         ({"id_prefixes": {"en": "e", "pl": "p"}, "parallel": False}, "id_prefixes needs id_column"),
         ({"id_prefixes": {"en": "e", "pl": "p"}, "id_column": "id"}, "rows that are not parallel"),
+        ({**ONE_TABLE, "id_prefixes": {"en": "p", "pl": "pl"}}, r"'p'.*: that of 'en' begins that of 'pl'"),
+        ({**ONE_TABLE, "id_prefixes": {"en": "en-", "pl": ""}}, "that of 'pl' begins that of 'en'"),
+        ({**ONE_TABLE, "id_prefixes": {"en": "en-", "pl": "en-"}}, "that of 'en' begins that of 'pl'"),
+        ({**ONE_TABLE, "config": {"en": "a", "pl": "a"}, "id_prefixes": {"en": "a", "pl": "ab"}}, "begins that"),
+        ({"splits": {"validation": "dev"}}, r"splits names 'validation', not among pools=\['all'\]"),
         ({"original_language": "pll"}, r"original_language='pll'[\s\S]*did you mean 'pl'"),
     ],
 )
@@ -128,6 +134,11 @@ def test_a_declaration_at_odds_with_itself_names_the_key(tmp_path: Path, changes
 def test_a_prompt_that_says_nothing_of_its_row_is_refused(tmp_path: Path, template: str | dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"for every row of language '(en|pl)'\n.*\{text\} in a template"):
         task_of(config(declared(tmp_path, template=template)))
+
+
+def test_prefixes_of_tables_of_their_own_may_be_alike(tmp_path: Path) -> None:
+    own = {**ONE_TABLE, "config": "{language}", "id_prefixes": {"en": "row-", "pl": "row-"}}
+    assert task_of(config(declared(tmp_path, **own))).name == "mine"
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
