@@ -1,7 +1,7 @@
 """Records of a table, one by one: on the hub, or in local files with the hub's columns.
 
     <data_dir>/<config>/<split>.parquet | .jsonl | .json | .csv        one file, or the hub's own shards:
-    <data_dir>/<config>/<split>-00000-of-00002.parquet                 as the hub names them,
+    <data_dir>/<config>/<split>-00000-of-00002.parquet                 as the hub names them (maybe with a checksum),
     <data_dir>/<config>/<split>/0000.parquet                           as its conversion of loading scripts names them
 
 Local files are read in place: a changed file is never read stale, and a large one never held whole (but for `.json`,
@@ -13,6 +13,7 @@ hold anything.
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ PARQUET_CONVERSION = "refs/convert/parquet"
 _BATCH = 1000
 _LONGEST_CELL = 2**31 - 1
 """The module csv knows one limit for all files, which by itself is 131,072 characters."""
-_SHARD = re.compile(r"(.*)-\d{5}(-of-(\d{5})\.\w+)")
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?(\.\w+)")
+"""The package datasets has written a checksum behind the numbers, of each shard its own."""
 _USE_FILES = "or set task.data_dir to a directory that holds the same tables (docs/tasks.md says how they lie)"
 
 
@@ -159,22 +161,34 @@ def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
         raise DataError(f"found no {looked}", fix=fix)
     if len(found) > 1:
         raise DataError(f"both {found[0][0]} and {found[1][0]} hold the split {split!r}", fix="keep one of them")
-    _check_shards(found[0])
+    _check_shards(found[0], split, directories)
     return found[0]
 
 
-def _check_shards(files: Sequence[Path]) -> None:
-    """Refuse some of the hub's shards, which would be read as if they were all, and two sets of them."""
-    directory = files[0].parent
-    sets = {shard.groups() for file in files if (shard := _SHARD.fullmatch(file.name))}
-    if len(sets) > 1:
-        problem = f"{directory} holds {' and '.join(sorted(f'{split}-*{rest}' for split, rest, _ in sets))}"
-        raise DataError(problem, fix="keep the shards of one of them")
-    for split, rest, total in sets:
-        names = [f"{split}-{number:05d}{rest}" for number in range(int(total))]
-        if missing := [name for name in names if directory / name not in files]:
+def _check_shards(files: Sequence[Path], split: str, directories: Collection[Path]) -> None:
+    """Refuse what only begins like the split, some of the hub's shards, as if they were all, and two sets of them.
+
+    A folder that is called as the split holds nothing else, whatever its files are called.
+    """
+    shards = {file: _SHARD.fullmatch(file.name) for file in files}
+    others = [file for file, shard in shards.items() if shard is None and file.parent in directories]
+    if others and len(files) > 1:
+        names = " and ".join(file.name for file in files[:3])
+        problem = f"{files[0].parent} holds {names}, which are no shards of {split!r}"
+        fix = f"keep one of them; parts of one table go into a folder {split}, or are called {split}-00000-of-00002 ..."
+        raise DataError(problem, fix=fix)
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for shard in filter(None, shards.values()):
+        name, number, total, suffix = shard.groups()
+        found.setdefault((name, total, suffix), []).append(number)
+    if len(found) > 1:
+        sets = " and ".join(f"{name}-*-of-{total}{suffix}" for name, total, suffix in sorted(found))
+        raise DataError(f"{files[0].parent} holds {sets}", fix="keep the shards of one of them")
+    for (name, total, suffix), numbers in found.items():
+        wanted = [f"{number:0{len(total)}d}" for number in range(int(total))]
+        if missing := [f"{name}-{number}-of-{total}{suffix}" for number in wanted if number not in numbers]:
             told = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-            problem = f"{directory} lacks {len(missing)} of {len(names)} shards: {told}"
+            problem = f"{files[0].parent} lacks {len(missing)} of {len(wanted)} shards: {told}"
             raise DataError(problem, fix="put them there, or fetch the data again")
 
 
@@ -239,7 +253,20 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) < 1000 else float(digits)
 
 
-_parse = json.JSONDecoder(parse_int=_whole).decode
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        _refuse_twice([name for name, _ in pairs])
+    return found
+
+
+def _refuse_twice(names: Collection[str]) -> None:
+    """Refuse a name that stands twice: which of the two is meant nobody knows."""
+    if twice := [name for name, often in Counter(names).items() if often > 1]:
+        raise ValueError(f"it has {twice[0]!r} twice")
+
+
+_parse = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_object).decode
 _BAD_BYTES = "surrogateescape"
 """Bytes that are not UTF-8 become what `Record.text` refuses, in the columns that are read."""
 
@@ -256,11 +283,13 @@ def _read_json(path: Path, _columns: Collection[str]) -> Iterator[Any]:
     yield from rows
 
 
-def _read_csv(path: Path, _columns: Collection[str]) -> Iterator[Any]:
+def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
     """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text."""
     csv.field_size_limit(_LONGEST_CELL)
     with path.open(encoding="utf-8-sig", errors=_BAD_BYTES, newline="") as file:
-        for row in csv.DictReader(file, strict=True):
+        rows = csv.DictReader(file, strict=True)
+        _refuse_twice([name for name in rows.fieldnames or () if name in columns])
+        for row in rows:
             if None in row or None in row.values():
                 raise ValueError("it has more or fewer cells than the first line names")
             yield row

@@ -121,6 +121,9 @@ def test_floats_that_are_whole_are_labels(tmp_path: Path) -> None:
         ("train.csv", 'text,label\n"a"b,0\n', "row 0 of .* cannot be read"),
         ("train.csv", "text,label\na,0\nb\n", "row 1 of .* more or fewer cells"),
         ("train.csv", "text,label\na,0,1\n", "row 0 of .* more or fewer cells"),
+        ("train.csv", "text,label,text\na,0,b\n", "row 0 of .* cannot be read: it has 'text' twice"),
+        ("train.jsonl", '{"text": "a", "label": 0, "text": "b"}\n', "row 0 of .* cannot be read: it has 'text' twice"),
+        ("train.json", '[{"text": "a", "label": 0, "label": 1}]', "row 0 of .* cannot be read: it has 'label' twice"),
         ("train.csv", "text,label\n", "holds no row of language 'en'"),
         ("train.parquet", "PAR1 not really", "is not a parquet file"),
     ],
@@ -161,7 +164,15 @@ def test_two_forms_of_one_split_are_refused(tmp_path: Path) -> None:
         read(TASK, tmp_path)
 
 
-@pytest.mark.parametrize("names", [("train-00000-of-00002", "train-00001-of-00002"), ("train/0000", "train/0001")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002", "train-00001-of-00002"),
+        ("train-00000-of-00002-a09b74b3ef9c3b56", "train-00001-of-00002-0b9b74b3ef9c3b57"),
+        ("train/0000", "train/0001"),
+        ("train/new", "train/old"),
+    ],
+)
 def test_shards_are_one_table_in_their_order(tmp_path: Path, names: tuple[str, str]) -> None:
     for name, texts in zip(reversed(names), (("c",), ("a", "b")), strict=True):
         write_table(tmp_path / f"en/{name}.parquet", [{"text": text, "label": 0} for text in texts])
@@ -177,6 +188,7 @@ def test_shards_are_one_table_in_their_order(tmp_path: Path, names: tuple[str, s
     [
         (["00000-of-00002"], "en lacks 1 of 2 shards: train-00001-of-00002.csv"),
         (["00005-of-00006"], "lacks 5 of 6 shards: train-00000-of-00006.csv, .*, train-00002-of-00006.csv, ..."),
+        (["00001-of-00002-a09b74b3ef9c3b56"], "en lacks 1 of 2 shards: train-00000-of-00002.csv"),
         (["00000-of-00001", "00000-of-00002"], r"en holds train-\*-of-00001.csv and train-\*-of-00002.csv"),
     ],
 )
@@ -185,6 +197,17 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path: Path, folder: str, 
     for number in numbers:
         write_table(tmp_path / folder / f"train-{number}.csv", [{"text": "a", "label": 0}])
     with pytest.raises(DataError, match=said.replace("en ", f"{folder} ")):
+        read(TASK, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("train-v1", "train-v2"), ("train-00000-of-00001", "train-old"), ("train-1", "train-2")]
+)
+def test_tables_whose_names_only_begin_alike_are_no_shards(tmp_path: Path, names: tuple[str, str]) -> None:
+    write_table(tmp_path / f"en/{names[0]}.csv", [{"text": "a", "label": 0}])
+    assert len(read(TASK, tmp_path)) == 1
+    write_table(tmp_path / f"en/{names[1]}.csv", [{"text": "a", "label": 1}])
+    with pytest.raises(DataError, match=rf"en holds {names[0]}.csv and {names[1]}.csv, which are no shards of 'train'"):
         read(TASK, tmp_path)
 
 
@@ -328,7 +351,8 @@ def test_half_a_character_is_refused_in_ids_and_in_every_answer(tmp_path: Path) 
 def test_columns_that_are_not_read_may_hold_anything(tmp_path: Path) -> None:
     wanted = [("a", 0), ("b", 1)]
     (tmp_path / "csv/en").mkdir(parents=True)
-    (tmp_path / "csv/en/train.csv").write_bytes(b"text,odd,label\r\na,\xff\xfe,no\r\nb," + b"x" * 200_000 + b",yes\r\n")
+    long = b"x" * 200_000
+    (tmp_path / "csv/en/train.csv").write_bytes(b"text,odd,label,odd\r\na,\xff\xfe,no,\r\nb," + long + b",yes,\r\n")
     (tmp_path / "jsonl/en").mkdir(parents=True)
     lines = [
         b'{"text": "a", "label": 0, "odd": ' + b"9" * 9000 + b"}",
