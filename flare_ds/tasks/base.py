@@ -17,6 +17,8 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Pool = Literal["all", "train", "validation", "test"]
 """A part of a data set as its publisher cut it; `all` where nobody did."""
+POOLS: tuple[tuple[Pool, ...], ...] = (("all",), ("train", "test"), ("train", "validation", "test"))
+"""The parts a data set may have."""
 Metric = Literal["accuracy", "macro_f1", "exact_match"]
 
 

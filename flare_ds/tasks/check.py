@@ -1,9 +1,15 @@
 """Looking at what a task gives before anything is made of it: one in Python may give anything, a file any text."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
 
-from flare_ds.exceptions import ConfigError, DataError
-from flare_ds.tasks.base import Answer, Row, Task
+from flare_ds.exceptions import ConfigError, DataError, FlareError
+from flare_ds.registry import suggestion
+from flare_ds.tasks.base import POOLS, Answer, Metric, Row, Task
+
+Conflict = tuple[bool, str, str]
+"""Whether it is there, what is wrong, what to do."""
+_WHOLE = "write whole characters: \\ud83d alone, for one, is half of one"
 
 
 def is_unicode(text: str) -> bool:
@@ -16,28 +22,80 @@ def is_unicode(text: str) -> bool:
 
 
 def check_task(task: Task) -> Task:
-    """Refuse words of a task that are no text: its label words, and what its prompts say around the fields.
+    """Refuse a task whose attributes mean nothing, and words of it that are no text, before anything is read.
 
     Raises:
-        ConfigError: naming the first; a prompt says no field; or one language has more label words than another.
+        ConfigError: naming the first attribute, label word or prompt; a prompt fails or says no field.
         DataError: one of its languages has no prompt or no label words.
     """
-    blank = {field: "{" + field + "}" for field in task.fields}
-    texts = [("prompt", task.prompt_in(language, blank)) for language in task.languages]
-    texts += [("label word", word) for language in task.languages for word in task.label_words(language)]
-    for what, text in texts:
-        if not isinstance(text, str) or not is_unicode(text):
-            problem = f"task {task.name} has the {what} {text!r}, which is not valid Unicode"
-            raise ConfigError(problem, fix="write whole characters: \\ud83d alone, for one, is half of one")
+    for broken, problem, fix in (*_conflicts(task), *_label_conflicts(task)):
+        if broken:
+            raise ConfigError(f"task {task.name} has {problem}", fix=fix)
     for language in task.languages:
-        if task.prompt_in(language, blank) == (prompt := task.prompt_in(language, dict.fromkeys(task.fields, ""))):
-            problem = f"task {task.name} has the prompt {prompt!r} for every row of language {language!r}"
-            fix = f"say a field of the row in it, such as {{{task.long_field}}} in a template, in single braces"
-            raise ConfigError(problem, fix=fix)
-    if len({len(words) for words in task.word_lists}) > 1:
-        problem = f"task {task.name} has not equally many label words in each language: {task.labels}"
-        raise ConfigError(problem, fix="say in each language one word for each label, in the same order")
+        _check_prompt(task, language)
     return task
+
+
+def _conflicts(task: Task) -> list[Conflict]:
+    """Attributes that mean nothing; a declared task has none of them."""
+    version = getattr(task, "version", None)
+    strange = {task.long_field, *task.split_fields, *task.cluster_fields} - {*task.fields}
+    original = task.original_language
+    return [
+        (type(version) is not int, f"version={version!r}", "set version = 1, and raise it with every change"),
+        (tuple(task.pools) not in POOLS, f"pools={task.pools!r}", "use one of " + ", ".join(map(str, POOLS))),
+        (
+            bool(strange),
+            f"{', '.join(map(repr, sorted(strange)))} in long_field, split_fields or cluster_fields, but "
+            f"fields={task.fields!r}",
+            "set long_field, the one that is cut when a prompt is too long, and the others to names among fields",
+        ),
+        (
+            original is not None and original not in task.languages,
+            f"original_language={original!r}, but languages={task.languages!r}",
+            suggestion(original or "", task.languages),
+        ),
+    ]
+
+
+def _label_conflicts(task: Task) -> list[Conflict]:
+    """Label words that are none, and a metric that does not go with them."""
+    free = "exact_match is for free answers (no labels), the others are for label words"
+    words, metrics = [word for of_language in task.word_lists for word in of_language], get_args(Metric)
+    return [
+        (any(isinstance(of, str) for of in task.word_lists), f"labels={task.labels!r}", "write a tuple of words"),
+        *((not _is_text(word), f"the label word {word!r}, which is not valid Unicode", _WHOLE) for word in words),
+        (
+            len({len(of_language) for of_language in task.word_lists}) > 1,
+            f"not equally many label words in each language: {task.labels}",
+            "say in each language one word for each label, in the same order",
+        ),
+        (task.metric not in metrics, f"metric={task.metric!r}", suggestion(str(task.metric), metrics)),
+        ((task.metric == "exact_match") != task.free_answers, f"metric={task.metric!r} with labels={words}", free),
+    ]
+
+
+def _check_prompt(task: Task, language: str) -> None:
+    task.label_words(language)
+    blank = {field: "{" + field + "}" for field in task.fields}
+    prompt, bare = (_prompt(task, language, fields) for fields in (blank, dict.fromkeys(task.fields, "")))
+    if not _is_text(prompt):
+        raise ConfigError(f"task {task.name} has the prompt {prompt!r}, which is not valid Unicode", fix=_WHOLE)
+    if prompt == bare:
+        problem = f"task {task.name} has the prompt {prompt!r} for every row of language {language!r}"
+        fix = f"say a field of the row in it, such as {{{task.long_field}}} in a template, in single braces"
+        raise ConfigError(problem, fix=fix)
+
+
+def _prompt(task: Task, language: str, fields: Mapping[str, str]) -> str:
+    try:
+        return task.prompt_in(language, fields)
+    except FlareError:
+        raise
+    except Exception as error:  # a task in Python may fail in any way
+        problem = f"the prompt of task {task.name} in language {language!r} fails: {type(error).__name__}: {error}"
+        fix = f"let it read what fields={task.fields!r} names, whatever the texts are, empty ones too"
+        raise ConfigError(problem, fix=fix) from error
 
 
 def checked_rows(rows: Iterable[Row], task: Task, name: str) -> Iterator[Row]:

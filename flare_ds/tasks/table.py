@@ -16,13 +16,11 @@ from pydantic.dataclasses import dataclass
 
 from flare_ds.exceptions import DataError
 from flare_ds.registry import suggestion
-from flare_ds.tasks.base import Metric, Pool, Row, Task, in_language
+from flare_ds.tasks.base import POOLS, Metric, Pool, Row, Task, in_language
 from flare_ds.tasks.cells import read_answers, read_id
 from flare_ds.tasks.label_cells import LabelCells, spelled
 from flare_ds.tasks.records import Record, Records, open_files, open_hub
 from flare_ds.texts import composed
-
-_POOLS: tuple[tuple[Pool, ...], ...] = (("all",), ("train", "test"), ("train", "validation", "test"))
 
 
 @dataclass(config=ConfigDict(extra="forbid"), frozen=True, kw_only=True)
@@ -115,7 +113,7 @@ class TableTask(Task):
             *self._untold("template", self.template),
             *self._untold("labels", self.labels),
             (any(t != t.rstrip() for t in templates), "template ends in white space", "end it with e.g. 'Label:'"),
-            (self.pools not in _POOLS, f"pools={list(self.pools)}", "use [all], [train, test] or all three splits"),
+            (self.pools not in POOLS, f"pools={list(self.pools)}", "use [all], [train, test] or all three splits"),
             (bool(idle), f"splits names {', '.join(idle)!r}, not among pools={list(self.pools)}", "add it to pools"),
             (bool(repeating), f"labels={repeating[0] if repeating else []} repeats one", "say each word once"),
             (bool(words), f"label_values has the words {sorted(words)}", f"use {', '.join(chain(*self.word_lists))}"),

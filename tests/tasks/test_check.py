@@ -17,6 +17,7 @@ class Given(Task):
 
     def __init__(self, labels: tuple[str, ...], said: str = "") -> None:
         self.labels, self.said = labels, said
+        self.metric = "accuracy" if labels else "exact_match"
 
     def read(self, data_dir: str | None, language: str, pool: Pool) -> Iterable[Row]:
         return []
@@ -63,4 +64,32 @@ def test_a_row_that_is_none_is_refused_by_its_number_and_id(task: Task, row: Row
 def test_half_a_character_in_a_task_is_refused(task: Task, said: str) -> None:
     assert check_task(LABELLED) is LABELLED
     with pytest.raises(ConfigError, match=f"task given has the {said} '.*ud83d"):
+        check_task(task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": ()}, r"metric='accuracy' with labels=\[\]\n  fix: exact_match is for free answers"),
+        ({"metric": "exact_match"}, r"metric='exact_match' with labels=\['yes', 'no'\]"),
+        ({"metric": "acuracy"}, r"metric='acuracy'\n  fix: did you mean 'accuracy'"),
+        ({"labels": "yn"}, "labels='yn'"),
+        ({"labels": {"en": ("yes", "no"), "de": ("ja",)}}, "not equally many label words"),
+        ({"fields": ("premise", "text")}, r"prompt of task given .* KeyError: 'note'"),
+        ({"fields": ("text", "note"), "long_field": "body"}, r"'body' in long_field"),
+        ({"split_fields": ("body",)}, r"'body' in long_field, split_fields"),
+        ({"pools": ("train", "dev")}, r"pools=\('train', 'dev'\)"),
+        ({"original_language": "ne"}, r"original_language='ne'.*\n.*did you mean 'en'"),
+        ({"version": None}, "version=None"),
+    ],
+)
+def test_an_attribute_that_means_nothing_is_refused(changes: dict[str, object], said: str) -> None:
+    class Both(Given):
+        def prompt(self, fields: Mapping[str, str]) -> str:
+            return f"{fields['text']} {fields['note']}:"
+
+    task = Both(("yes", "no"))
+    assert check_task(task) is task
+    vars(task).update(changes)
+    with pytest.raises(ConfigError, match=said):
         check_task(task)
