@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flare_ds.tasks.base import Row
-from flare_ds.tasks.languages import two_letter_code
+from flare_ds.tasks.languages import codes_of
 
 _OUTLIER = 2.5
 """A translation is odd when it is that many times longer or shorter than the translations of this job are."""
@@ -90,14 +90,14 @@ class Inspector:
 
 def _language_check(tag: str) -> tuple[Speaks, str]:
     """How to tell whether a text is in a language: by py3langid where it knows the language, else by its script."""
-    code = two_letter_code(tag) or tag.partition("_")[0]
     identifier = _identifier()
-    if identifier is None or code not in identifier.labels:
+    codes = {*codes_of(tag), tag.partition("_")[0]}
+    if identifier is None or codes.isdisjoint(identifier.labels):
         return _by_script(tag)
 
     def speaks(text: str) -> bool:
         language, probability = identifier.classify(" ".join(text.split()))
-        return bool(language == code or probability < _SURE)
+        return bool(language in codes or probability < _SURE)
 
     return speaks, "py3langid"
 

@@ -1,11 +1,12 @@
 """NLLB's tags: each is one that its tokenizer has, and every language of every task has one."""
 
 import pytest
+from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES as M2M100
 from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks import NUSAX, TASKS, TYDIQA, XNLI, TableTask
-from flare_ds.tasks.languages import SUBSTITUTES, nllb_tag
+from flare_ds.tasks.languages import SUBSTITUTES, codes_of, nllb_tag
 
 OWN = TableTask(
     name="own",
@@ -27,6 +28,13 @@ def test_every_language_of_a_task_has_a_tag_that_nllb_has(name: str) -> None:
 @pytest.mark.parametrize("code", ["hi", "pt", "gl", "ca", "sh", "es", "de", "pl", "ja", "ko", "te", "bn", "jv", "su"])
 def test_usual_targets_have_a_tag_that_nllb_has(code: str) -> None:
     assert nllb_tag(XNLI, code) in FAIRSEQ_LANGUAGE_CODES
+
+
+@pytest.mark.parametrize("code", M2M100["m2m100"])
+def test_every_language_of_m2m100_has_a_tag_that_leads_back_to_it(code: str) -> None:
+    tag = nllb_tag(XNLI, code)
+    assert tag in FAIRSEQ_LANGUAGE_CODES or tag in ("bre_Latn", "fry_Latn")
+    assert [name for name in codes_of(tag) if name in M2M100["m2m100"]] == [code]
 
 
 @pytest.mark.parametrize(

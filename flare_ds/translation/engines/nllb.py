@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
-from flare_ds.tasks.languages import two_letter_code
+from flare_ds.tasks.languages import codes_of
 from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said
 
 if TYPE_CHECKING:
@@ -105,11 +105,11 @@ def load_tokenizer(translate: TranslateConfig, direction: Direction) -> "tuple[P
 
 
 def _name(tokenizer: "PreTrainedTokenizerBase", translate: TranslateConfig, tag: str) -> str:
-    """What the model calls a language: NLLB by its tag, M2M100 by two letters."""
+    """What the model calls a language: NLLB by its tag, M2M100 by its usual code."""
     from flare_ds.tokenizing.mt_tokens import language_tags
 
     known = language_tags(tokenizer)
-    for name in (tag, two_letter_code(tag)):
+    for name in (tag, *codes_of(tag)):
         if name in known:
             return name
     raise ConfigError(
