@@ -148,6 +148,8 @@ _SCRIPTS = {
 
 def _by_script(tag: str) -> tuple[Speaks, str]:
     script = tag.partition("_")[2]
+    if script not in _SCRIPTS:  # of a model of one's own, whose tags may be any words
+        return lambda text: True, "nothing"
     names = _SCRIPTS[script]
 
     def speaks(text: str) -> bool:

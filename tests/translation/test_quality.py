@@ -87,6 +87,12 @@ def test_languages_py3langid_does_not_know_are_told_by_their_script(language: st
     assert report.other_language == 1 and report.languages_told_by == f"script {language[4:]}"
 
 
+@pytest.mark.parametrize("language", ["klingon", "xxx_Cher", "xx"])
+def test_a_tag_of_no_known_script_tells_no_language(language: str) -> None:
+    report = inspect(language=language)
+    assert report.other_language == 0 and report.languages_told_by == "nothing"
+
+
 def test_a_language_is_known_by_any_of_its_codes() -> None:
     norwegian = "Det er en veldig fin dag i dag, og jeg er glad for at du kom hit til oss."
     report = inspect(language="nob_Latn", pairs=[("It is a fine day.", norwegian), ("It is a fine day!", GOOD[0][1])])
