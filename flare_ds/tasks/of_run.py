@@ -34,9 +34,10 @@ def keep_task_file(path: str | None, run_dir: Path) -> None:
         return
     source = task_file(path)
     copy = run_dir / f"task{source.suffix}"
-    if source == copy or (copy.is_file() and file_sha256(copy) == file_sha256(source)):
+    same = copy.is_file() and file_sha256(copy) == file_sha256(source)
+    if source == copy or (same and _is_recorded(copy)):  # a kill may have come between the two writes
         return
-    if copy.is_file() and (run_dir / "state").exists():
+    if copy.is_file() and not same and (run_dir / "state").exists():
         problem = f"task.path={path!r} was changed since the run {run_dir} began with it ({copy})"
         raise ConfigError(problem, fix=f"restore it, name {run_dir} instead of the config, or choose another run_dir")
     content = source.read_bytes()
@@ -94,9 +95,20 @@ def task_sha256(path: str | None) -> str | None:
     return file_sha256(file) if file is not None and file.is_file() else None
 
 
+def _recorded(copy: Path) -> object:
+    return parse_object((copy.parent / _RECORD).read_bytes()).get("sha256")
+
+
+def _is_recorded(copy: Path) -> bool:
+    try:
+        return _recorded(copy) == file_sha256(copy)
+    except (OSError, ValueError):
+        return False
+
+
 def _check_copy(copy: Path, path: str) -> None:
     try:
-        recorded = parse_object((copy.parent / _RECORD).read_bytes()).get("sha256")
+        recorded = _recorded(copy)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot read {copy.parent / _RECORD}: {error}", fix="restore it from where the run was"

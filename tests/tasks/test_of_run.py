@@ -8,6 +8,7 @@ import yaml
 from flare_ds.cli import main
 from flare_ds.exceptions import ConfigError
 from flare_ds.settings import load_config
+from flare_ds.tasks import of_run
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import keep_task_file
 from tests.toy import toy_settings
@@ -84,6 +85,22 @@ def test_a_run_that_has_begun_is_not_given_another_task_file(tmp_path: Path, ran
     with pytest.raises(ConfigError, match=r"was changed since the run .* began"):
         keep_task_file(str(original), run)
     assert "second" in (run / "task.py").read_text()
+
+
+@pytest.mark.parametrize("old", ["first", "zeroth"])
+def test_a_kill_between_the_copy_and_its_record_is_mended_by_the_same_command(
+    tmp_path: Path, ran: Path, monkeypatch: pytest.MonkeyPatch, old: str
+) -> None:
+    run, path = write_run(tmp_path, ran), tmp_path / "mine.py"
+    path.write_text(CODE.format(ran=str(ran), said="second"))
+    with monkeypatch.context() as patch:
+        patch.setattr(of_run, "write_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            keep_task_file(str(path), run)
+    if old == "zeroth":  # it was the first that began
+        (run / "task_file.json").unlink()
+    keep_task_file(str(path), run)
+    assert task_of(load_config(run, trust_task_code=True).task).prompt({"text": "a"}) == "a second:"
 
 
 def test_runs_that_mean_other_files_by_one_path_are_not_trained_by_one_command(
