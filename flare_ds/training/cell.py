@@ -17,7 +17,7 @@ from flare_ds.data.states import StateStore
 from flare_ds.exceptions import NotFiniteError, kept
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.directory import STATE, TRAINING
+from flare_ds.runs.directory import STATE
 from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank
@@ -103,11 +103,10 @@ class Cell:
 
     def begin(self) -> None:
         """Write the run's records."""
+        assert self.ended or not on_rank_zero(lambda: RunDirectory(self.run_dir).trained), "its adapter would be lost"
         on_rank_zero(partial(begin_run, self.config, self.cache))
         first = self.progress.step
         self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
-        if rank() == 0 and not self.ended:
-            (self.run_dir / TRAINING).unlink(missing_ok=True)  # of an earlier training, whose state is gone
         if rank() == 0 and first:
             tqdm.write(f"continuing {self.run_dir} after step {first}")
         self.validation = Validation(

@@ -9,7 +9,7 @@ from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import make_room
 from flare_ds.settings import config_of, load_config
 from flare_ds.training.run import open_run
-from flare_ds.training.trainer import Trainer
+from flare_ds.training.together import train_together
 
 
 def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -33,7 +33,7 @@ def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[s
     settings = _settings(config, overrides)
     run = RunDirectory(settings.run_dir)
     try:
-        Trainer(settings, open_run(settings, train=True)).train()
+        train_together([(settings, open_run(settings, train=True))], evaluate=False)
     finally:
         run.unlock()
         make_room()

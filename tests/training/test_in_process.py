@@ -1,0 +1,29 @@
+"""`flare_ds.train`: a run is trained in this process, which is afterwards as it was."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import flare_ds
+from tests.toy import toy_settings
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("in_process")
+
+
+def settings(root: Path, name: str) -> dict:
+    return toy_settings(root, method="lora", name=name, steps=2, validate_every=2, whole_model=True)
+
+
+def test_a_run_that_is_trained_stays_so_without_its_state(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As `flare-ds push` leaves it; to train it again would write over its adapter."""
+    run = flare_ds.train(settings(root, "trained"))
+    shutil.rmtree(run / "state")
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capfd.readouterr()
+    assert flare_ds.train(run) == run
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+    assert f"{run} is trained; to train it anew, delete it" in capfd.readouterr().err
