@@ -4,6 +4,7 @@
     adapter/                        adapter_config.json, adapter_model.safetensors: PEFT's layout
     config.yaml                     the run's settings; the base by its name on the hub, no place of this machine
     cache.json  versions.json       what the run answers (prompt, label words), and what it was trained with
+    base.json                       the commit of its base, where that was the hub's
     training.json  task.yaml        how it was trained; the task's own file, where it has one
 
 It is a run directory, so flare_ds loads it as one. Nothing is uploaded here.
@@ -23,9 +24,10 @@ from flare_ds.config import Config, TaskConfig, TranslateConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.files import disk_errors, write_json, write_text
 from flare_ds.json_text import json_text, parse_object
+from flare_ds.model_files.fingerprint import is_commit
 from flare_ds.model_files.names import is_path
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.directory import CACHE, CONFIG, METRICS, TRAINING, VERSIONS
+from flare_ds.runs.directory import BASE, CACHE, CONFIG, METRICS, TRAINING, VERSIONS
 from flare_ds.settings import parse_config
 from flare_ds.shipped import AUTO, is_name
 from flare_ds.tasks.of_run import keep_task_file
@@ -97,7 +99,11 @@ def _write(run: RunDirectory, config: Config, shared: Config, folder: Path, lice
         shared = shared.model_copy(update={"task": shared.task.model_copy(update={"path": name})})
         record = folder / "task_file.json"
         write_json(record, parse_object(record.read_bytes()) | {"path": name})
-    _write_adapter(run.path / "adapter", folder / "adapter", config, base=shared.model.base)
+    base = run.record(BASE)
+    same = base.get("name") == shared.model.base and is_commit(base.get("fingerprint"))
+    if same:
+        write_json(folder / BASE, base)
+    _write_adapter(run.path / "adapter", folder / "adapter", shared, same_base=same)
     for name in (CACHE, VERSIONS, TRAINING):
         write_json(folder / name, run.read(name))
     test = run.read(METRICS) if run.finished else None
@@ -106,18 +112,18 @@ def _write(run: RunDirectory, config: Config, shared: Config, folder: Path, lice
     write_text(folder / CARD, card_text(folder / "adapter", shared, test=scored, licence=licence))
 
 
-def _write_adapter(source: Path, target: Path, config: Config, *, base: str) -> None:
+def _write_adapter(source: Path, target: Path, shared: Config, *, same_base: bool) -> None:
     """The adapter's two files, which name the base by its name on the hub.
 
     A base is known by a checksum of its directory or by its commit on the hub. The one does not tell the other, so
-    only the one who trained can say that they are the same.
+    only the one who trained can say that they are the same: what was kept stays where the name is the same, too.
     """
     settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
-    write_json(target / SETTINGS, settings | {"base_model_name_or_path": base})
+    write_json(target / SETTINGS, settings | {"base_model_name_or_path": shared.model.base})
     tensors = read_weights(source)
     with safe_open(source / WEIGHTS, framework="pt") as file:
         metadata = dict(file.metadata() or {})
     kept = parse_object(metadata.get(KEPT, "{}"))
-    if base != config.model.base:
+    if not same_base:
         kept.pop("base", None)
     save_file(tensors, target / WEIGHTS, metadata=metadata | {KEPT: json_text(kept)})

@@ -27,7 +27,7 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
-from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import check_same_base, model_fingerprint
 from flare_ds.versions import versions
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -144,11 +144,7 @@ def _check_base(weights: Path, config: Config) -> None:
             known = parse_object((file.metadata() or {}).get(KEPT, "{}")).get("base")
     except (OSError, SafetensorError, ValueError):
         return  # whoever reads the matrices says it better
-    if known is not None and known != model_fingerprint(config.model.base):
-        raise CheckpointError(
-            f"{weights} was trained on another base than model.base={config.model.base!r}: its contents differ",
-            fix="give that base's place: model.base=DIRECTORY",
-        )
+    check_same_base(known, config.model.base, what=f"{weights} was trained")
 
 
 def _kind(method: str) -> str:

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import os
+import re
 import struct
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from flare_ds.checksums import canonical_json
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.model_files.hub import UNREACHED, commit
 from flare_ds.model_files.names import is_path
 from flare_ds.model_files.weight_files import weight_files
@@ -18,6 +21,7 @@ _SAMPLE_BYTES = 4096
 _SAMPLES = 1024
 """Of a file that does not say where its tensors are."""
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _OF_ITS_PLACE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 """Settings that say where a model came from, or who saved it."""
 
@@ -43,6 +47,49 @@ def model_fingerprint(name: str) -> str:
         return _of_files(directory.absolute(), file_states(directory))
     except (OSError, ValueError, TypeError, KeyError, struct.error) as error:
         raise ConfigError(f"cannot read the model {name!r}: {error}", fix="save it with save_pretrained") from error
+
+
+def is_commit(fingerprint: str | None) -> bool:
+    """Whether a fingerprint is the commit of a hub's model."""
+    return fingerprint is not None and _COMMIT.fullmatch(fingerprint) is not None
+
+
+def are_different(known: str, now: str) -> bool:
+    """Whether two fingerprints are of two models; of a commit and a directory's contents nobody can tell."""
+    return known != now and is_commit(known) == is_commit(now)
+
+
+def check_same_base(known: str | None, base: str, *, what: str) -> None:
+    """Refuse another base than something was made with; one that only lies elsewhere is the same.
+
+    Args:
+        known: fingerprint of that base; None: it was not kept.
+        base: directory or hub name of the one that is to be used.
+        what: was made with it, as the beginning of a sentence: "PATH was trained".
+
+    Raises:
+        CheckpointError: it is another.
+    """
+    if known is None or known == (now := model_fingerprint(base)):
+        return
+    if not are_different(known, now):
+        _warn_once(f"{what} on {_said(known)}; whether model.base={base!r}, {_said(now)}, is the same cannot be told")
+        return
+    how, fix = "its contents differ", "give that base's place: model.base=DIRECTORY"
+    if is_commit(known):
+        how = f"that was commit {known}, this is {now}"
+        fix = f"fetch it (hf download NAME --revision {known} --local-dir DIRECTORY), and set model.base=DIRECTORY"
+    raise CheckpointError(f"{what} on another base than model.base={base!r}: {how}", fix=fix)
+
+
+def _said(fingerprint: str) -> str:
+    return f"commit {fingerprint} of the hub" if is_commit(fingerprint) else "a directory"
+
+
+@lru_cache(maxsize=64)
+def _warn_once(told: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {told}", file=sys.stderr)
 
 
 def file_states(directory: Path) -> tuple[tuple[str, int, int], ...]:

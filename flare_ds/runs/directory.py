@@ -19,6 +19,7 @@ from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostErr
 from flare_ds.files import write_json, write_text
 from flare_ds.json_text import parse_json, parse_lines
 from flare_ds.locks import Holder, hold, holder_of, release
+from flare_ds.model_files.fingerprint import check_same_base
 from flare_ds.places import placed
 from flare_ds.runs.changes import changes, housekeeping
 from flare_ds.settings import parse_config, saved_config
@@ -151,18 +152,14 @@ class RunDirectory:
             fix=f"set {first}={json.dumps(before)} to {other}, or choose another run_dir for a new run",
         )
 
-    def check_base(self, fingerprint: str, config: Config) -> None:
-        """Refuse a base of other contents than the run was begun with; one that only lies elsewhere is the same.
+    def check_base(self, config: Config) -> None:
+        """Refuse another base than the run was begun with.
 
         Raises:
             CheckpointError: naming the base.
         """
         known = self.record(BASE).get("fingerprint") if self.begun else None
-        if known is not None and known != fingerprint:
-            raise CheckpointError(
-                f"{self.path} was begun on another base than model.base={config.model.base!r}: its contents differ",
-                fix="give that base's place (model.base=DIRECTORY), or choose another run_dir for a new run",
-            )
+        check_same_base(known, config.model.base, what=f"{self.path} was begun")
 
     def check_trained(self, config: Config) -> None:
         """Refuse to score what is still to be trained.

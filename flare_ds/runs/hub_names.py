@@ -1,19 +1,17 @@
 """All ranks mean the same commit by a hub's name: rank 0 asks once; a run that has begun goes on with its own."""
 
-import re
 from functools import partial
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.fetch.needed import check_base
+from flare_ds.model_files.fingerprint import is_commit
 from flare_ds.model_files.hub import UNREACHED, commit, settle
 from flare_ds.model_files.names import is_path
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import BASE
 from flare_ds.runtime.rank_zero import on_rank_zero
 from flare_ds.texts import one_line
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def settle_hub_names(config: Config) -> None:
@@ -34,9 +32,9 @@ def settle_hub_names(config: Config) -> None:
 def _meant(setting: str, name: str, config: Config) -> str:
     run = RunDirectory(config.run_dir)
     began = run.record(BASE) if run.begun else {}
-    known = str(began.get("fingerprint"))
-    if began.get("name") == name and _COMMIT.fullmatch(known):
-        return known
+    known = began.get("fingerprint")
+    if began.get("name") == name and is_commit(known):
+        return str(known)
     try:
         return commit(name)
     except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import disk_errors
-from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.processes import say
 from flare_ds.runs.changes import changes, housekeeping
 from flare_ds.runs.directory import BASE, RunDirectory, at_place
@@ -106,7 +106,7 @@ def _base(run: PlannedRun, fingerprints: dict[str, str]) -> list[str]:
     if known is None or not Path(base).is_dir():
         return []
     now = fingerprints.get(base) or fingerprints.setdefault(base, model_fingerprint(base))
-    return [] if known == now else [f"model.base of other contents than {base} has now"]
+    return [f"model.base of other contents than {base} has now"] if are_different(known, now) else []
 
 
 def _directories(runs: Iterable[PlannedRun], plan: Plan) -> Iterable[Path]:

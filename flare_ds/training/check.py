@@ -12,7 +12,6 @@ from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
 from flare_ds.exceptions import FlareError, together
-from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import make_projection, mt_width
@@ -97,7 +96,7 @@ def _check_begun(config: Config) -> None:
     run = RunDirectory(config.run_dir)
     if run.begun:
         run.check(config, train=config.recipe.trains)
-        run.check_base(model_fingerprint(config.model.base), config)
+        run.check_base(config)
 
 
 def _base(config: Config, shape: PreTrainedModel) -> str:

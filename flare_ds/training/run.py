@@ -18,7 +18,6 @@ from flare_ds.evaluation.late import check_late
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import CacheError, ConfigError, FlareError
-from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.published import mark_used
 from flare_ds.runs import RunDirectory
@@ -148,7 +147,7 @@ def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
 
 def _check_settings(run: RunDirectory, config: Config, train: bool) -> None:
     run.check(config, train=train)
-    run.check_base(model_fingerprint(config.model.base), config)
+    run.check_base(config)
     if not train:
         run.check_trained(config)
 
