@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from flare_ds.adapters.card import CARD, card_text
-from flare_ds.adapters.files import KEPT, SETTINGS, WEIGHTS, read_weights
+from flare_ds.adapters.files import KEPT, SECTION, SETTINGS, WEIGHTS, read_weights
 from flare_ds.config import Config, TaskConfig, TranslateConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.files import disk_errors, write_json, write_text
@@ -33,6 +33,7 @@ from flare_ds.shipped import AUTO, is_name
 from flare_ds.tasks.of_run import keep_task_file
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_ENCODER = "source.mt_encoder"
 
 
 def push(config: Config, output: Path, *, base: str | None = None, licence: str | None = None) -> Path:
@@ -78,7 +79,7 @@ def _shared(config: Config, base: str | None) -> Config:
     if not _HUB_NAME.fullmatch(name) or (base is None and Path(name).exists()):
         problem = f"the base {name!r} has no name on the hub that is known here, and nobody else has that directory"
         raise ConfigError(problem, fix="put it there, and give its name: --base OWNER/NAME")
-    if config.source.mt_encoder is not None and Path(config.source.mt_encoder).exists():
+    if config.source.mt_encoder is not None and is_path(config.source.mt_encoder):
         problem = f"source.mt_encoder={config.source.mt_encoder!r} is a directory, which nobody else has"
         raise ConfigError(problem, fix="give its name on the hub: source.mt_encoder=facebook/nllb-200-distilled-600M")
     settings = config.model_dump(mode="json")
@@ -113,13 +114,16 @@ def _write(run: RunDirectory, config: Config, shared: Config, folder: Path, lice
 
 
 def _write_adapter(source: Path, target: Path, shared: Config, *, same_base: bool) -> None:
-    """The adapter's two files, which name the base by its name on the hub.
+    """The adapter's two files, which name the base and the MT encoder by their names on the hub.
 
     A base is known by a checksum of its directory or by its commit on the hub. The one does not tell the other, so
     only the one who trained can say that they are the same: what was kept stays where the name is the same, too.
     """
     settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
-    write_json(target / SETTINGS, settings | {"base_model_name_or_path": shared.model.base})
+    settings["base_model_name_or_path"] = shared.model.base
+    if _ENCODER in settings.get(SECTION, {}):
+        settings[SECTION][_ENCODER] = shared.source.mt_encoder
+    write_json(target / SETTINGS, settings)
     tensors = read_weights(source)
     with safe_open(source / WEIGHTS, framework="pt") as file:
         metadata = dict(file.metadata() or {})
