@@ -26,7 +26,8 @@ from flare_ds.files import disk_errors, write_json, write_text
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.model_files.fingerprint import is_commit
 from flare_ds.model_files.names import is_path
-from flare_ds.runs import RunDirectory
+from flare_ds.runs import RunDirectory, RunResult
+from flare_ds.runs.changes import changes
 from flare_ds.runs.directory import BASE, CACHE, CONFIG, METRICS, TRAINING, VERSIONS
 from flare_ds.settings import parse_config
 from flare_ds.shipped import AUTO, is_name
@@ -49,8 +50,8 @@ def push(config: Config, output: Path, *, base: str | None = None, licence: str 
         The folder.
 
     Raises:
-        ConfigError: the method trains nothing, the settings are not the run's, or the base's name on the hub is not
-            known.
+        ConfigError: the method trains nothing, the settings are not the run's or not those of its scores, or the
+            base's name on the hub is not known.
         CheckpointError: the run's training has not ended, its adapter is damaged, or `output` exists.
     """
     run = RunDirectory(config.run_dir)
@@ -61,6 +62,7 @@ def push(config: Config, output: Path, *, base: str | None = None, licence: str 
         raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")
     shared = _shared(config, base)
     run.check(config, train=False)
+    _check_scored(run, config)
     with disk_errors(output):
         temporary = output.with_name(f".{output.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -91,6 +93,18 @@ def _shared(config: Config, base: str | None) -> Config:
     if is_path(config.translate.model):
         settings["translate"]["model"] = TranslateConfig().model
     return parse_config(settings, origin=CONFIG)
+
+
+def _check_scored(run: RunDirectory, config: Config) -> None:
+    """Refuse other settings than the test scores were made with: the card tells those of both."""
+    differ = changes(RunResult(run.path, config).settings, config)
+    if differ:
+        made = ", ".join(f"{name}={before!r}, not {now!r}" for name, (before, now) in differ.items())
+        again = " ".join(f"{name}={json.dumps(before)}" for name, (before, _) in differ.items())
+        raise ConfigError(
+            f"{run.path} was scored with other settings: {made}",
+            fix=f"set {again}, or score it again (flare-ds evaluate {run.path})",
+        )
 
 
 def _write(run: RunDirectory, config: Config, shared: Config, folder: Path, licence: str | None) -> None:
