@@ -201,14 +201,16 @@ def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] 
 
 
 def _how_to_load(config: Config, plain: bool) -> str:
-    run = shlex.quote(config.run_dir)
+    run, merged, rows = shlex.quote(config.run_dir), shlex.quote(config.run_dir + "-merged"), ""
+    if config.run_dir == ".":  # a folder for others, who have it in any place, and not the run's data
+        merged, rows = "../merged", " --file labelled.csv"
     texts = "".join(f' --source "TEXT in {language}"' for language in config.sources_read)
     commands = [
-        f"flare-ds evaluate {run}",
+        f"flare-ds evaluate {run}{rows}",
         f'flare-ds predict {run}{texts} --target "TEXT in {config.task.target_language}"',
     ]
     if config.recipe.fuses is None:
-        commands.append(f"flare-ds merge {run} --output {shlex.quote(config.run_dir + '-merged')}")
+        commands.append(f"flare-ds merge {run} --output {merged}")
     text = (
         "## How to load it\n\nWith flare_ds, as the directory `adapter/` of a run whose `config.yaml` holds the "
         "settings below:\n\n```bash\n" + "\n".join(commands) + "\n```\n\n"
