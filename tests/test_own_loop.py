@@ -3,15 +3,18 @@
 import json
 import random
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import flare_ds
+from flare_ds.adapters import adapted
 from flare_ds.config import Config
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.runs import RunDirectory
@@ -158,3 +161,80 @@ def test_the_example_learns_from_the_source(tmp_path: Path) -> None:
     (told,) = run_ranks(["examples.minimal_loop", *arguments], 1)
     *_, last, again = re.findall(r"held out ([\d.]+)", told)
     assert float(last) > 0.9 and again == last
+
+
+def batch(rows: int) -> dict[str, Tensor]:
+    ids = torch.arange(rows * 6).view(rows, 6) % 20 + 4
+    labels = torch.where(torch.arange(6) < 4, -100, ids)
+    return {"input_ids": ids, "source_input_ids": ids.flip(1), "labels": labels}
+
+
+def gradients(root: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The loss and all gradients of a forward under autocast, as most loops in mixed precision have it."""
+    model = flare_ds.adapt(hf_model(root), {"dropout": 0.0})
+    draw = torch.Generator().manual_seed(3)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=draw)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        loss, _ = model(**batch(3))
+    loss.backward()
+    return loss.detach(), torch.cat([parameter.grad.flatten() for parameter in trained])
+
+
+def test_a_loop_under_autocast_has_the_gradients_of_torchs_own_linear(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_settings(root)
+    _, exact = gradients(root, torch.float32)
+    loss, found = gradients(root, torch.bfloat16)
+    monkeypatch.setattr(adapted, "down_projection", lambda x, a_RD, _: nn.functional.linear(x.to(a_RD.dtype), a_RD))
+    expected_loss, expected = gradients(root, torch.bfloat16)
+    assert torch.equal(loss, expected_loss)
+    assert 0 < (found - exact).norm() < 1.1 * (expected - exact).norm()
+    assert (found - expected).norm() < 0.05 * exact.norm()
+
+
+def test_a_model_of_another_base_than_the_runs_is_refused(root: Path) -> None:
+    config = config_of(toy_settings(root))
+    other = write_model(root / "other", seed=9)
+    with pytest.raises(flare_ds.ConfigError, match=r"loaded from '.*other', which is another model than model\.base="):
+        flare_ds.adapt(AutoModelForCausalLM.from_pretrained(other), config)
+    shutil.copytree(root / "model", root / "moved")
+    flare_ds.adapt(AutoModelForCausalLM.from_pretrained(root / "moved"), config)
+
+
+def test_a_model_takes_one_adapter(root: Path) -> None:
+    toy_settings(root)
+    model = hf_model(root)
+    flare_ds.adapt(model)
+    with pytest.raises(flare_ds.ConfigError, match="hf_model has an adapter already\n  fix: load it anew"):
+        flare_ds.adapt(model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"source_input_ids": torch.ones(5, 6, dtype=torch.long)}, "source_input_ids has 5 rows, input_ids 3"),
+        ({"source_input_ids": torch.ones(2, 6, dtype=torch.long)}, "source_input_ids has 2 rows, input_ids 3"),
+        ({"attention_mask": torch.ones(3, 5)}, r"attention_mask is \[3, 5\], input_ids \[3, 6\]"),
+        ({"source_attention_mask": torch.ones(4, 6)}, r"source_attention_mask is \[4, 6\], source_input_ids \[3, 6\]"),
+        ({"labels": torch.ones(3, 7, dtype=torch.long)}, r"labels is \[3, 7\], input_ids \[3, 6\]"),
+        ({"input_ids": torch.ones(6, dtype=torch.long)}, r"input_ids is \[6\], not rows and columns"),
+        (
+            {"source_input_ids": None, "source_attention_mask": torch.ones(3, 6)},
+            "source_attention_mask is given, but no source_input_ids",
+        ),
+    ],
+)
+def test_tensors_that_are_not_of_the_same_rows_are_refused(root: Path, changed: dict[str, Any], told: str) -> None:
+    toy_settings(root)
+    with pytest.raises(flare_ds.DataError, match=told):
+        flare_ds.adapt(hf_model(root))(**batch(3) | changed)
+
+
+def test_a_model_in_half_precision_is_refused_as_what_it_is(root: Path) -> None:
+    toy_settings(root)
+    model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float16)
+    with pytest.raises(flare_ds.ConfigError, match=r"hf_model is in float16.*\n  fix: load it with dtype=torch\."):
+        flare_ds.adapt(model)

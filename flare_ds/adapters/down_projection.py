@@ -2,7 +2,8 @@
 
 A is fp32 and x in the base's precision. Autograd would keep x as A reads it, a copy of twice the size for every
 projection; this keeps x itself, which q, k and v share, and makes the copy again in the backward pass. Numbers and
-gradients are those of `linear(dropout(x.to(A.dtype)), A)`, bit by bit.
+gradients are those of `linear(dropout(x.to(A.dtype)), A)`, bit by bit. Under autocast the numbers are, too; the
+backward pass, which is outside of it, multiplies in A's precision.
 
 Legend: "..." any leading dimensions, N their product, D width of the input, R of the bottleneck.
 """
@@ -39,7 +40,7 @@ class _DownProjection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (x, kept), a_RD = ctx.saved_tensors, ctx.a_RD
-        of_x = of_a_RD = None
+        gradient, of_x, of_a_RD = gradient.to(a_RD.dtype), None, None
         if ctx.needs_input_grad[0]:
             of_x = _dropped(gradient @ a_RD, kept, ctx.scale).to(x.dtype)
         if ctx.needs_input_grad[1]:
