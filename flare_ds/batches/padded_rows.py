@@ -28,7 +28,8 @@ class PaddedRows:
         labels: not asked for.
 
     Raises:
-        DataError: a row is empty, or its labels do not mark one answer behind a prompt.
+        DataError: the tensors are not of the same rows and columns, a row is empty, or its labels do not mark one
+            answer behind a prompt.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class PaddedRows:
         source_mask_BM: Tensor | None,
         labels_BL: Tensor | None,
     ) -> None:
+        _check_shapes(ids_BL, mask_BL, source_BM, source_mask_BM, labels_BL)
         self.labels = np.zeros(len(ids_BL), np.int32)
         self._sources = None if source_BM is None else _unpadded(source_BM, source_mask_BM)
         rows = _unpadded(ids_BL, mask_BL)
@@ -61,6 +63,34 @@ class PaddedRows:
     def answer(self, stream: str, row: int) -> np.ndarray:
         """Answer tokens of one row; where none is known one placeholder, which is never an input."""
         return self._answers[row]
+
+
+def _check_shapes(
+    ids_BL: Tensor,
+    mask_BL: Tensor | None,
+    source_BM: Tensor | None,
+    source_mask_BM: Tensor | None,
+    labels_BL: Tensor | None,
+) -> None:
+    """Refuse tensors that are not of the same rows, or not of the same columns as what they tell of."""
+    ids, source = "input_ids", "source_input_ids"
+    for name, found in ((ids, ids_BL), (source, source_BM)):
+        if found is not None and found.ndim != 2:
+            raise DataError(f"{name} is {[*found.shape]}, not rows and columns", fix="give a batch, also of one row")
+    if source_BM is None and source_mask_BM is not None:
+        raise DataError(f"source_attention_mask is given, but no {source}", fix="give both, or neither")
+    if source_BM is not None and len(source_BM) != len(ids_BL):
+        raise DataError(
+            f"{source} has {len(source_BM)} rows, {ids} {len(ids_BL)}",
+            fix="give one source a row; of a row without one source_attention_mask is 0",
+        )
+    for name, found, of, wanted in (
+        ("attention_mask", mask_BL, ids, ids_BL),
+        ("labels", labels_BL, ids, ids_BL),
+        ("source_attention_mask", source_mask_BM, source, source_BM),
+    ):
+        if found is not None and wanted is not None and found.shape != wanted.shape:
+            raise DataError(f"{name} is {[*found.shape]}, {of} {[*wanted.shape]}", fix="give both the same shape")
 
 
 def _unpadded(ids_BL: Tensor, mask_BL: Tensor | None) -> list[np.ndarray]:
