@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,7 +25,8 @@ from flare_ds.batches.padded_rows import PaddedRows
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.data.row_answers import NO_TARGET
 from flare_ds.evaluation.generate import with_whole_head
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, FlareError
+from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
@@ -48,12 +50,19 @@ def adapt(
         seed: of the adapter's first values; not used with a run's settings, which have train.seed.
 
     Raises:
-        ConfigError: a setting is wrong or does not fit the model, or the method cannot be run like this.
+        ConfigError: a setting is wrong or does not fit the model, the model has an adapter or is not the run's base, or
+            the method cannot be run like this.
     """
     if not isinstance(hf_model, PreTrainedModel) or hf_model.get_output_embeddings() is None:
         problem = f"hf_model is a {type(hf_model).__name__}, not a causal language model of transformers"
         raise ConfigError(problem, fix="give what AutoModelForCausalLM.from_pretrained returns, without an adapter")
-    config = settings if isinstance(settings, Config) else _run_settings(hf_model, settings or {}, seed)
+    if any(isinstance(module, BaseTunerLayer) for module in hf_model.modules()):
+        raise ConfigError("hf_model has an adapter already", fix="load it anew: adapt changes the model it is given")
+    if isinstance(settings, Config):
+        config = settings
+        _check_base(hf_model.name_or_path, config.model.base)
+    else:
+        config = _run_settings(hf_model, settings or {}, seed)
     config = with_whole_head(config)
     recipe, adapter = config.recipe, config.adapter
     reads_target = recipe.reads == "target" and not recipe.late and config.streams_beside == config.sources <= 1
@@ -117,7 +126,8 @@ class FusedModel(nn.Module):
                 fused.
 
         Raises:
-            DataError: a row is empty, or its labels do not mark one answer behind a prompt.
+            DataError: the tensors are not of the same rows and columns, a row is empty, or its labels do not mark one
+                answer behind a prompt.
             ConfigError: there are sources, but the method reads none.
         """
         if source_input_ids is not None and not self.config.sources:
@@ -172,13 +182,34 @@ class FusedModel(nn.Module):
         return trainable_parameters(self.two_streams)
 
 
+def _check_base(loaded: str, base: str) -> None:
+    """Refuse another base than the run's. A model made in memory, or whose files are gone, does not tell what it is."""
+    if loaded in ("", base):
+        return
+    try:
+        fingerprint = model_fingerprint(loaded)
+    except FlareError:
+        return
+    if are_different(fingerprint, model_fingerprint(base)):
+        raise ConfigError(
+            f"hf_model was loaded from {loaded!r}, which is another model than model.base={base!r}",
+            fix=f"load it from there, or set model.base={loaded}",
+        )
+
+
 def _run_settings(hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[str, Any], seed: int) -> Config:
     """A run that has nothing but its base and its adapter."""
+    dtype = str(hf_model.dtype).removeprefix("torch.")
+    if dtype not in ("bfloat16", "float32"):
+        raise ConfigError(
+            f"hf_model is in {dtype}, in which its states may be too large to be told",
+            fix="load it with dtype=torch.bfloat16 or torch.float32",
+        )
     adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
     found = {
         "method": "flare",
         "run_dir": ".",
-        "model": {"base": hf_model.name_or_path or _NAMELESS, "dtype": str(hf_model.dtype).removeprefix("torch.")},
+        "model": {"base": hf_model.name_or_path or _NAMELESS, "dtype": dtype},
         "task": {"name": "own", "source_language": "en", "target_language": "own"},
         "adapter": adapter,
         "train": {"steps": 1, "objective": "vocabulary", "seed": seed},
