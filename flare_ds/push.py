@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from flare_ds.adapters.card import CARD, card_text
 from flare_ds.adapters.files import KEPT, SECTION, SETTINGS, WEIGHTS, read_weights
 from flare_ds.config import Config, TaskConfig, TranslateConfig
+from flare_ds.evaluation.late import settled
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.files import disk_errors, write_json, write_text
 from flare_ds.json_text import json_text, parse_object
@@ -52,7 +53,7 @@ def push(config: Config, output: Path, *, base: str | None = None, licence: str 
     Raises:
         ConfigError: the method trains nothing, the settings are not the run's or not those of its scores, or the
             base's name on the hub is not known.
-        CheckpointError: the run's training has not ended, its adapter is damaged, or `output` exists.
+        CheckpointError: the run's training has not ended, its adapter is damaged, or `output` exists; or see `settled`.
     """
     run = RunDirectory(config.run_dir)
     if not config.recipe.trains:
@@ -60,6 +61,7 @@ def push(config: Config, output: Path, *, base: str | None = None, licence: str 
     run.check_trained(config)
     if output.exists():
         raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")
+    settled(config)
     shared = _shared(config, base)
     run.check(config, train=False)
     _check_scored(run, config)

@@ -121,3 +121,9 @@ def test_a_folders_card_has_commands_for_where_it_is_read(tmp_path: Path) -> Non
     card = (push(trained(tmp_path), tmp_path / "pushed", base=NAME) / "README.md").read_text()
     assert "flare-ds evaluate . --file labelled.csv\n" in card
     assert "flare-ds merge . --output ../merged\n" in card
+
+
+def test_a_weight_that_nobody_fitted_is_not_pushed(tmp_path: Path) -> None:
+    config = trained(tmp_path, method="late")
+    with pytest.raises(CheckpointError, match="no weight was fitted while"):
+        push(load_config(config.run_dir, ["evaluate.late=fitted"]), tmp_path / "pushed", base=NAME)

@@ -12,7 +12,6 @@ Legend: n rows, K label words.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +22,8 @@ from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.rows_read import SplitRows
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.runs import RunDirectory
+from flare_ds.runs.directory import CONFIG
 from flare_ds.tasks.base import Task
 
 Scores = NDArray[np.floating]
@@ -77,10 +78,13 @@ def settled(config: Config) -> Config:
 
     Raises:
         CheckpointError: none was; or see `saved_figures`.
+        ConfigError: the run's saved settings are damaged.
     """
     if config.late != "fitted":
         return config
-    weight = saved_figures(Path(config.run_dir) / "adapter").get("late")
+    run = RunDirectory(config.run_dir)
+    given = (run.path / CONFIG).is_file() and run.config.late != "fitted"  # and told with its validations all the same
+    weight = None if given else saved_figures(run.path / "adapter").get("late")
     if weight is None:
         raise CheckpointError(
             f"evaluate.late='fitted', but no weight was fitted while {config.run_dir} was trained",

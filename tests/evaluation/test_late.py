@@ -20,6 +20,7 @@ from flare_ds.data.label_trie import LabelTrie
 from flare_ds.evaluation.late import added, check_late, late_scores, refuse_to_write, settled
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import RunningModel
 from tests.by_hand import LENGTHS, build, make_config, make_rows, oracle_base
 from tests.evaluation.test_ranked import WORDS, Given, batch_of, oracle_of, scored_by
@@ -138,6 +139,11 @@ def test_a_fitted_weight_is_kept_with_the_adapter(tmp_path: Path) -> None:
     file = tmp_path / "adapter/adapter_model.safetensors"
     save_file({"x": torch.zeros(1)}, file, {"flare_ds": json.dumps({"validation": {"step": 3, "late": 0.25}})})
     assert settled(config).late == 0.25 and settled(with_late(config, 2.0)).late == 2.0
+    RunDirectory(tmp_path).claim(with_late(config, 0.25))
+    with pytest.raises(CheckpointError, match="no weight was fitted while"):
+        settled(config)  # that weight was given; a validation tells it all the same
+    RunDirectory(tmp_path).claim(config)
+    assert settled(config).late == 0.25
     save_file({"x": torch.zeros(1)}, file, {"flare_ds": json.dumps({"validation": {"step": 3}})})
     with pytest.raises(CheckpointError, match="no weight was fitted while"):
         settled(config)
