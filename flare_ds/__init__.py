@@ -20,6 +20,7 @@ from flare_ds.exceptions import (
     FlareError,
     HostError,
     NotFiniteError,
+    ToBeContinued,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "FlareError",
     "HostError",
     "NotFiniteError",
+    "ToBeContinued",
     "__version__",
     "adapt",
     "load",

@@ -99,6 +99,18 @@ def stopping() -> Iterator[StopRequest]:
 
 
 @contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put back what signals do, for a process that goes on after a training that was asked to stop."""
+    before = {number: signal.getsignal(number) for number in _ASKING}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
 def leaving_between_batches(told: str) -> Iterator[None]:
     """Whoever goes over rows within this leaves between two batches, if asked: but for their answers all is saved."""
     global _told_between_batches

@@ -7,6 +7,7 @@ from typing import Any
 from flare_ds.config import Config
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.signals import handlers_kept
 from flare_ds.settings import config_of, load_config
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
@@ -28,12 +29,14 @@ def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[s
         ConfigError: a setting is unknown, mistyped or out of range, or does not suit the model or the task.
         DataError: the task's files are missing or malformed.
         CheckpointError: the run directory holds a run of other data or settings.
+        ToBeContinued: a signal (SIGTERM, SIGUSR1) asked it to stop; the state is saved, and the same call goes on.
         FlareError: see `flare_ds.exceptions` for what else can be mended.
     """
     settings = _settings(config, overrides)
     run = RunDirectory(settings.run_dir)
     try:
-        train_together([(settings, open_run(settings, train=True))], evaluate=False)
+        with handlers_kept():
+            train_together([(settings, open_run(settings, train=True))], evaluate=False)
     finally:
         run.unlock()
         make_room()

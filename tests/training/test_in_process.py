@@ -1,6 +1,10 @@
 """`flare_ds.train`: a run is trained in this process, which is afterwards as it was."""
 
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -27,3 +31,21 @@ def test_a_run_that_is_trained_stays_so_without_its_state(root: Path, capfd: pyt
     assert flare_ds.train(run) == run
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
     assert f"{run} is trained; to train it anew, delete it" in capfd.readouterr().err
+
+
+def test_signals_do_what_they_did_when_a_training_was_asked_to_stop(root: Path) -> None:
+    """A process on the command line ends then; this one goes on."""
+    made = settings(root, "stopped")
+    log, asked = Path(made["run_dir"]) / "train_log.jsonl", (signal.SIGTERM, signal.SIGUSR1)
+
+    def ask() -> None:
+        while not log.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = [signal.getsignal(number) for number in asked]
+    threading.Thread(target=ask, daemon=True).start()
+    made["train"]["steps"] = 2000
+    with pytest.raises(flare_ds.ToBeContinued, match="the same command goes on"):
+        flare_ds.train(made)
+    assert [signal.getsignal(number) for number in asked] == before
