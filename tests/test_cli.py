@@ -21,8 +21,10 @@ from flare_ds.cli import _parse, main
 from flare_ds.cli.arguments import overrides_of
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import HostError
+from flare_ds.settings import load_config
 from flare_ds.translation.job import TranslationJob
 from tests.distributed import run_ranks
+from tests.evaluation.test_predict import write_adapter
 from tests.toy import toy_settings, write_config, write_data
 
 
@@ -376,3 +378,13 @@ def test_evaluating_with_other_fusion_settings(root: Path) -> None:
     assert "adapter.align='right'" in output
     (output,) = run_ranks(["flare_ds", "evaluate", str(config), "method=lora"], 1, expect=1)
     assert "method='flare', not 'lora'" in output
+
+
+def test_a_run_that_is_not_trained_to_its_end_is_not_merged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has the best adapter so far, and a state to go on from."""
+    config = load_config(write_config(toy_settings(root, method="lora", name="interrupted")))
+    write_adapter(config)
+    (Path(config.run_dir) / "training.json").unlink()
+    told = refused(capsys, "merge", config.run_dir, "--output", str(root / "merged"))
+    assert f"the training of {config.run_dir} has not ended" in told and f"flare-ds train {config.run_dir}" in told
+    assert not (root / "merged").exists()

@@ -221,9 +221,11 @@ def _tell(config: "Config", scores: "Scores", which: str = "test") -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     from flare_ds.models.merge import merge_run
+    from flare_ds.runs import RunDirectory
     from flare_ds.runs.hub_names import settle_hub_names
 
     config = load_config(options.config)
+    RunDirectory(config.run_dir).check_trained(config)
     settle_hub_names(config)
     print(merge_run(config, options.output))
 

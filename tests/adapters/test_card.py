@@ -150,6 +150,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
         model = build_model(config, label_tokens=[[7], [8], [9], [10]])
         save_trained(config, model)
         shutil.copy(write_config(settings), Path(config.run_dir) / "config.yaml")
+        (Path(config.run_dir) / "training.json").write_text("{}")
     return configs
 
 

@@ -143,7 +143,8 @@ def test_a_run_on_a_hub_base_is_merged_into_the_commit_it_began_with(tmp_path: P
     settings = make_settings(tmp_path, "lora")
     settings["model"] |= {"base": NAME}
     run = Path(config.run_dir)
-    (run / "cache.json").write_text("{}")
+    for record in ("cache.json", "training.json"):
+        (run / record).write_text("{}")
     (run / "base.json").write_text(json.dumps({"name": NAME, "fingerprint": FIRST}))
     save_file(load_file(run / "adapter" / WEIGHTS), run / "adapter" / WEIGHTS)  # as one that does not tell its base
     words = ["merge", str(write_config(settings)), "--output", str(tmp_path / "merged")]
