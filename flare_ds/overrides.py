@@ -27,8 +27,12 @@ def apply_overrides(settings: dict[str, Any], overrides: Sequence[str], is_text:
         is_text: whether the setting of a key, given as its parts, is a text.
 
     Raises:
-        ConfigError: one is not of that form, its key runs through a value, or its value cannot be read.
+        ConfigError: they are no list of texts; one is not of that form, its key runs through a value, or its value
+            cannot be read.
     """
+    if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
+        problem = f"overrides={overrides!r} is not a list of texts"
+        raise ConfigError(problem, fix='give a list, e.g. ["train.steps=100"]')
     wrong = []
     for override in overrides:
         try:

@@ -153,3 +153,11 @@ def test_a_number_where_a_text_belongs(tmp_path: Path) -> None:
         load_config(tmp_path / "run.yaml")
     assert "run_dir=2024" in refused.value.problem and 'run_dir: "..." in quotes' in refused.value.problem
     assert "adapter=None" in refused.value.problem and "indented" in refused.value.problem
+
+
+@pytest.mark.parametrize("given", ["train.steps=1", [3]])
+def test_overrides_that_are_no_list_of_texts_are_told_once(given: Any) -> None:
+    with pytest.raises(ConfigError) as refused:
+        apply_overrides({}, given, partial(is_text, Config))
+    assert refused.value.problem == f"overrides={given!r} is not a list of texts"
+    assert refused.value.fix == 'give a list, e.g. ["train.steps=100"]'
