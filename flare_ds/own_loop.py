@@ -60,7 +60,7 @@ def adapt(
         raise ConfigError("hf_model has an adapter already", fix="load it anew: adapt changes the model it is given")
     if isinstance(settings, Config):
         config = settings
-        _check_base(hf_model.name_or_path, config.model.base)
+        _check_base(hf_model.name_or_path or "", config.model.base)
     else:
         config = _run_settings(hf_model, settings or {}, seed)
     config = with_whole_head(config)
