@@ -19,7 +19,6 @@ from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostErr
 from flare_ds.files import write_json, write_text
 from flare_ds.json_text import parse_json, parse_lines
 from flare_ds.locks import Holder, hold, holder_of, release
-from flare_ds.model_files.fingerprint import check_same_base
 from flare_ds.places import placed
 from flare_ds.runs.changes import changes, housekeeping
 from flare_ds.settings import parse_config, saved_config
@@ -158,6 +157,8 @@ class RunDirectory:
         Raises:
             CheckpointError: naming the base.
         """
+        from flare_ds.model_files.fingerprint import check_same_base  # imports transformers; `status` does not
+
         known = self.record(BASE).get("fingerprint") if self.begun else None
         check_same_base(known, config.model.base, what=f"{self.path} was begun")
 
