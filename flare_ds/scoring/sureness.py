@@ -31,7 +31,8 @@ from scipy.optimize import brentq
 from scipy.stats import nct
 from scipy.stats import t as student
 
-LEVEL = 0.95
+from flare_ds.scoring.metrics import LEVEL
+
 POWER = 0.8
 
 

@@ -43,7 +43,7 @@ def validate(
         cache: the run's tokens.
         config: the run's settings.
         states: the run's stored source states, if its provider stores them.
-        ranked: what a forward with other cells has told of the rows already.
+        ranked: what the rows were found to say when several cells read them together; None: they are read now.
     """
     return score_split(running, first_rows(cache, config), "validation", config, states=states, ranked=ranked)
 
@@ -120,7 +120,7 @@ class Validation:
         """Score the adapter as it is now, and keep it if its scores are finite and the best so far.
 
         Args:
-            seen: what a forward with other cells has told already; None: there was none.
+            seen: what the rows were found to say when several cells read them together; None: they are read now.
         """
         streams, progress = self.running.model.streams, self.progress
         with streams.measuring() as energies:
