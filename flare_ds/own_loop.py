@@ -187,13 +187,13 @@ def _check_base(loaded: str, base: str) -> None:
     if loaded in ("", base):
         return
     try:
-        fingerprint = model_fingerprint(loaded)
+        different = are_different(model_fingerprint(loaded), model_fingerprint(base))
     except FlareError:
         return
-    if are_different(fingerprint, model_fingerprint(base)):
+    if different:
         raise ConfigError(
             f"hf_model was loaded from {loaded!r}, which is another model than model.base={base!r}",
-            fix=f"load it from there, or set model.base={loaded}",
+            fix=f"load it from {base!r}, or set model.base={loaded}",
         )
 
 

@@ -103,9 +103,10 @@ def _check_scored(run: RunDirectory, config: Config) -> None:
     if differ:
         made = ", ".join(f"{name}={before!r}, not {now!r}" for name, (before, now) in differ.items())
         again = " ".join(f"{name}={json.dumps(before)}" for name, (before, _) in differ.items())
+        wanted = " ".join(f"{name}={json.dumps(now)}" for name, (_, now) in differ.items())
         raise ConfigError(
             f"{run.path} was scored with other settings: {made}",
-            fix=f"set {again}, or score it again (flare-ds evaluate {run.path})",
+            fix=f"set {again}, or score it again: flare-ds evaluate {run.path} {wanted}",
         )
 
 

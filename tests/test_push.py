@@ -110,7 +110,7 @@ def test_scores_of_other_settings_are_not_shown(tmp_path: Path) -> None:
         ConfigError, match=r"was scored with other settings: evaluate\.late=3\.0, not None\n"
     ) as refused:
         push(config, tmp_path / "pushed", base=NAME)
-    assert f"evaluate.late=3.0, or score it again (flare-ds evaluate {run.path})" in refused.value.fix
+    assert f"evaluate.late=3.0, or score it again: flare-ds evaluate {run.path} evaluate.late=null" in refused.value.fix
     folder = push(load_config(run.path, ["evaluate.late=3"]), tmp_path / "pushed", base=NAME)
     card = (folder / "README.md").read_text()
     assert "value: 0.875" in card and "3 times that is added" in card and load_config(folder).late == 3

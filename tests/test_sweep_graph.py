@@ -227,6 +227,7 @@ def test_a_setting_is_one_setting_with_dots_and_in_a_section(bench: Bench) -> No
     bench.settings["grid"] |= {"adapter": {"r": [4]}, "adapter.alpha": [8, 16]}
     bench.write()
     assert rates() == {3e-4, 2e-4}
+    assert rates("stage1={train.steps: 20}", "methods={flare: {train.learning_rate: 1e-4}}") == {3e-4, 1e-4}
     assert rates("base.train.learning_rate=9e-4", "methods.flare.train.learning_rate=1e-4") == {9e-4, 1e-4}
     assert len(load_sweep(bench.path, ["grid.adapter.alpha=[8]"]).cells) == 5
     twice = {
@@ -377,7 +378,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     assert record.read_text() == json.dumps(content)
     shown = re.sub(" +", " ", dry_run(bench.path, ["grid.methods=[zero_shot, lora]", "stage1.train.steps=61"]))
     assert "| pl/lora-seed1 | prepare en-pl, stage1 | to do |" in shown, "it stands on what changes"
-    assert "): 2 stage1, 3 cells in 3 commands" in shown
+    assert "): 2 prepare, 2 stage1, 3 cells in 3 commands" in shown, "the stand-in makes no caches"
 
 
 def test_what_is_not_there_is_told_before_the_first_command(bench: Bench) -> None:

@@ -6,7 +6,6 @@ Each imports what it needs when its config is read, so that a mistake in one is 
 import argparse
 import os
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flare_ds.cli.arguments import add_config, add_verb, at_least, config_of, overrides_of, typed_path
@@ -160,7 +159,7 @@ def _train_configs(options: argparse.Namespace) -> "list[Config]":
 
 def _names_a_run(word: str) -> bool:
     """Not an override: no setting has a slash in its name, but a directory may have a = in its own."""
-    return "=" not in word or os.sep in word.partition("=")[0] or Path(word).exists()
+    return "=" not in word or os.sep in word.partition("=")[0] or os.path.exists(word)
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from flare_ds.data.parallel_row import Candidates, ParallelData, ParallelRow, Pa
 from flare_ds.data.row_table import digests
 from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, is_cut, pools_of, read_joined
 from flare_ds.data.translated import make_jobs, pair_with_translations, read_language
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks.base import SPLITS, Pool, Split, Task
 from flare_ds.tasks.load import check_languages
 from flare_ds.translation.job import TranslationJob
@@ -98,9 +98,20 @@ def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split,
     dealt: dict[Split, JoinedRows] = {}
     for languages, splits in _read_together(task, config).items():
         pools = pools_of(splits, task.pools)
-        rows = deal(task, {pool: read_joined(task, config.data_dir, languages, pool, counts) for pool in pools})
+        try:
+            rows = deal(task, {pool: read_joined(task, config.data_dir, languages, pool, counts) for pool in pools})
+        except DataError as error:
+            raise _with_why(error, languages[0], task, config) from error
         dealt |= {split: rows[split] for split in splits}
     return {split: dealt[split] for split in SPLITS}
+
+
+def _with_why(error: DataError, deciding: str, task: Task, config: TaskConfig) -> DataError:
+    """What a language is read for that a config does not name."""
+    if deciding in (*config.source_languages, config.target_language) or task.original_language:
+        return error
+    why = f"{deciding}, the first language of task {task.name}, decides which split a row is in"
+    return DataError(f"{error.problem} ({why})", fix=f"{error.fix}; or set the task's original_language to another")
 
 
 def _read_together(task: Task, config: TaskConfig) -> dict[tuple[str, ...], list[Split]]:

@@ -72,18 +72,16 @@ def check_same_base(known: str | None, base: str, *, what: str) -> None:
     """
     if known is None or known == (now := model_fingerprint(base)):
         return
-    if not are_different(known, now):
-        _warn_once(f"{what} on {_said(known)}; whether model.base={base!r}, {_said(now)}, is the same cannot be told")
+    if is_commit(known) and not is_commit(now):  # fetched, and maybe moved to where no hub is
+        _warn_once(
+            f"{what} on commit {known} of the hub; whether the directory model.base={base!r} is that cannot be told"
+        )
         return
     how, fix = "its contents differ", "give that base's place: model.base=DIRECTORY"
     if is_commit(known):
         how = f"that was commit {known}, this is {now}"
         fix = f"fetch it (hf download NAME --revision {known} --local-dir DIRECTORY), and set model.base=DIRECTORY"
     raise CheckpointError(f"{what} on another base than model.base={base!r}: {how}", fix=fix)
-
-
-def _said(fingerprint: str) -> str:
-    return f"commit {fingerprint} of the hub" if is_commit(fingerprint) else "a directory"
 
 
 @lru_cache(maxsize=64)

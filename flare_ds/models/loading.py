@@ -88,16 +88,13 @@ def load_shape(model: ModelConfig) -> PreTrainedModel:
     """The base without its weights: every module and parameter shape, on the meta device.
 
     Raises:
-        ConfigError: there is no configuration of a causal language model at `model.base`, or its attention
-            implementation is not available.
+        ConfigError: there is no configuration of a causal language model at `model.base`.
     """
     config = _load_config(model)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                config, attn_implementation=model.attention, trust_remote_code=False
-            )
-    except (ValueError, ImportError) as error:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
         raise _unreadable("cannot read", model, error) from error
 
 

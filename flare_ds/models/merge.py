@@ -55,8 +55,8 @@ def check_mergeable(config: Config) -> None:
         lost.add(base.head)
     if lost:
         raise CheckpointError(
-            f"no file of model.base={config.model.base!r} holds {min(lost)!r} as the model has it, and {len(lost) - 1} "
-            "more that the task adapter would be merged into",
+            f"the files of model.base={config.model.base!r} lack {len(lost)} weights, as the model has them, that the "
+            f"task adapter would be merged into: {min(lost)!r} is the first",
             fix="choose adapter.target_modules whose weights are in the files, or train without stage 1",
         )
 

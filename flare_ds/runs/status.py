@@ -89,7 +89,8 @@ def _status(place: Path) -> Status:
     except FlareError as error:
         return Status(place, DAMAGED, remark=error.problem.partition("\n")[0])
     writer, task = run.writer, config.task
-    state = "scored" if run.finished else "trained" if trained else "stopped" if run.begun else "planned"
+    beside = not config.recipe.trains and run.begun  # on other rows than the test's, which is all it is asked
+    state = "scored" if run.finished or beside else "trained" if trained else "stopped" if run.begun else "planned"
     remark = f"{writer[0]}, seen {human_age(writer[1])} ago" if writer else ""
     if scored is not None and state == "trained":
         remark = remark or "its scores are of another adapter"

@@ -34,6 +34,8 @@ from scipy.stats import t as student
 from flare_ds.scoring.metrics import LEVEL
 
 POWER = 0.8
+_SAME = 1e-12
+"""Numbers that differ by less do so by rounding."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: ArrayLike | 
         return Sureness(mean, 0.0, 0)
     of_seed_S, of_row_C = values_SC.mean(1), values_SC.mean(0)
     ms_row = seeds * of_row_C.var(ddof=1)
-    if np.ptp(values_SC) < 1e-12:  # but for rounding the same, and what is drawn next may be the first that differs
+    if np.ptp(values_SC) < _SAME:  # what is drawn next may be the first that differs
         return Sureness(mean, 0.0, 0)
     if seeds == 1:
         return Sureness(mean, float(np.sqrt(ms_row / clusters)), clusters - 1)
@@ -110,7 +112,7 @@ def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: ArrayLike | 
 def over_seeds(values_SN: NDArray[np.float64]) -> Sureness:
     """Sureness of the mean when seeds are drawn and the rows are these: Student's t over the seeds' means."""
     means_S = values_SN.mean(1)
-    if len(means_S) == 1:
+    if np.ptp(means_S) < _SAME:  # of one seed, too
         return Sureness(float(means_S[0]), 0.0, 0)
     return Sureness(float(means_S.mean()), float(means_S.std(ddof=1) / np.sqrt(len(means_S))), len(means_S) - 1)
 

@@ -9,7 +9,7 @@ from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs, stale_runs
 from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.memory import CellMemory
-from flare_ds.sweep.nodes import nodes_of
+from flare_ds.sweep.nodes import has_cache, nodes_of
 from flare_ds.sweep.plan import load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
 from flare_ds.sweep.record import SweepRecord, record_of
@@ -35,7 +35,8 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
     record = record_of(nodes, plan.out, jobs)
     typical, stale = typical_seconds(record), stale_runs(plan, changed)
     for node in nodes:
-        if node.kind in ("stage1", "cells") and any(run in stale for run in node.runs):
+        again = node.kind in ("stage1", "cells") or not has_cache(node.runs[0].prepared)
+        if again and any(run in stale for run in node.runs):
             record.change(node.name, state="waiting")
     to_do = [node for node in nodes if node.kind == "cells" and record.nodes[node.name].state != "done"]
     differs = {run.name: what for what, runs in changed.items() for run in runs}

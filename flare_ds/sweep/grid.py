@@ -120,6 +120,7 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
     path = Path(expanded(str(path)))
     settings = _in_sections(read_yaml(path))  # so that an override meets what is written with dots
     apply_overrides(settings, overrides, is_text_in_sweep)
+    settings = _in_sections(settings)  # a value may be a section, with dots of its own
     _check_sections(settings, str(path))
     try:
         config = SweepConfig.model_validate(settings)

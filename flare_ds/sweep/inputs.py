@@ -43,8 +43,8 @@ def _missing(node: Node) -> Iterator[FlareError]:
             check_base(base)
     except FlareError as error:
         yield error
-    try:
-        if node.kind in ("stage1", "cells"):
-            check_trackers(run.config)
-    except FlareError as error:
-        yield error
+    for one in node.runs if node.kind in ("stage1", "cells") else ():
+        try:
+            check_trackers(one.config)
+        except FlareError as error:
+            yield error

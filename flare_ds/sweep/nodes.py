@@ -145,12 +145,13 @@ def _single(
         runs,
         needs,
         lambda: command,
-        finished=lambda: _has_cache(config) or _all_done(runs, plan),
+        finished=lambda: has_cache(config) or _all_done(runs, plan),
     )
     return nodes[name]
 
 
-def _has_cache(config: Config) -> bool:
+def has_cache(config: Config) -> bool:
+    """Whether the cache of a run is there, and made from what its raw data say now."""
     from flare_ds.data.cache import remembered  # it imports transformers, which who shows progress does not need
 
     return remembered(config) is not None

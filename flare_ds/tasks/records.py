@@ -29,6 +29,7 @@ _LONGEST_CELL = 2**31 - 1
 """The module csv knows one limit for all files, which by itself is 131,072 characters."""
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?(\.\w+)")
 """The package datasets has written a checksum behind the numbers, of each shard its own."""
+_HUB_DIGITS = 5
 _USE_FILES = "or set task.data_dir to a directory that holds the same tables (docs/tasks.md says how they lie)"
 
 
@@ -178,6 +179,7 @@ def _check_shards(files: Sequence[Path], split: str, directories: Collection[Pat
         fix = f"keep one of them; parts of one table go into a folder {split}, or are called {split}-00000-of-00002 ..."
         raise DataError(problem, fix=fix)
     found: dict[tuple[str, str, str], list[str]] = {}
+    """The numbers of each set; of five digits, as the hub writes them, all have to be there."""
     for shard in filter(None, shards.values()):
         name, number, total, suffix = shard.groups()
         found.setdefault((name, total, suffix), []).append(number)
@@ -185,6 +187,11 @@ def _check_shards(files: Sequence[Path], split: str, directories: Collection[Pat
         sets = " and ".join(f"{name}-*-of-{total}{suffix}" for name, total, suffix in sorted(found))
         raise DataError(f"{files[0].parent} holds {sets}", fix="keep the shards of one of them")
     for (name, total, suffix), numbers in found.items():
+        if twice := [number for number, often in Counter(numbers).items() if often > 1]:
+            problem = f"{files[0].parent} holds {name}-{twice[0]}-of-{total}{suffix} twice, with other checksums"
+            raise DataError(problem, fix="keep the shards of one download")
+        if len(total) != _HUB_DIGITS:
+            continue
         wanted = [f"{number:0{len(total)}d}" for number in range(int(total))]
         if missing := [f"{name}-{number}-of-{total}{suffix}" for number in wanted if number not in numbers]:
             told = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
@@ -253,31 +260,36 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) < 1000 else float(digits)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        _refuse_twice([name for name, _ in pairs])
-    return found
-
-
 def _refuse_twice(names: Collection[str]) -> None:
     """Refuse a name that stands twice: which of the two is meant nobody knows."""
     if twice := [name for name, often in Counter(names).items() if often > 1]:
         raise ValueError(f"it has {twice[0]!r} twice")
 
 
-_parse = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_object).decode
+def _parser(columns: Collection[str]) -> Callable[[str], Any]:
+    """Reads JSON of which these keys are read."""
+
+    def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            _refuse_twice([name for name, _ in pairs if name in columns])
+        return found
+
+    return json.JSONDecoder(parse_int=_whole, object_pairs_hook=as_object).decode
+
+
 _BAD_BYTES = "surrogateescape"
 """Bytes that are not UTF-8 become what `Record.text` refuses, in the columns that are read."""
 
 
-def _read_jsonl(path: Path, _columns: Collection[str]) -> Iterator[Any]:
+def _read_jsonl(path: Path, columns: Collection[str]) -> Iterator[Any]:
+    parse = _parser(columns)
     with path.open(encoding="utf-8-sig", errors=_BAD_BYTES) as file:
-        yield from (_parse(line) for line in file if not line.isspace())
+        yield from (parse(line) for line in file if not line.isspace())
 
 
-def _read_json(path: Path, _columns: Collection[str]) -> Iterator[Any]:
-    rows = _parse(path.read_text(encoding="utf-8-sig", errors=_BAD_BYTES))
+def _read_json(path: Path, columns: Collection[str]) -> Iterator[Any]:
+    rows = _parser(columns)(path.read_text(encoding="utf-8-sig", errors=_BAD_BYTES))
     if not isinstance(rows, list):
         raise ValueError(f"it holds {type(rows).__name__}, not an array of rows")
     yield from rows

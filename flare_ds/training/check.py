@@ -1,5 +1,6 @@
 """What can be found wrong with a run before a rank starts or a weight is read; and what the run would do."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
-from flare_ds.exceptions import FlareError, together
+from flare_ds.exceptions import ConfigError, FlareError, together
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import make_projection, mt_width
@@ -41,7 +42,7 @@ def check_run(config: Config, *, origin: str) -> list[str]:
         FlareError: all that is wrong.
     """
     asked = _Asked([])
-    for question in (check_answers, check_trackers, _check_deepspeed):
+    for question in (check_answers, check_trackers, _check_attention, _check_deepspeed):
         asked.of(question, config)
     if config.reads_mt_encoder:
         asked.of(mt_width, config.source)
@@ -77,6 +78,14 @@ def _ask_base(asked: _Asked, config: Config, shape: PreTrainedModel) -> Cache | 
     asked.of(check_model, config, shape)
     asked.of(_check_begun, config)
     return asked.of(_cache, config, shape)
+
+
+def _check_attention(config: Config) -> None:
+    """Whether a GPU is here does not count: a config may be checked where it will not run."""
+    packages = ("flash_attn", "kernels")  # either brings it to transformers
+    if config.model.attention == "flash_attention_2" and not any(map(importlib.util.find_spec, packages)):
+        problem = "model.attention='flash_attention_2' needs the package flash-attn, which is not installed"
+        raise ConfigError(problem, fix="set model.attention=sdpa, or install it")
 
 
 def _check_deepspeed(config: Config) -> None:

@@ -16,8 +16,8 @@ from flare_ds.evaluation.generated_labels import label_readings
 from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.late import check_late
 from flare_ds.evaluation.other_rows import OtherRows
-from flare_ds.evaluation.same_questions import check_same_questions
-from flare_ds.exceptions import CacheError, ConfigError, FlareError
+from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
+from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.published import mark_used
 from flare_ds.runs import RunDirectory
@@ -132,10 +132,14 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
 def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
     """Ask everything that can refuse a scoring on other rows; a run that trains nothing begins by it."""
     _check_settings(run, config, train=False)
-    if not run.begun:  # and yet not refused: it trains nothing
+    if not run.begun and config.recipe.trains:
+        raise CheckpointError(f"{run.path} lacks its cache.json", fix="restore it from where the run was, or train it")
+    if not run.begun:
         _checked(run, config, train=False)
     asked = rows.settings(config)
     cache = _cache_of_file(asked, rows.file) if rows.file else _cache(run, asked, train=False)
+    if asked is not config and not rows.file:
+        check_same_split(asked, task_of(asked.task))
     if rows.file or asked is not config:
         check_same_questions(asked, task_of(asked.task), load_tokenizer(asked.model))
     else:

@@ -160,14 +160,12 @@ def test_check_misses_the_packages_that_a_run_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, found = write_config(toy_settings(tmp_path)), importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "wandb" else found(name, *of))
-    assert main(["check", str(config), "tracking.to=[wandb]"]) == 1
-    assert "tracking.to names wandb, which is not installed" in capsys.readouterr().err
-    if found("flash_attn") is not None:
-        pytest.skip("flash-attn is installed")
-    assert main(["check", str(config), "model.attention=flash_attention_2"]) == 1
+    gone = ("wandb", "flash_attn", "kernels")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name in gone else found(name, *of))
+    assert main(["check", str(config), "tracking.to=[wandb]", "model.attention=flash_attention_2"]) == 1
     said = capsys.readouterr().err
-    assert "FlashAttention2" in said and "fix: set model.attention=sdpa, or install" in said
+    assert "2 problems in" in said and "tracking.to names wandb, which is not installed" in said
+    assert "needs the package flash-attn, which is not installed: set model.attention=sdpa, or install it" in said
 
 
 def test_what_is_no_config_of_a_run_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

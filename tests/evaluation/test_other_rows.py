@@ -6,6 +6,7 @@ is when it is asked in Spanish.
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,6 +223,15 @@ def test_a_run_that_cannot_be_scored_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(FlareError, match="the training of"):
         run._prepare_beside(config, OtherRows(split="validation"))
     assert not Path(config.run_dir).exists() and not RunDirectory(config.run_dir).finished
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_a_run_that_lost_its_record_of_what_it_answers_is_refused(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "flare"
+    shutil.copytree(root / "runs/flare", copy)
+    (copy / "cache.json").unlink()
+    with pytest.raises(FlareError, match=r"flare lacks its cache\.json"):
+        run._prepare_beside(load_config(copy), OtherRows(split="validation"))
 
 
 @pytest.mark.usefixtures("nothing_held")

@@ -1,14 +1,16 @@
 """A run is asked what it was trained to answer, or nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
-from flare_ds.evaluation.same_questions import check_same_questions
+from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
+from flare_ds.tasks import TableTask
 from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import task_of
 from tests.toy import WORDS, toy_settings, word_tokenizer
@@ -20,6 +22,7 @@ class OtherPrompt(Task):
     def __init__(self, task: Task, *, prompt: str = "", labels: tuple[str, ...] = ()) -> None:
         self.task, self.said, self.labels = task, prompt, labels or task.labels
         self.name, self.version, self.fields = task.name, task.version, task.fields
+        self.languages, self.pools, self.original_language = task.languages, task.pools, task.original_language
 
     def read(self, data_dir: str | None, language: str, pool: str) -> list:
         raise AssertionError("nothing is read")
@@ -43,3 +46,17 @@ def test_another_prompt_label_or_tokenizer_is_refused(tmp_path: Path) -> None:
     for name, (asked, words) in others.items():
         with pytest.raises(ConfigError, match=f"other questions: {name}: "):
             check_same_questions(config, asked, words)
+
+
+def test_rows_that_another_language_dealt_are_refused(tmp_path: Path) -> None:
+    """A run of before this was told may have been trained on what is in the test split now."""
+    config = Config.model_validate(toy_settings(tmp_path))
+    task = TableTask(name="a", languages=("de", "en", "pl"), pools=("all",), fields=("text",), template="{text}:")
+    check_same_split(config, task)  # there is no run yet
+    record = Path(config.run_dir) / "cache.json"
+    write_json(record, {"fields": {"task": "a"}})
+    with pytest.raises(ConfigError, match=r"split by the text in de, and .* split otherwise: its test rows may be"):
+        check_same_split(config, task)
+    check_same_split(config, replace(task, languages=("en", "de", "pl")))
+    write_json(record, {"fields": {"task": "a", "split_language": "de"}})
+    check_same_split(config, task)

@@ -200,6 +200,28 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path: Path, folder: str, 
         read(TASK, tmp_path)
 
 
+def test_shards_of_two_downloads_are_not_one_table(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    for checksum in ("a09b74b3ef9c3b56", "b09b74b3ef9c3b56"):
+        for number in range(2):
+            (tmp_path / f"en/train-0000{number}-of-00002-{checksum}.csv").write_text("text,label\na,0\n")
+    with pytest.raises(DataError, match=r"en holds train-00000-of-00002\.csv twice, with other checksums"):
+        read(TASK, tmp_path)
+
+
+def test_parts_that_are_numbered_otherwise_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "en/train").mkdir(parents=True)
+    for number in (1, 2):
+        (tmp_path / f"en/train/part-{number}-of-2.csv").write_text(f"text,label\n{number},0\n")
+    assert len(read(TASK, tmp_path)) == 2
+
+
+def test_a_key_that_nobody_reads_may_stand_twice(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en/train.jsonl").write_text('{"text": "a", "label": 0, "more": 1, "more": {"x": 1, "x": 2}}\n')
+    assert len(read(TASK, tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     "names", [("train-v1", "train-v2"), ("train-00000-of-00001", "train-old"), ("train-1", "train-2")]
 )

@@ -71,6 +71,9 @@ def _prefix_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[s
     return {"prefix_ids": form.prefix_ids} if not config.task.chat and form.eos_id in form.prefix_ids else {}
 
 
+SPLIT = "split_language"
+
+
 def asked_fields(config: Config, task: Task) -> dict[str, Any]:
     """Those of the fields that the settings and the task say, without data or tokenizers."""
     settings = config.task
@@ -95,7 +98,17 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "answers": ANSWERS if task.free_answers else None,
         "mt_language": config.source.mt_language if config.caches_mt else None,
         "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
+        **_split_fields(settings, task),
     }
+
+
+def _split_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
+    """The language that decides a split made here, where others did before: such caches did not tell."""
+    if not task.parallel or task.original_language or "validation" in task.pools:
+        return {}
+    read_for_test = settings.is_translated and "test" not in task.pools and settings.target_language in task.languages
+    before = {settings.source_language, *([settings.target_language] if read_for_test else [])}
+    return {} if before == {task.languages[0]} else {SPLIT: task.languages[0]}
 
 
 def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:

@@ -29,6 +29,7 @@ from flare_ds.translation.store import MANIFEST
 _DIRECTORY = "requests"
 _RUN_FILES = ("config.yaml", "cache.json")
 """What tells a run directory: its files come and go, and nothing is read from them."""
+_OF_A_SWEEP = "sweep.json"
 _READING = 2
 """Raised whenever the files of a task of one's own would be read as other rows: a cache that answered before is then
 found by its rows alone."""
@@ -142,7 +143,7 @@ def _stamps(directory: Path, ours: Collection[str]) -> dict[str, list[int]]:
 def _passed(folder: Path, seen: set[str]) -> bool:
     """Whether a folder is a run, or was seen before; it is seen now."""
     real = os.path.realpath(folder)
-    if real in seen or all((folder / name).is_file() for name in _RUN_FILES):
+    if real in seen or all((folder / name).is_file() for name in _RUN_FILES) or (folder / _OF_A_SWEEP).is_file():
         return True
     seen.add(real)
     return False

@@ -1,13 +1,15 @@
 """The content key: one cache for what is the same, another for every difference, and each difference has a name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
+from flare_ds.config import TaskConfig
 from flare_ds.data.cache import differences, open_cache, prepare_cache
 from flare_ds.data.cache.encode import PlainForm
-from flare_ds.data.cache.key import asked_fields, content_key, rows_fingerprint
+from flare_ds.data.cache.key import _split_fields, asked_fields, content_key, rows_fingerprint
 from flare_ds.data.cache.requests import remembered
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side
 from flare_ds.settings import parse_config
@@ -126,6 +128,26 @@ def prompt_in_key(template: str) -> str:
         origin="test",
     )
     return asked_fields(config, task)["prompt_template"]
+
+
+@pytest.mark.parametrize(
+    ("pair", "sides", "tells"),
+    [
+        ("en-pl", "own", False),
+        ("pl-en", "own", True),
+        ("pl-pl", "own", True),
+        ("en-pl", "translated", True),
+        ("en-xx", "translated", False),
+    ],
+)
+def test_which_language_decides_a_split_is_told_where_another_did_before(pair: str, sides: str, tells: bool) -> None:
+    """Caches and runs of before do not say it, and keep their keys wherever it was the same."""
+    source, target = pair.split("-")
+    config = TaskConfig(name="a", source_language=source, target_language=target, sides=sides)
+    task = TableTask(name="a", languages=("en", "pl"), pools=("all",), fields=("text",), template="{text}:")
+    assert _split_fields(config, task) == ({"split_language": "en"} if tells else {})
+    for other in ({"original_language": "pl"}, {"parallel": False}, {"pools": ("train", "validation", "test")}):
+        assert _split_fields(config, replace(task, **other)) == {}
 
 
 def test_another_tokenizer_changes_the_key(root: Path, built: Path) -> None:

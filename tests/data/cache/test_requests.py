@@ -95,6 +95,9 @@ def test_caches_and_runs_beside_the_data_are_no_data(root: Path) -> None:
     run.mkdir(parents=True)
     for name in ("config.yaml", "cache.json", "train_log.jsonl"):
         (run / name).write_text("{}")
+    (root / "out/planned").mkdir(parents=True)
+    for name in ("sweep.json", "planned/config.yaml"):  # of a sweep, whose planned runs have no cache yet
+        (root / "out" / name).write_text("{}")
     assert remembered(config) is not None
     (root / "en.txt").write_text("other")
     assert remembered(config) is None
