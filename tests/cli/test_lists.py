@@ -72,6 +72,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (pl / "other-adapter/adapter/adapter_model.safetensors").open("ab") as file:
         file.write(b"x")
     RunDirectory(pl / "planned").claim(load_config(config, [f"run_dir={pl / 'planned'}", "train.steps=7"]))
+    RunDirectory(pl / "zero").claim(load_config(config, [f"run_dir={pl / 'zero'}", "method=zero_shot"]))
+    for name in ("cache.json", "metrics-validation.json"):  # as in a sweep that is judged by validation rows
+        (pl / "zero" / name).write_text("{}")
     (pl / "notes").mkdir()
     (pl / "notes/config.yaml").write_text("title: of another program")
     return root / "runs"
@@ -88,12 +91,13 @@ def test_status_says_how_far_each_run_is(runs: Path, capsys: pytest.CaptureFixtu
         "pl/scored": "scored",
         "pl/stopped": "stopped",
         "pl/planned": "planned",
+        "pl/zero": "scored",
         "pl/other-adapter": "trained",
         "pl/no-log": "damaged",
         "pl/no-config": "damaged",
         "pl/no-metrics": "damaged",
     }
-    assert printed.endswith("9 runs: 1 running, 3 damaged, 2 trained, 1 planned, 1 scored, 1 stopped\n")
+    assert printed.endswith("10 runs: 1 running, 3 damaged, 2 trained, 1 planned, 2 scored, 1 stopped\n")
     _, method, languages, steps, validation, score, changed, remark = found["pl/scored"]
     assert (method, languages, steps, remark) == ("flare", "en → pl", "3", "")
     assert validation.endswith(" at 3") and score.startswith("accuracy 0.") and changed.endswith(" ago")

@@ -1,6 +1,7 @@
 """Parallel rows: the split against a slow independent one, leaks, caps, gaps and misaligned sides."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -99,6 +100,20 @@ def test_every_language_pair_has_the_same_split_though_no_language_is_the_origin
     pairs = [("xx", "pl"), ("pl", "xx"), ("en", "pl"), ("pl", "pl"), ("xx", "xx")]
     splits = [{name: ids(load(task, *pair), name) for name in ("train", "validation", "test")} for pair in pairs]
     assert all(split == splits[0] for split in splits)
+
+
+def test_it_is_said_why_a_language_is_read_that_no_config_names() -> None:
+    class Lacking(Memory):
+        original_language = None
+
+        def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
+            if language == "xx":
+                raise DataError("found no xx/all.csv", fix="put the table there")
+            return super().read(data_dir, language, pool)
+
+    why = "found no xx/all.csv (xx, the first language of task memory, decides which split a row is in)"
+    with pytest.raises(DataError, match=rf"{re.escape(why)}\n.*there; or set the task's original_language to another"):
+        load(Lacking({"en": texts("e"), "pl": texts("p")}))
 
 
 def test_the_two_sides_of_a_row_belong_together() -> None:

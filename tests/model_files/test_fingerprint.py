@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from flare_ds.exceptions import ConfigError
-from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.model_files.fingerprint import check_same_base, model_fingerprint
 from tests.small_models import small_model
 
 
@@ -71,3 +71,17 @@ def test_it_is_read_once_while_its_files_stay(base: Path) -> None:
     assert model_fingerprint(str(base)) == before
     os.utime(base / "model.safetensors", ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     assert model_fingerprint(str(base)) != before
+
+
+def test_a_hub_name_in_place_of_a_directory_is_another_base(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The untuned base in place of the tuned one, say; the other way round it may be that commit, fetched."""
+    commit, contents = "a" * 40, "b" * 64
+    monkeypatch.setattr(
+        "flare_ds.model_files.fingerprint.model_fingerprint", lambda name: {"o/n": commit}.get(name, contents)
+    )
+    with pytest.raises(CheckpointError, match=r"x was trained on another base than model\.base='o/n'"):
+        check_same_base(contents, "o/n", what="x was trained")
+    check_same_base(commit, "models/fetched", what="x was trained")
+    assert f"on commit {commit} of the hub" in capsys.readouterr().err
