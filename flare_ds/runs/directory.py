@@ -51,9 +51,11 @@ class RunDirectory:
     @property
     def begun(self) -> bool:
         """Whether something came of it that its records tell the origin of."""
-        scored = self.path.glob("metrics*.json")  # on other rows, too: of zero_shot that may be all there is
-        made = (self.path / "state", self.path / WEIGHTS, *scored)
-        return (self.path / CACHE).is_file() and any(file.exists() for file in made)
+        if not (self.path / CACHE).is_file():
+            return False
+        if (self.path / "state").exists() or (self.path / WEIGHTS).exists():
+            return True
+        return any(self.path.glob("metrics*.json"))  # of other rows, too: of zero_shot that may be all there is
 
     @property
     def trained(self) -> bool:

@@ -33,10 +33,11 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
     nodes, memory = nodes_of(plan, jobs), CellMemory(plan)
     check_inputs(nodes, path)
     record = record_of(nodes, plan.out, jobs)
-    typical, stale = typical_seconds(record), stale_runs(plan, changed)
+    typical, stale = typical_seconds(record), {run.name for run in stale_runs(plan, changed)}
     for node in nodes:
-        again = node.kind in ("stage1", "cells") or not has_cache(node.runs[0].prepared)
-        if again and any(run in stale for run in node.runs):
+        if any(run.name in stale for run in node.runs) and (
+            node.kind in ("stage1", "cells") or not has_cache(node.runs[0].prepared)
+        ):
             record.change(node.name, state="waiting")
     to_do = [node for node in nodes if node.kind == "cells" and record.nodes[node.name].state != "done"]
     differs = {run.name: what for what, runs in changed.items() for run in runs}

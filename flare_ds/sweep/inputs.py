@@ -1,6 +1,7 @@
 """What a sweep needs but does not make, its data, bases and trackers, is there before the first command starts."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from flare_ds.exceptions import FlareError, together
@@ -30,21 +31,20 @@ def check_inputs(nodes: Sequence[Node], path: str | Path, only: Collection[str] 
 
 
 def _missing(node: Node) -> Iterator[FlareError]:
+    for question in _questions(node):
+        try:
+            question()
+        except FlareError as error:
+            yield error
+
+
+def _questions(node: Node) -> Iterator[Callable[[], None]]:
     run = node.runs[0]
     base = run.tokenizer_base if node.kind == "prepare" else run.config.model.base
     made = run.stage1 is not None and base == str(run.stage1.merged)
-    try:
-        if node.kind in ("translate", "prepare"):
-            check_data(run.config.task)
-    except FlareError as error:
-        yield error
-    try:
-        if node.kind != "translate" and not made:
-            check_base(base)
-    except FlareError as error:
-        yield error
-    for one in node.runs if node.kind in ("stage1", "cells") else ():
-        try:
-            check_trackers(one.config)
-        except FlareError as error:
-            yield error
+    if node.kind in ("translate", "prepare"):
+        yield partial(check_data, run.config.task)
+    if node.kind != "translate" and not made:
+        yield partial(check_base, base)
+    if node.kind in ("stage1", "cells"):
+        yield from (partial(check_trackers, one.config) for one in node.runs)

@@ -132,9 +132,10 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
 def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
     """Ask everything that can refuse a scoring on other rows; a run that trains nothing begins by it."""
     _check_settings(run, config, train=False)
-    if not run.begun and config.recipe.trains:
-        raise CheckpointError(f"{run.path} lacks its cache.json", fix="restore it from where the run was, or train it")
     if not run.begun:
+        if config.recipe.trains:
+            fix = "restore it from where the run was, or train it"
+            raise CheckpointError(f"{run.path} lacks its cache.json", fix=fix)
         _checked(run, config, train=False)
     asked = rows.settings(config)
     cache = _cache_of_file(asked, rows.file) if rows.file else _cache(run, asked, train=False)

@@ -27,9 +27,8 @@ from flare_ds.tasks.of_run import task_file
 from flare_ds.translation.store import MANIFEST
 
 _DIRECTORY = "requests"
-_RUN_FILES = ("config.yaml", "cache.json")
-"""What tells a run directory: its files come and go, and nothing is read from them."""
-_OF_A_SWEEP = "sweep.json"
+_OURS = (("config.yaml", "cache.json"), ("sweep.json",))
+"""Files that together tell the directory of a run, or of a sweep: what lies there comes and goes, and is no data."""
 _READING = 2
 """Raised whenever the files of a task of one's own would be read as other rows: a cache that answered before is then
 found by its rows alone."""
@@ -141,9 +140,9 @@ def _stamps(directory: Path, ours: Collection[str]) -> dict[str, list[int]]:
 
 
 def _passed(folder: Path, seen: set[str]) -> bool:
-    """Whether a folder is a run, or was seen before; it is seen now."""
+    """Whether a folder is a run or a sweep, or was seen before; it is seen now."""
     real = os.path.realpath(folder)
-    if real in seen or all((folder / name).is_file() for name in _RUN_FILES) or (folder / _OF_A_SWEEP).is_file():
+    if real in seen or any(all((folder / name).is_file() for name in names) for names in _OURS):
         return True
     seen.add(real)
     return False
