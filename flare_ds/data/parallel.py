@@ -8,7 +8,7 @@
 Rows lie on disk; a sequence of them reads one at a time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +121,26 @@ def _read_together(task: Task, config: TaskConfig) -> dict[tuple[str, ...], list
     """
     splits: dict[tuple[str, ...], list[Split]] = {}
     for split in SPLITS:
-        own = (*config.source_languages, config.target_language)
-        languages = (read_language(task, config, split),) if config.is_translated else own
-        splits.setdefault(tuple(dict.fromkeys((*_deciding(task, split), *languages))), []).append(split)
+        languages = (*_deciding(task, split), *_asked_for(task, config, split))
+        splits.setdefault(tuple(dict.fromkeys(languages)), []).append(split)
     return splits
 
 
-def _deciding(task: Task, split: Split) -> Sequence[str]:
+def split_language(task: Task, config: TaskConfig) -> str | None:
+    """The first language of a task, where it decides a split although a config asks for another first."""
+    if task.original_language:
+        return None
+    others = (split for split in SPLITS if _deciding(task, split) not in ((), _asked_for(task, config, split)[:1]))
+    return task.languages[0] if any(others) else None
+
+
+def _asked_for(task: Task, config: TaskConfig, split: Split) -> tuple[str, ...]:
+    """The languages whose rows a config asks for."""
+    own = (*config.source_languages, config.target_language)
+    return (read_language(task, config, split),) if config.is_translated else own
+
+
+def _deciding(task: Task, split: Split) -> tuple[str, ...]:
     """The language whose text decides which rows of a parallel task a split has, whichever languages a config reads.
 
     Where the split is made here that is some one language, or a row would be trained on in one language and tested in
@@ -137,7 +150,7 @@ def _deciding(task: Task, split: Split) -> Sequence[str]:
         return ()
     if task.original_language:
         return (task.original_language,)
-    return task.languages[:1] if any(is_cut(pool, task.pools) for pool in pools_of([split], task.pools)) else ()
+    return (task.languages[0],) if any(is_cut(pool, task.pools) for pool in pools_of([split], task.pools)) else ()
 
 
 def _own(rows: JoinedRows, config: TaskConfig) -> Candidates:

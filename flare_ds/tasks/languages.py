@@ -25,7 +25,7 @@ _THREE_LETTERS = """
     ace ace_Latn  ast ast_Latn  ban ban_Latn  bjn bjn_Latn  bug bug_Latn  ceb ceb_Latn  eng eng_Latn  ilo ilo_Latn
     ind ind_Latn  jav jav_Latn  min min_Latn  sun sun_Latn
 """
-"""All languages of M2M100 are in these two tables; Breton and Western Frisian, which NLLB lacks, have tags in its style."""
+"""All languages of M2M100 are in these two tables. Breton and Western Frisian, which NLLB lacks, have such tags."""
 
 
 def _pairs(table: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.windows import WINDOWS_VERSION
-from flare_ds.data.parallel import ParallelData, Side
+from flare_ds.data.parallel import ParallelData, Side, split_language
 from flare_ds.progress import bar
 from flare_ds.tasks.base import Task
 from flare_ds.tokenizing.chat import read_frame
@@ -104,11 +104,8 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
 
 def _split_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
     """The language that decides a split made here, where others did before: such caches did not tell."""
-    if not task.parallel or task.original_language or "validation" in task.pools:
-        return {}
-    read_for_test = settings.is_translated and "test" not in task.pools and settings.target_language in task.languages
-    before = {settings.source_language, *([settings.target_language] if read_for_test else [])}
-    return {} if before == {task.languages[0]} else {SPLIT: task.languages[0]}
+    language = split_language(task, settings)
+    return {} if language is None else {SPLIT: language}
 
 
 def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:
