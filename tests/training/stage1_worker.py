@@ -46,6 +46,10 @@ def merge_and_ask(config: Config, output: Path) -> None:
     ask_to_stop()
 
 
+def merge_in_vain(config: Config, output: Path) -> None:
+    raise AssertionError("it was asked to stop, and a large base takes long")
+
+
 def refuse_base(config: Config) -> None:
     raise CheckpointError("no file holds it", fix="none")
 
@@ -66,15 +70,16 @@ def main(path: str, idle: str) -> None:
     shutil.move(root / "again", root / "moved")
     found["moved"] = told(config, root / "moved")
     before = signal.getsignal(signal.SIGTERM)
-    for case, started, *stand_in in (
-        ("merge", config, "merge_run", merge_nothing),
-        ("load", config, "open_model", load_the_untuned),
-        ("asked", config, "merge_run", merge_and_ask),
-        ("lost", load_config(idle), "check_mergeable", refuse_base),
-        ("last step", load_config(idle), "make_room", ask_to_stop),
+    for case, started, stand_ins in (
+        ("merge", config, {"merge_run": merge_nothing}),
+        ("load", config, {"open_model": load_the_untuned}),
+        ("asked", config, {"merge_run": merge_and_ask}),
+        ("lost", load_config(idle), {"check_mergeable": refuse_base}),
+        ("last step", load_config(idle), {"make_room": ask_to_stop, "merge_run": merge_in_vain}),
     ):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stage1, *stand_in)
+            for name, stand_in in stand_ins.items():
+                patch.setattr(stage1, name, stand_in)
             found[case] = told(started, root / f"no-{case}")
         found[f"{case}: trained"] = RunDirectory(started.run_dir).trained
         signal.signal(signal.SIGTERM, before)  # a rank that leaves hears no more
