@@ -12,6 +12,7 @@ from flare_ds.reporting.differences import comparisons, differences
 from flare_ds.reporting.groups import grouped
 from flare_ds.reporting.over_languages import over_languages_table
 from flare_ds.reporting.table import score_table
+from flare_ds.reporting.validation import validation_table
 from flare_ds.runs import Unreadable, find_runs
 
 
@@ -51,6 +52,7 @@ def report(directory: str | Path, out: str | Path | None = None) -> Report:
         f"# Report on {root}",
         score_table(groups),
         _unreadable(unreadable, root),
+        validation_table(groups),
         differences(compared),
         over_languages_table(compared),
         against_paper(groups),

@@ -25,6 +25,10 @@ from flare_ds.settings import parse_config, saved_config
 
 CONFIG, CACHE, BASE, VERSIONS = "config.yaml", "cache.json", "base.json", "versions.json"
 TRAINING, METRICS = "training.json", "metrics.json"
+VALIDATION_METRICS = "metrics-validation.json"
+"""What `evaluate --split validation` writes in place of the other."""
+_MADE_BY = {METRICS: "evaluate {}", VALIDATION_METRICS: "evaluate {} --split validation"}
+"""The command that writes a file of the run at a path; `train`, if nothing is said."""
 _LOCK = ".lock"
 STATE, WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
 
@@ -89,8 +93,8 @@ class RunDirectory:
         try:
             value = parse_json((self.path / name).read_bytes())
         except (OSError, ValueError) as error:
-            again = "evaluate" if name == METRICS else "train"
-            raise DataError(f"cannot read {self.path / name}: {error}", fix=f"flare-ds {again} {self.path}") from error
+            again = _MADE_BY.get(name, "train {}").format(self.path)
+            raise DataError(f"cannot read {self.path / name}: {error}", fix=f"flare-ds {again}") from error
         if not isinstance(value, dict):
             raise DataError(f"{self.path / name} holds no fields", fix=f"delete {self.path / name}")
         return value

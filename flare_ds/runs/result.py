@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from flare_ds.config import Config
 from flare_ds.exceptions import DataError
-from flare_ds.runs.directory import BASE, CACHE, METRICS, TRAINING, RunDirectory
+from flare_ds.runs.directory import BASE, CACHE, METRICS, TRAINING, VALIDATION_METRICS, RunDirectory
 from flare_ds.scoring.metrics import Outcome, outcome
 from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.texts import one_line
@@ -97,6 +97,18 @@ class RunResult:
         """
         return RunDirectory(self.directory).read(TRAINING) if self.config.recipe.trains else {}
 
+    @cached_property
+    def validation_score(self) -> float | None:
+        """The best one of its training, or that of a method that trains nothing; None: there is none, or not yet.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+        run = RunDirectory(self.directory)
+        if self.config.recipe.trains:
+            return run.read(TRAINING).get("best_validation_score") if run.trained else None
+        return run.record(VALIDATION_METRICS).get("score")
+
     @property
     def outcomes(self) -> Mapping[str, Outcome]:
         """For each test example, by id, what the metric sees of it.
@@ -153,7 +165,7 @@ class RunResult:
         Raises:
             DataError: something is missing or damaged.
         """
-        _ = self.train_log, self.contents
+        _ = self.train_log, self.contents, self.validation_score
         if (self.directory / METRICS).is_file():
             _ = self.metrics
         if self.finished:

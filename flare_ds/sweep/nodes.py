@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flare_ds.config import Config
-from flare_ds.evaluation.other_rows import OtherRows
+from flare_ds.runs.directory import VALIDATION_METRICS
 from flare_ds.sweep.groups import alike, grouped
 from flare_ds.sweep.plan import Plan, PlannedRun
 
@@ -87,10 +87,9 @@ def is_done(run: PlannedRun, plan: Plan) -> bool:
         return run.owner.finished
     if run.config.recipe.trains:
         return run.owner.trained
-    return (run.directory / f"metrics-{_VALIDATION.name}.json").is_file()
+    return (run.directory / VALIDATION_METRICS).is_file()
 
 
-_VALIDATION = OtherRows(split="validation")
 _READ_LATER = {"max_prompt_tokens", "chat", "drop_shared_passages"}
 """Settings of a task that say how rows are read once they are translated."""
 
