@@ -61,11 +61,15 @@ def check_base(base: str) -> None:
 
 
 def check_data(config: TaskConfig) -> None:
-    """Refuse a directory of data that is not there.
+    """Refuse a directory of data that is not there, or that none is named where the hub has no such data.
 
     Raises:
         DataError: saying what makes it.
     """
+    if config.data_dir is None and config.path is None and config.name in DATA:  # what is fetched is not on the hub
+        problem = f"task {config.name} is not on the hub, and task.data_dir is not set"
+        place = f"data/{config.name}"
+        raise DataError(problem, fix=f"flare-ds fetch data {config.name} --link {place}, and set task.data_dir={place}")
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         link = "" if Path(config.data_dir).is_absolute() else f" --link {config.data_dir}"
         fetch = f", or flare-ds fetch data {config.name}{link}" if config.name in DATA else ""

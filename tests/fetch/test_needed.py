@@ -11,7 +11,7 @@ from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import prepare_cache
 from flare_ds.exceptions import ConfigError, DataError
-from flare_ds.fetch.needed import check_base, check_needed
+from flare_ds.fetch.needed import check_base, check_data, check_needed
 from flare_ds.model_files import hub
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.settings import parse_config
@@ -127,3 +127,14 @@ def test_a_cache_is_enough(here: Path) -> None:
     prepare_cache(config, word_tokenizer())
     shutil.rmtree(here / "data")
     check(config)
+
+
+def test_data_that_no_hub_has_must_be_somewhere() -> None:
+    def named(name: str) -> Config:
+        made = {"method": "lora", "run_dir": "unused", "model": {"base": "owner/name"}, "train": {"steps": 1}}
+        return parse_config(made | {"task": {"name": name, "target_language": "jav"}}, origin="test")
+
+    with pytest.raises(DataError, match=r"multiemo is not on the hub") as told:
+        check_data(named("multiemo").task)
+    assert "flare-ds fetch data multiemo --link data/multiemo" in str(told.value)
+    check(named("nusax"))
