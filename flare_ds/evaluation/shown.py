@@ -39,9 +39,5 @@ def _predictions(scores: Scores, config: Config, cache: Cache) -> str:
         row = int(np.argmax(split.examples == example))
         prompt = tokenizer.decode(split.prompt("target", row).tolist())
         right = record["label"] if "label" in record else " / ".join(record["answers"])
-        lines.append([_cell(str(part)) for part in (record["id"], prompt, right, record["prediction"])])
+        lines.append([one_line(str(part)) for part in (record["id"], prompt, right, record["prediction"])])
     return table(["id", "prompt", "right", "predicted"], lines)
-
-
-def _cell(text: str) -> str:
-    return one_line(text).replace("|", "\\|")

@@ -120,6 +120,12 @@ def test_runs_with_other_settings_are_not_averaged(tmp_path):
     ]
 
 
+def test_a_name_with_a_bar_is_one_cell(tmp_path):
+    for rank in (8, 16):
+        write_run(tmp_path, f"pl/lora r|{rank}", "lora", 1, [True], r=rank)
+    assert r"lora (pl/lora r\|16)" in report(tmp_path).text
+
+
 def test_runs_made_in_two_places_are_told_apart_by_what_they_read(tmp_path):
     """Copied together from two clones, or two hosts; the third has the path of the first and other contents."""
     for seed, data, base, rows in ((1, "a", "/a/base", "k"), (2, "b", "/b/base", "k"), (3, "a", "/a/base", "other")):
