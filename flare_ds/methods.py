@@ -51,6 +51,11 @@ class Method:
         return self.fuses == "mixup"
 
     @property
+    def lines_up_sources(self) -> bool:
+        """Whether of several sources each stands at the positions behind the one before it."""
+        return self.fuses == "keys"
+
+    @property
     def needs_source(self) -> bool:
         """Whether a row must have a text in another language than the target's."""
         return self.reads != "target" or self.states == "source" or self.late

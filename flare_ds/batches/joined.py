@@ -7,12 +7,13 @@
     cell 3        . . . s0 s1 s2 s3         | . .            sources that it reads with its adapter are its own rows
                   . . t0 t1 t2 t3           | . .
 
-Two rows are the same source if they hold the same tokens, whatever languages and methods the cells have.
+Two rows are the same source if they hold the same tokens at the same positions, whatever languages and methods the
+cells have.
 
 Legend: X distinct source rows, Y those of a cell among them, L columns, P prompt columns, N answers.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flare_ds.batches.collate import Batch
+from flare_ds.methods import Method
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class JointBatch:
         shares: of each cell that has rows in it.
         input_ids: [X + own rows of all cells, L].
         attention_mask: of the same shape, 0 on padding.
-        position_ids: of the same shape; each row's own, from 0.
+        position_ids: of the same shape; each row's own, from 0 or, where sources are lined up, from the end of another.
         answer_columns_N: those whose logits predict an answer, of the cell with the longest.
         sources: X.
         source_columns: those that any source row fills.
@@ -97,18 +99,18 @@ class JointBatch:
         return replace(self, shares=shares, **moved)
 
 
-def join(batches: Mapping[int, Batch], apart: Container[int] = ()) -> JointBatch:
+def join(batches: Mapping[int, Batch], methods: Mapping[int, Method]) -> JointBatch:
     """Lay out the batches of several cells as one.
 
     Args:
         batches: by the cells' numbers, on the host.
-        apart: the cells whose source rows are read by their own adapters.
+        methods: by the same numbers.
     """
     prompts = max(batch.prompt_columns for batch in batches.values())
     behind = max(batch.input_ids.shape[1] - batch.prompt_columns for batch in batches.values())
     sources, own, shares = dict[_Line, int](), list[_Line](), dict[int, Share]()
-    lines = {cell: _lines(batch, prompts, behind) for cell, batch in batches.items()}
-    first = {c: 0 if c in apart else len(lines[c]) - len(batch.target_lengths_B) for c, batch in batches.items()}
+    lines = {cell: _lines(batch, methods[cell], prompts, behind) for cell, batch in batches.items()}
+    first = {c: 0 if methods[c].adapts_source else len(lines[c]) - len(b.target_lengths_B) for c, b in batches.items()}
     places = {c: [sources.setdefault(line, len(sources)) for line in lines[c][: first[c]]] for c in batches}
     for cell, batch in batches.items():
         start = len(sources) + len(own)
@@ -117,12 +119,12 @@ def join(batches: Mapping[int, Batch], apart: Container[int] = ()) -> JointBatch
         rows = slice(start, len(sources) + len(own))
         shares[cell] = Share(batch, rows, among, prompts - batch.prompt_columns)
     reading = [share for share in shares.values() if share.reads_sources]
-    ids, mask = (torch.tensor(grid) for grid in zip(*sources, *own, strict=True))
+    ids, mask, starts = (torch.tensor(grid) for grid in zip(*sources, *own, strict=True))
     return JointBatch(
         shares=shares,
         input_ids=ids,
         attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clip(min=0),
+        position_ids=(mask.cumsum(1) - 1).clip(min=0) + starts[:, None],
         answer_columns_N=torch.arange(max(len(batch.answer_columns_N) for batch in batches.values())) + prompts - 1,
         sources=len(sources),
         source_columns=_reach([share.moved(share.batch.columns[0]) for share in reading]),
@@ -130,16 +132,25 @@ def join(batches: Mapping[int, Batch], apart: Container[int] = ()) -> JointBatch
     )
 
 
-_Line = tuple[tuple[int, ...], tuple[int, ...]]
-"""The ids of a row and its mask."""
+_Line = tuple[tuple[int, ...], tuple[int, ...], int]
+"""The ids of a row, its mask, and the position of its first token."""
 
 
-def _lines(batch: Batch, prompts: int, behind: int) -> list[_Line]:
+def _lines(batch: Batch, method: Method, prompts: int, behind: int) -> list[_Line]:
     """The rows of a batch, their prompts ending in column `prompts`, with zeros on padding."""
     around = (prompts - batch.prompt_columns, behind - (batch.input_ids.shape[1] - batch.prompt_columns))
     mask = F.pad(batch.attention_mask, around)
     ids = F.pad(batch.host_ids, around) * mask
-    return list(zip(map(tuple, ids.tolist()), map(tuple, mask.tolist()), strict=True))
+    return list(zip(map(tuple, ids.tolist()), map(tuple, mask.tolist()), _starts(batch, method), strict=True))
+
+
+def _starts(batch: Batch, method: Method) -> list[int]:
+    """Where the positions of each row begin; those of the target's rows are asked of its streams."""
+    starts_X = torch.zeros(len(batch.input_ids), dtype=torch.long)
+    if method.lines_up_sources and batch.stored_BMKD is None:
+        lengths_SB = batch.source_lengths_SB.cpu()
+        starts_X[: lengths_SB.numel()] = (lengths_SB.cumsum(0) - lengths_SB).flatten()
+    return starts_X.tolist()
 
 
 def _reach(columns: list[slice]) -> slice:

@@ -123,8 +123,6 @@ class _Abreast:
         self.places = [np.argsort(self.numbers[number]) for number in self.asked]
         self.rows = [rows_read(splits[n], cells[n].config, cells[n].cache.manifest) for n in self.asked]
         self.stored = [None if cell.states is None else cell.states.split(split_name) for cell in self.cells]
-        numbered = [(cell.number, cell.config.recipe) for cell in self.cells]
-        self.apart = {number for number, recipe in numbered if number is not None and recipe.adapts_source}
 
     def ask(self) -> list[list[list[float]]]:
         """Log-probabilities [U, K] of the label words, for each cell in the order of its own split."""
@@ -163,10 +161,11 @@ class _Abreast:
             its_own = MicroBatch(places[micro_batch.rows], micro_batch.weights)
             batches[cell.number] = _collated(cell, rows, its_own, stored)
         choices = [Choices(self.trie, cell.config) for cell in self.cells]
+        methods = {number: cell.config.recipe for number, cell in zip(batches, self.cells, strict=True)}
         running = self.cells[0].running
         for path in self.trie.paths:
             asked = {cell: batch.followed_by(path) if path else batch for cell, batch in batches.items()}
-            joined = join(asked, self.apart)
+            joined = join(asked, methods)
             for own, logits_BNV in zip(choices, running.shared_root(joined.to(running.device)), strict=True):
                 own.add(path, logits_BNV)
         said = [own.label_scores().tolist() for own in choices]

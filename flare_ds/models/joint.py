@@ -4,7 +4,7 @@
     layer i    sources once, adapters off      each weight is gathered once for all
                cell 1: its own rows            in a pass of its own, by its own method: what it does to its rows, and to
                cell 2: its own rows            how many columns, is what it does alone
-    norm, head all cells' rows
+    norm, head all cells' rows; where heads train, each cell's by its own
     loss       one of each cell                of its own rows, so each adapter gets its own gradient
 
 Between the layers the cells' states, of other rows and columns each, are one tensor [1, T, D]: hooks on layers see all.
@@ -33,6 +33,7 @@ from flare_ds.config import Config
 from flare_ds.models.draws import OwnDraws
 from flare_ds.models.embedding import read_on_host
 from flare_ds.models.head import use_head
+from flare_ds.models.joint_head import CellHeads, use_cell_heads
 from flare_ds.models.joint_layer import Forward, JointLayer, UnderWay
 from flare_ds.models.layer_calls import SHARED
 from flare_ds.models.loading import load_base
@@ -60,6 +61,8 @@ class JointModel(nn.Module):
         for layer, *readers in zip(layers, *(cell.streams.layers for cell in cells), strict=True):
             ends = {"is_first": layer is layers[0], "is_last": layer is layers[-1]}
             layer.forward = JointLayer(layer, readers, self.under_way, **ends)
+        if isinstance(head := self.base.get_output_embeddings(), CellHeads):
+            head.under_way = self.under_way
 
     @property
     def base(self) -> PreTrainedModel:
@@ -138,7 +141,10 @@ def build_joint_model(configs: Sequence[Config], *, label_tokens: list[list[int]
     model: PreTrainedModel | PeftModel = base
     for config, name in zip(configs, names, strict=True):
         model = inject_adapter(model, config.adapter, sources=config.sources, seed=config.train.seed, name=name)
-    use_head(base, label_tokens=label_tokens if configs[0].train.objective == "labels" else None, trained=False)
+    words, trained = configs[0].train.objective == "labels", configs[0].adapter.train_head
+    use_head(base, label_tokens=label_tokens if words else None, trained=trained)
+    if trained:
+        use_cell_heads(base, names)
     host_rows = read_on_host(base, configs[0].model.base)
     return JointModel(
         [

@@ -20,6 +20,7 @@ from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.embedding import HostRows, read_on_host
 from flare_ds.models.head import use_head
+from flare_ds.models.joint_head import OF_CELLS
 from flare_ds.models.loading import load_base
 from flare_ds.models.mixup import make_mixing
 from flare_ds.models.mixup_streams import MixupStreams
@@ -98,7 +99,7 @@ class TwoStreamModel(nn.Module):
         """The parameters that train, in the model's order, by the names they have where the adapter is alone."""
         mine = "" if self.adapter == ADAPTER else f".{self.adapter}."
         return {
-            name.replace(f".{self.adapter}.", f".{ADAPTER}."): parameter
+            name.replace(f".{OF_CELLS}.{self.adapter}.", ".").replace(f".{self.adapter}.", f".{ADAPTER}."): parameter
             for name, parameter in self.named_parameters()
             if parameter.requires_grad and (mine in name or not name.startswith("model."))
         }

@@ -71,7 +71,7 @@ def _portions(cells: Sequence[Cell]) -> Iterator[dict[Cell, Portion]]:
 def _batch(engine: Engine, portions: Mapping[Cell, Portion]) -> Batch | JointBatch:
     if isinstance(engine.model, JointModel):
         batches = {cell.number: portion.batch for cell, portion in portions.items()}
-        return join(batches, apart={cell.number for cell in portions if cell.config.recipe.adapts_source})
+        return join(batches, {cell.number: cell.config.recipe for cell in portions})
     (portion,) = portions.values()
     return portion.batch
 

@@ -1,4 +1,4 @@
-"""Training several runs in one launch: those that can, together over one base; the others in turn.
+"""Training several runs in one launch: those that can, together over one base.
 
     runs -> what makes them joinable -> groups -> as many together as fit -> trained -> scored, if asked
 
@@ -73,7 +73,7 @@ def train_together(
         runs = [run for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
     with stopping():
         for alike in _alike(runs):
-            if len(alike) == 1 or _joins(alike[0]) is None:
+            if len(alike) == 1:
                 _in_turn(alike, evaluate, outcome)
             else:
                 _together(alike, evaluate, outcome)
@@ -104,17 +104,13 @@ class _Outcome:
             self.failures.append(kept(error))
 
 
-def _joins(run: Run) -> tuple[Any, ...] | None:
-    """What runs must have in common to be trained together; None: the run joins no other.
-
-    The head is one for all, so nobody trains it; or a source stands at positions that another puts before it.
-    """
+def _joins(run: Run) -> tuple[Any, ...]:
+    """What runs must have in common to be trained together."""
     config, cache = run
-    if config.adapter.train_head or (config.recipe.fuses == "keys" and config.task.extra_source_languages):
-        return None
     train, model = config.train, config.model.model_dump(exclude={"base"})
     words = str(cache.label_tokens) if train.objective == "labels" else ""
-    return model_fingerprint(config.model.base), str(model), train.objective, words, train.whole_model, config.deepspeed
+    head = train.objective, words, config.adapter.train_head
+    return model_fingerprint(config.model.base), str(model), *head, train.whole_model, config.deepspeed
 
 
 def _alike(runs: Sequence[Run]) -> list[list[Run]]:
@@ -122,10 +118,10 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
     found: dict[Any, list[Run]] = {}
     for run in runs:
         found.setdefault(_joins(run), []).append(run)
-    for key, alike in found.items():
-        how = "in turn (no other run can join them)" if key is None else "together over one base"
+    for alike in found.values():
         if len(alike) > 1:
-            _say(f"{len(alike)} runs are trained {how}: {', '.join(config.run_dir for config, _ in alike)}")
+            names = ", ".join(config.run_dir for config, _ in alike)
+            _say(f"{len(alike)} runs are trained together over one base: {names}")
     return list(found.values())
 
 

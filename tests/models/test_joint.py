@@ -13,6 +13,7 @@ from flare_ds.batches.joined import JointBatch, join
 from flare_ds.config import Config
 from flare_ds.models.head import use_head
 from flare_ds.models.joint import JointModel
+from flare_ds.models.joint_head import use_cell_heads
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import LABELS, MT_WIDTH, build, make_batch, make_config, make_rows
 from tests.models.test_mixup import MIXUP
@@ -37,14 +38,27 @@ CELLS = {
     "encoder": ({"method": "flare_mt"}, [1, 5, 2]),
 }
 """Settings of each cell, and its rows, among those of all."""
+OF_THREE = make_rows(3)
+SEVERAL = {
+    "prefix": ({"method": "source_prefix", "sources": 3}, [0, 1, 2, 3]),
+    "two": ({"method": "source_prefix", "sources": 2, "r": 2}, [3, 1, 4]),
+    "first": ({"method": "source_prefix"}, [0, 1, 2]),
+    "fused": ({"sources": 3, "pairing": "output"}, [0, 1, 2]),
+    "lora": ({"method": "lora"}, [2, 0]),
+}
+"""The same of cells that read up to three sources, of which prefixes alone are lined up."""
+HEADS = {name: (settings | {"train_head": True}, rows) for name, (settings, rows) in list(CELLS.items())[:7]}
+"""The same of cells that train a head each."""
 
 
-def cells(model: str, objective: str, checkpointing: bool) -> list[tuple[Config, Batch, TwoStreamModel]]:
+def cells(
+    model: str, objective: str, checkpointing: bool, *, made: dict = CELLS, rows: list[Row] = ROWS + OTHER
+) -> list[tuple[Config, Batch, TwoStreamModel]]:
     """Each cell alone."""
     found = []
-    for settings, rows in CELLS.values():
+    for settings, places in made.values():
         config = make_config(objective=objective, checkpointing=checkpointing, **settings)
-        own, of_cell = build(model, config), [(ROWS + OTHER)[row] for row in rows]
+        own, of_cell = build(model, config), [rows[place] for place in places]
         if config.source.provider == "cached":
             batch = stored_batch(own, of_cell, config)
         elif config.reads_mt_encoder:
@@ -67,8 +81,8 @@ def encoded_batch(rows: list[Row], objective: str) -> Batch:
 
 def laid_out(alone: list[tuple[Config, Batch, TwoStreamModel]], chosen: Sequence[int] | None = None) -> JointBatch:
     """The batches of some cells, or of all, as one."""
-    apart = {number for number, (config, _, _) in enumerate(alone) if config.recipe.adapts_source}
-    return join({number: alone[number][1] for number in chosen or range(len(alone))}, apart)
+    numbers = chosen or range(len(alone))
+    return join({n: alone[n][1] for n in numbers}, {n: alone[n][0].recipe for n in numbers})
 
 
 def together(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> JointModel:
@@ -79,7 +93,10 @@ def together(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> J
     for name, (config, _, _) in zip(names, alone, strict=True):
         peft_model = inject_adapter(peft_model, config.adapter, sources=config.sources, seed=7, name=name)
     objective = alone[0][0].train.objective
-    use_head(base, label_tokens=[[t] for t in LABELS.values()] if objective == "labels" else None, trained=False)
+    words = [[token] for token in LABELS.values()] if objective == "labels" else None
+    use_head(base, label_tokens=words, trained=alone[0][0].adapter.train_head)
+    if alone[0][0].adapter.train_head:
+        use_cell_heads(base, names)
     parts = []
     for name, (config, _, own) in zip(names, alone, strict=True):
         projection = nn.Linear(MT_WIDTH, base.config.hidden_size) if config.reads_mt_encoder else None
@@ -95,7 +112,32 @@ def together(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> J
 @pytest.mark.parametrize("objective", ["labels", "vocabulary"])
 @pytest.mark.parametrize("model", ["llama", "gemma2", "gemma3"])
 def test_each_cell_has_its_own_loss_and_gradients(model: str, objective: str, checkpointing: bool) -> None:
-    alone = cells(model, objective, checkpointing)
+    check_as_alone(model, cells(model, objective, checkpointing))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("model", ["llama", "gemma3"])
+def test_sources_that_are_lined_up_stand_at_their_own_positions(model: str, checkpointing: bool) -> None:
+    alone = cells(model, "vocabulary", checkpointing, made=SEVERAL, rows=OF_THREE)
+    check_as_alone(model, alone)
+    assert laid_out(alone).sources > laid_out(alone[3:]).sources, "a text at two positions is two sources"
+
+
+@pytest.mark.parametrize("objective", ["labels", "vocabulary"])
+@pytest.mark.parametrize("model", ["llama", "gemma2"])
+def test_each_cell_trains_its_own_head(model: str, objective: str) -> None:
+    alone = cells(model, objective, False, made=HEADS)
+    for number, (_, _, own) in enumerate(alone):
+        head = next(parameter for name, parameter in own.trained().items() if name.endswith("lm_head.weight"))
+        head.data *= 1 + number / 10
+    check_as_alone(model, alone)
+    joint = together(model, alone).eval()
+    with torch.no_grad():
+        for number, (_, batch, own) in enumerate(alone):
+            assert torch.equal(joint(batch, cell=number), own.eval()(batch))
+
+
+def check_as_alone(model: str, alone: list[tuple[Config, Batch, TwoStreamModel]]) -> None:
     joint = together(model, alone)
     batch = laid_out(alone)
     losses = joint(batch, with_loss=True)

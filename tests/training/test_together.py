@@ -13,6 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from flare_ds.adapters.files import WEIGHTS
 from flare_ds.batches.joined import join
 from flare_ds.cli import main
 from flare_ds.config import Config
@@ -49,6 +50,7 @@ CELLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]
     "lora-pl": ("lora", "pl", {"save_every": 3, "max_grad_norm": 0.05}, {}, {}),
     "flare-de": ("flare", "de", {"seed": 2, "weight_decay": 0.1}, {"pairing": "module"}, {"train_rows": 1014}),
     "prefix-de": ("source_prefix", "de", {"gradient_checkpointing": True, "learning_rate_ratio": 4.0}, {}, {}),
+    "prefix-both": ("source_prefix", "pl", {"steps": 8}, {}, {"extra_source_languages": ["de"]}),
     "mixup-pl": ("x_mixup", "pl", {}, {}, {}),
     "encoder-de": ("flare_mt", "de", {"seed": 3}, {"fused_modules": ["q_proj", "v_proj"]}, {}),
     "stops": ("lora", "de", {"seed": 2, "learning_rate": 1e-12, "patience": 1}, {}, {"train_rows": 1014}),
@@ -79,8 +81,8 @@ def configs(root: Path, kind: str, **train: Any) -> list[Config]:
 
 
 def heads(made: dict[str, Any]) -> dict[str, Any]:
-    """The same settings of a run that can join no other: it trains the head."""
-    return made | {"method": "lora", "adapter": {"train_head": True}}
+    """The same settings of a run that joins none of the others: it trains the head."""
+    return made | {"adapter": made["adapter"] | {"train_head": True}}
 
 
 def log(run: Path) -> list[dict[str, Any]]:
@@ -194,6 +196,26 @@ def test_few_layers_of_a_shared_base_are_whole_at_once(root: Path, checkpointing
         assert min(layers.values()) > 0 and max(layers.values()) < 3.6, layers
 
 
+def test_each_cell_trains_a_head_of_its_own(root: Path) -> None:
+    """On one rank, where all are broken off and go on; and on two that share the base."""
+    names = ("flare-pl", "lora-pl", "prefix-de")
+
+    def made(kind: str, **train: Any) -> list[Config]:
+        ours = [heads(settings(root, name, f"{kind}-{name}", steps=8, **train)) for name in names]
+        return [load_config(write_config(one)) for one in ours]
+
+    for config in made("head"):
+        Trainer(config, open_run(config, train=True)).train()
+        make_room()
+    alone = {name: root / f"head-{name}" for name in names}
+    assert all(any("lm_head" in key for key in load_file(run / "adapter" / WEIGHTS)) for run in alone.values())
+    go(made("head-one"), 6)
+    assert_same(alone, "head-one")
+    paths = [str(Path(config.run_dir).with_suffix(".yaml")) for config in made("head-shared", whole_model=False)]
+    run_ranks(["tests.training.together_worker", "0", *paths], 2)
+    assert_same(alone, "head-shared", rel=2e-5)
+
+
 def test_runs_that_are_trained_are_scored_over_one_base(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a job leaves them that ends between the two."""
     made = [settings(root, name, f"scored-{name}", steps=2) for name in ("lora-pl", "flare-de", "prefix-de")]
@@ -245,7 +267,7 @@ def test_what_failed_holds_no_model_while_others_train(root: Path, monkeypatch: 
     """Neither a run alone nor cells that train together; so there is room for the next."""
     bad = {"steps": 6, "learning_rate": 1e30, "warmup_ratio": 0.0}
     made = [settings(root, "lora-pl", f"held-{number}", **bad) for number in range(2)]
-    made += [heads(made[0]) | {"run_dir": str(root / f"held-head-{number}")} for number in range(2)]
+    made.append(heads(made[0]) | {"run_dir": str(root / "held-head")})
     runs = [(config, open_run(config, train=True)) for config in map(load_config, map(write_config, made))]
     alive: list[int] = []
 
@@ -257,15 +279,15 @@ def test_what_failed_holds_no_model_while_others_train(root: Path, monkeypatch: 
     monkeypatch.setattr(together, "make_room", counted)
     with pytest.raises(NotFiniteError, match=r"(?s)3 steps in a row were not applied.*3 steps in a row"):
         train_together(runs, evaluate=True)
-    assert alive == [before] * 3, "behind the group, and behind each of those in turn"
+    assert alive == [before] * 2, "behind the group, and behind the one that joins nobody"
 
 
 def test_sources_that_cells_share_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two languages whose splits differ, and two seeds, read the same English rows at nearly the same steps."""
     read: list[tuple[int, int]] = []
 
-    def noted(batches: Any, apart: Any) -> Any:
-        batch = join(batches, apart)
+    def noted(batches: Any, methods: Any) -> Any:
+        batch = join(batches, methods)
         read.append((batch.sources, sum(int((b.source_lengths_SB > 0).sum()) for b in batches.values())))
         return batch
 
@@ -318,10 +340,10 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     assert main(["train", str(wrong), *paths, "train.validate_rows=10"]) == 1
     told = capfd.readouterr().err
     assert "'q_projj'" in told and "problems" not in told and not (root / "turn-wrong/train_log.jsonl").exists()
-    assert "4 runs are trained together over one base" in told and "2 runs are trained in turn" in told
+    assert "4 runs are trained together over one base" in told and "2 runs are trained together over one base" in told
     assert "so they are trained in two groups" in told
-    assert needed[0] > needed[1] and len(needed) == 2
-    assert seeds == [[7, 7, 50], [7, 7]], "those that read the same rows at the same steps stay together"
+    assert needed[0] > needed[1] and len(needed) == 3
+    assert seeds == [[7, 7, 50], [7, 7], [7, 7]], "those that read the same rows at the same steps stay together"
     assert all((Path(config.run_dir) / "training.json").is_file() for config in cells)
     assert main(["train", paths[0], paths[1], "train.validate_rows=10"]) == 0
     assert capfd.readouterr().err.count("is trained; to train it anew, delete it") == 2
