@@ -5,7 +5,8 @@
     passage   of the normalised long field, which several rows may be about
     percent   what the normalised fields that decide a split are among all such texts, from 0 to 99
 
-Each checksum is the first 16 bytes of a sha256; none, that is zeros, where there is no text.
+Each checksum is the first 16 bytes of a sha256; none, that is zeros, where there is no text. Rows that say nothing in the
+fields that they might share have nothing in common: there the whole row counts.
 """
 
 import hashlib
@@ -28,13 +29,17 @@ def row_keys(fields: Mapping[str, str], task: Task) -> tuple[bytes, bytes, bytes
     text = order if one else row_digest(said)
     passage = order if one else text_digest([fields[task.long_field]])
     split = order if whole else text_digest(fields[field] for field in task.split_fields)
+    if not any(split):
+        split = text
     return order, text, passage, int.from_bytes(split[:8], "big") * 100 >> 64
 
 
 def cluster_of(fields: Mapping[str, str], task: Task) -> int:
     """The number of the rows that a row was drawn with, from what they share: 64 bits, signed."""
-    shared = task.cluster_fields or (task.long_field,)
-    return int.from_bytes(text_digest(fields[field] for field in shared)[:8], "little", signed=True)
+    shared = text_digest(fields[field] for field in task.cluster_fields or (task.long_field,))
+    if not any(shared):
+        shared = row_digest(fields[field] for field in task.fields)
+    return int.from_bytes(shared[:8], "little", signed=True)
 
 
 def normalise(text: str) -> str:

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flare_ds.markdown import DASH, table
-from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, declared, outcomes_of, references, same_test, seeds
+from flare_ds.reporting.groups import (
+    ABOUT,
+    REFERENCE,
+    Group,
+    clusters_of,
+    is_parallel,
+    outcomes_of,
+    references,
+    same_test,
+    seeds,
+)
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import Sureness, holm, over_seeds, over_seeds_and_rows
@@ -80,13 +90,13 @@ class Comparison:
     @cached_property
     def rows(self) -> list[str]:
         """The ids of the rows, in their order; where languages have other rows, they have other ids."""
-        ids, task = list(self.pairs[0][0].outcomes), declared(self.group.runs[0].config.task)
-        return ids if task is None or task.parallel else [f"{self.group.language} {row}" for row in ids]
+        run = self.pairs[0][0]
+        return [row if is_parallel(run) else f"{self.group.language} {row}" for row in run.outcomes]
 
-    @property
+    @cached_property
     def clusters_N(self) -> NDArray[np.int64]:
         """The cluster of each row."""
-        return self.pairs[0][0].clusters
+        return clusters_of([run for pair in self.pairs for run in pair])
 
 
 def comparisons(groups: Sequence[Group]) -> list[Comparison]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flare_ds.config import TaskConfig
 from flare_ds.exceptions import DataError, FlareError
 from flare_ds.methods import METHODS
 from flare_ds.reporting.paper import untuned
@@ -151,14 +151,25 @@ def _group(runs: list[RunResult]) -> Group:
     return Group([first for first, *_ in of_seeds], [run for _, *more in of_seeds for run in more if trains])
 
 
-def declared(task: TaskConfig) -> Task | None:
-    """The task of some runs; None: it is code, which a report does not run, or its file is not there any more."""
+def declared(run: RunResult) -> Task | None:
+    """The task of a run, by its own copy of the file; None: it is code, which a report does not run, or lost."""
+    task = run.config.task
+    if task.path is not None:
+        copy = run.directory / f"task{Path(task.path).suffix}"
+        task = task.model_copy(update={"path": str(copy)}) if copy.is_file() else task
     if task.path is not None and task.path.endswith(".py"):
         return None
     try:
         return task_of(task)
     except FlareError:
         return None
+
+
+def is_parallel(run: RunResult) -> bool:
+    """Whether a scored run's rows say the same in every language; so it is taken where nobody knows any more."""
+    told = run.metrics.get("parallel")  # an earlier version wrote none
+    task = declared(run) if told is None else None
+    return bool(told) if told is not None else task is None or task.parallel
 
 
 def references(group: Group, groups: Sequence[Group]) -> list[Group]:
@@ -175,7 +186,14 @@ def seeds(runs: Sequence[RunResult]) -> str:
 def same_test(run: RunResult, other: RunResult) -> bool:
     """Whether two runs were scored on the same examples by the same metric, of answers given in the same way."""
     same_metric = all(run.metrics[name] == other.metrics[name] for name in ("metric", "answers"))
-    return same_metric and run.outcomes.keys() == other.outcomes.keys()
+    return same_metric and run.outcomes.keys() == other.outcomes.keys() and _same_labels(run, other)
+
+
+def _same_labels(run: RunResult, other: RunResult) -> bool:
+    """Whether what is right is the same of each example, whatever the label words are called: a source has its own."""
+    both = [(said, other.outcomes[row]) for row, said in run.outcomes.items()]
+    true = {(one[1], two[1]) for one, two in both if isinstance(one, tuple) and isinstance(two, tuple)}
+    return len(true) == len({one for one, _ in true}) == len({two for _, two in true})
 
 
 def outcomes_of(runs: Sequence[RunResult]) -> list[list[Outcome]]:
@@ -189,3 +207,16 @@ def outcomes_of(runs: Sequence[RunResult]) -> list[list[Outcome]]:
             problem = f"{run.directory} and {runs[0].directory} were scored on different test rows or by other metrics"
             raise DataError(problem, fix="delete metrics.json of the older one and evaluate it again")
     return [[*map(run.outcomes.__getitem__, runs[0].outcomes)] for run in runs]
+
+
+def clusters_of(runs: Sequence[RunResult]) -> NDArray[np.int64]:
+    """The cluster of each test example, in the order of the first run's, as the first run says that knows them.
+
+    Raises:
+        DataError: see `RunResult.clusters`.
+    """
+    knowing = next((run for run in runs if run.clusters is not None), None)
+    if knowing is None or knowing.clusters is None:
+        return np.arange(len(runs[0].outcomes))
+    of = dict(zip(knowing.outcomes, knowing.clusters, strict=True))
+    return np.array([of[row] for row in runs[0].outcomes])

@@ -82,8 +82,9 @@ def _lines(family: Family) -> Iterator[tuple[str, ...]]:
         compared = list(by_language.values())
         means = [one.sureness.mean for one in compared]
         task, base, _, _ = compared[0].name
+        told = next((one.group for one in compared if one.group.place), compared[0].group)
         yield (
-            *(task, base, compared[0].group.label, ", ".join(by_language), f"{np.mean(means):+.3f}"),
+            *(task, base, told.label, ", ".join(by_language), f"{np.mean(means):+.3f}"),
             *_in_these(compared),
             interval(over_drawn_languages(means)),
             best.get(kind, DASH),

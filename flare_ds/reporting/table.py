@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flare_ds.config import TaskConfig
 from flare_ds.markdown import DASH, table
-from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, declared, outcomes_of, references, seeds
+from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, clusters_of, declared, outcomes_of, references, seeds
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import over_seeds_and_rows
@@ -82,7 +81,7 @@ def _scores(group: Group) -> tuple[str, str, str]:
         lo, hi = runs[0].metrics["confidence_interval"]
         return f"{group.score:.3f}", DASH, f"{lo:.3f} to {hi:.3f}"
     values_SN = contributions(runs[0].metrics["metric"], outcomes_of(runs))
-    lo, hi = over_seeds_and_rows(values_SN, runs[0].clusters).interval
+    lo, hi = over_seeds_and_rows(values_SN, clusters_of(runs)).interval
     return f"{group.score:.3f}", f"{np.std(scores, ddof=1):.3f}", f"{max(lo, 0):.3f} to {min(hi, 1):.3f}"
 
 
@@ -119,7 +118,8 @@ def _footnote(finished: Sequence[RunResult]) -> str:
     if not rows:
         return "No run is finished."
     metrics = ", ".join(sorted({run.metrics["metric"] for run in finished}))
-    clustered = any(len(np.unique(run.clusters)) < len(run.clusters) for run in finished)
+    clusters = (run.clusters for run in finished)
+    clustered = any(of_N is not None and len(np.unique(of_N)) < len(of_N) for of_N in clusters)
     together = "Rows about one text count as one draw in intervals (clusters). " if clustered else ""
     return (
         f"Score: {metrics} on {' or '.join(f'{n:,}' for n in rows)} test rows, mean over seeds; deviation: standard "
@@ -151,16 +151,17 @@ def _source_notes(groups: Sequence[Group]) -> list[str]:
     """What the source side of each task is, where the data set has it ready: a line for each kind."""
     languages: dict[tuple[str, str], list[str]] = {}
     for group in groups:
-        config = group.runs[0].config
-        said = _source_side(config.task) if config.needs_source else None
+        run = group.runs[0]
+        config = run.config
+        said = _source_side(run) if config.needs_source else None
         if said and group.language not in languages.setdefault((config.task.name, said), []):
             languages[config.task.name, said].append(group.language)
     return [f"{task} in {', '.join(targets)}: {said}" for (task, said), targets in languages.items()]
 
 
-def _source_side(task: TaskConfig) -> str | None:
+def _source_side(run: RunResult) -> str | None:
     """How the source texts of the test rows came about; None: as any would, by translation for the test."""
-    declaration = declared(task)
+    declaration, task = declared(run), run.config.task
     original = declaration and declaration.original_language
     if task.sides == "translated" or original is None:
         return None

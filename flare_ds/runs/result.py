@@ -106,7 +106,7 @@ class RunResult:
         """
         run = RunDirectory(self.directory)
         if self.config.recipe.trains:
-            return run.read(TRAINING).get("best_validation_score") if run.trained else None
+            return self.training.get("best_validation_score") if run.trained else None
         return run.record(VALIDATION_METRICS).get("score")
 
     @property
@@ -119,8 +119,8 @@ class RunResult:
         return self._scored[0]
 
     @property
-    def clusters(self) -> NDArray[np.int64]:
-        """The cluster of each test example, in the order of `outcomes`; its own where an earlier version wrote none.
+    def clusters(self) -> NDArray[np.int64] | None:
+        """The cluster of each test example, in the order of `outcomes`; None: an earlier version wrote none.
 
         Raises:
             DataError: predictions.parquet is missing or damaged.
@@ -128,13 +128,14 @@ class RunResult:
         return self._scored[1]
 
     @cached_property
-    def _scored(self) -> tuple[dict[str, Outcome], NDArray[np.int64]]:
+    def _scored(self) -> tuple[dict[str, Outcome], NDArray[np.int64] | None]:
         path, metric = self.directory / PREDICTIONS, self.metrics["metric"]
         once: dict[Outcome, Outcome] = {}  # few differ, and the ids are those of other runs: each is held once
         try:
             records = read_predictions(path, _SCORED)
             seen = [(sys.intern(record["id"]), outcome(metric, record)) for record in records]
-            clusters_N = np.array([record.get("cluster", row) for row, record in enumerate(records)])
+            known = all("cluster" in record for record in records)
+            clusters_N = np.array([record["cluster"] for record in records]) if known else None
             return {row: once.setdefault(said, said) for row, said in seen}, clusters_N
         except KeyError as error:
             raise DataError(f"{path} has no column {error}", fix=self._evaluate_again) from None

@@ -68,9 +68,12 @@ def confidence_interval(
     Args:
         metric: what is bounded.
         systems: outcomes of each.
-        clusters: of each example; those of one are drawn together. None: each example is one.
+        clusters: of each example; those of one are drawn together. None: each example is one. Of a single cluster nothing
+            is known but what scores there are.
         seed: of the bootstrap.
     """
+    if clusters is not None and len(set(clusters)) == 1:
+        return 0.0, 1.0
     scores_R = _resampled(metric, systems, range(len(systems[0])) if clusters is None else clusters, seed).mean(1)
     lo, hi = np.quantile(scores_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(lo), float(hi)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from flare_ds.texts import clusters
+from flare_ds.texts import Cuts, clusters
 
 LONGEST = 400
 """Characters of a segment: far below what any of the translators reads at once, and above almost every sentence."""
@@ -96,10 +96,10 @@ def _may_cut(place: int, whole: Sequence[Span]) -> bool:
 
 
 def _short_pieces(text: str, start: int, end: int, whole: Sequence[Span]) -> Iterator[Span]:
-    """Cut a sentence that is very long at its spaces, or anywhere where it has none."""
+    """Cut a sentence that is very long at its spaces, or between any two letters where it has none."""
     while end - start > LONGEST:
         cut = text.rfind(" ", start + 1, start + LONGEST)
-        cut = cut if cut > 0 else start + LONGEST
+        cut = cut if cut > 0 else start + (Cuts(text[start : start + LONGEST + _NEARBY]).letter(LONGEST) or LONGEST)
         for first, last in sorted(whole):
             if first < cut < last:
                 cut = first if first > start else last

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_ds.data.digests import among
+from flare_ds.data.digests import among, cluster_of
 from flare_ds.data.row_table import RowTable
 from flare_ds.tasks.base import Answer, Pool, Row, Task
 from tests.toy import REPOSITORY
@@ -73,6 +73,17 @@ def test_fields_that_the_task_does_not_name_and_their_order_tell_no_rows_apart()
     table = RowTable.write((Row(str(i), row, 0) for i, row in enumerate(fields)), Fields("text", "note"))
     assert all(len(set(table.digests(name))) == 1 for name in ("order", "text", "passage"))
     assert len(set(table.percents)) == 1
+
+
+def test_rows_that_say_nothing_where_rows_may_be_alike_have_nothing_in_common() -> None:
+    """Titles without a text: they go to all splits, as others do, and each is a draw of its own."""
+    task = Fields("text", "title")
+    task.split_fields = ("text",)
+    rows = [Row(str(number), {"title": f"title {number % 400}", "text": " "}, 0) for number in range(500)]
+    percents = RowTable.write(iter(rows), task).percents
+    assert len(set(percents)) > 90 and percents[:100].tolist() == percents[400:].tolist()
+    clusters = [cluster_of(row.fields, task) for row in rows]
+    assert len(set(clusters)) == 400 and clusters[:100] == clusters[400:]
 
 
 def test_rows_of_many_batches_are_found() -> None:

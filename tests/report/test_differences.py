@@ -13,10 +13,10 @@ from scipy import stats
 
 from flare_ds.methods import METHODS
 from flare_ds.reporting import report
-from flare_ds.reporting.differences import Comparison
-from flare_ds.reporting.groups import Group
+from flare_ds.reporting.differences import Comparison, comparisons
+from flare_ds.reporting.groups import Group, grouped
 from flare_ds.reporting.over_languages import over_languages_table
-from flare_ds.runs import RunResult
+from flare_ds.runs import RunResult, find_runs
 from flare_ds.scoring.sureness import Sureness
 from flare_ds.settings import load_config
 from tests.report.runs import (
@@ -179,6 +179,73 @@ def test_runs_scored_on_different_rows_are_not_compared(tmp_path):
     text = report(tmp_path).text
     assert "scored on different test rows" in differences(text)["flare", "1"]["method − lora"]
     assert "+0." not in text
+
+
+def test_rows_with_the_same_ids_and_other_labels_are_other_rows(tmp_path):
+    """A test file that was replaced between two runs; where a source says the same labels in its words, they are not."""
+
+    def scored(name, method, words, labels):
+        said = [{"id": f"test-{row}", "label": words[true], "prediction": words[0]} for row, true in enumerate(labels)]
+        write_scores(write_run(tmp_path, name, method, 1, [True]), "accuracy", 0.5, said)
+
+    scored("pl/lora-seed1", "lora", ("tak", "nie"), [0, 1, 0, 1])
+    scored("pl/flare-seed1", "flare", ("tak", "nie"), [0, 0, 1, 1])
+    scored("pl/translate_test", "translate_test", ("yes", "no"), [0, 1, 0, 1])
+    found = differences(report(tmp_path).text)
+    assert found["flare", "1"]["method − lora"] == "scored on different test rows or by other metrics"
+    assert found["translate_test", "1"]["method − lora"] == "+0.000"
+
+
+def test_clusters_are_those_of_whichever_run_knows_them(tmp_path):
+    """Before 0.3 predictions told none; rows that stand in another order are still drawn with their own."""
+    clusters, generator = np.arange(200) // 10, np.random.default_rng(3)
+    easy, found = generator.random(20) < 0.5, []
+    right = [
+        {"lora": generator.random(200) < 0.5, "flare": generator.random(200) < np.where(easy[clusters], 0.95, 0.2)}
+        for _ in range(3)
+    ]
+    for known in (("lora", "flare"), ("lora",), ("flare",)):
+        root = tmp_path / "-".join(known)
+        for seed, correct in enumerate(right, start=1):
+            for method in correct:
+                told = clusters if method in known else None
+                run = write_run(root, f"pl/{method}-seed{seed}", method, seed, correct[method], clusters=told)
+                if method == known[-1]:
+                    pd.read_parquet(run / "predictions.parquet")[::-1].to_parquet(run / "predictions.parquet")
+        found.append(bounds(*differences(report(root).text).values()))
+    assert found[0] == pytest.approx(found[1], abs=2e-3) and found[0] == pytest.approx(found[2], abs=2e-3)
+
+
+@pytest.mark.parametrize("lost", ["yaml", "py"])
+def test_whether_rows_are_parallel_is_known_where_the_task_is_not_there_any_more(tmp_path, lost):
+    declaration = "{name: own, languages: [en, pl, de], parallel: false, fields: [text], labels: [yes, no], "
+    declaration += "pools: [train, test], template: '{text}:'}"
+    task, found = tmp_path / "own.yaml", []
+    task.write_text(declaration)
+    for place in ("there", "copied"):
+        for number, language in enumerate(("de", "pl")):
+            for method in ("lora", "flare"):
+                correct = random_correct(number, 0.5 + 0.1 * (method == "flare"))
+                run = write_run(
+                    tmp_path / place, f"{language}/{method}-seed1", method, 1, correct, target=language, name="own",
+                    path=str(task), sides="translated",
+                )  # fmt: skip
+                config = (run / "config.yaml").read_text()
+                (run / "config.yaml").write_text(config.replace("own.yaml", f"gone.{lost}"))
+                if place == "copied" and lost == "yaml":
+                    (run / "task.yaml").write_text(declaration)
+                elif place == "copied":
+                    metrics = json.loads((run / "metrics.json").read_text())
+                    (run / "metrics.json").write_text(json.dumps(metrics | {"parallel": False}))
+        found.append(differences_of(tmp_path / place))
+    assert found == [{"r0", "r1"}, {"de r0", "pl r0"}]
+
+
+def differences_of(root):
+    """Some ids of the rows of all comparisons."""
+    groups = grouped(find_runs(root)[0], root)
+    rows = [one.rows for one in comparisons(groups)]
+    return {row for of in rows for row in of} & {"r0", "r1", "de r0", "pl r0"}
 
 
 def test_free_answers_are_compared_by_their_exact_matches(tmp_path):

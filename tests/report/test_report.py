@@ -61,6 +61,13 @@ def test_a_method_has_one_colour_in_all_panels(tmp_path, monkeypatch):
     assert colours["es"]["lora"] == colours["pl"]["lora"] != colours["pl"]["flare"]
 
 
+def test_two_tasks_in_one_language_have_a_panel_each(tmp_path, monkeypatch):
+    for task, base in (("xnli", "a"), ("tydiqa", "a"), ("tydiqa", "b")):
+        run = write_run(tmp_path, f"{task}-{base}/lora", "lora", 1, target="sw", name=task, base=base)
+        write_log(run, validation(20, 0.5))
+    assert [panel.get_title() for panel in figure_of(tmp_path, monkeypatch).axes] == ["tydiqa a", "tydiqa b", "xnli a"]
+
+
 def test_the_picture_of_many_languages_grows_downwards(tmp_path, monkeypatch):
     """One row of 98 panels would be wider than the 2^16 pixels a picture may have: six stand beside each other."""
     languages = [f"xx{letter}_Latn" for letter in "abcdefghijklm"]

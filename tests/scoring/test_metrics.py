@@ -198,6 +198,10 @@ def test_clusters_are_resampled_whole():
     assert of_clusters[1] - of_clusters[0] > 1.3 * (of_rows[1] - of_rows[0])
 
 
+def test_of_one_draw_nothing_is_known_of_others():
+    assert confidence_interval("accuracy", [[("yes", "yes"), ("no", "yes")] * 9], [4] * 18) == (0, 1)
+
+
 def test_many_clusters_are_drawn_in_slices_of_the_same_draws(monkeypatch):
     """At once they would be 10,000 times as many numbers as there are clusters of different contents."""
     generator = np.random.default_rng(15)

@@ -133,3 +133,13 @@ def test_hardly_a_sentence_of_real_text_ends_before_a_small_letter() -> None:
     pairs = [pair for text in texts for line in text.split("\n") for pair in pairwise(pieces(line))]
     ends = [(first, second) for first, second in pairs if first[-1] in ".!?…" and len(first) < LONGEST / 2]
     assert len(ends) > 1000 and not [end for end in ends if end[1][0].islower()]
+
+
+def test_a_long_text_without_spaces_is_cut_between_letters() -> None:
+    """Thai: a vowel sign belongs to the letter before it. What has more signs than fit is cut all the same."""
+    letter = "ก\u0e34"
+    text = "ก" + letter * LONGEST
+    spans = segment(text)
+    assert len(spans) > 2 and all(text[start] == "ก" and end - start <= LONGEST for start, end in spans)
+    assert "".join(text[start:end] for start, end in spans) == text
+    assert len(segment("a" + "\u0301" * (3 * LONGEST) + "b")) > 1
