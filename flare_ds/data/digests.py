@@ -5,8 +5,8 @@
     passage   of the normalised long field, which several rows may be about
     percent   what the normalised fields that decide a split are among all such texts, from 0 to 99
 
-Each checksum is the first 16 bytes of a sha256; none, that is zeros, where there is no text. Rows that say nothing in the
-fields that they might share have nothing in common: there the whole row counts.
+Each checksum is the first 16 bytes of a sha256; none, that is zeros, where there is no text. Rows that say nothing in
+the fields that they might share have nothing in common: there the whole row counts.
 """
 
 import hashlib

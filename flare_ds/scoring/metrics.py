@@ -68,8 +68,8 @@ def confidence_interval(
     Args:
         metric: what is bounded.
         systems: outcomes of each.
-        clusters: of each example; those of one are drawn together. None: each example is one. Of a single cluster nothing
-            is known but what scores there are.
+        clusters: of each example; those of one are drawn together. None: each example is one. Of a single cluster
+            nothing is known but what scores there are.
         seed: of the bootstrap.
     """
     if clusters is not None and len(set(clusters)) == 1:

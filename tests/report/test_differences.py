@@ -182,7 +182,7 @@ def test_runs_scored_on_different_rows_are_not_compared(tmp_path):
 
 
 def test_rows_with_the_same_ids_and_other_labels_are_other_rows(tmp_path):
-    """A test file that was replaced between two runs; where a source says the same labels in its words, they are not."""
+    """A test file that was replaced between two runs; a source that says the same labels in its words is no other."""
 
     def scored(name, method, words, labels):
         said = [{"id": f"test-{row}", "label": words[true], "prediction": words[0]} for row, true in enumerate(labels)]
