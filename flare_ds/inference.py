@@ -7,6 +7,7 @@ Legend: n texts, K label words.
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ class TrainedModel:
 
     A text is a string; of a task of several fields a mapping of them. Texts are given one at a time or as a list, and
     answers come as a list, in their order. A source of None, or none at all, lets the model read the target alone.
+    Threads may share it: they are answered one after the other.
 
     Args:
         config: of the run.
@@ -75,6 +77,7 @@ class TrainedModel:
         self._predictor = Predictor(config, self._task, writes=can_write(config), alone_on=device)
         self.labels = self._predictor.encoder.words
         _ = self._predictor.running  # loads it now
+        self._asking = Lock()  # the streams and the head of a model know of one batch at a time
 
     def label(self, target: Targets = None, source: Sources = None) -> list[Labelled]:
         """The likeliest label word of each text, and the probabilities of all.
@@ -88,11 +91,15 @@ class TrainedModel:
             ConfigError: the task has no label words; or see `asked_rows`.
             NotFiniteError: a score is not finite.
         """
-        return self._predictor.rank(self._ranked_rows(target, source))
+        rows = self._ranked_rows(target, source)
+        with self._asking:
+            return self._predictor.rank(rows)
 
     def scores(self, target: Targets = None, source: Sources = None) -> np.ndarray:
         """The log-probability of each label word among them, float [n, K], columns as in `labels`; see `label`."""
-        return self._predictor.log_probabilities(self._ranked_rows(target, source))
+        rows = self._ranked_rows(target, source)
+        with self._asking:
+            return self._predictor.log_probabilities(rows)
 
     def generate(self, target: Targets = None, source: Sources = None) -> list[Written]:
         """What the model writes for each text, as the run's `generate` settings say; the arguments of `label`.
@@ -101,7 +108,9 @@ class TrainedModel:
             ConfigError: the head was trained for the label words alone; or see `asked_rows`.
             NotFiniteError: a score is not finite.
         """
-        return self._predictor.write(self._rows(target, source))
+        rows = self._rows(target, source)
+        with self._asking:
+            return self._predictor.write(rows)
 
     def _ranked_rows(self, target: Targets, source: Sources) -> list[ParallelRow]:
         if not self.labels:

@@ -58,11 +58,18 @@ def adapt(
         raise ConfigError(problem, fix="give what AutoModelForCausalLM.from_pretrained returns, without an adapter")
     if any(isinstance(module, BaseTunerLayer) for module in hf_model.modules()):
         raise ConfigError("hf_model has an adapter already", fix="load it anew: adapt changes the model it is given")
+    dtype = str(hf_model.dtype).removeprefix("torch.")
     if isinstance(settings, Config):
         config = settings
         _check_base(hf_model.name_or_path or "", config.model.base)
+        _check_dtype(dtype, (config.model.dtype,))
     else:
+        _check_dtype(dtype, ("bfloat16", "float32"))
         config = _run_settings(hf_model, settings or {}, seed)
+    if config.adapter.train_head and config.train.objective == "labels":
+        problem = "adapter.train_head=true with train.objective='labels' trains a head of the label words alone"
+        fix = "set train.objective=vocabulary (a loop of one's own has no label words), or adapter.train_head=false"
+        raise ConfigError(problem, fix=fix)
     config = with_whole_head(config)
     recipe, adapter = config.recipe, config.adapter
     reads_target = recipe.reads == "target" and not recipe.late and config.streams_beside == config.sources <= 1
@@ -104,6 +111,7 @@ class FusedModel(nn.Module):
     def __init__(self, two_streams: TwoStreamModel, config: Config) -> None:
         super().__init__()
         self.two_streams, self.config = two_streams, config
+        self._names = frozenset(trainable_parameters(two_streams))  # whatever a loop freezes later
 
     def forward(
         self,
@@ -135,14 +143,16 @@ class FusedModel(nn.Module):
                 f"source_input_ids are given, but method={self.config.method} reads no source",
                 fix="leave them out, or adapt with method=flare",
             )
-        rows = PaddedRows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels)
+        base = self.two_streams.base
+        known = base.config.get_text_config().vocab_size
+        rows = PaddedRows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels, tokens=known)
         batch = collate(
             rows,
             MicroBatch(np.arange(len(input_ids)), np.ones(len(input_ids), np.float32)),
             streams=("target",) if source_input_ids is None else ("source", "target"),
             objective="vocabulary",
             pad_id=0,
-        ).to(self.two_streams.base.device)
+        ).to(base.device)
         logits_BNV = self.two_streams(batch)
         if labels is None:
             return Fused(None, logits_BNV)
@@ -179,7 +189,7 @@ class FusedModel(nn.Module):
             parameters[name].data.copy_(values)
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        return trainable_parameters(self.two_streams)
+        return {name: parameter for name, parameter in self.two_streams.named_parameters() if name in self._names}
 
 
 def _check_base(loaded: str, base: str) -> None:
@@ -197,14 +207,16 @@ def _check_base(loaded: str, base: str) -> None:
         )
 
 
+def _check_dtype(dtype: str, able: tuple[str, ...]) -> None:
+    """Refuse a precision in which states may be too large to be told, or another than the run's."""
+    if dtype not in able:
+        wanted = " or ".join(f"torch.{one}" for one in able)
+        raise ConfigError(f"hf_model is in {dtype}, not {wanted}", fix=f"load it with dtype={wanted}")
+
+
 def _run_settings(hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[str, Any], seed: int) -> Config:
     """A run that has nothing but its base and its adapter."""
     dtype = str(hf_model.dtype).removeprefix("torch.")
-    if dtype not in ("bfloat16", "float32"):
-        raise ConfigError(
-            f"hf_model is in {dtype}, in which its states may be too large to be told",
-            fix="load it with dtype=torch.bfloat16 or torch.float32",
-        )
     adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
     found = {
         "method": "flare",

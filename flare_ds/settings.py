@@ -29,8 +29,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     """Read a YAML file, apply `key=value` overrides, check everything.
 
     Args:
-        path: a YAML file; or a run directory, which is then the `run_dir`, wherever its saved `config.yaml` says it
-            began, and whose paths are found as `flare_ds.places` says.
+        path: a YAML file; or a run directory, or the config.yaml in it: the directory is then the `run_dir`, wherever
+            that file says it began, and its paths are found as `flare_ds.places` says.
         overrides: e.g. `["train.steps=10", "task.target_language=pl"]`, see `flare_ds.overrides`.
         trust_task_code: whether a task in Python that a run directory names may be run; one named otherwise may.
 
@@ -38,13 +38,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
         ConfigError: the file is missing or not YAML, or a setting is unknown, mistyped or out of range.
     """
     file = Path(expanded(str(path)))
-    is_run = file.is_dir() or (file.name == "config.yaml" and (file.parent / "versions.json").exists())
     if not file.exists():
         raise ConfigError(f"there is no config or run directory {str(file)!r}", fix="check the path")
-    settings = _saved(file) if file.is_dir() else read_yaml(file)
+    if file.name == "config.yaml" and (file.parent / "versions.json").exists():
+        file = file.parent
+    is_run = file.is_dir()
+    settings = _saved(file) if is_run else read_yaml(file)
     if "grid" in settings and "run_dir" not in settings:
         raise ConfigError(f"{file} is a sweep, not a run", fix=f"flare-ds sweep {file} --dry-run")
-    file = file / "config.yaml" if file.is_dir() else file
+    file = file / "config.yaml" if is_run else file
     saved = _task_path(settings)
     apply_overrides(settings, overrides, partial(is_text, Config))
     if (task_path := _task_path(settings)) is not None:

@@ -4,6 +4,8 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,9 @@ def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
     lora = config_of(toy_settings(root, method="lora"))
     with pytest.raises(flare_ds.ConfigError, match="source_input_ids are given, but method=lora reads no source"):
         flare_ds.adapt(hf_model(root), lora)(**asked(lora))
+    head = config_of(toy_settings(root) | {"adapter": {"train_head": True}})
+    with pytest.raises(flare_ds.ConfigError, match="trains a head of the label words alone"):
+        flare_ds.adapt(hf_model(root), head)
     with pytest.raises(flare_ds.ConfigError, match="the model has no name_or_path"):
         flare_ds.adapt(small_model("llama")[0]).save_adapter(root / "nameless")
 
@@ -221,6 +226,8 @@ def test_a_model_takes_one_adapter(root: Path) -> None:
         ({"source_attention_mask": torch.ones(4, 6)}, r"source_attention_mask is \[4, 6\], source_input_ids \[3, 6\]"),
         ({"labels": torch.ones(3, 7, dtype=torch.long)}, r"labels is \[3, 7\], input_ids \[3, 6\]"),
         ({"input_ids": torch.ones(6, dtype=torch.long)}, r"input_ids is \[6\], not rows and columns"),
+        ({"input_ids": torch.full((3, 6), 99_999)}, r"row 0 of input_ids has the token 99999, and the model knows \d+"),
+        ({"source_input_ids": torch.full((3, 6), -1)}, "row 0 of source_input_ids has the token -1"),
         (
             {"source_input_ids": None, "source_attention_mask": torch.ones(3, 6)},
             "source_attention_mask is given, but no source_input_ids",
@@ -238,3 +245,39 @@ def test_a_model_in_half_precision_is_refused_as_what_it_is(root: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float16)
     with pytest.raises(flare_ds.ConfigError, match=r"hf_model is in float16.*\n  fix: load it with dtype=torch\."):
         flare_ds.adapt(model)
+
+
+def test_a_model_in_another_precision_than_the_runs_is_refused(root: Path) -> None:
+    config = config_of(toy_settings(root))
+    for dtype in (torch.float16, torch.bfloat16):
+        model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=dtype)
+        with pytest.raises(flare_ds.ConfigError, match=r"hf_model is in b?float16, not torch\.float32"):
+            flare_ds.adapt(model, config)
+
+
+def test_an_adapter_is_saved_whole_whatever_the_loop_has_frozen(root: Path, tmp_path: Path) -> None:
+    toy_settings(root)
+    model = flare_ds.adapt(hf_model(root), {"r": 4})
+    wanted = {name: parameter.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen: dict[str, Callable[[str], bool]] = {
+        "all": lambda _: False, "A": lambda name: "lora_B" in name, "none": lambda _: True
+    }  # fmt: skip
+    for place, trains in frozen.items():
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trains(name))
+        model.save_adapter(tmp_path / place)
+        other = flare_ds.adapt(hf_model(root), {"r": 4}, seed=2)
+        other.load_adapter(tmp_path / place)
+        found = {name: parameter for name, parameter in other.named_parameters() if parameter.requires_grad}
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_threads_share_a_loaded_model(run: tuple) -> None:
+    """A web service asks it from several at once."""
+    config, _ = run
+    loaded = flare_ds.load(config.run_dir)
+    questions = [(target, source) for target in TARGETS for source in (*SOURCES, None)] * 3
+    wanted = [loaded.scores(*question) for question in questions]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda question: loaded.scores(*question), questions))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import equal
 
+from flare_ds.settings import load_config
 from tests.distributed import REPOSITORY, rank_environment, run_ranks, start_ranks
 from tests.toy import toy_settings, write_config, write_model
 
@@ -54,6 +55,12 @@ def test_an_evaluation_writes_scores_and_nothing_else(root: Path, tmp_path: Path
     assert metrics["settings"]["evaluate"]["batch_size"] == 3
     assert metrics["adapter_sha256"] == json.loads(before["metrics.json"])["adapter_sha256"]
     assert contents(root / "run") == before, "the run it was copied from"
+
+
+def test_the_config_in_a_copied_run_means_the_copy(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "run", tmp_path / "copy")
+    config = load_config(tmp_path / "copy/config.yaml")
+    assert config.run_dir == load_config(tmp_path / "copy").run_dir == str(tmp_path / "copy")
 
 
 def test_a_moved_run_is_resumed_on_a_base_that_moved(root: Path, tmp_path: Path) -> None:

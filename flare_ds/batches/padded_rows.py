@@ -23,13 +23,14 @@ class PaddedRows:
         source_BM: the source's prompts; None: there are none.
         source_mask_BM: 0 on padding, and all over a row without a source.
         labels_BL: the answers, and NO_TARGET elsewhere; None: they are not known, and all of a row is its prompt.
+        tokens: how many the model knows.
 
     Attributes:
         labels: not asked for.
 
     Raises:
-        DataError: the tensors are not of the same rows and columns, a row is empty, or its labels do not mark one
-            answer behind a prompt.
+        DataError: the tensors are not of the same rows and columns, a row is empty or has a token that the model does
+            not know, or its labels do not mark one answer behind a prompt.
     """
 
     def __init__(
@@ -39,11 +40,15 @@ class PaddedRows:
         source_BM: Tensor | None,
         source_mask_BM: Tensor | None,
         labels_BL: Tensor | None,
+        *,
+        tokens: int,
     ) -> None:
         _check_shapes(ids_BL, mask_BL, source_BM, source_mask_BM, labels_BL)
         self.labels = np.zeros(len(ids_BL), np.int32)
         self._sources = None if source_BM is None else _unpadded(source_BM, source_mask_BM)
         rows = _unpadded(ids_BL, mask_BL)
+        _check_tokens("input_ids", rows, tokens)
+        _check_tokens("source_input_ids", self._sources or [], tokens)
         if empty := [number for number, row in enumerate(rows) if not len(row)]:
             raise DataError(f"row {empty[0]} of input_ids has no token", fix="leave it out, or look at attention_mask")
         if labels_BL is None:
@@ -91,6 +96,16 @@ def _check_shapes(
     ):
         if found is not None and wanted is not None and found.shape != wanted.shape:
             raise DataError(f"{name} is {[*found.shape]}, {of} {[*wanted.shape]}", fix="give both the same shape")
+
+
+def _check_tokens(name: str, rows: list[np.ndarray], known: int) -> None:
+    for number, row in enumerate(rows):
+        unknown_n = row[(row < 0) | (row >= known)]
+        if len(unknown_n):
+            raise DataError(
+                f"row {number} of {name} has the token {unknown_n[0]}, and the model knows {known}",
+                fix="use the model's own tokenizer; padding is what the mask says, whatever stands there",
+            )
 
 
 def _unpadded(ids_BL: Tensor, mask_BL: Tensor | None) -> list[np.ndarray]:
