@@ -167,6 +167,7 @@ def test_the_command_line_on_two_ranks_that_share_the_base(root: Path, found: di
     for line, choices in zip(lines, expected, strict=True):
         assert [float(score) for score, _ in line["filtered_resps"]] == approx(choices, abs=1e-4)
     assert ["|acc" in output for output in outputs] == [True, False]
+    assert re.search(r"\|\s*Tasks\s*\|", outputs[0]), "lm-eval's table has its own heads"
 
 
 def ask(context: str, continuation: str = "", **doc: Any) -> Instance:
