@@ -22,7 +22,7 @@ from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_id
 from flare_ds.tasks.check import is_unicode
-from flare_ds.tasks.records import Record, read_file
+from flare_ds.tasks.records import Record, open_file
 
 COLUMNS = ("id", "target", "source")
 Text = str | Mapping[str, str]
@@ -67,7 +67,7 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
         DataError: the file cannot be read or has no rows, or a cell is not what it should be (naming file, row and
             column).
     """
-    rows = [row_of(config, task, record, str(number)) for number, record in enumerate(read_file(path, COLUMNS))]
+    rows = [row_of(config, task, record, str(number)) for number, record in enumerate(open_file(path, COLUMNS))]
     if not rows:
         raise DataError(f"{path} has no rows", fix="give it at least one")
     return rows

@@ -133,22 +133,25 @@ def open_files(data_dir: str, folders: Sequence[str], split: str, columns: Colle
         DataError: there is no such file, or there are several forms of it.
     """
     files = _find(Path(data_dir), folders, split)
-    suffix = files[0].suffix
-    classes = _parquet_classes(files[0]) if suffix == ".parquet" else {}
     origin = str(files[0] if len(files) == 1 else files[0].parent)
-    return Records(origin, classes, (record for file in files for record in _read(file, columns)))
+    return _records(origin, files, columns)
 
 
-def read_file(path: Path, columns: Collection[str]) -> Iterator[Record]:
-    """The records of one local file, whatever its form, of which some columns are read.
+def open_file(path: Path, columns: Collection[str]) -> Records:
+    """Open one local file, whatever its form, of which some columns are read.
 
     Raises:
-        DataError: there is no such file, it has another form, or it breaks off at a row.
+        DataError: there is no such file, or it has another form; or, while iterating, it breaks off at a row.
     """
     if path.suffix not in _READERS or not path.is_file():
         problem = f"{path} is no file that ends in {' or '.join(_READERS)}"
         raise DataError(problem, fix="check the path, or write the rows in one of these forms")
-    yield from _read(path, columns)
+    return _records(str(path), [path], columns)
+
+
+def _records(origin: str, files: Sequence[Path], columns: Collection[str]) -> Records:
+    classes = _parquet_classes(files[0]) if files[0].suffix == ".parquet" else {}
+    return Records(origin, classes, (record for file in files for record in _read(file, columns)))
 
 
 def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
