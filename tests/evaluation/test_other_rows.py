@@ -95,6 +95,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = Path(config.run_dir).with_suffix(".jsonl" if task_of(config.task).free_answers else ".csv")
         write_file(file, config, sources=config.method == "flare")
     score(root, plain)
+    text = (root / "runs/flare.csv").read_text()
+    (root / "no source.csv").write_text(text.replace("label,source", "label,Source"))
     before = {str(directory): directory_sha256(directory) for directory in directories(root)}
     flare, lora, cached = (str(root / "runs" / name) for name in ("flare", "lora", "cached"))
     beside = [
@@ -104,6 +106,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [flare, "--language", "es"],
         [flare, "--language", "es", "--split", "validation"],
         [flare, "--file", f"{flare}.csv"],
+        [flare, "--file", str(root / "no source.csv")],
         [lora, "--file", f"{lora}.csv"],
         [lora, "--language", "en"],
         [cached, "--file", f"{cached}.csv"],
@@ -187,6 +190,18 @@ def test_the_runs_own_result_is_as_it_was(root: Path) -> None:
 def nothing_held() -> Iterator[None]:
     yield
     release_all()
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_how_many_rows_of_a_file_have_no_source_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flare = load_config(root / "runs/flare")
+    run._prepare_beside(flare, OtherRows(file=root / "runs/flare.csv"))
+    assert "no source text" not in capsys.readouterr().err
+    run._prepare_beside(flare, OtherRows(file=root / "no source.csv"))
+    assert f"{TEST_ROWS} of {TEST_ROWS} rows have no source text: method=flare " in capsys.readouterr().err
+    counts = [scored(root / "runs/flare", name)[1].get("num_unfused") for name in ("-file-flare", "-file-no_source")]
+    assert counts == [0, TEST_ROWS]
+    assert "num_unfused" not in scored(root / "runs/lora", "-file-lora")[1]
 
 
 @pytest.mark.usefixtures("nothing_held")
