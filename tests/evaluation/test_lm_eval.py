@@ -256,6 +256,21 @@ def test_a_source_prompt_is_a_field_or_a_template() -> None:
         source_text("{{text_en", document)
 
 
+@pytest.mark.parametrize("nothing", [None, "", "  "])
+@pytest.mark.parametrize(
+    "template",
+    ["text", "{{text}}", "{{text|trim}}", "Review: {{text}}\nSentiment:", "{{number}}. {{text}}", "{{of.it[0]}}"],
+)
+def test_a_document_whose_text_is_empty_has_no_source(template: str, nothing: str | None) -> None:
+    assert source_text(template, ask("", text=nothing, number=3, of={"it": [nothing]}, more="more")).strip() == ""
+    assert "bad" in source_text(template, ask("", text="bad", number=3, of={"it": ["bad"]}, more="more"))
+
+
+@pytest.mark.parametrize("template", ["{{number}} + 1 =", "{{ {'bad': 'awful'}[text] }}", "{{text.split('a')[1]}}"])
+def test_a_template_that_reads_numbers_or_fails_without_its_texts_is_a_source(template: str) -> None:
+    assert source_text(template, ask("", text="bad", number=3)) in ("3 + 1 =", "awful", "d")
+
+
 def test_requests_that_cannot_be_rows() -> None:
     with pytest.raises(DataError, match=r"continuation '' of 'word1' \(moods\) has no tokens"):
         encoder().scored(ask("word1", ""))
