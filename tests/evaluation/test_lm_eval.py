@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from flare_ds.cli import main
 from flare_ds.evaluation.lm_eval_model import FlareModel
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, source_text
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, source_templates
-from flare_ds.exceptions import ConfigError, DataError, NotFiniteError
+from flare_ds.exceptions import CheckpointError, ConfigError, DataError, NotFiniteError
 from tests.by_hand import make_config
 from tests.distributed import run_ranks
 from tests.evaluation.lm_eval_worker import SOURCE, TEXT
@@ -300,6 +301,13 @@ def test_wrong_model_args(root: Path, arguments: dict[str, Any], problem: str) -
     given = {} if not arguments else {"run": str(root / "flare")} | arguments
     with pytest.raises(ConfigError, match=problem):
         FlareModel(**given)
+
+
+def test_a_run_whose_training_has_not_ended_is_refused(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "lora", tmp_path / "lora")
+    (tmp_path / "lora/training.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lora has not ended \(trained 4 of 4 steps\)"):
+        FlareModel(str(tmp_path / "lora"))
 
 
 def test_generation_kwargs() -> None:
