@@ -124,7 +124,15 @@ def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[P
         return [given_pair(config, task, target=options.target, sources=options.source)]
     if options.source:
         raise ConfigError("--source is given beside --file", fix="write it into the file's column `source`")
+    if options.output and _is_same(options.file, options.output):
+        problem = f"--output={str(options.output)!r} is the file that --file={str(options.file)!r} reads"
+        raise ConfigError(problem, fix="give --output another name: its texts would be lost")
     return read_rows(config, task, options.file)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, through links, too."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _readable(said: "Said") -> str:

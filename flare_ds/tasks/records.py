@@ -299,15 +299,21 @@ def _read_json(path: Path, columns: Collection[str]) -> Iterator[Any]:
 
 
 def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
-    """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text."""
+    """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text.
+
+    An empty line is such a cell where there is one column, and otherwise no row.
+    """
     csv.field_size_limit(_LONGEST_CELL)
     with path.open(encoding="utf-8-sig", errors=_BAD_BYTES, newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        _refuse_twice([name for name in rows.fieldnames or () if name in columns])
+        rows = csv.reader(file, strict=True)
+        names = next(rows, [])
+        _refuse_twice([name for name in names if name in columns])
         for row in rows:
-            if None in row or None in row.values():
+            cells = row or [""] * (len(names) == 1)
+            if cells and len(cells) != len(names):
                 raise ValueError("it has more or fewer cells than the first line names")
-            yield row
+            if cells:
+                yield dict(zip(names, cells, strict=True))
 
 
 _READERS: Mapping[str, Callable[[Path, Collection[str]], Iterator[Any]]] = {

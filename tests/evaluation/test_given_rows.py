@@ -72,6 +72,13 @@ def test_a_method_reads_of_a_row_what_it_needs(tmp_path: Path) -> None:
     assert texts(row) == ("0", {"text": "b"}, [{"text": "b"}])
 
 
+def test_a_blank_line_of_a_csv_with_one_column_is_an_empty_cell(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 1 of .*rows\.csv has no text in column target"):
+        read(tmp_path, "target\nfirst\n\nthird\n", config_of("lora"), ".csv")
+    rows = read(tmp_path, "target,source\nfirst,a\n\nsecond,\n", config_of(), ".csv")
+    assert [texts(row)[:2] for row in rows] == [("0", {"text": "first"}), ("1", {"text": "second"})]
+
+
 @pytest.mark.parametrize(
     ("method", "line", "told"),
     [

@@ -6,6 +6,7 @@ is what the method says that reads no source.
 
 import json
 import random
+import shutil
 import zlib
 from pathlib import Path
 
@@ -329,3 +330,20 @@ def test_that_a_run_is_not_trained_to_its_end_is_told(tmp_path: Path, capsys: py
     for again in (lambda: main(ask), lambda: flare_ds.load(config.run_dir, "cpu")):
         again()
         assert capsys.readouterr().err.count(told) == 1
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_the_file_that_is_read_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str | None
+) -> None:
+    """Said before anything is loaded: there is no base."""
+    config = write_config(toy_settings(tmp_path, method="zero_shot"))
+    shutil.rmtree(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"target": "word1"}\n')
+    output = tmp_path / "said.jsonl" if link else rows
+    if link:
+        getattr(output, link)(rows)
+    assert main(["predict", str(config), "--file", str(rows), "--output", str(output)]) == 1
+    assert f"--output={str(output)!r} is the file that --file={str(rows)!r} reads" in capsys.readouterr().err
+    assert rows.read_text() == '{"target": "word1"}\n'
