@@ -142,10 +142,16 @@ def row_of(config: Config, task: Task, record: Record, number: str) -> ParallelR
     target = _cell(task, record, "target", record.values.get("target"))
     if target is None:
         if config.recipe.reads != "source" or sides[0] is None:
-            columns = "target or source" if config.recipe.reads == "source" else "target"
-            raise DataError(f"{record.where} has no text in column {columns}", fix="add it, or remove that row")
+            raise _without_text(record, ("target", "source") if config.recipe.reads == "source" else ("target",))
         target = sides[0]
     return _row(task, read_id(record, "id") if "id" in record.values else number, sides, target)
+
+
+def _without_text(record: Record, columns: Sequence[str]) -> DataError:
+    problem = f"{record.where} has no text in column {' or '.join(columns)}"
+    if any(column in record.values for column in columns):
+        return DataError(problem, fix="add it, or remove that row")
+    return DataError(f"{problem} (it has: {', '.join(map(str, record.values))})", fix=record.named)
 
 
 def _sources(config: Config, task: Task, record: Record) -> tuple[Side | None, ...]:

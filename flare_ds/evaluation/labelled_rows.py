@@ -60,7 +60,7 @@ def _answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:
         given = parsed if isinstance(parsed, list | dict) else [given]
     if isinstance(given, list) and all(isinstance(text, str) for text in given):
         given = {"text": given, "answer_start": [0] * len(given)}
-    return read_answers(Record(record.where, {**record.values, column: given}), column, context)
+    return read_answers(replace(record, values={**record.values, column: given}), column, context)
 
 
 def _parsed(text: str) -> Any:
