@@ -139,6 +139,8 @@ def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
             raise CheckpointError(f"{run.path} lacks its cache.json", fix=fix)
         _checked(run, config, train=False)
     asked = rows.settings(config)
+    if asked is not config:
+        check_answers(asked)
     cache = _cache_of_file(asked, rows.file) if rows.file else _cache(run, asked, train=False)
     if asked is not config and not rows.file:
         check_same_split(asked, task_of(asked.task))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from flare_ds.checksums import directory_sha256, file_sha256
 from flare_ds.cli import main
@@ -34,6 +35,7 @@ from tests.distributed import run_ranks
 from tests.evaluation.test_predict import held_out, write_adapter
 from tests.forms import PAPER_FORM
 from tests.qa_world import qa_settings
+from tests.tasks.tables import write_table
 from tests.toy import LABELS, toy_settings, write_config, write_data, write_model
 
 TEST_ROWS, VALIDATION_ROWS = 23, 9
@@ -152,6 +154,34 @@ def test_the_same_rows_are_scored_alike(root: Path, run_name: str, other: str, n
     for told in ("metric", "num_examples", "answers", "model_fingerprint", "target_language"):
         assert of_found[told] == metrics[told]
     assert of_found["adapter_sha256"] == file_sha256(root / other / "adapter/adapter_model.safetensors")
+
+
+BY_LANGUAGE = {
+    "name": "moods",
+    "languages": ["en", "pl", "es"],
+    "original_language": "en",
+    "pools": ["train", "validation", "test"],
+    "fields": ["text"],
+    "labels": {"en": ["great", "awful"], "pl": LABELS[:2], "es": LABELS[2:]},
+    "template": {"en": "Review: {text}", "pl": "{text} Sentiment:", "es": "Sentiment: {text} Review:"},
+}
+
+
+def test_another_language_is_asked_in_its_own_prompt_and_label_words(tmp_path: Path) -> None:
+    """As a run in that language is."""
+    write_model(tmp_path / "model")
+    (tmp_path / "moods.yaml").write_text(yaml.safe_dump(BY_LANGUAGE))
+    for language in BY_LANGUAGE["languages"]:
+        for place, pool in enumerate(BY_LANGUAGE["pools"]):
+            rows = [{"text": f"word{place} word{number}", "label": number % 2} for number in range(12)]
+            write_table(tmp_path / f"data/{language}/{pool}.jsonl", rows)
+    for language in ("pl", "es"):
+        settings = toy_settings(tmp_path, method="lora", name=language, steps=1, whole_model="auto")
+        settings["task"] = {"name": "moods", "path": str(tmp_path / "moods.yaml"), "data_dir": str(tmp_path / "data")}
+        settings["task"]["target_language"] = language
+        write_adapter(load_config(write_config(settings)))
+    assert main(["evaluate", str(tmp_path / "es")]) == main(["evaluate", str(tmp_path / "pl"), "--language", "es"]) == 0
+    pd.testing.assert_frame_equal(scored(tmp_path / "es")[0], scored(tmp_path / "pl", "-es")[0], atol=2e-4, rtol=0)
 
 
 def validation_ids(root: Path, name: str) -> set[str]:
