@@ -96,11 +96,12 @@ def _converse(config: Config, task: "Task", predictor: "Predictor", ask: "Ask") 
 
 
 def _tell(options: argparse.Namespace, config: Config, rows: "Sequence[ParallelRow]", said: "Sequence[Said]") -> None:
+    from flare_ds.evaluation.unfused import tell_unfused
     from flare_ds.runtime.process_group import rank
     from flare_ds.runtime.rank_zero import on_rank_zero
 
     if rank() == 0 and options.file:
-        _tell_unfused(config, rows)
+        tell_unfused(config, rows)
     records = [{"id": row.id, **of_row.record} for row, of_row in zip(rows, said, strict=True)]
     if options.output:
         on_rank_zero(lambda: _write(options.output, records))
@@ -123,16 +124,15 @@ def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[P
         return [given_pair(config, task, target=options.target, sources=options.source)]
     if options.source:
         raise ConfigError("--source is given beside --file", fix="write it into the file's column `source`")
+    if options.output and _is_same(options.file, options.output):
+        problem = f"--output={str(options.output)!r} is the file that --file={str(options.file)!r} reads"
+        raise ConfigError(problem, fix="give --output another name: its texts would be lost")
     return read_rows(config, task, options.file)
 
 
-def _tell_unfused(config: Config, rows: "Sequence[ParallelRow]") -> None:
-    alone = sum(not any(row.sources) for row in rows) if config.needs_source else 0
-    if alone:
-        told = (
-            f"{alone} of {len(rows)} rows have no source text: method={config.method} read their target alone, unfused"
-        )
-        print(f"flare-ds: {told}", file=sys.stderr)
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, through links, too."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _readable(said: "Said") -> str:

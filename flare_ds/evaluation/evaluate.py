@@ -25,6 +25,7 @@ from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.shown import show_test
 from flare_ds.evaluation.split import score_split
+from flare_ds.evaluation.unfused import unfused_examples
 from flare_ds.files import write_json
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
@@ -156,13 +157,12 @@ def _show(scores: Scores, config: Config, cache: Cache) -> None:
 
 
 def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRows) -> dict[str, Any]:
-    file = rows.file and {"file": str(rows.file.absolute()), "file_sha256": file_sha256(rows.file)}
     return {
         "schema": METRICS_SCHEMA,
         "task": config.task.name,
         "task_version": cache.manifest.fields["task_version"],
         "parallel": task_of(config.task).parallel,
-        **(file or {"split": rows.split_name}),
+        **(_of_file(rows.file, config, cache) if rows.file else {"split": rows.split_name}),
         "source_language": config.task.source_language,
         "target_language": config.task.target_language,
         "cache_key": cache.key,
@@ -174,6 +174,11 @@ def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRow
         "settings": at_place(with_chosen_deepspeed(config)).model_dump(mode="json"),
         "versions": versions(),
     }
+
+
+def _of_file(file: Path, config: Config, cache: Cache) -> dict[str, Any]:
+    alone = {"num_unfused": unfused_examples(config, cache.split("test"))} if config.needs_source else {}
+    return {"file": str(file.absolute()), "file_sha256": file_sha256(file), **alone}
 
 
 def _how_well(scores: Scores, seconds: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_id
 from flare_ds.tasks.check import is_unicode
-from flare_ds.tasks.records import Record, read_file
+from flare_ds.tasks.records import Record, open_file
 
 COLUMNS = ("id", "target", "source")
 Text = str | Mapping[str, str]
@@ -67,7 +67,7 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
         DataError: the file cannot be read or has no rows, or a cell is not what it should be (naming file, row and
             column).
     """
-    rows = [row_of(config, task, record, str(number)) for number, record in enumerate(read_file(path, COLUMNS))]
+    rows = [row_of(config, task, record, str(number)) for number, record in enumerate(open_file(path, COLUMNS))]
     if not rows:
         raise DataError(f"{path} has no rows", fix="give it at least one")
     return rows
@@ -142,10 +142,16 @@ def row_of(config: Config, task: Task, record: Record, number: str) -> ParallelR
     target = _cell(task, record, "target", record.values.get("target"))
     if target is None:
         if config.recipe.reads != "source" or sides[0] is None:
-            columns = "target or source" if config.recipe.reads == "source" else "target"
-            raise DataError(f"{record.where} has no text in column {columns}", fix="add it, or remove that row")
+            raise _without_text(record, ("target", "source") if config.recipe.reads == "source" else ("target",))
         target = sides[0]
     return _row(task, read_id(record, "id") if "id" in record.values else number, sides, target)
+
+
+def _without_text(record: Record, columns: Sequence[str]) -> DataError:
+    problem = f"{record.where} has no text in column {' or '.join(columns)}"
+    if any(column in record.values for column in columns):
+        return DataError(problem, fix="add it, or remove that row")
+    return DataError(f"{problem} (it has: {', '.join(map(str, record.values))})", fix=record.named)
 
 
 def _sources(config: Config, task: Task, record: Record) -> tuple[Side | None, ...]:

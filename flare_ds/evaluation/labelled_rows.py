@@ -3,8 +3,8 @@
     label words    {"target": "Czekałem", "source": "I waited", "label": "negative"}
     free answers   {"target": {"question": ..., "context": ...}, "answers": ["Warszawa", "w Warszawie"]}
 
-A label is a word, or what else the task's own tables may hold. Answers are texts, or SQuAD's {text, answer_start}; in
-a CSV, one text or the JSON of either.
+A label is what it may be in the task's own tables of the target language. Answers are texts, or SQuAD's {text,
+answer_start}; in a CSV, one text or the JSON of either.
 """
 
 import json
@@ -18,9 +18,8 @@ from flare_ds.evaluation.given_rows import COLUMNS, row_of
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_answers
-from flare_ds.tasks.label_cells import LabelCells
-from flare_ds.tasks.records import Record, read_file
-from flare_ds.tasks.table import TableTask
+from flare_ds.tasks.records import Record, open_file
+from flare_ds.tasks.table import label_cells
 
 
 def read_labelled(config: Config, task: Task, path: Path) -> list[ParallelRow]:
@@ -35,10 +34,11 @@ def read_labelled(config: Config, task: Task, path: Path) -> list[ParallelRow]:
         DataError: the file cannot be read or has no rows, an id stands twice, or a cell is not what it should be.
     """
     column = "answers" if task.free_answers else "label"
-    labels = LabelCells(task.word_lists, task.label_values if isinstance(task, TableTask) else {}, None)
+    records = open_file(path, (*COLUMNS, column))
+    labels = label_cells(task, config.task.target_language, records.classes.get(column))
     streams = len(config.task.source_languages) if config.has_source else 0
     rows: dict[str, ParallelRow] = {}
-    for number, record in enumerate(read_file(path, (*COLUMNS, column))):
+    for number, record in enumerate(records):
         row = row_of(config, task, record, str(number))
         if row.id in rows:
             raise DataError(f"{record.where} has the id {row.id!r} of an earlier row", fix="give each row its own")
@@ -60,7 +60,7 @@ def _answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:
         given = parsed if isinstance(parsed, list | dict) else [given]
     if isinstance(given, list) and all(isinstance(text, str) for text in given):
         given = {"text": given, "answer_start": [0] * len(given)}
-    return read_answers(Record(record.where, {**record.values, column: given}), column, context)
+    return read_answers(replace(record, values={**record.values, column: given}), column, context)
 
 
 def _parsed(text: str) -> Any:

@@ -72,7 +72,7 @@ class FlareModel(LM):
 
     Raises:
         ConfigError: an argument is missing, wrong, or does not suit the run's method.
-        CheckpointError: the run has no adapter that fits.
+        CheckpointError: the run's training has not ended, or it has no adapter that fits.
     """
 
     def __init__(

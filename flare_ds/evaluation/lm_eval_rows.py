@@ -10,7 +10,7 @@ special tokens.
 Legend: n rows, p tokens of a prompt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -188,6 +188,8 @@ class RequestEncoder:
 def source_text(template: str, request: Instance) -> str:
     """The source prompt of a request's document: one of its fields, or a jinja template over them, as in doc_to_text.
 
+    A null is an empty text; where a template says no text of the document there is no source, and this is empty.
+
     Raises:
         ConfigError: the document has no such field, or not a text in it.
     """
@@ -201,9 +203,36 @@ def source_text(template: str, request: Instance) -> str:
     if "{" not in template:
         raise ConfigError(f"{where} has no such field", fix=suggestion(template, doc))
     try:
-        return _compiled(template).render(**doc)
+        text = _compiled(template).render(_with_texts(doc, lambda text: text))
     except TemplateError as error:
         raise ConfigError(f"{where} does not fill it: {error}", fix=f"its fields are: {', '.join(doc)}") from None
+    return "" if _says_no_text(template, doc, text) else text
+
+
+def _says_no_text(template: str, doc: Mapping[str, Any], text: str) -> bool:
+    """Whether only what stands around the texts is rendered, by a template that reads texts at all."""
+    bare = _rendered(template, _with_texts(doc, lambda text: "" if text.strip() else text))
+    return text == bare and bare != _rendered(template, _with_texts(doc, lambda _: "text"))
+
+
+def _rendered(template: str, doc: Mapping[str, Any]) -> str | None:
+    """None: it cannot be rendered with these texts, which are not the document's."""
+    try:
+        return _compiled(template).render(doc)
+    except Exception:  # a filter may fail in any way
+        return None
+
+
+def _with_texts(value: Any, said: Callable[[str], str]) -> Any:
+    """A document, or a part of it, with other texts in place of its own; a null is an empty one."""
+    match value:
+        case None | str():
+            return said(value or "")
+        case Mapping():
+            return {key: _with_texts(part, said) for key, part in value.items()}
+        case list() | tuple():
+            return [_with_texts(part, said) for part in value]
+    return value
 
 
 @cache

@@ -12,6 +12,7 @@ from flare_ds.config import Config, GenerateConfig
 from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.late import settled
 from flare_ds.exceptions import ConfigError
+from flare_ds.runs import RunDirectory
 from flare_ds.runtime.states import for_free_text
 from flare_ds.settings import explain, load_config
 
@@ -30,7 +31,7 @@ def run_settings(run: str | None, batch_size: int | str, settings: Mapping[str, 
 
     Raises:
         ConfigError: the run is not given, or a setting is not one; or the method cannot be asked by lm-eval.
-        CheckpointError: see `settled`.
+        CheckpointError: the run's training has not ended; or see `settled`.
     """
     if run is None:
         raise ConfigError("model_args do not say which run", fix="add run=RUN, a run directory or a config")
@@ -52,6 +53,7 @@ def run_settings(run: str | None, batch_size: int | str, settings: Mapping[str, 
             "task.chat=true: the run answers chats, but lm-eval's contexts are plain texts",
             fix="score it with flare-ds evaluate",
         )
+    RunDirectory(config.run_dir).check_trained(config)
     return for_free_text(with_whole_head(settled(config)))
 
 

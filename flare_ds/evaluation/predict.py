@@ -38,6 +38,7 @@ from flare_ds.model_files.limits import check_positions
 from flare_ds.models.head import label_head
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import MTEncoder
+from flare_ds.runs import RunDirectory
 from flare_ds.runs.hub_names import settle_hub_names
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.filled import open_whole
@@ -104,7 +105,7 @@ class Predictor:
 
     @cached_property
     def running(self) -> RunningModel:
-        """The model.
+        """The model; of a run whose training has not ended the best so far, which is told.
 
         Raises:
             CheckpointError: the run has no adapter that fits.
@@ -115,6 +116,8 @@ class Predictor:
             running = open_trained(self.opened, shape=self.shape, label_tokens=self.encoder.label_tokens)
         else:
             running = self._alone(self.alone_on)
+        if rank() == 0 and (problem := RunDirectory(self.config.run_dir).untrained(self.config)):
+            print(f"warning: {problem}: the best adapter so far answers", file=sys.stderr)
         running.root.eval()
         return running
 

@@ -1,4 +1,8 @@
-"""Asking a trained run what it was trained to answer: its prompt, its label words, its tokenizer; of rows new to it."""
+"""Asking a trained run what it was trained to answer: its prompt, its label words, its tokenizer; of rows new to it.
+
+What is compared is what the task says in the run's own languages, then and now. In another language it may have a
+prompt and label words of its own: rows of that language are asked in them.
+"""
 
 from typing import Any
 
@@ -12,6 +16,7 @@ from flare_ds.runs.directory import CACHE
 from flare_ds.tasks.base import Task
 from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 
+_LANGUAGES = ("source_language", "extra_source_languages", "target_language")
 _COMPARED = ("prompt_template", "labels", "special_tokens", "answers")
 
 
@@ -37,10 +42,13 @@ def check_same_questions(config: Config, task: Task, tokenizer: PreTrainedTokeni
     """Refuse to ask a run otherwise than it was trained; one that never began has nothing to differ from.
 
     Raises:
-        ConfigError: the prompt, the label words, the tokenizer or its chat template are not those of the run.
+        ConfigError: the prompt, the label words, the tokenizer or its chat template are not those of the run, or the
+            language asked has label words that the run's head has no rows for.
     """
     recorded = RunDirectory(config.run_dir).record(CACHE).get("fields", {})
-    asked = {name: value for name, value in asked_fields(config, task).items() if name in _COMPARED}
+    languages = {name: recorded[name] for name in _LANGUAGES if name in recorded}
+    own = config.model_copy(update={"task": config.task.model_copy(update=languages)})
+    asked = {name: value for name, value in asked_fields(own, task).items() if name in _COMPARED}
     now: dict[str, Any] = asked | chat_fields(config, tokenizer)
     now["tokenizer_sha256"] = tokenizer_fingerprint(tokenizer)
     known = {name: value for name, value in recorded.items() if name in now}
@@ -48,4 +56,18 @@ def check_same_questions(config: Config, task: Task, tokenizer: PreTrainedTokeni
         raise ConfigError(
             f"{config.run_dir} was trained to answer other questions: {'; '.join(changed)}",
             fix="restore the task file and the tokenizer it was trained with, or train a new run",
+        )
+    trains_head = config.recipe.trains and config.adapter.train_head
+    if "labels" in known and trains_head and config.train.objective == "labels":
+        _check_head(config, task, known["labels"])
+
+
+def _check_head(config: Config, task: Task, trained: list[str]) -> None:
+    """A head that was trained for the label words alone says no others."""
+    words = list(task.label_words(config.answer_language))
+    if words != trained:
+        raise ConfigError(
+            f"task {task.name} has the label words {words} in {config.answer_language}, but {config.run_dir} has a "
+            f"head that was trained for {trained} alone (adapter.train_head=true with train.objective=labels)",
+            fix="ask it in a language with the same words, or train a run with train.objective=vocabulary",
         )

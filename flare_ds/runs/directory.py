@@ -174,10 +174,15 @@ class RunDirectory:
         Raises:
             CheckpointError: saying how far it came.
         """
-        if config.recipe.trains and not self.trained:
+        if problem := self.untrained(config):
             named = self.path if (self.path / CONFIG).is_file() else "CONFIG, the one named here"
-            problem = f"the training of {self.path} has not ended ({self.progress(config)})"
             raise CheckpointError(problem, fix=f"flare-ds train {named}")
+
+    def untrained(self, config: Config) -> str | None:
+        """That its training has not ended, and how far it came; None: it has, or there is nothing to train."""
+        if not config.recipe.trains or self.trained:
+            return None
+        return f"the training of {self.path} has not ended ({self.progress(config)})"
 
     def progress(self, config: Config) -> str:
         """How far its training came, by its log."""

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.check import is_unicode
@@ -40,10 +40,14 @@ class Record:
     Attributes:
         where: the row's number and the file, for messages.
         values: by column.
+        named: what the columns are to be called, for messages.
+        again: what else than mending it may help, for messages.
     """
 
     where: str
     values: Mapping[str, Any]
+    named: ClassVar[str] = "the columns must be those of the hub, or as the task's `columns` name them"
+    again: ClassVar[str] = ", or fetch the data again"
 
     def __getitem__(self, column: str) -> Any:
         """The value of a column.
@@ -53,8 +57,7 @@ class Record:
         """
         if column not in self.values:
             columns = ", ".join(map(str, self.values))
-            fix = "the columns must be those of the hub, or as the task's `columns` name them"
-            raise DataError(f"{self.where} has no column {column!r} (it has: {columns})", fix=fix)
+            raise DataError(f"{self.where} has no column {column!r} (it has: {columns})", fix=self.named)
         return self.values[column]
 
     def text(self, column: str) -> str:
@@ -74,7 +77,14 @@ class Record:
         """The error that says that a value is not what it should be."""
         value = repr(self.values[column])
         problem = f"{self.where} has {column}={value:.100}, not {expected}"
-        return DataError(problem, fix="mend or remove that row, or fetch the data again")
+        return DataError(problem, fix=f"mend or remove that row{self.again}")
+
+
+class GivenRecord(Record):
+    """One line of a file that the user gave beside the task's own tables: nobody fetched it."""
+
+    named = "call the column so; in a CSV commas stand between cells"
+    again = ""
 
 
 @dataclass(frozen=True)
@@ -133,22 +143,25 @@ def open_files(data_dir: str, folders: Sequence[str], split: str, columns: Colle
         DataError: there is no such file, or there are several forms of it.
     """
     files = _find(Path(data_dir), folders, split)
-    suffix = files[0].suffix
-    classes = _parquet_classes(files[0]) if suffix == ".parquet" else {}
     origin = str(files[0] if len(files) == 1 else files[0].parent)
-    return Records(origin, classes, (record for file in files for record in _read(file, columns)))
+    return _records(origin, files, columns, Record)
 
 
-def read_file(path: Path, columns: Collection[str]) -> Iterator[Record]:
-    """The records of one local file, whatever its form, of which some columns are read.
+def open_file(path: Path, columns: Collection[str]) -> Records:
+    """Open one local file, whatever its form, of which some columns are read.
 
     Raises:
-        DataError: there is no such file, it has another form, or it breaks off at a row.
+        DataError: there is no such file, or it has another form; or, while iterating, it breaks off at a row.
     """
     if path.suffix not in _READERS or not path.is_file():
         problem = f"{path} is no file that ends in {' or '.join(_READERS)}"
         raise DataError(problem, fix="check the path, or write the rows in one of these forms")
-    yield from _read(path, columns)
+    return _records(str(path), [path], columns, GivenRecord)
+
+
+def _records(origin: str, files: Sequence[Path], columns: Collection[str], kind: type[Record]) -> Records:
+    classes = _parquet_classes(files[0], kind) if files[0].suffix == ".parquet" else {}
+    return Records(origin, classes, (record for file in files for record in _read(file, columns, kind)))
 
 
 def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
@@ -203,7 +216,7 @@ def _suffixes() -> list[str]:
     return [suffix.removeprefix(".") for suffix in _READERS]
 
 
-def _read(path: Path, columns: Collection[str]) -> Iterator[Record]:
+def _read(path: Path, columns: Collection[str], kind: type[Record]) -> Iterator[Record]:
     """Number the rows of a file; say where it broke, if it does."""
     from pyarrow import ArrowException
 
@@ -216,10 +229,10 @@ def _read(path: Path, columns: Collection[str]) -> Iterator[Record]:
         except StopIteration:
             return
         except (OSError, ValueError, csv.Error, ArrowException, RecursionError) as error:
-            raise DataError(f"{where} cannot be read: {error}", fix="mend the file, or fetch it again") from error
+            raise DataError(f"{where} cannot be read: {error}", fix=f"mend the file{kind.again}") from error
         if not isinstance(row, dict):
             raise DataError(f"{where} is not an object with columns: {row!r:.100}", fix="write one object a row")
-        yield Record(where, row)
+        yield kind(where, row)
         number += 1
 
 
@@ -232,7 +245,7 @@ def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[Any]:
             yield from (unread | row for row in batch.to_pylist())
 
 
-def _parquet_classes(path: Path) -> dict[str, Sequence[str]]:
+def _parquet_classes(path: Path, kind: type[Record]) -> dict[str, Sequence[str]]:
     """The hub writes what its columns are into the file; `Features` would refuse a file for columns nobody reads."""
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
@@ -243,7 +256,7 @@ def _parquet_classes(path: Path) -> dict[str, Sequence[str]]:
         classes = {column: kind for column, kind in features.items() if "ClassLabel" in str(kind.get("_type"))}
         return {column: [str(name) for name in kind["names"]] for column, kind in classes.items()}
     except (OSError, ArrowException) as error:
-        raise DataError(f"{path} is not a parquet file: {error}", fix="fetch it again") from error
+        raise DataError(f"{path} is not a parquet file: {error}", fix=f"write it again{kind.again}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         problem = f"{path} does not say what its classes are: {error!r:.100}"
         raise DataError(problem, fix="write it again with the package datasets, or without its metadata") from error
@@ -296,15 +309,21 @@ def _read_json(path: Path, columns: Collection[str]) -> Iterator[Any]:
 
 
 def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
-    """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text."""
+    """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text.
+
+    An empty line is such a cell where there is one column, and otherwise no row.
+    """
     csv.field_size_limit(_LONGEST_CELL)
     with path.open(encoding="utf-8-sig", errors=_BAD_BYTES, newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        _refuse_twice([name for name in rows.fieldnames or () if name in columns])
+        rows = csv.reader(file, strict=True)
+        names = next(rows, [])
+        _refuse_twice([name for name in names if name in columns])
         for row in rows:
-            if None in row or None in row.values():
+            cells = row or [""] * (len(names) == 1)
+            if cells and len(cells) != len(names):
                 raise ValueError("it has more or fewer cells than the first line names")
-            yield row
+            if cells:
+                yield dict(zip(names, cells, strict=True))
 
 
 _READERS: Mapping[str, Callable[[Path, Collection[str]], Iterator[Any]]] = {

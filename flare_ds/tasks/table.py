@@ -6,7 +6,7 @@ r"""A task that is declared: which tables it lies in, what their columns mean, a
 The built-in tasks of the hub are written this way, and so are a user's own, in YAML or Python (docs/tasks.md).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, permutations
 from string import Formatter
 from typing import Any
@@ -209,9 +209,7 @@ class TableTask(Task):
 
     def _rows(self, records: Records, language: str, pool: Pool) -> Iterator[Row]:
         prefix = self.id_prefixes.get(language, "")
-        # A table may hold the words of its own language or those of another; where one word is both, its own count.
-        words = [*self.word_lists, self.label_words(language)]
-        labels = LabelCells(words, self.label_values, records.classes.get(self.label_column))
+        labels = label_cells(self, language, records.classes.get(self.label_column))
         found = False
         for number, record in enumerate(records):
             row_id = f"{pool}-{number}" if self.id_column is None else read_id(record, self.id_column)
@@ -228,6 +226,21 @@ class TableTask(Task):
             answers = read_answers(record, self.answers_column, fields[self.long_field])
             return Row(row_id, fields, answers=answers)
         return Row(row_id, fields, labels.read(record, self.label_column))
+
+
+def label_cells(task: Task, language: str, classes: Sequence[str] | None) -> LabelCells:
+    """Reads the label column of a table in some language, which may hold the words of that language or of another.
+
+    Args:
+        task: whose labels they are.
+        language: whose words count, where one word is a label in several.
+        classes: names behind the column's integers, where the table says so.
+
+    Raises:
+        DataError: the task has no label words in that language.
+    """
+    values = task.label_values if isinstance(task, TableTask) else {}
+    return LabelCells([*task.word_lists, task.label_words(language)], values, classes)
 
 
 def _fields_of(template: str) -> set[str]:

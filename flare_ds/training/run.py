@@ -17,6 +17,7 @@ from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.late import check_late
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
+from flare_ds.evaluation.unfused import tell_unfused
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.published import mark_used
@@ -138,6 +139,8 @@ def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
             raise CheckpointError(f"{run.path} lacks its cache.json", fix=fix)
         _checked(run, config, train=False)
     asked = rows.settings(config)
+    if asked is not config:
+        check_answers(asked)
     cache = _cache_of_file(asked, rows.file) if rows.file else _cache(run, asked, train=False)
     if asked is not config and not rows.file:
         check_same_split(asked, task_of(asked.task))
@@ -160,6 +163,7 @@ def _check_settings(run: RunDirectory, config: Config, train: bool) -> None:
 def _cache_of_file(config: Config, file: Path) -> Cache:
     """The tokens of a file's rows, as a test split; found again where the same rows were asked about before."""
     rows = read_labelled(config, task_of(config.task), file)
+    tell_unfused(config, rows)
     data = ParallelData({"test": rows}, {"rows_read": len(rows)})
     return open_cache(build_cache(config, data, load_tokenizer(config.model)))
 

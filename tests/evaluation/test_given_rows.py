@@ -72,6 +72,13 @@ def test_a_method_reads_of_a_row_what_it_needs(tmp_path: Path) -> None:
     assert texts(row) == ("0", {"text": "b"}, [{"text": "b"}])
 
 
+def test_a_blank_line_of_a_csv_with_one_column_is_an_empty_cell(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 1 of .*rows\.csv has no text in column target"):
+        read(tmp_path, "target\nfirst\n\nthird\n", config_of("lora"), ".csv")
+    rows = read(tmp_path, "target,source\nfirst,a\n\nsecond,\n", config_of(), ".csv")
+    assert [texts(row)[:2] for row in rows] == [("0", {"text": "first"}), ("1", {"text": "second"})]
+
+
 @pytest.mark.parametrize(
     ("method", "line", "told"),
     [
@@ -92,6 +99,25 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, method: str, line: s
         read(tmp_path, '{"target": "a", "source": "b"}\n' + line, config_of(method))
     message = str(error.value)
     assert message.startswith(f"row 1 of {tmp_path}/rows.jsonl ") and told in message and "\n  fix: " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [("id,Target\n1,first\n", "id, Target"), ("id;target\n1;first\n", "id;target"), ("id,source\n1,a\n", "id, source")],
+)
+def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, text: str, has: str) -> None:
+    told = rf"row 0 of .* has no text in column target \(it has: {has}\)\n  fix: call the column so; in a CSV commas"
+    with pytest.raises(DataError, match=told):
+        read(tmp_path, text, config_of(), ".csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix"), [('{"target": 5}', ".jsonl"), ('{"target": ', ".jsonl"), ("nothing", ".parquet")]
+)
+def test_a_file_of_the_users_own_is_not_to_be_fetched_again(tmp_path: Path, text: str, suffix: str) -> None:
+    with pytest.raises(DataError, match=r"\n  fix: (mend|write)") as error:
+        read(tmp_path, text, config_of(), suffix)
+    assert "fetch" not in error.value.fix
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from flare_ds.cli import main
 from flare_ds.evaluation.lm_eval_model import FlareModel
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, source_text
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, source_templates
-from flare_ds.exceptions import ConfigError, DataError, NotFiniteError
+from flare_ds.exceptions import CheckpointError, ConfigError, DataError, NotFiniteError
 from tests.by_hand import make_config
 from tests.distributed import run_ranks
 from tests.evaluation.lm_eval_worker import SOURCE, TEXT
@@ -257,6 +258,21 @@ def test_a_source_prompt_is_a_field_or_a_template() -> None:
         source_text("{{text_en", document)
 
 
+@pytest.mark.parametrize("nothing", [None, "", "  "])
+@pytest.mark.parametrize(
+    "template",
+    ["text", "{{text}}", "{{text|trim}}", "Review: {{text}}\nSentiment:", "{{number}}. {{text}}", "{{of.it[0]}}"],
+)
+def test_a_document_whose_text_is_empty_has_no_source(template: str, nothing: str | None) -> None:
+    assert source_text(template, ask("", text=nothing, number=3, of={"it": [nothing]}, more="more")).strip() == ""
+    assert "bad" in source_text(template, ask("", text="bad", number=3, of={"it": ["bad"]}, more="more"))
+
+
+@pytest.mark.parametrize("template", ["{{number}} + 1 =", "{{ {'bad': 'awful'}[text] }}", "{{text.split('a')[1]}}"])
+def test_a_template_that_reads_numbers_or_fails_without_its_texts_is_a_source(template: str) -> None:
+    assert source_text(template, ask("", text="bad", number=3)) in ("3 + 1 =", "awful", "d")
+
+
 def test_requests_that_cannot_be_rows() -> None:
     with pytest.raises(DataError, match=r"continuation '' of 'word1' \(moods\) has no tokens"):
         encoder().scored(ask("word1", ""))
@@ -286,6 +302,13 @@ def test_wrong_model_args(root: Path, arguments: dict[str, Any], problem: str) -
     given = {} if not arguments else {"run": str(root / "flare")} | arguments
     with pytest.raises(ConfigError, match=problem):
         FlareModel(**given)
+
+
+def test_a_run_whose_training_has_not_ended_is_refused(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "lora", tmp_path / "lora")
+    (tmp_path / "lora/training.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lora has not ended \(trained 4 of 4 steps\)"):
+        FlareModel(str(tmp_path / "lora"))
 
 
 def test_generation_kwargs() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from flare_ds.checksums import directory_sha256, file_sha256
 from flare_ds.cli import main
@@ -34,6 +35,7 @@ from tests.distributed import run_ranks
 from tests.evaluation.test_predict import held_out, write_adapter
 from tests.forms import PAPER_FORM
 from tests.qa_world import qa_settings
+from tests.tasks.tables import write_table
 from tests.toy import LABELS, toy_settings, write_config, write_data, write_model
 
 TEST_ROWS, VALIDATION_ROWS = 23, 9
@@ -95,6 +97,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = Path(config.run_dir).with_suffix(".jsonl" if task_of(config.task).free_answers else ".csv")
         write_file(file, config, sources=config.method == "flare")
     score(root, plain)
+    text = (root / "runs/flare.csv").read_text()
+    (root / "no source.csv").write_text(text.replace("label,source", "label,Source"))
     before = {str(directory): directory_sha256(directory) for directory in directories(root)}
     flare, lora, cached = (str(root / "runs" / name) for name in ("flare", "lora", "cached"))
     beside = [
@@ -104,6 +108,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [flare, "--language", "es"],
         [flare, "--language", "es", "--split", "validation"],
         [flare, "--file", f"{flare}.csv"],
+        [flare, "--file", str(root / "no source.csv")],
         [lora, "--file", f"{lora}.csv"],
         [lora, "--language", "en"],
         [cached, "--file", f"{cached}.csv"],
@@ -151,6 +156,34 @@ def test_the_same_rows_are_scored_alike(root: Path, run_name: str, other: str, n
     assert of_found["adapter_sha256"] == file_sha256(root / other / "adapter/adapter_model.safetensors")
 
 
+BY_LANGUAGE = {
+    "name": "moods",
+    "languages": ["en", "pl", "es"],
+    "original_language": "en",
+    "pools": ["train", "validation", "test"],
+    "fields": ["text"],
+    "labels": {"en": ["great", "awful"], "pl": LABELS[:2], "es": LABELS[2:]},
+    "template": {"en": "Review: {text}", "pl": "{text} Sentiment:", "es": "Sentiment: {text} Review:"},
+}
+
+
+def test_another_language_is_asked_in_its_own_prompt_and_label_words(tmp_path: Path) -> None:
+    """As a run in that language is."""
+    write_model(tmp_path / "model")
+    (tmp_path / "moods.yaml").write_text(yaml.safe_dump(BY_LANGUAGE))
+    for language in BY_LANGUAGE["languages"]:
+        for place, pool in enumerate(BY_LANGUAGE["pools"]):
+            rows = [{"text": f"word{place} word{number}", "label": number % 2} for number in range(12)]
+            write_table(tmp_path / f"data/{language}/{pool}.jsonl", rows)
+    for language in ("pl", "es"):
+        settings = toy_settings(tmp_path, method="lora", name=language, steps=1, whole_model="auto")
+        settings["task"] = {"name": "moods", "path": str(tmp_path / "moods.yaml"), "data_dir": str(tmp_path / "data")}
+        settings["task"]["target_language"] = language
+        write_adapter(load_config(write_config(settings)))
+    assert main(["evaluate", str(tmp_path / "es")]) == main(["evaluate", str(tmp_path / "pl"), "--language", "es"]) == 0
+    pd.testing.assert_frame_equal(scored(tmp_path / "es")[0], scored(tmp_path / "pl", "-es")[0], atol=2e-4, rtol=0)
+
+
 def validation_ids(root: Path, name: str) -> set[str]:
     config = load_config(root / "runs" / name)
     return {row.id for row in load_parallel(task_of(config.task), config.task).splits["validation"]}
@@ -187,6 +220,18 @@ def test_the_runs_own_result_is_as_it_was(root: Path) -> None:
 def nothing_held() -> Iterator[None]:
     yield
     release_all()
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_how_many_rows_of_a_file_have_no_source_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flare = load_config(root / "runs/flare")
+    run._prepare_beside(flare, OtherRows(file=root / "runs/flare.csv"))
+    assert "no source text" not in capsys.readouterr().err
+    run._prepare_beside(flare, OtherRows(file=root / "no source.csv"))
+    assert f"{TEST_ROWS} of {TEST_ROWS} rows have no source text: method=flare " in capsys.readouterr().err
+    counts = [scored(root / "runs/flare", name)[1].get("num_unfused") for name in ("-file-flare", "-file-no_source")]
+    assert counts == [0, TEST_ROWS]
+    assert "num_unfused" not in scored(root / "runs/lora", "-file-lora")[1]
 
 
 @pytest.mark.usefixtures("nothing_held")

@@ -6,6 +6,7 @@ is what the method says that reads no source.
 
 import json
 import random
+import shutil
 import zlib
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pandas as pd
 import pytest
 import torch
 
+import flare_ds
 from flare_ds.adapters.files import save_adapter
+from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.parallel import ParallelRow, load_parallel
@@ -313,3 +316,34 @@ def test_of_a_long_text_the_likeliest_window_answers(root: Path) -> None:
     found = found.loc[evaluated.index]
     assert found["prediction"].tolist() == evaluated["prediction"].tolist()
     np.testing.assert_allclose(found["log_probability"], evaluated["log_probability"], atol=1e-5)
+
+
+def test_that_a_run_is_not_trained_to_its_end_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which also says that a pushed folder, with no state of its training, is no such run."""
+    config = prepared(toy_settings(tmp_path, method="lora", steps=4, whole_model="auto"))
+    ask = ["predict", config_file(config), "--target", "word1"]
+    assert main(ask) == 0 and flare_ds.load(config.run_dir, "cpu").label("word1")
+    assert "has not ended" not in capsys.readouterr().err
+    (Path(config.run_dir) / "training.json").unlink()
+    (Path(config.run_dir) / "train_log.jsonl").write_text('{"step": 3}\n')
+    told = f"warning: the training of {config.run_dir} has not ended (trained 3 of 4 steps): the best adapter so far"
+    for again in (lambda: main(ask), lambda: flare_ds.load(config.run_dir, "cpu")):
+        again()
+        assert capsys.readouterr().err.count(told) == 1
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_the_file_that_is_read_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str | None
+) -> None:
+    """Said before anything is loaded: there is no base."""
+    config = write_config(toy_settings(tmp_path, method="zero_shot"))
+    shutil.rmtree(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"target": "word1"}\n')
+    output = tmp_path / "said.jsonl" if link else rows
+    if link:
+        getattr(output, link)(rows)
+    assert main(["predict", str(config), "--file", str(rows), "--output", str(output)]) == 1
+    assert f"--output={str(output)!r} is the file that --file={str(rows)!r} reads" in capsys.readouterr().err
+    assert rows.read_text() == '{"target": "word1"}\n'

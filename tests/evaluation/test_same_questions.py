@@ -7,12 +7,14 @@ import pytest
 
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.data.cache.key import asked_fields
 from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
 from flare_ds.tasks import TableTask
 from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import task_of
+from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 from tests.toy import WORDS, toy_settings, word_tokenizer
 
 
@@ -46,6 +48,47 @@ def test_another_prompt_label_or_tokenizer_is_refused(tmp_path: Path) -> None:
     for name, (asked, words) in others.items():
         with pytest.raises(ConfigError, match=f"other questions: {name}: "):
             check_same_questions(config, asked, words)
+
+
+BY_LANGUAGE = TableTask(
+    name="a",
+    languages=("en", "pl", "es"),
+    pools=("all",),
+    fields=("text",),
+    labels={"en": ("no", "yes"), "pl": ("nie", "tak"), "es": ("no", "si")},
+    template={"en": "{text}?", "pl": "Czy {text}?", "es": "Es {text}?"},
+)
+
+
+def run_of(tmp_path: Path, **settings: dict) -> Config:
+    """A Polish run of that task, begun."""
+    config = Config.model_validate(toy_settings(tmp_path, method="lora") | settings)
+    fields = asked_fields(config, BY_LANGUAGE) | {"tokenizer_sha256": tokenizer_fingerprint(word_tokenizer())}
+    write_json(Path(config.run_dir) / "cache.json", {"fields": fields})
+    return config
+
+
+def test_another_language_is_asked_in_its_own_words(tmp_path: Path) -> None:
+    """What the task says in the run's own language has to be as it was."""
+    polish = run_of(tmp_path)
+    spanish = polish.model_copy(update={"task": polish.task.model_copy(update={"target_language": "es"})})
+    check_same_questions(polish, BY_LANGUAGE, word_tokenizer())
+    check_same_questions(spanish, BY_LANGUAGE, word_tokenizer())
+    changed = replace(BY_LANGUAGE, labels={**BY_LANGUAGE.labels, "pl": ("tak", "nie")})
+    with pytest.raises(ConfigError, match=r"other questions: labels: \['tak', 'nie'\], not \['nie', 'tak'\]"):
+        check_same_questions(spanish, changed, word_tokenizer())
+
+
+def test_a_head_of_label_words_alone_is_asked_for_no_others(tmp_path: Path) -> None:
+    polish = run_of(tmp_path, adapter={"train_head": True})
+    spanish = polish.model_copy(update={"task": polish.task.model_copy(update={"target_language": "es"})})
+    check_same_questions(polish, BY_LANGUAGE, word_tokenizer())
+    with pytest.raises(
+        ConfigError, match=r"words \['no', 'si'\] in es, but .* head that was trained for \['nie', 'tak'\]"
+    ):
+        check_same_questions(spanish, BY_LANGUAGE, word_tokenizer())
+    whole = spanish.model_copy(update={"train": spanish.train.model_copy(update={"objective": "vocabulary"})})
+    check_same_questions(whole, BY_LANGUAGE, word_tokenizer())
 
 
 def test_rows_that_another_language_dealt_are_refused(tmp_path: Path) -> None:
