@@ -82,9 +82,12 @@ def run(root: Path) -> tuple[Config, torch.nn.Module]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("left", [False, True])
-def test_a_run_that_is_loaded_says_what_ones_own_model_says(run: tuple, left: bool) -> None:
+def test_a_run_that_is_loaded_says_what_ones_own_model_says(
+    run: tuple, left: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, model = run
     loaded = flare_ds.load(config.run_dir)
+    assert "warning" not in capsys.readouterr().err, "we have not trained it, so it is not that we have not ended"
     tokens = load_tokenizer(config.model)(list(loaded.labels), add_special_tokens=False)["input_ids"]
     logits = model(**asked(config, left=left)).logits
     assert logits.shape[:2] == (len(TARGETS), 1)

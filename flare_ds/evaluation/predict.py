@@ -116,7 +116,8 @@ class Predictor:
             running = open_trained(self.opened, shape=self.shape, label_tokens=self.encoder.label_tokens)
         else:
             running = self._alone(self.alone_on)
-        if rank() == 0 and (problem := RunDirectory(self.config.run_dir).untrained(self.config)):
+        run = RunDirectory(self.config.run_dir)
+        if rank() == 0 and run.has_log and (problem := run.untrained(self.config)):
             print(f"warning: {problem}: the best adapter so far answers", file=sys.stderr)
         running.root.eval()
         return running

@@ -24,7 +24,7 @@ from flare_ds.runs.changes import changes, housekeeping
 from flare_ds.settings import parse_config, saved_config
 
 CONFIG, CACHE, BASE, VERSIONS = "config.yaml", "cache.json", "base.json", "versions.json"
-TRAINING, METRICS = "training.json", "metrics.json"
+TRAINING, TRAIN_LOG, METRICS = "training.json", "train_log.jsonl", "metrics.json"
 VALIDATION_METRICS = "metrics-validation.json"
 """What `evaluate --split validation` writes in place of the other."""
 _MADE_BY = {METRICS: "evaluate {}", VALIDATION_METRICS: "evaluate {} --split validation"}
@@ -184,6 +184,11 @@ class RunDirectory:
             return None
         return f"the training of {self.path} has not ended ({self.progress(config)})"
 
+    @property
+    def has_log(self) -> bool:
+        """Whether it is we who train it; what a loop of one's own has trained has no log of ours."""
+        return (self.path / TRAIN_LOG).is_file()
+
     def progress(self, config: Config) -> str:
         """How far its training came, by its log."""
         steps = max((line["step"] for line in self.train_log()), default=0)
@@ -200,7 +205,7 @@ class RunDirectory:
         Raises:
             DataError: one of them is damaged.
         """
-        path = self.path / "train_log.jsonl"
+        path = self.path / TRAIN_LOG
         if not path.is_file():
             return []
         try:

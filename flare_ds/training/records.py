@@ -18,6 +18,7 @@ from flare_ds.config import Config
 from flare_ds.files import disk_errors, write_text
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.progress import IN_A_LOG, bar, on_terminal
+from flare_ds.runs.directory import TRAIN_LOG
 from flare_ds.runtime.process_group import world_size
 from flare_ds.tracking.figures import of_step, of_validation
 from flare_ds.tracking.picture import share_picture
@@ -39,7 +40,7 @@ class Records:
         if not enabled:
             return
         run_dir, self.language = Path(config.run_dir), config.task.target_language
-        self._path = run_dir / "train_log.jsonl"
+        self._path = run_dir / TRAIN_LOG
         # A run that starts anew scores its start anew as well.
         kept = [line for line in _whole_lines(self._path) if first_step and line["step"] <= first_step]
         write_text(self._path, "".join(f"{json_text(line)}\n" for line in kept))
