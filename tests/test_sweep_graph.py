@@ -60,6 +60,30 @@ def test_any_setting_is_an_axis(bench: Bench) -> None:
     assert found[f"pl/lora-r4-alpha8{rate}"]["adapter"]["fusion"] == "add_relu", "what lora does not read is left"
 
 
+def test_a_setting_that_a_method_does_not_read_is_no_axis_for_it(bench: Bench) -> None:
+    one = "grid.seeds=[1]"
+    assert list(cells(bench, one, "grid.train.source_dropout=[0, 0.2]")) == [
+        *("pl/zero_shot-seed1", "pl/lora-seed1", "pl/flare-source_dropout0-seed1", "pl/flare-source_dropout0.2-seed1"),
+    ]
+    assert list(cells(bench, one, "grid.generate.max_new_tokens=[8, 16]")) == [
+        *("pl/zero_shot-seed1", "pl/lora-seed1", "pl/flare-seed1"),
+    ]
+    ways = [one, "grid.methods=[lora]", "grid.evaluate.answers=[ranked, generated]", "grid.generate.seed=[1, 2]"]
+    assert list(cells(bench, *ways)) == [
+        *("pl/lora-answers-ranked-seed1", "pl/lora-answers-generated-seed1-seed1"),
+        "pl/lora-answers-generated-seed2-seed1",
+    ]
+
+
+def test_what_trains_nothing_takes_the_cache_of_the_cell_beside_it(bench: Bench) -> None:
+    plan = load_sweep(bench.path, ["grid.methods=[zero_shot, lora]", "grid.seeds=[1]", "grid.task.train_rows=[50, 99]"])
+    assert [cell.name for cell in plan.cells] == [
+        *("pl/zero_shot-seed1", "pl/lora-train_rows50-seed1", "pl/lora-train_rows99-seed1"),
+    ]
+    prepared = [[run.name for run in node.runs] for node in nodes_of(plan) if node.kind == "prepare"][1:]
+    assert prepared == [["pl/zero_shot-seed1", "pl/lora-train_rows50-seed1"], ["pl/lora-train_rows99-seed1"]]
+
+
 def test_variants_tasks_and_models(bench: Bench) -> None:
     bench.settings |= {
         "variants": {"wide": {"method": "flare", "adapter.r": 16}, "lora": {"method": "lora", "adapter.r": 2}},
