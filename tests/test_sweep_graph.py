@@ -75,6 +75,16 @@ def test_a_setting_that_a_method_does_not_read_is_no_axis_for_it(bench: Bench) -
     ]
 
 
+def test_how_source_prefix_comes_by_its_keys_is_an_axis(bench: Bench) -> None:
+    grid = ["grid.methods=[lora, source_prefix]", "grid.seeds=[1]", "grid.source.provider=[lockstep, cached]"]
+    found = cells(bench, *grid)
+    assert {name: cell["source"]["provider"] for name, cell in found.items()} == {
+        "pl/lora-seed1": "lockstep",
+        "pl/source_prefix-provider-lockstep-seed1": "lockstep",
+        "pl/source_prefix-provider-cached-seed1": "cached",
+    }
+
+
 def test_what_trains_nothing_takes_the_cache_of_the_cell_beside_it(bench: Bench) -> None:
     plan = load_sweep(bench.path, ["grid.methods=[zero_shot, lora]", "grid.seeds=[1]", "grid.task.train_rows=[50, 99]"])
     assert [cell.name for cell in plan.cells] == [

@@ -22,8 +22,10 @@ _FREE_IN_EVALUATION = ("evaluate.", "generate.", "translate.", "task.test_rows",
 
 def deciding(config: Config) -> dict[str, Any]:
     """The settings that decide what comes of a run, by dotted name; lists as JSON has them."""
-    settings = flat(config.deciding()).items()
-    return {name: value for name, value in settings if name not in PLACES and is_read(name, config)}
+    settings = flat(config.deciding())
+    if config.recipe.fuses == "keys":
+        del settings["source.provider"]  # the keys are the same, computed anew or stored
+    return {name: value for name, value in settings.items() if name not in PLACES and is_read(name, config)}
 
 
 def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[str, tuple[Any, Any]]:
@@ -55,6 +57,8 @@ def is_read(name: str, config: Config) -> bool:
             return recipe.trains
         case ["mixup", _]:
             return recipe.fuses == "mixup"
+        case ["source", "provider"]:
+            return recipe.states == "source" and not recipe.adapts_source
         case ["source", _]:
             return config.sources > 0 or config.caches_mt
         case ["translate", _]:
