@@ -139,6 +139,7 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
         ("grid.tasks=[xnli]", "'xnli', which is not in tasks"),
         ("variants.x={method: flair}", "did you mean 'flare'"),
         ("variants.a/b={method: flare}", "names a directory"),
+        ("variants.lora={method: flare}", r"variants\.lora in .* has the name of a method, but is method=flare"),
         ("variants.lora={method: lora, train: {seed: 3}}", r"variants\.lora\.train\.seed=3"),
         ("grids=[{languages: [pl], methods: [lora], seeds: [1], adapter.alpha: [3]}, {languages: [pl]}]", "grids"),
         ("score=all", "score='all'"),
