@@ -130,6 +130,7 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
         ("grid.adapter.rr=[1]", r"'adapter\.rr'"),
         ("grid.adapter.r=[]", r"adapter\.r=\[\] has no value"),
         ("grid.adapter.r=[8, 8]", "or one twice"),
+        ("grid.deepspeed=[auto, zero3]", r"deepspeed=.* is no axis: .*fix: write deepspeed: \[\{deepspeed: \.\.\.\}"),
         ("grid.train.steps=3", r"setting grid: train\.steps=3 is no list of values"),
         ("grid.rank=[{adapter.r: 4}, {adapter: {r: 8}, adapter.r: 16}]", r"grid\.rank\.adapter\.r stands twice"),
         ("variants.x.adapter.r=4", r"variants\.x in .* names no method"),
@@ -144,12 +145,20 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
         ("grids=[{languages: [pl], methods: [lora], seeds: [1], adapter.alpha: [3]}, {languages: [pl]}]", "grids"),
         ("score=all", "score='all'"),
         ("retries=-1", "retries=-1"),
-        ("grid.task.data_dir=[a/x, b/x]", r"two cells of .*data_dir-x.*: task\.data_dir='a/x' and 'b/x'"),
+        ("grid.task.data_dir=[a/x, b/x]", r"two cells .*data_dir-x.*: task\.data_dir='a/x' and 'b/x'.*fix: leave"),
     ],
 )
 def test_a_wrong_axis_is_told(bench: Bench, override: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){problem}"):
         load_sweep(bench.path, [override])
+
+
+def test_what_a_wrong_axis_is_told_to_be_works(bench: Bench) -> None:
+    one = ["grid.methods=[lora]", "grid.seeds=[1]"]
+    modes = [*one, "grid.deepspeed=[{deepspeed: auto}, {deepspeed: ds.json}]"]
+    assert list(cells(bench, *modes)) == ["pl/lora-deepspeed-auto-seed1", "pl/lora-deepspeed-ds.json-seed1"]
+    named = [f"variants.{name}={{method: lora, task.data_dir: {name}/x}}" for name in "ab"]
+    assert list(cells(bench, *one, *named, "grid.methods=[a, b]")) == ["pl/a-seed1", "pl/b-seed1"]
 
 
 def test_two_jobs_run_what_needs_nothing_unfinished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,8 @@ class _Resolver:
         apart = [name for name in one if one[name] != other[name] and is_read(name, run.config)]
         differ = [f"{name}={one[name]!r:.80} and {other[name]!r:.80}" for name in apart]
         if differ:
-            fix = "give the one of them a name of its own in variants"
+            setting = f"{apart[0]}: {one[apart[0]]!r:.80}"
+            fix = f"leave {apart[0]} out of the grid, and name each value in variants: NAME: {{method: ..., {setting}}}"
             raise ConfigError(f"two cells of {self.origin} would be {run.name}: {', '.join(differ)}", fix=fix)
 
 
