@@ -140,6 +140,17 @@ def test_a_run_with_other_settings_is_refused_before_anything_runs(bench, overri
     assert not (bench.out / "es").exists()
 
 
+def test_settings_that_finished_runs_do_not_read_are_free(bench):
+    sweep(bench.path, ["grid.methods=[zero_shot, lora]"])
+    bench.calls()
+    assert sweep(bench.path, ["base.adapter.fusion=add", "base.train.source_dropout=0.2", "base.generate.seed=2"]) == 0
+    done = [call for call in bench.calls() if not call.startswith("prepare")]
+    assert done == expected_calls(["pl/flare-seed1", "pl/flare-seed2"])
+    with pytest.raises(ConfigError, match=r"fusion='add', now adapter\.fusion='mul'") as error:
+        sweep(bench.path, ["base.adapter.fusion=mul", "base.train.source_dropout=0.2"])  # flare reads it
+    assert "stage1" not in str(error.value) and "lora" not in str(error.value)
+
+
 def test_all_that_differs_is_said_at_once(bench):
     sweep(bench.path)
     with pytest.raises(ConfigError) as error:

@@ -60,6 +60,40 @@ def test_any_setting_is_an_axis(bench: Bench) -> None:
     assert found[f"pl/lora-r4-alpha8{rate}"]["adapter"]["fusion"] == "add_relu", "what lora does not read is left"
 
 
+def test_a_setting_that_a_method_does_not_read_is_no_axis_for_it(bench: Bench) -> None:
+    one = "grid.seeds=[1]"
+    assert list(cells(bench, one, "grid.train.source_dropout=[0, 0.2]")) == [
+        *("pl/zero_shot-seed1", "pl/lora-seed1", "pl/flare-source_dropout0-seed1", "pl/flare-source_dropout0.2-seed1"),
+    ]
+    assert list(cells(bench, one, "grid.generate.max_new_tokens=[8, 16]")) == [
+        *("pl/zero_shot-seed1", "pl/lora-seed1", "pl/flare-seed1"),
+    ]
+    ways = [one, "grid.methods=[lora]", "grid.evaluate.answers=[ranked, generated]", "grid.generate.seed=[1, 2]"]
+    assert list(cells(bench, *ways)) == [
+        *("pl/lora-answers-ranked-seed1", "pl/lora-answers-generated-seed1-seed1"),
+        "pl/lora-answers-generated-seed2-seed1",
+    ]
+
+
+def test_how_source_prefix_comes_by_its_keys_is_an_axis(bench: Bench) -> None:
+    grid = ["grid.methods=[lora, source_prefix]", "grid.seeds=[1]", "grid.source.provider=[lockstep, cached]"]
+    found = cells(bench, *grid)
+    assert {name: cell["source"]["provider"] for name, cell in found.items()} == {
+        "pl/lora-seed1": "lockstep",
+        "pl/source_prefix-provider-lockstep-seed1": "lockstep",
+        "pl/source_prefix-provider-cached-seed1": "cached",
+    }
+
+
+def test_what_trains_nothing_takes_the_cache_of_the_cell_beside_it(bench: Bench) -> None:
+    plan = load_sweep(bench.path, ["grid.methods=[zero_shot, lora]", "grid.seeds=[1]", "grid.task.train_rows=[50, 99]"])
+    assert [cell.name for cell in plan.cells] == [
+        *("pl/zero_shot-seed1", "pl/lora-train_rows50-seed1", "pl/lora-train_rows99-seed1"),
+    ]
+    prepared = [[run.name for run in node.runs] for node in nodes_of(plan) if node.kind == "prepare"][1:]
+    assert prepared == [["pl/zero_shot-seed1", "pl/lora-train_rows50-seed1"], ["pl/lora-train_rows99-seed1"]]
+
+
 def test_variants_tasks_and_models(bench: Bench) -> None:
     bench.settings |= {
         "variants": {"wide": {"method": "flare", "adapter.r": 16}, "lora": {"method": "lora", "adapter.r": 2}},
@@ -96,6 +130,7 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
         ("grid.adapter.rr=[1]", r"'adapter\.rr'"),
         ("grid.adapter.r=[]", r"adapter\.r=\[\] has no value"),
         ("grid.adapter.r=[8, 8]", "or one twice"),
+        ("grid.deepspeed=[auto, zero3]", r"deepspeed=.* is no axis: .*fix: write deepspeed: \[\{deepspeed: \.\.\.\}"),
         ("grid.train.steps=3", r"setting grid: train\.steps=3 is no list of values"),
         ("grid.rank=[{adapter.r: 4}, {adapter: {r: 8}, adapter.r: 16}]", r"grid\.rank\.adapter\.r stands twice"),
         ("variants.x.adapter.r=4", r"variants\.x in .* names no method"),
@@ -105,16 +140,25 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
         ("grid.tasks=[xnli]", "'xnli', which is not in tasks"),
         ("variants.x={method: flair}", "did you mean 'flare'"),
         ("variants.a/b={method: flare}", "names a directory"),
+        ("variants.lora={method: flare}", r"variants\.lora in .* has the name of a method, but is method=flare"),
         ("variants.lora={method: lora, train: {seed: 3}}", r"variants\.lora\.train\.seed=3"),
         ("grids=[{languages: [pl], methods: [lora], seeds: [1], adapter.alpha: [3]}, {languages: [pl]}]", "grids"),
         ("score=all", "score='all'"),
         ("retries=-1", "retries=-1"),
-        ("grid.task.data_dir=[a/x, b/x]", r"two cells of .*data_dir-x.*: task\.data_dir='a/x' and 'b/x'"),
+        ("grid.task.data_dir=[a/x, b/x]", r"two cells .*data_dir-x.*: task\.data_dir='a/x' and 'b/x'.*fix: leave"),
     ],
 )
 def test_a_wrong_axis_is_told(bench: Bench, override: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){problem}"):
         load_sweep(bench.path, [override])
+
+
+def test_what_a_wrong_axis_is_told_to_be_works(bench: Bench) -> None:
+    one = ["grid.methods=[lora]", "grid.seeds=[1]"]
+    modes = [*one, "grid.deepspeed=[{deepspeed: auto}, {deepspeed: ds.json}]"]
+    assert list(cells(bench, *modes)) == ["pl/lora-deepspeed-auto-seed1", "pl/lora-deepspeed-ds.json-seed1"]
+    named = [f"variants.{name}={{method: lora, task.data_dir: {name}/x}}" for name in "ab"]
+    assert list(cells(bench, *one, *named, "grid.methods=[a, b]")) == ["pl/a-seed1", "pl/b-seed1"]
 
 
 def test_two_jobs_run_what_needs_nothing_unfinished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,11 @@ def refusal(read: object, path: Path, override: str) -> ConfigError:
         ("tracking.to=[x]", "tracking.to.0='x' in FILE is neither tensorboard, wandb nor mlflow", "use one of"),
         ("adapter.align=rigth", "adapter.align='rigth' in FILE is neither right, left", "did you mean 'right'?"),
         ("adapter.fused_modules=[]", "adapter.fused_modules=[] in FILE is empty", "a list with at least one item"),
+        (
+            "adapter.target_modules=[]",
+            "adapter.target_modules=[] in FILE is empty",
+            "with at least one item or all-linear",
+        ),
         ("train.whole_model=yes", "'yes' in FILE is neither auto, true nor false", "use one of: auto, false, true"),
         ("task.target_language=", "task.target_language in FILE has no value", "set it to a text"),
         ("model.attention=", "model.attention in FILE has no value", "sdpa, eager or flash_attention_2"),

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from flare_ds.data.cache import Cache
     from flare_ds.evaluation.scores import Scores
 
-_PARTS = ("translate", "prepare", "stage1", "cells", "report")
-"""Of a sweep."""
-
 
 def add_verbs(verbs: "Verbs") -> None:
     """Declare them."""
@@ -80,9 +77,11 @@ def _add_sweep(verbs: "Verbs") -> None:
 
 def _parts(text: str) -> tuple[str, ...]:
     """A type of argument: parts of a sweep."""
+    from flare_ds.sweep.local import PARTS
+
     parts = tuple(text.split(","))
-    if wrong := [part for part in parts if part not in _PARTS]:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r:.50} is no part of a sweep; name some of {', '.join(_PARTS)}")
+    if wrong := [part for part in parts if part not in PARTS]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r:.50} is no part of a sweep; name some of {', '.join(PARTS)}")
     return parts
 
 
@@ -245,13 +244,13 @@ def _sweep(options: argparse.Namespace) -> int:
         print(dry_run(options.config, overrides_of(options), jobs=options.jobs))
         return 0
 
-    from flare_ds.sweep.local import sweep
+    from flare_ds.sweep.local import PARTS, sweep
 
     return sweep(
         options.config,
         overrides_of(options),
         jobs=options.jobs,
-        only=options.only or _PARTS,
+        only=options.only or PARTS,
         rerun_changed=options.rerun == "changed",
     )
 

@@ -1,6 +1,6 @@
 """Settings of what trains, and of the source it meets."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ class AdapterConfig(Section):
     alpha: float = Field(16.0, gt=0, description="adapter output is scaled by alpha / r")
     rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, on both streams")
-    target_modules: list[str] | Literal["all-linear"] = Field(
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = Field(
         "all-linear", description="linear layers that get an adapter"
     )
     fused_modules: list[str] = Field(

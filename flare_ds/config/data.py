@@ -38,7 +38,9 @@ class TaskConfig(Section):
     data_dir: TypedPath | None = Field(None, description="directory that holds the task's files (null: the hub)")
     source_language: str = Field("en", description="language we transfer from")
     target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
-    extra_source_languages: tuple[str, ...] = Field((), description="more languages fused beside it (flare)")
+    extra_source_languages: tuple[str, ...] = Field(
+        (), description="more languages read beside it (flare, source_prefix)"
+    )
     sides: Literal["own", "translated"] = Field(
         "own", description="the other side of a row: the data set's own, or machine-translated (flare-ds translate)"
     )

@@ -10,6 +10,7 @@ from typing import Any
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.layers import flat
 from flare_ds.places import PLACES
+from flare_ds.tasks import TASKS
 
 FUSION = frozenset(
     f"adapter.{name}"
@@ -21,8 +22,10 @@ _FREE_IN_EVALUATION = ("evaluate.", "generate.", "translate.", "task.test_rows",
 
 def deciding(config: Config) -> dict[str, Any]:
     """The settings that decide what comes of a run, by dotted name; lists as JSON has them."""
-    settings = flat(config.deciding()).items()
-    return {name: value for name, value in settings if name not in PLACES and is_read(name, config)}
+    settings = flat(config.deciding())
+    if config.recipe.fuses == "keys":
+        del settings["source.provider"]  # the keys are the same, computed anew or stored
+    return {name: value for name, value in settings.items() if name not in PLACES and is_read(name, config)}
 
 
 def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[str, tuple[Any, Any]]:
@@ -33,27 +36,43 @@ def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[s
         wanted: asked for now.
         evaluated: whether the run is only to be scored, which may go otherwise than before.
     """
-    before, now = deciding(saved), deciding(wanted)
-    names = dict.fromkeys([*now, *before])
+    before, now = flat(saved.deciding()), flat(wanted.deciding())
+    names = dict.fromkeys([*deciding(wanted), *deciding(saved)])
     if evaluated:
         names = dict.fromkeys(name for name in names if not name.startswith(_FREE_IN_EVALUATION))
-    return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
+    return {name: (before[name], now[name]) for name in names if before[name] != now[name]}
 
 
 def is_read(name: str, config: Config) -> bool:
     """Whether a setting, given by its dotted name, means anything to a run's method."""
-    recipe, section = config.recipe, name.partition(".")[0]
-    if section == "train" and not recipe.trains:
-        return name == "train.objective"
-    if section == "adapter":
-        return recipe.trains
-    if section == "mixup":
-        return recipe.fuses == "mixup"
-    if section == "source":
-        return config.sources > 0 or config.caches_mt
-    if section == "translate":
-        return config.task.is_translated
+    recipe = config.recipe
+    if name in FUSION:
+        return config.sources > 0
+    match name.split("."):
+        case ["train", "objective"]:
+            return True
+        case ["train", "source_dropout"]:
+            return recipe.trains and recipe.needs_source
+        case ["train" | "adapter", _] | ["task", "train_rows"]:
+            return recipe.trains
+        case ["mixup", _]:
+            return recipe.fuses == "mixup"
+        case ["source", "provider"]:
+            return recipe.states == "source" and not recipe.adapts_source
+        case ["source", _]:
+            return config.sources > 0 or config.caches_mt
+        case ["translate", _]:
+            return config.task.is_translated
+        case ["generate", _]:
+            return _may_write(config)
     return True
+
+
+def _may_write(config: Config) -> bool:
+    """Whether answers may be generated; what the task of a file asks is not known here, where no code of one is run."""
+    task = config.task
+    has_labels = task.path is None and task.name in TASKS and not TASKS.get(task.name).free_answers
+    return config.evaluate.answers == "generated" or (config.train.objective == "vocabulary" and not has_labels)
 
 
 def housekeeping(saved: Config, wanted: Config) -> bool:

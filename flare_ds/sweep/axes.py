@@ -21,6 +21,8 @@ from flare_ds.layers import flat, nested
 
 NAME = re.compile(r"\w[\w.@+-]*")
 """What may be part of a path as it is."""
+_IN_NO_SECTION = {"cache_dir", "deepspeed"}
+"""Settings of a run whose names have no dot."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Grid(Section):
         for key, values in axes.items():
             if not isinstance(values, list):
                 raise ValueError(f"{key}={values!r:.200} is no list of values; write {key}: [{values!r:.200}]")
+        for key in sorted(_IN_NO_SECTION & other.keys()):
+            problem = f"{key}={other[key]!r:.200} is no axis: without a dot in its name one is a list of settings"
+            raise ValueError(f"{problem}; write {key}: [{{{key}: ...}}, {{{key}: ...}}]")
         return {key: written[key] for key in own & written.keys()} | other | {"axes": axes}
 
     @field_validator("languages", "methods", "seeds", "tasks", "models")

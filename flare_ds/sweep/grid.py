@@ -202,6 +202,9 @@ def _unknown(config: SweepConfig, origin: str) -> Iterator[ConfigError]:
         elif method not in METHODS:
             problem = f"unknown method {method!r:.200} in {origin} (variants.{name})"
             yield ConfigError(problem, fix=suggestion(method, METHODS))
+        elif name in METHODS and name != method:
+            problem = f"variants.{name} in {origin} has the name of a method, but is method={method}"
+            yield ConfigError(problem, fix=f"give it another name, in grid.methods too, or say method: {name}")
     for part in ("tasks", "models"):
         known: dict[str, Settings] = getattr(config, part)
         for name in sorted({name for grid in config.all_grids for name in getattr(grid, part) or ()} - known.keys()):

@@ -13,7 +13,7 @@ from flare_ds.layers import flat, merged, nested
 from flare_ds.methods import METHODS
 from flare_ds.precision import AUTO
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.changes import FUSION, is_read
+from flare_ds.runs.changes import is_read
 from flare_ds.settings import parse_config
 from flare_ds.sweep.axes import Cell, suffix
 from flare_ds.sweep.grid import Settings, SweepConfig, launch_words, read_sweep
@@ -165,10 +165,12 @@ class _Resolver:
         own = {"method": method, "task": {"target_language": cell.language}, "train": {"seed": seed}}
         place = _directory(cell) / cell.language
         resolved = self._parse(merged(below, nested(cell.choices), own), f"{place}/{cell.method}-seed{seed}")
-        read = {name: value for name, value in cell.choices.items() if _reads(resolved, name)}
+        read = {name: value for name, value in cell.choices.items() if is_read(name, resolved)}
         name = f"{place}/{cell.method}{suffix(read)}-seed{seed}"
         if len(read) < len(cell.choices):
-            resolved = self._parse(merged(below, nested(read), own), name)
+            # task.train_rows stays: it reads the cache of the cell beside it, and none of all rows is made for it alone.
+            kept = {name: value for name, value in cell.choices.items() if name in read or name.startswith("task.")}
+            resolved = self._parse(merged(below, nested(kept), own), name)
         return PlannedRun(name, self._at(resolved, name), cell.method, _directory(cell), stage1)
 
     def _stage1(self, cell: Cell) -> PlannedRun:
@@ -213,19 +215,16 @@ class _Resolver:
 
     def _check_namesake(self, run: PlannedRun, first: PlannedRun) -> None:
         one, other = flat(first.config.model_dump(mode="json")), flat(run.config.model_dump(mode="json"))
-        differ = [f"{name}={one[name]!r:.80} and {other[name]!r:.80}" for name in one if one[name] != other[name]]
+        apart = [name for name in one if one[name] != other[name] and is_read(name, run.config)]
+        differ = [f"{name}={one[name]!r:.80} and {other[name]!r:.80}" for name in apart]
         if differ:
-            fix = "give the one of them a name of its own in variants"
+            setting = f"{apart[0]}: {one[apart[0]]!r:.80}"
+            fix = f"leave {apart[0]} out of the grid, and name each value in variants: NAME: {{method: ..., {setting}}}"
             raise ConfigError(f"two cells of {self.origin} would be {run.name}: {', '.join(differ)}", fix=fix)
 
 
 def _directory(cell: Cell) -> Path:
     return Path(*(part for part in (cell.model, cell.task) if part is not None))
-
-
-def _reads(config: Config, name: str) -> bool:
-    """Whether cells that differ in a setting are different cells."""
-    return is_read(name, config) and (config.sources > 0 or name not in FUSION)
 
 
 def _wrong_languages(run: PlannedRun) -> Iterator[ConfigError]:

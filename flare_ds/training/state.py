@@ -9,8 +9,9 @@ step, so nothing else has to be kept. The best adapter so far lies in the run's 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
@@ -25,7 +26,9 @@ from flare_ds.evaluation.ways import generates
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.json_text import json_text
+from flare_ds.layers import flat
 from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.places import PLACES
 from flare_ds.runs.changes import deciding
 from flare_ds.runtime.engine import KINDS, MOMENTS, Engine, Kind
 from flare_ds.runtime.rank_zero import on_rank_zero
@@ -71,8 +74,12 @@ def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) ->
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
 
 
-def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:
+def load_state(path: Path, *fingerprints: str) -> tuple[Progress, dict[str, Tensor]]:
     """Read a state file.
+
+    Args:
+        path: of the file.
+        fingerprints: those of `fingerprints`.
 
     Returns:
         The progress, and all tensors by their prefixed names.
@@ -80,7 +87,7 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
     Raises:
         CheckpointError: the file is damaged, or belongs to other data or settings.
     """
-    progress = read_progress(path, fingerprint)
+    progress = read_progress(path, *fingerprints)
     try:
         with safe_open(path, framework="pt") as file:
             return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -88,8 +95,12 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
         raise _damaged(path, error) from error
 
 
-def read_progress(path: Path, fingerprint: str) -> Progress:
-    """Read where a run stands, without its tensors.
+def read_progress(path: Path, *fingerprints: str) -> Progress:
+    """Read where a run stands, without its tensors; it goes on with the first fingerprint.
+
+    Args:
+        path: of the file.
+        fingerprints: those of `fingerprints`.
 
     Raises:
         CheckpointError: see `load_state`.
@@ -99,12 +110,12 @@ def read_progress(path: Path, fingerprint: str) -> Progress:
             progress = _PROGRESS.validate_json(file.metadata()["progress"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
-    if progress.fingerprint != fingerprint:
+    if progress.fingerprint not in fingerprints:
         raise CheckpointError(
             f"{path} was written by a run with other data or settings, so it cannot be continued",
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
         )
-    return progress
+    return replace(progress, fingerprint=fingerprints[0])
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
@@ -138,12 +149,25 @@ def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
     }
 
 
-def fingerprint(config: Config, cache: Cache) -> str:
+def fingerprints(config: Config, cache: Cache) -> tuple[str, str]:
     """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
 
-    The base counts by its contents: it may be moved.
+    The base counts by its contents: it may be moved. The first is written; with the second goes on what began when some
+    settings counted that the method does not read.
     """
-    sections = ["method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config))]
-    parts = {name: value for name, value in deciding(config).items() if name.startswith(tuple(sections))}
     models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
-    return json_sha256([cache.key, [model_fingerprint(str(name)) for name in models], parts])
+    contents = [model_fingerprint(str(name)) for name in models]
+    sections = ("method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config)))
+
+    def of(settings: Mapping[str, Any]) -> str:
+        parts = {name: value for name, value in settings.items() if name.startswith(sections)}
+        return json_sha256([cache.key, contents, parts])
+
+    return of(deciding(config)), of(_deciding_before(config))
+
+
+def _deciding_before(config: Config) -> dict[str, Any]:
+    """The settings of a run that trains which counted up to version 0.2."""
+    reads_source, mixes = config.sources > 0 or config.caches_mt, config.recipe.fuses == "mixup"
+    unread = (*PLACES, *(["source."] * (not reads_source)), *(["mixup."] * (not mixes)))
+    return {name: value for name, value in flat(config.deciding()).items() if not name.startswith(unread)}
