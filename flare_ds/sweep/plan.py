@@ -168,7 +168,7 @@ class _Resolver:
         read = {name: value for name, value in cell.choices.items() if is_read(name, resolved)}
         name = f"{place}/{cell.method}{suffix(read)}-seed{seed}"
         if len(read) < len(cell.choices):
-            # task.train_rows stays: it reads the cache of the cell beside it, and none of all rows is made for it alone.
+            # task.train_rows stays: it reads the cache of the cell beside it, and none of all rows is made for it.
             kept = {name: value for name, value in cell.choices.items() if name in read or name.startswith("task.")}
             resolved = self._parse(merged(below, nested(kept), own), name)
         return PlannedRun(name, self._at(resolved, name), cell.method, _directory(cell), stage1)
