@@ -171,7 +171,10 @@ def _accept(config: Config, output: Path, candidate: Path, untuned: Scores, merg
 def _refused(config: Config, result: Stage1) -> CheckpointError:
     fix = "train longer (train.steps) or with another train.learning_rate, in another run_dir"
     if result.tuned > result.untuned:
-        fix = "its update was rounded off in the precision of the base's files: save the base in float32, and name that"
+        fix = (
+            "the adapter was lost on its way to the base, perhaps rounded off in the precision of its files: save the "
+            "base in float32, and name that"
+        )
     return CheckpointError(
         f"the merged base of {config.run_dir} has {result.metric} {result.merged:.4f} on {result.validation_examples} "
         f"validation examples and the untuned base {result.untuned:.4f}, so nothing was gained "
