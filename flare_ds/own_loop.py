@@ -65,7 +65,7 @@ def adapt(
         _check_dtype(dtype, (config.model.dtype,))
     else:
         _check_dtype(dtype, ("bfloat16", "float32"))
-        config = _run_settings(hf_model, settings or {}, seed)
+        config = _run_settings(hf_model.name_or_path or _NAMELESS, dtype, settings or {}, seed)
     if config.adapter.train_head and config.train.objective == "labels":
         problem = "adapter.train_head=true with train.objective='labels' trains a head of the label words alone"
         fix = "set train.objective=vocabulary (a loop of one's own has no label words), or adapter.train_head=false"
@@ -214,14 +214,13 @@ def _check_dtype(dtype: str, able: tuple[str, ...]) -> None:
         raise ConfigError(f"hf_model is in {dtype}, not {wanted}", fix=f"load it with dtype={wanted}")
 
 
-def _run_settings(hf_model: PreTrainedModel, settings: AdapterConfig | Mapping[str, Any], seed: int) -> Config:
+def _run_settings(base: str, dtype: str, settings: AdapterConfig | Mapping[str, Any], seed: int) -> Config:
     """A run that has nothing but its base and its adapter."""
-    dtype = str(hf_model.dtype).removeprefix("torch.")
     adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
     found = {
         "method": "flare",
         "run_dir": ".",
-        "model": {"base": hf_model.name_or_path or _NAMELESS, "dtype": dtype},
+        "model": {"base": base, "dtype": dtype},
         "task": {"name": "own", "source_language": "en", "target_language": "own"},
         "adapter": adapter,
         "train": {"steps": 1, "objective": "vocabulary", "seed": seed},

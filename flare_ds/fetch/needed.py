@@ -12,6 +12,7 @@ from flare_ds.exceptions import ConfigError, DataError, FlareError, together
 from flare_ds.fetch.sources import DATA, MODELS
 from flare_ds.model_files.names import SHIPPED, is_path, missing_directory
 from flare_ds.tasks.base import Task
+from flare_ds.tasks.bigbench import not_on_hub
 from flare_ds.tasks.load import check_languages, task_of
 
 
@@ -67,9 +68,7 @@ def check_data(config: TaskConfig) -> None:
         DataError: saying what makes it.
     """
     if config.data_dir is None and config.path is None and config.name in DATA:  # what is fetched is not on the hub
-        problem = f"task {config.name} is not on the hub, and task.data_dir is not set"
-        place = f"data/{config.name}"
-        raise DataError(problem, fix=f"flare-ds fetch data {config.name} --link {place}, and set task.data_dir={place}")
+        raise not_on_hub(config.name)
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         link = "" if Path(config.data_dir).is_absolute() else f" --link {config.data_dir}"
         fetch = f", or flare-ds fetch data {config.name}{link}" if config.name in DATA else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.files import write_atomically, write_text
-from flare_ds.reporting.paper import untuned
+from flare_ds.reporting.groups import about
 from flare_ds.runs import RunResult
 
 COLUMNS = ("run", "language", "method", "seed", "step", "validation_score", "validation_loss")
@@ -66,23 +66,18 @@ def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
         return None
     panels: dict[tuple[str, ...], dict[str, list[Curve]]] = {}
     for run, curve in curves:
-        panels.setdefault(_about(run), {}).setdefault(run.method, []).append(curve)
+        panels.setdefault(about(run), {}).setdefault(run.method, []).append(curve)
     differing = [part for part, values in enumerate(zip(*panels, strict=True)) if len(set(values)) > 1] or [2]
     colours = {method: f"C{i}" for i, method in enumerate(sorted({run.method for run, _ in curves}))}
     rows, columns = math.ceil(len(panels) / _ACROSS), min(len(panels), _ACROSS)
     figure = Figure(figsize=(4.5 * columns, 3.6 * rows), layout="constrained")
-    for place, about in enumerate(sorted(panels), start=1):
-        panel, title = figure.add_subplot(rows, columns, place), " ".join(about[part] for part in differing)
-        _draw(panel, panels[about], colours)
+    for place, (parts, methods) in enumerate(sorted(panels.items()), start=1):
+        panel, title = figure.add_subplot(rows, columns, place), " ".join(parts[part] for part in differing)
+        _draw(panel, methods, colours)
         panel.set(title=title, xlabel="optimizer steps", ylabel="validation score")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()
-
-
-def _about(run: RunResult) -> tuple[str, str, str]:
-    """Task, base (what it was before stage 1) and language: what runs have in common that are drawn together."""
-    return run.config.task.name, Path(untuned(run.config.model.base)).name, run.config.task.target_language
 
 
 def _draw(panel: Any, methods: Mapping[str, Sequence[Curve]], colours: Mapping[str, str]) -> None:

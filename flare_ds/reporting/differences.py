@@ -91,7 +91,7 @@ class Comparison:
     def rows(self) -> list[str]:
         """The ids of the rows, in their order; where languages have other rows, they have other ids."""
         run = self.pairs[0][0]
-        return [row if is_parallel(run) else f"{self.group.language} {row}" for row in run.outcomes]
+        return list(run.outcomes) if is_parallel(run) else [f"{self.group.language} {row}" for row in run.outcomes]
 
     @cached_property
     def clusters_N(self) -> NDArray[np.int64]:

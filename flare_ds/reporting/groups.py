@@ -52,9 +52,8 @@ class Group:
     @property
     def name(self) -> tuple[str, str, str, str]:
         """Task, base (what it was before stage 1), language and method, with the place: what every table calls it."""
-        config = self.runs[0].config
         method = f"{self.method} ({self.place})" if self.place else self.method
-        return config.task.name, Path(untuned(config.model.base)).name, self.language, method
+        return *about(self.runs[0]), method
 
     @property
     def language(self) -> str:
@@ -108,6 +107,12 @@ class Group:
     def is_set_as(self, other: "Group") -> bool:
         """Whether all that both read of these is the same."""
         return all(self.choices[name] == other.choices[name] for name in self.choices.keys() & other.choices.keys())
+
+
+def about(run: RunResult) -> tuple[str, str, str]:
+    """Task, base (what it was before stage 1) and target language of a run."""
+    task = run.config.task
+    return task.name, Path(untuned(run.config.model.base)).name, task.target_language
 
 
 def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
@@ -167,9 +172,10 @@ def declared(run: RunResult) -> Task | None:
 
 def is_parallel(run: RunResult) -> bool:
     """Whether a scored run's rows say the same in every language; so it is taken where nobody knows any more."""
-    told = run.metrics.get("parallel")  # an earlier version wrote none
-    task = declared(run) if told is None else None
-    return bool(told) if told is not None else task is None or task.parallel
+    if (told := run.metrics.get("parallel")) is not None:  # an earlier version wrote none
+        return bool(told)
+    task = declared(run)
+    return task is None or task.parallel
 
 
 def references(group: Group, groups: Sequence[Group]) -> list[Group]:
@@ -215,8 +221,8 @@ def clusters_of(runs: Sequence[RunResult]) -> NDArray[np.int64]:
     Raises:
         DataError: see `RunResult.clusters`.
     """
-    knowing = next((run for run in runs if run.clusters is not None), None)
-    if knowing is None or knowing.clusters is None:
+    known = next(((run.outcomes, run.clusters) for run in runs if run.clusters is not None), None)
+    if known is None:
         return np.arange(len(runs[0].outcomes))
-    of = dict(zip(knowing.outcomes, knowing.clusters, strict=True))
+    of = dict(zip(*known, strict=True))
     return np.array([of[row] for row in runs[0].outcomes])

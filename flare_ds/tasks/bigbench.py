@@ -13,6 +13,11 @@ from flare_ds.exceptions import DataError
 from flare_ds.tasks.records import Record
 
 
+def not_on_hub(task: str) -> DataError:
+    """The error that says that a task's data must be fetched, and where they are then."""
+    return DataError(f"task {task} is not on the hub, and task.data_dir is not set", fix=_fetch(task))
+
+
 def path_in(data_dir: str | None, file: str, task: str) -> Path:
     """Where a fetched file of a task lies.
 
@@ -20,7 +25,7 @@ def path_in(data_dir: str | None, file: str, task: str) -> Path:
         DataError: `data_dir` is None, but these tasks are not on the hub.
     """
     if data_dir is None:
-        raise DataError(f"task {task} is not on the hub, and task.data_dir is not set", fix=_fetch(task))
+        raise not_on_hub(task)
     return Path(data_dir) / file
 
 
