@@ -5,7 +5,7 @@ No launcher, no process group, no DeepSpeed: the whole base lies on one device.
 Legend: n texts, K label words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -23,8 +23,9 @@ from flare_ds.runtime.process_group import device as own_device
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
 
-Targets = Text | Sequence[Text | None] | None
-Sources = Text | Sequence[Text | Sequence[Text | None] | None] | None
+_DEVICES = "give cpu, cuda or cuda:1, or leave it out"
+Targets = Text | Iterable[Text | None] | None
+Sources = Text | Iterable[Text | Sequence[Text | None] | None] | None
 
 
 def load(
@@ -57,9 +58,9 @@ def load(
 class TrainedModel:
     """A run's model on one device; made by `flare_ds.load`.
 
-    A text is a string; of a task of several fields a mapping of them. Texts are given one at a time or as a list, and
-    answers come as a list, in their order. A source of None, or none at all, lets the model read the target alone.
-    Threads may share it: they are answered one after the other.
+    A text is a string; of a task of several fields a mapping of them. Texts are given one at a time or several (any
+    iterable), and answers come as a list, in their order. A source of None, or none at all, lets the model read the
+    target alone. Threads may share it: they are answered one after the other.
 
     Args:
         config: of the run.
@@ -124,8 +125,10 @@ class TrainedModel:
 def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        held = torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         problem = f"device={str(name)!r} cannot be used: {str(error).partition(chr(10))[0]}"
-        raise ConfigError(problem, fix="give cpu, cuda or cuda:1, or leave it out") from error
+        raise ConfigError(problem, fix=_DEVICES) from error
+    if held.is_meta:
+        raise ConfigError(f"device={str(name)!r} cannot be used: nothing is computed there", fix=_DEVICES)
     return device

@@ -10,7 +10,7 @@ Columns of other names are not read; without an `id` a row is called by its numb
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,15 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
 def asked_rows(
     config: Config,
     task: Task,
-    target: Text | Sequence[Text | None] | None,
-    source: Text | Sequence[Text | Sequence[Text | None] | None] | None,
+    target: Text | Iterable[Text | None] | None,
+    source: Text | Iterable[Text | Sequence[Text | None] | None] | None,
 ) -> list[ParallelRow]:
     """The rows that Python code asks about, in its order.
 
     Args:
         config: of the run; its method says what is read of a row.
         task: its task.
-        target: a text, or a list of them; may be left out where the method reads the source only.
+        target: a text, or several (any iterable); may be left out where the method reads the source only.
         source: the same in the source language; None for a row that is read alone. Where the method reads several
             sources, a list of them for each row, in the order of the config.
 
@@ -98,14 +98,22 @@ def asked_rows(
         return [_asked(config, task, "0", target, source)]
     if isinstance(source, str | Mapping):
         raise ConfigError("target is a list, but source a single text", fix="give a list of as many sources")
-    assert first is not None
-    targets = [None] * len(first) if target is None else target
-    sources = [None] * len(first) if source is None else source
+    targets, sources = _several("target", target), _several("source", source)
+    targets = [None] * len(sources) if target is None else targets
+    sources = [None] * len(targets) if source is None else sources
     if len(targets) != len(sources):
         problem = f"{len(targets)} texts in target, but {len(sources)} in source"
         raise ConfigError(problem, fix="give one for each, and None for a row that is read alone")
     pairs = zip(targets, sources, strict=True)
     return [_asked(config, task, str(number), *pair) for number, pair in enumerate(pairs)]
+
+
+def _several(name: str, texts: Any) -> list[Any]:
+    if texts is None:
+        return []
+    if not isinstance(texts, Iterable):
+        raise ConfigError(f"{name}={texts!r:.200} is no text, and no list of texts", fix="give one of these")
+    return list(texts)
 
 
 def _asked(config: Config, task: Task, number: str, target: Any, source: Any) -> ParallelRow:

@@ -12,17 +12,18 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
+from flare_ds.config import Config
 from flare_ds.config.section import Section
 from flare_ds.layers import flat, nested
+from flare_ds.overrides import keys_of
 
 NAME = re.compile(r"\w[\w.@+-]*")
 """What may be part of a path as it is."""
-_IN_NO_SECTION = {"cache_dir", "deepspeed"}
-"""Settings of a run whose names have no dot."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ class Grid(Section):
         for key, values in axes.items():
             if not isinstance(values, list):
                 raise ValueError(f"{key}={values!r:.200} is no list of values; write {key}: [{values!r:.200}]")
-        for key in sorted(_IN_NO_SECTION & other.keys()):
-            problem = f"{key}={other[key]!r:.200} is no axis: without a dot in its name one is a list of settings"
-            raise ValueError(f"{problem}; write {key}: [{{{key}: ...}}, {{{key}: ...}}]")
+        for key, values in other.items():
+            if isinstance(values, list) and not get_close_matches(key, own):  # those are typed wrong, and told so
+                problem = f"{key}={values!r:.200} is no axis: without a dot in its name one is a list of settings"
+                raise ValueError(f"{problem}; write {_as_axis(key)}")
         return {key: written[key] for key in own & written.keys()} | other | {"axes": axes}
 
     @field_validator("languages", "methods", "seeds", "tasks", "models")
@@ -139,6 +141,15 @@ def _shown(value: Any) -> str:
 def _choices(name: str, values: list[Any]) -> list[dict[str, Any]]:
     together = [nested(value, f"grid.{name}.") if isinstance(value, Mapping) else {name: value} for value in values]
     return [flat(settings) for settings in together]
+
+
+def _as_axis(key: str) -> str:
+    """How what was probably meant is written."""
+    sections = {name: keys_of(Config, [name]) for name in Config.model_fields}
+    if named := [f"{section}.{key}: [...]" for section, keys in sections.items() if key in keys]:
+        return " or ".join(named)
+    setting = key if key in sections else "SECTION.SETTING"
+    return f"{key}: [{{{setting}: ...}}, {{{setting}: ...}}]"
 
 
 def _goes_together(value: Any) -> bool:

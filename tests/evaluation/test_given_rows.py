@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flare_ds.config import Config
@@ -158,6 +159,8 @@ def test_python_asks_of_one_text_or_of_many() -> None:
     assert asked(config_of("lora"), "a", "b") == asked(config_of("flare_mt"), "a") == [({"text": "a"}, [])]
     assert asked(config_of("translate_test"), source=["b"]) == [({"text": "b"}, [{"text": "b"}])]
     assert asked(config_of(), []) == []
+    assert asked(config_of(), (text for text in "ac"), iter(["b", None])) == asked(config_of(), ["a", "c"], ["b", None])
+    assert asked(config_of(), np.array(["a"])) == [({"text": "a"}, [None])]
 
 
 def test_python_asks_with_several_sources_and_of_several_fields() -> None:
@@ -179,6 +182,8 @@ def test_python_asks_with_several_sources_and_of_several_fields() -> None:
         ("flare", ["a", "b"], ["c"], "2 texts in target, but 1 in source"),
         ("flare", ["a", " "], None, r"target\[1\] holds no text"),
         ("flare", ["a", {"txt": "b"}], None, r"target\[1\]=\{'txt': 'b'\} is no text of task multiemo"),
+        ("flare", 5, None, "target=5 is no text, and no list of texts"),
+        ("flare", ["a"], 5, "source=5 is no text, and no list of texts"),
         ("flare", "a", 5, r"source\[0\]=5 is no text of task multiemo"),
         ("translate_test", None, ["b", ""], r"target\[1\] holds no text"),
     ],

@@ -21,6 +21,7 @@ from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.data.parallel import ParallelRow, load_parallel
+from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
 from flare_ds.methods import METHODS
 from flare_ds.models.loading import load_tokenizer
@@ -330,6 +331,13 @@ def test_that_a_run_is_not_trained_to_its_end_is_told(tmp_path: Path, capsys: py
     for again in (lambda: main(ask), lambda: flare_ds.load(config.run_dir, "cpu")):
         again()
         assert capsys.readouterr().err.count(told) == 1
+
+
+@pytest.mark.parametrize("device", ["meta", "gpu", "cuda:99"])
+def test_a_device_that_nothing_runs_on_is_refused(tmp_path: Path, device: str) -> None:
+    settings = toy_settings(tmp_path, method="zero_shot")
+    with pytest.raises(ConfigError, match=f"(?s)device='{device}' cannot be used: .*fix: give cpu, cuda"):
+        flare_ds.load(write_config(settings), device)
 
 
 @pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
