@@ -103,14 +103,15 @@ def publish(partial: Path, directory: Path, check: Check) -> None:
             partial.rename(directory)
             return sync(directory.parent)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            link = directory.is_symlink()
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not (link and error.errno == errno.ENOTDIR):
                 raise
         try:
             check(directory)
             return None
         except FlareError:
             with suppress(FileNotFoundError):  # another builder moved it first
-                set_aside(directory)
+                directory.unlink() if link else set_aside(directory)
 
 
 def remove_dead_builds(directory: Path, dead_after_s: float = DAY_S, *, keep: Path | None = None) -> None:

@@ -15,7 +15,7 @@ from flare_ds.fetch.fetch import fetch
 from flare_ds.fetch.record import is_of
 from flare_ds.fetch.sources import Source
 from flare_ds.kept import Kind, kept_in
-from flare_ds.published import FileRecord, check_sizes, is_trash
+from flare_ds.published import FileRecord, check_sizes, is_trash, publishing
 from flare_ds.translation.run import translate_jobs
 from flare_ds.translation.store import find_translation, read_translation
 from tests.data.cache.moods import moods_config, word_tokenizer, write_data
@@ -126,6 +126,29 @@ def test_a_build_that_cannot_be_told_is_unfinished(made: dict[str, Path], capsys
     capsys.readouterr()
     main(["cache", "ls", str(here)])
     assert capsys.readouterr().out.count("unfinished") == len(KINDS)
+
+
+@pytest.mark.parametrize("linked", ["nothing", "damaged", "whole", "a file"])
+def test_a_link_that_leads_to_nothing_whole_makes_way(tmp_path: Path, linked: str) -> None:
+    """Caches that were moved to a disk, which is gone now, and linked."""
+
+    def check(directory: Path) -> None:
+        if not (directory / "whole").exists():
+            raise CacheError("not whole", fix="")
+
+    place, there = tmp_path / "caches/cache", tmp_path / linked
+    place.parent.mkdir()
+    place.symlink_to(there)
+    if linked == "a file":
+        there.touch()
+    elif linked != "nothing":
+        there.mkdir()
+        (there / linked).touch()
+    with publishing(place, check, elsewhere="") as partial:
+        (partial / "whole").write_text("new")
+    assert place.is_symlink() == (linked == "whole")
+    assert (place / "whole").read_text() == ("" if linked == "whole" else "new")
+    assert [*place.parent.iterdir()] == [place] and there.exists() == (linked != "nothing")
 
 
 @pytest.mark.parametrize("name", ["seen-0123456789abcdef", ".seen-0123456789abcdef.0123abcd"])

@@ -360,6 +360,14 @@ def test_what_was_run_with_other_settings_is_moved_aside(bench: Bench, capfd: py
     assert (newest / "base").is_dir() and (newest / "stage1/metrics.json").exists()
 
 
+@pytest.mark.parametrize(("only", "lacking"), [(["report"], "stage1 and cells"), (["prepare", "cells"], "stage1")])
+def test_nothing_is_moved_aside_that_is_not_run_again(bench: Bench, only: list[str], lacking: str) -> None:
+    sweep(bench.path)
+    with pytest.raises(ConfigError, match=f"--only {','.join(only)} leaves out {lacking}, which"):
+        sweep(bench.path, ["methods.flare.adapter.r=4"], only=only, rerun_changed=True)
+    assert not (bench.out / ".aside").exists()
+
+
 @contextmanager
 def writing(bench: Bench, run: str) -> Iterator[str]:
     """Another process that writes a run, and its name."""

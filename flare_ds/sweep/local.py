@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from flare_ds.exceptions import HostError
+from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.files import disk_errors
 from flare_ds.processes import log_tail, say, search_path
 from flare_ds.reporting import report
@@ -62,6 +62,7 @@ def sweep(
         FlareError: data or a base is not there.
         HostError: the launcher is not installed, another sweep is writing the same directory, or the disk is full.
     """
+    _check_parts(only, rerun_changed)
     plan = load_sweep(path, overrides)
     check_inputs(nodes_of(plan), path, only)
     _check_launcher(plan, path)
@@ -87,6 +88,16 @@ def sweep(
         say(f"\n{result.text}" if result else "")
     finished = all(is_done(run, plan) for run in plan.runs) or any(part not in only for part in KINDS)
     return 0 if finished and not (runner.failed or runner.unmet or (result and result.unreadable)) else 1
+
+
+def _check_parts(only: Collection[str], rerun_changed: bool) -> None:
+    """What is moved aside must be run again in the same call."""
+    if rerun_changed and (lacking := [part for part in ("stage1", "cells") if part not in only]):
+        raise ConfigError(
+            f"--rerun changed moves results aside, and --only {','.join(only)} leaves out {' and '.join(lacking)}, "
+            "which would run them again",
+            fix="leave out --only, or --rerun",
+        )
 
 
 def summary(runner: Runner) -> str:

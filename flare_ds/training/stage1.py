@@ -19,6 +19,7 @@ from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import CheckpointError, ConfigError, FlareError
 from flare_ds.files import disk_errors, write_json
+from flare_ds.locks import hold, release
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.models.merge import check_mergeable, merge_run
@@ -72,6 +73,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
         ConfigError: the settings are not those of a task adapter.
         CheckpointError: the merged base scores no better than the untuned one, and is not kept; `output` holds
             something else; or see `Trainer` and `merge_run`.
+        HostError: another process is making `output`.
         ToBeContinued: a signal asked to stop; what is trained is saved.
         NotFiniteError: the scores of one of the two are not finite.
         FlareError: see `open_run` and `Trainer`.
@@ -82,13 +84,19 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     trained = on_rank_zero(lambda: RunDirectory(config.run_dir).trained)
     if on_rank_zero(output.exists):
         return on_rank_zero(partial(_finished, config, output, trained))
-    with stopping():
-        if not trained:
-            on_rank_zero(partial(check_mergeable, config))
-            Trainer(config, cache).train()
-            make_room()
-        with leaving_between_batches(ALL_SAVED):
-            return _merged_and_checked(config, cache, output)
+    making = output.with_name(f".{output.name}.lock")
+    on_rank_zero(partial(hold, making, doing=f"is making the base {output}"))
+    try:
+        with stopping():
+            if not trained:
+                on_rank_zero(partial(check_mergeable, config))
+                Trainer(config, cache).train()
+                make_room()
+            with leaving_between_batches(ALL_SAVED):
+                return _merged_and_checked(config, cache, output)
+    finally:
+        if rank() == 0:
+            release(making)
 
 
 def _merged_and_checked(config: Config, cache: Cache, output: Path) -> Stage1:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from flare_ds.config import Config
-from flare_ds.exceptions import CheckpointError, ToBeContinued
+from flare_ds.exceptions import CheckpointError, HostError, ToBeContinued
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.settings import load_config
@@ -57,7 +58,7 @@ def refuse_base(config: Config) -> None:
 def told(config: Config, output: Path) -> str:
     try:
         return str(stage1.run_stage1(config, output))
-    except (CheckpointError, ToBeContinued) as error:
+    except (CheckpointError, HostError, ToBeContinued) as error:
         return str(error)
 
 
@@ -67,6 +68,12 @@ def main(path: str, idle: str) -> None:
     found = {}
     for name, output in (("finished", "tuned"), ("again", "again"), ("taken", "model")):
         found[name] = told(config, root / output)
+    code = "from pathlib import Path; from flare_ds.locks import hold\n"
+    code += f"hold(Path({str(root / '.held.lock')!r}), doing=''); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        found["held"], found["holder"] = told(config, root / "held"), other.pid
+        other.communicate(b"\n")
     shutil.move(root / "again", root / "moved")
     found["moved"] = told(config, root / "moved")
     before = signal.getsignal(signal.SIGTERM)

@@ -119,6 +119,12 @@ def test_what_is_done_is_not_done_again(root: Path, told: dict[str, str]) -> Non
     assert "exists already" in told["taken"] and "choose another --output" in told["taken"]
 
 
+def test_of_two_that_make_one_base_the_second_is_refused(root: Path, told: dict[str, str]) -> None:
+    """Each would give its own name to what the other merged."""
+    assert f"process {told['holder']} on host" in told["held"] and f"is making the base {root}/held" in told["held"]
+    assert not (root / "held").exists() and not [*root.glob(".*.lock")]
+
+
 @pytest.mark.parametrize("fault", ["merge", "load"])
 def test_a_merge_or_a_load_that_did_nothing_is_refused(root: Path, told: dict[str, str], fault: str) -> None:
     training = read_json(root / "english/training.json")
