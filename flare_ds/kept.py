@@ -128,14 +128,38 @@ def kept_in(directory: Path, kinds: Sequence[Kind]) -> list[Kept]:
     return [kept for kept in found if kept is not None]
 
 
+def caches_among(paths: Sequence[Path], kinds: Sequence[Kind]) -> list[Path]:
+    """Paths of some kinds, finished, and those in directories of them; whatever else is there is passed over.
+
+    Args:
+        paths: as a shell's `*` gives them; what is not there, or has the name of a finished one, is kept.
+        kinds: those that are meant.
+
+    Raises:
+        CacheError: nothing is left.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if _FINISHED_NAME.fullmatch(path.name) or not path.exists() or any(kind.holds(path) for kind in kinds):
+            found.append(path)
+        elif path.is_dir():
+            found += [kept.path for kept in kept_in(path, kinds) if kept.state != "unfinished"]
+    if not found:
+        problem = f"{', '.join(map(str, paths)):.300} holds no finished cache"
+        raise CacheError(problem, fix="give the cache_dir of your configs, or a cache in it")
+    return found
+
+
 def kept_at(path: Path, kinds: Sequence[Kind]) -> Kept:
     """Look at one directory; sizes of files are compared, contents are not.
 
     Raises:
-        CacheError: it is none of these kinds.
+        CacheError: it is none of these kinds, or a link.
     """
     kept = _look_at(path, kinds)
     if kept is None:
+        if path.is_symlink() and path.exists():
+            raise CacheError(f"{path} is a link to {path.resolve()}", fix="name that; the link stays")
         problem = f"{path} is not a cache directory" if path.exists() else f"there is no cache at {path}"
         raise CacheError(problem, fix=f"list the caches there: `flare-ds cache ls {path.absolute().parent}`")
     return kept

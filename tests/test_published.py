@@ -72,6 +72,15 @@ def test_every_kind_is_listed_verified_and_removed(made: dict[str, Path], capsys
     assert {path: line[0] for path, line in lines.items()} == {str(path): kind for kind, path in made.items()}
     assert all("whole" in line for line in lines.values()) and "eng_Latn" in lines[str(made["translation"])]
     assert main(["cache", "verify", *map(str, made.values())]) == 0
+    (here / "README.md").touch()
+    every = [[here], [*here.iterdir()], [*made.values(), here / "requests"]]  # as `caches` and `caches/*` are typed
+    for typed in every:
+        capsys.readouterr()
+        assert main(["cache", "verify", *map(str, typed)]) == 0
+        assert sorted(capsys.readouterr().out.splitlines()) == sorted(f"{path}: whole" for path in made.values())
+    assert main(["cache", "verify", str(here / "README.md"), str(here / "requests")]) == 1
+    assert "holds no finished cache" in capsys.readouterr().err
+    assert main(["cache", "verify", str(here), str(here / "gone")]) == 1
     for kind, name in CONTENT.items():
         flip(made[kind] / name)
     capsys.readouterr()
@@ -80,6 +89,15 @@ def test_every_kind_is_listed_verified_and_removed(made: dict[str, Path], capsys
     assert told.out == "" and all(f"the content of {name} was changed" in told.err for name in CONTENT.values())
     assert main(["cache", "rm", "--yes", *map(str, made.values())]) == 0
     assert all(is_trash(path) or path.name == "requests" for path in here.iterdir() if path.is_dir())
+
+
+def test_a_link_is_not_removed_but_what_it_leads_to(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    link = made["fetched"].parent.parent / "link"
+    link.symlink_to(made["fetched"])
+    assert main(["cache", "verify", str(link)]) == 0
+    assert main(["cache", "rm", "--yes", str(link)]) == 1
+    assert f"is a link to {made['fetched']}\n  fix: name that" in capsys.readouterr().err
+    assert main(["cache", "rm", "--yes", str(made["fetched"])]) == 0 and not link.exists()
 
 
 def test_what_was_fetched_is_not_removed_by_its_age(made: dict[str, Path]) -> None:

@@ -24,7 +24,7 @@ DIFFERENT = 1
 def add_verbs(verbs: "Verbs") -> None:
     """Declare them."""
     summary = "list, describe, check, compare and remove caches: tokens, states, translations, what was fetched"
-    examples = ["flare-ds cache ls", "flare-ds cache verify tokenized_cache/*", "flare-ds cache rm --older-than 30"]
+    examples = ["flare-ds cache ls", "flare-ds cache verify tokenized_cache", "flare-ds cache rm --older-than 30"]
     cache = add_verb(verbs, "cache", None, summary, examples)
     own = cache.add_subparsers(required=True, metavar="ls|stats|verify|diff|rm")
     ls = add_verb(own, "ls", _ls, "list the caches of a directory", ["flare-ds cache ls /shared/caches"])
@@ -34,8 +34,9 @@ def add_verbs(verbs: "Verbs") -> None:
     stats = add_verb(own, "stats", _stats, "rows, lengths and size of a cache", [f"flare-ds cache stats {one}"])
     stats.add_argument("cache", type=typed_path, metavar="CACHE", help="cache directory")
     summary = "read every byte of caches, and say what is damaged; exit code 1 if anything is"
-    verify = add_verb(own, "verify", _verify, summary, ["flare-ds cache verify tokenized_cache/*"])
-    add_list(verify, "caches", "+", type=typed_path, metavar="CACHE", help="cache directories")
+    verify = add_verb(own, "verify", _verify, summary, ["flare-ds cache verify tokenized_cache"])
+    several = "cache directories, or directories of caches"
+    add_list(verify, "caches", "+", type=typed_path, metavar="CACHE", help=several)
     summary = "how two caches, or the caches that configs want, differ; exit code 1 if they do"
     diff = add_verb(own, "diff", _diff, summary, [f"flare-ds cache diff {one} run.yaml"])
     for name in ("a", "b"):
@@ -100,9 +101,10 @@ def _stats(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     from flare_ds.data.cache import verify
+    from flare_ds.kept import caches_among
 
     damaged = 0
-    for path in options.caches:
+    for path in caches_among(options.caches, _kinds()):
         kind = next((kind for kind in _kinds() if kind.holds(path)), None)
         try:
             (kind.verify if kind else verify)(path)

@@ -31,7 +31,7 @@ def add_verbs(verbs: "Verbs") -> None:
     )
     data = "directory with the task's files (default: where `flare-ds fetch data` puts them; else the hub)"
     new.add_argument("--data", type=typed_path, metavar="DIR", help=data)
-    summary = "say all that is wrong with a config, or print it resolved and what it would do; nothing is run"
+    summary = "say what is wrong with a config, or print it resolved and what it would do; nothing is run"
     check = add_verb(verbs, "check", _check, summary, ["flare-ds check run.yaml train.steps=100"])
     add_config(check)
     summary = "print the JSON schema of a config, for editors"

@@ -64,6 +64,9 @@ def run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
     if told := place_of(os.environ).told_by:
         problem = f"--ranks {options.ranks}, but a launcher has started this process: {told} in the environment"
         raise HostError(problem, fix="leave --ranks out, or unset these variables")
+    if vars(options).get("interactive"):
+        problem = f"--interactive with --ranks {options.ranks}: questions are for one process"
+        raise ConfigError(problem, fix="leave --ranks out, or use --file")
     if "read_config" in options:
         read = options.read_config(options)
         check_bases(config.model for config in (read if isinstance(read, list) else [read]))

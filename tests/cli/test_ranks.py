@@ -123,6 +123,8 @@ def test_what_is_told_before_any_rank_starts(
     for verb in (["train"], ["evaluate"], ["predict", "--target", "x"], ["stage1", "--output", "x"]):
         assert main([*verb, config, "train.steps=0", "--ranks", "2"]) == 1
         assert "train.steps=0" in capsys.readouterr().err
+    assert main(["predict", config, "--interactive", "--ranks", "1"]) == 1
+    assert "--interactive with --ranks 1: questions are for one process" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_ADDR", "here")
