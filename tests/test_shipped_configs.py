@@ -21,6 +21,7 @@ from flare_ds.runtime.engine import count_trainable
 from flare_ds.settings import load_config
 from flare_ds.sweep.grid import read_sweep
 from flare_ds.sweep.plan import load_sweep
+from flare_ds.training.run import check_answers
 from tests.distributed import REPOSITORY
 from tests.small_models import small_model
 
@@ -49,6 +50,13 @@ def test_a_shipped_run_validates_and_round_trips(path: Path, tmp_path: Path) -> 
 def test_a_shipped_sweep_validates(path: Path) -> None:
     cells = load_sweep(path).cells
     assert cells and read_sweep(path).variants.keys() <= {cell.method for cell in cells}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_is_shipped_trains_on_answers_as_its_task_has_them(path: Path) -> None:
+    configs = [run.config for run in load_sweep(path).runs] if path in SWEEPS else [load_config(path)]
+    for config in configs:
+        check_answers(config)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
