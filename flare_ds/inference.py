@@ -14,8 +14,8 @@ import torch
 
 from flare_ds.config import Config
 from flare_ds.data.parallel import ParallelRow
+from flare_ds.evaluation.answerable import can_write
 from flare_ds.evaluation.answers import Written
-from flare_ds.evaluation.generate import can_write
 from flare_ds.evaluation.given_rows import Text, asked_rows
 from flare_ds.evaluation.predict import Labelled, Predictor
 from flare_ds.exceptions import ConfigError

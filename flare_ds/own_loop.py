@@ -24,7 +24,7 @@ from flare_ds.batches.collate import collate
 from flare_ds.batches.padded_rows import PaddedRows
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.data.row_answers import NO_TARGET
-from flare_ds.evaluation.generate import with_whole_head
+from flare_ds.evaluation.answerable import with_whole_head
 from flare_ds.exceptions import ConfigError, FlareError
 from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.models.attention_kernels import choose_attention_kernels

@@ -15,13 +15,14 @@ from pydantic.fields import FieldInfo
 
 from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.config import Config
+from flare_ds.evaluation.answerable import check_answers
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import count_trainable
 from flare_ds.settings import load_config
 from flare_ds.sweep.grid import read_sweep
 from flare_ds.sweep.plan import load_sweep
-from flare_ds.training.run import check_answers
+from flare_ds.tasks.load import task_of
 from tests.distributed import REPOSITORY
 from tests.small_models import small_model
 
@@ -56,7 +57,7 @@ def test_a_shipped_sweep_validates(path: Path) -> None:
 def test_what_is_shipped_trains_on_answers_as_its_task_has_them(path: Path) -> None:
     configs = [run.config for run in load_sweep(path).runs] if path in SWEEPS else [load_config(path)]
     for config in configs:
-        check_answers(config)
+        check_answers(config, task_of(config.task))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

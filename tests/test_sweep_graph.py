@@ -157,6 +157,27 @@ def test_a_wrong_axis_is_told(bench: Bench, override: str, problem: str) -> None
         load_sweep(bench.path, [override])
 
 
+@pytest.mark.parametrize("stage1", ["null", "{}"])
+def test_answers_that_no_run_could_give_are_told_before_anything_starts(bench: Bench, stage1: str) -> None:
+    """Once each, however many cells have them; stage 1 is asked, too."""
+    free = ["base.task={name: tydiqa, sides: translated}", "grid.languages=[ko, sw]", f"stage1={stage1}"]
+    late = "variants.fitted={method: lora, evaluate.late: fitted, train.objective: vocabulary}"
+    with pytest.raises(ConfigError, match=r"2 problems in .*sweep\.yaml") as told:
+        dry_run(bench.path, [*free, late, "grid.methods=[lora, fitted]"])
+    assert told.value.problem.count("the answers of task tydiqa are free text") == 1
+    assert told.value.problem.count("ranks label words, but answers are to be written") == 1
+    with pytest.raises(
+        ConfigError, match=r"train\.objective='labels', but the answers .*\n  fix: .*objective=vocabulary"
+    ):
+        sweep(bench.path, [*free, "grid.methods=[zero_shot]"])
+    only_stage1 = ["grid.methods=[zero_shot]", "methods.zero_shot={train.objective: vocabulary}"]
+    if stage1 == "{}":
+        with pytest.raises(ConfigError, match="are free text"):
+            load_sweep(bench.path, [*free, *only_stage1])
+    assert bench.calls() == [] and not bench.out.exists()
+    assert load_sweep(bench.path, [*free, "base.train.objective=vocabulary"]).cells
+
+
 def test_what_a_wrong_axis_is_told_to_be_works(bench: Bench) -> None:
     one = ["grid.methods=[lora]", "grid.seeds=[1]"]
     modes = [*one, "grid.deepspeed=[{deepspeed: auto}, {deepspeed: ds.json}]"]

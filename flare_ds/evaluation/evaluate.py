@@ -17,8 +17,8 @@ from flare_ds.checksums import file_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.answerable import with_whole_head
 from flare_ds.evaluation.finite import refuse_not_finite
-from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.late import settled
 from flare_ds.evaluation.other_rows import OWN, OtherRows
 from flare_ds.evaluation.ranked import Ranked

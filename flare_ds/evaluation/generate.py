@@ -23,7 +23,6 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
-from flare_ds.exceptions import ConfigError
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.gathered_base import base_gathered
 
@@ -46,26 +45,6 @@ class Decoded:
         """The answer in words. It is one line: what an untrained model says behind it is no part of it."""
         said = tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(said).strip().partition("\n")[0].rstrip()
-
-
-def can_write(config: Config) -> bool:
-    """Whether a run's model can generate: unless its head was trained for the label words alone."""
-    return not (config.recipe.trains and config.adapter.train_head and config.train.objective == "labels")
-
-
-def with_whole_head(config: Config) -> Config:
-    """The run's settings, but for a model that predicts the whole vocabulary: what generation opens.
-
-    Raises:
-        ConfigError: the run's head was trained for the label words alone.
-    """
-    if not can_write(config):
-        raise ConfigError(
-            "adapter.train_head=true with train.objective='labels' trained the label words' rows of the output matrix "
-            "only, so nothing else can be generated",
-            fix="train with train.objective=vocabulary, or with adapter.train_head=false",
-        )
-    return config.model_copy(update={"train": config.train.model_copy(update={"objective": "vocabulary"})})
 
 
 def eos_ids(base: PreTrainedModel, trained: int | None) -> list[int]:

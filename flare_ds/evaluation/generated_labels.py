@@ -8,20 +8,17 @@ Case, ASCII punctuation and spacing do not count; everything else does:
     ""                    none
 """
 
-from collections.abc import Sequence
 from statistics import fmean
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.answerable import as_compared, label_readings
 from flare_ds.evaluation.answers import not_finite_answers, written
-from flare_ds.evaluation.qa import unpunctuated
 from flare_ds.evaluation.sayable import check_label_words
 from flare_ds.evaluation.scores import Scores, label_figures
-from flare_ds.exceptions import ConfigError
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
-from flare_ds.texts import one_line
 
 
 def score_generated_labels(
@@ -49,7 +46,7 @@ def score_generated_labels(
             "id": split.ids(row),
             "cluster": int(split.clusters[row]),
             "label": words[label],
-            "prediction": readings.get(_as_compared(answer.text)),
+            "prediction": readings.get(as_compared(answer.text)),
             "text": answer.text,
             "log_probability": answer.log_probability,
         }
@@ -59,23 +56,3 @@ def score_generated_labels(
     cut_off = fmean(not answer.ended for answer in said)
     figures = {**label_figures(records), "not_a_label": not_a_label, "cut_off": cut_off}
     return Scores(metric, "generated", figures, records, not_finite_answers(split, said))
-
-
-def label_readings(words: Sequence[str]) -> dict[str, str]:
-    """The label words by how they are compared.
-
-    Raises:
-        ConfigError: of two words the same is left, or of one nothing.
-    """
-    readings = {_as_compared(word): word for word in words}
-    if len(readings) < len(words) or "" in readings:
-        raise ConfigError(
-            f"evaluate.answers='generated', but case, punctuation and spacing are all that tells the label words "
-            f"{list(words)} apart",
-            fix="set evaluate.answers=ranked",
-        )
-    return readings
-
-
-def _as_compared(text: str) -> str:
-    return one_line(unpunctuated(text))

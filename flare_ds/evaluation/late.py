@@ -21,10 +21,9 @@ from flare_ds.adapters.files import saved_figures
 from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.rows_read import SplitRows
 from flare_ds.config import Config
-from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.exceptions import CheckpointError
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CONFIG
-from flare_ds.tasks.base import Task
 
 Scores = NDArray[np.floating]
 _MOST = 16.0
@@ -98,36 +97,3 @@ def added(own_nK: Scores, of_source_nK: Scores, has_source_n: NDArray[np.bool_],
     both_nK = own_nK + weight * of_source_nK
     both_nK -= np.logaddexp.reduce(both_nK, 1, keepdims=True)
     return np.where(has_source_n[:, None], both_nK, own_nK)
-
-
-def check_late(config: Config, task: Task) -> None:
-    """Refuse label scores that cannot be added.
-
-    Raises:
-        ConfigError: answers are to be written, or the label words are others in the source language.
-    """
-    if config.late is None:
-        return
-    if task.free_answers or config.evaluate.answers == "generated":
-        refuse_to_write(config)
-    source, target = config.task.source_language, config.task.target_language
-    if task.label_words(source) != task.label_words(target):
-        raise ConfigError(
-            f"task {task.name} has other label words in {source} than in {target}, so the scores of the two texts "
-            f"cannot be added (evaluate.late={config.late})",
-            fix="leave late out: method=lora, evaluate.late=null",
-        )
-
-
-def refuse_to_write(config: Config) -> None:
-    """Refuse to decode answers where label scores are added.
-
-    Raises:
-        ConfigError: the settings add them.
-    """
-    if config.late is not None:
-        raise ConfigError(
-            f"method={config.method} with the source's label scores added (late) ranks label words, but answers are to "
-            "be written: two texts would have to agree on every token",
-            fix="rank label words (evaluate.answers=ranked), or leave late out: method=lora, evaluate.late=null",
-        )

@@ -38,11 +38,12 @@ from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.batches.streams import streams_of
 from flare_ds.data.cache.encode import tokenize_behind
+from flare_ds.evaluation.answerable import refuse_to_write
 from flare_ds.evaluation.batches import Ask, ask_rows
 from flare_ds.evaluation.evaluate import open_trained
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.generate import Decoded, eos_ids, generate
-from flare_ds.evaluation.late import base_alone, refuse_to_write
+from flare_ds.evaluation.late import base_alone
 from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer

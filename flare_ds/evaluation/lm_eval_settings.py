@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flare_ds.config import Config, GenerateConfig
-from flare_ds.evaluation.generate import with_whole_head
+from flare_ds.evaluation.answerable import with_whole_head
 from flare_ds.evaluation.late import settled
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs import RunDirectory

@@ -24,13 +24,14 @@ from flare_ds.data.cache.rows import FURTHER_CUT, RowEncoder
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.data.streams import MT
+from flare_ds.evaluation.answerable import check_late, refuse_to_write, with_whole_head
 from flare_ds.evaluation.answers import Written, best_windows
 from flare_ds.evaluation.batches import Ask, T, ask_rows
 from flare_ds.evaluation.evaluate import open_trained, saved_adapter
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.free_texts import FreeTexts
-from flare_ds.evaluation.generate import eos_ids, generate, with_whole_head
-from flare_ds.evaluation.late import check_late, late_scores, refuse_to_write, settled
+from flare_ds.evaluation.generate import eos_ids, generate
+from flare_ds.evaluation.late import late_scores, settled
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import HostError

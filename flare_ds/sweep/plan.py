@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from flare_ds.config import Config, TaskConfig
+from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import ConfigError, DataError, together
 from flare_ds.layers import flat, merged, nested
 from flare_ds.methods import METHODS
@@ -17,6 +18,7 @@ from flare_ds.runs.changes import is_read
 from flare_ds.settings import parse_config
 from flare_ds.sweep.axes import Cell, suffix
 from flare_ds.sweep.grid import Settings, SweepConfig, launch_words, read_sweep
+from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import check_languages, task_of
 
 _GRID_OR_BASE = "grid.languages, base.task.source_language"
@@ -112,12 +114,17 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
     Raises:
         ConfigError: a setting of the sweep or of a run is unknown, mistyped, out of range or set in the wrong place,
-            two cells have one name, or the task lacks one of the languages.
+            two cells have one name, the task lacks one of the languages, or a run cannot give its answers.
     """
     config = read_sweep(path, overrides)
     plan = _Resolver(config, str(path)).plan()
     # Where they concern all runs the same problems come up in each.
-    wrong = {error.problem: error for run in plan.runs for error in _wrong_languages(run)}
+    tasks: dict[tuple[str, str | None], Task] = {}
+    wrong: dict[str, ConfigError] = {}
+    for run in plan.runs:
+        named = run.config.task
+        task = tasks.get((named.name, named.path)) or tasks.setdefault((named.name, named.path), task_of(named))
+        wrong |= {error.problem: error for error in (*_wrong_languages(run, task), *_wrong_answers(run, task))}
     if wrong:
         raise together([*wrong.values()], str(path))
     return plan
@@ -227,9 +234,15 @@ def _directory(cell: Cell) -> Path:
     return Path(*(part for part in (cell.model, cell.task) if part is not None))
 
 
-def _wrong_languages(run: PlannedRun) -> Iterator[ConfigError]:
-    config = run.config.task
+def _wrong_languages(run: PlannedRun, task: Task) -> Iterator[ConfigError]:
     try:
-        check_languages(task_of(config), config)
+        check_languages(task, run.config.task)
     except DataError as error:
         yield ConfigError(f"{error.problem} ({_GRID_OR_BASE})", fix=error.fix)
+
+
+def _wrong_answers(run: PlannedRun, task: Task) -> Iterator[ConfigError]:
+    try:
+        check_answers(run.config, task)
+    except ConfigError as error:
+        yield error

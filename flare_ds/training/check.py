@@ -12,6 +12,7 @@ from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
+from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import ConfigError, FlareError, together
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_shape, load_tokenizer
@@ -20,10 +21,10 @@ from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.ds_config import read_ds_config
 from flare_ds.runtime.engine import check_model, count_trainable
+from flare_ds.tasks.load import task_of
 from flare_ds.tokenizing.chat import read_frame
 from flare_ds.tracking.trackers import check_trackers
 from flare_ds.training.readable import check_readable
-from flare_ds.training.run import check_answers
 
 T = TypeVar("T")
 
@@ -42,7 +43,10 @@ def check_run(config: Config, *, origin: str) -> list[str]:
         FlareError: all that is wrong.
     """
     asked = _Asked([])
-    for question in (check_answers, check_trackers, _check_attention, _check_deepspeed):
+    task = asked.of(task_of, config.task)
+    if task is not None:
+        asked.of(check_answers, config, task)
+    for question in (check_trackers, _check_attention, _check_deepspeed):
         asked.of(question, config)
     if config.reads_mt_encoder:
         asked.of(mt_width, config.source)

@@ -11,10 +11,8 @@ from pathlib import Path
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, build_cache, differences, open_cache, prepare_cache, remembered, stored
 from flare_ds.data.parallel import ParallelData
-from flare_ds.evaluation.generate import with_whole_head
-from flare_ds.evaluation.generated_labels import label_readings
+from flare_ds.evaluation.answerable import check_answers
 from flare_ds.evaluation.labelled_rows import read_labelled
-from flare_ds.evaluation.late import check_late
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
 from flare_ds.evaluation.unfused import tell_unfused
@@ -100,7 +98,7 @@ def _prepare_beside(config: Config, rows: OtherRows) -> Path:
 
 def _held(config: Config, checked: Callable[[RunDirectory], Path]) -> Path:
     """Ask everything that can refuse, with the run's directory held; given back if something does."""
-    check_answers(config)
+    check_answers(config, task_of(config.task))
     run = RunDirectory(config.run_dir)
     mine = run.lock()
     try:
@@ -140,7 +138,7 @@ def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:
         _checked(run, config, train=False)
     asked = rows.settings(config)
     if asked is not config:
-        check_answers(asked)
+        check_answers(asked, task_of(asked.task))
     cache = _cache_of_file(asked, rows.file) if rows.file else _cache(run, asked, train=False)
     if asked is not config and not rows.file:
         check_same_split(asked, task_of(asked.task))
@@ -166,24 +164,6 @@ def _cache_of_file(config: Config, file: Path) -> Cache:
     tell_unfused(config, rows)
     data = ParallelData({"test": rows}, {"rows_read": len(rows)})
     return open_cache(build_cache(config, data, load_tokenizer(config.model)))
-
-
-def check_answers(config: Config) -> None:
-    """Refuse before anything is read what neither training nor evaluation could do with the task's answers.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    task = task_of(config.task)
-    if task.free_answers and config.train.objective != "vocabulary":
-        raise ConfigError(
-            f"train.objective={config.train.objective!r}, but the answers of task {task.name} are free text",
-            fix="set train.objective=vocabulary",
-        )
-    check_late(config, task)
-    if not task.free_answers and config.evaluate.answers == "generated":
-        with_whole_head(config)
-        label_readings(task.label_words(config.answer_language))
 
 
 def _cache(run: RunDirectory, config: Config, train: bool) -> Cache:

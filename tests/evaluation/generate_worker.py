@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.evaluation.generate import generate_split, with_whole_head
+from flare_ds.evaluation.answerable import with_whole_head
+from flare_ds.evaluation.generate import generate_split
 from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import is_partitioned
 from flare_ds.runtime import gathered_base

@@ -11,8 +11,8 @@ import torch
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.evaluation import batch_size, batches
+from flare_ds.evaluation.answerable import with_whole_head
 from flare_ds.evaluation.batch_size import batch_limits
-from flare_ds.evaluation.generate import with_whole_head
 from flare_ds.evaluation.split import score_split
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model

@@ -16,8 +16,9 @@ from flare_ds.batches.batching import evaluation_batches
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config, GenerateConfig
 from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.evaluation.answerable import with_whole_head
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
-from flare_ds.evaluation.generate import Decoded, eos_ids, generate, generate_split, with_whole_head
+from flare_ds.evaluation.generate import Decoded, eos_ids, generate, generate_split
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.two_stream import TwoStreamModel, build_model

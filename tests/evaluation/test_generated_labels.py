@@ -9,8 +9,9 @@ from pytest import approx
 from sklearn.metrics import accuracy_score, f1_score
 
 from flare_ds.config import Config
+from flare_ds.evaluation.answerable import label_readings
 from flare_ds.evaluation.answers import Written
-from flare_ds.evaluation.generated_labels import label_readings, score_generated_labels
+from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import ConfigError
 from flare_ds.training.run import _prepare

@@ -17,7 +17,8 @@ from torch import Tensor
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
-from flare_ds.evaluation.late import added, check_late, late_scores, refuse_to_write, settled
+from flare_ds.evaluation.answerable import check_late, refuse_to_write
+from flare_ds.evaluation.late import added, late_scores, settled
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.runs import RunDirectory
