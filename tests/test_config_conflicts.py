@@ -20,6 +20,7 @@ MT = ["method=flare_mt", "source.mt_encoder=nllb", "source.mt_language=pol_Latn"
 CACHED = ["source.provider=cached", "adapter.pairing=output"]
 FUSED = ["method=flare", "method=source_prefix", "method=x_mixup"]
 EXTRA = ["task.extra_source_languages=[de, fr]"]
+SEVERAL = "use source.provider=lockstep (method=flare or source_prefix), or leave them out"
 CROSS = ["adapter.fusion=cross_attention", "adapter.fusion_heads=3"]
 
 
@@ -37,12 +38,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["task.extra_source_languages=[en]"], "['en'] repeats a language", "name each source language once"),
         (["task.extra_source_languages=[pl]"], "['pl'] repeats a language", "not the target language"),
         (["task.extra_source_languages=[de, de]"], "['de', 'de'] repeats a language", "name each source language once"),
-        (CACHED + EXTRA, "with source.provider='cached' reads one source", "with source.provider=lockstep"),
-        (MT + EXTRA, "method=flare_mt with", "use method=flare with source.provider=lockstep"),
+        (CACHED + EXTRA, "method=flare with source.provider='cached' reads one source", SEVERAL),
+        (CACHED + EXTRA + FUSED[1:2], "method=source_prefix with source.provider='cached' reads one source", SEVERAL),
+        (MT + EXTRA, "method=flare_mt reads one source", SEVERAL),
         ([*CACHED, "adapter.span=full"], "'cached' stores prompts only", "use adapter.span=prompt"),
         (
             [*MT, "adapter.span=full"],
-            "method=flare_mt with source.provider='lockstep' stores prompts only",
+            "method=flare_mt stores prompts only",
             "use adapter.span=prompt",
         ),
         (CACHED[:1], "adapter.pairing='module' needs one a module", "adapter.pairing=input"),
@@ -89,6 +91,11 @@ def test_refused(path: Path, overrides: list[str], problem: str, fix: str) -> No
         MT,
         ["adapter.span=full", "adapter.pairing=module", *EXTRA],
         ["method=lora", "task.target_language=en"],
+        ["method=source_prefix", "source.provider=cached", "adapter.span=full"],
+        ["method=source_prefix", *CROSS],
+        ["method=lora", *CACHED, *CROSS, "adapter.pairing=module", "adapter.span=full", *EXTRA],
+        [*MT, "source.provider=cached"],
+        [*MT, "source.provider=cached", "adapter.pairing=module"],
     ],
 )
 def test_accepted(path: Path, overrides: list[str]) -> None:

@@ -140,15 +140,16 @@ def _linears(base: PreTrainedModel) -> dict[str, nn.Linear]:
 def _check_widths(base: PreTrainedModel, config: Config) -> None:
     """A state that all fused modules of a layer meet is as wide as the model, so they have to be."""
     width = base.config.get_text_config().hidden_size
-    instead = "name modules that do, e.g. adapter.fused_modules=[q_proj,v_proj]"
+    handing, instead = f"method={config.method}", "name modules that do, e.g. adapter.fused_modules=[q_proj,v_proj]"
     if not config.reads_mt_encoder:
+        handing += f" with adapter.pairing={config.adapter.pairing!r}"
         instead += "; or set adapter.pairing=module, where each module meets the source's input to that same module"
     for name, module in _linears(base).items():
         short = name.rpartition(".")[2]
         if short in config.adapter.fused_modules and module.in_features != width:
             raise ConfigError(
-                f"method={config.method} with adapter.pairing={config.adapter.pairing!r} hands one state of width "
-                f"{width} to adapter.fused_modules, but {short!r} takes {module.in_features}",
+                f"{handing} hands one state of width {width} to adapter.fused_modules, but {short!r} takes "
+                f"{module.in_features}",
                 fix=instead,
             )
 

@@ -82,6 +82,9 @@ class Config(Section):
     def _conflicts(self) -> list[tuple[bool, str, str]]:
         """Combinations that mean nothing: whether present, what is wrong, what to do."""
         source, adapter, task, stored = self.source, self.adapter, self.task, self.stores_states
+        storing = f"method={self.method}"
+        if not self.reads_mt_encoder:
+            storing += f" with source.provider={source.provider!r}"
         languages = [*task.source_languages, task.target_language]
         return [
             (
@@ -107,7 +110,7 @@ class Config(Section):
                 "use adapter.train_head=false",
             ),
             (
-                adapter.fusion == "cross_attention" and adapter.r % adapter.fusion_heads != 0,
+                self.sources > 0 and adapter.fusion == "cross_attention" and adapter.r % adapter.fusion_heads != 0,
                 f"adapter.fusion_heads={adapter.fusion_heads} does not divide adapter.r={adapter.r}",
                 "choose a divisor of adapter.r",
             ),
@@ -118,18 +121,16 @@ class Config(Section):
             ),
             (
                 stored and bool(task.extra_source_languages),
-                f"method={self.method} with source.provider={source.provider!r} reads one source, but "
-                "task.extra_source_languages is set",
-                "use method=flare with source.provider=lockstep for several sources, or method=source_prefix",
+                f"{storing} reads one source, but task.extra_source_languages is set",
+                "use source.provider=lockstep (method=flare or source_prefix), or leave them out",
             ),
             (
-                stored and adapter.span == "full",
-                f"method={self.method} with source.provider={source.provider!r} stores prompts only, but "
-                "adapter.span='full' fuses answers",
+                stored and self.fuses_answers,
+                f"{storing} stores prompts only, but adapter.span='full' fuses answers",
                 "use adapter.span=prompt, or method=flare with source.provider=lockstep",
             ),
             (
-                self.sources > 0 and source.provider == "cached" and adapter.pairing == "module",
+                stored and self.sources > 0 and self.pairing == "module",
                 "source.provider='cached' stores one state a layer, but adapter.pairing='module' needs one a module",
                 "use adapter.pairing=input (equal to module for q, k and v) adapter.fused_modules=[q_proj,v_proj], "
                 "or source.provider=lockstep",

@@ -276,6 +276,7 @@ def test_a_state_needs_modules_as_wide_as_the_model(method: str, pairing: str) -
         check_adapter(base, config)
     assert "adapter.fused_modules=[q_proj,v_proj]" in str(error.value)
     assert ("adapter.pairing=module" in str(error.value)) == (method == "flare")
+    assert ("adapter.pairing=" in error.value.problem) == (method == "flare"), "it says nothing to flare_mt"
 
 
 def test_layers_without_linear_modules_are_refused() -> None:
