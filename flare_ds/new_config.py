@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flare_ds.config import AdapterConfig, Config, ModelConfig, SourceConfig, TaskConfig, TrainConfig
+from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
 from flare_ds.models.checked import CHECKED, Checked
@@ -58,6 +59,7 @@ def new_config(*, task: str, base: str, method: str, languages: Sequence[str] = 
     }
     config = parse_config(settings, origin="what is asked for")
     check_languages(found, config.task)
+    check_answers(config, found)
     return "\n".join([_HEAD, *_lines(settings, Config), ""])
 
 

@@ -38,18 +38,25 @@ def check_late(config: Config, task: Task) -> None:
     if config.late is None:
         return
     if task.free_answers or config.evaluate.answers == "generated":
-        refuse_to_write(config)
+        refuse_to_write(config, has_words=not task.free_answers)
     source, target = config.task.source_language, config.task.target_language
     if task.label_words(source) != task.label_words(target):
         raise ConfigError(
             f"task {task.name} has other label words in {source} than in {target}, so the scores of the two texts "
             f"cannot be added (evaluate.late={config.late})",
-            fix="leave late out: method=lora, evaluate.late=null",
+            fix=_WITHOUT_LATE,
         )
 
 
-def refuse_to_write(config: Config) -> None:
+_WITHOUT_LATE = "leave late out: method=lora, evaluate.late=null"
+
+
+def refuse_to_write(config: Config, *, has_words: bool = True) -> None:
     """Refuse to decode answers where label scores are added.
+
+    Args:
+        config: the run's settings.
+        has_words: whether the task has label words, which could be ranked instead.
 
     Raises:
         ConfigError: the settings add them.
@@ -58,7 +65,7 @@ def refuse_to_write(config: Config) -> None:
         raise ConfigError(
             f"method={config.method} with the source's label scores added (late) ranks label words, but answers are to "
             "be written: two texts would have to agree on every token",
-            fix="rank label words (evaluate.answers=ranked), or leave late out: method=lora, evaluate.late=null",
+            fix=f"rank label words (evaluate.answers=ranked), or {_WITHOUT_LATE}" if has_words else _WITHOUT_LATE,
         )
 
 

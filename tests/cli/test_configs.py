@@ -10,6 +10,7 @@ import yaml
 
 from flare_ds.cli import main
 from flare_ds.cli.configs import config_schema
+from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.methods import METHODS
 from flare_ds.new_config import new_config
@@ -79,10 +80,15 @@ def test_check_says_who_will_hold_the_base(root: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize("method", METHODS)
 def test_every_task_and_method_begins_with_a_commented_config(task: str, method: str, tmp_path: Path) -> None:
     languages = LANGUAGES.get(task, ["", ""])[1].split(",") if task in LANGUAGES else []
+    if METHODS.get(method).late and TASKS.get(task).free_answers:
+        with pytest.raises(ConfigError, match=r"ranks label words, .*\n  fix: leave late out"):
+            new_config(task=task, base="b", method=method, languages=languages)
+        return
     file = tmp_path / "run.yaml"
     file.write_text(new_config(task=task, base="b", method=method, languages=languages), encoding="utf-8")
     config = load_config(file)
     check_languages(TASKS.get(task), config.task)
+    check_answers(config, TASKS.get(task))
     assert config.method == method and config.task.name == task
     lines = file.read_text().splitlines()
     assert all(" # " in line or line.startswith("#") or line.endswith(":") for line in lines)

@@ -160,18 +160,19 @@ class OtherWords:
 
 
 @pytest.mark.parametrize(
-    ("task", "changed", "told"),
+    ("task", "changed", "told", "fix"),
     [
-        (OtherWords(), {}, "other label words in en than in pl"),
-        (SimpleNamespace(free_answers=True), {}, "ranks label words"),
-        (OtherWords(), {"answers": "generated"}, "ranks label words"),
+        (OtherWords(), {}, "other label words in en than in pl", "leave late out"),
+        (SimpleNamespace(free_answers=True), {}, "ranks label words", "leave late out"),  # it has none to rank
+        (OtherWords(), {"answers": "generated"}, "ranks label words", "rank label words"),
     ],
 )
-def test_what_cannot_be_added_is_refused(task: Any, changed: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_added_is_refused(task: Any, changed: dict[str, Any], told: str, fix: str) -> None:
     config = make_config(method="late")
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=changed)})
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=told) as refused:
         check_late(config, task)
+    assert refused.value.fix.startswith(fix)
     check_late(make_config(method="lora"), task)
 
 
