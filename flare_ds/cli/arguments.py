@@ -68,9 +68,14 @@ def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_se
     parser.add_argument(
         "--task-path", type=typed_path, metavar="FILE", help=f"{task_section}.path=FILE: .yaml or .py of your own task"
     )
+    add_trust(parser)
+    parser.set_defaults(task_section=task_section, read_config=config_of)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Let a verb run the code of a task that a run directory names."""
     trust = "run the Python task that a run directory names: only if you trust who made it"
     parser.add_argument("--trust-task-code", action="store_true", help=trust)
-    parser.set_defaults(task_section=task_section, read_config=config_of)
 
 
 def add_list(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flare_ds.cli.arguments import add_list, add_verb, at_least, is_cache_path, typed_path
+from flare_ds.cli.arguments import add_list, add_trust, add_verb, at_least, is_cache_path, typed_path
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, FlareError
 from flare_ds.failures import say
@@ -41,6 +41,7 @@ def add_verbs(verbs: "Verbs") -> None:
     diff = add_verb(own, "diff", _diff, summary, [f"flare-ds cache diff {one} run.yaml"])
     for name in ("a", "b"):
         diff.add_argument(name, type=typed_path, metavar=name.upper(), help="cache directory, run directory or config")
+    add_trust(diff)
     _add_rm(own)
 
 
@@ -116,7 +117,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    lines = list(compare(_fields(options.a), _fields(options.b)))
+    lines = list(compare(*(_fields(path, options.trust_task_code) for path in (options.a, options.b))))
     print("\n".join(lines) or "equal")
     return DIFFERENT if lines else 0
 
@@ -136,7 +137,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {side}  {repr(fields[name]) if name in fields else '(absent)'}"
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _fields(path: Path, trusted: bool) -> dict[str, Any]:
     """What the tokens of a cache depend on: of one that is there, or of the one that a config wants."""
     from flare_ds.data.cache.key import key_fields
     from flare_ds.data.cache.manifest import read_manifest
@@ -146,7 +147,7 @@ def _fields(path: Path) -> dict[str, Any]:
 
     if is_cache_path(path):
         return read_manifest(path).fields
-    config = load_config(path)
+    config = load_config(path, trust_task_code=trusted)
     task = task_of(config.task)
     data = load_parallel(task, config.task, config.translate)
     return key_fields(config, task, data, load_tokenizer(config.model))

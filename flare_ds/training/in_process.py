@@ -13,7 +13,9 @@ from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
 
 
-def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> Path:
+def train(
+    config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str] = (), *, trust_task_code: bool = False
+) -> Path:
     """Train a run in this process, as one rank; several ranks are `flare-ds train CONFIG --ranks N`.
 
     What is done already is not done again, and a run that was interrupted goes on.
@@ -21,6 +23,7 @@ def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[s
     Args:
         config: a YAML file or a run directory; or the settings themselves, as a nested mapping or a `Config`.
         overrides: settings that differ, e.g. `["train.steps=100"]`.
+        trust_task_code: whether a task in Python that a run directory names may be run.
 
     Returns:
         The run directory, for `flare_ds.load` or `flare-ds evaluate`.
@@ -32,7 +35,7 @@ def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[s
         ToBeContinued: a signal (SIGTERM, SIGUSR1) asked it to stop; the state is saved, and the same call goes on.
         FlareError: see `flare_ds.exceptions` for what else can be mended.
     """
-    settings = _settings(config, overrides)
+    settings = _settings(config, overrides, trust_task_code)
     run = RunDirectory(settings.run_dir)
     try:
         with handlers_kept():
@@ -43,8 +46,8 @@ def train(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[s
     return run.path
 
 
-def _settings(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str]) -> Config:
+def _settings(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str], trusted: bool) -> Config:
     if isinstance(config, str | Path):
-        return load_config(config, overrides)
+        return load_config(config, overrides, trust_task_code=trusted)
     settings = config.model_dump(mode="json") if isinstance(config, Config) else config
     return config_of(settings, overrides)

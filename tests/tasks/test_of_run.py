@@ -49,6 +49,16 @@ def test_code_that_a_run_names_is_run_only_where_it_is_trusted(tmp_path: Path, r
         task_of(load_config(run).task)
 
 
+def test_tokens_of_such_a_run_are_compared_where_its_code_is_trusted(
+    tmp_path: Path, ran: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, words = write_run(tmp_path, ran), ["cache", "diff"]
+    assert main([*words, str(run), str(run)]) == 1
+    assert "add --trust-task-code (in Python: trust_task_code=True)" in capsys.readouterr().err and not ran.exists()
+    main([*words, str(run), str(run), "--trust-task-code"])
+    assert "--trust-task-code" not in capsys.readouterr().err and ran.exists()
+
+
 def test_a_config_that_the_user_names_and_a_path_they_give_run_as_ever(tmp_path: Path, ran: Path) -> None:
     run = write_run(tmp_path, ran)
     (tmp_path / "mine.yaml").write_text((run / "config.yaml").read_text())

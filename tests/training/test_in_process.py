@@ -33,6 +33,17 @@ def test_a_run_that_is_trained_stays_so_without_its_state(root: Path, capfd: pyt
     assert f"{run} is trained; to train it anew, delete it" in capfd.readouterr().err
 
 
+def test_a_task_in_python_that_a_run_brings_is_run_only_where_it_is_trusted(root: Path, tmp_path: Path) -> None:
+    made = settings(root, "trusted")
+    code = "from flare_ds.tasks.base import TASKS\nTASK = TASKS.get('multiemo')\n"
+    (tmp_path / "own.py").write_text(code)
+    made["task"] |= {"path": str(tmp_path / "own.py")}
+    run = flare_ds.train(made)
+    with pytest.raises(flare_ds.ConfigError, match=r"add --trust-task-code \(in Python: trust_task_code=True\)"):
+        flare_ds.train(run)
+    assert flare_ds.train(run, trust_task_code=True) == run
+
+
 def test_signals_do_what_they_did_when_a_training_was_asked_to_stop(root: Path) -> None:
     """A process on the command line ends then; this one goes on."""
     made = settings(root, "stopped")
