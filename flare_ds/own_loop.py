@@ -217,6 +217,9 @@ def _check_dtype(dtype: str, able: tuple[str, ...]) -> None:
 def _run_settings(base: str, dtype: str, settings: AdapterConfig | Mapping[str, Any], seed: int) -> Config:
     """A run that has nothing but its base and its adapter."""
     adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
+    if of_a_run := [name for name in adapter if str(name).partition(".")[0] == "adapter"]:
+        fix = "name an adapter's settings alone, e.g. {'r': 8}, or give a run's whole Config"
+        raise ConfigError(f"adapt was given {of_a_run[0]!r}, the name of a run's setting", fix=fix)
     found = {
         "method": "flare",
         "run_dir": ".",

@@ -112,7 +112,8 @@ def _held(config: Config, checked: Callable[[RunDirectory], Path]) -> Path:
 def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     """Ask everything that can refuse the command; a run that trains nothing begins by its evaluation."""
     if train and not config.recipe.trains:
-        raise ConfigError(f"method={config.method} trains nothing", fix="use `evaluate`, or method=lora or flare")
+        fix = "score it with `evaluate` (in Python: flare_ds.load), or set method=lora or flare"
+        raise ConfigError(f"method={config.method} trains nothing", fix=fix)
     check_trackers(config)
     _check_settings(run, config, train)
     cache = _cache(run, config, train)

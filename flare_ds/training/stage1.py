@@ -135,7 +135,7 @@ def _finished(config: Config, output: Path, trained: bool) -> Stage1:
     if not made:
         raise CheckpointError(
             f"{output} exists already, and stage 1 in {config.run_dir} did not make it",
-            fix="choose another --output, or delete it",
+            fix="choose another --output, or delete it; or name the stage 1 that made it by run_dir=",
         )
     return replace(found, output=str(output))
 

@@ -33,6 +33,14 @@ def test_a_run_that_is_trained_stays_so_without_its_state(root: Path, capfd: pyt
     assert f"{run} is trained; to train it anew, delete it" in capfd.readouterr().err
 
 
+def test_what_trains_nothing_is_sent_to_where_it_is_asked(root: Path) -> None:
+    made = toy_settings(root, method="zero_shot", name="nothing", whole_model=True)
+    with pytest.raises(
+        flare_ds.ConfigError, match=r"trains nothing\n  fix: .*`evaluate` \(in Python: flare_ds\.load\)"
+    ):
+        flare_ds.train(made)
+
+
 def test_a_task_in_python_that_a_run_brings_is_run_only_where_it_is_trusted(root: Path, tmp_path: Path) -> None:
     made = settings(root, "trusted")
     code = "from flare_ds.tasks.base import TASKS\nTASK = TASKS.get('multiemo')\n"

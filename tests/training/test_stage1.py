@@ -117,6 +117,7 @@ def test_what_is_done_is_not_done_again(root: Path, told: dict[str, str]) -> Non
     assert f"output='{root / 'moved'}'" in told["moved"], "known by its contents, wherever it lies"
     assert not (root / ".again.unchecked").exists()
     assert "exists already" in told["taken"] and "choose another --output" in told["taken"]
+    assert "run_dir=" in told["taken"]
 
 
 def test_of_two_that_make_one_base_the_second_is_refused(root: Path, told: dict[str, str]) -> None:
