@@ -7,10 +7,15 @@ person in some place of them.
 
 import json
 import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 
+from flare_ds.data import translated
+from flare_ds.tasks.base import Row
 from tests.toy import FILLER, REPOSITORY, word_tokenizer, write_model
 
 FIRST = [f"first{i}" for i in range(6)]
@@ -47,6 +52,18 @@ def write_data(directory: Path, *, long_test: int = 60) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return directory
+
+
+def translate_each_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for translations that say each row in words of its own, but for its answers."""
+    monkeypatch.setattr(translated, "find_translation", lambda *_: Path("/nowhere"))
+    monkeypatch.setattr(translated, "read_translation", lambda _, rows: _worded_anew(rows))
+
+
+def _worded_anew(rows: Iterable[Row]) -> Iterator[Row]:
+    for number, row in enumerate(rows):
+        answers = tuple(replace(answer, start=0) for answer in row.answers)
+        yield replace(row, fields={**row.fields, "text": f"{answers[0].text} {number}"}, answers=answers)
 
 
 def qa_settings(root: Path, *, method: str = "flare", name: str = "run", **train: object) -> dict:

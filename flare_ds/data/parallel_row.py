@@ -33,12 +33,20 @@ class ParallelRow:
         sources: the row in each source language, in the order of the config (None: its translation failed); empty
             when the only source language is the target language.
         target: the row in the target language.
+        translated: whether that is a translation of the first source, rather than the data set's own.
     """
 
     id: str
     label: int | None
     sources: tuple[Side | None, ...]
     target: Side
+    translated: bool = False
+
+    @property
+    def read(self) -> Side:
+        """The side that the data set says itself; where it says several, the target."""
+        source = self.sources[0] if self.translated else None
+        return source or self.target
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,12 @@ class ParallelRows(Lookup[ParallelRow]):
     Attributes:
         sources: the rows in each source language.
         target: as many rows, in the target language.
+        translated: whether these are translations of the first source.
     """
 
     sources: tuple[RowTable, ...]
     target: RowTable
+    translated: bool = False
 
     def __len__(self) -> int:
         return len(self.target)
@@ -60,11 +70,12 @@ class ParallelRows(Lookup[ParallelRow]):
         """One row, put together."""
         row, others = self.target[index], [source.find(index) for source in self.sources]
         sources = tuple(None if other is None else Side.of(other) for other in others)
-        return ParallelRow(row.id, row.label, sources, Side.of(row))
+        return ParallelRow(row.id, row.label, sources, Side.of(row), self.translated)
 
     def take(self, numbers: np.ndarray) -> "ParallelRows":
         """Some of the rows."""
-        return ParallelRows(tuple(source.take(numbers) for source in self.sources), self.target.take(numbers))
+        sources = tuple(source.take(numbers) for source in self.sources)
+        return ParallelRows(sources, self.target.take(numbers), self.translated)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def _pair(
     translated, is_there = RowTable.write(used(), task), np.array(there, bool)
     other = translated.take(np.where(is_there, is_there.cumsum() - 1, -1))
     own = own.take(np.array(kept, np.int64))
-    return Candidates(ParallelRows((other,), own) if back else ParallelRows((own,), other), (own, other))
+    rows = ParallelRows((other,), own) if back else ParallelRows((own,), other, translated=True)
+    return Candidates(rows, (own, other))
 
 
 def _problems(job: TranslationJob, row: Row, other: Row | None, drop: Sequence[str], *, back: bool) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, build_cache, differences, open_cache, prepare_cache, remembered, stored
+from flare_ds.data.cache.key import CLUSTERS, asked_fields
 from flare_ds.data.parallel import ParallelData
 from flare_ds.evaluation.answerable import check_answers
 from flare_ds.evaluation.labelled_rows import read_labelled
@@ -34,7 +35,7 @@ from flare_ds.training.state import fingerprints, read_progress
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 """Fields of a cache in which a trained run may be evaluated on another."""
-_NO_TOKENS = ("format_version", "cluster_fields")
+_NO_TOKENS = ("format_version", "cluster_fields", CLUSTERS)
 """Fields that say nothing of a token: how a version of this package stores them, and which rows were drawn together."""
 
 
@@ -169,7 +170,7 @@ def _cache_of_file(config: Config, file: Path) -> Cache:
 
 def _cache(run: RunDirectory, config: Config, train: bool) -> Cache:
     """The cache that is recorded for the run, or for these settings; else found or built from the raw data."""
-    if run.begun and (train or _asks_the_same(at_place(run.config), config)):
+    if run.begun and (train or (_asks_the_same(at_place(run.config), config) and _is_clustered(run, config))):
         return _recorded(config, run.record(CACHE)["key"])
     return remembered(config) or _prepared(config)
 
@@ -178,6 +179,11 @@ def _asks_the_same(saved: Config, config: Config) -> bool:
     """Whether the settings that decide which rows are read are the run's."""
     placed = at_place(config)
     return saved.task == placed.task and saved.translate == placed.translate
+
+
+def _is_clustered(run: RunDirectory, config: Config) -> bool:
+    """Whether the run's cache says which rows were drawn together as one that is built now; tokens do not tell."""
+    return bool(run.record(CACHE)["fields"].get(CLUSTERS) == asked_fields(config, task_of(config.task)).get(CLUSTERS))
 
 
 def _prepared(config: Config) -> Cache:

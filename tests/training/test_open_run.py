@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from flare_ds.config import Config
-from flare_ds.data.cache import open_cache
+from flare_ds.data.cache import key, open_cache
+from flare_ds.data.cache.key import differing
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, DataError, FlareError
 from flare_ds.locks import release_all
 from flare_ds.settings import load_config
 from flare_ds.training import run
 from flare_ds.training.begin import begin_run
+from tests.qa_world import qa_settings, translate_each_anew
 from tests.toy import WORDS, toy_settings, word_tokenizer, write_data, write_model
 
 
@@ -39,9 +41,13 @@ def nothing_held() -> Iterator[None]:
 def begin(root: Path) -> None:
     """A run that has trained: it has an adapter, of which nothing is read here."""
     _prepare(make(root), train=True)
-    (root / "run" / "adapter").mkdir()
-    (root / "run" / "adapter/adapter_model.safetensors").write_bytes(b"")
-    (root / "run" / "training.json").write_text("{}")
+    give_adapter(root / "run")
+
+
+def give_adapter(run_dir: Path) -> None:
+    (run_dir / "adapter").mkdir()
+    (run_dir / "adapter/adapter_model.safetensors").write_bytes(b"")
+    (run_dir / "training.json").write_text("{}")
 
 
 def test_a_run_says_what_its_tokens_are_made_of(tmp_path: Path) -> None:
@@ -83,6 +89,22 @@ def test_a_run_of_an_earlier_version_whose_tokens_are_the_same_is_scored(tmp_pat
     record.write_text(json.dumps({"key": "e" * 64, "fields": earlier | {"prompt_template": "another {text}"}}))
     with pytest.raises(CacheError, match=r"has begun with other tokens.*prompt_template"):
         _prepare(make(tmp_path), train=False)
+
+
+def test_a_run_whose_cache_has_broken_clusters_goes_on_with_it_and_is_scored_with_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translate_each_anew(monkeypatch)
+    settings = qa_settings(tmp_path, steps=1)
+    settings["task"] |= {"target_language": "es", "sides": "translated"}
+    config = Config.model_validate(settings)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(key, "_cluster_fields", lambda *_: {})
+        begun = _prepare(config, train=True)
+        give_adapter(tmp_path / "run")
+    assert _prepare(config, train=True) == begun
+    scored = open_cache(_prepare(config, train=False)).manifest
+    assert differing(scored.fields, open_cache(begun).manifest.fields) == [key.CLUSTERS]
 
 
 def test_a_run_whose_task_says_another_prompt_now_is_not_scored(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def _prefix_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[s
 
 
 SPLIT = "split_language"
+CLUSTERS = "clusters_of"
 
 
 def asked_fields(config: Config, task: Task) -> dict[str, Any]:
@@ -99,6 +100,7 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "mt_language": config.source.mt_language if config.caches_mt else None,
         "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
         **_split_fields(settings, task),
+        **_cluster_fields(settings, task),
     }
 
 
@@ -106,6 +108,11 @@ def _split_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
     """The language that decides a split made here, where others did before: such caches did not tell."""
     language = split_language(task, settings)
     return {} if language is None else {SPLIT: language}
+
+
+def _cluster_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
+    """Whose texts say what was drawn together, where the targets' once did: a translated passage had many wordings."""
+    return {CLUSTERS: "the side that was read"} if settings.is_translated and task.free_answers else {}
 
 
 def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:

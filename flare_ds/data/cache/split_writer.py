@@ -16,7 +16,7 @@ from flare_ds.data.cache.format import Section, SplitSummary, section_name
 from flare_ds.data.cache.rows import EncodedRows
 from flare_ds.data.cache.section import SectionWriter
 from flare_ds.data.digests import cluster_of
-from flare_ds.data.parallel import ParallelRow
+from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.tasks.base import Task
 
 
@@ -62,7 +62,7 @@ class SplitWriter:
         labels_e = np.array([-1 if row.label is None else row.label for row in kept], np.int32)
         self._sections["labels"].append(labels_e.repeat(windows_e))
         self._sections["examples"].append((self._examples + np.arange(len(kept))).repeat(windows_e))
-        clusters_e = np.array([cluster_of(row.target.fields, self._task) for row in kept], np.int64)
+        clusters_e = np.array([cluster_of(self._drawn(row).fields, self._task) for row in kept], np.int64)
         self._sections["clusters"].append(clusters_e.repeat(windows_e))
         self._append_texts("ids", [row.id.encode("utf-8") for row in kept], windows_e)
         if "golds" in self._texts:
@@ -86,6 +86,10 @@ class SplitWriter:
             longest_prompt=self._longest,
         )
         return summary, {section.path.name: section.finish() for section in self._sections.values()}
+
+    def _drawn(self, row: ParallelRow) -> Side:
+        """The side that says what a row was drawn with: a translator words a passage anew around each answer."""
+        return row.read if self._task.free_answers else row.target
 
     def _make(self, name: str, dtype: np.dtype) -> SectionWriter:
         section = SectionWriter(self._directory / section_name(self._split, name), dtype)

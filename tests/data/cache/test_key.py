@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from flare_ds.config import TaskConfig
 from flare_ds.data.cache import differences, open_cache, prepare_cache
 from flare_ds.data.cache.encode import PlainForm
-from flare_ds.data.cache.key import _split_fields, asked_fields, content_key, rows_fingerprint
+from flare_ds.data.cache.key import _cluster_fields, _split_fields, asked_fields, content_key, rows_fingerprint
 from flare_ds.data.cache.requests import remembered
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side
 from flare_ds.settings import parse_config
@@ -148,6 +148,28 @@ def test_which_language_decides_a_split_is_told_where_another_did_before(pair: s
     assert _split_fields(config, task) == ({"split_language": "en"} if tells else {})
     for other in ({"original_language": "pl"}, {"parallel": False}, {"pools": ("train", "validation", "test")}):
         assert _split_fields(config, replace(task, **other)) == {}
+
+
+@pytest.mark.parametrize(
+    ("pair", "sides", "labels", "tells"),
+    [
+        ("en-pl", "translated", (), True),
+        ("en-xx", "translated", (), True),
+        ("en-pl", "translated", ("good", "bad"), False),
+        ("en-en", "translated", (), False),
+        ("en-pl", "own", (), False),
+    ],
+)
+def test_whose_clusters_a_cache_has_is_told_where_they_were_others_before(
+    pair: str, sides: str, labels: tuple[str, ...], tells: bool
+) -> None:
+    """All other caches keep their keys."""
+    source, target = pair.split("-")
+    config = TaskConfig(name="a", source_language=source, target_language=target, sides=sides)
+    task = TableTask(
+        name="a", languages=("en", "pl"), pools=("all",), fields=("text",), template="{text}:", labels=labels
+    )
+    assert bool(_cluster_fields(config, task)) == tells
 
 
 def test_another_tokenizer_changes_the_key(root: Path, built: Path) -> None:

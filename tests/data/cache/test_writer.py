@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache, verify, writer
 from flare_ds.data.digests import cluster_of
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side, load_parallel
 from flare_ds.exceptions import DataError
+from flare_ds.models.loading import load_tokenizer
 from flare_ds.tasks.base import Row
+from flare_ds.tasks.load import task_of
 from tests.data.cache.moods import (
     MOODS,
     ROWS,
@@ -24,6 +27,7 @@ from tests.data.cache.moods import (
     write_data,
 )
 from tests.data.cache.texts import byte_tokenizer
+from tests.qa_world import qa_settings, translate_each_anew
 
 
 @pytest.mark.parametrize("extra", [[], ["fr"], ["pl", "fr"]])
@@ -76,6 +80,25 @@ def test_the_clusters_of_a_cache_are_those_of_its_target_rows(root: Path, built:
     for name, rows in data.splits.items():
         split = open_cache(built).split(name)
         assert split.clusters.tolist() == [cluster_of(row.target.fields, MOODS) for row in rows]
+
+
+@pytest.mark.parametrize(("target", "translated_test"), [("pl", False), ("es", True)])
+def test_clusters_are_of_the_text_that_was_read_however_it_is_worded_in_translation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, translated_test: bool
+) -> None:
+    """A translator reads a passage with the answer marked, and so words it otherwise for each question."""
+    translate_each_anew(monkeypatch)
+    settings = qa_settings(tmp_path, steps=1)
+    settings["task"] |= {"target_language": target, "sides": "translated"}
+    config = Config.model_validate(settings)
+    cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    task = task_of(config.task)
+    for name, rows in load_parallel(task, config.task).splits.items():
+        of_source = {row.id: cluster_of(row.sources[0].fields, task) for row in rows}
+        of_target = {row.id: cluster_of(row.target.fields, task) for row in rows}
+        split, read = cache.split(name), of_source if name != "test" or translated_test else of_target
+        assert of_source != of_target
+        assert split.clusters.tolist() == [read[split.ids(index)] for index in range(len(split))]
 
 
 def test_the_manifest_describes_the_cache(built: Path) -> None:
