@@ -18,10 +18,11 @@ from flare_ds.data.digests import among
 from flare_ds.data.parallel_row import Candidates, ParallelData, ParallelRow, ParallelRows, Side
 from flare_ds.data.row_table import digests
 from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, is_cut, pools_of, read_joined
-from flare_ds.data.translated import make_jobs, pair_with_translations, read_language
+from flare_ds.data.translated import make_jobs, pair_with_translations
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks.base import SPLITS, Pool, Split, Task
 from flare_ds.tasks.load import check_languages
+from flare_ds.tasks.sides import read_language
 from flare_ds.translation.job import TranslationJob
 
 __all__ = ["ParallelData", "ParallelRow", "Side", "load_parallel", "parts_read", "translation_jobs"]

@@ -13,17 +13,9 @@ from flare_ds.data.row_table import RowTable
 from flare_ds.data.split import JoinedRows, count
 from flare_ds.tasks.base import Row, Split, Task
 from flare_ds.tasks.languages import nllb_tag
+from flare_ds.tasks.sides import read_language
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.store import find_translation, read_translation
-
-
-def read_language(task: Task, config: TaskConfig, split: Split) -> str:
-    """The language the rows of a split are read in; the other side is its translation.
-
-    The target's own test rows are what it is tested on, where the data set has any.
-    """
-    own_test = split == "test" and config.target_language in task.languages
-    return config.target_language if own_test else config.source_language
 
 
 def make_jobs(task: Task, config: TaskConfig, rows: Mapping[Split, JoinedRows]) -> dict[Split, TranslationJob]:

@@ -39,6 +39,7 @@ from flare_ds.runtime.states import prepare_states
 from flare_ds.scoring.metrics import INTERVAL, confidence_interval
 from flare_ds.scoring.predictions import PREDICTIONS, write_predictions
 from flare_ds.tasks.load import task_of
+from flare_ds.tasks.sides import are_parallel
 from flare_ds.texts import one_line
 from flare_ds.versions import versions
 
@@ -161,7 +162,7 @@ def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRow
         "schema": METRICS_SCHEMA,
         "task": config.task.name,
         "task_version": cache.manifest.fields["task_version"],
-        "parallel": task_of(config.task).parallel,
+        "parallel": are_parallel(task_of(config.task), config.task, rows.split_name),
         **(_of_file(rows.file, config, cache) if rows.file else {"split": rows.split_name}),
         "source_language": config.task.source_language,
         "target_language": config.task.target_language,

@@ -24,6 +24,7 @@ from flare_ds.runs.changes import FUSION, deciding
 from flare_ds.scoring.metrics import Outcome
 from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import task_of
+from flare_ds.tasks.sides import are_parallel
 
 REFERENCE = "lora"
 """The method that the others are measured against."""
@@ -171,11 +172,14 @@ def declared(run: RunResult) -> Task | None:
 
 
 def is_parallel(run: RunResult) -> bool:
-    """Whether a scored run's rows say the same in every language; so it is taken where nobody knows any more."""
-    if (told := run.metrics.get("parallel")) is not None:  # an earlier version wrote none
-        return bool(told)
-    task = declared(run)
-    return task is None or task.parallel
+    """Whether a scored run's rows say the same in every language; so it is taken where nobody knows any more.
+
+    Earlier versions wrote nothing of it, or that they do not where they are translations of the source's.
+    """
+    told, task = run.metrics.get("parallel"), declared(run)
+    if told or task is None:
+        return told is not False
+    return are_parallel(task, run.config.task, "test")
 
 
 def references(group: Group, groups: Sequence[Group]) -> list[Group]:

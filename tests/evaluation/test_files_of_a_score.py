@@ -1,11 +1,12 @@
 """metrics.json stands for the predictions beside it, whenever an evaluation ends."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flare_ds.cli import main
-from flare_ds.evaluation import shown
+from flare_ds.evaluation import evaluate, shown
 from flare_ds.evaluation.evaluate import _write
 from flare_ds.evaluation.other_rows import OWN
 from flare_ds.evaluation.scores import Scores
@@ -64,3 +65,11 @@ def test_what_ends_between_the_files_leaves_no_score_of_other_predictions(tmp_pa
     with pytest.raises(AttributeError):  # for want of a cache, which metrics.json would be made of
         _write(run.path, Scores("accuracy", "ranked", {"accuracy": 1.0}, [record]), config, None, OWN, seconds=1.0)
     assert read_predictions(run.path / PREDICTIONS) == [record] and not run.finished
+
+
+def test_it_is_written_whether_rows_say_the_same_in_every_language(tmp_path, monkeypatch):
+    """VitaminC is English alone; in other languages its rows are translations of one test set."""
+    monkeypatch.setattr(evaluate, "model_fingerprint", str)
+    run = write_run(tmp_path, "zero_shot", "zero_shot", 1, [True], name="vitaminc", sides="translated")
+    cache = SimpleNamespace(key="any", manifest=SimpleNamespace(fields={"task_version": 1}))
+    assert evaluate._what_was_scored(run, load_config(run), cache, OWN)["parallel"] is True

@@ -242,6 +242,19 @@ def test_whether_rows_are_parallel_is_known_where_the_task_is_not_there_any_more
     assert found == [{"r0", "r1"}, {"de r0", "pl r0"}]
 
 
+@pytest.mark.parametrize("told", [None, False, True])
+def test_one_test_set_in_several_translations_is_one_draw(tmp_path, told):
+    """VitaminC is English: its rows in other languages are translations. Earlier versions said that they are others."""
+    for language in ("de", "pl"):
+        for method in ("lora", "flare"):
+            where = f"{language}/{method}-seed1"
+            task = {"name": "vitaminc", "sides": "translated"}
+            run = write_run(tmp_path, where, method, 1, random_correct(1, 0.5), target=language, **task)
+            metrics = json.loads((run / "metrics.json").read_text())
+            (run / "metrics.json").write_text(json.dumps(metrics | ({} if told is None else {"parallel": told})))
+    assert differences_of(tmp_path) == {"r0", "r1"}
+
+
 def differences_of(root):
     """Some ids of the rows of all comparisons."""
     groups = grouped(find_runs(root)[0], root)
