@@ -35,8 +35,8 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
     text. The caps then keep the first rows of each split. Of those, a train or validation row is dropped when one of
     its texts is also a text of a test row, in any language read and whether or not the cap keeps that test row; and
     likewise a train row with a text of a validation row. The test split thus has exactly `test_rows` rows if it can.
-    Rows that only share their long field (a passage, a premise) with a held-out row are counted, and dropped where
-    `drop_shared_passages` says so.
+    Rows that only share their long field (a passage, a premise) with a held-out row are counted, and dropped likewise
+    where `drop_shared_passages` says so.
 
     Args:
         task: what is read.
@@ -57,9 +57,9 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
         candidates, translations = pair_with_translations(task, config, kept, translate, counts)
     else:
         candidates = {split: _own(rows, config) for split, rows in kept.items()}
-    clean = _without_leaks(candidates, whole, counts)
+    clean = _without_leaks("text", candidates, whole, counts)
     if config.drop_shared_passages:
-        clean = _without_shared_passages(clean, counts)
+        clean = _without_leaks("passage", clean, whole, counts)
     _count_shared_passages(clean, counts)
     return ParallelData({split: rows.rows for split, rows in clean.items()}, counts, translations)
 
@@ -161,28 +161,17 @@ def _own(rows: JoinedRows, config: TaskConfig) -> Candidates:
 
 
 def _without_leaks(
-    candidates: Mapping[Split, Candidates], whole: Mapping[Split, JoinedRows], counts: dict[str, int]
+    name: str, candidates: Mapping[Split, Candidates], whole: Mapping[Split, JoinedRows], counts: dict[str, int]
 ) -> dict[Split, Candidates]:
-    """Drop rows with a text of a held-out row, be that one within its cap or not."""
+    """Drop rows with the text or passage of a held-out row, be that one within its cap or not."""
     clean = dict(candidates)
     for held_out, exposed in HELD_OUT.items():
-        all_rows, kept_rows = digests(whole[held_out].values(), "text"), candidates[held_out].digests("text")
+        all_rows, kept_rows = digests(whole[held_out].values(), name), candidates[held_out].digests(name)
         seen = np.concatenate([all_rows.ravel(), kept_rows.ravel()])
         for split in exposed:
-            leaks = among(clean[split].digests("text"), seen)
-            count(counts, f"dropped_text_of_a_{held_out}_row", int(leaks.sum()))
+            leaks = among(clean[split].digests(name), seen)
+            count(counts, f"dropped_{name}_of_a_{held_out}_row", int(leaks.sum()))
             clean[split] = clean[split].without(leaks)
-    return clean
-
-
-def _without_shared_passages(rows: Mapping[Split, Candidates], counts: dict[str, int]) -> dict[Split, Candidates]:
-    """Drop rows whose long field is that of a held-out row."""
-    clean = dict(rows)
-    for held_out, exposed in HELD_OUT.items():
-        for split in exposed:
-            shared = among(clean[split].digests("passage"), clean[held_out].digests("passage"))
-            count(counts, f"dropped_passage_of_a_{held_out}_row", int(shared.sum()))
-            clean[split] = clean[split].without(shared)
     return clean
 
 

@@ -298,3 +298,15 @@ def test_rows_that_share_a_passage_with_a_held_out_row_are_dropped_if_asked() ->
     assert sorted(ids(data, "train")) == ["train0", "train3", "train4"] and len(ids(data, "test")) == 5
     assert data.counts["dropped_passage_of_a_test_row"] == 4 and not ids(data, "validation")
     assert not any(number for name, number in data.counts.items() if "rows_with_a_passage" in name)
+
+
+@pytest.mark.parametrize("held_out", ["test", "validation"])
+def test_a_held_out_passage_is_dropped_elsewhere_even_when_the_cap_drops_the_held_out_row(held_out: str) -> None:
+    """The run may be scored on all of them: `evaluate RUN task.test_rows=null`."""
+    passages = [f"passage {number}" for number in range(8)]
+    parts = {pool: [(passage, f"{pool} question") for passage in passages] for pool in ("train", held_out)}
+    task = Pairs({"validation": [("other", "a")], "test": [("another", "b")], **parts})
+    task.parts["train"].append(("its own", "c"))
+    data = load(task, drop_shared_passages=True, **{f"{held_out}_rows": 1})
+    assert ids(data, "train") == ["train8"] and len(ids(data, held_out)) == 1
+    assert data.counts[f"dropped_passage_of_a_{held_out}_row"] == 8

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.checksums import file_sha256, json_sha256, unchanged_sha256
-from flare_ds.config import Config
+from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.key import asked_fields
 from flare_ds.data.cache.reader import Cache, open_cache
 from flare_ds.exceptions import CacheError, HostError
@@ -89,7 +89,7 @@ def _path(config: Config) -> Path:
     translate = config.translate.model_dump(mode="json", exclude={"directory", "batch_size"})
     request: dict[str, Any] = {
         "task_file": config.task.path and [_READING, file_sha256(task_file(config.task.path))],
-        "drop_shared_passages": config.task.drop_shared_passages,
+        "drop_shared_passages": _drops_passages(config.task),
         "asked": asked_fields(config, task_of(config.task)),
         "data_dir": config.task.data_dir and str(Path(config.task.data_dir).absolute()),
         "translate": translate if config.task.is_translated else None,
@@ -97,6 +97,12 @@ def _path(config: Config) -> Path:
         "mt_encoder": Path(str(config.source.mt_encoder)).name if config.caches_mt else None,
     }
     return Path(config.cache_dir) / _DIRECTORY / f"{json_sha256(request)}.json"
+
+
+def _drops_passages(task: TaskConfig) -> bool | str:
+    """Whether rows are dropped for their passage; another word where held-out rows beyond a cap once did not count."""
+    capped = task.test_rows is not None or task.validation_rows is not None
+    return "of any held-out row" if task.drop_shared_passages and capped else task.drop_shared_passages
 
 
 def _tokenizer(name: str) -> str:

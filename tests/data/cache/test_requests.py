@@ -75,6 +75,18 @@ def test_what_an_earlier_version_read_otherwise_is_looked_for_by_its_rows(
     assert prepare_cache(own, word_tokenizer()) == path and remembered(own) is not None
 
 
+@pytest.mark.parametrize(("capped", "found"), [({"test_rows": 5}, False), ({"validation_rows": 5}, False), ({}, True)])
+def test_a_cache_whose_passages_were_looked_for_within_the_caps_alone_is_looked_for_by_its_rows(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capped: dict[str, int], found: bool
+) -> None:
+    config = moods_config(root, drop_shared_passages=True, train_rows=9, **capped)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(requests, "_drops_passages", lambda task: task.drop_shared_passages)
+        path = prepare_cache(config, word_tokenizer())
+    assert (remembered(config) is not None) == found
+    assert prepare_cache(config, word_tokenizer()) == path, "no passage is shared"
+
+
 def test_a_changed_file_in_a_linked_folder_is_noticed(root: Path) -> None:
     (root / "elsewhere").mkdir()
     (root / "data/more").symlink_to(root / "elsewhere")
