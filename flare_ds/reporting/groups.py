@@ -196,11 +196,15 @@ def seeds(runs: Sequence[RunResult]) -> str:
 def same_test(run: RunResult, other: RunResult) -> bool:
     """Whether two runs were scored on the same examples by the same metric, of answers given in the same way."""
     same_metric = all(run.metrics[name] == other.metrics[name] for name in ("metric", "answers"))
-    return same_metric and run.outcomes.keys() == other.outcomes.keys() and _same_labels(run, other)
+    return same_metric and run.outcomes.keys() == other.outcomes.keys() and _same_truth(run, other)
 
 
-def _same_labels(run: RunResult, other: RunResult) -> bool:
+def _same_truth(run: RunResult, other: RunResult) -> bool:
     """Whether what is right is the same of each example, whatever the label words are called: a source has its own."""
+    ours, theirs = run.answers, other.answers
+    if ours is not None and theirs is not None:
+        by_row = dict(zip(other.outcomes, theirs.tolist(), strict=True))
+        return [by_row[row] for row in run.outcomes] == ours.tolist()
     both = [(said, other.outcomes[row]) for row, said in run.outcomes.items()]
     true = {(one[1], two[1]) for one, two in both if isinstance(one, tuple) and isinstance(two, tuple)}
     return len(true) == len({one for one, _ in true}) == len({two for _, two in true})

@@ -1,7 +1,7 @@
 """A run directory, read back: what was asked, how far it came, and what it scored."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.texts import one_line
 
 METRICS_SCHEMA = 3
-_SCORED = ("id", "cluster", "exact_match", "label", "prediction")
+_SCORED = ("id", "cluster", "answers", "exact_match", "label", "prediction")
 """The columns of predictions.parquet that a score is made of: a report holds those of all its runs."""
 
 
@@ -127,16 +127,27 @@ class RunResult:
         """
         return self._scored[1]
 
+    @property
+    def answers(self) -> NDArray[np.int64] | None:
+        """A number for the right answers of each test example, in the order of `outcomes`, equal where they are.
+
+        None: there are label words, or nobody wrote them. It means nothing in another process.
+
+        Raises:
+            DataError: predictions.parquet is missing or damaged.
+        """
+        return self._scored[2]
+
     @cached_property
-    def _scored(self) -> tuple[dict[str, Outcome], NDArray[np.int64] | None]:
+    def _scored(self) -> tuple[dict[str, Outcome], NDArray[np.int64] | None, NDArray[np.int64] | None]:
         path, metric = self.directory / PREDICTIONS, self.metrics["metric"]
         once: dict[Outcome, Outcome] = {}  # few differ, and the ids are those of other runs: each is held once
         try:
             records = read_predictions(path, _SCORED)
             seen = [(sys.intern(record["id"]), outcome(metric, record)) for record in records]
-            known = all("cluster" in record for record in records)
-            clusters_N = np.array([record["cluster"] for record in records]) if known else None
-            return {row: once.setdefault(said, said) for row, said in seen}, clusters_N
+            clusters_N = _column(records, "cluster", int)
+            answers_N = _column(records, "answers", lambda texts: hash(frozenset(texts)))
+            return {row: once.setdefault(said, said) for row, said in seen}, clusters_N, answers_N
         except KeyError as error:
             raise DataError(f"{path} has no column {error}", fix=self._evaluate_again) from None
         except (OSError, TypeError, ValueError) as error:
@@ -175,3 +186,9 @@ class RunResult:
     @property
     def _evaluate_again(self) -> str:
         return f"flare-ds evaluate {self.directory}"
+
+
+def _column(records: Sequence[Mapping[str, Any]], name: str, number: Callable[[Any], int]) -> NDArray[np.int64] | None:
+    """A number for each record; None where an earlier version, or another kind of answer, has no such column."""
+    known = all(name in record for record in records)
+    return np.array([number(record[name]) for record in records], np.int64) if known else None

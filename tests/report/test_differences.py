@@ -196,6 +196,23 @@ def test_rows_with_the_same_ids_and_other_labels_are_other_rows(tmp_path):
     assert found["translate_test", "1"]["method − lora"] == "+0.000"
 
 
+def test_rows_with_the_same_ids_and_other_right_answers_are_other_rows(tmp_path):
+    """Whatever the order of rows and answers, and where a run does not tell them, as ever."""
+
+    def scored(name, method, answers):
+        rows = [{"id": row, "prediction": "x", "exact_match": True, "answers": of} for row, of in answers.items()]
+        rows = [{key: value for key, value in row.items() if value} for row in rows]
+        write_scores(write_run(tmp_path, name, method, 1, [True]), "exact_match", 1.0, rows)
+
+    scored("pl/lora-seed1", "lora", {"r0": ["Rome", "Roma"], "r1": ["1989"]})
+    scored("pl/flare-seed1", "flare", {"r0": ["Rome", "Roma"], "r1": ["1990"]})
+    scored("pl/x_mixup-seed1", "x_mixup", {"r1": ["1989"], "r0": ["Roma", "Rome"]})
+    scored("pl/zero_shot", "zero_shot", {"r0": None, "r1": None})
+    found = differences(report(tmp_path).text)
+    assert found["flare", "1"]["method − lora"] == "scored on different test rows or by other metrics"
+    assert {found[method, "1"]["method − lora"] for method in ("x_mixup", "zero_shot")} == {"+0.000"}
+
+
 def test_clusters_are_those_of_whichever_run_knows_them(tmp_path):
     """Before 0.3 predictions told none; rows that stand in another order are still drawn with their own."""
     clusters, generator = np.arange(200) // 10, np.random.default_rng(3)
@@ -432,6 +449,7 @@ class InMemory(RunResult):
 
     right: tuple[bool, ...] = ()
     cluster: tuple[int, ...] = ()
+    answers = None
 
     @property
     def metrics(self):
