@@ -56,6 +56,11 @@ class Method:
         return self.fuses == "keys"
 
     @property
+    def trains_on_source(self) -> bool:
+        """Whether a row is read with its source while the method trains."""
+        return self.trains and (self.reads != "target" or self.states == "source")
+
+    @property
     def needs_source(self) -> bool:
         """Whether a row must have a text in another language than the target's."""
         return self.reads != "target" or self.states == "source" or self.late

@@ -52,7 +52,7 @@ def is_read(name: str, config: Config) -> bool:
         case ["train", "objective"]:
             return True
         case ["train", "source_dropout"]:
-            return recipe.trains and recipe.needs_source
+            return recipe.trains_on_source
         case ["train" | "adapter", _] | ["task", "train_rows"]:
             return recipe.trains
         case ["mixup", _]:

@@ -102,7 +102,7 @@ class Feed:
     def _read(self, step: int) -> "_Read":
         """The rows of a step, of which some have lost their sources."""
         config, train = self.config, self.config.train
-        if not (train.source_dropout and config.recipe.needs_source):
+        if not (train.source_dropout and config.recipe.trains_on_source):
             return self.split, self.stored
         rows = self.cache.split("train")
         dropped_n = dropped_rows(len(rows), train.source_dropout, seed=train.seed, step=step)

@@ -33,6 +33,9 @@ from flare_ds.runs.changes import deciding
 from flare_ds.runtime.engine import KINDS, MOMENTS, Engine, Kind
 from flare_ds.runtime.rank_zero import on_rank_zero
 
+_DROPOUT = "train.source_dropout"
+"""It counted for late, whose training reads no source."""
+
 
 @dataclass
 class Progress:
@@ -149,10 +152,10 @@ def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
     }
 
 
-def fingerprints(config: Config, cache: Cache) -> tuple[str, str]:
+def fingerprints(config: Config, cache: Cache) -> tuple[str, ...]:
     """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
 
-    The base counts by its contents: it may be moved. The first is written; with the second goes on what began when some
+    The base counts by its contents: it may be moved. The first is written; with the others goes on what began when some
     settings counted that the method does not read.
     """
     models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
@@ -163,7 +166,8 @@ def fingerprints(config: Config, cache: Cache) -> tuple[str, str]:
         parts = {name: value for name, value in settings.items() if name.startswith(sections)}
         return json_sha256([cache.key, contents, parts])
 
-    return of(deciding(config)), of(_deciding_before(config))
+    now = deciding(config)
+    return of(now), of(now | {_DROPOUT: config.train.source_dropout}), of(_deciding_before(config))
 
 
 def _deciding_before(config: Config) -> dict[str, Any]:

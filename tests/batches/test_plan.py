@@ -22,6 +22,7 @@ from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.exceptions import CheckpointError, ConfigError, HostError
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
+from flare_ds.runs.changes import deciding
 from flare_ds.runtime import memory
 from flare_ds.settings import load_config
 from flare_ds.training.state import Progress, fingerprints, read_progress
@@ -201,6 +202,17 @@ def test_a_run_of_the_version_before_is_continued_when_that_counted_settings_it_
     assert read_progress(state, *now) == Progress(now[0], step=3)
     with pytest.raises(CheckpointError, match="other data or settings"):
         read_progress(state, *fingerprints(make_config(root, method="lora", steps=7), cache))
+
+
+def test_a_late_run_that_began_when_source_dropout_counted_for_it_is_continued(root: Path, cache: Cache) -> None:
+    config = make_config(root, method="late", source_dropout=0.2)
+    settings = deciding(config) | {"train.source_dropout": 0.2}
+    parts = {
+        name: value for name, value in settings.items() if name.startswith(("method", "model", "adapter", "train"))
+    }
+    began = json_sha256([cache.key, [model_fingerprint(config.model.base)], parts])
+    now = fingerprints(config, cache)
+    assert began in now and began != now[0] == fingerprint(make_config(root, method="late"), cache)
 
 
 def test_a_run_that_does_not_fit_is_continued_as_the_memory_check_says(root: Path, cache: Cache) -> None:

@@ -25,7 +25,7 @@ from tests.toy import toy_settings, write_data, write_model
 
 TOKENS = SimpleNamespace(prefix_ids=PREFIX, suffix_ids=[], newline_ids=NEWLINE)
 METHODS_OF_ROWS = {name: METHODS.get(name) for name in METHODS}
-READERS = [name for name, one in METHODS_OF_ROWS.items() if one.trains and one.needs_source and not one.late]
+READERS = [name for name, one in METHODS_OF_ROWS.items() if one.trains_on_source]
 
 
 class NeverHad(ThreeRows):

@@ -27,20 +27,20 @@ def changed(root: Path, *words: str, method: str, override: str) -> set[str]:
 @pytest.mark.parametrize(
     ("override", "methods"),
     [
-        ("adapter.r=4", {"lora", "source_prefix", "flare", "flare_mt"}),
+        ("adapter.r=4", {"lora", "late", "source_prefix", "flare", "flare_mt"}),
         ("adapter.fusion=add", {"flare", "flare_mt"}),
         ("adapter.source_down=shared", {"flare", "flare_mt"}),
-        ("train.source_dropout=0.2", {"source_prefix", "flare"}),
-        ("train.objective=vocabulary", {"zero_shot", "lora", "source_prefix", "flare", "flare_mt"}),
-        ("task.train_rows=9", {"lora", "source_prefix", "flare", "flare_mt"}),
-        ("task.validation_rows=9", {"zero_shot", "lora", "source_prefix", "flare", "flare_mt"}),
+        ("train.source_dropout=0.2", {"source_prefix", "flare"}),  # late trains as lora
+        ("train.objective=vocabulary", {"zero_shot", "lora", "late", "source_prefix", "flare", "flare_mt"}),
+        ("task.train_rows=9", {"lora", "late", "source_prefix", "flare", "flare_mt"}),
+        ("task.validation_rows=9", {"zero_shot", "lora", "late", "source_prefix", "flare", "flare_mt"}),
         ("generate.seed=2", set()),
         ("source.provider=cached", {"flare"}),  # source_prefix reads it, and comes to the same
     ],
 )
 def test_a_run_is_another_by_what_its_method_reads_alone(root: Path, override: str, methods: set[str]) -> None:
     mt = ["source.mt_encoder=nllb", "adapter.pairing=input", "adapter.fused_modules=[q_proj]"]
-    all_methods = ("zero_shot", "lora", "source_prefix", "flare", "flare_mt")
+    all_methods = ("zero_shot", "lora", "late", "source_prefix", "flare", "flare_mt")
     assert {method for method in all_methods if changed(root, *mt, method=method, override=override)} == methods
 
 
