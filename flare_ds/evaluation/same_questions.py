@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.cache.key import SPLIT, asked_fields, chat_fields, differences
+from flare_ds.data.cache.key import PROBES, SPLIT, asked_fields, chat_fields, differences
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CACHE
@@ -17,7 +17,7 @@ from flare_ds.tasks.base import Task
 from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 
 _LANGUAGES = ("source_language", "extra_source_languages", "target_language")
-_COMPARED = ("prompt_template", "labels", "special_tokens", "answers")
+_COMPARED = ("prompt_template", "labels", "special_tokens", "answers", PROBES)
 
 
 def check_same_split(config: Config, task: Task) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, build_cache, differences, open_cache, prepare_cache, remembered, stored
-from flare_ds.data.cache.key import CLUSTERS, asked_fields
+from flare_ds.data.cache.key import CLUSTERS, PROBES, asked_fields
 from flare_ds.data.parallel import ParallelData
 from flare_ds.evaluation.answerable import check_answers
 from flare_ds.evaluation.labelled_rows import read_labelled
@@ -204,8 +204,9 @@ def _recorded(config: Config, key: str) -> Cache:
 
 
 def _check_same_tokens(run: RunDirectory, cache: Cache, train: bool) -> None:
-    apart = _NO_TOKENS if train else (*_NO_TOKENS, *_WHICH_ROWS)
     recorded = run.record(CACHE)["fields"]
+    untold = {PROBES} - recorded.keys()  # an earlier version wrote none
+    apart = {*_NO_TOKENS, *untold, *(() if train else _WHICH_ROWS)}
     found, wanted = ({k: v for k, v in f.items() if k not in apart} for f in (recorded, cache.manifest.fields))
     if changes := differences(found, wanted):
         raise CacheError(

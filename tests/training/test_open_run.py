@@ -107,6 +107,22 @@ def test_a_run_whose_cache_has_broken_clusters_goes_on_with_it_and_is_scored_wit
     assert differing(scored.fields, open_cache(begun).manifest.fields) == [key.CLUSTERS]
 
 
+def test_a_run_of_an_earlier_version_with_a_task_in_code_is_scored_on_other_rows(tmp_path: Path) -> None:
+    """What its prompt does to a text was not told then; where it was told, it must be the same."""
+    (tmp_path / "own.py").write_text("from flare_ds.tasks import MultiEmo\n\nTASK = MultiEmo()\n")
+    own = {"path": str(tmp_path / "own.py")}
+    _prepare(make(tmp_path, **own), train=True)
+    give_adapter(tmp_path / "run")
+    record = tmp_path / "run/cache.json"
+    told = json.loads(record.read_text())
+    earlier = {name: value for name, value in told["fields"].items() if name != key.PROBES}
+    record.write_text(json.dumps(told | {"fields": earlier}))
+    assert _prepare(make(tmp_path, test_rows=7, **own), train=False).is_dir()
+    record.write_text(json.dumps(told | {"fields": earlier | {key.PROBES: "another"}}))
+    with pytest.raises(CacheError, match=f"has begun with other tokens.*{key.PROBES}"):
+        _prepare(make(tmp_path, test_rows=8, **own), train=False)
+
+
 def test_a_run_whose_task_says_another_prompt_now_is_not_scored(tmp_path: Path) -> None:
     """Settings and base are the same, and yet the tokens of the cache are others: the tokenizer changed."""
     begin(tmp_path)

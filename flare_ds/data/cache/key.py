@@ -14,6 +14,7 @@ from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.cache.format import FORMAT_VERSION
+from flare_ds.data.cache.probes import probed_prompts
 from flare_ds.data.cache.windows import WINDOWS_VERSION
 from flare_ds.data.parallel import ParallelData, Side, split_language
 from flare_ds.progress import bar
@@ -73,6 +74,7 @@ def _prefix_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[s
 
 SPLIT = "split_language"
 CLUSTERS = "clusters_of"
+PROBES = "prompts_of_texts"
 
 
 def asked_fields(config: Config, task: Task) -> dict[str, Any]:
@@ -101,6 +103,7 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
         **_split_fields(settings, task),
         **_cluster_fields(settings, task),
+        **_probe_fields(settings, task),
     }
 
 
@@ -113,6 +116,13 @@ def _split_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
 def _cluster_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
     """Whose texts say what was drawn together, where the targets' once did: a translated passage had many wordings."""
     return {CLUSTERS: "the side that was read"} if settings.is_translated and task.free_answers else {}
+
+
+def _probe_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
+    """What a prompt in code does to texts, which the template does not show: such caches once did not tell."""
+    if settings.path is None or not settings.path.endswith(".py"):
+        return {}
+    return {PROBES: probed_prompts(task, (*settings.source_languages, settings.target_language))}
 
 
 def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:

@@ -9,13 +9,20 @@ from transformers import AutoTokenizer
 from flare_ds.config import TaskConfig
 from flare_ds.data.cache import differences, open_cache, prepare_cache
 from flare_ds.data.cache.encode import PlainForm
-from flare_ds.data.cache.key import _cluster_fields, _split_fields, asked_fields, content_key, rows_fingerprint
+from flare_ds.data.cache.key import (
+    _cluster_fields,
+    _split_fields,
+    asked_fields,
+    content_key,
+    differing,
+    rows_fingerprint,
+)
 from flare_ds.data.cache.requests import remembered
 from flare_ds.data.parallel import ParallelData, ParallelRow, Side
 from flare_ds.settings import parse_config
 from flare_ds.tasks import TableTask
 from flare_ds.tasks.base import Answer
-from tests.data.cache.moods import MOODS, WORDS, eos_first, moods_config, word_tokenizer
+from tests.data.cache.moods import MOODS, WORDS, Moods, eos_first, moods_config, word_tokenizer
 from tests.data.cache.texts import byte_tokenizer
 
 
@@ -128,6 +135,25 @@ def prompt_in_key(template: str) -> str:
         origin="test",
     )
     return asked_fields(config, task)["prompt_template"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["{text.lower()}", "{text.strip()}", "{text[:200]}", "{text or 'none'}", "{text.split()[0]}", "{title and text}"],
+)
+def test_what_a_prompt_in_code_does_to_a_text_is_in_the_key(said: str) -> None:
+    """The prompt around the fields' names is the same for each, and for one that raises over an empty text."""
+
+    def fields(said: str, path: str | None) -> dict[str, object]:
+        kind = type(
+            "Own", (Moods,), {"fields": ("text", "title"), "prompt": lambda _, of: eval(f'f"say {said}"', {**of})}
+        )
+        task = TaskConfig(name="moods", path=path, target_language="pl")
+        return asked_fields(moods_config(Path("unused")).model_copy(update={"task": task}), kind())
+
+    one, other = fields("{text}", "own.py"), fields(said, "own.py")
+    assert differing(one, other) == ["prompts_of_texts"] and fields(said, "own.py") == other
+    assert fields(said, None) == fields("{text}", None) == {k: v for k, v in one.items() if k != "prompts_of_texts"}
 
 
 @pytest.mark.parametrize(

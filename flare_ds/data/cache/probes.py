@@ -1,0 +1,33 @@
+"""What the prompt of a task in Python does to a row's texts, told from what it makes of some.
+
+Code may say a text in lower case, cut it, or look whether there is a title. None of that shows in the prompt around the
+fields' names, which the key has of every task.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from flare_ds.checksums import json_sha256
+from flare_ds.tasks.base import Task
+
+_TEXTS = (" Two  Words,\tone ﬁne “quote” & a <b>tag</b> – 1.50\nhttp://x.org @you #it! ", "A long text. " * 10_000, "")
+_OTHERS = "word"
+
+
+def probed_prompts(task: Task, languages: Iterable[str]) -> str:
+    """Checksum of the prompts, in some languages, over rows of such texts."""
+    rows = list(_rows(task))
+    return json_sha256([[language, [_said(task, language, row) for row in rows]] for language in languages])
+
+
+def _rows(task: Task) -> Iterator[dict[str, str]]:
+    """Each text in all fields, and in one beside others."""
+    for text in _TEXTS:
+        yield dict.fromkeys(task.fields, text)
+        yield from (dict.fromkeys(task.fields, _OTHERS) | {name: text} for name in task.fields)
+
+
+def _said(task: Task, language: str, fields: dict[str, str]) -> str:
+    try:
+        return task.prompt_in(language, fields)
+    except Exception as error:  # whatever code raises over a text that it does not expect
+        return type(error).__name__
