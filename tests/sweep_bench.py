@@ -26,6 +26,9 @@ here = pathlib.Path(__file__).parent
 with (here / "calls.txt").open("a") as file:
     print(verb, *(run.relative_to(here / "out") for run in runs), *rest, file=file)
 
+def sha256(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
 def do(verb, run):
     call = f"{{verb}} {{run.relative_to(here / 'out')}}"
     weights = run / "adapter/adapter_model.safetensors"
@@ -50,7 +53,10 @@ def do(verb, run):
         sys.exit(0)
     if verb != "prepare":
         (run / "cache.json").write_text("{{}}")
-    if verb in ("train", "stage1"):
+        tuned, begun_on = here / "out/base/config.json", run / "base.json"
+        if tuned.exists() and run.name != "stage1" and not begun_on.exists():
+            begun_on.write_text(json.dumps({{"fingerprint": sha256(tuned)}}))
+    if verb in ("train", "stage1") and not (run / "training.json").exists():
         weights.parent.mkdir(exist_ok=True)
         weights.write_bytes(os.urandom(8))
         costs = {{"trained_parameters": 10, "median_step_seconds": 0.5, "tokens_per_second": 100.0}}
@@ -59,10 +65,13 @@ def do(verb, run):
         shutil.copy(here / "predictions.parquet", run)
         metrics = {{"schema": 3, "answers": "ranked", "metric": "accuracy", "score": 2 / 3, "num_examples": 30}}
         metrics |= {{"confidence_interval": [0.5, 0.8], "figures": {{}}}}
-        metrics["adapter_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+        metrics["adapter_sha256"] = sha256(weights) if weights.exists() else None
         (run / "metrics.json").write_text(json.dumps(metrics))
     if verb == "stage1":
-        pathlib.Path(rest[rest.index("--output") + 1]).mkdir()
+        base = pathlib.Path(rest[rest.index("--output") + 1])
+        base.mkdir()
+        # As JSON of a checksum is written, so the file's checksum is the model's fingerprint.
+        (base / "config.json").write_text('{{"merged":"' + sha256(weights) + '"}}')
 
 for run in runs:
     assert (run / "config.yaml").exists()

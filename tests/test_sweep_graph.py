@@ -16,6 +16,7 @@ import yaml
 
 from flare_ds.cli import main
 from flare_ds.exceptions import ConfigError, DataError, FlareError, HostError
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.settings import load_config
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.local import sweep
@@ -387,6 +388,69 @@ def test_nothing_is_moved_aside_that_is_not_run_again(bench: Bench, only: list[s
     with pytest.raises(ConfigError, match=f"--only {','.join(only)} leaves out {lacking}, which"):
         sweep(bench.path, ["methods.flare.adapter.r=4"], only=only, rerun_changed=True)
     assert not (bench.out / ".aside").exists()
+
+
+def of_the_base_that_is_there(bench: Bench) -> set[bool]:
+    """Whether the cells were made on it."""
+    now = model_fingerprint(str(bench.out / "base"))
+    return {json.loads((bench.out / cell / "base.json").read_text())["fingerprint"] == now for cell in CELLS}
+
+
+def test_cells_of_a_base_that_is_gone_are_told_and_moved_aside(bench: Bench) -> None:
+    sweep(bench.path)
+    bench.calls()
+    for name in ("stage1", "base"):
+        shutil.rmtree(bench.out / name)
+    other = ["stage1.train.steps=61"]
+    with pytest.raises(ConfigError, match=r"pl/lora-seed1.*model.base from before .*/base, which is still to be made"):
+        sweep(bench.path, other)
+    assert bench.calls() == []
+    assert "| changed: model.base from before" in dry_run(bench.path, other)
+    assert sweep(bench.path, other, rerun_changed=True) == 0
+    assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()]
+    assert of_the_base_that_is_there(bench) == {True}
+
+
+def test_the_same_base_merged_anew_leaves_its_cells_finished(bench: Bench) -> None:
+    sweep(bench.path)
+    bench.calls()
+    shutil.rmtree(bench.out / "base")
+    assert sweep(bench.path) == 0
+    assert bench.calls() == stage1_calls(bench)[:1]
+
+
+def test_a_cell_of_another_base_than_stage_1_then_makes_is_not_finished(bench: Bench) -> None:
+    sweep(bench.path)
+    shutil.rmtree(bench.out / "base")
+    (bench.out / "stage1/adapter/adapter_model.safetensors").write_bytes(b"trained on, elsewhere")
+    assert sweep(bench.path, ["grid.methods=[lora]"]) == 1
+    with pytest.raises(ConfigError, match=r"pl/lora-seed1.* model.base of other contents than .*/base has now"):
+        sweep(bench.path)
+
+
+@pytest.mark.parametrize("moved", [1, len(CELLS), len(CELLS) + 1])
+def test_moving_aside_that_breaks_off_is_taken_up_where_it_was(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    sweep(bench.path)
+    bench.calls()
+    changed, rename, done = ["stage1.train.steps=61"], Path.rename, list[str]()
+
+    def full(path: Path, target: Path) -> Path:
+        if ".aside" in target.parts:
+            if len(done) == moved:
+                raise PermissionError(13, "Permission denied", str(path))
+            done.append(path.name)
+        return rename(path, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", full)
+        with pytest.raises(HostError, match="Permission denied"):
+            sweep(bench.path, changed, rerun_changed=True)
+    monkeypatch.setattr("flare_ds.sweep.changed.time.strftime", lambda _format: "a second later")
+    assert sweep(bench.path, changed, rerun_changed=True) == 0
+    assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()]
+    assert of_the_base_that_is_there(bench) == {True}
 
 
 @contextmanager

@@ -5,15 +5,14 @@ the stage 1 that made it.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import disk_errors
-from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.processes import say
 from flare_ds.runs.changes import changes, housekeeping
-from flare_ds.runs.directory import BASE, RunDirectory, at_place
+from flare_ds.runs.directory import RunDirectory, at_place
 from flare_ds.sweep.plan import Plan, PlannedRun
 
 ASIDE = ".aside"
@@ -23,9 +22,8 @@ ASIDE = ".aside"
 def changed_runs(plan: Plan) -> dict[str, list[PlannedRun]]:
     """The runs that have begun and would be others, by what differs."""
     found: dict[str, list[PlannedRun]] = {}
-    fingerprints: dict[str, str] = {}
     for run in plan.runs:
-        if said := [*_settings(run), *_base(run, fingerprints)]:
+        if said := [*_settings(run), *_base(run)]:
             found.setdefault("; ".join(said), []).append(run)
     return found
 
@@ -46,7 +44,7 @@ def refuse_changed(plan: Plan) -> None:
     if not changed:
         return
     said = [f"{', '.join(str(run.directory) for run in runs)} was run with {what}" for what, runs in changed.items()]
-    settings = {one.partition("=")[0] for what in changed for one in what.split("; ")}
+    settings = {one.partition("=")[0].partition(" ")[0] for what in changed for one in what.split("; ")}
     back = "set that back" if len(settings) > 1 else f"set {settings.pop()} back"
     runs = [run for of_one in changed.values() for run in of_one]
     # Every cell grew from its stage 1, so a new stage 1 cannot stand beside old cells.
@@ -100,17 +98,21 @@ def _settings(run: PlannedRun) -> list[str]:
     return [f"{name}={before!r}, now {name}={now!r} is asked for" for name, (before, now) in differ.items()]
 
 
-def _base(run: PlannedRun, fingerprints: dict[str, str]) -> list[str]:
-    """Whether a run that has begun was made from a base whose contents are others now."""
-    base, known = run.config.model.base, run.owner.record(BASE).get("fingerprint") if run.owner.begun else None
-    if known is None or not Path(base).is_dir():
-        return []
-    now = fingerprints.get(base) or fingerprints.setdefault(base, model_fingerprint(base))
-    return [f"model.base of other contents than {base} has now"] if are_different(known, now) else []
+def _base(run: PlannedRun) -> list[str]:
+    """What became of the base that a run has begun on, where that is no more."""
+    if run.is_of_another_base:
+        return [f"model.base of other contents than {run.config.model.base} has now"]
+    maker = run.maker
+    if maker is None or maker.merged.exists() or maker.owner.begun or not run.owner.begun:
+        return []  # a stage 1 that has begun makes the same again, or is itself among those that have changed
+    return [f"model.base from before {maker.merged}, which is still to be made"]
 
 
-def _directories(runs: Iterable[PlannedRun], plan: Plan) -> Iterable[Path]:
-    """What there is of some runs, and the base that a stage 1 among them made."""
-    for run in runs:
+def _directories(runs: Sequence[PlannedRun], plan: Plan) -> Iterator[Path]:
+    """What there is of some runs, and the base that a stage 1 among them made.
+
+    What others stand on comes last: as long as it is there it tells that they are changed, if moving breaks off.
+    """
+    for run in reversed(runs):
         merged = [run.merged] if run in plan.stages1 else []
-        yield from (path for path in (run.directory, *merged) if path.exists())
+        yield from (path for path in (*merged, run.directory) if path.exists())

@@ -82,7 +82,9 @@ def nodes_of(plan: Plan, jobs: int = 1) -> list[Node]:
 
 
 def is_done(run: PlannedRun, plan: Plan) -> bool:
-    """Whether a run is judged by what the sweep judges by."""
+    """Whether a run is judged by what the sweep judges by, and stands on the base that is there."""
+    if run.is_of_another_base:
+        return False
     if plan.score == "test":
         return run.owner.finished
     if run.config.recipe.trains:

@@ -15,6 +15,7 @@ from flare_ds.methods import METHODS
 from flare_ds.precision import AUTO
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.changes import is_read
+from flare_ds.runs.directory import BASE
 from flare_ds.settings import parse_config
 from flare_ds.sweep.axes import Cell, suffix
 from flare_ds.sweep.grid import Settings, SweepConfig, launch_words, read_sweep
@@ -58,10 +59,23 @@ class PlannedRun:
         return self.directory.absolute().with_name("base")
 
     @property
+    def maker(self) -> "PlannedRun | None":
+        """The stage 1 that makes its base; None: that is there before the sweep."""
+        stage1 = self.stage1
+        return stage1 if stage1 is not None and self.config.model.base == str(stage1.merged) else None
+
+    @property
     def tokenizer_base(self) -> str:
         """The base whose tokenizer it uses; the tuned base, not there yet, has that of the untuned one."""
-        base = self.config.model.base
-        return self.stage1.config.model.base if self.stage1 and base == str(self.stage1.merged) else base
+        return (self.maker or self).config.model.base
+
+    @property
+    def is_of_another_base(self) -> bool:
+        """Whether it has begun, on a base whose contents were others than they are now."""
+        from flare_ds.model_files.fingerprint import are_different, model_fingerprint  # imports transformers
+
+        base, known = self.config.model.base, self.owner.record(BASE).get("fingerprint") if self.owner.begun else None
+        return known is not None and Path(base).is_dir() and are_different(known, model_fingerprint(base))
 
     @property
     def prepared(self) -> Config:
