@@ -10,7 +10,8 @@ that has ended, or can go no further, leaves; the others go on.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from flare_ds.exceptions import NotFiniteError
 from flare_ds.runtime.opening import open_engine, trains_whole
@@ -22,8 +23,15 @@ from flare_ds.training.steps import take_step
 from flare_ds.training.validation import see_abreast
 
 
-def open_cells(cells: Sequence[Cell]) -> None:
+def open_cells(cells: Sequence[Cell], spared: Callable[[], AbstractContextManager[None]] = nullcontext) -> list[Cell]:
     """Load the base with the adapters of cells that can join; a collective.
+
+    Args:
+        cells: at least one.
+        spared: within which each is prepared; what it does not let through leaves that one out.
+
+    Returns:
+        Those that are open.
 
     Raises:
         HostError: a micro-batch does not fit into memory.
@@ -31,17 +39,23 @@ def open_cells(cells: Sequence[Cell]) -> None:
     """
     first = cells[0]
     whole = trains_whole(first.config, first.shape, first.feed.load)
+    able = list[Cell]()
     for cell in cells:
-        cell.prepare()
+        with spared():
+            cell.prepare()
+            able.append(cell)
+    if not able:
+        return []
     engine = open_engine(
-        [cell.config for cell in cells],
+        [cell.config for cell in able],
         shape=first.shape,
         label_tokens=first.cache.label_tokens,
         whole=whole,
-        adapters=[cell.saved_adapter for cell in cells],
+        adapters=[cell.saved_adapter for cell in able],
     )
-    for number, cell in enumerate(cells):
+    for number, cell in enumerate(able):
         cell.join(engine, number)
+    return able
 
 
 def train_cells(cells: Sequence[Cell]) -> list[NotFiniteError]:

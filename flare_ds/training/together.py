@@ -177,7 +177,9 @@ def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome)
     """Open cells over one base to train and score them; the runs whose scoring asks another model."""
     if train:
         _cut_alike(cells)
-    open_cells(cells)
+    cells = open_cells(cells, outcome.spared)
+    if not cells:
+        return []
     if train:
         outcome.failures += train_cells(cells)
     trained = [cell for cell in cells if cell.failure is None]

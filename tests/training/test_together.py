@@ -19,7 +19,7 @@ from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import NotFiniteError
+from flare_ds.exceptions import ConfigError, NotFiniteError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
 from flare_ds.runtime.engine import Engine, make_room
@@ -27,6 +27,7 @@ from flare_ds.settings import load_config
 from flare_ds.tracking.figures import PARTS
 from flare_ds.training import state, together
 from flare_ds.training import steps as module
+from flare_ds.training.cell import Cell
 from flare_ds.training.loop import open_cells
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
@@ -223,7 +224,12 @@ def test_runs_that_are_trained_are_scored_over_one_base(root: Path, monkeypatch:
     train_together([(config, open_run(config, train=True)) for config in cells], evaluate=False)
     make_room()
     opened: list[int] = []
-    monkeypatch.setattr(together, "open_cells", lambda group: (opened.append(len(group)), open_cells(group)))
+
+    def noted(group: list[Cell], *how: Any) -> list[Cell]:
+        opened.append(len(group))
+        return open_cells(group, *how)
+
+    monkeypatch.setattr(together, "open_cells", noted)
     monkeypatch.setattr(together, "train_cells", None)
     found: list[tuple[Config, Scores]] = []
     runs = [(config, open_run(config, train=True)) for config in cells]
@@ -316,6 +322,26 @@ def test_runs_that_are_refused_leave_the_others_to_train(root: Path) -> None:
     told = said[said.index("flare-ds: 2 problems in the runs named") :]
     assert f"is writing the run {held.path}" in told and "method=zero_shot trains nothing" in told
     assert "Traceback" not in said
+
+
+def test_a_run_that_is_refused_when_its_turn_comes_leaves_the_others_to_train(root: Path) -> None:
+    """One whose source states would take too much room, and one whose state is damaged once it was looked at."""
+    stored = settings(root, "flare-pl", "turned-states", steps=2) | {
+        "source": {"provider": "cached", "max_store_gb": 1e-6},
+        "adapter": {"pairing": "output", "fused_modules": ["q_proj", "v_proj"], "source_down": "shared"},
+    }
+    made = [stored, *(settings(root, "lora-pl", f"turned-{name}", steps=2) for name in ("state", "well"))]
+    runs = [(config, open_run(config, train=True)) for config in map(load_config, map(write_config, made))]
+    (root / "turned-state/state").mkdir()
+    (root / "turned-state/state/state.safetensors").write_bytes(b"damaged")
+    with pytest.raises(
+        ConfigError, match=r"(?s)2 problems in the runs.*source\.max_store_gb=1e-06.*turned-state/state"
+    ):
+        train_together(runs, evaluate=True)
+    make_room()
+    assert [RunDirectory(config.run_dir).finished for config, _ in runs] == [False, False, True]
+    with pytest.raises(ConfigError, match="2 problems in the runs"):
+        train_together(runs[:2], evaluate=True)
 
 
 def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
