@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
-from flare_ds.adapters.files import KEPT, OWN_PEFT_TYPE, SETTINGS, WEIGHTS
+from flare_ds.adapters.files import KEPT, OWN_PEFT_TYPE, SETTINGS, WEIGHTS, made_anew
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_text
@@ -90,7 +90,7 @@ def _read(directory: Path) -> tuple[bool, int, _Kept]:
         return settings["peft_type"] != OWN_PEFT_TYPE, sum(map(math.prod, shapes)), kept
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory}: {error!r}"
-        raise CheckpointError(problem, fix="train it again, or check RUN") from error
+        raise CheckpointError(problem, fix=made_anew(directory)) from error
 
 
 def _front_matter(

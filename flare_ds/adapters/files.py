@@ -98,7 +98,15 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         return load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory / WEIGHTS}: {error}"
-        raise CheckpointError(problem, fix="train it again, or check RUN") from error
+        raise CheckpointError(problem, fix=made_anew(directory)) from error
+
+
+def made_anew(directory: Path) -> str:
+    """What to do about an adapter that is damaged; a run is not trained again as long as it is there."""
+    run = directory.parent
+    if not (run / "config.yaml").is_file():  # a loop of one's own may keep its adapter anywhere
+        return "restore it from a copy, or make it again"
+    return f"restore it from a copy, or delete {run} and train it again, by the YAML it was made from"
 
 
 def saved_figures(directory: Path) -> dict[str, float]:
@@ -111,7 +119,7 @@ def saved_figures(directory: Path) -> dict[str, float]:
         with safe_open(directory / WEIGHTS, framework="pt") as file:
             kept = parse_object((file.metadata() or {}).get(KEPT, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error!r}", fix="train it again") from error
+        raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error!r}", fix=made_anew(directory)) from error
     return dict(kept.get("validation") or {})
 
 
@@ -172,7 +180,7 @@ def saved_settings(directory: Path) -> dict[str, Any]:
             raise ValueError(f"method is {saved['method']!r}")
         return saved
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read {path}: {error!r}", fix="train it again, or check RUN") from error
+        raise CheckpointError(f"cannot read {path}: {error!r}", fix=made_anew(directory)) from error
 
 
 def _from_peft(settings: Mapping[str, Any]) -> dict[str, Any]:

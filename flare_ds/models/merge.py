@@ -21,7 +21,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.adapted import merge_refused
-from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, head_rows, read_weights, saved_settings
+from flare_ds.adapters.files import (
+    SETTINGS,
+    WEIGHTS,
+    check_settings,
+    head_rows,
+    made_anew,
+    read_weights,
+    saved_settings,
+)
 from flare_ds.adapters.inject import adapted_linears
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
@@ -175,7 +183,7 @@ def _label_rows(adapter: Path) -> list[int]:
     ids = ids if isinstance(ids, dict) else {}
     tokens = [token for word in ids.values() for token in (word if isinstance(word, list) else [word])]
     if not tokens or not all(type(token) is int and token >= 0 for token in tokens):
-        raise CheckpointError(f"{adapter / SETTINGS} does not tell label_ids", fix="train it again, or check RUN")
+        raise CheckpointError(f"{adapter / SETTINGS} does not tell label_ids", fix=made_anew(adapter))
     return head_rows(ids)
 
 

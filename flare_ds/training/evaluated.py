@@ -13,8 +13,9 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.abreast import Asked, ranked_abreast
 from flare_ds.evaluation.evaluate import as_asked, evaluate_run, saved_adapter, score_run
+from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import NotFiniteError, kept
+from flare_ds.exceptions import FlareError, NotFiniteError, kept
 from flare_ds.models.partitioned import gathered
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import AdapterSource, RunningModel, make_room
@@ -50,7 +51,7 @@ def train_and_evaluate(config: Config, cache: Cache) -> Scores:
             make_room()
             return evaluate_run(config, cache)
         (scores,) = score_trained([trainer])
-    if isinstance(scores, NotFiniteError):
+    if isinstance(scores, FlareError):
         raise scores
     return scores
 
@@ -60,28 +61,39 @@ def can_say(config: Config) -> bool:
     return as_asked(config).train.objective == config.train.objective
 
 
-def score_trained(cells: Sequence[Cell]) -> Iterator[Scores | NotFiniteError]:
-    """Score the best adapters of runs just trained, in the model at hand, or tell why a run's scores mean nothing.
+def score_trained(cells: Sequence[Cell]) -> Iterator[Scores | FlareError]:
+    """Score the best adapters of runs just trained, in the model at hand.
 
     Yields:
-        What comes of each run, in their order.
+        What comes of each run, in their order: its scores, or why they mean nothing or its adapter cannot be read.
 
     Raises:
         FlareError: see `evaluate_run`.
     """
-    for cell in cells:
+    refused = [_refused(cell) for cell in cells]
+    able = [cell for cell, why in zip(cells, refused, strict=True) if why is None]
+    asked = [Asked(cell.running, cell.cache, as_asked(cell.config), cell.states) for cell in able]
+    ranked = iter(ranked_abreast(asked, "test"))
+    for cell, why in zip(cells, refused, strict=True):
+        yield _scored(cell, next(ranked)) if why is None else why
+
+
+def _refused(cell: Cell) -> FlareError | None:
+    """Give a cell its best adapter; or why it cannot be read, on all ranks alike."""
+    try:
         adapter = agreed(partial(saved_adapter, cell.config))
         assert adapter is not None, "a method that trains has one"
         put_adapter(cell.running, adapter)
-    asked = [Asked(cell.running, cell.cache, as_asked(cell.config), cell.states) for cell in cells]
-    for cell, ranked in zip(cells, ranked_abreast(asked, "test"), strict=True):
-        try:
-            found: Scores | NotFiniteError = score_run(
-                cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked
-            )
-        except NotFiniteError as error:
-            found = kept(error)
-        yield found
+    except FlareError as error:
+        return kept(error)
+    return None
+
+
+def _scored(cell: Cell, ranked: Ranked | None) -> Scores | FlareError:
+    try:
+        return score_run(cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked)
+    except NotFiniteError as error:
+        return kept(error)
 
 
 @torch.no_grad()

@@ -186,7 +186,7 @@ def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome)
     able = [cell for cell in trained if can_say(cell.config)] if evaluate else []
     with leaving_between_batches(ALL_SAVED):
         for cell, found in zip(able, score_trained(able), strict=True):
-            if isinstance(found, NotFiniteError):
+            if isinstance(found, FlareError):
                 outcome.failures.append(found)
             else:
                 outcome.tell(cell.config, found)

@@ -6,6 +6,7 @@ rank and on two.
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import ConfigError, NotFiniteError
+from flare_ds.exceptions import CheckpointError, ConfigError, NotFiniteError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
 from flare_ds.runtime.engine import Engine, make_room
@@ -342,6 +343,27 @@ def test_a_run_that_is_refused_when_its_turn_comes_leaves_the_others_to_train(ro
     assert [RunDirectory(config.run_dir).finished for config, _ in runs] == [False, False, True]
     with pytest.raises(ConfigError, match="2 problems in the runs"):
         train_together(runs[:2], evaluate=True)
+
+
+def test_an_adapter_that_cannot_be_read_leaves_the_others_to_be_scored(root: Path) -> None:
+    """And what is told to do about it helps."""
+    made = [settings(root, "lora-pl", f"read-{seed}", steps=2, seed=seed) for seed in (1, 2, 3)]
+    cells = [load_config(write_config(one)) for one in made]
+    train_together([(config, open_run(config, train=True)) for config in cells], evaluate=False)
+    make_room()
+    cut, wrong, well = (Path(config.run_dir) for config in cells)
+    weights = cut / "adapter" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (wrong / "adapter/adapter_config.json").write_text("{}")
+    told = rf"(?s)2 problems.*{weights}.*delete {cut} and train it .*delete {wrong} and train it "
+    with pytest.raises(CheckpointError, match=told):
+        train_together([(config, open_run(config, train=True)) for config in cells], evaluate=True)
+    make_room()
+    assert [RunDirectory(run).finished for run in (cut, wrong, well)] == [False, False, True]
+    shutil.rmtree(cut)
+    train_together([(cells[0], open_run(cells[0], train=True))], evaluate=True)
+    make_room()
+    assert RunDirectory(cut).finished
 
 
 def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
