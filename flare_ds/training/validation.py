@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flare_ds.adapters.card import write_card
-from flare_ds.adapters.files import save_adapter
+from flare_ds.adapters.files import save_adapter, saved_figures
 from flare_ds.batches.first_rows import FirstRows
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
@@ -21,6 +21,7 @@ from flare_ds.evaluation.finite import listed, refuse_not_finite
 from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
+from flare_ds.exceptions import CheckpointError
 from flare_ds.runtime.engine import Engine, RunningModel
 from flare_ds.runtime.process_group import gather_objects
 from flare_ds.runtime.rank_zero import on_rank_zero
@@ -102,6 +103,11 @@ class Validation:
         self.config, self.cache, self.states = config, cache, states
         self.engine, self.cell, self.running = engine, cell, engine.running(cell)
         self.progress, self.records = progress, records
+        self._on_disk = on_rank_zero(partial(_kept_step, self._directory))
+
+    @property
+    def _directory(self) -> Path:
+        return Path(self.config.run_dir) / "adapter"
 
     def before_training(self, seen: Seen | None) -> None:
         """Score the adapter that changes nothing yet; it is never the best.
@@ -119,6 +125,9 @@ class Validation:
     def after_step(self, seen: Seen | None) -> None:
         """Score the adapter as it is now, and keep it if its scores are finite and the best so far.
 
+        A job may end when an adapter is written and the state that names it is not. The step is done again then, and
+        its adapter kept however it scores now: the one that the state names is gone.
+
         Args:
             seen: what the rows were found to say when several cells read them together; None: they are read now.
         """
@@ -128,7 +137,9 @@ class Validation:
         energies = energies if seen is None else seen.energies
         self.records.fusion(progress.step, source_shares(gather_objects(energies)))
         progress.validations_since += 1
-        if not scores.not_finite and scores.standing > progress.best_standing:
+        best_is_gone = progress.best_step < self._on_disk <= progress.step
+        if not scores.not_finite and (best_is_gone or scores.standing > progress.best_standing):
+            self._on_disk = progress.step
             progress.best_standing, progress.best_step, progress.validations_since = scores.standing, progress.step, 0
             tensors = self.engine.tensors("adapter", self.cell)
             on_rank_zero(lambda: self._keep(tensors, scores))
@@ -143,9 +154,8 @@ class Validation:
 
     def _keep(self, tensors: dict[str, Tensor], scores: Scores) -> None:
         """Write the adapter, and the card beside it."""
-        directory = Path(self.config.run_dir) / "adapter"
         save_adapter(
-            directory,
+            self._directory,
             tensors,
             self.running.model.peft_model,
             self.config,
@@ -153,7 +163,15 @@ class Validation:
             validation={"step": self.progress.step, **scores.figures},
             adapter=self.running.model.adapter,
         )
-        write_card(directory, self.config)
+        write_card(self._directory, self.config)
+
+
+def _kept_step(directory: Path) -> int:
+    """The step whose validation the adapter on disk was kept for; -1: there is none that tells."""
+    try:
+        return int(saved_figures(directory).get("step", -1))
+    except CheckpointError:
+        return -1
 
 
 def source_shares(energies: list[dict[str, Tensor]]) -> dict[str, float]:

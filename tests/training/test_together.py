@@ -7,6 +7,7 @@ rank and on two.
 import gc
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,19 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from flare_ds.adapters.files import WEIGHTS
+from flare_ds.adapters.files import WEIGHTS, saved_figures
 from flare_ds.batches.joined import join
 from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.scores import Scores
-from flare_ds.exceptions import CheckpointError, ConfigError, NotFiniteError
+from flare_ds.exceptions import CheckpointError, ConfigError, HostError, NotFiniteError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
 from flare_ds.runtime.engine import Engine, make_room
 from flare_ds.settings import load_config
 from flare_ds.tracking.figures import PARTS
-from flare_ds.training import state, together
+from flare_ds.training import state, together, validation
 from flare_ds.training import steps as module
 from flare_ds.training.cell import Cell
 from flare_ds.training.loop import open_cells
@@ -422,3 +423,33 @@ def test_a_state_is_saved_with_each_best_adapter(root: Path, monkeypatch: pytest
     bests = [step for step in range(1, 7) if scores[step] > max([scores[s] for s in range(1, step)], default=-1)]
     assert len(bests) > 1 and bests[0] == 1 and {*bests} <= {*saved}
     assert saved == sorted({*saved}) and saved[-1] == 6 and len(saved) < 6
+
+
+def test_the_adapter_on_disk_is_the_one_that_the_records_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk was full between the two, and the step done again scores a little less, as it may on GPUs."""
+    found, save = {2: 0.5, 4: 0.51, 6: 0.495}, state.save_state
+    scored = validation.Validation._scores
+
+    def scores(self: validation.Validation, seen: validation.Seen | None) -> Scores:
+        known = {"accuracy": found.get(self.progress.step, 0.1)}
+        return replace(scored(self, seen), figures=known)
+
+    def full(path: Path, engine: Any, progress: state.Progress, cell: int) -> None:
+        if progress.step == 4:
+            raise HostError("cannot write the state", fix="free some space")
+        save(path, engine, progress, cell)
+
+    monkeypatch.setattr(validation.Validation, "_scores", scores)
+    monkeypatch.setattr("flare_ds.training.cell.save_state", full)
+    made = settings(root, "lora-pl", "full", steps=6, validate_every=2, save_every=1000)
+    config = load_config(write_config(made))
+    with pytest.raises(HostError, match="cannot write the state"):
+        train_together([(config, open_run(config, train=True))], evaluate=False)
+    make_room()
+    found[4] = 0.49
+    monkeypatch.setattr("flare_ds.training.cell.save_state", save)
+    train_together([(config, open_run(config, train=True))], evaluate=False)
+    make_room()
+    run = RunDirectory(config.run_dir)
+    told, kept = run.read("training.json"), saved_figures(run.path / "adapter")
+    assert (told["best_step"], told["best_validation_score"]) == (kept["step"], kept["accuracy"]) == (6, 0.495)
