@@ -522,6 +522,20 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     assert "): 2 prepare, 2 stage1, 3 cells in 3 commands" in shown, "the stand-in makes no caches"
 
 
+def test_a_dry_run_counts_the_cells_that_are_left_of_a_group(bench: Bench) -> None:
+    together = ["together=auto", "grid.methods=[lora, flare]"]
+    sweep(bench.path, together)
+    grown = [*together, "grid.seeds=[1, 2, 3]"]
+    shown = re.sub(" +", " ", dry_run(bench.path, grown))
+    assert "| pl/lora-seed1 and 5 more | prepare en-pl, stage1 | to do: 2 of 6 |" in shown
+    assert ", 2 cells in 1 commands; then the report" in shown
+    shown = dry_run(bench.path, [*grown, "methods.flare.adapter.r=4"])
+    assert ", 4 cells in 1 commands; then the report" in shown, "two that changed are run again"
+    bench.calls()
+    sweep(bench.path, grown)
+    assert bench.calls()[-1] == "train pl/lora-seed3 pl/flare-seed3 --evaluate"
+
+
 def test_what_is_not_there_is_told_before_the_first_command(bench: Bench) -> None:
     """Once for all cells; and what finished ones have read may be gone."""
     wrong = ["base.model.base=models/none", "base.task.data_dir=nowhere"]

@@ -1,7 +1,7 @@
 """What a sweep would do, before it does anything."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from flare_ds.human import human_age, human_size
@@ -9,8 +9,8 @@ from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs, stale_runs
 from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.memory import CellMemory
-from flare_ds.sweep.nodes import has_cache, nodes_of
-from flare_ds.sweep.plan import load_sweep
+from flare_ds.sweep.nodes import Node, has_cache, nodes_of
+from flare_ds.sweep.plan import PlannedRun, load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
 from flare_ds.sweep.record import SweepRecord, record_of
 
@@ -39,13 +39,28 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
             node.kind in ("stage1", "cells") or not has_cache(node.runs[0].prepared)
         ):
             record.change(node.name, state="waiting")
-    to_do = [node for node in nodes if node.kind == "cells" and record.nodes[node.name].state != "done"]
+    to_do = {
+        node.name: _cells_left(node, stale)
+        for node in nodes
+        if node.kind == "cells" and record.nodes[node.name].state != "done"
+    }
     differs = {run.name: what for what, runs in changed.items() for run in runs}
-    return _table(record, typical, differs, {node.name: memory.of(node.runs) for node in to_do})
+    sizes = {name: memory.of(runs) for name, runs in to_do.items()}
+    return _table(record, typical, differs, {name: len(runs) for name, runs in to_do.items()}, sizes)
+
+
+def _cells_left(node: Node, stale: Collection[str]) -> tuple[PlannedRun, ...]:
+    """Those that are not done, and those that cannot stay."""
+    left = {run.name for run in node.left()}
+    return tuple(run for run in node.runs if run.name in left or run.name in stale)
 
 
 def _table(
-    record: SweepRecord, typical: Mapping[str, float], changed: Mapping[str, str], memory: Mapping[str, float | None]
+    record: SweepRecord,
+    typical: Mapping[str, float],
+    changed: Mapping[str, str],
+    cells: Mapping[str, int],
+    memory: Mapping[str, float | None],
 ) -> str:
     """What a sweep would do: its nodes in order, what each needs, what is finished, what the others may take.
 
@@ -53,6 +68,7 @@ def _table(
         record: with which the sweep would begin.
         typical: seconds of nodes, by method.
         changed: by run directory below that of the sweep, what differs from what is there.
+        cells: by node, how many it will run.
         memory: by node, bytes on each rank.
     """
     lines = []
@@ -60,13 +76,13 @@ def _table(
         seconds = node.seconds if node.state == "done" else typical.get(node.method)
         length = DASH if seconds is None else human_age(seconds)
         differs = "; ".join(dict.fromkeys(changed[run] for run in node.runs if run in changed))
-        state = f"changed: {differs}" if differs else "finished" if node.state == "done" else "to do"
+        part = f": {cells[name]} of {len(node.runs)}" if name in cells and cells[name] < len(node.runs) else ""
+        state = f"changed: {differs}" if differs else "finished" if node.state == "done" else f"to do{part}"
         size = memory.get(name)
         lines.append((name, ", ".join(node.needs) or DASH, state, length, DASH if size is None else human_size(size)))
     nodes = [node for node in record.nodes.values() if node.state != "done"]
     counts = Counter(node.kind for node in nodes)
-    cells = sum(len(node.runs) for node in nodes if node.kind == "cells")
-    named = {"cells": f"{cells} cells in {counts['cells']} commands"}
+    named = {"cells": f"{sum(cells.values())} cells in {counts['cells']} commands"}
     to_do = ", ".join(named.get(kind, f"{number} {kind}") for kind, number in counts.items()) or "nothing"
     shown = table(("stage", "needs", "state", "time", "memory"), lines)
     aside = ", with --rerun changed, which moves what is changed aside (without it the sweep is refused)"

@@ -37,6 +37,7 @@ class Node:
         command: its words now; cells that are done meanwhile are left out of them.
         finished: whether it need not be run.
         part: the node of some of its runs; None: they go together.
+        left: of its cells those that are not done.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Node:
     command: Callable[[], tuple[str, ...]]
     finished: Callable[[], bool]
     part: "Callable[[tuple[PlannedRun, ...]], Node] | None" = None
+    left: Callable[[], list[PlannedRun]] = list
 
     @property
     def log(self) -> Path:
@@ -170,19 +172,22 @@ def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> 
     first, *others = runs
     needs = dict.fromkeys([*(caches[run.name] for run in runs), *([first.stage1.name] if first.stage1 else [])])
     name = f"{first.name} and {len(others)} more" if others else first.name
-    finished = partial(_all_done, runs, plan)
+    finished, left = partial(_all_done, runs, plan), partial(_left, runs, plan)
     part = partial(_cells, plan=plan, caches=caches) if others else None
-    return Node(name, "cells", runs, tuple(needs), partial(_cells_command, runs, plan), finished, part)
+    return Node(name, "cells", runs, tuple(needs), partial(_cells_command, runs, plan), finished, part, left)
+
+
+def _left(runs: tuple[PlannedRun, ...], plan: Plan) -> list[PlannedRun]:
+    return [run for run in runs if not is_done(run, plan)]
 
 
 def _all_done(runs: tuple[PlannedRun, ...], plan: Plan) -> bool:
-    return all(is_done(run, plan) for run in runs)
+    return not _left(runs, plan)
 
 
 def _cells_command(runs: tuple[PlannedRun, ...], plan: Plan) -> tuple[str, ...]:
     """Cells that were trained before are only evaluated; those that are done are left out."""
-    left = [run for run in runs if not is_done(run, plan)] or runs
-    named = dict.fromkeys(word for run in left for word in _named(run))
+    named = dict.fromkeys(word for run in _left(runs, plan) or runs for word in _named(run))
     if runs[0].config.recipe.trains:
         return plan.command("train", *named, *(["--evaluate"] if plan.score == "test" else []))
     return plan.command("evaluate", *named, *(["--split", "validation"] if plan.score == "validation" else []))

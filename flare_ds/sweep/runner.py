@@ -99,7 +99,7 @@ class Runner:
         """A node; of cells that train together those that can, if the others wait in vain. They are two nodes then."""
         if node.part is None or self._has_all(node):
             return node
-        left = [run for run in node.runs if not node.part((run,)).finished()]
+        left = node.left()
         able = [run for run in left if self._has_all(node.part((run,)))]
         if not able:
             return node
