@@ -166,26 +166,28 @@ def _train(options: argparse.Namespace) -> None:
     configs = _train_configs(options)
 
     with libraries(*(config.model for config in configs)):
+        from flare_ds.runtime.joining import join_if_launched
+        from flare_ds.runtime.signals import stopping
         from flare_ds.training.together import check_distinct, train_together
 
     check_distinct(configs)
-    runs, refused = _opened(configs)
-    try:
-        train_together(runs, evaluate=options.evaluate, tell=_tell)
-    except FlareError as error:
-        refused.append(error)
+    join_if_launched()  # what is wrong with the job is wrong with none of its runs
+    with stopping():
+        runs, refused = _opened(configs)
+        try:
+            train_together(runs, evaluate=options.evaluate, tell=_tell)
+        except FlareError as error:
+            refused.append(error)
     if refused:
         raise together(refused, "the runs named", fix="mend them, and train them again")
 
 
 def _opened(configs: "list[Config]") -> "tuple[list[tuple[Config, Cache]], list[FlareError]]":
     """Those of several runs that can be trained, with their caches, and why the others cannot; alike on all ranks."""
-    from flare_ds.runtime.joining import join_if_launched
+    from flare_ds.runtime.signals import leave_if_asked
+    from flare_ds.training.evaluated import ALL_SAVED
     from flare_ds.training.run import open_run
 
-    if len(configs) == 1:
-        return [(configs[0], open_run(configs[0], train=True))], []
-    join_if_launched()  # what is wrong with the job is wrong with none of its runs
     runs, refused = [], list[FlareError]()
     for config in configs:
         try:
@@ -194,6 +196,7 @@ def _opened(configs: "list[Config]") -> "tuple[list[tuple[Config, Cache]], list[
             if not error.shared:  # the others open it, and wait there
                 raise
             refused.append(error)
+        leave_if_asked(ALL_SAVED)
     return runs, refused
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from flare_ds.config import Config
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import make_room
-from flare_ds.runtime.signals import handlers_kept
+from flare_ds.runtime.signals import handlers_kept, stopping
 from flare_ds.settings import config_of, load_config
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
@@ -38,7 +38,7 @@ def train(
     settings = _settings(config, overrides, trust_task_code)
     run = RunDirectory(settings.run_dir)
     try:
-        with handlers_kept():
+        with handlers_kept(), stopping():
             train_together([(settings, open_run(settings, train=True))], evaluate=False)
     finally:
         run.unlock()

@@ -80,23 +80,24 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     """
     _check_settings(config)
     join_if_launched()
-    cache = open_run(config, train=True)
-    trained = on_rank_zero(lambda: RunDirectory(config.run_dir).trained)
-    if on_rank_zero(output.exists):
-        return on_rank_zero(partial(_finished, config, output, trained))
-    making = output.with_name(f".{output.name}.lock")
-    on_rank_zero(partial(hold, making, doing=f"is making the base {output}"))
-    try:
-        with stopping():
+    with stopping():
+        cache = open_run(config, train=True)
+        leave_if_asked(ALL_SAVED)  # while it was opened
+        trained = on_rank_zero(lambda: RunDirectory(config.run_dir).trained)
+        if on_rank_zero(output.exists):
+            return on_rank_zero(partial(_finished, config, output, trained))
+        making = output.with_name(f".{output.name}.lock")
+        on_rank_zero(partial(hold, making, doing=f"is making the base {output}"))
+        try:
             if not trained:
                 on_rank_zero(partial(check_mergeable, config))
                 Trainer(config, cache).train()
                 make_room()
             with leaving_between_batches(ALL_SAVED):
                 return _merged_and_checked(config, cache, output)
-    finally:
-        if rank() == 0:
-            release(making)
+        finally:
+            if rank() == 0:
+                release(making)
 
 
 def _merged_and_checked(config: Config, cache: Cache, output: Path) -> Stage1:

@@ -15,8 +15,9 @@ from flare_ds.exceptions import HostError
 from flare_ds.processes import free_port
 from flare_ds.runtime.launched import Place
 from flare_ds.runtime.meeting import meet
+from flare_ds.training.evaluated import ALL_SAVED
 from tests.distributed import REPOSITORY, rank_environment, run_ranks, told
-from tests.toy import toy_settings, write_config
+from tests.toy import toy_settings, write_config, write_data, write_model
 
 HOST = socket.gethostname()
 
@@ -133,3 +134,25 @@ def test_a_launcher_that_is_asked_to_end_leaves_a_saved_state(root: Path, launch
     said = process.communicate(timeout=100)[0]
     assert process.returncode == 75 if launcher == "ours" else process.returncode != 0
     assert said.count("flare-ds: SIGTERM: stopped after step") == 1 and "is saved" in said, said[-3000:]
+
+
+def test_a_job_that_is_asked_to_stop_before_it_trains_is_continued(root: Path) -> None:
+    """While rank 0 makes the tokens, which the others wait for."""
+    write_model(root / "model", hidden=16, layers=1)
+    write_data(root / "data", rows=150)
+
+    def made(name: str, language: str = "pl") -> str:
+        settings = toy_settings(root, method="lora", name=name, steps=2)
+        settings["task"] |= {"target_language": language, "train_rows": 16, "max_prompt_tokens": len(name) + 90}
+        return str(write_config(settings))
+
+    for words, ranks in (
+        (["train", made("asked"), made("asked-too")], 2),
+        (["stage1", made("asked-stage1", "en"), "--output", str(root / "tuned")], 2),
+        (["python", made("asked-in-python")], 1),
+    ):
+        outputs = run_ranks(["tests.training.asked_worker", *words], ranks, expect=75)
+        if words[0] != "python":
+            assert told(outputs[0])[-1] == f"flare-ds: SIGTERM: {ALL_SAVED}, the same command goes on"
+    assert len([*(root / "cache").rglob("manifest.json")]) == 3, "a second run is not even read"
+    assert not [*root.glob("asked*/train_log.jsonl")] and not (root / "tuned").exists()
