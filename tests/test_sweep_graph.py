@@ -522,6 +522,24 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     assert "): 2 prepare, 2 stage1, 3 cells in 3 commands" in shown, "the stand-in makes no caches"
 
 
+def test_a_dry_run_of_some_parts_shows_these_and_what_they_lack(bench: Bench) -> None:
+    def shown(*only: str) -> tuple[list[str], str]:
+        said = dry_run(bench.path, ["grid.methods=[zero_shot, lora]"], only=only)
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if "|" in line][2:]
+        return [f"{row[0]}: {row[2]}" for row in rows], said.splitlines()[-1]
+
+    assert shown("prepare") == (["prepare en: to do", "prepare en-pl: to do"], "to do: 2 prepare")
+    names = ["pl/zero_shot-seed1", "pl/lora-seed1", "pl/lora-seed2"]
+    lacking = [f"{name}: lacks prepare en-pl" for name in names]
+    assert shown("cells", "report") == (lacking, "to do: nothing; then the report")
+    assert shown("report") == ([], "to do: nothing; then the report")
+    cells, to_do = shown("prepare", "cells")
+    assert cells[2:] == [f"{name}: lacks stage1" for name in names] and to_do == "to do: 2 prepare"
+    cells, to_do = shown("prepare", "stage1", "cells")
+    assert cells[4:] == [f"{name}: to do" for name in names]
+    assert to_do == "to do: 2 prepare, 2 stage1, 3 cells in 3 commands"
+
+
 def test_a_dry_run_counts_the_cells_that_are_left_of_a_group(bench: Bench) -> None:
     together = ["together=auto", "grid.methods=[lora, flare]"]
     sweep(bench.path, together)

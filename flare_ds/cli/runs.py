@@ -77,7 +77,7 @@ def _add_sweep(verbs: "Verbs") -> None:
 
 def _parts(text: str) -> tuple[str, ...]:
     """A type of argument: parts of a sweep."""
-    from flare_ds.sweep.local import PARTS
+    from flare_ds.sweep.nodes import PARTS
 
     parts = tuple(text.split(","))
     if wrong := [part for part in parts if part not in PARTS]:
@@ -241,21 +241,19 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from flare_ds.sweep.nodes import PARTS
+
+    only = options.only or PARTS
     if options.dry_run:
         from flare_ds.sweep.dry_run import dry_run
 
-        print(dry_run(options.config, overrides_of(options), jobs=options.jobs))
+        print(dry_run(options.config, overrides_of(options), jobs=options.jobs, only=only))
         return 0
 
-    from flare_ds.sweep.local import PARTS, sweep
+    from flare_ds.sweep.local import sweep
 
-    return sweep(
-        options.config,
-        overrides_of(options),
-        jobs=options.jobs,
-        only=options.only or PARTS,
-        rerun_changed=options.rerun == "changed",
-    )
+    rerun_changed = options.rerun == "changed"
+    return sweep(options.config, overrides_of(options), jobs=options.jobs, only=only, rerun_changed=rerun_changed)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -9,13 +9,13 @@ from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs, stale_runs
 from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.memory import CellMemory
-from flare_ds.sweep.nodes import Node, has_cache, nodes_of
+from flare_ds.sweep.nodes import PARTS, REPORT, Node, has_cache, nodes_of
 from flare_ds.sweep.plan import PlannedRun, load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
 from flare_ds.sweep.record import SweepRecord, record_of
 
 
-def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -> str:
+def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, only: Collection[str] = PARTS) -> str:
     """Its stages in order, what each needs, what is finished, what the others may take; nothing is written.
 
     Memory is that of a rank while it trains, told where the caches and the base are there.
@@ -24,6 +24,7 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
         path: the sweep YAML.
         overrides: `key=value` settings laid over it.
         jobs: how many commands would run at once.
+        only: as of `sweep`; what is not asked for is not shown.
 
     Raises:
         FlareError: a setting is wrong, or data or a base is not there.
@@ -31,7 +32,7 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
     plan = load_sweep(path, overrides)
     changed = changed_runs(plan)
     nodes, memory = nodes_of(plan, jobs), CellMemory(plan)
-    check_inputs(nodes, path)
+    check_inputs(nodes, path, only)
     record = record_of(nodes, plan.out, jobs)
     typical, stale = typical_seconds(record), {run.name for run in stale_runs(plan, changed)}
     for node in nodes:
@@ -39,14 +40,18 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1) -
             node.kind in ("stage1", "cells") or not has_cache(node.runs[0].prepared)
         ):
             record.change(node.name, state="waiting")
+    lacking = record.blocked([name for name in record.of_state("waiting") if record.nodes[name].kind not in only])
+    record.nodes = {name: node for name, node in record.nodes.items() if node.kind in only}
     to_do = {
         node.name: _cells_left(node, stale)
         for node in nodes
-        if node.kind == "cells" and record.nodes[node.name].state != "done"
+        if node.kind == "cells" and node.name in record.nodes and record.nodes[node.name].state != "done"
     }
     differs = {run.name: what for what, runs in changed.items() for run in runs}
     sizes = {name: memory.of(runs) for name, runs in to_do.items()}
-    return _table(record, typical, differs, {name: len(runs) for name, runs in to_do.items()}, sizes)
+    cells = {name: len(runs) for name, runs in to_do.items()}
+    then = "; then the report" if REPORT in only else ""
+    return f"{_table(record, typical, differs, cells, sizes, lacking)}{then}{left(record, typical)}"
 
 
 def _cells_left(node: Node, stale: Collection[str]) -> tuple[PlannedRun, ...]:
@@ -61,6 +66,7 @@ def _table(
     changed: Mapping[str, str],
     cells: Mapping[str, int],
     memory: Mapping[str, float | None],
+    lacking: Mapping[str, str],
 ) -> str:
     """What a sweep would do: its nodes in order, what each needs, what is finished, what the others may take.
 
@@ -70,6 +76,7 @@ def _table(
         changed: by run directory below that of the sweep, what differs from what is there.
         cells: by node, how many it will run.
         memory: by node, bytes on each rank.
+        lacking: by node, what it needs that is neither finished nor asked for.
     """
     lines = []
     for name, node in record.nodes.items():
@@ -77,13 +84,14 @@ def _table(
         length = DASH if seconds is None else human_age(seconds)
         differs = "; ".join(dict.fromkeys(changed[run] for run in node.runs if run in changed))
         part = f": {cells[name]} of {len(node.runs)}" if name in cells and cells[name] < len(node.runs) else ""
-        state = f"changed: {differs}" if differs else "finished" if node.state == "done" else f"to do{part}"
+        state = "finished" if node.state == "done" else f"lacks {lacking[name]}" if name in lacking else f"to do{part}"
+        state = f"changed: {differs}" if differs else state
         size = memory.get(name)
         lines.append((name, ", ".join(node.needs) or DASH, state, length, DASH if size is None else human_size(size)))
-    nodes = [node for node in record.nodes.values() if node.state != "done"]
+    nodes = [node for name, node in record.nodes.items() if node.state != "done" and name not in lacking]
     counts = Counter(node.kind for node in nodes)
     named = {"cells": f"{sum(cells.values())} cells in {counts['cells']} commands"}
     to_do = ", ".join(named.get(kind, f"{number} {kind}") for kind, number in counts.items()) or "nothing"
     shown = table(("stage", "needs", "state", "time", "memory"), lines)
     aside = ", with --rerun changed, which moves what is changed aside (without it the sweep is refused)"
-    return f"{shown}\n\nto do{aside if changed else ''}: {to_do}; then the report{left(record, typical)}"
+    return f"{shown}\n\nto do{aside if changed else ''}: {to_do}"

@@ -23,7 +23,7 @@ from flare_ds.reporting import report
 from flare_ds.sweep.changed import claim_directories, refuse_changed, set_changed_aside
 from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.lock import only_one
-from flare_ds.sweep.nodes import KINDS, is_done, nodes_of
+from flare_ds.sweep.nodes import KINDS, PARTS, REPORT, is_done, nodes_of
 from flare_ds.sweep.plan import Plan, load_sweep
 from flare_ds.sweep.progress import progress
 from flare_ds.sweep.record import SweepRecord, record_of
@@ -31,9 +31,6 @@ from flare_ds.sweep.runner import Runner
 from flare_ds.sweep.slots import slots
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
-REPORT = "report"
-PARTS = (*KINDS, REPORT)
-"""What can be asked for alone."""
 
 
 def sweep(

@@ -23,6 +23,9 @@ from flare_ds.sweep.plan import Plan, PlannedRun
 
 Kind = Literal["translate", "prepare", "stage1", "cells"]
 KINDS: tuple[Kind, ...] = ("translate", "prepare", "stage1", "cells")
+REPORT = "report"
+PARTS = (*KINDS, REPORT)
+"""What can be asked for alone."""
 
 
 @dataclass(frozen=True)
