@@ -1,16 +1,17 @@
 """The quality report of a translation: what can be told wrong without understanding it, counted over all rows."""
 
-import unicodedata
 from array import array
 from collections.abc import Callable
 from functools import cache
 from statistics import median
 from typing import Any
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field
 
 from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import codes_of
+from flare_ds.texts import one_line
 
 _OUTLIER = 2.5
 """A translation is odd when it is that many times longer or shorter than the translations of this job are."""
@@ -96,7 +97,7 @@ def _language_check(tag: str) -> tuple[Speaks, str]:
         return _by_script(tag)
 
     def speaks(text: str) -> bool:
-        language, probability = identifier.classify(" ".join(text.split()))
+        language, probability = identifier.classify(one_line(text))
         return bool(language in codes or probability < _SURE)
 
     return speaks, "py3langid"
@@ -112,49 +113,19 @@ def _identifier() -> Any:
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 
-_SCRIPTS = {
-    "Arab": ("ARABIC",),
-    "Armn": ("ARMENIAN",),
-    "Beng": ("BENGALI",),
-    "Cyrl": ("CYRILLIC",),
-    "Deva": ("DEVANAGARI",),
-    "Ethi": ("ETHIOPIC",),
-    "Geor": ("GEORGIAN",),
-    "Grek": ("GREEK",),
-    "Gujr": ("GUJARATI",),
-    "Guru": ("GURMUKHI",),
-    "Hang": ("HANGUL",),
-    "Hans": ("CJK",),
-    "Hant": ("CJK",),
-    "Hebr": ("HEBREW",),
-    "Jpan": ("CJK", "HIRAGANA", "KATAKANA"),
-    "Khmr": ("KHMER",),
-    "Knda": ("KANNADA",),
-    "Laoo": ("LAO",),
-    "Latn": ("LATIN",),
-    "Mlym": ("MALAYALAM",),
-    "Mymr": ("MYANMAR",),
-    "Olck": ("OL CHIKI",),
-    "Orya": ("ORIYA",),
-    "Sinh": ("SINHALA",),
-    "Taml": ("TAMIL",),
-    "Telu": ("TELUGU",),
-    "Tfng": ("TIFINAGH",),
-    "Thai": ("THAI",),
-    "Tibt": ("TIBETAN",),
-}
-"""How the Unicode names of a script's letters begin, by the second half of an NLLB tag: all that NLLB-200 has."""
+_JOINED = {"Hans": ("Hani",), "Hant": ("Hani",), "Jpan": ("Hani", "Hira", "Kana")}
+"""What Unicode calls the scripts of NLLB tags that it does not know by their own names."""
 
 
 def _by_script(tag: str) -> tuple[Speaks, str]:
     script = tag.partition("_")[2]
-    if script not in _SCRIPTS:  # of a model of one's own, whose tags may be any words
+    try:
+        own = regex.compile("|".join(rf"\p{{scx={code}}}" for code in _JOINED.get(script, (script,))))
+    except regex.error:  # of a model of one's own, whose tags may be any words
         return lambda text: True, "nothing"
-    names = _SCRIPTS[script]
 
     def speaks(text: str) -> bool:
         letters = [character for character in text if character.isalpha()]
-        own = sum(unicodedata.name(letter, "").startswith(names) for letter in letters)
-        return own * 2 >= len(letters)
+        return 2 * sum(own.match(letter) is not None for letter in letters) >= len(letters)
 
     return speaks, f"script {script}"
