@@ -16,7 +16,6 @@ import pytest
 import yaml
 from torch.utils.cpp_extension import get_default_build_root
 
-from flare_ds import cli
 from flare_ds.cli import _parse, main
 from flare_ds.cli.arguments import overrides_of
 from flare_ds.config import TranslateConfig
@@ -147,9 +146,8 @@ def test_all_verbs_are_in_the_summary(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = capsys.readouterr().out
-    assert cli.__doc__ is not None
     for verb in (*VERBS, "cache"):
-        assert f"\n    {verb}" in listed and f"\nflare-ds {verb} " in cli.__doc__
+        assert f"\n    {verb}" in listed
 
 
 @pytest.mark.parametrize(

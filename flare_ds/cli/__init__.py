@@ -1,31 +1,4 @@
-"""The command line: one verb a stage, told by `--help` in the groups below. `flare-ds VERB --help` shows examples.
-
-flare-ds tasks                          what tasks there are
-flare-ds fetch model|data NAME          the quickstart's model or data, verified
-flare-ds translate CONFIG               machine-translate the other side of the data of a config, once, resumable
-flare-ds prepare CONFIG                 build (or find) the token cache
-flare-ds inspect CONFIG_OR_CACHE        its rows decoded side by side, how long they are, what was dropped and why
-flare-ds cache ls|stats|verify|diff|rm  look after the caches
-
-flare-ds models                         what base models there are
-flare-ds new FILE                       a config to begin with
-flare-ds check CONFIG                   what is wrong with it, or what it would do
-flare-ds config --schema                all settings, for editors
-flare-ds train CONFIG                   train an adapter; with --ranks N, or under a launcher, on every rank
-flare-ds stage1 CONFIG --output DIR     task adapter trained, merged and checked, by one command; on every rank
-
-flare-ds evaluate RUN_OR_CONFIG         score the test split, or other rows
-flare-ds predict RUN --target|--file    label words for a text, a pair or a file of rows; with --generate free text
-flare-ds merge RUN --output DIR         task adapter into a base model
-flare-ds push RUN --output DIR          a folder of a run for the Hugging Face hub
-flare-ds lm-eval ARGUMENTS              lm-evaluation-harness with --model flare_ds --model_args run=RUN
-
-flare-ds sweep YAML                     every cell of a grid, resumable
-flare-ds status DIR                     how far all runs below DIR are
-flare-ds report DIR                     the table of methods and the curves of all runs below DIR
-
-flare-ds completion bash|zsh|tcsh       what a shell needs to complete all this
-"""
+"""The command line: a verb a stage, told by `--help` in groups. `flare-ds VERB --help` shows examples."""
 
 import argparse
 import os
@@ -49,26 +22,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_temporary()
         if options.ranks:
-            return _run_on_ranks(options, sys.argv[1:] if arguments is None else arguments)
+            from flare_ds.cli.ranks import run_on_ranks
+
+            return run_on_ranks(options, sys.argv[1:] if arguments is None else arguments)
         code = options.run(options) or 0
         if options.on_every_rank:
-            _finish()
+            from flare_ds.runtime.process_group import finish
+
+            finish()
         sys.stdout.flush()  # here, where a closed pipe is still handled
         return code
     except BaseException as error:
         return end(error, on_every_rank=options.on_every_rank)
-
-
-def _run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
-    from flare_ds.cli.ranks import run_on_ranks
-
-    return run_on_ranks(options, words)
-
-
-def _finish() -> None:
-    from flare_ds.runtime.process_group import finish
-
-    finish()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
