@@ -69,40 +69,31 @@ class Method:
 METHODS: Registry[Method] = Registry("method")
 """In the order of the paper's tables."""
 
-METHODS.add("zero_shot", Method("the base tuned on the source language, asked in the target language", trains=False))
-METHODS.add(
-    "translate_test",
-    Method("the base tuned on the source language, asked in the source language", reads="source", trains=False),
-)
-METHODS.add("lora", Method("a LoRA adapter trained on the target language (translate-train)"))
-METHODS.add("input_fusion", Method("LoRA on rows that hold the source's text and then the target's", reads="joint"))
-METHODS.add(
-    "x_mixup",
-    Method("LoRA, and at one layer a mixture with what the target finds in the source", states="source", fuses="mixup"),
-)
-METHODS.add(
-    "flare", Method("LoRA that fuses the source's states in its bottleneck", states="source", fuses="bottleneck")
-)
-METHODS.add(
-    "flare_mt",
-    Method(
+for _name, _method in {
+    "zero_shot": Method("the base tuned on the source language, asked in the target language", trains=False),
+    "translate_test": Method(
+        "the base tuned on the source language, asked in the source language", reads="source", trains=False
+    ),
+    "lora": Method("a LoRA adapter trained on the target language (translate-train)"),
+    "input_fusion": Method("LoRA on rows that hold the source's text and then the target's", reads="joint"),
+    "x_mixup": Method(
+        "LoRA, and at one layer a mixture with what the target finds in the source", states="source", fuses="mixup"
+    ),
+    "flare": Method("LoRA that fuses the source's states in its bottleneck", states="source", fuses="bottleneck"),
+    "flare_mt": Method(
         "LoRA that fuses an MT encoder's states of the target text in its bottleneck",
         states="mt_encoder",
         fuses="bottleneck",
     ),
-)
-METHODS.add(
-    "source_prefix",
-    Method(
+    "source_prefix": Method(
         "LoRA whose attention reads the frozen base's keys and values of the source before its own",
         reads="behind",
         states="source",
         fuses="keys",
     ),
-)
-METHODS.add(
-    "late", Method("LoRA, to whose label scores those are added that the frozen base gives the source", late=True)
-)
+    "late": Method("LoRA, to whose label scores those are added that the frozen base gives the source", late=True),
+}.items():
+    METHODS.add(_name, _method)
 
 SOURCE_ALONE = "translate_test"
 """The method that gives a row's source the label scores that are added late."""
