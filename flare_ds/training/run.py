@@ -57,7 +57,7 @@ def open_run(config: Config, *, train: bool) -> Cache:
         HostError: another process writes the run, or the hosts see different files.
         FlareError: what else rank 0 met, on every rank, before any of them starts work.
     """
-    return _open(config, partial(_prepare, config, train))
+    return _open(config, lambda run: _checked(run, config, train))
 
 
 def open_beside(config: Config, rows: OtherRows) -> Cache:
@@ -73,32 +73,22 @@ def open_beside(config: Config, rows: OtherRows) -> Cache:
         DataError: the rows cannot be read.
         FlareError: see `open_run`.
     """
-    return _open(config, partial(_prepare_beside, config, rows))
+    return _open(config, lambda run: _checked_beside(run, config, rows))
 
 
-def _open(config: Config, prepare: Callable[[], Path]) -> Cache:
+def _open(config: Config, checked: Callable[[RunDirectory], Path]) -> Cache:
     """Open the cache that rank 0 finds or builds, once all ranks can work."""
     if config.train.whole_model is False:  # otherwise it is asked about where a model is to be sharded
         read_ds_config(config)
     join_if_launched()
     settle_hub_names(config)
     check_same_files(config)
-    path = on_rank_zero(prepare)
+    path = on_rank_zero(partial(_held, config, checked))
     return agreed(partial(open_cache, path))
 
 
-def _prepare(config: Config, train: bool) -> Path:
-    """The path of the run's cache; rank 0."""
-    return _held(config, lambda run: _checked(run, config, train))
-
-
-def _prepare_beside(config: Config, rows: OtherRows) -> Path:
-    """The path of the cache of other rows; rank 0."""
-    return _held(config, lambda run: _checked_beside(run, config, rows))
-
-
 def _held(config: Config, checked: Callable[[RunDirectory], Path]) -> Path:
-    """Ask everything that can refuse, with the run's directory held; given back if something does."""
+    """The cache's path: ask all that can refuse with the run's directory held, given back if something does; rank 0."""
     check_answers(config, task_of(config.task))
     run = RunDirectory(config.run_dir)
     mine = run.lock()

@@ -14,7 +14,7 @@ from flare_ds.evaluation.answers import Written
 from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import ConfigError
-from flare_ds.training.run import _prepare
+from flare_ds.training.run import open_run
 from tests.evaluation.adversarial import strings
 from tests.toy import toy_settings
 
@@ -112,5 +112,5 @@ def test_label_words_that_punctuation_or_case_tells_apart_are_only_ranked(words:
 def test_a_run_that_could_not_be_scored_is_refused_before_it_begins(tmp_path) -> None:
     settings = toy_settings(tmp_path) | {"adapter": {"train_head": True}, "evaluate": {"answers": "generated"}}
     with pytest.raises(ConfigError, match=r"adapter\.train_head=true"):
-        _prepare(Config.model_validate(settings), train=True)
+        open_run(Config.model_validate(settings), train=True)
     assert not (tmp_path / "run").exists()

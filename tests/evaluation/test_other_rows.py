@@ -225,9 +225,9 @@ def nothing_held() -> Iterator[None]:
 @pytest.mark.usefixtures("nothing_held")
 def test_how_many_rows_of_a_file_have_no_source_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flare = load_config(root / "runs/flare")
-    run._prepare_beside(flare, OtherRows(file=root / "runs/flare.csv"))
+    run.open_beside(flare, OtherRows(file=root / "runs/flare.csv"))
     assert "no source text" not in capsys.readouterr().err
-    run._prepare_beside(flare, OtherRows(file=root / "no source.csv"))
+    run.open_beside(flare, OtherRows(file=root / "no source.csv"))
     assert f"{TEST_ROWS} of {TEST_ROWS} rows have no source text: method=flare " in capsys.readouterr().err
     counts = [scored(root / "runs/flare", name)[1].get("num_unfused") for name in ("-file-flare", "-file-no_source")]
     assert counts == [0, TEST_ROWS]
@@ -257,7 +257,7 @@ def test_a_refused_call_leaves_every_byte(
         Path("rows.csv").write_text(content)
     before = directory_sha256(root / "runs/flare")
     with pytest.raises(FlareError) as refused:
-        run._prepare_beside(load_config(root / "runs/flare"), rows)
+        run.open_beside(load_config(root / "runs/flare"), rows)
     assert told in str(refused.value)
     assert directory_sha256(root / "runs/flare") == before
 
@@ -266,7 +266,7 @@ def test_a_refused_call_leaves_every_byte(
 def test_a_run_that_cannot_be_scored_is_not_made(tmp_path: Path) -> None:
     config = Config.model_validate(toy_settings(tmp_path, method="flare", steps=1))
     with pytest.raises(FlareError, match="the training of"):
-        run._prepare_beside(config, OtherRows(split="validation"))
+        run.open_beside(config, OtherRows(split="validation"))
     assert not Path(config.run_dir).exists() and not RunDirectory(config.run_dir).finished
 
 
@@ -276,7 +276,7 @@ def test_a_run_that_lost_its_record_of_what_it_answers_is_refused(root: Path, tm
     shutil.copytree(root / "runs/flare", copy)
     (copy / "cache.json").unlink()
     with pytest.raises(FlareError, match=r"flare lacks its cache\.json"):
-        run._prepare_beside(load_config(copy), OtherRows(split="validation"))
+        run.open_beside(load_config(copy), OtherRows(split="validation"))
 
 
 @pytest.mark.usefixtures("nothing_held")
@@ -284,13 +284,13 @@ def test_one_that_trains_nothing_begins_by_the_first_rows_that_are_asked_for(tmp
     """Validation rows, too: a sweep that is judged by them scores no test row."""
     config = Config.model_validate(toy_settings(tmp_path, method="zero_shot", steps=1))
     made = RunDirectory(config.run_dir)
-    run._prepare_beside(config, OtherRows(split="validation"))
+    run.open_beside(config, OtherRows(split="validation"))
     assert made.config == at_place(config) and not made.begun
     (made.path / "metrics-validation.json").write_text("{}")
     assert made.begun and not made.finished
     other = config.model_copy(update={"task": config.task.model_copy(update={"max_prompt_tokens": 20})})
     with pytest.raises(ConfigError, match="max_prompt_tokens"):
-        run._prepare_beside(other, OtherRows(split="validation"))
+        run.open_beside(other, OtherRows(split="validation"))
 
 
 def test_a_split_and_a_file_are_not_both_rows(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

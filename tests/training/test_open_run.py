@@ -25,11 +25,11 @@ def make(root: Path, **task: object) -> Config:
 
 
 def _prepare(config: Config, train: bool) -> Path:
-    """What `train` and `evaluate` do on rank 0 before they compute."""
-    path = run._prepare(config, train)
+    """What `train` and `evaluate` do before they compute."""
+    cache = run.open_run(config, train=train)
     if train:
-        begin_run(config, open_cache(path))
-    return path
+        begin_run(config, cache)
+    return cache.path
 
 
 @pytest.fixture(autouse=True)
