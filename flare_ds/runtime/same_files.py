@@ -4,7 +4,6 @@ Rank 0 writes a file with a random name where the run, its cache and its states 
 for it. What is only read, the base, is compared by the names and sizes of its files.
 """
 
-import hashlib
 import os
 import secrets
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from flare_ds.config import Config
 from flare_ds.exceptions import HostError
 from flare_ds.files import disk_errors
+from flare_ds.model_files.fingerprint import file_states
 from flare_ds.runtime.process_group import gather_objects, ranks_named, world_size
 from flare_ds.runtime.rank_zero import on_rank_zero
 
@@ -32,7 +32,7 @@ def check_same_files(config: Config) -> None:
         return
     for setting, path in (("run_dir", config.run_dir), ("cache_dir", config.cache_dir)):
         _compare(setting, path, partial(_token, Path(path)))
-    _compare("model.base", config.model.base, lambda: _listing(Path(config.model.base)))
+    _compare("model.base", config.model.base, lambda: _sizes(Path(config.model.base)))
 
 
 def _compare(setting: str, path: str, look: Callable[[], object]) -> None:
@@ -80,9 +80,6 @@ def _appears(path: Path) -> bool:
     return True
 
 
-def _listing(directory: Path) -> str | None:
-    """A digest of the names and sizes of a directory's files; None where there is none, as for a name of the hub."""
-    if not directory.is_dir():
-        return None
-    files = sorted((entry.name, entry.stat().st_size) for entry in directory.iterdir() if entry.is_file())
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+def _sizes(directory: Path) -> list[tuple[str, int]]:
+    """The names and sizes of a directory's files; not their times, for hosts may have copies."""
+    return [(name, size) for name, size, _ in file_states(directory)]
