@@ -127,20 +127,15 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     return Estimate(fixed=held + _RUNTIME, trained=trained, per_token=per_column / streams)
 
 
-def training_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> Size:
-    """What the largest micro-batch takes on this rank.
+def joint_memory(configs: Sequence[Config], shape: PreTrainedModel, loads: Sequence[Load], *, whole: bool) -> Size:
+    """What the largest micro-batches of cells that train together, or of one alone, take on this rank.
 
     Args:
-        config: the run's settings.
+        configs: the settings of each.
         shape: the base on the meta device.
-        load: the micro-batch.
+        loads: the micro-batch of each.
         whole: whether the rank holds the whole base.
     """
-    return joint_memory([config], shape, [load], whole=whole)
-
-
-def joint_memory(configs: Sequence[Config], shape: PreTrainedModel, loads: Sequence[Load], *, whole: bool) -> Size:
-    """What the largest micro-batches of cells that train together take on this rank; see `training_memory`."""
     needed = joint_bytes(configs, shape, loads, ranks=None if whole else world_size())
     return Size(needed, _available(device()))
 
@@ -158,12 +153,12 @@ def joint_bytes(
 
 
 def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> None:
-    """Refuse a micro-batch that cannot fit, before anything is loaded; for the arguments see `training_memory`.
+    """Refuse a micro-batch that cannot fit, before anything is loaded; for the arguments see `joint_memory`.
 
     Raises:
         HostError: naming the setting, what it needs, what there is, and the largest value that fits.
     """
-    size = training_memory(config, shape, load, whole=whole)
+    size = joint_memory([config], shape, [load], whole=whole)
     if size.fits:
         return
     estimate = estimate_memory(config, shape, streams=load.streams, ranks=None if whole else world_size())

@@ -24,7 +24,7 @@ from flare_ds.config import Config
 from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
 from flare_ds.runtime.filled import learners_of, open_whole, whole_model
 from flare_ds.runtime.joining import join_if_launched, join_process_group
-from flare_ds.runtime.memory import Load, check_memory, check_whole_model, training_memory, whole_model_problem
+from flare_ds.runtime.memory import Load, check_memory, check_whole_model, joint_memory, whole_model_problem
 from flare_ds.runtime.process_group import device, gather_objects, rank, world_size
 from flare_ds.runtime.rank_zero import agreed
 from flare_ds.runtime.whole import WholeEngine
@@ -114,7 +114,7 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
 
 def holds_whole(config: Config, shape: PreTrainedModel, load: Load) -> tuple[bool, str]:
     """The same for a run alone, and why; nothing is refused or told."""
-    sizes = agreed(partial(training_memory, config, shape, load, whole=True))
+    sizes = agreed(partial(joint_memory, [config], shape, [load], whole=True))
     return _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
 
 

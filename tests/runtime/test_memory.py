@@ -94,7 +94,7 @@ def test_who_holds_the_base(
     monkeypatch.setattr(memory, "world_size", lambda: 10 * ranks)
     load = largest_load(config.train, row_tokens=8, streams=2)
     if free is None:
-        one, other = (memory.training_memory(config, shape, load, whole=held).needed for held in (True, False))
+        one, other = (memory.joint_memory([config], shape, [load], whole=held).needed for held in (True, False))
         free = (one + other) / 2
         assert other < free < one
     monkeypatch.setattr(memory, "_available", lambda on: free)
