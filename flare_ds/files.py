@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from flare_ds.exceptions import HostError
+from flare_ds.exceptions import CheckpointError, HostError
 from flare_ds.json_text import json_text
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16,64}\.tmp")
@@ -117,6 +118,34 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_new(directory: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        CheckpointError: saying so.
+    """
+    if directory.exists():
+        raise CheckpointError(f"{directory} exists already", fix="choose another --output, or delete it")
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A directory to be filled, which gets its name once it is; if that fails, nothing is left.
+
+    Raises:
+        HostError: the disk is full or not writable.
+    """
+    temporary = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with disk_errors(directory):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.rename(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,6 @@ It is a run directory, so flare_ds loads it as one. Nothing is uploaded here.
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 from safetensors import safe_open
@@ -22,8 +21,8 @@ from flare_ds.adapters.card import CARD, card_text
 from flare_ds.adapters.files import KEPT, SECTION, SETTINGS, WEIGHTS, read_weights
 from flare_ds.config import Config, TaskConfig, TranslateConfig
 from flare_ds.evaluation.late import settled
-from flare_ds.exceptions import CheckpointError, ConfigError
-from flare_ds.files import disk_errors, write_json, write_text
+from flare_ds.exceptions import ConfigError
+from flare_ds.files import check_new, new_directory, write_json, write_text
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.model_files.fingerprint import is_commit
 from flare_ds.model_files.names import is_path
@@ -59,21 +58,14 @@ def push(config: Config, output: Path, *, base: str | None = None, licence: str 
     if not config.recipe.trains:
         raise ConfigError(f"method={config.method} trains nothing", fix="push the base itself: it is all there is")
     run.check_trained(config)
-    if output.exists():
-        raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")
+    check_new(output)
     settled(config)
     shared = _shared(config, base)
     run.check(config, train=False)
     _check_scored(run, config)
-    with disk_errors(output):
-        temporary = output.with_name(f".{output.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            (temporary / "adapter").mkdir(parents=True)
-            _write(run, config, shared, temporary, licence)
-            temporary.rename(output)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_directory(output) as folder:
+        (folder / "adapter").mkdir()
+        _write(run, config, shared, folder, licence)
     return output
 
 

@@ -33,7 +33,7 @@ from flare_ds.adapters.files import (
 from flare_ds.adapters.inject import adapted_linears
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import disk_errors, write_json
+from flare_ds.files import check_new, new_directory, write_json
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
 from flare_ds.models.loading import load_shape
@@ -83,26 +83,18 @@ def merge_run(config: Config, output: Path) -> Path:
     """
     if config.recipe.fuses:
         raise merge_refused()
-    if output.exists():
-        raise CheckpointError(f"{output} exists already", fix="choose another --output, or delete it")
+    check_new(output)
     adapter = Path(config.run_dir) / "adapter"
     check_settings(adapter, config)
     base = _open_base(config, load_shape(config.model))
     updates = _updates(adapter, config, base.head)
     placed = base.placed(updates)
-    temporary = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with disk_errors(output):
-        try:
-            temporary.mkdir(parents=True)
-            _copy_other_files(base.directory, temporary)
-            _write_weights(base, temporary, placed)
-            if base.head in updates:
-                _untie(temporary / "config.json")
-            write_json(temporary / "merged_from.json", {"base": config.model.base, "run": config.run_dir})
-            temporary.rename(output)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_directory(output) as directory:
+        _copy_other_files(base.directory, directory)
+        _write_weights(base, directory, placed)
+        if base.head in updates:
+            _untie(directory / "config.json")
+        write_json(directory / "merged_from.json", {"base": config.model.base, "run": config.run_dir})
     return output
 
 
