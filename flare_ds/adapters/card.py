@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
-from flare_ds.adapters.files import KEPT, OWN_PEFT_TYPE, SETTINGS, WEIGHTS, made_anew
+from flare_ds.adapters.files import OWN_PEFT_TYPE, SETTINGS, WEIGHTS, made_anew, read_kept
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_text
@@ -84,7 +84,7 @@ def _read(directory: Path) -> tuple[bool, int, _Kept]:
         settings = parse_object((directory / SETTINGS).read_bytes())
         with safe_open(directory / WEIGHTS, framework="pt") as weights:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118 - not a dict
-            kept = _Kept.model_validate(parse_object((weights.metadata() or {}).get(KEPT, "{}")))
+        kept = _Kept.model_validate(read_kept(directory))
         if kept.validation is not None:
             kept.validation["step"]  # a KeyError here, where it is told
         return settings["peft_type"] != OWN_PEFT_TYPE, sum(map(math.prod, shapes)), kept

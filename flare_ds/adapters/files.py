@@ -109,6 +109,16 @@ def made_anew(directory: Path) -> str:
     return f"restore it from a copy, or delete {run} and train it again, by the YAML it was made from"
 
 
+def read_kept(directory: Path) -> dict[str, Any]:
+    """What was kept with an adapter's weights, see `KEPT`; nothing where it was made elsewhere.
+
+    Raises:
+        OSError, SafetensorError, ValueError: the file is missing or damaged.
+    """
+    with safe_open(directory / WEIGHTS, framework="pt") as file:
+        return parse_object((file.metadata() or {}).get(KEPT, "{}"))
+
+
 def saved_figures(directory: Path) -> dict[str, float]:
     """The figures of the validation that an adapter was kept for, by name.
 
@@ -116,11 +126,9 @@ def saved_figures(directory: Path) -> dict[str, float]:
         CheckpointError: the adapter is missing or damaged.
     """
     try:
-        with safe_open(directory / WEIGHTS, framework="pt") as file:
-            kept = parse_object((file.metadata() or {}).get(KEPT, "{}"))
+        return dict(read_kept(directory).get("validation") or {})
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error!r}", fix=made_anew(directory)) from error
-    return dict(kept.get("validation") or {})
 
 
 def check_settings(directory: Path, config: Config) -> None:
@@ -142,17 +150,16 @@ def check_settings(directory: Path, config: Config) -> None:
             raise CheckpointError(
                 f"{directory} was trained with {name}={found!r}, not {wanted[name]!r}", fix=f"set {name}={found!r}"
             )
-    _check_base(directory / WEIGHTS, config)
+    _check_base(directory, config)
 
 
-def _check_base(weights: Path, config: Config) -> None:
+def _check_base(directory: Path, config: Config) -> None:
     """A base is known by its contents. An adapter made elsewhere, or before this was kept, does not tell."""
     try:
-        with safe_open(weights, framework="pt") as file:
-            known = parse_object((file.metadata() or {}).get(KEPT, "{}")).get("base")
+        known = read_kept(directory).get("base")
     except (OSError, SafetensorError, ValueError):
         return  # whoever reads the matrices says it better
-    check_same_base(known, config.model.base, what=f"{weights} was trained")
+    check_same_base(known, config.model.base, what=f"{directory / WEIGHTS} was trained")
 
 
 def _kind(method: str) -> str:
