@@ -1,7 +1,7 @@
 """The versions a result depends on, kept with every run."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("torch", "deepspeed", "transformers", "peft", "numpy")
 
@@ -13,5 +13,12 @@ def versions() -> dict[str, str]:
     return {
         "flare_ds": __version__,
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -6,15 +6,14 @@ would compute something else, and nobody notice.
 
 import json
 import socket
-from importlib.metadata import PackageNotFoundError, version
 
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from flare_ds import __version__
 from flare_ds.exceptions import HostError
+from flare_ds.versions import versions
 
-PACKAGES = ("torch", "deepspeed", "transformers", "peft")
+_MAY_DIFFER = ("python", "numpy")
 _KEY = "flare_ds/computes_with"
 
 
@@ -22,7 +21,7 @@ def computes_with() -> dict[str, str]:
     """This rank's accelerator, backend and package versions, by name."""
     accelerator = get_accelerator()
     found = {"accelerator": accelerator.device_name(), "backend": accelerator.communication_backend_name()}
-    return found | {package: _version(package) for package in PACKAGES} | {"flare_ds": __version__}
+    return found | {name: version for name, version in versions().items() if name not in _MAY_DIFFER}
 
 
 def check_agreement(store: dist.Store, rank: int, world_size: int) -> None:
@@ -58,10 +57,3 @@ def compare(everyone: list[tuple[str, dict[str, str]]]) -> None:
         error = HostError(f"the ranks do not compute with the same: {'; '.join(problems)}", fix=fix)
         error.shared = True  # all of them find it
         raise error
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
