@@ -1,4 +1,4 @@
-"""What this host has for its processes: GPUs by name, threads, and open files."""
+"""What this host has for its processes: GPUs by name, threads, and open files; and the memory that one has held."""
 
 import resource
 from collections.abc import Mapping
@@ -28,3 +28,12 @@ def open_more_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS says "any number", and takes less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def peak_memory() -> int:
+    """The most memory this process has held, in bytes: of its GPU, or of the host where it has none."""
+    import torch  # which most of those who ask about the host do not wait for
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

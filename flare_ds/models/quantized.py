@@ -19,7 +19,6 @@ Legend: D width of a layer's input, O of its output; "..." any number of leading
 """
 
 import importlib.util
-import resource
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import HostError
 from flare_ds.extras import install
+from flare_ds.host import peak_memory
 from flare_ds.models.partitioned import partition
 
 _BLOCK = 64  # weights that share a scale in nf4
@@ -69,7 +69,7 @@ def finish_quantized(base: PreTrainedModel, model: ModelConfig) -> None:
     whole = sum(parameter.nbytes for parameter in base.parameters())
     partition(base)
     if not dist.is_initialized() or dist.get_rank() == 0:
-        megabytes = f"{whole / 1e6:.1f} MB of weights; peak of this rank so far {_peak() / 1e6:.0f} MB"
+        megabytes = f"{whole / 1e6:.1f} MB of weights; peak of this rank so far {peak_memory() / 1e6:.0f} MB"
         print(f"{model.quantization} base: {megabytes}", file=sys.stderr, flush=True)
 
 
@@ -155,10 +155,3 @@ class _MultiplyDequantized(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient @ ctx.layer.weight_OD(gradient.dtype), None
-
-
-def _peak() -> int:
-    """The most memory this rank has held, in bytes: of its GPU, or of the host."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

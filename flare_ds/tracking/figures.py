@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from flare_ds.host import peak_memory
+
 _BF16_TFLOPS = {"H200": 989, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312, "L40S": 362, "A10": 125}
 """Peak of dense bf16 products a second, by a part of the device's name, as its vendor states it."""
 
@@ -43,7 +45,7 @@ def of_step(values: Mapping[str, Any], *, ranks: int) -> dict[str, float]:
         "step/gradient_norm": values["grad_norm"],
         "step/padding": 1 - values["tokens"] / values["padded_tokens"],
         "step/skipped": "skipped_rows" in values,
-        "memory/peak_gb": _peak_memory() / 1e9,
+        "memory/peak_gb": peak_memory() / 1e9,
         "time/step": seconds,
         **{f"time/{name.removesuffix('_seconds')}": values[name] for name in PARTS if name in values},
     }
@@ -80,12 +82,3 @@ def _utilisation(flops_per_second: float, ranks: int) -> float | None:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peaks = [peak for part, peak in _BF16_TFLOPS.items() if part in name]
     return flops_per_second / (peaks[0] * 1e12 * ranks) if peaks else None
-
-
-def _peak_memory() -> float:
-    """Bytes of this rank's GPU, or of this process where there is none, at the most so far."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource  # of Unix alone
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
