@@ -245,17 +245,11 @@ def _started(pid: int) -> str:
             fields = file.read().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     except OSError:
-        return "" if sys.platform == "linux" or not _lives(pid) else "?"
+        if sys.platform == "linux":
+            return ""
+        import psutil  # which takes longer than all else here
 
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return "?" if psutil.pid_exists(pid) else ""
 
 
 def _touch(path: Path, released: threading.Event) -> None:
