@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flare_ds.adapters.passes import ADAPTER
-from flare_ds.adapters.settings import compared_settings, recorded_settings, untold_setting
+from flare_ds.adapters.settings import compared, compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
@@ -144,9 +144,9 @@ def check_settings(directory: Path, config: Config) -> None:
             f"{directory} holds an adapter of {_kind(saved['method'])}, not of method={config.method}",
             fix="correct method",
         )
-    for name, same in compared_settings(config).items():
+    for name in compared_settings(config):
         found = saved.get(name, untold_setting(name))
-        if same(found) != same(wanted[name]):
+        if compared(name, found) != compared(name, wanted[name]):
             raise CheckpointError(
                 f"{directory} was trained with {name}={found!r}, not {wanted[name]!r}", fix=f"set {name}={found!r}"
             )

@@ -4,7 +4,6 @@ Settings go by their full names, e.g. `adapter.align`. What only matters while t
 so may what the keys of the matrices tell anyway (which modules have an adapter).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,8 @@ def untold_setting(name: str) -> Any:
     return list(default) if isinstance(default, tuple) else default
 
 
-def compared_settings(config: Config) -> dict[str, Callable[[Any], Any]]:
-    """The settings that must be the same when an adapter is loaded.
-
-    Returns:
-        By name: what of its value must be the same.
-    """
+def compared_settings(config: Config) -> tuple[str, ...]:
+    """The settings that must be the same when an adapter is loaded, see `compared`; by name."""
     names = {"bottleneck": _FUSED + _SOURCE, "mixup": _PLAIN + _MIXED, "keys": _PLAIN + _SOURCE, None: _PLAIN}[
         config.recipe.fuses
     ]
@@ -55,16 +50,9 @@ def compared_settings(config: Config) -> dict[str, Callable[[Any], Any]]:
         names += _MT
     if config.adapter.train_head:
         names += ("train.objective",)
-    return {name: _SAME.get(name, _itself) for name in names}
+    return names
 
 
-def _itself(value: Any) -> Any:
-    return value
-
-
-def _last_part(name: Any) -> Any:
-    """A model keeps the last part of its name when it is fetched or moved."""
-    return Path(name).name if isinstance(name, str) else name
-
-
-_SAME: dict[str, Callable[[Any], Any]] = {"source.mt_encoder": _last_part}
+def compared(name: str, value: Any) -> Any:
+    """What of a setting's value must be the same: a model keeps the last part of its name wherever it is put."""
+    return Path(value).name if name == "source.mt_encoder" and isinstance(value, str) else value
