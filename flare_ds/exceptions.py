@@ -3,8 +3,10 @@
 Anything raised from here is printed by the command line as one clear message, without a traceback.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class FlareError(Exception):
@@ -63,6 +65,37 @@ def together(
     error = type(errors[0])(f"{len(errors)} problems in {origin}{told}", fix=fix)
     error.shared = all(one.shared for one in errors)
     return error
+
+
+class Asking:
+    """Asks on where something is wrong already, so that all of it is told at once.
+
+    Attributes:
+        wrong: what is, in the order it was found.
+    """
+
+    def __init__(self) -> None:
+        self.wrong: list[FlareError] = []
+
+    def of(self, question: Callable[..., T], *about: Any) -> T | None:
+        """The answer; None where it is an error."""
+        try:
+            return question(*about)
+        except FlareError as error:
+            self.wrong.append(error)
+            return None
+
+    def tell(self, origin: str) -> None:
+        """Tell what is wrong, if anything is.
+
+        Args:
+            origin: where all of it was found.
+
+        Raises:
+            FlareError: all of it.
+        """
+        if self.wrong:
+            raise together(self.wrong, origin)
 
 
 class DataError(FlareError):

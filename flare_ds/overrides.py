@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from flare_ds.exceptions import ConfigError, together
+from flare_ds.exceptions import Asking, ConfigError
 from flare_ds.yaml_file import parse_value
 
 IsText = Callable[[Sequence[str]], bool]
@@ -33,14 +33,10 @@ def apply_overrides(settings: dict[str, Any], overrides: Sequence[str], is_text:
     if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
         problem = f"overrides={overrides!r} is not a list of texts"
         raise ConfigError(problem, fix='give a list, e.g. ["train.steps=100"]')
-    wrong = []
+    asked = Asking()
     for override in overrides:
-        try:
-            _apply(settings, override, is_text)
-        except ConfigError as error:
-            wrong.append(error)
-    if wrong:
-        raise together(wrong, "the overrides")
+        asked.of(_apply, settings, override, is_text)
+    asked.tell("the overrides")
 
 
 def _apply(settings: dict[str, Any], override: str, is_text: IsText) -> None:

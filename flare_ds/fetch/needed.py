@@ -3,12 +3,10 @@
 No hub is asked. A base named `owner/name` is the hub's, unless it is meant as a path (`flare_ds.model_files.names`).
 """
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from flare_ds.config import Config, TaskConfig
-from flare_ds.exceptions import ConfigError, DataError, FlareError, together
+from flare_ds.exceptions import Asking, ConfigError, DataError
 from flare_ds.fetch.sources import DATA, MODELS
 from flare_ds.model_files.names import SHIPPED, is_path, missing_directory
 from flare_ds.tasks.base import Task
@@ -26,20 +24,13 @@ def check_needed(config: Config, *, origin: str) -> None:
     Raises:
         FlareError: all of that.
     """
-    wrong: list[FlareError] = []
-    questions: list[Callable[[], object]] = [partial(check_base, config.model.base)]
-    try:
-        task = task_of(config.task)
-        questions += [partial(check_languages, task, config.task), partial(_check_files, task, config)]
-    except FlareError as error:
-        wrong.append(error)
-    for question in questions:
-        try:
-            question()
-        except FlareError as error:
-            wrong.append(error)
-    if wrong:
-        raise together(wrong, origin)
+    asked = Asking()
+    task = asked.of(task_of, config.task)
+    asked.of(check_base, config.model.base)
+    if task is not None:
+        asked.of(check_languages, task, config.task)
+        asked.of(_check_files, task, config)
+    asked.tell(origin)
 
 
 def check_base(base: str) -> None:

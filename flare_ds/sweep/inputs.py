@@ -1,10 +1,9 @@
 """What a sweep needs but does not make, its data, bases and trackers, is there before the first command starts."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from flare_ds.exceptions import FlareError, together
+from flare_ds.exceptions import Asking, FlareError, together
 from flare_ds.fetch.needed import check_base, check_data
 from flare_ds.sweep.nodes import KINDS, Node
 from flare_ds.tracking.trackers import check_trackers
@@ -30,21 +29,15 @@ def check_inputs(nodes: Sequence[Node], path: str | Path, only: Collection[str] 
         raise together([*wrong.values()], str(path))
 
 
-def _missing(node: Node) -> Iterator[FlareError]:
-    for question in _questions(node):
-        try:
-            question()
-        except FlareError as error:
-            yield error
-
-
-def _questions(node: Node) -> Iterator[Callable[[], None]]:
-    run = node.runs[0]
+def _missing(node: Node) -> list[FlareError]:
+    asked, run = Asking(), node.runs[0]
     base = run.tokenizer_base if node.kind == "prepare" else run.config.model.base
     made = run.stage1 is not None and base == str(run.stage1.merged)
     if node.kind in ("translate", "prepare"):
-        yield partial(check_data, run.config.task)
+        asked.of(check_data, run.config.task)
     if node.kind != "translate" and not made:
-        yield partial(check_base, base)
+        asked.of(check_base, base)
     if node.kind in ("stage1", "cells"):
-        yield from (partial(check_trackers, one.config) for one in node.runs)
+        for one in node.runs:
+            asked.of(check_trackers, one.config)
+    return asked.wrong

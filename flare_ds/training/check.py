@@ -1,9 +1,7 @@
 """What can be found wrong with a run before a rank starts or a weight is read; and what the run would do."""
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -13,7 +11,7 @@ from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
 from flare_ds.evaluation.answerable import check_answers
-from flare_ds.exceptions import ConfigError, FlareError, together
+from flare_ds.exceptions import Asking, ConfigError
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.models.mt_encoder import make_projection, mt_width
@@ -25,8 +23,6 @@ from flare_ds.tasks.load import task_of
 from flare_ds.tokenizing.chat import read_frame
 from flare_ds.tracking.trackers import check_trackers
 from flare_ds.training.readable import check_readable
-
-T = TypeVar("T")
 
 
 def check_run(config: Config, *, origin: str) -> list[str]:
@@ -42,7 +38,7 @@ def check_run(config: Config, *, origin: str) -> list[str]:
     Raises:
         FlareError: all that is wrong.
     """
-    asked = _Asked([])
+    asked = Asking()
     task = asked.of(task_of, config.task)
     if task is not None:
         asked.of(check_answers, config, task)
@@ -52,27 +48,12 @@ def check_run(config: Config, *, origin: str) -> list[str]:
         asked.of(mt_width, config.source)
     shape = asked.of(load_shape, config.model)
     cache = None if shape is None else _ask_base(asked, config, shape)
-    if asked.wrong:
-        raise together(asked.wrong, origin)
+    asked.tell(origin)
     assert shape is not None, "nothing is wrong with it"
     return [_base(config, shape), *_training(config, shape, cache), _rows(config, cache), _progress(config)]
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Asks on where something is wrong already."""
-
-    wrong: list[FlareError]
-
-    def of(self, question: Callable[..., T], *about: Any) -> T | None:
-        try:
-            return question(*about)
-        except FlareError as error:
-            self.wrong.append(error)
-            return None
-
-
-def _ask_base(asked: _Asked, config: Config, shape: PreTrainedModel) -> Cache | None:
+def _ask_base(asked: Asking, config: Config, shape: PreTrainedModel) -> Cache | None:
     """What needs a base that can be read; the cache that is found."""
     tokenizer = asked.of(load_tokenizer, config.model)
     if tokenizer is None:
