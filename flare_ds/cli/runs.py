@@ -185,7 +185,6 @@ def _train(options: argparse.Namespace) -> None:
 def _opened(configs: "list[Config]") -> "tuple[list[tuple[Config, Cache]], list[FlareError]]":
     """Those of several runs that can be trained, with their caches, and why the others cannot; alike on all ranks."""
     from flare_ds.runtime.signals import leave_if_asked
-    from flare_ds.training.evaluated import ALL_SAVED
     from flare_ds.training.run import open_run
 
     runs, refused = [], list[FlareError]()
@@ -196,7 +195,7 @@ def _opened(configs: "list[Config]") -> "tuple[list[tuple[Config, Cache]], list[
             if not error.shared:  # the others open it, and wait there
                 raise
             refused.append(error)
-        leave_if_asked(ALL_SAVED)
+        leave_if_asked()
     return runs, refused
 
 

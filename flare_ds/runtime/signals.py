@@ -80,8 +80,10 @@ class StopRequest:
 
 _request: StopRequest | None = None
 """The one that this process listens for."""
-_told_between_batches = ""
-"""What to say when leaving between two batches of rows; empty: nobody leaves there."""
+_between_batches = False
+"""Whether one leaves between two batches of rows, too."""
+ALL_SAVED = "stopped; what is trained is saved"
+"""What is said where a job leaves that was asked to, but for training."""
 
 
 @contextmanager
@@ -111,23 +113,23 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def leaving_between_batches(told: str) -> Iterator[None]:
+def leaving_between_batches() -> Iterator[None]:
     """Whoever goes over rows within this leaves between two batches, if asked: but for their answers all is saved."""
-    global _told_between_batches
-    _told_between_batches = told
+    global _between_batches
+    _between_batches = True
     try:
         yield
     finally:
-        _told_between_batches = ""
+        _between_batches = False
 
 
-def leave_if_asked(told: str) -> None:
+def leave_if_asked() -> None:
     """Leave if anybody listens and any rank was asked to; see `StopRequest.leave_if_asked`."""
     if _request is not None:
-        _request.leave_if_asked(told)
+        _request.leave_if_asked(ALL_SAVED)
 
 
 def between_batches() -> None:
     """Likewise, where `leaving_between_batches` allows it."""
-    if _told_between_batches:
-        leave_if_asked(_told_between_batches)
+    if _between_batches:
+        leave_if_asked()

@@ -24,9 +24,6 @@ from flare_ds.runtime.signals import leaving_between_batches
 from flare_ds.training.cell import Cell
 from flare_ds.training.trainer import Trainer
 
-ALL_SAVED = "stopped; what is trained is saved"
-"""What is said where a job leaves that was asked to, but for training."""
-
 
 def train_and_evaluate(config: Config, cache: Cache) -> Scores:
     """Train a run to its end, unless it is trained, and score its best adapter on the test rows; a collective.
@@ -45,7 +42,7 @@ def train_and_evaluate(config: Config, cache: Cache) -> Scores:
     if not on_rank_zero(lambda: RunDirectory(config.run_dir).trained):
         trainer = Trainer(config, cache)
         trainer.train()
-    with leaving_between_batches(ALL_SAVED):
+    with leaving_between_batches():
         if trainer is None or not can_say(config):
             del trainer
             make_room()

@@ -31,7 +31,6 @@ from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.signals import leave_if_asked, leaving_between_batches, stopping
-from flare_ds.training.evaluated import ALL_SAVED
 from flare_ds.training.run import open_run
 from flare_ds.training.trainer import Trainer
 from flare_ds.training.validation import validate
@@ -82,7 +81,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     join_if_launched()
     with stopping():
         cache = open_run(config, train=True)
-        leave_if_asked(ALL_SAVED)  # while it was opened
+        leave_if_asked()  # while it was opened
         trained = on_rank_zero(lambda: RunDirectory(config.run_dir).trained)
         if on_rank_zero(output.exists):
             return on_rank_zero(partial(_finished, config, output, trained))
@@ -93,7 +92,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
                 on_rank_zero(partial(check_mergeable, config))
                 Trainer(config, cache).train()
                 make_room()
-            with leaving_between_batches(ALL_SAVED):
+            with leaving_between_batches():
                 return _merged_and_checked(config, cache, output)
         finally:
             if rank() == 0:
@@ -101,7 +100,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
 
 
 def _merged_and_checked(config: Config, cache: Cache, output: Path) -> Stage1:
-    leave_if_asked(ALL_SAVED)  # in the last steps
+    leave_if_asked()  # in the last steps
     # Beside its final name, so that a rename is all that is left to do.
     candidate = output.with_name(f".{output.name}.unchecked")
     try:

@@ -29,7 +29,7 @@ from flare_ds.runtime.process_group import gather_objects, rank, world_size
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.signals import leave_if_asked, leaving_between_batches, stopping
 from flare_ds.training.cell import Cell
-from flare_ds.training.evaluated import ALL_SAVED, can_say, score_trained, train_and_evaluate
+from flare_ds.training.evaluated import can_say, score_trained, train_and_evaluate
 from flare_ds.training.loop import open_cells, train_cells
 from flare_ds.training.trainer import Trainer
 
@@ -127,7 +127,7 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _in_turn(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     for config, cache in runs:
-        leave_if_asked(ALL_SAVED)
+        leave_if_asked()
         with outcome.spared():
             if evaluate:
                 outcome.tell(config, train_and_evaluate(config, cache))
@@ -150,7 +150,7 @@ def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
     for part in (new, [run for run in done if can_say(run[0])]):
         groups = _fitting(sorted(_cells(part, outcome), key=lambda cell: cell.config.train.order_seed))
         while groups:
-            leave_if_asked(ALL_SAVED)
+            leave_if_asked()
             with outcome.spared():
                 later += _group(groups.pop(0), train=part is new, evaluate=evaluate, outcome=outcome)
             make_room()
@@ -184,7 +184,7 @@ def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome)
         outcome.failures += train_cells(cells)
     trained = [cell for cell in cells if cell.failure is None]
     able = [cell for cell in trained if can_say(cell.config)] if evaluate else []
-    with leaving_between_batches(ALL_SAVED):
+    with leaving_between_batches():
         for cell, found in zip(able, score_trained(able), strict=True):
             if isinstance(found, FlareError):
                 outcome.failures.append(found)

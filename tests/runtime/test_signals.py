@@ -36,11 +36,11 @@ def test_a_signal_is_a_request_and_one_right_behind_it_the_same(number: signal.S
 def test_a_rank_that_leaves_because_it_was_asked_is_not_cut_short() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with stopping() as stop, leaving_between_batches("saved"):
+        with stopping() as stop, leaving_between_batches():
             between_batches()
             os.kill(os.getpid(), signal.SIGUSR1)
             wait_for(lambda: stop.signal)
-            with pytest.raises(ToBeContinued, match="SIGUSR1: saved, the same command goes on"):
+            with pytest.raises(ToBeContinued, match="SIGUSR1: stopped; what is trained is saved, the same command"):
                 between_batches()
         os.kill(os.getpid(), signal.SIGTERM)
     finally:

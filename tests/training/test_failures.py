@@ -15,7 +15,7 @@ from flare_ds.exceptions import HostError
 from flare_ds.processes import free_port
 from flare_ds.runtime.launched import Place
 from flare_ds.runtime.meeting import meet
-from flare_ds.training.evaluated import ALL_SAVED
+from flare_ds.runtime.signals import ALL_SAVED
 from tests.distributed import REPOSITORY, rank_environment, run_ranks, told
 from tests.toy import toy_settings, write_config, write_data, write_model
 
