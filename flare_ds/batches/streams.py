@@ -14,11 +14,6 @@ def streams_of(config: Config) -> tuple[str, ...]:
     return (*source_streams(config.streams_beside), "target")
 
 
-def longest_prompts(split: SplitRows, streams: tuple[str, ...]) -> np.ndarray:
-    """Tokens of each row's longest prompt over the streams that run: int [n]."""
-    return longest(split.prompt_lengths, streams)
-
-
 def longest(lengths: Callable[[str], np.ndarray], streams: tuple[str, ...]) -> np.ndarray:
     """The largest of what `lengths` says of each stream: int [n]."""
     return np.max([lengths(stream) for stream in streams], axis=0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.rows_read import SplitRows
-from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.batches.streams import longest, streams_of
 from flare_ds.config import Config
 
 
@@ -83,7 +83,7 @@ class Workload:
         if self._predicts_words:
             answers = [int((split.lengths(one) - split.prompt_lengths(one)).max()) for one in self._answering]
             behind = max(answers) - 1  # the last token is only predicted
-        return len(self.streams) * (longest_prompts(split, self.streams) + behind)
+        return len(self.streams) * (longest(split.prompt_lengths, self.streams) + behind)
 
 
 def _width(columns: slice, batch: Batch) -> int:

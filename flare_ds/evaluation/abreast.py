@@ -20,7 +20,7 @@ from flare_ds.batches.batching import MicroBatch, evaluation_batches
 from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.joined import join
 from flare_ds.batches.rows_read import SplitRows, rows_read
-from flare_ds.batches.streams import longest_prompts, streams_of
+from flare_ds.batches.streams import longest, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie
@@ -138,7 +138,7 @@ class _Abreast:
         lengths, limits = [], []
         for cell, rows, places in zip(self.cells, self.rows, self.places, strict=True):
             streams = streams_of(cell.config)
-            padded_U = len(streams) * longest_prompts(rows, streams)
+            padded_U = len(streams) * longest(rows.prompt_lengths, streams)
             words = cell.config.train.objective == "vocabulary"
             cells = len(self.cells)
             limits.append(batch_limits(cell.running, rows, cell.config, padded_U, written=0, words=words, cells=cells))

@@ -11,7 +11,7 @@ from typing import TypeVar
 from flare_ds.batches.batching import MicroBatch, evaluation_batches
 from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.rows_read import SplitRows, rows_read
-from flare_ds.batches.streams import longest, longest_prompts, streams_of
+from flare_ds.batches.streams import longest, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
@@ -93,7 +93,7 @@ def ask_rows(
         pad_id: fills the padding.
         stored: the rows' source states, where they were computed before.
     """
-    of_row = longest_prompts(rows, streams) if objective == "labels" else longest(rows.lengths, streams)
+    of_row = longest(rows.prompt_lengths if objective == "labels" else rows.lengths, streams)
     lengths_n, words = len(streams) * of_row, "vocabulary" in (objective, config.train.objective)
     size, tokens = batch_limits(running, rows, config, lengths_n, written=written, words=words)
     dealt = evaluation_batches(lengths_n, world_size=world_size(), batch_size=size, batch_tokens=tokens)
