@@ -15,15 +15,6 @@ from flare_ds.exceptions import CacheError
 from flare_ds.kept import About, Kind
 
 
-def verify(path: Path) -> None:
-    """Read every byte of a cache, compare the checksums, and look at every number.
-
-    Raises:
-        CacheError: as `open_cache`, or naming every section whose content was changed, or one that cannot be.
-    """
-    TOKENS.verify(path)
-
-
 def check_values(cache: Cache, split: CacheSplit) -> None:
     """Look at every number of a split.
 
@@ -70,3 +61,6 @@ TOKENS = Kind(
     about=_about,
     look=_look,
 )
+
+verify = TOKENS.verify
+"""Reads every byte of a cache, compares the checksums, and looks at every number; raises CacheError."""
