@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from flare_ds.adapters.passes import ADAPTER
 from flare_ds.adapters.settings import compared, compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
-from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
@@ -214,11 +213,6 @@ def _check_keys(path: Path, *, wanted: set[str], found: set[str]) -> None:
             + " and ".join(problems),
             fix="use the base model and the adapter settings it was trained with",
         )
-
-
-def head_rows(label_ids: Mapping[str, int | list[int]]) -> list[int]:
-    """The token of each row of a label head, from what its file says of the label words."""
-    return LabelTrie([[ids] if isinstance(ids, int) else ids for ids in label_ids.values()]).tokens
 
 
 def _label_ids(label_tokens: Mapping[str, list[int]]) -> dict[str, int] | dict[str, list[int]]:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -21,17 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.adapted import merge_refused
-from flare_ds.adapters.files import (
-    SETTINGS,
-    WEIGHTS,
-    check_settings,
-    head_rows,
-    made_anew,
-    read_weights,
-    saved_settings,
-)
+from flare_ds.adapters.files import SETTINGS, WEIGHTS, check_settings, made_anew, read_weights, saved_settings
 from flare_ds.adapters.inject import adapted_linears
 from flare_ds.config import Config
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import check_new, new_directory, write_json
 from flare_ds.model_files.hub import revision
@@ -172,11 +166,10 @@ def _updates(adapter: Path, config: Config, head: str) -> dict[str, Update]:
 def _label_rows(adapter: Path) -> list[int]:
     """The rows of the head that the adapter has trained."""
     ids = saved_settings(adapter).get("label_ids")
-    ids = ids if isinstance(ids, dict) else {}
-    tokens = [token for word in ids.values() for token in (word if isinstance(word, list) else [word])]
-    if not tokens or not all(type(token) is int and token >= 0 for token in tokens):
+    words = [word if isinstance(word, list) else [word] for word in (ids.values() if isinstance(ids, dict) else ())]
+    if not any(words) or not all(type(token) is int and token >= 0 for token in chain(*words)):
         raise CheckpointError(f"{adapter / SETTINGS} does not tell label_ids", fix=made_anew(adapter))
-    return head_rows(ids)
+    return LabelTrie(words).tokens
 
 
 def _add(weight: Tensor, *, down: Tensor, up: Tensor, scaling: float) -> Tensor:

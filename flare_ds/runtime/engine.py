@@ -77,10 +77,6 @@ class RunningModel:
         """The root of all cells of the model."""
         return self.root.root if isinstance(self.root, AskedCell) else self.root
 
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, by name, in the model's order."""
-        return self.model.trained()
-
 
 @dataclass(frozen=True)
 class AskedCell:

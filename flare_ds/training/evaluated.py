@@ -100,7 +100,7 @@ def put_adapter(running: RunningModel, adapter: AdapterSource) -> None:
     Raises:
         CheckpointError: see `load_adapter`.
     """
-    parameters = running.trainable()
+    parameters = running.model.trained()
     values = agreed(partial(adapter, parameters))
     with gathered(parameters.values(), modified=True):
         for name, parameter in parameters.items():

@@ -88,7 +88,7 @@ def moved(cells: list[Cell]) -> list[Cell]:
     torch.manual_seed(0)
     with torch.no_grad():
         for cell in cells:
-            for parameter in cell.running.trainable().values():
+            for parameter in cell.running.model.trained().values():
                 parameter.normal_(0, 0.2)
     return cells
 

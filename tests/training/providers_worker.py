@@ -59,7 +59,7 @@ def check_adapter_files(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> N
         model = trainer.engine.model.peft_model
         save_adapter(directory, tensors, model, trainer.config, label_tokens=label_tokens, validation={})
     barrier()
-    loaded = load_adapter(directory, trainer.running.trainable())
+    loaded = load_adapter(directory, trainer.running.model.trained())
     if rank() == 0:
         assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
