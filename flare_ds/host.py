@@ -18,6 +18,13 @@ def gpu_names(environ: Mapping[str, str], visible: int) -> list[str]:
     return (named or list(map(str, range(visible))))[:visible]
 
 
+def visible_gpus() -> int:
+    """How many this process sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def threads(processes: int, environ: Mapping[str, str]) -> dict[str, str]:
     """The cores that this process may use, shared out, unless the user says otherwise; for the environment of each."""
     return {"OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // processes))}

@@ -22,7 +22,7 @@ from flare_ds.cli.arguments import ALL, split_off_ranks
 from flare_ds.cli.importing import check_bases
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import say
-from flare_ds.host import gpu_names, threads
+from flare_ds.host import gpu_names, threads, visible_gpus
 from flare_ds.processes import end_lingering, free_port, guarded, search_path
 from flare_ds.runtime.launched import Place, place_of
 
@@ -70,7 +70,7 @@ def run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
     if "read_config" in options:
         read = options.read_config(options)
         check_bases(config.model for config in (read if isinstance(read, list) else [read]))
-    devices = devices_for(options.ranks, os.environ, _visible_gpus)
+    devices = devices_for(options.ranks, os.environ, visible_gpus)
     say(devices.told)
     return _launch(split_off_ranks(words)[1], devices)
 
@@ -120,12 +120,6 @@ def _cpu(wanted: int | str, environ: Mapping[str, str], why: str) -> Devices:
     number, given = int(wanted), threads(int(wanted), environ)
     told = f"{why}{number} ranks on the CPU, OMP_NUM_THREADS={given['OMP_NUM_THREADS']} each"
     return Devices(tuple(map(str, range(number))), {"DS_ACCELERATOR": "cpu", **given}, told)
-
-
-def _visible_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _launch(words: Sequence[str], devices: Devices) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from flare_ds.exceptions import ConfigError
-from flare_ds.host import gpu_names, threads
+from flare_ds.host import gpu_names, threads, visible_gpus
 
 
 def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, str]) -> list[dict[str, str]]:
@@ -20,7 +20,7 @@ def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, s
     """
     if jobs == 1:
         return [{}]
-    gpus = [] if environ.get("DS_ACCELERATOR") == "cpu" else _visible(environ)
+    gpus = [] if environ.get("DS_ACCELERATOR") == "cpu" else gpu_names(environ, visible_gpus())
     if not gpus:
         return [threads(jobs * (ranks if isinstance(ranks, int) else 1), environ)] * jobs
     each = ranks if isinstance(ranks, int) else len(gpus) // jobs
@@ -28,9 +28,3 @@ def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, s
         problem = f"--jobs {jobs} with ranks={ranks} needs {jobs * max(each, 1)} GPUs, but {len(gpus)} are visible here"
         raise ConfigError(problem, fix=f"use at most --jobs {len(gpus) // max(each, 1)}, or fewer ranks")
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job * each : (job + 1) * each])} for job in range(jobs)]
-
-
-def _visible(environ: Mapping[str, str]) -> list[str]:
-    import torch
-
-    return gpu_names(environ, torch.cuda.device_count())
