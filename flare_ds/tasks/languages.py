@@ -34,7 +34,7 @@ def _pairs(table: str) -> dict[str, str]:
 
 
 _TAGS: Mapping[str, str] = _pairs(_TWO_LETTERS) | _pairs(_THREE_LETTERS)
-_TAG = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+NLLB_TAG = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 SUBSTITUTES: Mapping[str, str] = {"bbc": "ind_Latn", "mad": "ind_Latn", "nij": "ind_Latn"}
 """Toba Batak, Madurese and Ngaju are in no NLLB model. As in the paper they are translated as Indonesian, the language
@@ -55,7 +55,7 @@ def nllb_tag(task: Task, code: str) -> str:
     tags = {**_TAGS, **SUBSTITUTES, **task.nllb_tags}
     if code in tags:
         return tags[code]
-    if _TAG.fullmatch(code):
+    if NLLB_TAG.fullmatch(code):
         return code
     own = f"or use the tag itself, like pol_Latn, or give {code!r} one in nllb_tags of a task of your own"
     near = suggestion(code, tags).partition(" (known")[0]

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from flare_ds.config import SourceConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
+from flare_ds.tasks.languages import NLLB_TAG
 from flare_ds.texts import one_line
 from flare_ds.tokenizing.plain_text import encode_texts
 
@@ -15,7 +16,6 @@ _FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or
 _SENTENCE_END = re.compile(r"[.!?…:;。！？؟।॥][\"'”’»」』)\]]*$")
 MT_TEXT_VERSION = 2
 """Raised whenever the encoder would read another text of the same row."""
-_NLLB_TAG = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 
 def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
@@ -69,7 +69,7 @@ def _as_sentence(text: str) -> str:
 def language_tags(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """The languages of an MT tokenizer: M2M100 lists its own; NLLB's are special tokens such as `pol_Latn`."""
     listed = getattr(tokenizer, "lang_code_to_id", None)
-    return set(listed) if listed else {token for token in tokenizer.all_special_tokens if _NLLB_TAG.fullmatch(token)}
+    return set(listed) if listed else {token for token in tokenizer.all_special_tokens if NLLB_TAG.fullmatch(token)}
 
 
 def unusable(source: SourceConfig, reason: object) -> ConfigError:
