@@ -14,6 +14,7 @@ from flare_ds.reporting.over_languages import over_languages_table
 from flare_ds.reporting.table import score_table
 from flare_ds.reporting.validation import validation_table
 from flare_ds.runs import Unreadable, find_runs
+from flare_ds.texts import one_line
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def report(directory: str | Path, out: str | Path | None = None) -> Report:
 
 
 def _unreadable(runs: Sequence[Unreadable], root: Path) -> str:
-    lines = [(str(run.directory.relative_to(root)), " ".join(f"cannot be read: {run.problem}".split())) for run in runs]
+    lines = [(str(run.directory.relative_to(root)), one_line(f"cannot be read: {run.problem}")) for run in runs]
     return markdown.table(("run", "problem"), lines) if lines else ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from flare_ds.checksums import directory_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.texts import one_line
 from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said
 
 _PAIRS = {
@@ -41,7 +42,7 @@ class Apertium(Engine):
 
     def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate all in one run of the program."""
-        text = _BREAK.join(" ".join(sentence.split()) for sentence in sentences)
+        text = _BREAK.join(map(one_line, sentences))
         done = subprocess.run(
             self._command, input=text + _BREAK, capture_output=True, encoding="utf-8", timeout=_LONGEST_S, check=True
         )
