@@ -134,9 +134,7 @@ def _unread(layer: nn.Module, config: Config) -> list[nn.Linear]:
     linears = _linears_of(layer)
     if config.recipe.fuses == "keys":  # what its attention makes of them, and all behind it
         return _named(linears[_of_attention(layer) - 1 :], config.adapter.target_modules)
-    if not config.sources:
-        return []
-    if config.pairing == "output":
+    if not config.sources or config.pairing == "output":
         return []
     if config.pairing == "input":
         return [linear for _, linear in linears]

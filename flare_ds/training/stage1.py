@@ -164,8 +164,7 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
 def _accept(config: Config, output: Path, candidate: Path, untuned: Scores, merged: Scores) -> Stage1:
     """Give a base that is better than the untuned one its name."""
     run_dir = Path(config.run_dir)
-    training = json.loads((run_dir / TRAINING).read_text(encoding="utf-8"))
-    tuned = training["best_validation_score"]
+    tuned = RunDirectory(run_dir).read(TRAINING)["best_validation_score"]
     made = model_fingerprint(str(candidate))
     result = Stage1(str(output), made, merged.metric, len(merged.records), untuned.score, tuned, merged.score)
     if merged.standing <= untuned.standing:
