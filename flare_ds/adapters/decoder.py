@@ -22,6 +22,11 @@ def decoder_layers(base: nn.Module) -> list[nn.Module]:
     )
 
 
+def linears_of(layer: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers inside a decoder layer, by their names in it."""
+    return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+
+
 def input_norm(layer: nn.Module) -> nn.Module:
     """The norm that a layer's attention reads its input through.
 

@@ -11,7 +11,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flare_ds.adapters.adapted import AdaptedLinear
 from flare_ds.adapters.bottleneck import Fusion
-from flare_ds.adapters.decoder import decoder_layers, input_norm
+from flare_ds.adapters.decoder import decoder_layers, input_norm, linears_of
 from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.adapters.passes import ADAPTER
 from flare_ds.config import AdapterConfig, Config
@@ -125,10 +125,8 @@ def check_adapter(base: PreTrainedModel, config: Config) -> None:
 
 def _linears(base: PreTrainedModel) -> dict[str, nn.Linear]:
     """The linear layers inside the decoder layers, by full name."""
-    inside = {module for layer in decoder_layers(base) for module in layer.modules()}
-    linears = {
-        name: module for name, module in base.named_modules() if isinstance(module, nn.Linear) and module in inside
-    }
+    inside = {linear for layer in decoder_layers(base) for linear in linears_of(layer).values()}
+    linears = {name: module for name, module in base.named_modules() if module in inside}
     if not linears:
         raise ConfigError(
             f"model.base is a {type(base).__name__}, whose layers hold no torch.nn.Linear that could take an adapter",

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from flare_ds.adapters.decoder import linears_of
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import HostError
 from flare_ds.extras import install
@@ -89,7 +90,7 @@ class StoredSize:
 def stored_size(layer: nn.Module, model: ModelConfig) -> StoredSize:
     """The size of a decoder layer, read off its shape before it is loaded."""
     itemsize = getattr(torch, model.dtype).itemsize
-    matrices = [module.weight for module in layer.modules() if isinstance(module, nn.Linear)]
+    matrices = [linear.weight for linear in linears_of(layer).values()]
     weights = sum(matrix.numel() for matrix in matrices)
     rest = sum(parameter.numel() for parameter in layer.parameters()) - weights
     match model.quantization:

@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.adapters.decoder import decoder_layers, linears_of
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.workload import Workload
 from flare_ds.config import Config
@@ -121,17 +121,16 @@ def _head_width(layer: nn.Module, text: PreTrainedConfig) -> int:
 
 def _linears(shape: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     """The linear layers of the decoder layers, by the last part of their names."""
-    return [linear for layer in decoder_layers(shape) for linear in _linears_of(layer)]
+    return [linear for layer in decoder_layers(shape) for linear in _named_linears(layer)]
 
 
-def _linears_of(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
-    modules = layer.named_modules()
-    return [(name.rpartition(".")[2], module) for name, module in modules if isinstance(module, nn.Linear)]
+def _named_linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(name.rpartition(".")[2], linear) for name, linear in linears_of(layer).items()]
 
 
 def _unread(layer: nn.Module, config: Config) -> list[nn.Linear]:
     """What the sources do not go through in the last layer, since nobody would read it: see the streams."""
-    linears = _linears_of(layer)
+    linears = _named_linears(layer)
     if config.recipe.fuses == "keys":  # what its attention makes of them, and all behind it
         return _named(linears[_of_attention(layer) - 1 :], config.adapter.target_modules)
     if not config.sources or config.pairing == "output":
@@ -144,7 +143,7 @@ def _unread(layer: nn.Module, config: Config) -> list[nn.Linear]:
 
 def _of_attention(layer: nn.Module) -> int:
     """How many of a layer's linear layers are its attention's, which come first."""
-    parents = [name.rpartition(".")[0] for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
+    parents = [name.rpartition(".")[0] for name in linears_of(layer)]
     return parents.count(parents[0])
 
 

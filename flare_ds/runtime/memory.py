@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.adapters.decoder import decoder_layers, linears_of
 from flare_ds.batches.workload import Workload
 from flare_ds.config import Config, TrainConfig
 from flare_ds.exceptions import HostError
@@ -196,7 +196,7 @@ def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
 
 def _trained_elements(config: Config, shape: PreTrainedModel) -> int:
     """At most so many train: matrices beside every linear layer, A's of their own for sources, a whole head."""
-    linears = (module for layer in decoder_layers(shape) for module in layer.modules() if isinstance(module, nn.Linear))
+    linears = (linear for layer in decoder_layers(shape) for linear in linears_of(layer).values())
     adapter = config.adapter.r * sum(2 * linear.in_features + linear.out_features for linear in linears)
     has_head = config.adapter.train_head and config.train.objective == "vocabulary"
     return adapter + (_elements(shape.get_input_embeddings()) if has_head else 0)
