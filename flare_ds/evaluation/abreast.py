@@ -25,10 +25,10 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.answerable import generates
 from flare_ds.evaluation.batch_size import batch_limits
 from flare_ds.evaluation.batches import go_over
 from flare_ds.evaluation.ranked import Choices, Ranked
-from flare_ds.evaluation.ways import generates
 from flare_ds.runtime.engine import AskedCell, RunningModel
 from flare_ds.runtime.process_group import rank, world_size
 

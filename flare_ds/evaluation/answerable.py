@@ -9,6 +9,7 @@ from flare_ds.config import Config
 from flare_ds.evaluation.qa import unpunctuated
 from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import Task
+from flare_ds.tasks.load import task_of
 from flare_ds.texts import one_line
 
 
@@ -72,6 +73,13 @@ def refuse_to_write(config: Config, *, has_words: bool = True) -> None:
 def can_write(config: Config) -> bool:
     """Whether a run's model can generate: unless its head was trained for the label words alone."""
     return not (config.recipe.trains and config.adapter.train_head and config.train.objective == "labels")
+
+
+def generates(config: Config) -> bool:
+    """Whether a split is scored by what the model writes, so that `generate` matters."""
+    # A head that is trained for the label words alone ranks them; it cannot write.
+    writes_labels = config.evaluate.answers == "generated" and config.train.objective == "vocabulary"
+    return writes_labels or task_of(config.task).free_answers
 
 
 def with_whole_head(config: Config) -> Config:

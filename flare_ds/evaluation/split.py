@@ -3,11 +3,11 @@
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
+from flare_ds.evaluation.answerable import generates
 from flare_ds.evaluation.answers import score_answers
 from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.ranked import Ranked, score_labels
 from flare_ds.evaluation.scores import Scores
-from flare_ds.evaluation.ways import generates
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.load import task_of
 

@@ -9,7 +9,7 @@ from flare_ds.batches.streams import positions
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.streams import is_base
-from flare_ds.evaluation.ways import generates
+from flare_ds.evaluation.answerable import generates
 from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
 

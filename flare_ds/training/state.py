@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.evaluation.ways import generates
+from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.json_text import json_text
