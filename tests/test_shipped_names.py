@@ -9,9 +9,8 @@ import yaml
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs.directory import at_place
-from flare_ds.runtime import ds_choice
-from flare_ds.runtime.ds_choice import with_chosen_deepspeed
-from flare_ds.runtime.ds_config import read_ds_config
+from flare_ds.runtime import ds_config
+from flare_ds.runtime.ds_config import read_ds_config, with_chosen_deepspeed
 from flare_ds.settings import load_config, saved_config
 from tests.test_config_conflicts import SETTINGS
 from tests.test_ds_configs import FILES, read
@@ -42,7 +41,7 @@ def test_a_name_is_its_file(file: Path) -> None:
 def test_auto_fits_device_and_precision(
     monkeypatch: pytest.MonkeyPatch, device: str, dtype: str, given: str | None
 ) -> None:
-    monkeypatch.setattr(ds_choice, "device", lambda: torch.device(device))
+    monkeypatch.setattr(ds_config, "device", lambda: torch.device(device))
     config = config_of(given, dtype)
     found = read_ds_config(config)
     assert found["zero_optimization"]["overlap_comm"] is (device == "cuda")
@@ -52,7 +51,7 @@ def test_auto_fits_device_and_precision(
 
 
 def test_every_choice_is_a_file() -> None:
-    assert set(ds_choice._FITTING.values()) <= {file.stem for file in FILES}
+    assert set(ds_config._FITTING.values()) <= {file.stem for file in FILES}
 
 
 def test_an_unknown_name_lists_the_names() -> None:

@@ -31,7 +31,7 @@ from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import METRICS_SCHEMA
 from flare_ds.runs.directory import METRICS, at_place
-from flare_ds.runtime.ds_choice import with_chosen_deepspeed
+from flare_ds.runtime.ds_config import with_chosen_deepspeed
 from flare_ds.runtime.engine import AdapterSource, RunningModel
 from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero

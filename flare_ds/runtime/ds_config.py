@@ -24,10 +24,25 @@ from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError, together
 from flare_ds.models.quantized import stored_size
 from flare_ds.runtime.ds_checks import problems
-from flare_ds.runtime.ds_choice import with_chosen_deepspeed
-from flare_ds.runtime.process_group import hosts
-from flare_ds.shipped import is_name, shipped_file
+from flare_ds.runtime.process_group import device, hosts
+from flare_ds.shipped import AUTO, is_name, shipped_file
 from flare_ds.text_file import read_text
+
+_FITTING = {
+    (True, "bfloat16"): "zero3_cpu",
+    (True, "float32"): "zero3_fp32_cpu",
+    (False, "bfloat16"): "zero3_bf16",
+    (False, "float32"): "zero3_fp32",
+}
+"""Names by whether the model runs on a CPU, and by its precision."""
+
+
+def with_chosen_deepspeed(config: Config) -> Config:
+    """A config that says what `deepspeed: auto` means on this machine; any other stays as it is."""
+    if config.deepspeed != AUTO:
+        return config
+    on_cpu = device().type == "cpu"
+    return config.model_copy(update={"deepspeed": _FITTING[on_cpu, config.model.dtype]})
 
 
 def resolve_ds_config(configs: Sequence[Config], shape: PreTrainedModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import BASE, CACHE, VERSIONS
-from flare_ds.runtime.ds_choice import with_chosen_deepspeed
+from flare_ds.runtime.ds_config import with_chosen_deepspeed
 from flare_ds.tasks.of_run import keep_task_file
 from flare_ds.versions import versions
 
