@@ -3,7 +3,8 @@
     model = flare_ds.adapt(hf_model, {"r": 8})
     loss, logits = model(input_ids=..., attention_mask=..., source_input_ids=..., labels=...)
 
-The rows are laid out, and run, as in `flare_ds.training.trainer`; see examples/minimal_loop.py.
+The rows are laid out as in `flare_ds.batches.collate`, and run as in `flare_ds.models.two_stream`; see
+examples/minimal_loop.py.
 
 Legend: B rows, L columns of the target, M of the source, N answer tokens, V the vocabulary.
 """

@@ -1,1 +1,1 @@
-"""Data: fetching, parallel rows and their splits, the token cache, batches."""
+"""Data: parallel rows and their splits, the token cache, stored states."""

@@ -1,4 +1,4 @@
-"""Predicting for free texts, alone or with their sources: the only place that tokenizes at run time.
+"""Predicting for free texts, alone or with their sources.
 
 Rows are batched and shared among ranks as in evaluation, so what is said of one does not depend on the others. The
 command line asks once; `flare_ds.load` and `predict --interactive` keep a `Predictor` and ask it again.

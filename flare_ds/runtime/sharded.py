@@ -1,4 +1,4 @@
-"""The engine in which the ranks share the base: DeepSpeed's ZeRO-3, of which only this module knows.
+"""The engine in which the ranks share the base: DeepSpeed's ZeRO-3.
 
 Only `flare_ds.runtime.opening` imports this module, and only when a model is to be sharded.
 """

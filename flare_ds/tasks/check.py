@@ -37,7 +37,7 @@ def check_task(task: Task) -> Task:
 
 
 def _conflicts(task: Task) -> list[Conflict]:
-    """Attributes that mean nothing; a declared task has none of them."""
+    """Attributes that mean nothing."""
     version = getattr(task, "version", None)
     strange = {task.long_field, *task.split_fields, *task.cluster_fields} - {*task.fields}
     original = task.original_language
