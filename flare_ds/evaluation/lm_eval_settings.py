@@ -53,7 +53,7 @@ def run_settings(run: str | None, batch_size: int | str, settings: Mapping[str, 
             "task.chat=true: the run answers chats, but lm-eval's contexts are plain texts",
             fix="score it with flare-ds evaluate",
         )
-    if (directory := RunDirectory(config.run_dir)).has_log:
+    if (directory := RunDirectory(config.run_dir)).under_way(config):
         directory.check_trained(config)
     return for_free_text(with_whole_head(settled(config)))
 

@@ -118,7 +118,7 @@ class Predictor:
         else:
             running = self._alone(self.alone_on)
         run = RunDirectory(self.config.run_dir)
-        if rank() == 0 and run.has_log and (problem := run.untrained(self.config)):
+        if rank() == 0 and (problem := run.under_way(self.config)):
             print(f"warning: {problem}: the best adapter so far answers", file=sys.stderr)
         running.root.eval()
         return running

@@ -184,10 +184,9 @@ class RunDirectory:
             return None
         return f"the training of {self.path} has not ended ({self.progress(config)})"
 
-    @property
-    def has_log(self) -> bool:
-        """Whether it is we who train it; what a loop of one's own has trained has no log of ours."""
-        return (self.path / TRAIN_LOG).is_file()
+    def under_way(self, config: Config) -> str | None:
+        """The same of what we train ourselves: what a loop of one's own has trained has no log of ours."""
+        return self.untrained(config) if (self.path / TRAIN_LOG).is_file() else None
 
     def progress(self, config: Config) -> str:
         """How far its training came, by its log."""
