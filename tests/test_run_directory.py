@@ -114,7 +114,7 @@ def test_of_two_jobs_on_one_directory_one_is_refused(root: Path) -> None:
     config, lock = str(write_config(settings)), root / "shared/.lock"
     first = start_ranks(["flare_ds", "train", config], 2)
     deadline = time.monotonic() + 120
-    while not lock.exists():
+    while not (lock.exists() and lock.read_text()):  # it is made, then says who made it
         assert time.monotonic() < deadline and first[0].poll() is None
         time.sleep(0.01)
     for process in first:

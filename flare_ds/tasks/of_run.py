@@ -81,8 +81,8 @@ def task_file(path: str) -> Path:
     file = _copies.get(path, Path(path))
     if path in _untrusted and file.suffix == ".py":
         problem = f"the run's task.path={path!r} is Python code ({file}), which whoever made the run has written"
-        trusting = "add --trust-task-code (in Python: trust_task_code=True)"
-        raise ConfigError(problem, fix=f"read it; if you trust it, {trusting}")
+        fix = "read it; if you trust it, add --trust-task-code (in Python: trust_task_code=True)"
+        raise ConfigError(problem, fix=fix)
     return file
 
 

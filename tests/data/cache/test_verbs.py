@@ -173,11 +173,14 @@ def test_verify_says_which_of_several_is_damaged_where_and_how_to_rebuild(
     for name in ("train.target.tokens.npy", "test.labels.npy"):
         flip(copy / name)
     capsys.readouterr()
-    assert main(["cache", "verify", str(copy), str(built), str(copy.parent)]) == 1
+    assert main(["cache", "verify", str(copy), str(built)]) == 1
     told = capsys.readouterr()
     assert told.out == f"{built}: whole\n"
     assert "train.target.tokens.npy" in told.err and "test.labels.npy" in told.err
-    assert f"{copy.parent} holds no finished cache" in told.err and "flare-ds prepare CONFIG" in told.err
+    assert "flare-ds prepare CONFIG" in told.err
+    (copy / "manifest.json").unlink()
+    assert main(["cache", "verify", str(copy)]) == 1
+    assert f"{copy} holds no finished cache" in capsys.readouterr().err
 
 
 def test_verify_of_whole_caches(built: Path, copy: Path, capsys: Said) -> None:
