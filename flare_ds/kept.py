@@ -128,22 +128,25 @@ def kept_in(directory: Path, kinds: Sequence[Kind]) -> list[Kept]:
     return [kept for kept in found if kept is not None]
 
 
-def caches_among(paths: Sequence[Path], kinds: Sequence[Kind]) -> list[Path]:
+def caches_among(paths: Sequence[Path], kinds: Sequence[Kind]) -> list[tuple[Path, Kind | None]]:
     """Paths of some kinds, finished, and those in directories of them; whatever else is there is passed over.
 
+    Each comes with its kind; None: what is not there, or has the name of a finished one and is of no kind.
+
     Args:
-        paths: as a shell's `*` gives them; what is not there, or has the name of a finished one, is kept.
+        paths: as a shell's `*` gives them.
         kinds: those that are meant.
 
     Raises:
         CacheError: nothing is left.
     """
-    found: list[Path] = []
+    found: list[tuple[Path, Kind | None]] = []
     for path in paths:
-        if _FINISHED_NAME.fullmatch(path.name) or not path.exists() or any(kind.holds(path) for kind in kinds):
-            found.append(path)
+        kind = _kind_of(path, kinds)
+        if kind or _FINISHED_NAME.fullmatch(path.name) or not path.exists():
+            found.append((path, kind))
         elif path.is_dir():
-            found += [kept.path for kept in kept_in(path, kinds) if kept.state != "unfinished"]
+            found += [(kept.path, kept.kind) for kept in kept_in(path, kinds) if kept.state != "unfinished"]
     if not found:
         problem = f"{', '.join(map(str, paths)):.300} holds no finished cache"
         raise CacheError(problem, fix="give the cache_dir of your configs, or a cache in it")
@@ -165,6 +168,10 @@ def kept_at(path: Path, kinds: Sequence[Kind]) -> Kept:
     return kept
 
 
+def _kind_of(path: Path, kinds: Sequence[Kind]) -> Kind | None:
+    return next((kind for kind in kinds if kind.holds(path)), None)
+
+
 def _look_at(path: Path, kinds: Sequence[Kind]) -> Kept | None:
     """A directory of some kind; None: it is of none, or is gone by now, as a build is that has just been finished."""
     with suppress(FileNotFoundError):
@@ -175,7 +182,7 @@ def _look_at(path: Path, kinds: Sequence[Kind]) -> Kept | None:
 def _told(path: Path, kinds: Sequence[Kind]) -> Kept | None:
     if not path.is_dir() or path.is_symlink() or is_trash(path):
         return None
-    kind = next((kind for kind in kinds if kind.holds(path)), None)
+    kind = _kind_of(path, kinds)
     state: Literal["whole", "damaged", "unfinished"] = "damaged"
     about: About = ("", "", "")
     if kind is not None:

@@ -65,3 +65,10 @@ def test_memory_is_shown_once_the_rows_are_known(sweep: Path) -> None:
 def test_a_base_that_is_not_there_yet_has_the_shape_of_the_untuned_one(sweep: Path) -> None:
     prepared(sweep, load_sweep(sweep).cells[1])
     assert shown(sweep, "stage1={}")["pl/lora-seed1 and 2 more"] == shown(sweep)["pl/lora-seed1 and 2 more"] != "-"
+
+
+def test_cells_that_lack_their_cache_are_not_among_those_to_do(sweep: Path) -> None:
+    both = ["grid.languages=[pl, es]", "together=1"]
+    prepared(sweep, load_sweep(sweep, both).cells[1])
+    said = dry_run(sweep, both, only=["cells"])
+    assert said.count("lacks prepare en-es") == 4 and said.splitlines()[-1] == "to do: 4 cells in 4 commands"

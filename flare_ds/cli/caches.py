@@ -105,8 +105,7 @@ def _verify(options: argparse.Namespace) -> int:
     from flare_ds.kept import caches_among
 
     damaged = 0
-    for path in caches_among(options.caches, _kinds()):
-        kind = next((kind for kind in _kinds() if kind.holds(path)), None)
+    for path, kind in caches_among(options.caches, _kinds()):
         try:
             (kind.verify if kind else verify)(path)
             print(f"{path}: whole")

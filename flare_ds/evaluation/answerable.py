@@ -12,6 +12,8 @@ from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import task_of
 from flare_ds.texts import one_line
 
+_WITHOUT_LATE = "leave late out: method=lora, evaluate.late=null"
+
 
 def check_answers(config: Config, task: Task) -> None:
     """Refuse before anything is read what neither training nor evaluation could do with the task's answers.
@@ -47,9 +49,6 @@ def check_late(config: Config, task: Task) -> None:
             f"cannot be added (evaluate.late={config.late})",
             fix=_WITHOUT_LATE,
         )
-
-
-_WITHOUT_LATE = "leave late out: method=lora, evaluate.late=null"
 
 
 def refuse_to_write(config: Config, *, has_words: bool = True) -> None:

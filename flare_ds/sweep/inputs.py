@@ -31,11 +31,11 @@ def check_inputs(nodes: Sequence[Node], path: str | Path, only: Collection[str] 
 
 def _missing(node: Node) -> list[FlareError]:
     asked, run = Asking(), node.runs[0]
-    base = run.tokenizer_base if node.kind == "prepare" else run.config.model.base
-    made = run.stage1 is not None and base == str(run.stage1.merged)
+    reads_tokenizer = node.kind == "prepare"
+    base = run.tokenizer_base if reads_tokenizer else run.config.model.base
     if node.kind in ("translate", "prepare"):
         asked.of(check_data, run.config.task)
-    if node.kind != "translate" and not made:
+    if reads_tokenizer or (node.kind != "translate" and run.maker is None):
         asked.of(check_base, base)
     if node.kind in ("stage1", "cells"):
         for one in node.runs:

@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from flare_ds.config import Config, TaskConfig
 from flare_ds.evaluation.answerable import check_answers
-from flare_ds.exceptions import ConfigError, DataError, together
+from flare_ds.exceptions import Asking, ConfigError, DataError, together
 from flare_ds.layers import flat, merged, nested
 from flare_ds.methods import METHODS
 from flare_ds.precision import AUTO
@@ -132,14 +132,14 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """
     config = read_sweep(path, overrides)
     plan = _Resolver(config, str(path)).plan()
-    # Where they concern all runs the same problems come up in each.
-    tasks: dict[tuple[str, str | None], Task] = {}
-    wrong: dict[str, ConfigError] = {}
+    asked, tasks = Asking(), dict[tuple[str, str | None], Task]()
     for run in plan.runs:
-        named = run.config.task
-        task = tasks.get((named.name, named.path)) or tasks.setdefault((named.name, named.path), task_of(named))
-        wrong |= {error.problem: error for error in (*_wrong_languages(run, task), *_wrong_answers(run, task))}
-    if wrong:
+        named = (run.config.task.name, run.config.task.path)
+        task = tasks.get(named) or tasks.setdefault(named, task_of(run.config.task))
+        asked.of(_check_languages, task, run.config.task)
+        asked.of(check_answers, run.config, task)
+    # Where they concern all runs the same problems come up in each.
+    if wrong := {error.problem: error for error in asked.wrong}:
         raise together([*wrong.values()], str(path))
     return plan
 
@@ -248,15 +248,8 @@ def _directory(cell: Cell) -> Path:
     return Path(*(part for part in (cell.model, cell.task) if part is not None))
 
 
-def _wrong_languages(run: PlannedRun, task: Task) -> Iterator[ConfigError]:
+def _check_languages(task: Task, config: TaskConfig) -> None:
     try:
-        check_languages(task, run.config.task)
+        check_languages(task, config)
     except DataError as error:
-        yield ConfigError(f"{error.problem} ({_GRID_OR_BASE})", fix=error.fix)
-
-
-def _wrong_answers(run: PlannedRun, task: Task) -> Iterator[ConfigError]:
-    try:
-        check_answers(run.config, task)
-    except ConfigError as error:
-        yield error
+        raise ConfigError(f"{error.problem} ({_GRID_OR_BASE})", fix=error.fix) from error
