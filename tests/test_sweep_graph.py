@@ -447,6 +447,7 @@ def test_moving_aside_that_breaks_off_is_taken_up_where_it_was(
         broken.setattr(Path, "rename", full)
         with pytest.raises(HostError, match="Permission denied"):
             sweep(bench.path, changed, rerun_changed=True)
+    assert (bench.out / "base").exists() == (moved <= len(CELLS)), "cells go first"
     monkeypatch.setattr("flare_ds.sweep.changed.time.strftime", lambda _format: "a second later")
     assert sweep(bench.path, changed, rerun_changed=True) == 0
     assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()]
