@@ -13,7 +13,7 @@ import time
 import traceback
 from typing import NoReturn, Protocol
 
-from flare_ds.exceptions import FlareError, RankFailed, ToBeContinued
+from flare_ds.exceptions import FlareError, HostError, RankFailed, ToBeContinued
 from flare_ds.locks import release_all
 
 FAILED = 1
@@ -66,6 +66,7 @@ def end(error: BaseException, *, on_every_rank: bool) -> int:
     """
     if _job is not None:
         _end_all(_job, error)
+    error = _with_fix(error)
     if isinstance(error, FlareError):
         # Ranks that have not met yet mostly raise the same; those of one host see the same files.
         if not on_every_rank or _first_of_host():
@@ -125,8 +126,21 @@ def _word(error: BaseException) -> str:
     return "interrupted; the same command continues" if isinstance(error, KeyboardInterrupt) else str(error)
 
 
+def _with_fix(error: BaseException) -> BaseException:
+    """A full GPU as an error of ours, since torch says where and not what helps; any other error as it is."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return error
+    fix = (
+        "in training lower train.micro_batch_size (a step stays as it is: the rest is accumulated), or set "
+        "train.gradient_checkpointing=true; elsewhere lower evaluate.batch_size; or free the GPU (nvidia-smi)"
+    )
+    return HostError(f"the GPU is full: {str(error).strip()}", fix=fix)
+
+
 def described(error: BaseException) -> tuple[str, str]:
     """An error's traceback, empty where its message tells all; and that message."""
+    error = _with_fix(error)
     if isinstance(error, FlareError | RankFailed):
         return getattr(error, "trace", ""), str(error)
     return "".join(traceback.format_exception(error)), f"{type(error).__name__}: {error}"

@@ -1,5 +1,6 @@
 """What this host has for its processes: GPUs by name, threads, and open files; and the memory that one has held."""
 
+import os
 import resource
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,8 +20,10 @@ def gpu_names(environ: Mapping[str, str], visible: int) -> list[str]:
 
 
 def visible_gpus() -> int:
-    """How many this process sees."""
-    import torch
+    """How many this process may use: none where DS_ACCELERATOR says cpu."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return 0
+    import torch  # which most of those who ask about the host do not wait for
 
     return torch.cuda.device_count()
 
@@ -38,9 +41,9 @@ def open_more_files() -> None:
 
 
 def peak_memory() -> int:
-    """The most memory this process has held, in bytes: of its GPU, or of the host where it has none."""
-    import torch  # which most of those who ask about the host do not wait for
+    """The most memory this process has held, in bytes: of its GPU, or of the host where it uses none."""
+    import torch
 
-    if torch.cuda.is_available():
+    if visible_gpus():
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

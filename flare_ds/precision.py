@@ -4,8 +4,9 @@ A GPU of the last years and a CPU with AVX-512 multiply bfloat16. Another CPU do
 a linear layer was measured at 8.5 times the time of float32.
 """
 
-import os
 from typing import Literal
+
+from flare_ds.host import visible_gpus
 
 AUTO = "auto"
 
@@ -14,7 +15,7 @@ def native_dtype() -> Literal["bfloat16", "float32"]:
     """bfloat16 where this machine's accelerator, or else its CPU, multiplies it; float32 elsewhere."""
     import torch  # slow to import, and most configs say their precision
 
-    if os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available():
+    if visible_gpus():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.ops.mkldnn._is_mkldnn_bf16_supported()

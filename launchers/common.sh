@@ -111,7 +111,9 @@ use_accelerator() {
     fi
     if [[ "$DS_ACCELERATOR" == cpu ]]; then gpus=0; fi
     # Rows of many lengths and gathered layers leave holes between fixed segments.
-    if ((gpus > 0)); then export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"; fi
+    if ((gpus > 0)) && [[ -z "${PYTORCH_ALLOC_CONF:-}" ]]; then
+        export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
+    fi
 }
 
 # share_cores RANKS: threads of each of the ranks of this host. nproc counts the cores that this process may use.

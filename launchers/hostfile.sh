@@ -10,8 +10,8 @@
 # HOSTFILE has one host a line, with the number of its GPUs (or CPU ranks): "node1 slots=8". Several hosts are reached
 # by pdsh over passwordless ssh; the clone and the environment have the same paths on all of them. It trains on GPUs;
 # DS_ACCELERATOR=cpu says that CPUs are meant. The other hosts are told the Python in use, DS_ACCELERATOR, HF_HOME,
-# HF_HUB_OFFLINE, FLARE_DS_HOME, OMP_NUM_THREADS (default: this host's cores over the most slots), TORCH_EXTENSIONS_DIR
-# and PYTORCH_CUDA_ALLOC_CONF; more variables go into a file .deepspeed_env here, one NAME=value a line.
+# HF_HUB_OFFLINE, FLARE_DS_HOME, OMP_NUM_THREADS (default: this host's cores over the most slots), TORCH_EXTENSIONS_DIR,
+# PYTORCH_CUDA_ALLOC_CONF and PYTORCH_ALLOC_CONF; more variables go into a file .deepspeed_env here, one NAME=value a line.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -93,7 +93,8 @@ if [[ "$here" == no ]]; then
     options+=(--force_multi) # DeepSpeed takes a single host for this machine
     # DeepSpeed reads what to tell the hosts from a file; one without a name needs no one to remove it.
     file="$(mktemp)"
-    told DS_ACCELERATOR HF_HOME HF_HUB_OFFLINE FLARE_DS_HOME OMP_NUM_THREADS TORCH_EXTENSIONS_DIR PYTORCH_CUDA_ALLOC_CONF >"$file"
+    told DS_ACCELERATOR HF_HOME HF_HUB_OFFLINE FLARE_DS_HOME OMP_NUM_THREADS TORCH_EXTENSIONS_DIR \
+        PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF >"$file"
     exec 9<"$file"
     rm "$file"
     export DS_ENV_FILE=/proc/self/fd/9

@@ -215,6 +215,14 @@ def test_a_model_of_another_base_than_the_runs_is_refused(root: Path) -> None:
     flare_ds.adapt(AutoModelForCausalLM.from_pretrained(root / "moved"), config)
 
 
+def test_an_adapter_lies_where_the_model_does(root: Path) -> None:
+    """The meta device stands for a GPU: what is left on the host there is left there on a GPU, too."""
+    toy_settings(root)
+    for fusion in ("add_relu", "gate", "cross_attention"):
+        model = flare_ds.adapt(hf_model(root).to("meta"), {"r": 4, "fusion": fusion})
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 def test_a_model_takes_one_adapter(root: Path) -> None:
     toy_settings(root)
     model = hf_model(root)

@@ -279,7 +279,7 @@ def test_what_auto_became_is_told_where_cells_may_run_elsewhere(
         return capfd.readouterr().err
 
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     told = r"^flare-ds: model\.dtype=auto is (bfloat16|float32) by what this host .*\n  fix: set base\.model\.dty.*\n$"
     assert re.fullmatch(told, said()) and re.fullmatch(told, said("base.model.dtype=auto"))
     assert re.fullmatch(told, said("methods.lora.model.dtype=float32")), "the others have it"
@@ -580,14 +580,17 @@ def settings(root: Path) -> dict:
 
 
 def test_each_job_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert slots(1, 2, {}) == [{}]
-    assert slots(2, 2, {}) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
-    assert slots(3, 1, {"CUDA_VISIBLE_DEVICES": "7,5,3,1"})[2] == {"CUDA_VISIBLE_DEVICES": "3"}
+    monkeypatch.setattr("flare_ds.host.available_cores", lambda: 12)
+    cores = {"OMP_NUM_THREADS": "3"}
+    assert slots(2, 2, {}) == [{"CUDA_VISIBLE_DEVICES": "0,1"} | cores, {"CUDA_VISIBLE_DEVICES": "2,3"} | cores]
+    few = {"CUDA_VISIBLE_DEVICES": "7,5,3,1", "OMP_NUM_THREADS": "2"}
+    assert slots(3, 1, few)[2] == {"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "2"}
     assert slots(2, "all", {}) == slots(2, None, {}) == slots(2, 2, {})
     with pytest.raises(ConfigError, match="--jobs 3 with ranks=2 needs 6 GPUs, but 4 are visible"):
         slots(3, 2, {})
-    assert slots(2, 1, {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "5"}) == [{"OMP_NUM_THREADS": "5"}] * 2
-    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    assert slots(2, 2, {"DS_ACCELERATOR": "cpu"}) == [{"OMP_NUM_THREADS": "3"}] * 2
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert slots(2, 1, {"OMP_NUM_THREADS": "5"}) == [{"OMP_NUM_THREADS": "5"}] * 2
+    assert slots(2, 2, {}) == [cores] * 2

@@ -63,7 +63,8 @@ def inject_adapter(
             if not isinstance(adapted, AdaptedLinear):
                 adapted = layer.forward = AdaptedLinear(layer)  # type: ignore[attr-defined]
             if sources and path.rpartition(".")[2] in adapter.fused_modules:
-                adapted.fuse(name, Fusion(adapter, sources, layer.in_features))  # type: ignore[arg-type]
+                fusion = Fusion(adapter, sources, layer.in_features)  # type: ignore[arg-type]
+                adapted.fuse(name, fusion.to(layer.lora_A[name].weight.device))
             _gather_together(layer)
     return model
 

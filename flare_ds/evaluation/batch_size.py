@@ -52,7 +52,7 @@ def batch_limits(
         answers = int((rows.lengths("target") - rows.prompt_lengths("target")).max())
         longest = int(lengths_n.max())
         fitting = largest_forward(
-            config, running.model.base, row_tokens=longest, logits=answers * words, written=written
+            config, running.model.base, running.device, row_tokens=longest, logits=answers * words, written=written
         )
         busy = _BUSY_TOKENS if running.device.type == "cpu" else max(_BUSY_TOKENS, int(lengths_n.sum()) // _BATCHES)
         tokens = min(busy, *(one // cells for one in gather_objects(fitting)))

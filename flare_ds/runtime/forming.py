@@ -43,6 +43,7 @@ def join(place: Place) -> None:
     store = meet(place)
     if place.world_size > 1:
         _look_after_one_another(place, store)
+    _check_device(place)
     try:
         _form(place, store)
     except (RuntimeError, ValueError) as error:
@@ -100,6 +101,18 @@ def _check_places(places: list[str]) -> None:
         )
         error.shared = True
         raise error
+
+
+def _check_device(place: Place) -> None:
+    """Refuse a rank that has no GPU of its number: torch would name an ordinal, and only after a while."""
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu" or place.local_rank < (seen := accelerator.device_count()):
+        return
+    raise HostError(
+        f"LOCAL_RANK={place.local_rank}, but this process sees {seen} GPU{'s' if seen > 1 else ''}, numbered from 0",
+        fix="start no more ranks on a host than it has GPUs, and let each see all of them: with Slurm "
+        "--gpus-per-node=N, not --gpus-per-task; DS_ACCELERATOR=cpu says that CPUs are meant",
+    )
 
 
 def _unlink_shared_memory() -> None:

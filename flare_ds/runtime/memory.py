@@ -109,17 +109,19 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
     """
     layers, weights = decoder_layers(shape), _weights(config, shape)
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
-    width = shape.config.get_text_config().hidden_size
-    per_target_token = 4 * sum(12 * width + 6 * _widest_input(layer) for layer in layers)
+    width, itemsize = shape.config.get_text_config().hidden_size, getattr(torch, config.model.dtype).itemsize
+    inside = [4 * (12 * width + 6 * _widest_input(layer)) for layer in layers]
+    per_trained_token = sum(inside)
+    if config.train.gradient_checkpointing:  # each layer keeps what it reads, and one is computed again
+        per_trained_token = len(layers) * itemsize * width + max(inside)
     # What meets the target in the bottleneck keeps little; what trains beside it keeps as much as the target.
     runs = Workload(config)
-    beside = runs.trained - 1 + 0.2 * (runs.met + runs.reads_keys)
-    per_column = (1 + beside) * per_target_token
+    per_column = runs.trained * per_trained_token + 0.2 * (runs.met + runs.reads_keys) * sum(inside)
     trained: float = _TRAINED * _trained_elements(config, shape)
     if ranks is None:
         held = weights + trained
     else:
-        embedding = getattr(torch, config.model.dtype).itemsize * _elements(shape.get_input_embeddings())
+        embedding = itemsize * _elements(shape.get_input_embeddings())
         layer = (weights - embedding) / len(layers)
         trained /= ranks
         held = weights / ranks + trained + embedding + 3.5 * layer
@@ -202,7 +204,9 @@ def _trained_elements(config: Config, shape: PreTrainedModel) -> int:
     return adapter + (_elements(shape.get_input_embeddings()) if has_head else 0)
 
 
-def largest_forward(config: Config, base: PreTrainedModel, *, row_tokens: int, logits: int, written: int) -> int:
+def largest_forward(
+    config: Config, base: PreTrainedModel, on: torch.device, *, row_tokens: int, logits: int, written: int
+) -> int:
     """Padded tokens of the largest forward pass that fits into half of what is free, if nothing is kept for a backward.
 
     A power of two, since no two moments have the same memory free.
@@ -210,6 +214,7 @@ def largest_forward(config: Config, base: PreTrainedModel, *, row_tokens: int, l
     Args:
         config: the run's settings.
         base: loaded, sharded or whole.
+        on: where its batches are.
         row_tokens: of the longest row, over the streams that run.
         logits: answer positions of a row that are scored over the whole vocabulary.
         written: tokens decoded behind each row, which keeps the keys and values of all before.
@@ -221,7 +226,7 @@ def largest_forward(config: Config, base: PreTrainedModel, *, row_tokens: int, l
     head = 16 * text.vocab_size * max(logits, written > 0) / row_tokens
     pair = 2 * getattr(torch, config.model.dtype).itemsize * width // heads
     kept = layers * pair * (getattr(text, "num_key_value_heads", None) or heads) * (1 + written / row_tokens)
-    fitting = int(_available(device()) / 2 / (inside + pairs + head + kept * (written > 0)))
+    fitting = int(_available(on) / 2 / (inside + pairs + head + kept * (written > 0)))
     return 1 << max(0, fitting.bit_length() - 1)
 
 

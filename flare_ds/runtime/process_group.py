@@ -3,7 +3,6 @@
 A process that has joined no group (see `flare_ds.runtime.joining`) works alone, as rank 0 of 1.
 """
 
-import os
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flare_ds.host import visible_gpus
 from flare_ds.runtime.job import Job
 
 _job: Job | None = None
@@ -61,7 +61,7 @@ def device() -> torch.device:
     """The device of this rank; of a process alone the current GPU, unless there is none or DS_ACCELERATOR says cpu."""
     if _device is not None:
         return _device
-    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+    if visible_gpus():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 

@@ -7,7 +7,6 @@ It is the estimate by which a run refuses a batch that cannot fit, and by which 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from flare_ds.batches.rows_read import rows_read
@@ -17,6 +16,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import ConfigError
+from flare_ds.host import visible_gpus
 from flare_ds.models.loading import load_shape
 from flare_ds.runtime.memory import Load, joint_bytes, largest_load
 from flare_ds.sweep.nodes import cache_key
@@ -56,7 +56,7 @@ class CellMemory:
         if config.train.whole_model is not False:
             return None
         ranks = self.plan.ranks
-        return torch.cuda.device_count() if ranks == "all" else ranks or 0
+        return visible_gpus() if ranks == "all" else ranks or 0
 
     def _shape(self, run: PlannedRun) -> PreTrainedModel | None:
         """The base on the meta device; the tuned base, not there yet, has the shape of the untuned one."""

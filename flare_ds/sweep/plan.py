@@ -10,6 +10,7 @@ from typing import Literal
 from flare_ds.config import Config, TaskConfig
 from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import Asking, ConfigError, DataError, together
+from flare_ds.host import visible_gpus
 from flare_ds.layers import flat, merged, nested
 from flare_ds.methods import METHODS
 from flare_ds.precision import AUTO
@@ -222,9 +223,7 @@ class _Resolver:
         """Say what `model.dtype: auto` is, where the runs may well be started on hosts of another kind."""
         if not self.guessed or self.config.launch is None or os.environ.get("DS_ACCELERATOR") == "cpu":
             return
-        import torch  # which told what auto is; `flare-ds status` needs neither
-
-        if torch.cuda.is_available():
+        if visible_gpus():
             return
         for dtype in self.guessed:
             told = f"model.dtype=auto is {dtype} by what this host multiplies, which sees no GPU"

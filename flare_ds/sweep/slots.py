@@ -20,11 +20,12 @@ def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, s
     """
     if jobs == 1:
         return [{}]
-    gpus = [] if environ.get("DS_ACCELERATOR") == "cpu" else gpu_names(environ, visible_gpus())
+    gpus = gpu_names(environ, visible_gpus())
     if not gpus:
         return [threads(jobs * (ranks if isinstance(ranks, int) else 1), environ)] * jobs
     each = ranks if isinstance(ranks, int) else len(gpus) // jobs
     if each == 0 or jobs * each > len(gpus):
         problem = f"--jobs {jobs} with ranks={ranks} needs {jobs * max(each, 1)} GPUs, but {len(gpus)} are visible here"
         raise ConfigError(problem, fix=f"use at most --jobs {len(gpus) // max(each, 1)}, or fewer ranks")
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job * each : (job + 1) * each])} for job in range(jobs)]
+    shared = threads(jobs * each, environ)
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job * each : (job + 1) * each])} | shared for job in range(jobs)]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from flare_ds.host import peak_memory
+from flare_ds.host import peak_memory, visible_gpus
 
 _BF16_TFLOPS = {"H200": 989, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312, "L40S": 362, "A10": 125}
 """Peak of dense bf16 products a second, by a part of the device's name, as its vendor states it."""
@@ -79,6 +79,6 @@ def of_test(metric: float, figures: Mapping[str, float]) -> dict[str, float]:
 
 def _utilisation(flops_per_second: float, ranks: int) -> float | None:
     """The share of what the devices can do; None: nobody said what that is."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    name = torch.cuda.get_device_name() if visible_gpus() else ""
     peaks = [peak for part, peak in _BF16_TFLOPS.items() if part in name]
     return flops_per_second / (peaks[0] * 1e12 * ranks) if peaks else None

@@ -6,10 +6,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
 
-import torch
-
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import HostError
+from flare_ds.host import visible_gpus
 from flare_ds.model_files.hub import settle, settled
 from flare_ds.translation.batches import Batch
 from flare_ds.translation.engines import ENGINES
@@ -20,7 +19,7 @@ from flare_ds.worker_process import available_cores, end_with_parent
 def enough_workers(translate: TranslateConfig, batches: int) -> int:
     """How many workers keep this machine busy: one a GPU or, with an engine that uses none, one a core."""
     uses_gpus = ENGINES.get(translate.engine).uses_gpus
-    places = torch.cuda.device_count() if uses_gpus else available_cores()
+    places = visible_gpus() if uses_gpus else available_cores()
     return max(1, min(places, batches))
 
 

@@ -97,6 +97,13 @@ def test_what_ranks_run_on(
     assert own.environment["OMP_NUM_THREADS"] == "7"
 
 
+def test_how_memory_is_allocated_is_the_users_word() -> None:
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    assert devices_for(1, {}, lambda: 1).environment[name] == "expandable_segments:True"
+    for given in (name, "PYTORCH_ALLOC_CONF"):
+        assert name not in devices_for(1, {given: "max_split_size_mb:256"}, lambda: 1).environment
+
+
 @pytest.mark.parametrize(
     ("wanted", "environ", "visible", "problem"),
     [

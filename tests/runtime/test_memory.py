@@ -27,6 +27,21 @@ def test_the_memory_of_a_token_follows_from_the_layers(name: str) -> None:
     assert estimate.fixed > 1e9
 
 
+def test_with_checkpointing_a_layer_keeps_what_it_reads(toy: tuple[Config, PreTrainedModel]) -> None:
+    """What the target meets is kept by either; of the layers one at a time is whole."""
+    config, shape = toy
+    train = config.train.model_copy(update={"gradient_checkpointing": True})
+    layers, width = len(shape.model.layers), shape.config.hidden_size
+    for method, met in (("lora", 0), ("flare", 1), ("source_prefix", 1)):
+        cell = config.model_copy(update={"method": method})
+        kept, recomputed = (
+            estimate_memory(one, shape, streams=1, ranks=1).per_token
+            for one in (cell, cell.model_copy(update={"train": train}))
+        )
+        alone = kept / (1 + 0.2 * met)
+        assert recomputed == pytest.approx(layers * 4 * width + alone / layers + 0.2 * met * alone)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_cost_of_attention_follows_from_the_layers(name: str) -> None:
     base = small_base(name, ARCHITECTURES[name].attentions[0])

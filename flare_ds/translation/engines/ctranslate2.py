@@ -9,6 +9,7 @@ from typing import Any
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError
+from flare_ds.host import visible_gpus
 from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said, missing_package
 from flare_ds.translation.engines.nllb import Nllb, load_tokenizer
 
@@ -28,7 +29,7 @@ class CTranslate2(Engine):
 
         self._tokenizer, target_id = load_tokenizer(translate, direction)
         self._target = self._tokenizer.convert_ids_to_tokens(target_id)
-        gpus = ctranslate2.get_cuda_device_count()
+        gpus = min(visible_gpus(), ctranslate2.get_cuda_device_count())
         where = {"device": "cuda", "device_index": worker % gpus} if gpus else {"device": "cpu"}
         self._translator = ctranslate2.Translator(translate.model, **where)
         self._settings = {"beam_size": translate.beams, "max_decoding_length": translate.max_new_tokens}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError
+from flare_ds.host import visible_gpus
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import codes_of
 from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said
@@ -28,7 +29,7 @@ class Nllb(Engine):
 
         from flare_ds.model_files.hub import revision
 
-        gpus = torch.cuda.device_count()
+        gpus = visible_gpus()
         self._device = torch.device("cuda", worker % gpus) if gpus else torch.device("cpu")
         self._tokenizer, self._target_id = load_tokenizer(translate, direction)
         dtype = torch.bfloat16 if gpus else torch.float32
