@@ -11,11 +11,11 @@ from flare_ds.config import AdapterConfig, Config, ModelConfig, SourceConfig, Ta
 from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
+from flare_ds.model_files.saved_config import saved_config
 from flare_ds.models.checked import CHECKED, Checked
 from flare_ds.settings import parse_config
 from flare_ds.tasks.base import TASKS, Task
 from flare_ds.tasks.load import check_languages, task_of
-from flare_ds.text_file import read_text
 from flare_ds.yaml_file import dump_yaml, read_yaml
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -101,19 +101,9 @@ def _train(task: Task) -> dict[str, Any]:
     return settings | ({"objective": "vocabulary"} if task.free_answers else {})
 
 
-def _kind(base: str) -> str | None:
-    """The model_type of a base that lies here."""
-    file = Path(base) / "config.json"
-    try:
-        found = json.loads(read_text(file, named=str(file))) if file.is_file() else {}
-    except ValueError:
-        return None
-    return found.get("model_type") if isinstance(found, dict) else None
-
-
 def _known(base: str) -> Checked:
     """What is known of the base's kind, or of most."""
-    kind = _kind(base)
+    kind = saved_config(base).get("model_type")
     return next((one for one in CHECKED if one.kind == kind), CHECKED[0])
 
 

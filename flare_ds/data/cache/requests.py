@@ -22,6 +22,7 @@ from flare_ds.data.cache.key import asked_fields
 from flare_ds.data.cache.reader import Cache, open_cache
 from flare_ds.exceptions import CacheError, HostError
 from flare_ds.files import write_json
+from flare_ds.model_files.saved_config import saved_config
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import task_file
 from flare_ds.translation.store import MANIFEST
@@ -106,9 +107,12 @@ def _drops_passages(task: TaskConfig) -> bool | str:
 
 
 def _tokenizer(name: str) -> str:
-    """The files of a tokenizer, or its model's name where that is no directory here; bases that share one share it."""
-    files = _tokenizer_files(Path(name))
-    return json_sha256(files) if files else name
+    """The files of a tokenizer and what decides how they are read, or the model's name where that is no directory here.
+
+    Bases that share one share it, but a Llama and a Qwen2 may cut words otherwise by the very same files.
+    """
+    files, config = _tokenizer_files(Path(name)), saved_config(name)
+    return json_sha256([files, *map(config.get, ("model_type", "tokenizer_class"))]) if files else name
 
 
 def _tokenizer_files(directory: Path) -> dict[str, str]:

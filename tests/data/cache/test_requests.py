@@ -1,13 +1,14 @@
 """Which cache answered some settings before: found by its name, without a look at others; nothing is hashed twice."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from flare_ds.config import Config
+from flare_ds.config import Config, ModelConfig
 from flare_ds.data.cache import prepare_cache, reader, requests
 from flare_ds.data.cache.requests import remembered, stored
 from flare_ds.data.parallel import translation_jobs
@@ -85,6 +86,17 @@ def test_a_cache_whose_passages_were_looked_for_within_the_caps_alone_is_looked_
         path = prepare_cache(config, word_tokenizer())
     assert (remembered(config) is not None) == found
     assert prepare_cache(config, word_tokenizer()) == path, "no passage is shared"
+
+
+def test_the_same_tokenizer_files_beside_another_kind_of_model_are_another_tokenizer(root: Path) -> None:
+    """They are read by the kind: a Qwen2 takes each digit alone, whatever tokenizer.json says."""
+    kinds = {"llama": "llama", "other_llama": "llama", "qwen": "qwen2"}
+    for name, kind in kinds.items():
+        word_tokenizer().save_pretrained(root / name)
+        (root / name / "config.json").write_text(json.dumps({"model_type": kind}))
+    on = {name: moods_config(root).model_copy(update={"model": ModelConfig(base=str(root / name))}) for name in kinds}
+    prepare_cache(on["llama"], word_tokenizer())
+    assert remembered(on["other_llama"]) is not None and remembered(on["qwen"]) is None
 
 
 def test_a_changed_file_in_a_linked_folder_is_noticed(root: Path) -> None:
