@@ -2,11 +2,11 @@
 
     python benchmarks/gather_volume.py [--layers 8] [--width 256]
 
-On two real gloo ranks and a small random Llama, for the lockstep step, the same with gradient checkpointing, the same
-with a validation before each measured step, and two forwards. Steps 1 and 2 record DeepSpeed's parameter trace; steps 3
-to 5 are measured. `invalidations` counts the message that a trace was invalidated in those, with
-log_trace_cache_warnings on. `gathers_a_step` holds one for each adapter matrix, which DeepSpeed gathers again after the
-optimizer's step.
+On two real ranks (on CPUs unless DS_ACCELERATOR=cuda) and a small random Llama, for the lockstep step, the same with
+gradient checkpointing, the same with a validation before each measured step, and two forwards. Steps 1 and 2 record
+DeepSpeed's parameter trace; steps 3 to 5 are measured. `invalidations` counts the message that a trace was invalidated
+in those, with log_trace_cache_warnings on. `gathers_a_step` holds one for each adapter matrix, which DeepSpeed gathers
+again after the optimizer's step.
 
 A validation reads batches without a gradient while the source's share is measured. What it gathers itself is not
 counted, its invalidations are.
@@ -111,12 +111,12 @@ def validate(running: Engine) -> None:
     running.root.eval()
     with torch.no_grad(), running.model.streams.measuring():
         for _ in range(VALIDATION_BATCHES):
-            running.root(make_batch(VOCABULARY, rows=ROWS, length=LENGTH))
+            running.root(make_batch(VOCABULARY, rows=ROWS, length=LENGTH).to(running.device))
 
 
 def train_step(running: Engine, forward: Callable[..., Any]) -> float:
     """One optimizer step; returns the loss."""
-    batch = make_batch(VOCABULARY, rows=ROWS, length=LENGTH)
+    batch = make_batch(VOCABULARY, rows=ROWS, length=LENGTH).to(running.device)
     running.root.train()
     loss = loss_sum(forward(running.root, batch), batch.answers_BN, batch.weights_B)
     running.root.backward(loss)

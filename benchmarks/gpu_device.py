@@ -14,7 +14,7 @@ from step_cost import label_tokens
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import LlamaConfig, LlamaForCausalLM
-from workload import make_config, method_batch
+from workload import REPOSITORY, make_config, method_batch
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ToBeContinued
@@ -59,7 +59,10 @@ class Sizes:
         place = directory / str(layers)
         if not place.exists():
             self.base(place, layers)
-        return make_config(place, method=method, batch=self.rows, dtype=dtype, objective="labels", form={})
+        shards = REPOSITORY / "ds_configs/zero3_bf16.json" if on_gpu() else None
+        return make_config(
+            place, method=method, batch=self.rows, dtype=dtype, deepspeed=shards, objective="labels", form={}
+        )
 
     def batch(self, config: Config, *, rows: int | None = None) -> Any:
         """Random rows."""

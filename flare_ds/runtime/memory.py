@@ -68,6 +68,11 @@ class Load:
     streams: int
 
     @property
+    def columns(self) -> int:
+        """Padded tokens of the longest row in each stream."""
+        return self.row_tokens // self.streams
+
+    @property
     def tokens(self) -> int:
         """Its padded tokens; a row is not cut."""
         return max(self.row_tokens, self.value * self.tokens_each)
@@ -98,7 +103,9 @@ class Size:
         return f"needs about {needed:.1f} GB on each rank, {how} {free:.1f} GB are free for it"
 
 
-def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ranks: int | None) -> Estimate:
+def estimate_memory(
+    config: Config, shape: PreTrainedModel, *, streams: int, ranks: int | None, columns: int = 0
+) -> Estimate:
     """Estimate a training rank's peak memory.
 
     Args:
@@ -106,16 +113,18 @@ def estimate_memory(config: Config, shape: PreTrainedModel, *, streams: int, ran
         shape: the base on the meta device.
         streams: how many run, the target's included.
         ranks: how many share the base; None: each holds it whole.
+        columns: of the longest row in one stream, for each of which eager attention keeps a number a head and token.
     """
     layers, weights = decoder_layers(shape), _weights(config, shape)
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
-    width, itemsize = shape.config.get_text_config().hidden_size, getattr(torch, config.model.dtype).itemsize
+    text, itemsize, runs = shape.config.get_text_config(), getattr(torch, config.model.dtype).itemsize, Workload(config)
+    width = text.hidden_size
     inside = [4 * (12 * width + 6 * _widest_input(layer)) for layer in layers]
-    per_trained_token = sum(inside)
+    maps = 8 * text.num_attention_heads * columns * (1 + runs.reads_keys) if config.model.attention == "eager" else 0
+    per_trained_token = sum(inside) + len(layers) * maps
     if config.train.gradient_checkpointing:  # each layer keeps what it reads, and one is computed again
-        per_trained_token = len(layers) * itemsize * width + max(inside)
+        per_trained_token = len(layers) * itemsize * width + max(inside) + maps
     # What meets the target in the bottleneck keeps little; what trains beside it keeps as much as the target.
-    runs = Workload(config)
     per_column = runs.trained * per_trained_token + 0.2 * (runs.met + runs.reads_keys) * sum(inside)
     trained: float = _TRAINED * _trained_elements(config, shape)
     if ranks is None:
@@ -147,7 +156,7 @@ def joint_bytes(
 ) -> float:
     """What the largest micro-batches of cells that train together take on a rank; see `estimate_memory`."""
     estimates = [
-        estimate_memory(config, shape, streams=load.streams, ranks=ranks)
+        estimate_memory(config, shape, streams=load.streams, ranks=ranks, columns=load.columns)
         for config, load in zip(configs, loads, strict=True)
     ]
     kept = sum(load.tokens * estimate.per_token for load, estimate in zip(loads, estimates, strict=True))
@@ -163,14 +172,15 @@ def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: b
     size = joint_memory([config], shape, [load], whole=whole)
     if size.fits:
         return
-    estimate = estimate_memory(config, shape, streams=load.streams, ranks=None if whole else world_size())
+    ranks = None if whole else world_size()
+    estimate = estimate_memory(config, shape, streams=load.streams, ranks=ranks, columns=load.columns)
     fitting = int((size.available - estimate.fixed) // estimate.per_token)
     fix = f"set {load.setting}={fitting // load.tokens_each} (a step stays as it is: the rest is accumulated)"
     if fitting < load.row_tokens:
         fix = _LESS[whole and world_size() > 1]
-    raise HostError(
-        f"{load.setting}={load.value} {size} (longest row: {load.row_tokens // load.streams} tokens)", fix=fix
-    )
+        if fitting > 0 and not config.train.gradient_checkpointing:
+            fix = f"set train.gradient_checkpointing=true, which computes each layer again; or {fix}"
+    raise HostError(f"{load.setting}={load.value} {size} (longest row: {load.columns} tokens)", fix=fix)
 
 
 _LESS = {

@@ -42,6 +42,22 @@ def test_with_checkpointing_a_layer_keeps_what_it_reads(toy: tuple[Config, PreTr
         assert recomputed == pytest.approx(layers * 4 * width + alone / layers + 0.2 * met * alone)
 
 
+def test_eager_attention_keeps_a_map_of_each_head(toy: tuple[Config, PreTrainedModel]) -> None:
+    """Over its own columns; behind keys of a source over those as well. With checkpointing of one layer at a time."""
+    config, shape = toy
+    layers, heads = len(shape.model.layers), shape.config.num_attention_heads
+    eager = config.model.model_copy(update={"attention": "eager"})
+    again = config.train.model_copy(update={"gradient_checkpointing": True})
+    for method, texts in (("lora", 1), ("flare", 1), ("source_prefix", 2)):
+        for train, kept in ((config.train, layers), (again, 1)):
+            cell = config.model_copy(update={"method": method, "train": train})
+            sdpa, own = (
+                estimate_memory(one, shape, streams=1, ranks=1, columns=100).per_token
+                for one in (cell, cell.model_copy(update={"model": eager}))
+            )
+            assert own - sdpa == pytest.approx(kept * 8 * heads * 100 * texts)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_cost_of_attention_follows_from_the_layers(name: str) -> None:
     base = small_base(name, ARCHITECTURES[name].attentions[0])
@@ -138,3 +154,5 @@ def test_what_does_not_fit_is_refused_with_what_would(
     assert "train.whole_model=false" in fix(whole=True, free=0.9e9, ranks=2)
     assert "more ranks" in fix(whole=True, free=0.9e9, ranks=1)
     assert "more ranks" in fix(whole=False, free=0.9e9, ranks=2)
+    assert "gradient_checkpointing" in fix(whole=True, free=estimate.bytes(7), ranks=1), "not even one row fits"
+    assert "gradient_checkpointing" not in fix(whole=True, free=0.9e9, ranks=1), "not even the base fits"
