@@ -4,9 +4,11 @@
 
 unset CDPATH # with it, cd would print where it goes
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-# What this site needs on each host (module load, NCCL_*): the user's own file.
+# What this site needs on each host (module load, NCCL_*): the user's own file, and modules that expect no -e and -u.
+set +eu
 # shellcheck source=/dev/null
 if [[ -f "$root/launchers/env.sh" ]]; then source "$root/launchers/env.sh"; fi
+set -eu
 venv="${FLARE_DS_VENV:-$root/.venv}"
 # shellcheck disable=SC2034
 to_be_continued=75 # the exit status of training that was told to end and has saved its state
