@@ -31,6 +31,7 @@ from flare_ds.runs.changes import changes
 from flare_ds.runs.directory import BASE, CACHE, CONFIG, METRICS, TRAINING, VERSIONS
 from flare_ds.settings import parse_config
 from flare_ds.shipped import AUTO, is_name
+from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import keep_task_file
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -119,7 +120,7 @@ def _write(run: RunDirectory, config: Config, shared: Config, folder: Path, lice
     test = run.read(METRICS) if run.finished else None
     scored = test and {"examples": test["num_examples"], **test["figures"]}
     write_text(folder / CONFIG, shared.to_yaml())
-    write_text(folder / CARD, card_text(folder / "adapter", shared, test=scored, licence=licence))
+    write_text(folder / CARD, card_text(folder / "adapter", shared, task_of(config.task), test=scored, licence=licence))
 
 
 def _write_adapter(source: Path, target: Path, shared: Config, *, same_base: bool) -> None:

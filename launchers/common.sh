@@ -4,9 +4,11 @@
 
 unset CDPATH # with it, cd would print where it goes
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-# What this site needs on each host (module load, NCCL_*): the user's own file.
+# What this site needs on each host (module load, NCCL_*): the user's own file, and modules that expect no -e and -u.
+set +eu
 # shellcheck source=/dev/null
 if [[ -f "$root/launchers/env.sh" ]]; then source "$root/launchers/env.sh"; fi
+set -eu
 venv="${FLARE_DS_VENV:-$root/.venv}"
 # shellcheck disable=SC2034
 to_be_continued=75 # the exit status of training that was told to end and has saved its state
@@ -142,8 +144,7 @@ use_installed() { # PROGRAM
 # and constraints.txt. The lock is held, by every process started from here too, until the last of them ends: a call
 # after kill -9 waits for what the killed one left running instead of writing beside it.
 install() {
-    exec 9<"$root/constraints.txt"
-    flock --nonblock 9 || { say "an earlier call is still running from this clone: waiting for it to end" && flock 9; }
+    lock_clone
     export TORCH_EXTENSIONS_DIR="$venv/torch_extensions"
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then make_venv; fi
     use_python "$venv/bin/python"
@@ -154,6 +155,19 @@ install() {
     # A process killed while it compiles leaves torch's lock behind, and the next one would wait for it for ever.
     find "$TORCH_EXTENSIONS_DIR" -name lock -delete 2>/dev/null || true
     if [[ "${DS_ACCELERATOR:-}" == cpu ]]; then once cpu_communication build_cpu_communication; fi
+}
+
+# NFS locks what is open for writing alone; Lustre may lock nothing, which ends no installation.
+lock_clone() {
+    local file="$root/constraints.txt" held=75 status=0 why
+    if [[ -w "$file" ]]; then exec 9<>"$file"; else exec 9<"$file"; fi
+    why="$(flock --nonblock --conflict-exit-code "$held" 9 2>&1)" || status="$?"
+    if ((status == held)); then
+        say "an earlier call is still running from this clone: waiting for it to end"
+        flock 9
+    elif ((status != 0)); then
+        say "this clone cannot be locked ($why): start no other call from it meanwhile"
+    fi
 }
 
 make_venv() {

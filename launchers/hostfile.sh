@@ -10,8 +10,11 @@
 # HOSTFILE has one host a line, with the number of its GPUs (or CPU ranks): "node1 slots=8". Several hosts are reached
 # by pdsh over passwordless ssh; the clone and the environment have the same paths on all of them. It trains on GPUs;
 # DS_ACCELERATOR=cpu says that CPUs are meant. The other hosts are told the Python in use, DS_ACCELERATOR, HF_HOME,
-# HF_HUB_OFFLINE, FLARE_DS_HOME, OMP_NUM_THREADS (default: this host's cores over the most slots), TORCH_EXTENSIONS_DIR,
-# PYTORCH_CUDA_ALLOC_CONF and PYTORCH_ALLOC_CONF; more variables go into a file .deepspeed_env here, one NAME=value a line.
+# HF_HUB_CACHE, HF_HUB_OFFLINE, FLARE_DS_HOME, FLARE_DS_SETUP_SECONDS, FLARE_DS_STEP_SECONDS, DEEPSPEED_TIMEOUT,
+# OMP_NUM_THREADS (default: this host's cores over the most slots), TORCH_EXTENSIONS_DIR, PYTORCH_CUDA_ALLOC_CONF,
+# PYTORCH_ALLOC_CONF, GLOO_SOCKET_IFNAME, WANDB_MODE, and by DeepSpeed NCCL_* and MLFLOW_*. More variables go into a file
+# .deepspeed_env here, one NAME=value a line. Not told are HF_TOKEN and WANDB_API_KEY, which others would see in a list
+# of processes: `hf auth login` and `wandb login` keep them in files.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -93,8 +96,9 @@ if [[ "$here" == no ]]; then
     options+=(--force_multi) # DeepSpeed takes a single host for this machine
     # DeepSpeed reads what to tell the hosts from a file; one without a name needs no one to remove it.
     file="$(mktemp)"
-    told DS_ACCELERATOR HF_HOME HF_HUB_OFFLINE FLARE_DS_HOME OMP_NUM_THREADS TORCH_EXTENSIONS_DIR \
-        PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF >"$file"
+    told DS_ACCELERATOR HF_HOME HF_HUB_CACHE HF_HUB_OFFLINE FLARE_DS_HOME FLARE_DS_SETUP_SECONDS FLARE_DS_STEP_SECONDS \
+        DEEPSPEED_TIMEOUT OMP_NUM_THREADS TORCH_EXTENSIONS_DIR PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF \
+        GLOO_SOCKET_IFNAME WANDB_MODE >"$file"
     exec 9<"$file"
     rm "$file"
     export DS_ENV_FILE=/proc/self/fd/9

@@ -33,6 +33,7 @@ from flare_ds.data.states import find_store
 from flare_ds.exceptions import FlareError
 from flare_ds.published import with_checksum
 from flare_ds.tasks.base import Answer, Row
+from flare_ds.tasks.load import task_of
 from flare_ds.training.state import load_state, saved_adapter
 from flare_ds.translation.quality import Report
 from flare_ds.translation.store import read_translation
@@ -239,7 +240,7 @@ def make_state(root: Path) -> Kind:
             lambda: saved_adapter(path, load_state(path / "state.safetensors", "f")[1], parameters)["a"].tolist(),
             lambda: saved_settings(path / "adapter"),
             lambda: check_settings(path / "adapter", config),
-            lambda: write_card(path / "adapter", config, test={"examples": 3, "accuracy": 0.5}),
+            lambda: write_card(path / "adapter", config, task_of(config.task), test={"examples": 3, "accuracy": 0.5}),
         ]
         for read_one in reads:
             with contextlib.suppress(FlareError):

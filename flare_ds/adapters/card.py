@@ -21,6 +21,7 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_text
 from flare_ds.json_text import parse_object
 from flare_ds.markdown import DASH, table
+from flare_ds.tasks.base import Task
 
 CARD = "README.md"
 _METRICS = {
@@ -41,23 +42,24 @@ class _Kept(BaseModel):
     versions: dict[str, str] = {}
 
 
-def write_card(directory: Path, config: Config, *, test: Mapping[str, Any] | None = None) -> None:
+def write_card(directory: Path, config: Config, task: Task, *, test: Mapping[str, Any] | None = None) -> None:
     """Write the card of a saved adapter beside it.
 
     Raises:
         CheckpointError: see `card_text`; so are the arguments.
     """
-    write_text(directory / CARD, card_text(directory, config, test=test))
+    write_text(directory / CARD, card_text(directory, config, task, test=test))
 
 
 def card_text(
-    directory: Path, config: Config, *, test: Mapping[str, Any] | None = None, licence: str | None = None
+    directory: Path, config: Config, task: Task, *, test: Mapping[str, Any] | None = None, licence: str | None = None
 ) -> str:
     """The card of a saved adapter.
 
     Args:
         directory: the adapter's.
         config: the run's settings.
+        task: its task.
         test: figures and number of examples of the test split; None: not evaluated yet.
         licence: as the hub abbreviates it; None: not said.
 
@@ -71,7 +73,7 @@ def card_text(
         f"# {config.method}: {config.task.name} in {config.task.target_language}",
         _description(config, trained) + _added(config, validation or {}),
         _scores_table(validation, test),
-        _how_to_load(config, plain),
+        _how_to_load(config, task, plain),
         f"## Settings\n\n```yaml\n{config.to_yaml()}```",
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in kept.versions.items()),
     ]
@@ -200,14 +202,15 @@ def _scores_table(validation: Mapping[str, Any] | None, test: Mapping[str, Any] 
     return "## Scores\n\n" + table(["split", *(_METRICS[metric][1] for metric in metrics), "examples"], lines)
 
 
-def _how_to_load(config: Config, plain: bool) -> str:
+def _how_to_load(config: Config, task: Task, plain: bool) -> str:
     run, merged, rows = shlex.quote(config.run_dir), shlex.quote(config.run_dir + "-merged"), ""
     if config.run_dir == ".":  # a folder for others, who have it in any place, and not the run's data
         merged, rows = "../merged", " --file labelled.csv"
-    texts = "".join(f' --source "TEXT in {language}"' for language in config.sources_read)
+    texts = [("source", language) for language in config.sources_read] + [("target", config.task.target_language)]
+    asked = [f"--{side} {shlex.quote(task.text_form(f'TEXT in {language}'))}" for side, language in texts]
     commands = [
         f"flare-ds evaluate {run}{rows}",
-        f'flare-ds predict {run}{texts} --target "TEXT in {config.task.target_language}"',
+        f"flare-ds predict {run} {' '.join(asked)}",
     ]
     if config.recipe.fuses is None:
         commands.append(f"flare-ds merge {run} --output {merged}")

@@ -8,6 +8,7 @@ Legend: n rows of the training split.
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
@@ -28,11 +29,18 @@ def open_order(config: Config, cache: Cache) -> Order:
     if train.batch_tokens is None:
         if train.data_seed is None:
             return RowOrder(len(split), train.batch_size, train.seed)
-        return NamedOrder(len(split), train.batch_size, train.data_seed, name_keys(map(split.ids, range(len(split)))))
+        return NamedOrder(len(split), train.batch_size, train.data_seed, row_keys(cache))
     sources = len(config.task.source_languages) if config.has_source else 0
     lengths_n = np.sum([split.lengths(stream) for stream in (*source_streams(sources), "target")], axis=0)
     _check_fits(split, lengths_n, train.batch_tokens)
     return TokenOrder(lengths_n, train.batch_tokens, train.order_seed)
+
+
+@lru_cache(maxsize=64)
+def row_keys(cache: Cache) -> np.ndarray:
+    """Numbers for the names of the training rows: uint64 [n]; kept, for runs that train together share their caches."""
+    split = cache.split("train")
+    return name_keys(map(split.ids, range(len(split))))
 
 
 def number_of_steps(train: TrainConfig, order: Order) -> int:

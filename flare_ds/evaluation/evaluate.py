@@ -143,7 +143,8 @@ def _write(run_dir: Path, scores: Scores, config: Config, cache: Cache, rows: Ot
     metrics.unlink(missing_ok=True)  # a kill here leaves a run that is not scored, not another's score
     write_predictions(predictions, scores.records)
     if config.recipe.trains and not rows:
-        write_card(run_dir / "adapter", config, test={"examples": len(scores.records), **scores.figures})
+        test = {"examples": len(scores.records), **scores.figures}
+        write_card(run_dir / "adapter", config, task_of(config.task), test=test)
     write_json(metrics, {**_what_was_scored(run_dir, config, cache, rows), **_how_well(scores, seconds)})
     if not rows:
         _show(scores, config, cache)

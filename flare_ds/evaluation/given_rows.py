@@ -136,7 +136,7 @@ def _python_text(task: Task, value: Any, name: str) -> Side | None:
         return None
     fields = _fields(task, dict(value) if isinstance(value, Mapping) else value)
     if fields is None:
-        raise ConfigError(f"{name}={value!r:.200} is no text of task {task.name}", fix=f"give {_form(task)}")
+        raise ConfigError(f"{name}={value!r:.200} is no text of task {task.name}", fix=f"give {task.text_form()}")
     return _side(task, fields) if any(text.strip() for text in fields.values()) else None
 
 
@@ -181,7 +181,7 @@ def _cell(task: Task, record: Record, column: str, value: Any) -> Side | None:
         return None
     fields = _fields(task, value)
     if fields is None:
-        raise record.refuse(column, _form(task))
+        raise record.refuse(column, task.text_form())
     return _side(task, fields) if any(text.strip() for text in fields.values()) else None
 
 
@@ -190,16 +190,11 @@ def _option(task: Task, text: str, option: str) -> Side:
     if fields is None:
         raise ConfigError(
             f"{option}={text!r:.200} does not say {' and '.join(task.fields)} of task {task.name}",
-            fix=f"pass {option} '{_form(task)}'",
+            fix=f"pass {option} '{task.text_form()}'",
         )
     if not any(value.strip() for value in fields.values()):
-        raise ConfigError(f"{option} is empty", fix=f"pass {option} '{_form(task)}'")
+        raise ConfigError(f"{option} is empty", fix=f"pass {option} '{task.text_form()}'")
     return _side(task, fields)
-
-
-def _form(task: Task) -> str:
-    """How a text of the task is written."""
-    return "TEXT" if len(task.fields) == 1 else "{" + ", ".join(f'"{field}": "TEXT"' for field in task.fields) + "}"
 
 
 def _fields(task: Task, value: Any) -> dict[str, str] | None:

@@ -25,7 +25,7 @@ def show_test(scores: Scores, config: Config, cache: Cache) -> None:
     if not config.tracking.to:
         return
     step = RunResult(Path(config.run_dir), config).training.get("best_step", 0)
-    trackers = Trackers(config, first_step=step, begins=not config.recipe.trains)
+    trackers = Trackers(config, first_step=None if config.recipe.trains else 0)
     trackers.scalars(of_test(scores.score, scores.figures), step)
     with suppress(ConfigError):  # scoring needs no tokenizer, so the base may have none any more
         trackers.text("predictions", _predictions(scores, config, cache), step)

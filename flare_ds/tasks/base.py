@@ -5,6 +5,7 @@ r"""What a task is: rows in several languages, a prompt, and either label words 
 Rows of several languages meet by their ids; what a row asks is the prompt, and what answers it continues the prompt.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -139,6 +140,10 @@ class Task(ABC):
     def free_answers(self) -> bool:
         """Whether answers are free text rather than label words."""
         return not any(self.word_lists)
+
+    def text_form(self, text: str = "TEXT") -> str:
+        """How a text of the task is given to be predicted: as it is, or each of its fields by name, in JSON."""
+        return text if len(self.fields) == 1 else json.dumps(dict.fromkeys(self.fields, text), ensure_ascii=False)
 
     def check_language(self, language: str) -> None:
         """Refuse a language the task lacks.

@@ -21,13 +21,13 @@ class OnTensorBoard(Tracker):
 
     Args:
         config: the run's settings.
-        first_step: where the run goes on; curves of later steps, which will come again, are forgotten.
-        begins: whether the run's training begins now: then its settings are shown, too.
+        first_step: where the run's training begins or goes on: its settings are shown, and curves of later steps, which
+            will come again, are forgotten; None: the run is scored, by an adapter that may be of an earlier step.
     """
 
-    def __init__(self, config: Config, *, first_step: int, begins: bool) -> None:
-        self.writer = SummaryWriter(config.run_dir, purge_step=first_step + 1 if first_step else 0 if begins else None)
-        if begins:
+    def __init__(self, config: Config, *, first_step: int | None) -> None:
+        self.writer = SummaryWriter(config.run_dir, purge_step=first_step + 1 if first_step else first_step)
+        if first_step is not None:
             self._describe(config)
 
     def _describe(self, config: Config) -> None:

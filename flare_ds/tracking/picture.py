@@ -2,6 +2,9 @@
 
 Dark is nothing, bright is all of the update. One image says in which layers the source is read, and since when.
 
+A run of many validations draws no more for it: of more than 200 every second one has a column, of more than 400 every
+third, and so on, always the last; and the image is drawn anew when they have grown by a tenth (`is_due`).
+
 Legend: M modules, V validations, H height, W width, C colours.
 """
 
@@ -12,6 +15,18 @@ import numpy as np
 _DARK_C, _MIDDLE_C, _BRIGHT_C = np.array([[13, 8, 80], [190, 55, 100], [250, 240, 120]], dtype=np.float64)
 _CELL_H, _CELL_W = 8, 24
 """Pixels."""
+_MOST_V = 200
+"""Columns."""
+
+
+def is_due(validations: int, *, drawn: int) -> bool:
+    """Whether the image is to be drawn anew: after each of the first validations, later at steps that grow with them.
+
+    Args:
+        validations: so far.
+        drawn: how many there were when it was drawn last.
+    """
+    return 10 * validations >= 11 * drawn
 
 
 def share_picture(shares_VM: Sequence[Sequence[float]]) -> np.ndarray:
@@ -21,9 +36,11 @@ def share_picture(shares_VM: Sequence[Sequence[float]]) -> np.ndarray:
         shares_VM: of each module at each validation so far.
 
     Returns:
-        Bytes [H, W, 3].
+        Bytes [H, W, 3]; W is at most 4800.
     """
-    shares_MV1 = np.nan_to_num(np.clip(np.array(shares_VM, dtype=np.float64).T, 0, 1))[..., None]
+    every = -(-len(shares_VM) // _MOST_V)
+    shown_VM = np.array(shares_VM[(len(shares_VM) - 1) % every :: every], dtype=np.float64)
+    shares_MV1 = np.nan_to_num(np.clip(shown_VM.T, 0, 1))[..., None]
     low = _DARK_C + (_MIDDLE_C - _DARK_C) * np.minimum(2 * shares_MV1, 1)
     image_MVC = low + (_BRIGHT_C - _MIDDLE_C) * np.maximum(2 * shares_MV1 - 1, 0)
     return image_MVC.round().astype(np.uint8).repeat(_CELL_H, 0).repeat(_CELL_W, 1)

@@ -16,13 +16,12 @@ class Trackers(Tracker):
 
     Args:
         config: the run's settings; `tracking.to` names them.
-        first_step: where the run goes on, or is shown to have ended.
-        begins: whether the run's training begins now, rather than being scored.
+        first_step: where the run's training begins or goes on; None: the run is scored, and keeps what it shows.
     """
 
-    def __init__(self, config: Config, *, first_step: int, begins: bool = True) -> None:
-        self.all = [_opened(name, config, first_step, begins) for name in config.tracking.to]
-        if begins:
+    def __init__(self, config: Config, *, first_step: int | None = None) -> None:
+        self.all = [_opened(name, config, first_step) for name in config.tracking.to]
+        if first_step is not None:
             self.text("config", f"```yaml\n{config.to_yaml()}```", first_step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -46,7 +45,7 @@ class Trackers(Tracker):
             tracker.close()
 
 
-def _opened(name: str, config: Config, first_step: int, begins: bool) -> Tracker:
+def _opened(name: str, config: Config, first_step: int | None) -> Tracker:
     """One of them; its package is imported here alone: the others start without it."""
     if name == "wandb":
         from flare_ds.tracking.on_wandb import OnWandb
@@ -58,7 +57,7 @@ def _opened(name: str, config: Config, first_step: int, begins: bool) -> Tracker
         return OnMlflow(config)
     from flare_ds.tracking.on_tensorboard import OnTensorBoard
 
-    return OnTensorBoard(config, first_step=first_step, begins=begins)
+    return OnTensorBoard(config, first_step=first_step)
 
 
 def check_trackers(config: Config) -> None:

@@ -65,7 +65,8 @@ class Feed:
 
     def __init__(self, config: Config, cache: Cache, shape: PreTrainedModel) -> None:
         self.config, self.cache = config, cache
-        self.split = rows_read(cache.split("train"), config, cache.manifest)
+        self._rows = cache.split("train")
+        self.split = rows_read(self._rows, config, cache.manifest)
         self.streams = streams_of(config)
         self.order = agreed(partial(open_order, config, cache))
         self.steps = agreed(partial(number_of_steps, config.train, self.order))
@@ -74,7 +75,7 @@ class Feed:
         self.cut_by = self.lengths
         self.answer_lengths = self.split.lengths("target") - self.split.prompt_lengths("target")
         self.costs = Costs(config, shape, labels=len(self.trie.tokens))
-        self._first: dict[int, Portion] = {}
+        self._begun: dict[int, tuple[_Read, Portion]] = {}
 
     @property
     def load(self) -> Load:
@@ -92,21 +93,26 @@ class Feed:
 
     def portions(self, step: int) -> Iterator[Portion]:
         """This rank's share of a step; all ranks have equally many."""
-        micro_batches, read = self._micro_batches(step), self._read(step)
-        yield self._first.get(step) or self._laid_out(read, micro_batches, 0)
+        micro_batches = self._micro_batches(step)
+        read, first = self._begun.get(step) or self._begin(step)
+        yield first
         for place in range(1, len(micro_batches)):
             yield self._laid_out(read, micro_batches, place)
         if step + 1 < self.steps:
-            self._first = {step + 1: self._laid_out(self._read(step + 1), self._micro_batches(step + 1), 0)}
+            self._begun = {step + 1: self._begin(step + 1)}
+
+    def _begin(self, step: int) -> "tuple[_Read, Portion]":
+        """The rows of a step, and its first micro-batch."""
+        read = self._read(step)
+        return read, self._laid_out(read, self._micro_batches(step), 0)
 
     def _read(self, step: int) -> "_Read":
         """The rows of a step, of which some have lost their sources."""
         config, train = self.config, self.config.train
         if not (train.source_dropout and config.recipe.trains_on_source):
             return self.split, self.stored
-        rows = self.cache.split("train")
-        dropped_n = dropped_rows(len(rows), train.source_dropout, seed=train.seed, step=step)
-        split = rows_read(WithoutSources(rows, dropped_n), config, self.cache.manifest)
+        dropped_n = dropped_rows(len(self._rows), train.source_dropout, seed=train.seed, step=step)
+        split = rows_read(WithoutSources(self._rows, dropped_n), config, self.cache.manifest)
         return split, None if self.stored is None else WithoutStates(self.stored, dropped_n)
 
     def _micro_batches(self, step: int) -> list[MicroBatch]:

@@ -21,7 +21,7 @@ from flare_ds.progress import IN_A_LOG, bar, on_terminal
 from flare_ds.runs.directory import TRAIN_LOG
 from flare_ds.runtime.process_group import world_size
 from flare_ds.tracking.figures import of_step, of_validation
-from flare_ds.tracking.picture import share_picture
+from flare_ds.tracking.picture import is_due, share_picture
 from flare_ds.tracking.trackers import Trackers
 
 
@@ -47,6 +47,7 @@ class Records:
         self._file = self._path.open("a", encoding="utf-8")
         self._trackers = Trackers(config, first_step=first_step)
         self._shares = [list(line["source_share"].values()) for line in kept if "source_share" in line]
+        self._drawn, self._last_share = len(self._shares), first_step
         self._name, self._steps, self._said = "/".join(run_dir.absolute().parts[-2:]), steps, time.monotonic()
         self._bar = bar(total=steps, initial=first_step, desc=self._name, unit="step", disable=not on_terminal())
 
@@ -88,15 +89,24 @@ class Records:
         if self.enabled and shares:
             self._write(step, {"source_share": {_in_the_stack(name): share for name, share in shares.items()}})
             self._shares.append(list(shares.values()))
+            self._last_share = step
             self._trackers.scalars({"source/share_mean": sum(shares.values()) / len(shares)}, step)
-            self._trackers.picture("source/share_by_layer", share_picture(self._shares), step)
+            if is_due(len(self._shares), drawn=self._drawn):
+                self._draw()
 
     def close(self) -> None:
-        """Flush and close everything."""
+        """Draw what is not drawn yet; flush and close everything."""
         if self.enabled:
+            if len(self._shares) > self._drawn:
+                self._draw()
             self._bar.close()
             self._file.close()
             self._trackers.close()
+
+    def _draw(self) -> None:
+        """Show the source's share at all validations so far."""
+        self._drawn = len(self._shares)
+        self._trackers.picture("source/share_by_layer", share_picture(self._shares), self._last_share)
 
     def _show(self, step: int, values: Mapping[str, Any]) -> None:
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)

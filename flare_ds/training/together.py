@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 
+from flare_ds.batches.plan import row_keys
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.scores import Scores
@@ -212,16 +213,14 @@ def _fitting(cells: list[Cell]) -> list[list[Cell]]:
 
 def _cut_alike(cells: Sequence[Cell]) -> None:
     """Have all cells sort and cut the rows of a step by one length of each, so that the same ones come together."""
-    ids = []
+    keys = {cell.cache: row_keys(cell.cache) for cell in cells}
+    names = reduce(np.union1d, keys.values(), np.array([], np.uint64))
+    places = {cache: np.searchsorted(names, own) for cache, own in keys.items()}
+    longest = np.zeros(len(names), np.int64)
     for cell in cells:
-        split = cell.cache.split("train")
-        ids.append([split.ids(row) for row in range(len(split))])
-    longest: dict[str, int] = {}
-    for cell, own in zip(cells, ids, strict=True):
-        for name, length in zip(own, cell.feed.lengths.tolist(), strict=True):
-            longest[name] = max(length, longest.get(name, 0))
-    for cell, own in zip(cells, ids, strict=True):
-        cell.feed.cut_by = np.array([longest[name] for name in own])
+        np.maximum.at(longest, places[cell.cache], cell.feed.lengths)
+    for cell in cells:
+        cell.feed.cut_by = longest[places[cell.cache]]
 
 
 def _say(what: str) -> None:

@@ -25,6 +25,7 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.runtime.engine import Engine, RunningModel
 from flare_ds.runtime.process_group import gather_objects
 from flare_ds.runtime.rank_zero import on_rank_zero
+from flare_ds.tasks.load import task_of
 from flare_ds.training.records import Records
 from flare_ds.training.state import Progress
 
@@ -103,6 +104,7 @@ class Validation:
         self.config, self.cache, self.states = config, cache, states
         self.engine, self.cell, self.running = engine, cell, engine.running(cell)
         self.progress, self.records = progress, records
+        self._task = task_of(config.task)  # its file may change while the run trains
         self._on_disk = on_rank_zero(partial(_kept_step, self._directory))
 
     @property
@@ -163,7 +165,7 @@ class Validation:
             validation={"step": self.progress.step, **scores.figures},
             adapter=self.running.model.adapter,
         )
-        write_card(self._directory, self.config)
+        write_card(self._directory, self.config, self._task)
 
 
 def _kept_step(directory: Path) -> int:

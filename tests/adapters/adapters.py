@@ -15,6 +15,7 @@ from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.runtime.engine import trainable_parameters
+from flare_ds.tasks.load import task_of
 from tests.by_hand import LABELS, TARGETS, make_batch, make_rows
 from tests.distributed import REPOSITORY
 from tests.forms import PAPER_FORM
@@ -89,7 +90,7 @@ def save_trained(config: Config, model: TwoStreamModel, words: Mapping[str, list
     directory = Path(config.run_dir) / "adapter"
     tensors = {name: parameter.detach() for name, parameter in trainable_parameters(model).items()}
     save_adapter(directory, tensors, model.peft_model, config, label_tokens=words, validation=VALIDATION)
-    write_card(directory, config)
+    write_card(directory, config, task_of(config.task))
     return directory
 
 

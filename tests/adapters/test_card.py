@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import yaml
 from peft import PeftModel
 
 from flare_ds.adapters.card import write_card
+from flare_ds.cli import make_parser
 from flare_ds.config import Config
+from flare_ds.evaluation.given_rows import given_pair
 from flare_ds.exceptions import CheckpointError
 from flare_ds.models.two_stream import build_model
+from flare_ds.tasks.load import task_of
 from flare_ds.versions import versions
 from tests.adapters import adapters
 from tests.adapters.adapters import KINDS, PLAIN, make_settings, save_trained, trained_model
@@ -90,7 +94,7 @@ def test_evaluation_adds_the_test_scores_each_time_anew(root: Path) -> None:
     kind = "text-classification"
     for accuracy in (0.5, 0.625):
         test = {"examples": 101, "accuracy": accuracy, "macro_f1": 0.25, "loss": 1.5}
-        write_card(Path(config.run_dir) / "adapter", config, test=test)
+        write_card(Path(config.run_dir) / "adapter", config, task_of(config.task), test=test)
         front, text = card_of(config)
         assert scores_in(front) == {
             ("validation", kind, "accuracy"): 0.75,
@@ -111,7 +115,7 @@ def test_scores_of_free_answers(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(adapters, "VALIDATION", {"step": 5, "exact_match": 0.5, "f1": 0.625})
     config = saved(root, "lora")
     test = {"examples": 60, "exact_match": 0.25, "f1": 0.375}
-    write_card(Path(config.run_dir) / "adapter", config, test=test)
+    write_card(Path(config.run_dir) / "adapter", config, task_of(config.task), test=test)
     front, text = card_of(config)
     kind = "question-answering"
     assert scores_in(front) == {
@@ -136,7 +140,7 @@ def test_there_is_no_card_of_a_damaged_adapter(root: Path, tmp_path: Path) -> No
     shutil.copy(Path(config.run_dir) / "adapter/adapter_config.json", tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="cannot read the adapter"):
-        write_card(tmp_path, config)
+        write_card(tmp_path, config, task_of(config.task))
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +177,19 @@ def test_the_commands_work_as_they_stand(toy: dict[str, Config], tmp_path: Path)
         for command in commands[1 if method == "flare" else 2 :]:
             run_shell(command.replace("flare-ds", f"{sys.executable} -m flare_ds", 1), tmp_path)
     assert (Path(toy["lora"].run_dir + "-merged") / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["xnli", "tydiqa"])
+def test_its_texts_of_several_fields_are_given_as_predict_reads_them(root: Path, name: str) -> None:
+    settings = make_settings(root, "flare_full")
+    settings["task"] |= {"name": name, "target_language": "sw"}
+    config = Config.model_validate(settings | {"run_dir": str(root / name)})
+    save_trained(config, trained_model(config))
+    command = block(card_of(config)[1], "bash").splitlines()[1]
+    options, task = make_parser().parse_args(shlex.split(command)[1:]), task_of(config.task)
+    row = given_pair(config, task, target=options.target, sources=options.source)
+    assert row.target.fields == dict.fromkeys(task.fields, "TEXT in sw")
+    assert [side.fields[task.fields[-1]] for side in row.sources if side] == ["TEXT in en", "TEXT in de"]
 
 
 def test_the_lines_for_peft_work_as_they_stand(toy: dict[str, Config]) -> None:

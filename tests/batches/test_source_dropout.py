@@ -13,7 +13,7 @@ from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.source_dropout import WithoutSources, WithoutStates, dropped_rows
 from flare_ds.batches.streams import streams_of
-from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.methods import METHODS
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.settings import parse_config
@@ -111,3 +111,21 @@ def test_a_step_lays_out_the_rows_that_are_left(tmp_path: Path, method: str, dif
             assert ((lengths == 0).numpy() == dropped_n[portion.rows]).all()
         there += [int((portion.batch.source_lengths_SB > 0).sum()) for portion in portions]
     assert (0 < sum(there) < 3 * config.train.batch_size) == differs
+
+
+def test_a_step_draws_once_and_opens_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "model")
+    write_data(tmp_path / "data", rows=60)
+    config = parse_config(toy_settings(tmp_path, steps=4, source_dropout=0.5), origin="test")
+    cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    feed, drawn = Feed(config, cache, load_shape(config.model)), list[int]()
+
+    def noted(rows: int, share: float, *, seed: int, step: int) -> np.ndarray:
+        drawn.append(step)
+        return dropped_rows(rows, share, seed=seed, step=step)
+
+    monkeypatch.setattr("flare_ds.training.feed.dropped_rows", noted)
+    monkeypatch.delattr(Cache, "split")
+    for step in range(4):
+        list(feed.portions(step))
+    assert drawn == [0, 1, 2, 3]

@@ -1,11 +1,40 @@
 """hostfile.sh: what is wrong with a hostfile is named, and each slot is a rank; they meet in a real all_reduce."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from flare_ds.processes import free_port
-from tests.launchers.shell import LAUNCHERS, assert_one_message, run, tool_path, what_ranks_saw, write_program
+from tests.launchers.shell import LAUNCHERS, ROOT, assert_one_message, run, tool_path, what_ranks_saw, write_program
+
+KINDS = "FLARE_DS|DEEPSPEED|DS|HF|OMP|GLOO|NCCL|CUDA|PYTORCH|TORCH|TOKENIZERS|WANDB|MLFLOW"
+"""What the names of variables begin with that decide something on a rank."""
+NOT_TOLD = {
+    "CUDA_VISIBLE_DEVICES": "DeepSpeed sets it, by the slots",
+    "FLARE_DS_VENV": "told as the PATH of its Python",
+    "HF_TOKEN": "a secret, which others would see in a list of processes",
+    "MLFLOW_TRACKING_URI": "DeepSpeed hands on MLFLOW_*",
+    "NCCL_SOCKET_IFNAME": "DeepSpeed hands on NCCL_*",
+    "TOKENIZERS_PARALLELISM": "set by us",
+    "TORCH_CPP_LOG_LEVEL": "set by us",
+    "WANDB_API_KEY": "a secret",
+}
+
+
+def test_the_other_hosts_are_told_every_variable_that_we_read_or_name(clone: Path, tmp_path: Path) -> None:
+    texts = [path.read_text() for kind in ("flare_ds/**/*.py", "docs/*.md") for path in ROOT.glob(kind)]
+    named = {name for text in texts for name in re.findall(rf"\b(?:{KINDS})_[A-Z_]+\b", text)} - set(NOT_TOLD)
+    (clone / "hosts").write_text("elsewhere slots=2\n", encoding="utf-8")
+    tools = tool_path(tmp_path)
+    write_program(tools / "deepspeed", '#!/bin/sh\ncat "$DS_ENV_FILE"\n')
+    write_program(tools / "pdsh", "#!/bin/sh\n")
+    values = dict.fromkeys(named, "7") | {"HOME": str(tmp_path), "PATH": str(tools)}
+    result = run(["bash", "launchers/hostfile.sh", "hosts", "train", "x.yaml"], cwd=clone, **values)
+    assert result.returncode == 0, result.stderr
+    assert {line.partition("=")[0] for line in result.stdout.splitlines()} - {"PATH"} == named
+    pages = (ROOT / "docs/cluster.md").read_text(), (LAUNCHERS / "hostfile.sh").read_text().partition("set -euo")[0]
+    assert all(name in page for name in named for page in pages)
 
 
 @pytest.mark.parametrize(

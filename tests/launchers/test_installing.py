@@ -1,7 +1,9 @@
 """quickstart.sh and test.sh: what they are given, what they need, and what they install; nothing is downloaded here."""
 
+import fcntl
 import os
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -94,6 +96,38 @@ def test_what_is_installed_is_not_installed_again_until_the_pins_change(clone: P
     with (clone / "constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     assert calls() == 4
+
+
+NFS = """#!/usr/bin/env bash
+if grep -q '^flags:.*[12]$' /proc/$$/fdinfo/9; then exit; fi
+echo 'flock: 9: Bad file descriptor' >&2; exit 65
+"""
+"""An exclusive lock needs a descriptor that is open for writing there (flock(2))."""
+LUSTRE = "#!/bin/sh\necho 'flock: 9: Function not implemented' >&2; exit 69\n"
+"""Mounted without `-o flock`."""
+UNLOCKED = "this clone cannot be locked (flock: 9: Function not implemented): start no other call from it meanwhile\n"
+
+
+@pytest.mark.parametrize(("flock", "said"), [(NFS, ""), (LUSTRE, UNLOCKED)])
+def test_a_file_system_where_locks_are_other_or_none_is_installed_on(
+    clone: Path, tmp_path: Path, flock: str, said: str
+) -> None:
+    venv = environment_with_pip(tmp_path, "exit 0")
+    path = f"{write_program(tmp_path / 'bin/flock', flock).parent}:{os.environ['PATH']}"
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    result = run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="", PATH=path)
+    assert (result.returncode, result.stderr) == (0, said)
+
+
+def test_a_call_waits_for_an_earlier_one_from_its_clone(clone: Path, tmp_path: Path) -> None:
+    venv = environment_with_pip(tmp_path, "exit 0")
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    earlier = (clone / "constraints.txt").open()
+    fcntl.flock(earlier, fcntl.LOCK_EX)
+    Timer(1, earlier.close).start()
+    result = run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="")
+    assert earlier.closed
+    assert (result.returncode, result.stderr.count("waiting for it to end")) == (0, 1)
 
 
 def test_a_lock_left_by_a_killed_compiler_is_removed(clone: Path, tmp_path: Path) -> None:

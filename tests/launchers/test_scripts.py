@@ -31,3 +31,14 @@ def test_help_shows_the_usage_and_nothing_else(name: str, tmp_path: Path) -> Non
 def test_cdpath_does_not_lead_astray(cdpath: str, clone: Path) -> None:
     script = 'source launchers/common.sh; printf "[%s]" "$root"'
     assert run(["bash", "-c", script], cwd=clone, CDPATH=cdpath).stdout == f"[{clone}]"
+
+
+def test_a_site_file_is_read_as_a_shell_reads_it_by_hand(clone: Path) -> None:
+    """Files of the kind name variables that may be unset, and run what may fail."""
+    site = 'export LD_LIBRARY_PATH="/opt/nccl/lib:$LD_LIBRARY_PATH"\nfalse\n'
+    (clone / "launchers/env.sh").write_text(site)
+    script = 'set -euo pipefail; source launchers/common.sh; printf "%s %s" "$LD_LIBRARY_PATH" "$-"; echo "$UNSET"'
+    result = run(["bash", "-c", script], cwd=clone)
+    library_path, options = result.stdout.split()
+    assert library_path == "/opt/nccl/lib:" and set("eu") <= set(options)
+    assert result.returncode == 1 and "UNSET: unbound variable" in result.stderr

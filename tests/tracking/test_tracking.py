@@ -46,7 +46,7 @@ def logged(config: Config, *, first_step: int = 0) -> None:
     trackers.scalars(of_validation(0.7, {"accuracy": 0.7, "loss": 0.9}, "pl"), first_step + 2)
     trackers.picture("source/share_by_layer", share_picture([[0.1, 0.9]]), first_step + 2)
     trackers.close()
-    tested = Trackers(config, first_step=first_step + 2, begins=False)
+    tested = Trackers(config)
     tested.scalars(of_test(0.6, {"accuracy": 0.6, "loss": 1.0}), first_step + 2)
     tested.text("predictions", "| <bos> a |", first_step + 2)
     tested.close()
@@ -96,6 +96,17 @@ def test_a_run_that_goes_on_forgets_what_it_does_again(tmp_path: Path) -> None:
     logged(config, first_step=1)
     board = EventAccumulator(config.run_dir).Reload()
     assert [event.step for event in board.Scalars("loss/train")] == [1, 2, 3]
+
+
+def test_scores_of_an_earlier_step_than_the_last_take_no_curve_behind_it_away(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    logged(config)
+    tested = Trackers(config)
+    tested.scalars(of_test(0.6, {"accuracy": 0.6}), 1)
+    tested.close()
+    board = EventAccumulator(config.run_dir).Reload()
+    assert [event.step for event in board.Scalars("loss/train")] == [1, 2]
+    assert [event.step for event in board.Scalars("score/validation")] == [2]
 
 
 def test_nothing_is_written_where_nobody_watches(tmp_path: Path) -> None:
@@ -177,7 +188,7 @@ def test_wandb_drops_nothing_of_a_run_that_goes_on_or_is_scored_later(tmp_path: 
     assert wandb.metrics[name] == {"step": None, "*": "step"}
     steps = {key: [row["step"] for _, row in rows if key in row] for key in ("loss/train", "score/test", "predictions")}
     assert steps == {"loss/train": [1, 2, 2, 3], "score/test": [2, 3], "predictions": [2, 3]}
-    earlier = Trackers(config, first_step=1, begins=False)
+    earlier = Trackers(config)
     earlier.scalars(of_test(0.7, {"accuracy": 0.7}), 1)
     assert rows[-1][1] == {"score/test": 0.7, "score/test_accuracy": 0.7, "step": 1}
 

@@ -1,7 +1,9 @@
 """What a run tells while it trains: in a log a line a minute that names the run, and nothing that redraws itself."""
 
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 
 from flare_ds import progress
@@ -59,3 +61,39 @@ def test_on_a_terminal_it_shows_a_bar(tmp_path: Path, capsys: Said, monkeypatch:
 def test_a_bar_in_a_log_has_nothing_to_say_of_what_is_quick(capsys: Said) -> None:
     assert list(progress.bar(range(3), desc="quick")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+class Pictures:
+    """Trackers that keep the pictures they are shown, as step and width."""
+
+    def __init__(self, config: Config, *, first_step: int) -> None:
+        self.shown: list[tuple[int, int]] = []
+
+    def picture(self, name: str, image_HWC: np.ndarray, step: int) -> None:
+        self.shown.append((step, image_HWC.shape[1]))
+
+    def scalars(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_the_picture_of_the_sources_share_is_drawn_as_it_grows_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of validations were drawn anew at each; a run that goes on draws those before, too."""
+    monkeypatch.setattr("flare_ds.training.records.Trackers", Pictures)
+    config = Config.model_validate(toy_settings(tmp_path))
+    Path(config.run_dir).mkdir()
+    kept = Records(config, first_step=0, steps=700, enabled=True)
+    for step in range(1, 600):
+        kept.fusion(step, {"model.layers.0.o_proj": 0.5})
+    pictures = cast(Pictures, kept._trackers).shown
+    kept.close()
+    assert [step for step, _ in pictures[:12]] == [*range(1, 11), 11, 13]
+    assert len(pictures) < 60 and pictures[-1][0] == 599
+    assert max(width for _, width in pictures) <= 200 * 24
+    kept = Records(config, first_step=599, steps=700, enabled=True)
+    kept.fusion(600, {"model.layers.0.o_proj": 0.5})
+    pictures = cast(Pictures, kept._trackers).shown
+    kept.close()
+    assert pictures == [(600, 200 * 24)]

@@ -17,11 +17,14 @@ from safetensors.torch import load_file
 
 from flare_ds.adapters.files import WEIGHTS, saved_figures
 from flare_ds.batches.joined import join
+from flare_ds.batches.plan import row_keys
 from flare_ds.cli import main
 from flare_ds.config import Config
+from flare_ds.data.cache import CacheSplit
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import CheckpointError, ConfigError, HostError, NotFiniteError
+from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
 from flare_ds.runtime.engine import Engine, make_room
@@ -306,6 +309,33 @@ def test_sources_that_cells_share_are_read_once(root: Path, monkeypatch: pytest.
     distinct, all_of_them = (sum(numbers) for numbers in zip(*read, strict=True))
     assert all_of_them == 6 * 12 * 3
     assert distinct < 6 * 12 * 1.2
+
+
+@pytest.mark.parametrize(
+    ("names", "caches"),
+    [(["flare-pl", "lora-pl"], 1), (["flare-pl", "lora-pl", "prefix-both", "flare-de", "stops"], 3)],
+)
+def test_rows_are_named_once_for_all_runs_that_read_a_cache(
+    root: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], caches: int
+) -> None:
+    """Their steps are cut by the longest that any of them has of a name, whatever the row's number is in it."""
+    made = [settings(root, name, f"named-{name}") for name in names]
+    runs = [(config, open_run(config, train=True)) for config in map(load_config, map(write_config, made))]
+    splits = [cache.split("train") for _, cache in runs]
+    ids = [[split.ids(row) for row in range(len(split))] for split in splits]
+    asked, names_of = list[Path](), CacheSplit.ids
+    monkeypatch.setattr(CacheSplit, "ids", lambda split, row: asked.append(split._directory) or names_of(split, row))
+    row_keys.cache_clear()
+    cells = [Cell(config, cache, load_shape(config.model)) for config, cache in runs]
+    together._cut_alike(cells)
+    longest: dict[str, int] = {}
+    for cell, own in zip(cells, ids, strict=True):
+        for name, length in zip(own, cell.feed.lengths.tolist(), strict=True):
+            longest[name] = max(length, longest.get(name, 0))
+    for cell, own in zip(cells, ids, strict=True):
+        assert cell.feed.cut_by.tolist() == [longest[name] for name in own]
+    assert len({cache.path for _, cache in runs}) == caches
+    assert len(asked) == sum(len(cache.split("train")) for cache in {cache for _, cache in runs})
 
 
 def test_runs_that_are_refused_leave_the_others_to_train(root: Path) -> None:
