@@ -31,7 +31,7 @@ class _Virtual(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "_Virtual":
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -44,7 +44,7 @@ class _Virtual(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _run(operation, args, kwargs or {})
 
 

@@ -64,7 +64,7 @@ def inject_adapter(
                 adapted = layer.forward = AdaptedLinear(layer)  # type: ignore[attr-defined]
             if sources and path.rpartition(".")[2] in adapter.fused_modules:
                 fusion = Fusion(adapter, sources, layer.in_features)  # type: ignore[arg-type]
-                adapted.fuse(name, fusion.to(layer.lora_A[name].weight.device))
+                adapted.fuse(name, fusion.to(next(layer.lora_A[name].parameters()).device))
             _gather_together(layer)
     return model
 

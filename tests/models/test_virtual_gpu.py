@@ -50,30 +50,24 @@ def stepped(model: TwoStreamModel | JointModel, configs: list[Config], batch: Ba
     return [*losses.tolist(), *(norm for norm in norms.values() if norm is not None)]
 
 
-def on_both(make: Callable[[], tuple[nn.Module, Any]], ask: Callable[[Any, Any], Any], name: str) -> None:
-    """What a model says on the host, and on the virtual GPU."""
-    said = []
-    for there in (False, True):
-        model, batch = make()
-        if there:
-            moved(model)
-            with virtual_gpu():
-                said.append(ask(model, batch))
-        else:
-            said.append(ask(model, batch))
-    assert said[1] == pytest.approx(said[0], rel=1e-3, abs=1e-5), name
+def on_both(make: Callable[[], tuple[nn.Module, Any]], ask: Callable[[Any, Any], Any]) -> None:
+    """What a model says on the virtual GPU is what one says on the host."""
+    here, batch = make()
+    expected = ask(here, batch)
+    there, batch = make()
+    moved(there)
+    with virtual_gpu():
+        assert ask(there, batch) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize(("objective", "checkpointing"), WAYS)
-def test_a_step(objective: str, checkpointing: bool) -> None:
-    for number, name in enumerate(CELLS):
-        config = cells("llama", objective, checkpointing, made={name: CELLS[name]})[0][0]
+def test_a_step(name: str, objective: str, checkpointing: bool) -> None:
+    def make() -> tuple[nn.Module, Any]:
+        ((config, batch, model),) = cells("llama", objective, checkpointing, made={name: CELLS[name]})
+        return model, (config, batch)
 
-        def make(name: str = name) -> tuple[nn.Module, Any]:
-            _, batch, model = cells("llama", objective, checkpointing, made={name: CELLS[name]})[0]
-            return model, batch
-
-        on_both(make, lambda model, batch, config=config: stepped(model, [config], batch), f"{number} {name}")
+    on_both(make, lambda model, asked: stepped(model, [asked[0]], asked[1]))
 
 
 @pytest.mark.parametrize("made", [CELLS, HEADS], ids=["cells", "heads"])
@@ -81,34 +75,30 @@ def test_a_step(objective: str, checkpointing: bool) -> None:
 def test_a_step_of_cells_that_train_together(made: dict[str, Any], objective: str, checkpointing: bool) -> None:
     alone = cells("llama", objective, checkpointing, made=made)
     configs = [config for config, _, _ in alone]
-    on_both(
-        lambda: (together("llama", alone), laid_out(alone)),
-        lambda model, batch: stepped(model, configs, batch),
-        "together",
-    )
+    on_both(lambda: (together("llama", alone), laid_out(alone)), lambda model, batch: stepped(model, configs, batch))
 
 
+@pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("objective", ["labels", "vocabulary"])
-def test_a_question(objective: str) -> None:
-    for name in CELLS:
-        config = cells("llama", objective, False, made={name: CELLS[name]})[0][0]
-        writing = config.generate.model_copy(update={"max_new_tokens": 4, "temperature": 0.7, "top_k": 5, "top_p": 0.9})
-        config = config.model_copy(update={"generate": writing})
+def test_a_question(name: str, objective: str) -> None:
+    ((config, _, _),) = cells("llama", objective, False, made={name: CELLS[name]})
+    writing = config.generate.model_copy(update={"max_new_tokens": 4, "temperature": 0.7, "top_k": 5, "top_p": 0.9})
+    config = config.model_copy(update={"generate": writing})
 
-        def make(name: str = name) -> tuple[nn.Module, Any]:
-            _, batch, model = cells("llama", objective, False, made={name: CELLS[name]})[0]
-            return model.eval(), batch
+    def make() -> tuple[nn.Module, Any]:
+        ((_, batch, model),) = cells("llama", objective, False, made={name: CELLS[name]})
+        return model.eval(), batch
 
-        def ask(model: TwoStreamModel, batch: Batch, config: Config = config) -> Any:
-            running = RunningModel(model, model)
-            with torch.no_grad(), model.streams.measuring() as shares:
-                model(batch.to(running.device))
-            said = [number for sums in shares.values() for number in sums.tolist()]
-            if objective == "labels":
-                trie = LabelTrie([[token] for token in LABELS.values()])
-                return [*said, *label_scores(running, batch, trie, config).flatten().tolist()]
-            for written in generate(running, batch, config, eos=[1], rows=range(len(batch.weights_B))):
-                said += written.tokens
-            return said
+    def ask(model: TwoStreamModel, batch: Batch) -> list[float]:
+        running = RunningModel(model, model)
+        with torch.no_grad(), model.streams.measuring() as shares:
+            model(batch.to(running.device))
+        said = [number for sums in shares.values() for number in sums.tolist()]
+        if objective == "labels":
+            trie = LabelTrie([[token] for token in LABELS.values()])
+            return [*said, *label_scores(running, batch, trie, config).flatten().tolist()]
+        for written in generate(running, batch, config, eos=[1], rows=range(len(batch.weights_B))):
+            said += written.tokens
+        return said
 
-        on_both(make, ask, name)
+    on_both(make, ask)
