@@ -78,8 +78,8 @@ class Job:
 
     def _cause(self, error: BaseException) -> Notice | None:
         """The failure of another rank that this error follows from, as far as can be told."""
-        follows = isinstance(error, RuntimeError) and _LOST.search(str(error))
-        if not follows:
+        lost = error.__cause__ or error  # a time-out that has been put into words
+        if not (isinstance(lost, RuntimeError) and _LOST.search(str(lost))):
             return None
         deadline = time.monotonic() + 2 * INTERVAL_S
         while time.monotonic() < deadline:

@@ -82,6 +82,16 @@ def test_ranks_that_do_not_come_are_told_and_given_up(
     assert f"waiting for 1 of 2 ranks at 127.0.0.1:{port}" in said and f"{told_by} come from the environment" in said
 
 
+@pytest.mark.parametrize(
+    ("how", "problem"), [("works", "rank 0 has worked alone for 6 s"), ("comes_late", "not all ranks came within 6 s")]
+)
+def test_a_wait_for_rank_0_that_is_given_up_says_what_to_do(how: str, problem: str) -> None:
+    outputs = run_ranks(["tests.training.alone_worker", how], 2, expect=1, timeout=200)
+    message = f"flare-ds: [rank 1 on {HOST}] {problem}"
+    assert message in outputs[1] and "Traceback" not in "".join(outputs), outputs
+    assert "FLARE_DS_SETUP_SECONDS=" in outputs[1] and not told(outputs[0])
+
+
 @pytest.mark.parametrize("verb", [["prepare", "nowhere.yaml"], ["cache", "ls", "nowhere"], ["report", "nowhere"]])
 def test_a_stray_rank_silences_no_command_of_one_process(
     verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
