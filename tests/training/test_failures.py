@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,19 @@ def test_ranks_that_do_not_come_are_told_and_given_up(
     assert told_by in gave_up.value.fix
     said = capsys.readouterr().err
     assert f"waiting for 1 of 2 ranks at 127.0.0.1:{port}" in said and f"{told_by} come from the environment" in said
+
+
+def test_a_second_job_at_the_same_address_is_told_and_leaves_the_first_alone() -> None:
+    """Its rank 0 cannot listen there; the others find the first job's rank 0, which answers them."""
+    port = free_port()
+    places = [Place(rank, 2, rank, "127.0.0.1", port, "the environment") for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        first, _ = pool.map(meet, places)
+    for place in places:
+        with pytest.raises(HostError, match=f"127.0.0.1:{port}") as refused:
+            meet(place)
+        assert "MASTER_PORT" in refused.value.fix
+    assert first.add("arrived", 0) == 2
 
 
 @pytest.mark.parametrize(
