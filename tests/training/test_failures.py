@@ -125,6 +125,20 @@ def test_a_time_out_that_is_no_number_is_named(variable: str, monkeypatch: pytes
         _ = setup_seconds(), beat_seconds()
 
 
+@pytest.mark.parametrize("minutes", ["0.33", "1.5", "0", "ten"])
+def test_deepspeeds_time_out_is_whole_minutes_and_told_before_deepspeed_reads_it(
+    minutes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flare_ds.exceptions import ConfigError
+    from flare_ds.runtime.joining import join_process_group
+
+    monkeypatch.setenv("DEEPSPEED_TIMEOUT", minutes)
+    monkeypatch.setitem(sys.modules, "flare_ds.runtime.forming", None)  # what imports DeepSpeed
+    with pytest.raises(ConfigError, match=f"DEEPSPEED_TIMEOUT='{minutes}' .* whole") as refused:
+        join_process_group()
+    assert "FLARE_DS_SETUP_SECONDS" in refused.value.fix
+
+
 LAUNCHERS = {
     "torchrun": ["torchrun", "--nproc-per-node=2", "--master-port={port}", "-m"],
     "deepspeed": ["deepspeed", "--num_accelerators=2", "--master_port={port}", "--module"],
