@@ -115,6 +115,36 @@ def test_a_stray_rank_silences_no_command_of_one_process(
     assert "flare-ds: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", [["prepare", "nowhere.yaml"], ["cache", "ls", "nowhere"], ["sweep", "nowhere.yaml"]])
+@pytest.mark.parametrize(
+    ("environment", "refused"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "16", "LOCAL_RANK": "0"}, True),  # torchrun, deepspeed, slurm_task.sh
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "16"}, False),  # a shell in an operator's pod
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, False),  # a batch script, or a shell in one
+    ],
+)
+def test_a_launcher_starts_no_command_of_one_process(
+    verb: list[str],
+    environment: dict[str, str],
+    refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(verb) == 1
+    said, alone = capsys.readouterr().err, "flare-ds cache ls" if verb[0] == "cache" else f"flare-ds {verb[0]}"
+    assert (f"{alone} is one process, but a launcher has started 16" in said) == refused
+    if refused:
+        assert f"without a launcher: {alone} ..." in said
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert main(verb) == 1 and capsys.readouterr().err == "", "one of each host tells it"
+
+
 @pytest.mark.parametrize("variable", ["FLARE_DS_SETUP_SECONDS", "FLARE_DS_STEP_SECONDS"])
 def test_a_time_out_that_is_no_number_is_named(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from flare_ds.exceptions import ConfigError
