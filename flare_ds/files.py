@@ -108,7 +108,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         HostError: the disk is full or not writable; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(path)
     with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,20 +132,37 @@ def check_new(directory: Path) -> None:
 
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
-    """A directory to be filled, which gets its name once it is; if that fails, nothing is left.
+    """A directory to be filled, which is synced and gets its name once it is; if that fails, nothing is left.
 
     Raises:
+        CheckpointError: another was given the name meanwhile.
         HostError: the disk is full or not writable.
     """
-    temporary = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(directory)
     with disk_errors(directory):
         try:
             temporary.mkdir(parents=True)
+            sweep(directory.parent)
             yield temporary
-            temporary.rename(directory)
+            for path in (*temporary.rglob("*"), temporary):
+                sync(path)
+            _rename_new(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_new(temporary: Path, directory: Path) -> None:
+    """Give a directory its name; the system refuses that of another that holds anything."""
+    try:
+        temporary.rename(directory)
+    except OSError:
+        check_new(directory)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody else writes to, and `sweep` knows."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 @lru_cache(maxsize=64)
@@ -154,7 +171,7 @@ def sweep(directory: Path) -> None:
     for left in directory.iterdir():
         with suppress(OSError):  # another process was faster
             if _TEMPORARY.fullmatch(left.name) and time.time() - left.stat().st_mtime > _LEFT_AFTER_S:
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

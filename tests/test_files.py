@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flare_ds.files import sync, write_atomically, write_text
+from flare_ds.exceptions import CheckpointError
+from flare_ds.files import new_directory, sweep, sync, write_atomically, write_text
 
 
 def test_two_containers_with_the_same_process_id_write_to_different_files(
@@ -37,6 +38,48 @@ def test_leftovers_of_killed_writers_go_after_a_day_and_nothing_else_does(tmp_pa
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     write_text(tmp_path / "a", "new")
     assert {path.name for path in tmp_path.iterdir()} == {"a", *kept}
+
+
+def test_of_two_that_write_one_directory_the_first_to_end_has_it_whole_and_the_other_is_told(tmp_path: Path) -> None:
+    target = tmp_path / "new"
+    with pytest.raises(CheckpointError, match="new exists already"), new_directory(target) as slow:
+        (slow / "config").write_text("slow")
+        with new_directory(target) as fast:
+            for name in ("config", "weights"):
+                (fast / name).write_text("fast")
+        assert (slow / "config").read_text() == "slow"
+        (slow / "weights").write_text("slow")
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"config": "fast", "weights": "fast"}
+    assert list(tmp_path.iterdir()) == [target], "what the other wrote is gone"
+
+
+def test_a_new_directory_is_synced_with_all_in_it_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+
+    def note(path: Path) -> None:
+        synced.append((path.name, (tmp_path / "new").exists()))
+
+    monkeypatch.setattr("flare_ds.files.sync", note)
+    with new_directory(tmp_path / "new") as directory:
+        (directory / "adapter").mkdir()
+        (directory / "adapter/weights").write_text("")
+        temporary = directory.name
+    assert sorted(synced) == sorted([("adapter", False), ("weights", False), (temporary, False)])
+
+
+def test_a_directory_that_a_killed_writer_left_goes_after_a_day(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "made") as directory:
+        left, young = (tmp_path / directory.name.replace("made", name) for name in ("left", "young"))
+    for path, age in ((left, 2 * 86_400), (young, 0)):
+        path.mkdir()
+        (path / "weights").write_text("")
+        os.utime(path, (time.time() - age,) * 2)
+    sweep.cache_clear()
+    with new_directory(tmp_path / "new"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "new", young.name}
 
 
 def test_a_directory_that_cannot_be_synced_is_no_error_but_a_file_is(

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from flare_ds.cli import caches, configs, data, lists, lm_eval, runs
 from flare_ds.cli.parser import GroupedHelp, Parser, Version
+from flare_ds.exceptions import HostError
 from flare_ds.failures import end
 from flare_ds.files import check_temporary
+from flare_ds.runtime.launched import launched_among
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # torch renames two collectives and says so at every call; DeepSpeed still uses the old names.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
+    if not options.on_every_rank and (number := launched_among(os.environ)) > 1:
+        return end(_one_process(options.parser.prog, number), on_every_rank=True)
     try:
         check_temporary()
         if options.ranks:
@@ -34,6 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except BaseException as error:
         return end(error, on_every_rank=options.on_every_rank)
+
+
+def _one_process(command: str, number: int) -> HostError:
+    """Several would all do the same at once, and end with 0."""
+    problem = f"{command} is one process, but a launcher has started {number} (RANK, LOCAL_RANK, WORLD_SIZE)"
+    return HostError(problem, fix=f"start it once, without a launcher: {command} ...")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

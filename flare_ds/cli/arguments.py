@@ -39,7 +39,7 @@ def add_verb(
         run: what it does, returning an exit code or None for 0; None where verbs of its own do it.
         summary: for the list of verbs, and above its own help.
         examples: whole commands, shown below its help.
-        on_every_rank: whether a launcher may start it on several ranks; other verbs know nothing of ranks.
+        on_every_rank: whether a launcher may start it on several ranks; others are one process.
     """
     parser = verbs.add_parser(
         name,

@@ -47,9 +47,9 @@ class Board:
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
         self.store, self.rank, self.world_size = store, rank, world_size
 
-    def sign(self, count: int, beats: int) -> None:
-        """Say that this rank lives, and how many beats of its work are done."""
-        self.store.set(f"alive/{self.rank}", f"{count} {beats}")
+    def sign(self, count: int, beats: int, watched: bool) -> None:
+        """Say that this rank lives, how many beats of its work are done, and whether it watches for the next itself."""
+        self.store.set(f"alive/{self.rank}", f"{count} {beats} {watched:d}")
 
     def post(self, notice: Notice) -> Notice:
         """Put up a notice, unless there is one; the one that is up then."""
@@ -85,10 +85,16 @@ class Board:
 
         return _within(_PATIENCE_S + 3.5 * INTERVAL_S, changed, [0])
 
-    def behind(self) -> list[int]:
-        """Ranks whose work is furthest behind; empty where all are equally far."""
-        beats = _within(_PATIENCE_S, lambda: [int(sign.partition(" ")[2] or 0) for sign in self._signs()], [0])
-        return [rank for rank, done in enumerate(beats) if done == min(beats)] if min(beats) < max(beats) else []
+    def behind(self) -> tuple[list[int], bool]:
+        """Ranks whose work is furthest behind, none where all are equally far; whether they watch it themselves."""
+
+        def read() -> list[list[int]]:
+            return [[int(number) for number in (sign or "0 0 0").split()[1:]] for sign in self._signs()]
+
+        signs = _within(_PATIENCE_S, read, [[0, 0]])
+        beats = [done for done, _ in signs]
+        behind = [rank for rank, done in enumerate(beats) if done == min(beats)] if min(beats) < max(beats) else []
+        return behind, all(signs[rank][1] for rank in behind)
 
     def _signs(self) -> list[str]:
         keys = [f"alive/{rank}" for rank in range(self.world_size)]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
+from flare_ds.runtime.timeouts import check_timeouts
 
 _SERVES = (
     *("bf16", "communication_data_type", "data_types", "zero_optimization", "zero_allow_untested_optimizer"),
@@ -87,6 +88,7 @@ def _from_yaml(config: Config) -> dict[str, tuple[str, Any]]:
 
 
 def _zero_problems(zero: dict[str, Any], origin: str) -> Iterator[ConfigError]:
+    check_timeouts()
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # slow, and a whole model does without DeepSpeed
 
     known = [field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()]

@@ -26,7 +26,7 @@ class Job:
 
     def __init__(self, board: Board, hosts: list[str]) -> None:
         self.board, self.hosts, self.rank = board, hosts, board.rank
-        self.beats = 0
+        self.beats, self.watched = 0, False
         self._ending, self._over = Lock(), False
 
     def start(self) -> None:
@@ -53,13 +53,21 @@ class Job:
         trace, message = described(error)
         self._post(f"[{self.named([self.rank])}] {message}", FAILED, before=trace)
 
-    def stalled(self, what: str, seconds: float) -> NoReturn:
-        """End the job because this rank's work stands still."""
+    def stalled(self, what: str, seconds: float) -> None:
+        """End the job because this rank's work stands still.
+
+        It returns where this rank waits for others that are behind, live, and would end the job themselves if their
+        work stood still: each goes over its rows at its own pace, and only they know theirs.
+        """
+        silent = self.board.silent()
+        behind, watched = ([], False) if silent else self.board.behind()
+        if behind and watched and self.rank not in behind:
+            return
         if not self._ending.acquire(blocking=False):
             time.sleep(60)
-        if silent := self.board.silent():
+        if silent:
             who = f"no sign of life from {self.named(silent)}: stopped, or in a call that holds the interpreter"
-        elif behind := self.board.behind():
+        elif behind:
             who = f"{self.named(behind)} is behind"
         else:
             who = "all ranks live and are equally far"
@@ -70,8 +78,8 @@ class Job:
 
     def _cause(self, error: BaseException) -> Notice | None:
         """The failure of another rank that this error follows from, as far as can be told."""
-        follows = isinstance(error, RuntimeError) and _LOST.search(str(error))
-        if not follows:
+        lost = error.__cause__ or error  # a time-out that has been put into words
+        if not (isinstance(lost, RuntimeError) and _LOST.search(str(lost))):
             return None
         deadline = time.monotonic() + 2 * INTERVAL_S
         while time.monotonic() < deadline:
@@ -115,7 +123,7 @@ class Job:
         while not self._over:
             count += 1
             try:
-                self.board.sign(count, self.beats)
+                self.board.sign(count, self.beats, self.watched)
                 notice = self.board.notice()
             except RuntimeError:
                 self._lost_board()

@@ -8,6 +8,7 @@ import os
 import torch.distributed as dist
 
 from flare_ds.runtime.launched import place_of
+from flare_ds.runtime.timeouts import check_timeouts
 
 
 def join_process_group() -> None:
@@ -19,6 +20,7 @@ def join_process_group() -> None:
         ConfigError: see `flare_ds.runtime.timeouts`.
     """
     if not dist.is_initialized():
+        check_timeouts()
         from flare_ds.runtime.forming import join
 
         join(place_of(os.environ))

@@ -52,6 +52,15 @@ class Place:
         }
 
 
+def launched_among(environ: Mapping[str, str]) -> int:
+    """How many processes a launcher has surely started, of which this is one; 1 where a user's shell may be it.
+
+    A shell in an operator's pod has RANK and WORLD_SIZE, but no LOCAL_RANK; one in a batch job has what Slurm says.
+    """
+    size = environ.get("WORLD_SIZE", "")
+    return int(size) if "RANK" in environ and "LOCAL_RANK" in environ and size.isdecimal() else 1
+
+
 def place_of(environ: Mapping[str, str]) -> Place:
     """Read a process's place from its environment.
 

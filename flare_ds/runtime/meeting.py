@@ -19,6 +19,7 @@ from flare_ds.runtime.launched import Place
 from flare_ds.runtime.timeouts import setup_seconds
 
 _FIRST_WORD_S, _NEXT_WORD_S, _LOOK_S = 5.0, 60.0, 0.1
+_OTHER_PORT = "give this one another port: MASTER_PORT in the environment, or --master_port of the launcher"
 
 
 def meet(place: Place) -> dist.Store:
@@ -34,8 +35,8 @@ def meet(place: Place) -> dist.Store:
         try:
             return arrivals.wait()
         except RuntimeError as error:  # torch's network errors
-            fix = "check the address; if another run of this machine uses the port, pass the launcher another "
-            raise HostError(f"{arrivals.missed}: {_first_line(error)}", fix=f"{fix}--master_port") from error
+            fix = f"check the address; if another job uses the port, {_OTHER_PORT}"
+            raise HostError(f"{arrivals.missed}: {_first_line(error)}", fix=fix) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -52,16 +53,19 @@ class _Arrivals:
 
     def wait(self) -> dist.Store:
         place, deadline = self.place, time.monotonic() + self.patience
-        server = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun has its own
+        of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # and outlives its ranks, who come again
         tcp = dist.TCPStore(
             place.address,
             int(place.port),
             place.world_size,
-            server,
+            place.rank == 0 and not of_torchrun,
             timeout=timedelta(seconds=self.patience),
             wait_for_workers=False,
         )
         store = dist.PrefixStore(f"flare_ds/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", tcp)
+        if store.add(f"arrived/{place.rank}", 1) > 1 and not of_torchrun:
+            problem = f"a rank {place.rank} has come to {place.address}:{place.port} already"
+            raise HostError(f"{problem}: of another job, or two have this number", fix=_OTHER_PORT)
         self.here = store.add("arrived", 1)
         while self.here < place.world_size:
             if time.monotonic() > deadline:

@@ -3,15 +3,20 @@
 A process that has joined no group (see `flare_ds.runtime.joining`) works alone, as rank 0 of 1.
 """
 
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flare_ds.exceptions import HostError
 from flare_ds.host import visible_gpus
 from flare_ds.runtime.job import Job
+from flare_ds.runtime.timeouts import setup_seconds
 
 _job: Job | None = None
 _side: dist.ProcessGroup | None = None
@@ -87,20 +92,30 @@ def ranks_named(ranks: list[int]) -> str:
 
 
 def gather_objects(mine: object) -> list:
-    """What every rank holds, on every rank, in rank order; small Python objects only."""
+    """What every rank holds, on every rank, in rank order; small Python objects only.
+
+    Raises:
+        HostError: another rank has not come in time.
+    """
     if world_size() == 1:
         return [mine]
     everyone: list = [None] * world_size()
-    dist.all_gather_object(everyone, mine, group=_side)
+    with _patience("not all ranks came within"):
+        dist.all_gather_object(everyone, mine, group=_side)
     return everyone
 
 
 def first_object(mine: object) -> Any:
-    """What rank 0 holds, on every rank; a small Python object."""
+    """What rank 0 holds, on every rank; a small Python object.
+
+    Raises:
+        HostError: what rank 0 does before takes too long.
+    """
     if world_size() == 1:
         return mine
     holder = [mine]
-    dist.broadcast_object_list(holder, src=0, group=_side)
+    with _patience("rank 0 has worked alone for"):
+        dist.broadcast_object_list(holder, src=0, group=_side)
     return holder[0]
 
 
@@ -112,6 +127,26 @@ def added_up(mine: Tensor) -> Tensor:
 
 
 def barrier() -> None:
-    """Wait for every rank, as long as a set-up may take."""
+    """Wait for every rank, as long as a set-up may take.
+
+    Raises:
+        HostError: another rank has not come in time.
+    """
     if world_size() > 1:
-        dist.barrier(group=_side)
+        with _patience("not all ranks came within"):
+            dist.barrier(group=_side)
+
+
+@contextmanager
+def _patience(what: str) -> Iterator[None]:
+    """Say what was waited for, and how to wait longer, where Gloo gives up in words of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search("timed out", str(error), re.IGNORECASE):
+            raise
+        fix = (
+            "let one process do what takes long first (`flare-ds prepare`, `flare-ds merge`), or allow more time: "
+            "FLARE_DS_SETUP_SECONDS=N in the environment of every rank"
+        )
+        raise HostError(f"{what} {setup_seconds():.0f} s", fix=fix) from error

@@ -4,7 +4,7 @@
     collective  one operation of the process group                                            10 min
     a beat      a training step, a batch of a validation: see `flare_ds.runtime.watchdog`    from 1 min
 
-DEEPSPEED_TIMEOUT (minutes, DeepSpeed's own variable) replaces all of them. FLARE_DS_SETUP_SECONDS and
+DEEPSPEED_TIMEOUT (whole minutes, DeepSpeed's own variable) replaces all of them. FLARE_DS_SETUP_SECONDS and
 FLARE_DS_STEP_SECONDS go before it, for the set-up and for a beat.
 """
 
@@ -21,7 +21,7 @@ def setup_seconds() -> float:
     """How long a rank waits for others to come, or for what one of them does alone.
 
     Raises:
-        ConfigError: an environment variable is not a number above 0.
+        ConfigError: an environment variable is not a number above 0, or DEEPSPEED_TIMEOUT no whole one.
     """
     return _first(_number("FLARE_DS_SETUP_SECONDS"), _minutes(), SETUP_S)
 
@@ -45,13 +45,27 @@ def beat_seconds() -> float | None:
     return _minutes() if given is None else given
 
 
+def check_timeouts() -> None:
+    """Look at what the environment says before DeepSpeed is imported, which ends in a traceback of its own.
+
+    Raises:
+        ConfigError: see `setup_seconds`.
+    """
+    _ = setup_seconds(), beat_seconds()  # which read all of them
+
+
 def _first(*seconds: float | None) -> float:
     return next(value for value in seconds if value is not None)
 
 
 def _minutes() -> float | None:
-    minutes = _number("DEEPSPEED_TIMEOUT")
-    return None if minutes is None else 60 * minutes
+    text = os.environ.get("DEEPSPEED_TIMEOUT")
+    if text is None:
+        return None
+    if not (text.isdecimal() and int(text)):
+        fix = "give whole minutes, or seconds: FLARE_DS_SETUP_SECONDS, FLARE_DS_STEP_SECONDS"
+        raise ConfigError(f"DEEPSPEED_TIMEOUT={text!r} in the environment is not a whole number above 0", fix=fix)
+    return 60.0 * int(text)
 
 
 def _number(name: str) -> float | None:

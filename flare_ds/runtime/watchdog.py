@@ -2,6 +2,7 @@
 
 A beat may take ten times as long as the slowest of the first five (of batches, which differ in length: of all so far),
 and always a minute. The first beat of a kind, which also compiles and allocates, may take as long as a collective.
+Who is ahead waits for those behind as long as they live and watch their own work: they may be slower, and know it best.
 Where a call holds the interpreter no thread of ours can run; then the timer of `faulthandler`, which is written in C,
 writes the stacks and ends the process with status 1. One rank alone waits for nobody, and is not watched.
 """
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Thread
+from threading import RLock, Thread
 
 from flare_ds.runtime.job import Job
 from flare_ds.runtime.timeouts import beat_seconds, collective_timeout, setup_seconds
@@ -67,6 +68,7 @@ class Watchdog:
         self.paces: dict[str, Pace] = {}
         self.current: Pace | None = None
         self.since = self.deadline = time.monotonic()
+        self._setting = RLock()
         Thread(target=self._watch, daemon=True).start()
 
     def beat(self, anew: bool = False) -> None:
@@ -80,26 +82,36 @@ class Watchdog:
 
     def begin(self, pace: Pace | None) -> Pace | None:
         """Watch this work from now on; what was watched before."""
-        before, self.current = self.current, pace
-        if pace is None:
-            faulthandler.cancel_dump_traceback_later()
-        else:
-            self.arm(pace.bound)
+        with self._setting:
+            before, self.current, self.job.watched = self.current, pace, pace is not None
+            if pace is None:
+                faulthandler.cancel_dump_traceback_later()
+            else:
+                self.arm(pace.bound)
         return before
 
     def arm(self, seconds: float) -> None:
         """Expect the next beat within so many seconds."""
-        self.since = time.monotonic()
-        self.deadline = self.since + seconds
+        with self._setting:
+            self.since = time.monotonic()
+            self._allow(seconds)
+
+    def _allow(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
         if sys.__stderr__ is not None:
             faulthandler.dump_traceback_later(seconds + _GRACE_S, exit=True, file=sys.__stderr__)
 
     def _watch(self) -> None:
         while True:
             time.sleep(0.5)
-            current, late = self.current, time.monotonic() > self.deadline
-            if current is not None and late:
-                self.job.stalled(current.what, time.monotonic() - self.since)
+            with self._setting:
+                current, since, late = self.current, self.since, time.monotonic() > self.deadline
+            if current is None or not late:
+                continue
+            self.job.stalled(current.what, time.monotonic() - since)
+            with self._setting:
+                if self.current is current and self.since == since:  # it waits yet
+                    self._allow(current.bound)
 
 
 _watchdog: Watchdog | None = None

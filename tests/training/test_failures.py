@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,29 @@ def test_ranks_that_do_not_come_are_told_and_given_up(
     assert f"waiting for 1 of 2 ranks at 127.0.0.1:{port}" in said and f"{told_by} come from the environment" in said
 
 
+def test_a_second_job_at_the_same_address_is_told_and_leaves_the_first_alone() -> None:
+    """Its rank 0 cannot listen there; the others find the first job's rank 0, which answers them."""
+    port = free_port()
+    places = [Place(rank, 2, rank, "127.0.0.1", port, "the environment") for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        first, _ = pool.map(meet, places)
+    for place in places:
+        with pytest.raises(HostError, match=f"127.0.0.1:{port}") as refused:
+            meet(place)
+        assert "MASTER_PORT" in refused.value.fix
+    assert first.add("arrived", 0) == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"), [("works", "rank 0 has worked alone for 6 s"), ("comes_late", "not all ranks came within 6 s")]
+)
+def test_a_wait_for_rank_0_that_is_given_up_says_what_to_do(how: str, problem: str) -> None:
+    outputs = run_ranks(["tests.training.alone_worker", how], 2, expect=1, timeout=200)
+    message = f"flare-ds: [rank 1 on {HOST}] {problem}"
+    assert message in outputs[1] and "Traceback" not in "".join(outputs), outputs
+    assert "FLARE_DS_SETUP_SECONDS=" in outputs[1] and not told(outputs[0])
+
+
 @pytest.mark.parametrize("verb", [["prepare", "nowhere.yaml"], ["cache", "ls", "nowhere"], ["report", "nowhere"]])
 def test_a_stray_rank_silences_no_command_of_one_process(
     verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -89,6 +113,36 @@ def test_a_stray_rank_silences_no_command_of_one_process(
     monkeypatch.setenv("RANK", "1")
     assert main(verb) == 1
     assert "flare-ds: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["prepare", "nowhere.yaml"], ["cache", "ls", "nowhere"], ["sweep", "nowhere.yaml"]])
+@pytest.mark.parametrize(
+    ("environment", "refused"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "16", "LOCAL_RANK": "0"}, True),  # torchrun, deepspeed, slurm_task.sh
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "16"}, False),  # a shell in an operator's pod
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, False),  # a batch script, or a shell in one
+    ],
+)
+def test_a_launcher_starts_no_command_of_one_process(
+    verb: list[str],
+    environment: dict[str, str],
+    refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(verb) == 1
+    said, alone = capsys.readouterr().err, "flare-ds cache ls" if verb[0] == "cache" else f"flare-ds {verb[0]}"
+    assert (f"{alone} is one process, but a launcher has started 16" in said) == refused
+    if refused:
+        assert f"without a launcher: {alone} ..." in said
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert main(verb) == 1 and capsys.readouterr().err == "", "one of each host tells it"
 
 
 @pytest.mark.parametrize("variable", ["FLARE_DS_SETUP_SECONDS", "FLARE_DS_STEP_SECONDS"])
@@ -99,6 +153,20 @@ def test_a_time_out_that_is_no_number_is_named(variable: str, monkeypatch: pytes
     monkeypatch.setenv(variable, "-3")
     with pytest.raises(ConfigError, match=f"{variable}='-3'"):
         _ = setup_seconds(), beat_seconds()
+
+
+@pytest.mark.parametrize("minutes", ["0.33", "1.5", "0", "ten"])
+def test_deepspeeds_time_out_is_whole_minutes_and_told_before_deepspeed_reads_it(
+    minutes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flare_ds.exceptions import ConfigError
+    from flare_ds.runtime.joining import join_process_group
+
+    monkeypatch.setenv("DEEPSPEED_TIMEOUT", minutes)
+    monkeypatch.setitem(sys.modules, "flare_ds.runtime.forming", None)  # what imports DeepSpeed
+    with pytest.raises(ConfigError, match=f"DEEPSPEED_TIMEOUT='{minutes}' .* whole") as refused:
+        join_process_group()
+    assert "FLARE_DS_SETUP_SECONDS" in refused.value.fix
 
 
 LAUNCHERS = {
