@@ -163,7 +163,7 @@ def test_deepspeeds_time_out_is_whole_minutes_and_told_before_deepspeed_reads_it
     from flare_ds.runtime.joining import join_process_group
 
     monkeypatch.setenv("DEEPSPEED_TIMEOUT", minutes)
-    monkeypatch.setattr("flare_ds.runtime.joining.dist.is_initialized", lambda: False)  # another test may have formed one
+    monkeypatch.setattr("flare_ds.runtime.joining.dist.is_initialized", lambda: False)  # another test formed one
     monkeypatch.setitem(sys.modules, "flare_ds.runtime.forming", None)  # what imports DeepSpeed
     with pytest.raises(ConfigError, match=f"DEEPSPEED_TIMEOUT='{minutes}' .* whole") as refused:
         join_process_group()
