@@ -221,9 +221,8 @@ class _Resolver:
 
     def _tell_dtype(self) -> None:
         """Say what `model.dtype: auto` is, where the runs may well be started on hosts of another kind."""
-        if not self.guessed or self.config.launch is None or os.environ.get("DS_ACCELERATOR") == "cpu":
-            return
-        if visible_gpus():
+        cpu_is_meant = os.environ.get("DS_ACCELERATOR") == "cpu"
+        if not self.guessed or self.config.launch is None or cpu_is_meant or visible_gpus():
             return
         for dtype in self.guessed:
             told = f"model.dtype=auto is {dtype} by what this host multiplies, which sees no GPU"
