@@ -104,7 +104,7 @@ def write_large(directory: Path, rows: int) -> dict[str, float]:
         began = time.perf_counter()
         dtypes = dict.fromkeys(STREAMS, np.dtype("<u2"))
         config = large_config(directory.parent.parent, rows)
-        with SplitWriter(place, "train", dtypes, task_of(config.task)) as writer:
+        with SplitWriter(place, "train", dtypes, task_of(config.task), answers_source=False) as writer:
             for start in range(0, rows, CHUNK_ROWS):
                 writer.append(*random_rows(range(start, min(start + CHUNK_ROWS, rows))))
             summary, sections = writer.finish()

@@ -190,9 +190,14 @@ class Config(Section):
         return self.task.source_languages[: max(1, self.sources, self.streams_beside)] if self.needs_source else ()
 
     @property
+    def answers_source(self) -> bool:
+        """Whether the source's text is answered, not the target's."""
+        return self.recipe.reads == "source"
+
+    @property
     def answer_language(self) -> str:
-        """The language of the text that is answered, and so of the label words."""
-        return self.task.source_language if self.recipe.reads == "source" else self.task.target_language
+        """The language of the text that is answered, and so of the label words and of free answers."""
+        return self.task.source_language if self.answers_source else self.task.target_language
 
     @property
     def fuses_answers(self) -> bool:

@@ -19,7 +19,7 @@ _NOTE = (
 
 def against_paper(groups: Sequence[Group]) -> str:
     """The comparison; empty where the paper has none of the tasks and models."""
-    averages: dict[tuple[str, str, str], list[Group]] = {}
+    averages: dict[tuple[str, str, str], list[Group]] = {}  # by task, model, and kind: a method may be set in two ways
     for group in groups:
         config = group.runs[0].config
         model = paper_model(config.model.base)
@@ -27,16 +27,17 @@ def against_paper(groups: Sequence[Group]) -> str:
         if not (config.has_source and model and group.finished):
             continue
         if published(config.task.name, model, group.method) is not None:
-            averages.setdefault((config.task.name, model, group.method), []).append(group)
+            averages.setdefault((config.task.name, model, group.kind), []).append(group)
     if not averages:
         return ""
-    lines = [_line(*about, of_languages) for about, of_languages in averages.items()]
+    lines = [_line(task, model, of_languages) for (task, model, _), of_languages in averages.items()]
     return "\n\n".join(["## Beside the paper", table(_COLUMNS, lines), _NOTE])
 
 
-def _line(task: str, model: str, method: str, groups: Sequence[Group]) -> tuple[str, ...]:
+def _line(task: str, model: str, groups: Sequence[Group]) -> tuple[str, ...]:
     languages = {group.language for group in groups}
-    # With several settings in one language there is no telling which of them the paper's is like.
+    # What stands twice in a language, in two places, is no one average.
     ours = DASH if len(languages) < len(groups) else f"{100 * np.mean([group.score for group in groups]):.2f}"
+    told = next((group for group in groups if group.place), groups[0])
     of = f"{len(languages)} of {LANGUAGES[task]}"
-    return task, model, method, of, ours, f"{published(task, model, method):.2f}"
+    return task, model, told.label, of, ours, f"{published(task, model, told.method):.2f}"

@@ -200,9 +200,13 @@ def same_test(run: RunResult, other: RunResult) -> bool:
 
 
 def _same_truth(run: RunResult, other: RunResult) -> bool:
-    """Whether what is right is the same of each example, whatever the label words are called: a source has its own."""
-    ours, theirs = run.answers, other.answers
-    if ours is not None and theirs is not None:
+    """Whether what is right is the same of each example, whatever it is called: a source has its own words for it.
+
+    Free answers in two languages cannot be compared; then the passages are, by which rows were drawn together.
+    """
+    one_language = run.config.answer_language == other.config.answer_language
+    ours, theirs = (run.answers, other.answers) if one_language else (run.clusters, other.clusters)
+    if run.answers is not None and ours is not None and theirs is not None:
         by_row = dict(zip(other.outcomes, theirs.tolist(), strict=True))
         return [by_row[row] for row in run.outcomes] == ours.tolist()
     both = [(said, other.outcomes[row]) for row, said in run.outcomes.items()]

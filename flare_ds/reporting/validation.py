@@ -11,7 +11,7 @@ _COLUMNS = (*ABOUT, "seeds", "score", "deviation", f"method − {REFERENCE}", "b
 _NOTE = (
     "Each trained run's best validation, which is chosen by these very rows, and so too high for a result: it is there "
     "to choose settings by. Mean over seeds; deviation: standard deviation over seeds (n - 1). Rows: "
-    "train.validate_rows; of a method that trains nothing all of the split."
+    "train.validate_rows; of a method that trains nothing all of the split, so a dash where that is another number."
 )
 
 
@@ -44,9 +44,15 @@ def _line(group: Group, scores: Mapping[int, float], groups: Sequence[Group]) ->
 def _difference(group: Group, scores: Mapping[int, float], groups: Sequence[Group]) -> tuple[str, str]:
     """From the reference: the mean and that of each seed; dashes where there is not just one, or no seed in common."""
     loras = references(group, groups) if group.method != REFERENCE else []
-    of_lora = _scores(loras[0]) if len(loras) == 1 else {}
+    of_lora = _scores(loras[0]) if len(loras) == 1 and _same_rows(group, loras[0]) else {}
     mine = dict.fromkeys(of_lora, next(iter(scores.values()))) if not group.trains else scores
     by_seed = [mine[seed] - of_lora[seed] for seed in of_lora if seed in mine]
     if not by_seed:
         return DASH, DASH
     return f"{np.mean(by_seed):+.3f}", " ".join(f"{one:+.3f}" for one in by_seed) if len(by_seed) > 1 else DASH
+
+
+def _same_rows(group: Group, lora: Group) -> bool:
+    """Whether both are scored on as many of the first validation rows; what trains nothing reads all."""
+    asked = [one.runs[0].config.train.validate_rows if one.trains else None for one in (group, lora)]
+    return asked[0] == asked[1]

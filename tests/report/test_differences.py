@@ -213,6 +213,23 @@ def test_rows_with_the_same_ids_and_other_right_answers_are_other_rows(tmp_path)
     assert {found[method, "1"]["method − lora"] for method in ("x_mixup", "zero_shot")} == {"+0.000"}
 
 
+def test_answers_in_two_languages_are_of_the_same_rows_where_the_passages_are(tmp_path):
+    """translate_test has the source's right answers, which are other words: what was drawn together tells the rows."""
+
+    def difference(place, passages):
+        said_by = {"lora": (["Rzym", "Polska"], [7, 8]), "translate_test": (["Rome", "Poland"], passages)}
+        for method, (answers, clusters) in said_by.items():
+            rows = [
+                {"id": f"r{i}", "prediction": "x", "exact_match": True, "answers": [said], "cluster": cluster}
+                for i, (said, cluster) in enumerate(zip(answers, clusters, strict=True))
+            ]
+            write_scores(write_run(tmp_path / place, f"pl/{method}-seed1", method, 1, [True]), "exact_match", 1.0, rows)
+        return differences(report(tmp_path / place).text)["translate_test", "1"]["method − lora"]
+
+    assert difference("same", [7, 8]) == "+0.000"
+    assert difference("others", [7, 9]) == "scored on different test rows or by other metrics"
+
+
 def test_clusters_are_those_of_whichever_run_knows_them(tmp_path):
     """Before 0.3 predictions told none; rows that stand in another order are still drawn with their own."""
     clusters, generator = np.arange(200) // 10, np.random.default_rng(3)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from flare_ds.exceptions import DataError
 from flare_ds.reporting import report
@@ -42,6 +43,17 @@ def test_validation_scores_are_compared_by_seed(sweep):
         "lora": ("1, 2, 3", "0.500", "0.100", "-", "-"),
         "flare": ("1, 2", "0.800", "0.141", "+0.250", "+0.200 +0.300"),
     }
+
+
+def test_scores_of_other_rows_are_not_subtracted(sweep):
+    """Training validates on the first rows, where it is told to; what trains nothing is scored on all."""
+    for config in sweep.glob("pl/*/config.yaml"):
+        settings = yaml.safe_load(config.read_text())
+        settings["train"] = {**(settings.get("train") or {}), "validate_rows": 5}
+        config.write_text(yaml.safe_dump(settings))
+    found = of_validation(report(sweep).text)
+    assert found["zero_shot"] == ("-", "0.300", "-", "-", "-")
+    assert found["flare"] == ("1, 2", "0.800", "0.141", "+0.250", "+0.200 +0.300")
 
 
 def test_what_is_scored_on_test_rows_has_no_such_table(tmp_path):

@@ -74,6 +74,7 @@ def _prefix_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[s
 
 SPLIT = "split_language"
 CLUSTERS = "clusters_of"
+ANSWERED = "right_answers_of"
 PROBES = "prompts_of_texts"
 
 
@@ -103,6 +104,7 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
         **_split_fields(settings, task),
         **_cluster_fields(settings, task),
+        **_answer_fields(config, task),
         **_probe_fields(settings, task),
     }
 
@@ -116,6 +118,11 @@ def _split_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
 def _cluster_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
     """Whose texts say what was drawn together, where the targets' once did: a translated passage had many wordings."""
     return {CLUSTERS: "the side that was read"} if settings.is_translated and task.free_answers else {}
+
+
+def _answer_fields(config: Config, task: Task) -> dict[str, str]:
+    """Whose free answers are right, where they are not the target's, as once they were in any case."""
+    return {ANSWERED: "the source"} if config.answers_source and task.free_answers else {}
 
 
 def _probe_fields(settings: TaskConfig, task: Task) -> dict[str, str]:

@@ -97,7 +97,7 @@ class RowEncoder:
         self.task, self.tokenizer, self._mt_tokenizer = task, tokenizer, mt_tokenizer
         self.max_prompt_tokens = config.task.max_prompt_tokens
         self.form = form_of(tokenizer, chat=config.task.chat)
-        self.words = task.label_words(config.answer_language)
+        self.words, self.answers_source = task.label_words(config.answer_language), config.answers_source
         self.label_tokens = label_tokens(self.words, self.form)
         self.vocabulary_size = vocabulary_size(tokenizer)
         self._mt_vocabulary_size = vocabulary_size(mt_tokenizer) if mt_tokenizer is not None else 0

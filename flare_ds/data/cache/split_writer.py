@@ -28,13 +28,17 @@ class SplitWriter:
         split: its name.
         dtypes: of the tokens of each stream.
         task: whose rows they are.
+        answers_source: whether right is what answers the first source, where a row has one.
 
     Raises:
         HostError: the disk is full or the directory is not writable; so do `append` and `finish`.
     """
 
-    def __init__(self, directory: Path, split: str, dtypes: Mapping[str, np.dtype], task: Task) -> None:
+    def __init__(
+        self, directory: Path, split: str, dtypes: Mapping[str, np.dtype], task: Task, *, answers_source: bool
+    ) -> None:
         self._directory, self._split, self._task = directory, split, task
+        self._answers_source = answers_source
         self._open = ExitStack()
         self._sections: dict[str, SectionWriter] = {}
         self._examples = self._windowed = 0
@@ -66,7 +70,7 @@ class SplitWriter:
         self._sections["clusters"].append(clusters_e.repeat(windows_e))
         self._append_texts("ids", [row.id.encode("utf-8") for row in kept], windows_e)
         if "golds" in self._texts:
-            self._append_texts("golds", [_golds(row) for row in kept], windows_e)
+            self._append_texts("golds", [self._golds(row) for row in kept], windows_e)
         for stream, of_stream in encoded.streams.items():
             self._append_items(f"{stream}.tokens", of_stream.tokens_t, of_stream.lengths_n)
             self._sections[f"{stream}.prompt_lengths"].append(of_stream.prompt_lengths_n)
@@ -91,6 +95,12 @@ class SplitWriter:
         """The side that says what a row was drawn with: a translator words a passage anew around each answer."""
         return row.read if self._task.free_answers else row.target
 
+    def _golds(self, row: ParallelRow) -> bytes:
+        source = row.sources[0] if self._answers_source and row.sources else None
+        return json.dumps([answer.text for answer in (source or row.target).answers], ensure_ascii=False).encode(
+            "utf-8"
+        )
+
     def _make(self, name: str, dtype: np.dtype) -> SectionWriter:
         section = SectionWriter(self._directory / section_name(self._split, name), dtype)
         self._open.callback(section.close)
@@ -110,7 +120,3 @@ class SplitWriter:
 def _offsets_of(name: str) -> str:
     """Where items start, and where the last one ends: `ids.offsets`, `source.offsets` ..."""
     return f"{name.removesuffix('.tokens')}.offsets"
-
-
-def _golds(row: ParallelRow) -> bytes:
-    return json.dumps([answer.text for answer in row.target.answers], ensure_ascii=False).encode("utf-8")

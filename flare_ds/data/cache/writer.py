@@ -103,7 +103,7 @@ def _write_splits(
     counts: Counter[str] = Counter()
     with bar(total=sum(map(len, data.splits.values())), desc="tokenize", unit="row") as progress:
         for split, rows in data.splits.items():
-            with SplitWriter(directory, split, dtypes, encoder.task) as writer:
+            with SplitWriter(directory, split, dtypes, encoder.task, answers_source=encoder.answers_source) as writer:
                 for chunk, encoded in encode(split, _chunks(rows)):
                     writer.append(chunk, encoded)
                     counts.update(encoded.counts)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from flare_ds.config import Config
-from flare_ds.data.cache import open_cache, prepare_cache, verify
+from flare_ds.data.cache import build_cache, open_cache, prepare_cache, verify
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream, RowEncoder
 from flare_ds.data.cache.windows import Windows
-from flare_ds.data.parallel import ParallelRow, Side
+from flare_ds.data.parallel import ParallelData, ParallelRow, Side
 from flare_ds.exceptions import DataError
-from flare_ds.tasks.base import Answer, Pool, Row, Task
+from flare_ds.tasks.base import SPLITS, Answer, Pool, Row, Task
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer
 from tests.data.cache.moods import MOODS, moods_config, word_tokenizer
 from tests.data.cache.texts import byte_tokenizer, decode, make_config, make_settings, write_tables
@@ -309,6 +309,30 @@ def test_a_cache_numbers_examples_and_counts_windows_and_dropped_rows(quiz_root:
             lengths = [len(split.prompt(stream, row)) + len(split.answer(stream, row)) for row in range(len(split))]
             assert summary.tokens[stream] == sum(lengths)
             assert summary.longest_prompt[stream] == max(split.prompt_lengths(stream)) <= 80
+
+
+def test_right_is_what_answers_the_text_that_is_read(quiz_root: Path) -> None:
+    """translate_test writes in the source's language: the target's answers would make all that it says wrong."""
+    settings = make_settings(quiz_root, free_answers=True, max_prompt_tokens=80)
+    caches = {}
+    for method, language in (("lora", "pl"), ("input_fusion", "pl"), ("translate_test", "en")):
+        caches[method] = cache = open_cache(
+            prepare_cache(Config.model_validate(settings | {"method": method}), TOKENIZER)
+        )
+        for name in ("validation", "test"):
+            split, records = cache.split(name), {record["id"]: record for record in table(name, 20)[language]}
+            for row in range(len(split)):
+                assert split.golds(row) == [answer["text"] for answer in records[split.ids(row)]["answers"]]
+    assert caches["lora"].key == caches["input_fusion"].key != caches["translate_test"].key
+
+
+def test_a_row_without_a_source_is_answered_in_the_targets_words(quiz_root: Path) -> None:
+    english, polish = (Side({"text": "a b", "note": "c"}, (Answer(said),)) for said in ("a", "b"))
+    rows = [ParallelRow("0", None, (english,), polish), ParallelRow("1", None, (None,), polish)]
+    settings = make_settings(quiz_root, free_answers=True) | {"method": "translate_test"}
+    data = ParallelData(dict.fromkeys(SPLITS, rows), {"rows_read": 6})
+    split = open_cache(build_cache(Config.model_validate(settings), data, TOKENIZER)).split("test")
+    assert {split.ids(row): split.golds(row) for row in range(2)} == {"0": ["a"], "1": ["b"]}
 
 
 def test_an_mt_encoder_reads_what_the_target_shows(quiz_root: Path) -> None:
