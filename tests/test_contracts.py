@@ -30,6 +30,7 @@ from transformers.generation import logits_process
 from transformers.integrations import deepspeed as of_transformers
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
+from flare_ds.models.layer_calls import CACHES
 from tests.distributed import REPOSITORY
 from tests.small_models import small_model
 
@@ -165,7 +166,8 @@ def test_a_library_is_bounded_from_above(library: str) -> None:
 def test_decoder_layers_keep_the_names_of_what_they_take() -> None:
     """The two streams hand each decoder layer what its own forward takes, by name."""
     layer = transformers.models.llama.modeling_llama.LlamaDecoderLayer
-    assert {"hidden_states", "attention_mask", "position_ids", "past_key_values"} <= set(parameters(layer.forward))
+    assert {"hidden_states", "attention_mask", "position_ids"} <= set(parameters(layer.forward))
+    assert set(CACHES) & set(parameters(layer.forward)), "`cache` since 5.24, `past_key_values` before"
 
 
 def test_one_generator_draws_the_dropout_of_all_cells() -> None:

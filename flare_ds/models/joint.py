@@ -35,7 +35,6 @@ from flare_ds.models.embedding import read_on_host
 from flare_ds.models.head import use_head
 from flare_ds.models.joint_head import CellHeads, use_cell_heads
 from flare_ds.models.joint_layer import Forward, JointLayer, UnderWay
-from flare_ds.models.layer_calls import SHARED
 from flare_ds.models.loading import load_base
 from flare_ds.models.source_pass import Beside
 from flare_ds.models.two_stream import TwoStreamModel, projection_of
@@ -127,7 +126,7 @@ class JointModel(nn.Module):
                 own = share.moved(share.every_column)
                 positions[share.rows, own] = streams.positions(share.batch, sources)[-rows:]
             everybody = slice(0, batch.input_ids.shape[1])
-            beside = Beside(batch.sources, (batch.source_columns, everybody), stores={SHARED: {}})
+            beside = Beside(batch.sources, (batch.source_columns, everybody))
             forward = self.under_way.forward = Forward(batch, beside, self.draws if self.training else {})
             try:
                 yield positions, forward

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import __version__
 
 from flare_ds.adapters.passes import Pass, during
 from flare_ds.exceptions import ConfigError
@@ -23,9 +24,11 @@ from flare_ds.exceptions import ConfigError
 _BY_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings", "per_layer_input", "alibi"})
 _COLUMNS_LAST = frozenset({"attention_mask", "position_ids", "alibi"})
 _ALL = slice(None)
-CACHES = ("past_key_values", "layer_past")
+CACHES = ("past_key_values", "cache", "layer_past")
 SHARED = "shared_kv_states"
 """Keys and values that a layer leaves to later layers of the same forward."""
+OTHER_VERSION = f"or another transformers than {__version__}: constraints.txt has the one that all is tested with"
+"""What helps where a release calls its layers otherwise."""
 STORES = (*CACHES, SHARED)
 
 
@@ -111,7 +114,7 @@ class LayerCall:
     def _unknown(self, what: str) -> ConfigError:
         return ConfigError(
             f"each {self.kind} of model.base {what}: it is not known how two texts would each have their own",
-            fix="use another base, or a method that reads one text at a time (lora, input_fusion)",
+            fix=f"use another base, or a method that reads one text at a time (lora, input_fusion); {OTHER_VERSION}",
         )
 
 

@@ -37,7 +37,7 @@ from flare_ds.adapters.passes import ADAPTER, alone
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.layer_calls import CACHES, cache_of
+from flare_ds.models.layer_calls import CACHES, OTHER_VERSION, cache_of
 from flare_ds.models.plain_streams import Streams
 from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
 
@@ -276,5 +276,5 @@ def no_keys(layer: str, why: str = "keeps no keys and values of its own") -> Con
     """Why a base cannot be asked so."""
     return ConfigError(
         f"each {layer} of model.base {why}, so no source's can stand before a target's",
-        fix="use another base, or method=input_fusion, which reads both texts in one row",
+        fix=f"use another base, or method=input_fusion, which reads both texts in one row; {OTHER_VERSION}",
     )

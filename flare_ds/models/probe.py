@@ -62,7 +62,7 @@ class _Check:
     def __init__(self, layer: nn.Module) -> None:
         self.call = LayerCall(layer)
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         state, *others = args if args else (kwargs["hidden_states"],)
         given = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         self.call.check_state(state)
@@ -72,12 +72,27 @@ class _Check:
 class _CheckKeys(_Check):
     """The same, and that the layer would read keys and values that stand before its own."""
 
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         super().__call__(layer, args, kwargs)
+        kind = type(layer).__name__
         if kwargs.get("alibi") is not None:
-            raise no_keys(type(layer).__name__, "has keys without positions (ALiBi)")
-        if kwargs.get(SHARED) or not any(name in kwargs for name in CACHES):
-            raise no_keys(type(layer).__name__)
+            raise no_keys(kind, "has keys without positions (ALiBi)")
+        if not any(name in kwargs for name in CACHES):
+            raise no_keys(kind)
+        return args, kwargs | ({SHARED: _Unread(kind)} if SHARED in kwargs else {})
+
+
+class _Unread(dict[str, Any]):
+    """A store that a layer may leave its keys and values in; one that reads another's there has none of its own."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def __getitem__(self, name: str) -> Any:
+        raise no_keys(self._kind)
 
 
 def _runs(copy: PreTrainedModel) -> bool:

@@ -18,7 +18,6 @@ whole, and the peak, are printed.
 Legend: D width of a layer's input, O of its output; "..." any number of leading dimensions.
 """
 
-import importlib.util
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from flare_ds.adapters.decoder import linears_of
 from flare_ds.config import ModelConfig
 from flare_ds.exceptions import HostError
-from flare_ds.extras import install
+from flare_ds.extras import install, lacking
 from flare_ds.host import peak_memory
 from flare_ds.models.partitioned import partition
 
@@ -47,9 +46,9 @@ def quantization_config(model: ModelConfig) -> BitsAndBytesConfig | None:
     """
     if model.quantization == "none":
         return None
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if missing := lacking("quantization", "bitsandbytes"):
         raise HostError(
-            f"model.quantization={model.quantization!r} needs bitsandbytes, which is not installed",
+            f"model.quantization={model.quantization!r} needs {missing}",
             fix=f"{install('quantization')}, or set model.quantization=none",
         )
     if model.quantization == "int8":

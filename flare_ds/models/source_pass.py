@@ -22,7 +22,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from flare_ds.adapters.passes import Pass, during
-from flare_ds.models.layer_calls import CACHES, LayerCall, hidden_of, with_hidden
+from flare_ds.models.layer_calls import CACHES, SHARED, LayerCall, hidden_of, with_hidden
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Beside:
 
     rows: int
     columns: tuple[slice, slice]
-    stores: Mapping[str, Any] = field(default_factory=dict)
+    stores: Mapping[str, Any] = field(default_factory=lambda: {SHARED: {}})
     keep: bool = False
     state_XMD: Tensor | None = None
 

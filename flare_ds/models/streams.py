@@ -107,7 +107,7 @@ class LockstepStreams(Streams):
         )
         if stored is not None:
             return Sources(alignment, None, stored)
-        return Sources(alignment, Beside(batch.source_lengths_SB.numel(), batch.columns, stores={SHARED: {}}))
+        return Sources(alignment, Beside(batch.source_lengths_SB.numel(), batch.columns))
 
     def first_column(self, batch: Batch) -> int:
         """The first that a row of the target fills."""

@@ -1,13 +1,12 @@
 """The trackers that a run's settings name, as one; none: everything is thrown away."""
 
-import importlib.util
 from collections.abc import Mapping
 
 import numpy as np
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.extras import install
+from flare_ds.extras import install, lacking
 from flare_ds.tracking.tracker import Tracker
 
 
@@ -67,7 +66,5 @@ def check_trackers(config: Config) -> None:
         ConfigError: naming the package, and how it is installed.
     """
     for name in config.tracking.to:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(
-                f"tracking.to names {name}, which is not installed", fix=f"{install(name)}, or take it out"
-            )
+        if missing := lacking(name, name):
+            raise ConfigError(f"tracking.to names {missing}", fix=f"{install(name)}, or take it out")

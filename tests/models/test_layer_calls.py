@@ -42,7 +42,7 @@ def test_positional_arguments_have_their_names() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["past_key_values", "layer_past", "shared_kv_states"])
+@pytest.mark.parametrize("name", ["past_key_values", "cache", "layer_past", "shared_kv_states"])
 def test_no_stream_gets_the_targets_store(name: str) -> None:
     store = DynamicCache()
     source, target = split(**{name: store})
