@@ -12,7 +12,7 @@ from typing import Any, Literal
 from flare_ds.exceptions import CacheError, FlareError
 from flare_ds.files import disk_errors
 from flare_ds.json_text import parse_object
-from flare_ds.published import FileRecord, check_contents, check_sizes, is_trash, set_aside, sweep_trash
+from flare_ds.published import PARTIAL, FileRecord, check_contents, check_sizes, is_trash, set_aside, sweep_trash
 
 _ABANDONED_SECONDS = 3600
 _FINISHED_NAME = re.compile(r"[^.].*-[0-9a-f]{16}")
@@ -99,8 +99,9 @@ class Kept:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether a build was killed: it is not finished, and nothing has been written there for an hour."""
-        return self.state == "unfinished" and self.seconds_old > _ABANDONED_SECONDS
+        """Whether a build was killed that nothing goes on with, and nothing has been written there for an hour."""
+        resumed = self.path.name.endswith(PARTIAL)
+        return self.state == "unfinished" and not resumed and self.seconds_old > _ABANDONED_SECONDS
 
     def remove(self) -> None:
         """Remove it: who opens it finds all of it or nothing, and who has it open reads on for a day.

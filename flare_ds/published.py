@@ -1,6 +1,7 @@
 """Directories that are either whole or absent: token caches, translations, stored source states, fetched data.
 
     .NAME.3f2a9c0d          being built, or left by a build that was killed
+    .NAME.partial           finished parts of one that takes hours: the command that was killed goes on with them
     NAME                    whole: its manifest was written last, everything synced, then the directory renamed
     .NAME.3f2a9c0d.trash    given up: deleted a day later, when something is built or removed beside it
 
@@ -37,6 +38,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 DAY_S = 24 * 3600
 """A living build writes every few seconds; a day leaves room for one that was suspended, and for clocks that differ."""
+PARTIAL = ".partial"
 _TRASH = re.compile(r"\..+\.[0-9a-f]{8}\.trash")
 _LAST_USED = "last_used"
 

@@ -6,7 +6,7 @@
 #   SWEEP.yaml   e.g. launchers/configs/sweep_languages.yaml
 #   key=value    settings laid over it, e.g. grid.languages='[pl, es]' base.train.steps=60
 #
-# It trains on GPUs; DS_ACCELERATOR=cpu says that CPUs are meant, which two ranks share.
+# It trains on GPUs; DS_ACCELERATOR=cpu says that CPUs are meant. The YAML says how many ranks.
 #
 # Relative paths inside the YAML and in settings start at the clone. What is finished is skipped: call it again after
 # an interruption, or with more languages.

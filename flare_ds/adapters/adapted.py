@@ -120,5 +120,5 @@ def merge_refused() -> CheckpointError:
     """Why a fusion adapter stays an adapter."""
     return CheckpointError(
         "a fusion adapter cannot be merged: its output depends on the source text as well as on the target's",
-        fix="keep it as an adapter (evaluate RUN, predict RUN); only a task adapter (method=lora) merges",
+        fix="keep it as an adapter (evaluate RUN, predict RUN); method=lora, input_fusion and late merge",
     )

@@ -1,7 +1,7 @@
 """How many held-out rows go through the model at once: what the settings say, or what keeps it busy and fits.
 
 A GPU is idle with few tokens, and where the ranks share the base it is gathered for each batch. But a split gives some
-batches, so that several ranks have their share; they are the same on any number of ranks, as is what is said of a row.
+batches, so that several ranks have their share. They are the same on any number of ranks that have memory enough.
 
 Legend: n rows.
 """

@@ -15,7 +15,7 @@ from flare_ds.exceptions import HostError
 from flare_ds.files import disk_errors
 from flare_ds.locks import one_at_a_time
 from flare_ds.progress import bar
-from flare_ds.published import publishing
+from flare_ds.published import PARTIAL, publishing
 from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import SUBSTITUTES
 from flare_ds.tasks.load import task_of
@@ -158,4 +158,4 @@ class _Task:
 
 
 def _partial(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.partial")
+    return directory.with_name(f".{directory.name}{PARTIAL}")

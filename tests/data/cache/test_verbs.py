@@ -275,6 +275,20 @@ def test_rm_unfinished_leaves_builds_that_are_under_way(copy: Path, capsys: Said
     assert set(copy.parent.iterdir()) == {copy, running}
 
 
+def test_rm_unfinished_leaves_what_a_translation_goes_on_with(copy: Path, capsys: Said) -> None:
+    """Hours of finished batches; by its age or its name it is removed as anything is."""
+    begun = copy.with_name(f".eng_Latn-pol_Latn-{'0' * 16}.partial")
+    (begun / "batches").mkdir(parents=True)
+    (begun / "batches/0.json").write_text("[]")
+    age(begun, 9 * DAY)
+    age(begun / "batches", 9 * DAY)
+    said(capsys, "cache", "rm", "--unfinished", "--in", copy.parent, "--yes")
+    assert set(copy.parent.iterdir()) == {copy, begun}
+    assert "unfinished" in said(capsys, "cache", "ls", copy.parent)
+    said(capsys, "cache", "rm", "--older-than", "3", "--in", copy.parent, "--yes")
+    assert set(copy.parent.iterdir()) == {copy}
+
+
 def test_rm_older_than(copy: Path, capsys: Said) -> None:
     old = Path(shutil.copytree(copy, copy.with_name(f"moods-en-de-{'0' * 16}")))
     age(old, 3 * DAY + 60)
