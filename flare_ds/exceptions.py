@@ -4,6 +4,7 @@ Anything raised from here is printed by the command line as one clear message, w
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class FlareError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling: ranks tell each other what went wrong."""
-        return _rebuild, (type(self), self.problem, self.fix)
+        return partial(type(self), fix=self.fix), (self.problem,)
 
 
 Kept = TypeVar("Kept", bound=FlareError)
@@ -39,10 +40,6 @@ def kept(error: Kept) -> Kept:
     """An error that is told later, without the frames it came through: they would keep what they hold, a model say."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
-
-
-def _rebuild(kind: "type[FlareError]", problem: str, fix: str) -> "FlareError":
-    return kind(problem, fix=fix)
 
 
 class ConfigError(FlareError):
@@ -143,3 +140,12 @@ class RankFailed(Exception):
 
 class ToBeContinued(Exception):
     """No failure: the run was asked to stop, its state is saved, and the same command goes on."""
+
+
+Told = TypeVar("Told", bound=FlareError | RankFailed)
+
+
+def on_every_rank(error: Told) -> Told:
+    """An error that every rank raises alike, so that one of them tells it for all."""
+    error.shared = True
+    return error

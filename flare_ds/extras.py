@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra, e.g. `pip install 'lm-eval>=0.4.13'`."""
+    """The command that installs an extra, e.g. `pip install 'bitsandbytes>=0.50'`."""
     added = _packages(extra)
     if not added:
         return f"pip install -e '.[{extra}]' in the clone of flare_ds"

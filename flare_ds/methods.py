@@ -27,7 +27,6 @@ class Method:
     """What one method is made of.
 
     Attributes:
-        summary: what it does, in a line.
         reads: whose prompt is the row the model answers: the target's, the source's, the source's and then the
             target's in one row, or of that row what stands behind the source.
         states: whose hidden states meet the row inside the model: the base's of the source text, an MT encoder's of the
@@ -38,7 +37,6 @@ class Method:
         late: whether, once it is trained, the frozen base's label scores of the source are added to its own.
     """
 
-    summary: str
     reads: Reads = "target"
     states: Literal["source", "mt_encoder"] | None = None
     fuses: Literal["bottleneck", "mixup", "keys"] | None = None
@@ -70,28 +68,15 @@ METHODS: Registry[Method] = Registry("method")
 """In the order of the paper's tables."""
 
 for _name, _method in {
-    "zero_shot": Method("the base tuned on the source language, asked in the target language", trains=False),
-    "translate_test": Method(
-        "the base tuned on the source language, asked in the source language", reads="source", trains=False
-    ),
-    "lora": Method("a LoRA adapter trained on the target language (translate-train)"),
-    "input_fusion": Method("LoRA on rows that hold the source's text and then the target's", reads="joint"),
-    "x_mixup": Method(
-        "LoRA, and at one layer a mixture with what the target finds in the source", states="source", fuses="mixup"
-    ),
-    "flare": Method("LoRA that fuses the source's states in its bottleneck", states="source", fuses="bottleneck"),
-    "flare_mt": Method(
-        "LoRA that fuses an MT encoder's states of the target text in its bottleneck",
-        states="mt_encoder",
-        fuses="bottleneck",
-    ),
-    "source_prefix": Method(
-        "LoRA whose attention reads the frozen base's keys and values of the source before its own",
-        reads="behind",
-        states="source",
-        fuses="keys",
-    ),
-    "late": Method("LoRA, to whose label scores those are added that the frozen base gives the source", late=True),
+    "zero_shot": Method(trains=False),
+    "translate_test": Method(reads="source", trains=False),
+    "lora": Method(),
+    "input_fusion": Method(reads="joint"),
+    "x_mixup": Method(states="source", fuses="mixup"),
+    "flare": Method(states="source", fuses="bottleneck"),
+    "flare_mt": Method(states="mt_encoder", fuses="bottleneck"),
+    "source_prefix": Method(reads="behind", states="source", fuses="keys"),
+    "late": Method(late=True),
 }.items():
     METHODS.add(_name, _method)
 

@@ -6,9 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from flare_ds.config.adapter import AdapterConfig, MixupConfig, SourceConfig
 from flare_ds.config.data import ModelConfig, TaskConfig, TranslateConfig
-from flare_ds.config.section import Section, TypedPath
+from flare_ds.config.section import Section, TypedPath, validated
 from flare_ds.config.training import EvaluateConfig, GenerateConfig, TrackingConfig, TrainConfig
-from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, SOURCE_ALONE, Method
 from flare_ds.shipped import AUTO, is_name, shipped_file
 from flare_ds.yaml_file import dump_yaml
@@ -56,20 +55,14 @@ class Config(Section):
     @field_validator("method")
     @classmethod
     def _known(cls, name: str) -> str:
-        try:
-            METHODS.get(name)
-        except ConfigError as error:
-            raise ValueError(f"{error.problem}; {error.fix}") from None
+        validated(METHODS.get, name)
         return name
 
     @field_validator("deepspeed")
     @classmethod
     def _shipped(cls, deepspeed: str) -> str:
         if is_name(deepspeed) and deepspeed != AUTO:
-            try:
-                shipped_file(deepspeed)
-            except ConfigError as error:
-                raise ValueError(f"{error.problem}; {error.fix}") from None
+            validated(shipped_file, deepspeed)
         return deepspeed
 
     @model_validator(mode="after")

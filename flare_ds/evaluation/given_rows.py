@@ -21,7 +21,7 @@ from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_id
-from flare_ds.tasks.check import is_unicode
+from flare_ds.tasks.check import is_text
 from flare_ds.tasks.records import Record, open_file
 
 COLUMNS = ("id", "target", "source")
@@ -201,7 +201,7 @@ def _fields(task: Task, value: Any) -> dict[str, str] | None:
     """The task's fields: the text itself where there is one, otherwise a mapping; None: it is neither."""
     if isinstance(value, str):
         value = {task.fields[0]: value} if len(task.fields) == 1 else _parsed(value)
-    if not isinstance(value, dict) or set(value) != set(task.fields) or not all(map(_is_text, value.values())):
+    if not isinstance(value, dict) or set(value) != set(task.fields) or not all(map(is_text, value.values())):
         return None
     return {field: value[field] for field in task.fields}
 
@@ -221,11 +221,6 @@ def _parsed(text: str) -> Any:
         return yaml.load(text, _Texts)
     except (yaml.YAMLError, RecursionError):
         return None
-
-
-def _is_text(value: Any) -> bool:
-    """Whether a value is a text that a tokenizer takes: half of a surrogate pair is none."""
-    return isinstance(value, str) and is_unicode(value)
 
 
 def _side(task: Task, fields: dict[str, str]) -> Side:

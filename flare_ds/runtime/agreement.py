@@ -10,7 +10,7 @@ import socket
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from flare_ds.exceptions import HostError
+from flare_ds.exceptions import HostError, on_every_rank
 from flare_ds.versions import versions
 
 _MAY_DIFFER = ("python", "numpy")
@@ -54,6 +54,4 @@ def compare(everyone: list[tuple[str, dict[str, str]]]) -> None:
             problems.append(f"{name} is " + ", but ".join(f"{value} on {', '.join(at)}" for value, at in hosts.items()))
     if problems:
         fix = "give every host the same environment, and look at nvidia-smi on one without its GPUs"
-        error = HostError(f"the ranks do not compute with the same: {'; '.join(problems)}", fix=fix)
-        error.shared = True  # all of them find it
-        raise error
+        raise on_every_rank(HostError(f"the ranks do not compute with the same: {'; '.join(problems)}", fix=fix))

@@ -9,6 +9,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from flare_ds.config import Config
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.joint import JointModel, build_joint_model
+from flare_ds.models.partitioned import gathered
 from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.runtime.engine import AdapterSource, RunningModel
 from flare_ds.runtime.optimizer import Learner
@@ -67,8 +68,19 @@ def filled_model(
         model = build_model(first, label_tokens=label_tokens)
     for cell, adapter in zip(model.cells, adapters, strict=True):
         if adapter is not None:
-            parameters = cell.trained()
-            values = agreed(partial(adapter, parameters))
-            for name, parameter in parameters.items():
-                parameter.data.copy_(values[name])
+            put_adapter(cell, adapter)
     return model
+
+
+@torch.no_grad()
+def put_adapter(cell: TwoStreamModel, adapter: AdapterSource) -> None:
+    """Give a cell's adapter other values; its optimizer, if it has one, is of no use any more; a collective.
+
+    Raises:
+        CheckpointError: see `load_adapter`.
+    """
+    parameters = cell.trained()
+    values = agreed(partial(adapter, parameters))
+    with gathered(parameters.values(), modified=True):
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

@@ -19,7 +19,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.torch import build_shm_op
 from torch.utils.cpp_extension import get_default_build_root
 
-from flare_ds.exceptions import HostError
+from flare_ds.exceptions import HostError, on_every_rank
 from flare_ds.failures import end_uncaught, joined
 from flare_ds.files import disk_errors
 from flare_ds.locks import one_at_a_time
@@ -95,12 +95,9 @@ def _check_places(places: list[str]) -> None:
     twice = [number for number, mine in enumerate(places) if places.count(mine) > 1]
     if twice and get_accelerator().device_name() != "cpu":
         number = places[twice[0]].partition(" ")[0]
-        error = HostError(
-            f"{ranks_named(twice)} have LOCAL_RANK={number}, so they would share one device",
-            fix="start one process a host, or set LOCAL_RANK to each process's number on its host",
-        )
-        error.shared = True
-        raise error
+        problem = f"{ranks_named(twice)} have LOCAL_RANK={number}, so they would share one device"
+        fix = "start one process a host, or set LOCAL_RANK to each process's number on its host"
+        raise on_every_rank(HostError(problem, fix=fix))
 
 
 def _check_device(place: Place) -> None:

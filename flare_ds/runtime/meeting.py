@@ -36,11 +36,8 @@ def meet(place: Place) -> dist.Store:
             return arrivals.wait()
         except RuntimeError as error:  # torch's network errors
             fix = f"check the address; if another job uses the port, {_OTHER_PORT}"
-            raise HostError(f"{arrivals.missed}: {_first_line(error)}", fix=fix) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+            said = str(error).partition("\n")[0]
+            raise HostError(f"{arrivals.missed}: {said}", fix=fix) from error
 
 
 class _Arrivals:

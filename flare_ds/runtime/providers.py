@@ -150,10 +150,8 @@ class BaseKeys(_OfBase):
     @torch.no_grad()
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
         """Keys and values [n, N, 2·H·K] of each source prompt; a collective."""
-        batch, past = (
-            self._batch(split, micro_batch),
-            DynamicCache(),
-        )  # without a config, so that sliding layers keep all
+        batch = self._batch(split, micro_batch)
+        past = DynamicCache()  # without a config, so that sliding layers keep all
         self.running.root(batch, past=past)
         both = [torch.cat([getattr(layer, name) for name in ("keys", "values")], 1) for layer in past.layers]
         states_BLND = torch.stack([both_BHLK.transpose(1, 2).flatten(2) for both_BHLK in both], 2)

@@ -6,7 +6,7 @@ A rank that raised alone would leave the others waiting for it in the next colle
 from collections.abc import Callable
 from typing import TypeVar
 
-from flare_ds.exceptions import FlareError, RankFailed
+from flare_ds.exceptions import FlareError, RankFailed, on_every_rank
 from flare_ds.failures import described
 from flare_ds.runtime.process_group import first_object, gather_objects, rank, ranks_named
 from flare_ds.runtime.watchdog import unhurried
@@ -26,7 +26,7 @@ def on_rank_zero(work: Callable[[], T]) -> T:
         result, problem = _tried(work) if rank() == 0 else (None, None)
         result, problem = first_object((result, problem))
     if problem is not None:
-        raise _shared(problem)
+        raise on_every_rank(problem)
     return result
 
 
@@ -49,7 +49,7 @@ def agreed(check: Callable[[], T]) -> T:
     first = problems[failed[0]]
     if isinstance(first, FlareError) and len(failed) < len(problems):
         first = type(first)(f"[{ranks_named(failed)}] {first.problem}", fix=first.fix)
-    raise _shared(first)
+    raise on_every_rank(first)
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Problem | None]:
@@ -62,8 +62,3 @@ def _tried(work: Callable[[], T]) -> tuple[T | None, Problem | None]:
             raise  # one rank alone: its own traceback says it best
         trace, message = described(error)
         return None, RankFailed(f"[{ranks_named([rank()])}] {message}", trace)
-
-
-def _shared(problem: Problem) -> Problem:
-    problem.shared = True
-    return problem

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from flare_ds.config import Config
-from flare_ds.exceptions import HostError
+from flare_ds.exceptions import HostError, on_every_rank
 from flare_ds.files import disk_errors
 from flare_ds.model_files.fingerprint import file_states
 from flare_ds.runtime.process_group import gather_objects, ranks_named, world_size
@@ -39,12 +39,9 @@ def _compare(setting: str, path: str, look: Callable[[], object]) -> None:
     seen = gather_objects(look())
     others = [rank for rank, found in enumerate(seen) if found != seen[0]]
     if others:
-        error = HostError(
-            f"{setting}={path!r} is not the same on {ranks_named(others)} as on {ranks_named([0])}",
-            fix=f"put {setting} on a file system that all hosts share, and give its absolute path",
-        )
-        error.shared = True
-        raise error
+        problem = f"{setting}={path!r} is not the same on {ranks_named(others)} as on {ranks_named([0])}"
+        fix = f"put {setting} on a file system that all hosts share, and give its absolute path"
+        raise on_every_rank(HostError(problem, fix=fix))
 
 
 def _token(directory: Path) -> bool | None:

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.failures import INTERRUPTED
 from flare_ds.files import disk_errors
 from flare_ds.processes import log_tail, say, search_path
 from flare_ds.reporting import report
@@ -29,8 +30,6 @@ from flare_ds.sweep.progress import progress
 from flare_ds.sweep.record import SweepRecord, record_of
 from flare_ds.sweep.runner import Runner
 from flare_ds.sweep.slots import slots
-
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def sweep(

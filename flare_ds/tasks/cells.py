@@ -1,7 +1,7 @@
 """What the cells of a table mean: ids and answers, each refused by row and column where it means nothing."""
 
 import json
-from collections.abc import Iterator
+import re
 
 from flare_ds.tasks.base import Answer
 from flare_ds.tasks.check import is_unicode
@@ -53,13 +53,7 @@ def locate(text: str, context: str, *, near: int) -> Answer:
     """
     if context[near : near + len(text)] == text and near >= 0:
         return Answer(text, near)
-    spans = list(_occurrences(text, context)) or list(find_equivalent(text, context))
+    found = (place.start() for place in re.finditer(f"(?={re.escape(text)})", context))  # also where it overlaps itself
+    spans = [(start, start + len(text)) for start in found] or list(find_equivalent(text, context))
     start, end = min(spans, key=lambda span: abs(span[0] - near), default=(None, None))
     return Answer(text) if start is None else Answer(context[start:end], start)
-
-
-def _occurrences(text: str, context: str) -> Iterator[tuple[int, int]]:
-    start = context.find(text)
-    while start >= 0:
-        yield start, start + len(text)
-        start = context.find(text, start + 1)

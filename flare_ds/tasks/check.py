@@ -64,7 +64,7 @@ def _label_conflicts(task: Task) -> list[Conflict]:
     words, metrics = [word for of_language in task.word_lists for word in of_language], get_args(Metric)
     return [
         (any(isinstance(of, str) for of in task.word_lists), f"labels={task.labels!r}", "write a tuple of words"),
-        *((not _is_text(word), f"the label word {word!r}, which is not valid Unicode", _WHOLE) for word in words),
+        *((not is_text(word), f"the label word {word!r}, which is not valid Unicode", _WHOLE) for word in words),
         (
             len({len(of_language) for of_language in task.word_lists}) > 1,
             f"not equally many label words in each language: {task.labels}",
@@ -79,7 +79,7 @@ def _check_prompt(task: Task, language: str) -> None:
     task.label_words(language)
     blank = {field: "{" + field + "}" for field in task.fields}
     prompt, bare = (_prompt(task, language, fields) for fields in (blank, dict.fromkeys(task.fields, "")))
-    if not _is_text(prompt):
+    if not is_text(prompt):
         raise ConfigError(f"task {task.name} has the prompt {prompt!r}, which is not valid Unicode", fix=_WHOLE)
     if prompt == bare:
         problem = f"task {task.name} has the prompt {prompt!r} for every row of language {language!r}"
@@ -120,10 +120,10 @@ def _problem(row: Row, task: Task) -> str | None:
     """What is wrong with a row; None: nothing."""
     if not isinstance(row, Row) or not isinstance(row.fields, Mapping):
         return f"the type {type(row).__name__}, or fields that are no mapping"
-    if not _is_text(row.id) or not row.id:
+    if not is_text(row.id) or not row.id:
         return "an id that is no text, or not valid Unicode"
     for field in task.fields:
-        if not _is_text(row.fields.get(field)):
+        if not is_text(row.fields.get(field)):
             return f"{field}={row.fields.get(field)!r:.80}, which is not valid Unicode, or no text"
     return _answer_problem(row, task)
 
@@ -140,11 +140,12 @@ def _answer_problem(row: Row, task: Task) -> str | None:
 
 
 def _is_answer(answer: Answer, text: str) -> bool:
-    if not isinstance(answer, Answer) or not _is_text(answer.text) or not answer.text:
+    if not isinstance(answer, Answer) or not is_text(answer.text) or not answer.text:
         return False
     start = answer.start
     return start is None or (type(start) is int and 0 <= start <= len(text) - len(answer.text))
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
+    """Whether a value is a text that a tokenizer takes: half of a surrogate pair is none."""
     return isinstance(value, str) and is_unicode(value)

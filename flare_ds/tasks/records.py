@@ -170,7 +170,8 @@ def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
     forms = [sorted(directory.glob(pattern)) for directory in directories for pattern in patterns]
     found = [files for files in forms if files]
     if not found:
-        looked = " or ".join(str(directory / f"{split}.{{{','.join(_suffixes())}}}") for directory in directories)
+        suffixes = ",".join(suffix.removeprefix(".") for suffix in _READERS)
+        looked = " or ".join(str(directory / f"{split}.{{{suffixes}}}") for directory in directories)
         fix = "put the table there, check task.data_dir, or leave task.data_dir out to read the hub (docs/tasks.md)"
         raise DataError(f"found no {looked}", fix=fix)
     if len(found) > 1:
@@ -210,10 +211,6 @@ def _check_shards(files: Sequence[Path], split: str, directories: Collection[Pat
             told = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
             problem = f"{files[0].parent} lacks {len(missing)} of {len(wanted)} shards: {told}"
             raise DataError(problem, fix="put them there, or fetch the data again")
-
-
-def _suffixes() -> list[str]:
-    return [suffix.removeprefix(".") for suffix in _READERS]
 
 
 def _read(path: Path, columns: Collection[str], kind: type[Record]) -> Iterator[Record]:

@@ -7,8 +7,6 @@ Only where a run that ranked label words in training is to write them is the bas
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import torch
-
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.abreast import Asked, ranked_abreast
@@ -16,9 +14,9 @@ from flare_ds.evaluation.evaluate import as_asked, evaluate_run, saved_adapter, 
 from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import FlareError, NotFiniteError, kept
-from flare_ds.models.partitioned import gathered
 from flare_ds.runs import RunDirectory
-from flare_ds.runtime.engine import AdapterSource, RunningModel, make_room
+from flare_ds.runtime.engine import make_room
+from flare_ds.runtime.filled import put_adapter
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.signals import leaving_between_batches
 from flare_ds.training.cell import Cell
@@ -80,7 +78,7 @@ def _refused(cell: Cell) -> FlareError | None:
     try:
         adapter = agreed(partial(saved_adapter, cell.config))
         assert adapter is not None, "a method that trains has one"
-        put_adapter(cell.running, adapter)
+        put_adapter(cell.running.model, adapter)
     except FlareError as error:
         return kept(error)
     return None
@@ -91,17 +89,3 @@ def _scored(cell: Cell, ranked: Ranked | None) -> Scores | FlareError:
         return score_run(cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked)
     except NotFiniteError as error:
         return kept(error)
-
-
-@torch.no_grad()
-def put_adapter(running: RunningModel, adapter: AdapterSource) -> None:
-    """Give the adapter of a model that is open other values; its optimizer, if it has one, is of no use any more.
-
-    Raises:
-        CheckpointError: see `load_adapter`.
-    """
-    parameters = running.model.trained()
-    values = agreed(partial(adapter, parameters))
-    with gathered(parameters.values(), modified=True):
-        for name, parameter in parameters.items():
-            parameter.copy_(values[name])

@@ -9,9 +9,8 @@ step, so nothing else has to be kept. The best adapter so far lies in the run's 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
@@ -26,15 +25,10 @@ from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import write_atomically
 from flare_ds.json_text import json_text
-from flare_ds.layers import flat
 from flare_ds.model_files.fingerprint import model_fingerprint
-from flare_ds.places import PLACES
 from flare_ds.runs.changes import deciding
 from flare_ds.runtime.engine import KINDS, MOMENTS, Engine, Kind
 from flare_ds.runtime.rank_zero import on_rank_zero
-
-_DROPOUT = "train.source_dropout"
-"""It counted for late, whose training reads no source."""
 
 
 @dataclass
@@ -77,12 +71,12 @@ def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) ->
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
 
 
-def load_state(path: Path, *fingerprints: str) -> tuple[Progress, dict[str, Tensor]]:
+def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:
     """Read a state file.
 
     Args:
         path: of the file.
-        fingerprints: those of `fingerprints`.
+        fingerprint: the run's.
 
     Returns:
         The progress, and all tensors by their prefixed names.
@@ -90,7 +84,7 @@ def load_state(path: Path, *fingerprints: str) -> tuple[Progress, dict[str, Tens
     Raises:
         CheckpointError: the file is damaged, or belongs to other data or settings.
     """
-    progress = read_progress(path, *fingerprints)
+    progress = read_progress(path, fingerprint)
     try:
         with safe_open(path, framework="pt") as file:
             return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -98,12 +92,12 @@ def load_state(path: Path, *fingerprints: str) -> tuple[Progress, dict[str, Tens
         raise _damaged(path, error) from error
 
 
-def read_progress(path: Path, *fingerprints: str) -> Progress:
-    """Read where a run stands, without its tensors; it goes on with the first fingerprint.
+def read_progress(path: Path, fingerprint: str) -> Progress:
+    """Read where a run stands, without its tensors.
 
     Args:
         path: of the file.
-        fingerprints: those of `fingerprints`.
+        fingerprint: the run's.
 
     Raises:
         CheckpointError: see `load_state`.
@@ -113,12 +107,12 @@ def read_progress(path: Path, *fingerprints: str) -> Progress:
             progress = _PROGRESS.validate_json(file.metadata()["progress"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
-    if progress.fingerprint not in fingerprints:
+    if progress.fingerprint != fingerprint:
         raise CheckpointError(
             f"{path} was written by a run with other data or settings, so it cannot be continued",
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
         )
-    return replace(progress, fingerprint=fingerprints[0])
+    return progress
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
@@ -152,26 +146,13 @@ def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
     }
 
 
-def fingerprints(config: Config, cache: Cache) -> tuple[str, ...]:
+def fingerprint(config: Config, cache: Cache) -> str:
     """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
 
-    The base counts by its contents: it may be moved. The first is written; with the others goes on what began when some
-    settings counted that the method does not read.
+    The base counts by its contents: it may be moved.
     """
     models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
     contents = [model_fingerprint(str(name)) for name in models]
     sections = ("method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config)))
-
-    def of(settings: Mapping[str, Any]) -> str:
-        parts = {name: value for name, value in settings.items() if name.startswith(sections)}
-        return json_sha256([cache.key, contents, parts])
-
-    now = deciding(config)
-    return of(now), of(now | {_DROPOUT: config.train.source_dropout}), of(_deciding_before(config))
-
-
-def _deciding_before(config: Config) -> dict[str, Any]:
-    """The settings of a run that trains which counted up to version 0.2."""
-    reads_source, mixes = config.sources > 0 or config.caches_mt, config.recipe.fuses == "mixup"
-    unread = (*PLACES, *(["source."] * (not reads_source)), *(["mixup."] * (not mixes)))
-    return {name: value for name, value in flat(config.deciding()).items() if not name.startswith(unread)}
+    parts = {name: value for name, value in deciding(config).items() if name.startswith(sections)}
+    return json_sha256([cache.key, contents, parts])

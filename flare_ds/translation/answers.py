@@ -75,9 +75,10 @@ def unmark(translation: str, sentence: str) -> tuple[str, Span] | None:
     places = chosen.places(translation)
     if len(places) != 2:
         return None
-    before, inside, after = (translation[start:end] for start, end in _between(places, len(translation)))
-    opens = translation[places[0]] in chosen.opening + chosen.also_opening
-    closes = translation[places[1]] in chosen.closing + chosen.also_closing
+    first, last = places
+    before, inside, after = translation[:first], translation[first + 1 : last], translation[last + 1 :]
+    opens = translation[first] in chosen.opening + chosen.also_opening
+    closes = translation[last] in chosen.closing + chosen.also_closing
     answer = inside.strip()
     if not (opens and closes and answer):
         return None
@@ -115,8 +116,3 @@ def _is_whole(text: str, span: Span) -> bool:
 
 def _mark_for(sentence: str) -> Mark | None:
     return next((candidate for candidate in MARKS if not candidate.places(sentence)), None)
-
-
-def _between(places: Sequence[int], length: int) -> list[Span]:
-    first, last = places
-    return [(0, first), (first + 1, last), (last + 1, length)]

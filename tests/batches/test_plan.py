@@ -16,16 +16,13 @@ from flare_ds.batches.order import RowOrder, TokenOrder
 from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.batches.streams import streams_of
 from flare_ds.batches.workload import Workload
-from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.exceptions import CheckpointError, ConfigError, HostError
-from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
-from flare_ds.runs.changes import deciding
 from flare_ds.runtime import memory
 from flare_ds.settings import load_config
-from flare_ds.training.state import Progress, fingerprints, read_progress
+from flare_ds.training.state import Progress, fingerprint, read_progress
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config, write_data, write_model
 
@@ -155,10 +152,6 @@ def test_a_run_is_as_long_as_one_setting_says(root: Path, overrides: list[str]) 
         load_config(write_config(toy_settings(root, name="lengths")), overrides)
 
 
-def fingerprint(config: Config, cache: Cache) -> str:
-    return fingerprints(config, cache)[0]
-
-
 def test_a_run_is_not_continued_with_other_steps(root: Path, cache: Cache) -> None:
     made = [{}, {"batch_tokens": 400}, {"batch_tokens": 401}, {"steps": None, "epochs": 2}]
     assert len({fingerprint(make_config(root, **train), cache) for train in made}) == len(made)
@@ -186,33 +179,14 @@ def test_a_run_is_continued_whatever_becomes_of_settings_that_it_does_not_read(r
     assert len({fingerprint(make_config(root, adapter=adapter), cache) for adapter in fused}) == 2
 
 
-def test_a_run_of_the_version_before_is_continued_when_that_counted_settings_it_does_not_read(
-    root: Path, cache: Cache
-) -> None:
-    config = make_config(root, method="lora", adapter={"fusion": "add"}, source_dropout=0.2)
-    settings = config.deciding()
-    parts = {f"{part}.{name}": value for part in ("adapter", "train") for name, value in settings[part].items()}
-    parts |= {f"model.{name}": value for name, value in settings["model"].items() if name != "base"}
-    known = [cache.key, [model_fingerprint(config.model.base)], {"method": "lora", **parts}]
+def test_a_state_of_other_settings_is_refused(root: Path, cache: Cache) -> None:
     state = root / "begun" / "state" / "state.safetensors"
     state.parent.mkdir(parents=True)
-    metadata = {"progress": json.dumps(asdict(Progress(json_sha256(known), step=3)))}
-    save_file({"any": torch.zeros(1)}, state, metadata=metadata)
-    now = fingerprints(config, cache)
-    assert read_progress(state, *now) == Progress(now[0], step=3)
+    now, other = (fingerprint(make_config(root, method="lora", steps=steps), cache) for steps in (6, 7))
+    save_file({"any": torch.zeros(1)}, state, metadata={"progress": json.dumps(asdict(Progress(now, step=3)))})
+    assert read_progress(state, now) == Progress(now, step=3)
     with pytest.raises(CheckpointError, match="other data or settings"):
-        read_progress(state, *fingerprints(make_config(root, method="lora", steps=7), cache))
-
-
-def test_a_late_run_that_began_when_source_dropout_counted_for_it_is_continued(root: Path, cache: Cache) -> None:
-    config = make_config(root, method="late", source_dropout=0.2)
-    settings = deciding(config) | {"train.source_dropout": 0.2}
-    parts = {
-        name: value for name, value in settings.items() if name.startswith(("method", "model", "adapter", "train"))
-    }
-    began = json_sha256([cache.key, [model_fingerprint(config.model.base)], parts])
-    now = fingerprints(config, cache)
-    assert began in now and began != now[0] == fingerprint(make_config(root, method="late"), cache)
+        read_progress(state, other)
 
 
 def test_a_run_that_does_not_fit_is_continued_as_the_memory_check_says(root: Path, cache: Cache) -> None:

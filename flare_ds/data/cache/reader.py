@@ -11,7 +11,7 @@ import numpy as np
 
 from flare_ds.data.cache.format import REBUILD, Manifest, section_name
 from flare_ds.data.cache.manifest import read_manifest
-from flare_ds.data.cache.section import map_section
+from flare_ds.data.cache.section import map_array
 from flare_ds.exceptions import CacheError
 from flare_ds.json_text import parse_json
 from flare_ds.published import check_sizes
@@ -139,10 +139,9 @@ class CacheSplit:
 
     def _map(self, part: str) -> np.ndarray:
         name = section_name(self.name, part)
-        if name not in self._manifest.sections:
-            raise CacheError(f"the manifest of {self._directory} has no section {name}", fix=REMOVE)
+        section = self._manifest.sections[name]
         try:
-            return map_section(self._directory / name, self._manifest.sections[name])
+            return map_array(self._directory / name, np.dtype(section.dtype), *section.shape)
         except (OSError, ValueError) as error:
             raise self.damaged(part, str(error)) from error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.checksums import file_sha256, json_sha256, unchanged_sha256
-from flare_ds.config import Config, TaskConfig
+from flare_ds.config import Config
 from flare_ds.data.cache.key import asked_fields
 from flare_ds.data.cache.reader import Cache, open_cache
 from flare_ds.exceptions import CacheError, HostError
@@ -30,9 +30,9 @@ from flare_ds.translation.store import MANIFEST
 _DIRECTORY = "requests"
 _OURS = (("config.yaml", "cache.json"), ("sweep.json",))
 """Files that together tell the directory of a run, or of a sweep: what lies there comes and goes, and is no data."""
-_READING = 2
-"""Raised whenever the files of a task of one's own would be read as other rows: a cache that answered before is then
-found by its rows alone."""
+_VERSION = 3
+"""Raised whenever the same request would be answered by other rows: a cache that answered before is then found by its
+rows alone."""
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*/*.jinja")
 
 
@@ -55,7 +55,7 @@ def remembered(config: Config) -> Cache | None:
     """The whole cache that a config was answered with before; None: there is none, or what it was made from changed."""
     try:
         request = json.loads(_path(config).read_text(encoding="utf-8"))
-        key, files, translations = request["key"], request["files"], dict(request.get("translations", {}))
+        key, files, translations = request["key"], request["files"], dict(request["translations"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if any(now and now != files.get(what) for what, now in _files(config).items()):
@@ -64,16 +64,8 @@ def remembered(config: Config) -> Cache | None:
         return None
     cache = stored(Path(config.cache_dir), key)
     asked = asked_fields(config, task_of(config.task))
-    if cache is None or any(cache.manifest.fields.get(name) != value for name, value in asked.items()):
-        return None
-    return None if _hides_prefix(cache) else cache
-
-
-def _hides_prefix(cache: Cache) -> bool:
-    """Whether its prompts start with eos and it does not say so, as those of such tokenizers once did not."""
-    manifest = cache.manifest
-    first = cache.split(next(iter(manifest.splits))).prompt("target", 0)
-    return not manifest.prefix_ids and manifest.eos_id in first[:1]
+    found = cache is not None and all(cache.manifest.fields.get(name) == value for name, value in asked.items())
+    return cache if found else None
 
 
 def stored(cache_dir: Path, key: str) -> Cache | None:
@@ -89,8 +81,9 @@ def stored(cache_dir: Path, key: str) -> Cache | None:
 def _path(config: Config) -> Path:
     translate = config.translate.model_dump(mode="json", exclude={"directory", "batch_size"})
     request: dict[str, Any] = {
-        "task_file": config.task.path and [_READING, file_sha256(task_file(config.task.path))],
-        "drop_shared_passages": _drops_passages(config.task),
+        "version": _VERSION,
+        "task_file": config.task.path and file_sha256(task_file(config.task.path)),
+        "drop_shared_passages": config.task.drop_shared_passages,
         "asked": asked_fields(config, task_of(config.task)),
         "data_dir": config.task.data_dir and str(Path(config.task.data_dir).absolute()),
         "translate": translate if config.task.is_translated else None,
@@ -98,12 +91,6 @@ def _path(config: Config) -> Path:
         "mt_encoder": Path(str(config.source.mt_encoder)).name if config.caches_mt else None,
     }
     return Path(config.cache_dir) / _DIRECTORY / f"{json_sha256(request)}.json"
-
-
-def _drops_passages(task: TaskConfig) -> bool | str:
-    """Whether rows are dropped for their passage; another word where held-out rows beyond a cap once did not count."""
-    capped = task.test_rows is not None or task.validation_rows is not None
-    return "of any held-out row" if task.drop_shared_passages and capped else task.drop_shared_passages
 
 
 def _tokenizer(name: str) -> str:

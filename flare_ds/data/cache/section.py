@@ -66,17 +66,6 @@ def header(dtype: np.dtype, length: int) -> bytes:
     return written.getvalue()
 
 
-def map_section(path: Path, section: Section) -> np.ndarray:
-    """Map a section into memory, read-only; nothing but the header is read.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: its header is not what the manifest says, or it is too short.
-    """
-    (length,) = section.shape
-    return map_array(path, np.dtype(section.dtype), length)
-
-
 def map_array(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
     """Map a one-dimensional .npy file into memory, read-only; nothing but the header is read.
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from flare_ds.config import TaskConfig
-from flare_ds.data.cache import differences, open_cache, prepare_cache
+from flare_ds.data.cache import differences, open_cache, prepare_cache, requests
 from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.cache.key import (
     _cluster_fields,
@@ -214,8 +214,10 @@ def test_a_cache_that_did_not_tell_that_prompts_start_with_eos_is_built_anew(
 ) -> None:
     with monkeypatch.context() as before:
         before.setattr(PlainForm, "_front", 0)
+        before.setattr(requests, "_VERSION", 2)
         old = prepare_cache(moods_config(root), eos_first())
-        assert open_cache(old).manifest.prefix_ids == [] and remembered(moods_config(root)) is None
+        assert open_cache(old).manifest.prefix_ids == []
+    assert remembered(moods_config(root)) is None
     new = prepare_cache(moods_config(root), eos_first())
     assert new != old and open_cache(new).manifest.prefix_ids == [WORDS.index("<eos>")]
     found = remembered(moods_config(root))

@@ -67,25 +67,12 @@ def test_a_cache_is_found_whatever_it_is_called_unless_it_is_not_whole(made: dic
 def test_what_an_earlier_version_read_otherwise_is_looked_for_by_its_rows(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (root / "own.py").write_text("from tests.data.cache.moods import MOODS as TASK\n")
-    built_in, own = moods_config(root), moods_config(root, path=str(root / "own.py"))
-    path = prepare_cache(own, word_tokenizer())
-    assert remembered(own) is not None and prepare_cache(built_in, word_tokenizer()) != path
-    monkeypatch.setattr(requests, "_READING", 3)
-    assert remembered(own) is None and remembered(built_in) is not None
-    assert prepare_cache(own, word_tokenizer()) == path and remembered(own) is not None
-
-
-@pytest.mark.parametrize(("capped", "found"), [({"test_rows": 5}, False), ({"validation_rows": 5}, False), ({}, True)])
-def test_a_cache_whose_passages_were_looked_for_within_the_caps_alone_is_looked_for_by_its_rows(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capped: dict[str, int], found: bool
-) -> None:
-    config = moods_config(root, drop_shared_passages=True, train_rows=9, **capped)
-    with monkeypatch.context() as earlier:
-        earlier.setattr(requests, "_drops_passages", lambda task: task.drop_shared_passages)
-        path = prepare_cache(config, word_tokenizer())
-    assert (remembered(config) is not None) == found
-    assert prepare_cache(config, word_tokenizer()) == path, "no passage is shared"
+    config = moods_config(root)
+    path = prepare_cache(config, word_tokenizer())
+    assert remembered(config) is not None
+    monkeypatch.setattr(requests, "_VERSION", 4)
+    assert remembered(config) is None
+    assert prepare_cache(config, word_tokenizer()) == path and remembered(config) is not None
 
 
 def test_the_same_tokenizer_files_beside_another_kind_of_model_are_another_tokenizer(root: Path) -> None:
