@@ -32,7 +32,7 @@ CHAT_TOKENS = (
     "answer: as the assistant's turn begins, then the token that ends it"
 )
 """The same of chats; raised, like a version, whenever the same template would give other tokens."""
-ANSWERS = "the first one, on one line"
+ANSWERS = "the first one, on one line, anywhere in its window"
 
 
 def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

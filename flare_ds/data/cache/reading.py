@@ -6,10 +6,13 @@
                                                       same place
     evaluation    windows side by side, a row each    one window for each of them, around the same place
 
-A place is where something stands in a text, as a share of its length. What still does not fit is dropped from training
-and validation; of a test row the other fields are cut too.
+A place is where something stands in a text, as a share of its length. In training the answer stands anywhere in its
+window, at a share that is the row's own, and the same in every stream: were it always the middle, a model would learn
+to look there, and at test it is there as seldom as anywhere. What still does not fit is dropped from training and
+validation; of a test row the other fields are cut too.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,11 +31,13 @@ class Reading:
     Attributes:
         example: number of the example among those given.
         place: what it is about.
+        before: share of what is shown beside it that stands before it.
         windows: what each stream shows; an empty prompt where the example has no such side.
     """
 
     example: int
     place: float
+    before: float = 0.5
     windows: dict[str, Window] = field(default_factory=dict)
 
 
@@ -53,7 +58,8 @@ class ExampleReader:
         if self.slides(split):
             readings = self._slide(rows)
         else:
-            readings = [Reading(number, self._place(split, row)) for number, row in enumerate(rows)]
+            shares = [_share_of(row.id) if self.free_answers else 0.5 for row in rows]
+            readings = [Reading(number, self._place(split, row), shares[number]) for number, row in enumerate(rows)]
             self._add("target", split, [row.target for row in rows], readings)
         for number, stream in enumerate(source_streams(len(rows[0].sources))):
             self._add(stream, split, [rows[reading.example].sources[number] for reading in readings], readings)
@@ -112,7 +118,7 @@ class ExampleReader:
         slid = self.windows["target"].slide([row.target.fields for row in rows])
         lengths = [max(1, len(self.text(row.target))) for row in rows]
         return [
-            Reading(number, window.middle / lengths[number], {"target": window})
+            Reading(number, window.middle / lengths[number], windows={"target": window})
             for number, windows in enumerate(slid)
             for window in windows
         ]
@@ -120,16 +126,16 @@ class ExampleReader:
     def _add(self, stream: str, split: Split, sides: Sequence[Side | None], readings: Sequence[Reading]) -> None:
         """Add a stream to readings: as much as fits of the side that each has there."""
         pairs = zip(sides, readings, strict=True)
-        wanted = [self._wanted(split, side, reading.place) for side, reading in pairs if side is not None]
+        wanted = [self._wanted(split, side, reading) for side, reading in pairs if side is not None]
         windows = iter(self.windows[stream].fit(wanted))
         for side, reading in zip(sides, readings, strict=True):
             reading.windows[stream] = _NOTHING if side is None else next(windows)
 
-    def _wanted(self, split: Split, side: Side, place: float) -> Wanted:
+    def _wanted(self, split: Split, side: Side, reading: Reading) -> Wanted:
         answer = self._trained_answer(split, side)
         if answer is None:
-            return Wanted(side.fields, place * len(self.text(side)))
-        return Wanted(side.fields, _middle(answer), len(answer.text))
+            return Wanted(side.fields, reading.place * len(self.text(side)), before=reading.before)
+        return Wanted(side.fields, _middle(answer), len(answer.text), reading.before)
 
     def _place(self, split: Split, row: ParallelRow) -> float:
         """Where the answer stands: in the target, or in the first source that has it; else where the text begins."""
@@ -143,6 +149,11 @@ class ExampleReader:
         if split != "train" or not side.answers or side.answers[0].start is None:
             return None
         return side.answers[0]
+
+
+def _share_of(row_id: str) -> float:
+    """Evenly spread between 0 and 1, and always the same for a row."""
+    return int(hashlib.sha256(row_id.encode("utf-8")).hexdigest()[:8], 16) / 2**32
 
 
 def _middle(answer: Answer) -> float:

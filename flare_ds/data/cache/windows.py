@@ -1,6 +1,6 @@
 """Which part of a long text a prompt shows, so that it fits: the widest window around a place, or windows side by side.
 
-    fit     one window, as wide as fits, with a place in its middle as far as the ends of the text allow
+    fit     one window, as wide as fits, with a place in its middle, or at another share of it, as far as the ends allow
                  |--------------.............|      place at the start: the end is cut
                  |.....[---answer---]........|      training: the answer is inside
     slide   windows that together show all of the text
@@ -52,11 +52,13 @@ class Wanted:
         fields: of the row.
         middle: place in the long field, in characters.
         narrowest: characters around that place which a window must show.
+        before: share of what it shows besides that stands before them.
     """
 
     fields: Fields
     middle: float = 0.0
     narrowest: int = 0
+    before: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class _Growth:
     last: int
     middle: float
     narrowest: int
+    before: float = 0.5
 
     def of_width(self, width: int) -> tuple[int, int]:
         start, end = self._exact(width)
@@ -76,7 +79,8 @@ class _Growth:
         return start, end if end == self.last else max(most, self.cuts.end(end, beyond=most))
 
     def _exact(self, width: int) -> tuple[int, int]:
-        start = max(self.first, min(floor(self.middle - width / 2), self.last - width))
+        start = floor(self.middle - self.narrowest / 2 - self.before * (width - self.narrowest))
+        start = max(self.first, min(start, self.last - width))
         return start, start + width
 
     def _least(self) -> tuple[int, int]:
@@ -105,8 +109,8 @@ class Windows:
         windows = self._whole([row.fields for row in wanted])
         too_long = [number for number, window in enumerate(windows) if not self.fits(window)]
         growths = [
-            _Growth(self._cuts(wanted[row].fields), 0, windows[row].end, wanted[row].middle, wanted[row].narrowest)
-            for row in too_long
+            _Growth(self._cuts(one.fields), 0, windows[row].end, one.middle, one.narrowest, one.before)
+            for row, one in ((row, wanted[row]) for row in too_long)
         ]
         widest = self._widest([wanted[row].fields for row in too_long], growths)
         for row, window in zip(too_long, widest, strict=True):

@@ -1,5 +1,6 @@
 """What rows with free answers show of long texts: in training around the answer, in evaluation all, whoever answers."""
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -93,9 +94,14 @@ def room(side: Side) -> int:
     return LIMIT - len(Quiz().prompt({**side.fields, "text": ""}).encode())
 
 
-def stands_near(place: float, part: str, text: str) -> bool:
-    """Whether a part of a text has a place in its middle, as far as whole words and the ends of the text allow."""
-    start = min(max(0, place - len(part) / 2), len(text) - len(part))
+def before(row: ParallelRow) -> float:
+    """Which share of what a training prompt shows around the answer stands before it: the row's own."""
+    return int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4], "big") / 2**32
+
+
+def stands_near(place: float, part: str, text: str, share: float = 0.5) -> bool:
+    """Whether a part of a text has a place at a share of it, as far as whole words and the ends of the text allow."""
+    start = min(max(0, place - share * len(part)), len(text) - len(part))
     return any(text.startswith(part, near) for near in range(len(text)) if abs(near - start) < WORD)
 
 
@@ -113,12 +119,14 @@ def test_a_training_prompt_holds_its_own_answer_with_as_much_around_it_as_fits()
     assert (encoded.windows_e == 1).all()
     for number, stream in enumerate(("source", "target")):
         cut = whole = 0
+        shares = []
         for row, part, said in zip(rows, shown(encoded.streams[stream]), answers(encoded.streams[stream]), strict=True):
             one = (*row.sources, row.target)[number]
             answer, text = one.answers[0], one.fields["text"]
             assert said == f" {' '.join(answer.text.split())}<eos>"
             starts = [start for start in range(answer.start + 1) if text.startswith(part, start)]
-            start = min(starts, key=lambda start: abs(start + len(part) / 2 - answer.start - len(answer.text) / 2))
+            beside = len(part) - len(answer.text)
+            start = min(starts, key=lambda start: abs(answer.start - start - before(row) * beside))
             assert start <= answer.start and answer.start + len(answer.text) <= start + len(part)
             if part != text:
                 cut += 1
@@ -126,9 +134,12 @@ def test_a_training_prompt_holds_its_own_answer_with_as_much_around_it_as_fits()
                 assert room(one) - 2 * WORD < len(part.encode()) <= room(one)
                 whole += len(part.encode()) > room(one) - 20
                 left, right = answer.start - start, end - answer.start - len(answer.text)
-                assert start == 0 or end == len(text) or abs(left - right) < WORD
+                if start > 0 and end < len(text):
+                    assert abs(left - before(row) * (left + right)) < WORD
+                    shares.append(left / (left + right))
                 assert cut_between_words(text, range(start, end), range(answer.start, answer.start + len(answer.text)))
         assert encoded.streams[stream].truncated == cut > 50 and whole > cut / 2
+        assert np.histogram(shares, 4, (0, 1))[0].min() > len(shares) / 12, "the answer stands anywhere"
 
 
 @pytest.mark.parametrize("without", ["source", "target"])
@@ -138,7 +149,7 @@ def test_a_side_without_the_answer_shows_the_same_place(without: str) -> None:
         one, other = (row.sources[0], row.target) if without == "source" else (row.target, row.sources[0])
         answer, text = other.answers[0], one.fields["text"]
         place = (answer.start + len(answer.text) / 2) / len(other.fields["text"])
-        assert stands_near(place * len(text), part, text)
+        assert stands_near(place * len(text), part, text, before(row))
 
 
 def test_where_no_side_has_the_answer_the_text_begins() -> None:

@@ -67,6 +67,26 @@ def test_an_answer_is_inside_its_window_or_seen_not_to_fit(texts: list[str], lim
         assert windows(limit).fits(window) == fits(text[start:end], limit)
 
 
+def leaning(text: str, width: int, answer: tuple[int, int], before: float) -> tuple[int, int]:
+    """The window of a width that has as large a share of what is beside the answer before it as asked, and no larger."""
+    starts = range(len(text) - width + 1)
+    fair = [start for start in starts if answer[0] - start >= before * (width - answer[1] + answer[0])]
+    start = fair[-1] if fair else starts[0]
+    return start, start + width
+
+
+@given(texts, limits, st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 1.0]), st.data())
+def test_an_answer_stands_where_it_is_asked_to(
+    texts: list[str], limit: int, before: float, data: st.DataObject
+) -> None:
+    starts = [data.draw(st.integers(0, len(text))) for text in texts]
+    answers = [(start, data.draw(st.integers(start, len(text)))) for start, text in zip(starts, texts, strict=True)]
+    wanted = [Wanted(row, (a + b) / 2, b - a, before) for row, (a, b) in zip(rows(texts), answers, strict=True)]
+    for text, answer, window in zip(texts, answers, windows(limit).fit(wanted), strict=True):
+        tried = [leaning(text, width, answer, before) for width in range(answer[1] - answer[0], len(text) + 1)]
+        assert span(window) == ([one for one in tried if fits(text[slice(*one)], limit)] or tried[:1])[-1]
+
+
 def slide_slowly(text: str, limit: int) -> list[tuple[int, int]]:
     """One character after another, as long as they fit."""
     if fits(text, limit):
