@@ -68,7 +68,7 @@ def test_an_answer_is_inside_its_window_or_seen_not_to_fit(texts: list[str], lim
 
 
 def leaning(text: str, width: int, answer: tuple[int, int], before: float) -> tuple[int, int]:
-    """The window of a width that has as large a share of what is beside the answer before it as asked, and no larger."""
+    """The window of a width that has the share asked for of what is beside the answer before it, and as little more."""
     starts = range(len(text) - width + 1)
     fair = [start for start in starts if answer[0] - start >= before * (width - answer[1] + answer[0])]
     start = fair[-1] if fair else starts[0]
