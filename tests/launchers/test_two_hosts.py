@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tests.distributed import REPOSITORY, run_ranks
@@ -158,6 +159,23 @@ def test_slurm_trains_as_one_host_does_and_continues_when_told_to_end(
     assert one.keys() == two.keys()
     for name in one:
         assert torch.allclose(one[name], two[name], rtol=0, atol=1e-5), name
+
+
+def test_a_sweep_is_a_job_on_one_node(hosts: TwoHosts, tmp_path: Path) -> None:
+    """As docs/cluster.md writes it; submitted again it goes on, here with nothing left to do."""
+    base = toy_settings(tmp_path, method="lora", steps=4, validate_every=4)
+    grid = {"languages": ["pl"], "methods": ["zero_shot", "lora"], "seeds": [1]}
+    for name in ("method", "run_dir"):
+        del base[name]
+    del base["task"]["target_language"]
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(yaml.safe_dump({"out": str(tmp_path / "out"), "base": base, "grid": grid}))
+    command = f"./launchers/sweep_languages.sh {sweep} ranks=2"
+    for log in (tmp_path / "log", tmp_path / "again"):
+        job = sbatch(hosts, "--nodes=1", "--wrap", command, log=log)
+        assert state(hosts, job) == "COMPLETED", log.read_text()
+    assert "pl/lora-seed1" in log.read_text() and "skipped (finished)" in log.read_text()
+    assert (tmp_path / "out/pl/lora-seed1/metrics.json").exists()
 
 
 @pytest.mark.parametrize("remote", [[0, 1], [1]])
