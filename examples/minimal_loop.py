@@ -51,10 +51,10 @@ def batch_of(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> dict[str, 
 
 
 @torch.no_grad()
-def accuracy(model: torch.nn.Module, rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> float:
+def accuracy(model: torch.nn.Module, rows: list[dict], labels: list[str], tokenizer: PreTrainedTokenizerBase) -> float:
     """How often the first token of the right label is the likeliest of all labels' first tokens."""
-    labels = sorted({row["label"] for row in rows})
     first = [answer(label, tokenizer)[0] for label in labels]
+    assert len(set(first)) == len(labels), "this tokenizer begins two labels alike: choose other words"
     model.eval()
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     logits = torch.cat([model(**batch_of(part, tokenizer)).logits[:, 0] for part in parts])
@@ -65,23 +65,25 @@ def accuracy(model: torch.nn.Module, rows: list[dict], tokenizer: PreTrainedToke
 def main(base: str, rows_file: str, output: str) -> None:
     """Train, save, and read back what was saved."""
     rows = [json.loads(line) for line in Path(rows_file).read_text(encoding="utf-8").splitlines()]
+    draw = random.Random(0)
+    draw.shuffle(rows)
+    labels = sorted({row["label"] for row in rows})
     held_out, rows = rows[: len(rows) // 5], rows[len(rows) // 5 :]
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = flare_ds.adapt(AutoModelForCausalLM.from_pretrained(base), ADAPTER)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    draw = random.Random(0)
     for step in range(1, STEPS + 1):
         model.train()
-        loss, _ = model(**batch_of(draw.sample(rows, BATCH), tokenizer))
+        loss, _ = model(**batch_of(draw.sample(rows, min(BATCH, len(rows))), tokenizer))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if step % 20 == 0:
-            print(f"step {step}: loss {loss.item():.3f}, held out {accuracy(model, held_out, tokenizer):.3f}")
+            print(f"step {step}: loss {loss.item():.3f}, held out {accuracy(model, held_out, labels, tokenizer):.3f}")
     model.save_adapter(output)
     again = flare_ds.adapt(AutoModelForCausalLM.from_pretrained(base), ADAPTER)
     again.load_adapter(output)
-    print(f"read back: held out {accuracy(again, held_out, tokenizer):.3f}")
+    print(f"read back: held out {accuracy(again, held_out, labels, tokenizer):.3f}")
 
 
 if __name__ == "__main__":

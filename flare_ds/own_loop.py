@@ -45,7 +45,8 @@ def adapt(
     """Freeze a loaded model and add a fresh adapter that fuses a source text into each row.
 
     Args:
-        hf_model: a causal language model, whole, loaded by transformers; it is changed in place.
+        hf_model: a causal language model, whole, loaded by transformers; it is changed in place. With its
+            `gradient_checkpointing_enable()` called before, each layer is recomputed in the backward pass.
         settings: of the adapter (None: the defaults); or all of a run's, whose method is flare or lora. With those
             the saved adapter is the run's.
         seed: of the adapter's first values; not used with a run's settings, which have train.seed.
@@ -66,7 +67,7 @@ def adapt(
         _check_dtype(dtype, (config.model.dtype,))
     else:
         _check_dtype(dtype, ("bfloat16", "float32"))
-        config = _run_settings(hf_model.name_or_path or _NAMELESS, dtype, settings or {}, seed)
+        config = _run_settings(hf_model, dtype, settings or {}, seed)
     if config.adapter.train_head and config.train.objective == "labels":
         problem = "adapter.train_head=true with train.objective='labels' trains a head of the label words alone"
         fix = "set train.objective=vocabulary (a loop of one's own has no label words), or adapter.train_head=false"
@@ -215,8 +216,11 @@ def _check_dtype(dtype: str, able: tuple[str, ...]) -> None:
         raise ConfigError(f"hf_model is in {dtype}, not {wanted}", fix=f"load it with dtype={wanted}")
 
 
-def _run_settings(base: str, dtype: str, settings: AdapterConfig | Mapping[str, Any], seed: int) -> Config:
-    """A run that has nothing but its base and its adapter."""
+def _run_settings(
+    hf_model: PreTrainedModel, dtype: str, settings: AdapterConfig | Mapping[str, Any], seed: int
+) -> Config:
+    """A run that has nothing but its base, as it is to be run, and its adapter."""
+    recomputes = any(getattr(module, "gradient_checkpointing", False) for module in hf_model.modules())
     adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
     if of_a_run := [name for name in adapter if str(name).partition(".")[0] == "adapter"]:
         fix = "name an adapter's settings alone, e.g. {'r': 8}, or give a run's whole Config"
@@ -224,9 +228,9 @@ def _run_settings(base: str, dtype: str, settings: AdapterConfig | Mapping[str, 
     found = {
         "method": "flare",
         "run_dir": ".",
-        "model": {"base": base, "dtype": dtype},
+        "model": {"base": hf_model.name_or_path or _NAMELESS, "dtype": dtype},
         "task": {"name": "own", "source_language": "en", "target_language": "own"},
         "adapter": adapter,
-        "train": {"steps": 1, "objective": "vocabulary", "seed": seed},
+        "train": {"steps": 1, "objective": "vocabulary", "seed": seed, "gradient_checkpointing": recomputes},
     }
     return parse_config(found, origin="the settings given to adapt")

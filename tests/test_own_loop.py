@@ -174,6 +174,22 @@ def test_the_example_learns_from_the_source(tmp_path: Path) -> None:
     assert float(last) > 0.9 and again == last
 
 
+def test_a_model_that_recomputes_its_layers_does_so_adapted(root: Path) -> None:
+    """With the same loss and gradients; asked for after `adapt`, it would come too late."""
+    found = {}
+    for recomputes in (False, True):
+        model = hf_model(root)
+        if recomputes:
+            model.gradient_checkpointing_enable()
+        fused = flare_ds.adapt(model, {"r": 4})
+        assert fused.config.train.gradient_checkpointing == recomputes
+        fused.train()
+        loss, _ = fused(**batch(3))
+        loss.backward()
+        found[recomputes] = [loss.detach(), *(p.grad for p in fused.parameters() if p.requires_grad)]
+    torch.testing.assert_close(found[True], found[False])
+
+
 def batch(rows: int) -> dict[str, Tensor]:
     ids = torch.arange(rows * 6).view(rows, 6) % 20 + 4
     labels = torch.where(torch.arange(6) < 4, -100, ids)

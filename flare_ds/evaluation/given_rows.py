@@ -11,6 +11,7 @@ Columns of other names are not read; without an `id` a row is called by its numb
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def _python_text(task: Task, value: Any, name: str) -> Side | None:
         return None
     fields = _fields(task, dict(value) if isinstance(value, Mapping) else value)
     if fields is None:
-        raise ConfigError(f"{name}={value!r:.200} is no text of task {task.name}", fix=f"give {task.text_form()}")
+        fix = f"give {task.text_form()}" + ", or None for a row that is read alone" * name.startswith("source")
+        raise ConfigError(f"{name}={value!r:.200} is no text of task {task.name}", fix=fix)
     return _side(task, fields) if any(text.strip() for text in fields.values()) else None
 
 
@@ -208,6 +210,13 @@ def _fields(task: Task, value: Any) -> dict[str, str] | None:
 
 class _Texts(yaml.BaseLoader):
     """Reads every scalar as a text, but a bare null as none."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        """A text; JSON writes a letter beyond the first 65,536 in two halves, which YAML takes for two letters."""
+        text = super().construct_scalar(node)
+        with suppress(UnicodeError):  # half of one is refused where texts are looked at
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        return text
 
 
 _NULL = "tag:yaml.org,2002:null"

@@ -6,8 +6,8 @@
     1.0, 0.0                      the word "1.0", likewise: a word is the number that it says
     1, 2, many                    refused: it may be a word or a place, so `label_values` must say
 
-What `label_values` says, or a table that names the classes of its integers (the hub's ClassLabel), goes first. Texts
-are compared in NFC.
+What `label_values` says, or a table that names the classes of its integers (the hub's ClassLabel), goes first; label
+words that are no numbers mean themselves in any case. Texts are compared in NFC.
 """
 
 import re
@@ -40,7 +40,9 @@ class LabelCells:
     ) -> None:
         words = {composed(word): index for of_language in labels for index, word in enumerate(of_language)}
         places: dict[float, int] = {index: index for index in range(len(labels[0]))}
-        self._texts = {spelled(value): words[composed(word)] for value, word in label_values.items()} or words
+        declared = {spelled(value): words[composed(word)] for value, word in label_values.items()}
+        plain = {word: index for word, index in words.items() if number_in(word) is None}
+        self._texts = plain | declared if declared else words
         numbers = ((number_in(text), index) for text, index in self._texts.items())
         said = dict.fromkeys((number, index) for number, index in numbers if number is not None)
         often = Counter(number for number, _ in said)

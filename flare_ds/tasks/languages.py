@@ -62,6 +62,12 @@ def nllb_tag(task: Task, code: str) -> str:
     raise DataError(f"no NLLB tag is known for language {code!r}", fix=f"{near}; {own}")
 
 
+def own_code(task: Task, code: str) -> str | None:
+    """What a task calls the language of an NLLB tag that it has rows in; None: it has none."""
+    known = {**_TAGS, **task.nllb_tags}
+    return next((own for own in task.languages if own != code and known.get(own) == code), None)
+
+
 def codes_of(tag: str) -> list[str]:
     """The usual codes of an NLLB tag; none where it has none.
 

@@ -22,7 +22,7 @@ from flare_ds.exceptions import ConfigError, DataError, FlareError, together
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import TASKS, Task
 from flare_ds.tasks.check import check_task
-from flare_ds.tasks.languages import nllb_tag
+from flare_ds.tasks.languages import nllb_tag, own_code
 from flare_ds.tasks.of_run import task_file
 from flare_ds.tasks.table import TableTask
 from flare_ds.wrong_values import refused, worded
@@ -75,6 +75,10 @@ def check_languages(task: Task, config: TaskConfig) -> None:
     if config.is_translated:
         nllb_tag(task, config.source_language)
         nllb_tag(task, config.target_language)
+        if own := own_code(task, config.target_language):
+            problem = f"task.target_language={config.target_language!r} is what task {task.name} calls {own!r}"
+            fix = f"set task.target_language={own}, or its own test rows would not be read"
+            raise DataError(problem, fix=fix)
 
 
 def _check_own(task: Task, config: TaskConfig) -> None:

@@ -250,8 +250,9 @@ def _parquet_classes(path: Path, kind: type[Record]) -> dict[str, Sequence[str]]
     try:
         written = (read_schema(path).metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(written).get("info", {}).get("features") or {}
-        classes = {column: kind for column, kind in features.items() if "ClassLabel" in str(kind.get("_type"))}
-        return {column: [str(name) for name in kind["names"]] for column, kind in classes.items()}
+        named = {column: one for column, one in features.items() if isinstance(one, dict)}  # not a list of anything
+        classes = {column: one for column, one in named.items() if "ClassLabel" in str(one.get("_type"))}
+        return {column: [str(name) for name in one["names"]] for column, one in classes.items()}
     except (OSError, ArrowException) as error:
         raise DataError(f"{path} is not a parquet file: {error}", fix=f"write it again{kind.again}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """What a user gives to predict is read as the task's rows, or refused by file, row and column."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_rows_of_several_fields(tmp_path: Path) -> None:
     (row,) = read(tmp_path, lines, config_of(task="xnli"))
     assert texts(row)[1:] == ({"premise": "", "hypothesis": "h"}, [{"premise": "5", "hypothesis": "no"}])
     assert list(row.target.fields) == ["premise", "hypothesis"], "as the task says them"
+
+
+def test_letters_that_json_writes_in_two_halves_are_one(tmp_path: Path) -> None:
+    """In a cell of a CSV, or on the command line, where `json.dumps` has written the fields."""
+    config, said = config_of("lora", task="xnli"), {"premise": "fine \U0001f600", "hypothesis": "é"}
+    (row,) = read(tmp_path, json.dumps({"target": json.dumps(said)}), config)
+    assert row.target.fields == said
+    with pytest.raises(DataError, match="target"):
+        read(tmp_path, json.dumps({"target": '{"premise": "\\ud83d", "hypothesis": "b"}'}), config)
 
 
 def test_a_method_reads_of_a_row_what_it_needs(tmp_path: Path) -> None:

@@ -246,6 +246,9 @@ def test_own_sides_must_be_languages_of_the_task_and_parallel() -> None:
 def test_translated_sides_need_the_source_and_a_tag_of_the_target() -> None:
     for target in ("ko", "pt", "quy_Latn", "en"):
         check_languages(TYDIQA, config(sides="translated", target_language=target))
+    for task, tag, own in ((TYDIQA, "arb_Arab", "ar"), (TYDIQA, "swh_Latn", "sw"), (XNLI, "fra_Latn", "fr")):
+        with pytest.raises(DataError, match=rf"is what task {task.name} calls '{own}'[\s\S]*target_language={own},"):
+            check_languages(task, config(sides="translated", target_language=tag))
     with pytest.raises(DataError, match="task multiemo has no language 'hi'"):
         check_languages(MultiEmo(), config(sides="translated", source_language="hi"))
     with pytest.raises(DataError, match="no NLLB tag is known for language 'xq'"):

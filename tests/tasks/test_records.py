@@ -240,6 +240,30 @@ def test_class_names_of_the_table_decide_what_its_integers_mean(tmp_path: Path, 
     assert [row.label for row in read(TASK, tmp_path)] == labels
 
 
+def test_a_list_among_the_features_of_a_table_is_no_class(tmp_path: Path) -> None:
+    """So earlier versions of the package datasets write a column of lists; nobody reads it here."""
+    features = {"label": {"names": ["yes", "no"], "_type": "ClassLabel"}, "answers": [{"text": {"_type": "Value"}}]}
+    rows = pa.table({"text": ["a", "b"], "label": [0, 1], "answers": [[], []]})
+    write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}])  # makes the folder
+    said = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(rows.replace_schema_metadata(said), tmp_path / "en/train.parquet")
+    assert [row.label for row in read(TASK, tmp_path)] == [1, 0]
+
+
+def test_label_values_add_to_the_label_words(tmp_path: Path) -> None:
+    """A class that is called as a label word means it, and so does a cell; numbers mean what is declared alone."""
+    values = {"bad": "no", 7: "yes"}
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "yes"])})
+    write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}, {"text": "b", "label": 1}], features)
+    assert [row.label for row in read(replace(TASK, label_values=values), tmp_path)] == [0, 1]
+    cells = ["no", "bad", "7", "yes"]
+    assert labels_in(tmp_path / "2", "csv", ["no", "yes"], cells, label_values=values) == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="not one of"):
+        labels_in(tmp_path / "3", "jsonl", ["no", "yes"], [0], label_values=values)
+    with pytest.raises(DataError, match="not one of"):
+        labels_in(tmp_path / "4", "jsonl", ["1", "2"], [2], label_values={0: "1", 1: "2"})
+
+
 def test_class_names_that_are_no_label_words_are_refused(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["wrong", "right"])})
     write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}], features)

@@ -18,9 +18,10 @@ from typing import Any
 
 from flare_ds.checksums import file_sha256, json_sha256, unchanged_sha256
 from flare_ds.config import Config
-from flare_ds.data.cache.key import asked_fields
+from flare_ds.data.cache.key import asked_fields, rows_fingerprint
 from flare_ds.data.cache.reader import Cache, open_cache
-from flare_ds.exceptions import CacheError, HostError
+from flare_ds.data.parallel import load_parallel
+from flare_ds.exceptions import CacheError, FlareError, HostError
 from flare_ds.files import write_json
 from flare_ds.model_files.saved_config import saved_config
 from flare_ds.tasks.load import task_of
@@ -64,8 +65,20 @@ def remembered(config: Config) -> Cache | None:
         return None
     cache = stored(Path(config.cache_dir), key)
     asked = asked_fields(config, task_of(config.task))
-    found = cache is not None and all(cache.manifest.fields.get(name) == value for name, value in asked.items())
-    return cache if found else None
+    if cache is None or any(cache.manifest.fields.get(name) != value for name, value in asked.items()):
+        return None
+    return None if _rows_changed(config, cache) else cache
+
+
+def _rows_changed(config: Config, cache: Cache) -> bool:
+    """Whether a task in Python that is given no directory has other rows now: only it knows where it reads them."""
+    if not (config.task.path or "").endswith(".py") or config.task.data_dir is not None:
+        return False
+    try:
+        data = load_parallel(task_of(config.task), config.task, config.translate)
+    except (FlareError, OSError):  # what is gone cannot have changed
+        return False
+    return rows_fingerprint(data) != cache.manifest.fields["rows_sha256"]
 
 
 def stored(cache_dir: Path, key: str) -> Cache | None:
@@ -126,14 +139,20 @@ def _translated_anew(config: Config, name: str, manifest_sha256: str) -> bool:
 def _stamps(directory: Path, ours: Collection[str]) -> dict[str, list[int]]:
     """Size and time of every file, in folders that are links, too; not of what flare_ds writes."""
     stamps: dict[str, list[int]] = {}
+    if directory.is_file():
+        return {directory.name: _stamp(directory)}
     seen = {*ours, os.path.realpath(directory)}  # a link may lead back to where it lies
     for parent, folders, names in os.walk(directory, followlinks=True):
         folders[:] = [name for name in sorted(folders) if not _passed(Path(parent, name), seen)]
         for file in (Path(parent, name) for name in names):
             with suppress(OSError):  # it went meanwhile, or is a link to nowhere
-                state = file.stat()
-                stamps[str(file.relative_to(directory))] = [state.st_size, state.st_mtime_ns]
+                stamps[str(file.relative_to(directory))] = _stamp(file)
     return stamps
+
+
+def _stamp(file: Path) -> list[int]:
+    state = file.stat()
+    return [state.st_size, state.st_mtime_ns]
 
 
 def _passed(folder: Path, seen: set[str]) -> bool:

@@ -75,6 +75,36 @@ def test_what_an_earlier_version_read_otherwise_is_looked_for_by_its_rows(
     assert prepare_cache(config, word_tokenizer()) == path and remembered(config) is not None
 
 
+OWN = """
+from pathlib import Path
+from flare_ds.tasks import Row
+from tests.data.cache.moods import Moods
+
+class Mine(Moods):
+    def read(self, data_dir, language, pool):
+        end = Path(data_dir or PLACE).read_text()
+        for row in super().read(DATA, language, pool):
+            yield Row(row.id, {"text": f"{row.fields['text']} {end}"}, row.label)
+
+TASK = Mine()
+"""
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_other_rows_of_a_task_in_python_are_noticed(root: Path, tmp_path: Path, told: bool) -> None:
+    """Also of one that reads a single file, or is given nothing: then only it knows where it reads."""
+    place = tmp_path / "end.txt"
+    (tmp_path / "own.py").write_text(OWN.replace("PLACE", repr(str(place))).replace("DATA", repr(str(root / "data"))))
+    place.write_text("word")
+    config = moods_config(root, path=str(tmp_path / "own.py"), data_dir=str(place) if told else None)
+    prepare_cache(config, word_tokenizer())
+    assert remembered(config) is not None
+    place.write_text("other")
+    assert remembered(config) is None
+    place.unlink()
+    assert remembered(config) is not None, "what is gone cannot have changed"
+
+
 def test_the_same_tokenizer_files_beside_another_kind_of_model_are_another_tokenizer(root: Path) -> None:
     """They are read by the kind: a Qwen2 takes each digit alone, whatever tokenizer.json says."""
     kinds = {"llama": "llama", "other_llama": "llama", "qwen": "qwen2"}
