@@ -93,3 +93,10 @@ def test_an_attribute_that_means_nothing_is_refused(changes: dict[str, object], 
     vars(task).update(changes)
     with pytest.raises(ConfigError, match=said):
         check_task(task)
+
+
+@pytest.mark.parametrize("word", [" yes", "yes ", ""])
+def test_a_label_word_that_brings_its_own_space_is_refused(word: str) -> None:
+    """As other tools have it: the prompt would end in two, and no cell would say the word."""
+    with pytest.raises(ConfigError, match=f"the label word '{word}'[\\s\\S]*the bare word"):
+        check_task(Given((word, "no")))
