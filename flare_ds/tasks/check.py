@@ -9,6 +9,7 @@ from flare_ds.tasks.base import POOLS, Answer, Metric, Row, Task
 
 Conflict = tuple[bool, str, str]
 """Whether it is there, what is wrong, what to do."""
+_BARE = "write the bare word: a space is put before it"
 _WHOLE = "write whole characters: \\ud83d alone, for one, is half of one"
 
 
