@@ -121,6 +121,14 @@ def test_the_precision_may_follow_the_model(tmp_path: Path) -> None:
         assert found["bf16"]["enabled"] is (dtype == "bfloat16")
 
 
+def test_gradients_are_float32_whatever_the_model_is(tmp_path: Path) -> None:
+    """DeepSpeed's defaults beside bf16 would round each micro-batch's, and each rank's."""
+    bare = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
+    config = DeepSpeedConfig(read_as(tmp_path, bare, "bfloat16") | RUN_TIME)
+    assert config.bfloat16_config.enabled and config.communication_data_type is torch.float32
+    assert DtypeEnum(config.grad_accum_dtype).value is torch.float32
+
+
 REFUSED: list[tuple[str | dict[str, Any], list[str]]] = [
     *(
         (changed(stage=stage), [f"zero_optimization.stage={stage!r}", '"stage": 3'])
@@ -146,6 +154,10 @@ REFUSED: list[tuple[str | dict[str, Any], list[str]]] = [
     (changed() | {"gradient_clipping": 0.1}, ["gradient_clipping=0.1", "train.max_grad_norm=1.0"]),
     (changed() | {"bf16": {"enabled": True}}, ["model.dtype='float32', but bf16.enabled=true"]),
     (changed() | {"bf16": True}, ["bf16=True", "no section"]),
+    (changed() | {"communication_data_type": "bf16"}, ["communication_data_type='bf16'", "float32 is filled in"]),
+    (changed() | {"data_types": {"grad_accum_dtype": "bf16"}}, ["data_types.grad_accum_dtype='bf16'"]),
+    (changed() | {"data_types": {"buffer_dtype": "bf16"}}, ["data_types.buffer_dtype='bf16'"]),
+    (changed() | {"bf16": {"bf16_master_weights_and_grads": True}}, ["bf16.bf16_master_weights_and_grads=True"]),
     (changed() | {"zero_optimization": []}, ["zero_optimization=[]", "no section"]),
     (changed(stage=2, cpu_offload=True) | {"scheduler": {}}, ["3 problems", "scheduler", "cpu_offload", "stage=2"]),
     ({}, ["zero_optimization.stage=None"]),

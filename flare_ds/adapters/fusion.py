@@ -22,6 +22,11 @@ FusionFunction = Callable[[int, int], nn.Module]
 """Makes the module of one fused layer from the bottleneck's width and the number of heads."""
 
 FUSIONS: Registry[FusionFunction] = Registry("fusion function")
+SCALE = 32.0
+"""Of numbers that are no matrix, and are to move while A does: they train as their SCALE-th part.
+
+Adam moves whatever trains by about the learning rate a step. A's elements begin at about 1/√D, so some tens of steps
+change A; the same steps would leave a number near 1 where it is."""
 
 
 class _Elementwise(nn.Module):
@@ -43,21 +48,18 @@ class Gate(nn.Module):
     the target alone and A not from the source at all; from g = 1 it begins as `add`. START is between: B learns to
     read the source from the first step on, and the gate is still near enough to shut.
 
-    Adam moves whatever trains by about the learning rate a step. A's elements begin at about 1/√D, so some tens of
-    steps change A; the same steps would leave a number near START where it is. So the gate trains as g / SCALE, which
-    begins as small as A does.
+    It trains as g / SCALE, which begins as small as A does.
     """
 
     START = 0.25
-    SCALE = 32.0
 
     def __init__(self, r: int, heads: int) -> None:
         super().__init__()
-        self.opening_R = nn.Parameter(torch.full((r,), self.START / self.SCALE))
+        self.opening_R = nn.Parameter(torch.full((r,), self.START / SCALE))
 
     def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
         """φ(S, T) [B, L, R]; only the last L target positions are looked at."""
-        return target_BCR[:, -source_BLR.shape[1] :] + self.SCALE * self.opening_R * source_BLR
+        return target_BCR[:, -source_BLR.shape[1] :] + SCALE * self.opening_R * source_BLR
 
 
 class CrossAttention(nn.Module):

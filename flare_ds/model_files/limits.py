@@ -73,6 +73,12 @@ def check_positions(shape: PreTrainedModel, longest: int, *, of: str) -> str | N
         ConfigError: the base has no such position.
     """
     text: Any = shape.config.get_text_config()
+    fixed = _fixed_angles(text)
+    if fixed is not None and longest > fixed:
+        follow = (
+            f"beyond {fixed} the positions of model.base ({type(shape).__name__}) follow the longest row of a batch"
+        )
+        return f"{of} has {longest} tokens, but {follow}: what is said of a row depends on those beside it"
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     if positions is None or longest <= positions:
         return None
@@ -80,6 +86,15 @@ def check_positions(shape: PreTrainedModel, longest: int, *, of: str) -> str | N
     if _computes_positions(shape):
         return f"{problem}: it was not trained with longer rows, and what it makes of them may be poor"
     raise ConfigError(problem, fix="lower task.max_prompt_tokens (or generate.max_new_tokens), or use another base")
+
+
+def _fixed_angles(text: Any) -> int | None:
+    """Up to which length a row's rotary angles are its own, whatever rows are beside it or came before; None: any."""
+    told = getattr(text, "rope_parameters", None) or {}
+    kinds = [one for one in (told, *told.values()) if isinstance(one, dict)]  # one, or one a kind of layer
+    moving = [one for one in kinds if "dynamic" in (kind := str(one.get("rope_type"))) or kind == "longrope"]
+    own = [getattr(text, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings")]
+    return min((int(one.get("original_max_position_embeddings") or own[0] or own[1]) for one in moving), default=None)
 
 
 def _computes_positions(shape: nn.Module) -> bool:

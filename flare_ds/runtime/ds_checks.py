@@ -74,7 +74,22 @@ def problems(settings: dict[str, Any], config: Config) -> Iterator[ConfigError]:
             f"model.dtype={config.model.dtype!r}, but bf16.enabled={str(bf16).lower()} in {origin}",
             fix="leave deepspeed out, and it follows model.dtype (auto), or give another: see ds_configs/README.md",
         )
+    yield from _rounding(settings, origin)
     yield from _zero_problems(settings.get("zero_optimization", {}), origin)
+
+
+def _rounding(settings: dict[str, Any], origin: str) -> Iterator[ConfigError]:
+    """What would train the adapters, which are float32, on gradients or values of fewer digits."""
+    told = {"communication_data_type": settings.get("communication_data_type", "fp32")}
+    told |= {f"data_types.{name}": value for name, value in settings.get("data_types", {}).items()}
+    for name, value in told.items():
+        if name not in ("communication_data_type", "data_types.grad_accum_dtype") or value != "fp32":
+            problem = f"{name}={value!r} in {origin}, but an adapter and its gradients are float32 throughout"
+            yield ConfigError(problem, fix="remove it; float32 is filled in")
+    for name, value in settings.get("bf16", {}).items():
+        if name != "enabled" and value not in _OFF:
+            problem = f"bf16.{name}={value!r} in {origin}, but an adapter and its gradients are float32 throughout"
+            yield ConfigError(problem, fix="remove it")
 
 
 def _from_yaml(config: Config) -> dict[str, tuple[str, Any]]:

@@ -84,7 +84,8 @@ def read_ds_config(config: Config) -> dict[str, Any]:
         raise together(wrong, config.deepspeed)
     if settings.get("bf16", {}).get("enabled") == "auto":
         settings["bf16"]["enabled"] = config.model.dtype == "bfloat16"
-    return settings
+    # Under bf16 DeepSpeed would sum the adapters' gradients in it, over micro-steps and over ranks.
+    return settings | {"communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}
 
 
 def copy_size(wanted: int | Literal["auto"], host_of_rank: Sequence[str], origin: str) -> int:

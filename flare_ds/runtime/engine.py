@@ -161,7 +161,8 @@ class Engine(ABC):
         Returns:
             Their norms before clipping; None: it was not finite, so the cell's step was applied on no rank.
         """
-        norms = dict(zip(rates, self._norms(list(rates)), strict=True))
+        found = [norm if is_bounded(norm) else math.inf for norm in self._norms(list(rates))]
+        norms = dict(zip(rates, found, strict=True))
         self.optimizer.prepare(self.learners, rates, norms)
         self._update()
         return {cell: norm if math.isfinite(norm) else None for cell, norm in norms.items()}
@@ -181,6 +182,14 @@ class Engine(ABC):
     @abstractmethod
     def _update(self) -> None:
         """Let the optimizer take a step, and forget the gradients."""
+
+
+_LARGEST_NORM = 1e18
+
+
+def is_bounded(norm: float) -> bool:
+    """Whether a step is applied: DeepSpeed adds the squares of all cells up in float32, where none may overflow."""
+    return norm < _LARGEST_NORM
 
 
 def check_model(config: Config, shape: PreTrainedModel) -> None:

@@ -4,7 +4,6 @@ Only `flare_ds.runtime.opening` imports this module, and only when a model is to
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -31,7 +30,7 @@ from flare_ds.models.joint import JointModel
 from flare_ds.models.loss import share_of_mean
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.ds_config import resolve_ds_config
-from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel
+from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel, is_bounded
 from flare_ds.runtime.filled import filled_model, learners_of
 from flare_ds.runtime.optimizer import CellsAdamW, Learner
 from flare_ds.runtime.process_group import added_up, rank, world_size
@@ -89,12 +88,12 @@ class ShardedEngine(Engine):
                 }
 
     def _norms(self, cells: list[int]) -> list[float]:
-        """See `Engine`; gradients of which one is not finite go: DeepSpeed would apply no cell's step."""
+        """See `Engine`; gradients without a bounded norm go: DeepSpeed would apply no cell's step."""
         of_cells = [list(self.learners[cell].parameters.values()) for cell in cells]
         squares = [_sum_of_squares([safe_get_local_grad(p) for p in parameters]) for parameters in of_cells]
         norms = added_up(torch.stack(squares)).sqrt().tolist()
         for norm, parameters in zip(norms, of_cells, strict=True):
-            for parameter in () if math.isfinite(norm) else parameters:
+            for parameter in () if is_bounded(norm) else parameters:
                 safe_set_local_grad(parameter, torch.zeros_like(safe_get_local_grad(parameter)))
         return norms
 

@@ -112,6 +112,8 @@ def ours(command: str) -> list[str]:
         return arguments
     if program == "sweep_languages.sh":
         return ["sweep", *arguments]
+    if program == "sbatch" and "--wrap" in arguments:
+        return ours(arguments[arguments.index("--wrap") + 1])
     if program == "sbatch":
         return arguments[arguments.index("launchers/slurm.sbatch") + 1 :]
     if program == "hostfile.sh":

@@ -101,7 +101,10 @@ def cross_entropy(logits: torch.Tensor, token: int) -> torch.Tensor:
 def assert_equal_to_oracle(
     model: TwoStreamModel, oracle: Oracle, config: Config, rows: list[Row], batch: Batch | None = None
 ) -> None:
-    """Equal to 1e-5; gradients to 1e-5 of their largest element, and to 1e-7 where a sum cancels in fp32."""
+    """Equal to 1e-5; gradients to 1e-5 of their largest element, and to 1e-7 where a sum cancels in fp32.
+
+    What trains as its 32nd part has a gradient 32 times as large.
+    """
     batch = batch or make_batch(rows, config)
     logits_BNK = model(batch)
     loss = torch.nn.functional.cross_entropy(
@@ -123,7 +126,8 @@ def assert_equal_to_oracle(
             largest = float(wanted.abs().max())
             assert largest > 0, f"{name}: the oracle's gradient is zero, nothing is compared"
             worst = float((parameter.grad.double() - wanted).abs().max())
-            assert worst <= 1e-5 * largest + 1e-7, f"{name}: gradient off by {worst}, largest element {largest}"
+            cancels = 32e-7 if name.endswith("source_logits_S") else 1e-7
+            assert worst <= 1e-5 * largest + cancels, f"{name}: gradient off by {worst}, largest element {largest}"
             compared.add(short_name(name))
         else:
             assert parameter.grad is None, f"{name} is frozen but has a gradient"

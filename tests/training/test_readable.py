@@ -170,6 +170,23 @@ def test_computed_positions_are_only_warned_of(name: str) -> None:
     assert check_positions(small_base(name), 64, of="the row") is None
 
 
+@pytest.mark.parametrize(
+    ("parameters", "fixed"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, 64),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 32, "rope_theta": 1e4}, 32),
+        ({"full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, 64),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32, "rope_theta": 1e4}, None),
+    ],
+)
+def test_positions_that_follow_the_longest_row_of_a_batch_are_warned_of(parameters: dict, fixed: int | None) -> None:
+    shape = small_base("llama3")
+    shape.config.rope_parameters = parameters
+    assert check_positions(shape, fixed or 64, of="the row") is None
+    warning = check_positions(shape, (fixed or 64) + 1, of="the row")
+    assert warning and ("depends on those beside it" in warning) == (fixed is not None)
+
+
 def test_bases_without_a_number_of_positions_take_any_row() -> None:
     shape = small_base("bloom", "eager")
     del shape.config.max_position_embeddings  # BLOOM's own configurations have none
