@@ -93,10 +93,11 @@ def _fixed_angles(text: Any) -> int | None:
     told = getattr(text, "rope_parameters", None) or {}
     kinds = [one for one in (told, *told.values()) if isinstance(one, dict)]  # one, or one a kind of layer
     moving = [one for one in kinds if "dynamic" in (kind := str(one.get("rope_type"))) or kind == "longrope"]
-    own: list[Any] = [
-        getattr(text, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings")
-    ]
-    return min((int(one.get("original_max_position_embeddings") or own[0] or own[1]) for one in moving), default=None)
+    if not moving:
+        return None
+    original = "original_max_position_embeddings"
+    own = getattr(text, original, None) or text.max_position_embeddings
+    return min(int(one.get(original, own)) for one in moving)
 
 
 def _computes_positions(shape: nn.Module) -> bool:
