@@ -21,6 +21,7 @@ from flare_ds.json_text import json_text
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16,64}\.tmp")
 _LEFT_AFTER_S = 24 * 3600
+ASK_OWNER = "ask whoever owns it to let you read it"
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _MORE_DESCRIPTORS = "have fewer files open (fewer runs in one job), or raise the limit, e.g. `ulimit -n 65536`"
 
@@ -102,6 +103,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def readable_as_any(path: Path) -> None:
+    """Give a file the mode that a new one has here: safetensors lets nobody else read its own, whatever the umask."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    with suppress(PermissionError):  # the file system knows no modes
+        path.chmod(path.stat().st_mode & 0o777 | 0o666 & ~umask)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it, and rename it into place.
 
@@ -114,6 +123,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             sweep(path.parent)
             write(temporary)
+            readable_as_any(temporary)
             sync(temporary)
             os.replace(temporary, path)
         finally:
@@ -145,6 +155,8 @@ def new_directory(directory: Path) -> Iterator[Path]:
             sweep(directory.parent)
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
+                if path.is_file():
+                    readable_as_any(path)
                 sync(path)
             _rename_new(temporary, directory)
         finally:

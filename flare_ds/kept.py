@@ -3,7 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from flare_ds.published import PARTIAL, FileRecord, check_contents, check_sizes,
 
 _ABANDONED_SECONDS = 3600
 _FINISHED_NAME = re.compile(r"[^.].*-[0-9a-f]{16}")
-_BUILD_NAME = re.compile(r"\..+(-[0-9a-f]{16}\..+|\.[0-9a-f]{8})")
+_BUILD_NAME = re.compile(r"\..+-[0-9a-f]{16}\..+")
+_KEYLESS_BUILD = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 About = tuple[str, str, str]
 """Task, languages and rows in words; empty where there is nothing to say."""
 
@@ -34,6 +35,7 @@ class Kind:
         damaged: the error that something is wrong with it.
         about: what it holds.
         look: further at what it holds, when every byte is as it was written.
+        names: what finished ones are called whose names end in no key.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Kind:
     damaged: Callable[[Path, Exception], FlareError]
     about: Callable[[Path], About] = lambda path: ("", "", "")
     look: Callable[[Path], None] = lambda path: None
+    names: Callable[[], Collection[str]] = tuple
 
     def holds(self, path: Path) -> bool:
         """Whether a directory is of this kind, in whatever state: by its manifest, else by its name and its files."""
@@ -180,6 +183,12 @@ def _look_at(path: Path, kinds: Sequence[Kind]) -> Kept | None:
     return None
 
 
+def _is_build(name: str, kinds: Sequence[Kind]) -> bool:
+    """Whether a directory is called as one that is being built: by its key, or as one of these alone is."""
+    keyless = _KEYLESS_BUILD.fullmatch(name)
+    return bool(_BUILD_NAME.fullmatch(name) or (keyless and any(keyless[1] in kind.names() for kind in kinds)))
+
+
 def _told(path: Path, kinds: Sequence[Kind]) -> Kept | None:
     if not path.is_dir() or path.is_symlink() or is_trash(path):
         return None
@@ -193,7 +202,7 @@ def _told(path: Path, kinds: Sequence[Kind]) -> Kept | None:
             state = "whole"
         except FlareError:
             pass
-    if _BUILD_NAME.fullmatch(path.name):
+    if _is_build(path.name, kinds):
         state = "unfinished"
     elif kind is None:
         return None

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flare_ds.exceptions import HostError
@@ -28,6 +28,7 @@ _TOUCHED_EVERY_S = 20.0
 _DEAD_AFTER_S = 900.0
 """Far more than a busy host, a slow file system or clocks that differ can make of the seconds above."""
 _ASKED_EVERY_S = 0.2
+_HIDDEN = "?"
 _HELD: dict[Path, "_Held"] = {}
 
 
@@ -48,6 +49,11 @@ class Holder:
     started: str
     job: str
     namespace: str = ""
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is what a lock of ours says: anybody may have written it."""
+        return all(type(getattr(self, one.name)) is one.type for one in fields(self))
 
     def __str__(self) -> str:
         job = f", job {self.job.partition('.')[0]}" if self.job else ""
@@ -206,9 +212,10 @@ def _is_gone(path: Path) -> bool:
     me, untouched = _me(), seconds > _DEAD_AFTER_S
     if holder is None:
         return untouched
-    if holder.host == me.host and holder.namespace in ("", me.namespace):
-        # A process that was stopped, or slept with its host, touches nothing and goes on.
-        return _started(holder.pid) != holder.started
+    here = holder.host == me.host and holder.namespace in ("", me.namespace)
+    # A process that was stopped, or slept with its host, touches nothing and goes on.
+    if here and (started := _started(holder.pid)) != _HIDDEN:
+        return started != holder.started
     job, _, restart = holder.job.partition(".")
     again = bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart
     return untouched or again
@@ -218,11 +225,15 @@ def _read(path: Path) -> tuple[Holder | None, float]:
     """Who holds a lock (None: not readable, or being written just now), and for how long it was not touched."""
     try:
         seconds = time.time() - path.stat().st_mtime
-        return Holder(**json.loads(path.read_text(encoding="utf-8"))), seconds
     except OSError:
         return None, 0.0  # given back just now
-    except (ValueError, TypeError):
+    try:
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None, 0.0
+    except (OSError, ValueError, TypeError):  # it may not be read, is being written, or is no lock of ours
         return None, seconds
+    return holder if holder.is_one else None, seconds
 
 
 def _me() -> Holder:
@@ -239,17 +250,30 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this host started, in ticks; empty if there is none (a dead one nobody waited for is none)."""
+    """When a process of this host started, in ticks; empty if there is none (a dead one nobody waited for is none).
+
+    `_HIDDEN`: it lives, but is another user's, and the host shows nobody those (/proc with hidepid).
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     except OSError:
         if sys.platform == "linux":
-            return ""
+            return _HIDDEN if _lives(pid) else ""
         import psutil  # which takes longer than all else here
 
-        return "?" if psutil.pid_exists(pid) else ""
+        return _HIDDEN if psutil.pid_exists(pid) else ""
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _touch(path: Path, released: threading.Event) -> None:

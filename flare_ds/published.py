@@ -135,7 +135,8 @@ def set_aside(directory: Path) -> None:
     """
     finished = directory.name.lstrip(".").split(".")[0]
     aside = directory.with_name(f".{finished}.{secrets.token_hex(4)}.trash")
-    os.utime(directory)  # from now on the day is counted
+    with suppress(PermissionError):  # another's: a day is counted from when it was written, then
+        os.utime(directory)  # from now on the day is counted
     directory.rename(aside)
 
 

@@ -5,6 +5,7 @@ combination. How an override is read is said in `flare_ds.overrides`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -68,12 +69,12 @@ def config_of(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Con
 
 
 def saved_config(run_dir: Path) -> Config:
-    """The saved settings of a run, to be compared or shown: whether its task's code is trusted is not asked.
+    """The saved settings of a run, to be compared or shown: code of its task, which nobody has trusted, is not run.
 
     Raises:
         ConfigError: they are missing or damaged.
     """
-    return parse_config(_saved(run_dir), origin=str(run_dir / "config.yaml"))
+    return _checked(_saved(run_dir), str(run_dir / "config.yaml"))
 
 
 def _saved(run_dir: Path) -> dict[str, Any]:
@@ -81,9 +82,13 @@ def _saved(run_dir: Path) -> dict[str, Any]:
 
 
 def _task_path(settings: dict[str, Any]) -> str | None:
+    """Where the task's file is, as the settings will say it: its name decides whether code in it may be run."""
     task = settings.get("task")
-    path = task.get("path") if isinstance(task, dict) else None
-    return path if isinstance(path, str) else None
+    if not isinstance(task, dict) or not isinstance(task.get("path"), str):
+        return None
+    with suppress(ConfigError):  # the settings are checked as a whole
+        task["path"] = expanded(task["path"])
+    return str(task["path"])
 
 
 def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
@@ -93,8 +98,12 @@ def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
         ConfigError: naming each offending setting, its value, and the fix.
         DataError: the task or NLLB's tag of its target language is not known (where an MT encoder is used).
     """
+    return _with_mt_language(_checked(settings, origin))
+
+
+def _checked(settings: dict[str, Any], origin: str) -> Config:
     try:
-        return _with_mt_language(Config.model_validate(settings))
+        return Config.model_validate(settings)
     except ValidationError as error:
         raise explain(error, Config, origin) from None
 

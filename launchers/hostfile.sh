@@ -13,8 +13,9 @@
 # HF_HUB_CACHE, HF_HUB_OFFLINE, FLARE_DS_HOME, FLARE_DS_SETUP_SECONDS, FLARE_DS_STEP_SECONDS, DEEPSPEED_TIMEOUT,
 # OMP_NUM_THREADS (default: this host's cores over the most slots), TORCH_EXTENSIONS_DIR, PYTORCH_CUDA_ALLOC_CONF,
 # PYTORCH_ALLOC_CONF, GLOO_SOCKET_IFNAME, WANDB_MODE, and by DeepSpeed NCCL_* and MLFLOW_*. More variables go into a file
-# .deepspeed_env here, one NAME=value a line. Not told are HF_TOKEN and WANDB_API_KEY, which others would see in a list
-# of processes: `hf auth login` and `wandb login` keep them in files.
+# .deepspeed_env here, one NAME=value a line. Not told are HF_TOKEN, WANDB_API_KEY and MLFLOW_TRACKING_TOKEN, _USERNAME and
+# _PASSWORD, which others would see in a list of processes, as they see what .deepspeed_env says: `hf auth login`,
+# `wandb login` and ~/.mlflow/credentials keep them in files.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -94,6 +95,8 @@ if [[ "$here" == no ]]; then
         for index in "${!command[@]}"; do command[index]="$(for_remote_shell "${command[index]}")"; done
     fi
     options+=(--force_multi) # DeepSpeed takes a single host for this machine
+    # DeepSpeed would write every MLFLOW_* onto pdsh's command line, and into its log.
+    unset MLFLOW_TRACKING_TOKEN MLFLOW_TRACKING_USERNAME MLFLOW_TRACKING_PASSWORD
     # DeepSpeed reads what to tell the hosts from a file; one without a name needs no one to remove it.
     file="$(mktemp)"
     told DS_ACCELERATOR HF_HOME HF_HUB_CACHE HF_HUB_OFFLINE FLARE_DS_HOME FLARE_DS_SETUP_SECONDS FLARE_DS_STEP_SECONDS \

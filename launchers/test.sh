@@ -27,7 +27,7 @@ stage "ruff format" ruff format --check .
 stage "mypy" mypy
 stage "documentation" mkdocs build --strict --quiet
 if command -v shellcheck >/dev/null; then
-    stage "shellcheck" shellcheck launchers/*.sh launchers/slurm.sbatch .ci/run
+    stage "shellcheck" shellcheck launchers/*.sh launchers/slurm.sbatch benchmarks/gpu.sh .ci/run
 else
     say "== shellcheck: skipped, it is not installed"
 fi

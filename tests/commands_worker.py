@@ -16,7 +16,7 @@ def main(directory: str, commands: str) -> None:
     os.chdir(directory)
     for arguments in json.loads(Path(commands).read_text()):
         options = _parse(arguments)
-        options.run(options)
+        assert not options.run(options), arguments
         make_room()
 
 

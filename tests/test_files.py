@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import new_directory, sweep, sync, write_atomically, write_text
@@ -26,6 +28,22 @@ def test_two_containers_with_the_same_process_id_write_to_different_files(
 
     write_atomically(tmp_path / "a", write)
     assert len(set(seen)) == 2 and (tmp_path / "a").read_text() == "outer"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_may_be_read_by_whom_any_new_file_may_be_read(tmp_path: Path, umask: int, mode: int) -> None:
+    """Of safetensors a new file is its owner's alone, whatever the umask says: no group could share a model."""
+    tensors, before = {"a": torch.zeros(2)}, os.umask(umask)
+    try:
+        write_atomically(tmp_path / "one.safetensors", lambda temporary: save_file(tensors, temporary))
+        with new_directory(tmp_path / "many") as directory:
+            save_file(tensors, directory / "two.safetensors")
+            (directory / "tool").touch(0o755)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "one.safetensors", tmp_path / "many/two.safetensors"):
+        assert path.stat().st_mode & 0o777 == mode, path
+    assert (tmp_path / "many/tool").stat().st_mode & 0o100, "a program stays one"
 
 
 def test_leftovers_of_killed_writers_go_after_a_day_and_nothing_else_does(tmp_path: Path) -> None:

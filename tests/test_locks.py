@@ -141,6 +141,53 @@ def test_another_process_of_the_same_number_does_not_hold_it(tmp_path: Path) -> 
     locks.release(path)
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_process_that_the_host_hides_is_asked_whether_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    """Another user's, where /proc is mounted with hidepid: its lock stands until nobody touches it."""
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError if lives else ProcessLookupError
+
+    path = foreign(tmp_path / "lock", host=socket.gethostname(), pid=2**22 - 1)  # /proc shows none of this number
+    monkeypatch.setattr(locks.os, "kill", kill)
+    if lives:
+        with pytest.raises(HostError):
+            locks.hold(path, doing="does it")
+        os.utime(path, (0, 0))
+    assert locks.hold(path, doing="does it")
+    locks.release(path)
+
+
+def test_a_lock_that_may_not_be_read_is_taken_over_when_nobody_touches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = foreign(tmp_path / "lock"), Path.read_text
+
+    def refuse(self: Path, *args: object, **kwargs: object) -> str:
+        if self == path and locks._HELD.get(path) is None:
+            raise PermissionError(13, "Permission denied")
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(HostError):
+        locks.hold(path, doing="does it")
+    os.utime(path, (0, 0))
+    assert locks.hold(path, doing="does it")
+    locks.release(path)
+
+
+@pytest.mark.parametrize("content", ['{"host": 5, "pid": "x", "started": [], "job": 3}', "[]", "nothing"])
+def test_a_lock_that_is_none_of_ours_stands_until_nobody_touches_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lock").write_text(content)
+    with pytest.raises(HostError):
+        locks.hold(tmp_path / "lock", doing="does it")
+    os.utime(tmp_path / "lock", (0, 0))
+    assert locks.hold(tmp_path / "lock", doing="does it")
+    locks.release(tmp_path / "lock")
+
+
 def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "_TOUCHED_EVERY_S", 0.05)
     path = tmp_path / "lock"

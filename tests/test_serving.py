@@ -16,7 +16,6 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-import flare_ds
 from flare_ds.adapters.files import WEIGHTS
 from flare_ds.config import Config, TranslateConfig
 from flare_ds.data.cache import open_cache, prepare_cache
@@ -54,7 +53,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings["translate"] = {"model": "facebook/m2m100_418M", "beams": 2, "max_new_tokens": 99, "drop": ["loop"]}
         begin(load_config(write_config(settings)))
     commands = [["evaluate", f"runs/pl-{method}"] for method in METHODS]
-    commands += [shlex.split(line)[1:] for block in BASH for line in block.splitlines()]
+    lines = [shlex.split(line) for block in BASH for line in block.splitlines()]
+    assert {program for program, *_ in lines} == {"flare-ds"}
+    commands += [arguments for _, *arguments in lines]
     (root / "commands.json").write_text(json.dumps(commands))
     (root / "printed").write_text(run_ranks(["tests.commands_worker", str(root), str(root / "commands.json")], 1)[0])
     return root
@@ -73,8 +74,7 @@ def page(root: Path) -> Iterator[dict[str, Any]]:
     os.chdir(root)
     try:
         for block in PYTHON:
-            if "flare_ds.load" not in block or hasattr(flare_ds, "load"):
-                exec(compile(block, "docs/serving.md", "exec"), names)
+            exec(compile(block, "docs/serving.md", "exec"), names)
         yield names
     finally:
         os.chdir(before)

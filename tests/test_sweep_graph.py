@@ -558,8 +558,10 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
     assert running.splitlines() == [
         "running  a, for 59 minutes",
         "         a: step 4 of 40, 0.50 s a step, loss 0.250",
-        "4 stages: 1 done, 1 running, 2 waiting; about 90 minutes left, and 1 whose time is not known",
-    ], "an hour of it and two of the next, by two jobs"
+        "4 stages: 1 done, 1 running, 2 waiting; about 3 hours left, and 1 whose time is not known",
+    ], "an hour of it, and two of the next, which waits for it: two jobs help nothing"
+    many = {f"m{number}": node("waiting", needs=[]) for number in range(6)}
+    assert "about 7 hours left" in progress(SweepRecord(2, nodes | many), tmp_path, alive=True), "15 hours of work"
     assert progress(SweepRecord(2, nodes), tmp_path, alive=False).startswith("stopped  a\n")
     ended = (tmp_path / "a/train_log.jsonl").read_text()
     (tmp_path / "a/train_log.jsonl").write_text("what lies far back is not read\n" + '{"step": 1}\n' * 10_000 + ended)

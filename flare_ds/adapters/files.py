@@ -23,7 +23,7 @@ from flare_ds.adapters.passes import ADAPTER
 from flare_ds.adapters.settings import compared, compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import write_atomically, write_json
+from flare_ds.files import ASK_OWNER, write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
 from flare_ds.model_files.fingerprint import check_same_base, model_fingerprint
@@ -97,7 +97,8 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         return load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory / WEIGHTS}: {error}"
-        raise CheckpointError(problem, fix=made_anew(directory)) from error
+        fix = ASK_OWNER if isinstance(error, PermissionError) else made_anew(directory)
+        raise CheckpointError(problem, fix=fix) from error
 
 
 def made_anew(directory: Path) -> str:

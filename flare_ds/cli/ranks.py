@@ -127,13 +127,18 @@ def _launch(words: Sequence[str], devices: Devices) -> int:
     """Start the ranks and wait for their end; the status of the first that did not end well, else 0."""
     ranks: list[subprocess.Popen] = []
     with _signals_passed_on(ranks):
-        for place in _places(len(devices.names)):
-            ranks.append(_start(words, {**devices.environment, **place}, ranks))
-        with guarded(ranks[0]):
-            try:
+        first, *others = _places(len(devices.names))
+        ranks.append(_start(words, {**devices.environment, **first}, ranks))
+        try:
+            with guarded(ranks[0]):
+                for place in others:
+                    ranks.append(_start(words, {**devices.environment, **place}, ranks))
                 code = _first_failure(ranks)
-            finally:
-                _end_together(ranks)
+        except OSError as error:
+            problem = f"cannot start all of {len(devices.names)} ranks: {error.strerror}"
+            raise HostError(problem, fix="let more processes run here (ulimit -u), or take fewer --ranks") from error
+        finally:
+            _end_together(ranks)
     if code >= 0:
         return code
     if -code not in _SIGNALS:

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from flare_ds.exceptions import FetchError
-from flare_ds.fetch.sources import Source
-from flare_ds.files import sync
+from flare_ds.fetch.sources import DATA, MODELS, Source
+from flare_ds.files import readable_as_any, sync
 from flare_ds.kept import Kind
 from flare_ds.published import FileRecord, read_manifest, write_manifest
 
@@ -33,6 +33,8 @@ def seal(directory: Path, source: Source) -> None:
         OSError: the disk is full or not writable.
     """
     for path in directory.rglob("*"):
+        if path.is_file():
+            readable_as_any(path)
         sync(path)
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     contents = {str(path.relative_to(directory)): FileRecord.of(path).model_dump() for path in files}
@@ -77,4 +79,5 @@ FETCHED = Kind(
     files=lambda directory: _read(directory).contents or {},
     damaged=lambda directory, why: FetchError(str(why), fix=_AGAIN),
     about=lambda directory: (_read(directory).name, "", ""),
+    names=lambda: [*MODELS, *DATA],
 )

@@ -108,6 +108,7 @@ def comparisons(groups: Sequence[Group]) -> list[Comparison]:
         for lora in loras:
             said = method if len(loras) == 1 else f"{method} against {lora.name[-1]}"
             said = said if group.is_set_as(lora) else f"{said}, set otherwise"
+            said = said if group.reads_as(lora) else f"{said}, on other rows"
             found.append(Comparison(group, lora, _pairs(group, lora), (task, base, language, said)))
     return [comparison for comparison in found if comparison.pairs]
 

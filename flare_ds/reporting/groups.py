@@ -105,6 +105,16 @@ class Group:
         read = deciding(self.runs[0].settings)
         return {name: read[name] for name in read.keys() - _OWN}
 
+    @cached_property
+    def rows(self) -> str | None:
+        """A fingerprint of the rows that its runs read; None: none has begun, or an earlier version did not tell."""
+        return next((one.contents[1] for one in self.runs if one.contents is not None), None)
+
+    def reads_as(self, other: "Group") -> bool:
+        """Whether both read the same rows, as far as is told; with further source languages they are others anyway."""
+        further = [one.runs[0].config.task.extra_source_languages for one in (self, other)]
+        return further[0] != further[1] or None in (self.rows, other.rows) or self.rows == other.rows
+
     def is_set_as(self, other: "Group") -> bool:
         """Whether all that both read of these is the same."""
         return all(self.choices[name] == other.choices[name] for name in self.choices.keys() & other.choices.keys())
@@ -183,9 +193,13 @@ def is_parallel(run: RunResult) -> bool:
 
 
 def references(group: Group, groups: Sequence[Group]) -> list[Group]:
-    """The groups of the reference method that a group is compared with: those set alike, or else all there are."""
+    """The groups of the reference method that a group is compared with: those set alike, or else all there are.
+
+    Of these those that read the same rows, where there is one.
+    """
     found = [other for other in groups if other.method == REFERENCE and other.setting == group.setting]
-    return [other for other in found if group.is_set_as(other)] or found
+    found = [other for other in found if group.is_set_as(other)] or found
+    return [other for other in found if group.reads_as(other)] or found
 
 
 def seeds(runs: Sequence[RunResult]) -> str:

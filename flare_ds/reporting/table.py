@@ -81,8 +81,10 @@ def _scores(group: Group) -> tuple[str, str, str]:
         lo, hi = runs[0].metrics["confidence_interval"]
         return f"{group.score:.3f}", DASH, f"{lo:.3f} to {hi:.3f}"
     values_SN = contributions(runs[0].metrics["metric"], outcomes_of(runs))
-    lo, hi = over_seeds_and_rows(values_SN, clusters_of(runs)).interval
-    return f"{group.score:.3f}", f"{np.std(scores, ddof=1):.3f}", f"{max(lo, 0):.3f} to {min(hi, 1):.3f}"
+    sureness = over_seeds_and_rows(values_SN, clusters_of(runs))
+    lo, hi = sureness.interval
+    of_mean = f"{max(lo, 0):.3f} to {min(hi, 1):.3f}" if sureness.freedom else DASH
+    return f"{group.score:.3f}", f"{np.std(scores, ddof=1):.3f}", of_mean
 
 
 def _figures(group: Group, names: Sequence[str]) -> list[str]:

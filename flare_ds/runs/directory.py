@@ -16,7 +16,7 @@ from typing import Any
 from flare_ds.checksums import unchanged_sha256
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostError
-from flare_ds.files import write_json, write_text
+from flare_ds.files import ASK_OWNER, write_json, write_text
 from flare_ds.json_text import parse_json, parse_lines
 from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
@@ -78,11 +78,17 @@ class RunDirectory:
 
     @property
     def adapter_sha256(self) -> str | None:
-        """Of its adapter's file; None: it has none."""
+        """Of its adapter's file; None: it has none.
+
+        Raises:
+            DataError: it may not be read.
+        """
         try:
             return unchanged_sha256(self.path / WEIGHTS)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise DataError(f"cannot read {self.path / WEIGHTS}: {error.strerror}", fix=ASK_OWNER) from error
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its JSON files.
@@ -93,8 +99,9 @@ class RunDirectory:
         try:
             value = parse_json((self.path / name).read_bytes())
         except (OSError, ValueError) as error:
-            again = _MADE_BY.get(name, "train {}").format(self.path)
-            raise DataError(f"cannot read {self.path / name}: {error}", fix=f"flare-ds {again}") from error
+            again = f"flare-ds {_MADE_BY.get(name, 'train {}').format(self.path)}"
+            fix = ASK_OWNER if isinstance(error, PermissionError) else again
+            raise DataError(f"cannot read {self.path / name}: {error}", fix=fix) from error
         if not isinstance(value, dict):
             raise DataError(f"{self.path / name} holds no fields", fix=f"delete {self.path / name}")
         return value

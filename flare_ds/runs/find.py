@@ -14,6 +14,9 @@ from flare_ds.yaml_file import read_yaml
 _OURS = ("method", "run_dir", "deepspeed", "model", "task")
 """Sections that every saved config has, and that no other program's has all of."""
 
+_WATCHED = ("wandb", "mlruns")
+"""Folders of a run in which other programs keep its settings, as a config.yaml of theirs."""
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -69,6 +72,7 @@ def _directories(top: Path) -> Iterator[Path]:
         seen.add((state.st_dev, state.st_ino))
         below[:] = sorted(name for name in below if not name.startswith("."))  # what a sweep has moved aside
         if CONFIG in files:
+            below[:] = [name for name in below if name not in _WATCHED]
             yield Path(place)
 
 

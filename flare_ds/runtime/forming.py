@@ -6,9 +6,10 @@ Only `flare_ds.runtime.joining` imports this module, and only when ranks are to 
 import atexit
 import faulthandler
 import os
+import shutil
 import socket
 import sys
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,6 +34,9 @@ from flare_ds.runtime.process_group import leave, met, ranks_named, talk_over, w
 from flare_ds.runtime.timeouts import collective_timeout, setup_seconds
 from flare_ds.runtime.watchdog import watch
 
+_BUFFER_BYTES = 70_000_000
+"""Of shared memory for each rank of a host: what DeepSpeed's CPU communication sends through."""
+
 
 def join(place: Place) -> None:
     """Join, or form a group of one; see `join_process_group`."""
@@ -40,6 +44,7 @@ def join(place: Place) -> None:
     os.environ.update(place.environment)
     if get_accelerator().device_name() == "cpu":
         _load_cpu_communication()
+        _check_shared_memory()
     store = meet(place)
     if place.world_size > 1:
         _look_after_one_another(place, store)
@@ -112,6 +117,20 @@ def _check_device(place: Place) -> None:
     )
 
 
+def _check_shared_memory() -> None:
+    """Refuse a host whose shared memory is too small for DeepSpeed's CPU communication, which would die of a signal.
+
+    Raises:
+        HostError: naming how a container is given more.
+    """
+    needed = _BUFFER_BYTES * int(os.environ.get("LOCAL_SIZE", 0))  # without it DeepSpeed uses none
+    free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+    if free < needed:
+        problem = f"the ranks of this host need {needed / 1e6:.0f} MB in /dev/shm, which has {free / 1e6:.0f} MB free"
+        fix = "give a container more (docker run --shm-size=1g; Kubernetes: an emptyDir in memory), or take one rank"
+        raise HostError(problem, fix=fix)
+
+
 def _unlink_shared_memory() -> None:
     """Take the name of this rank's communication buffer away: the memory then goes when the last rank of the host ends.
 
@@ -132,9 +151,11 @@ def _load_cpu_communication() -> None:
         HostError: it does not compile, or there is no place for it.
     """
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    with disk_errors(root, elsewhere="set TORCH_EXTENSIONS_DIR to a directory you may write to (else HOME decides)"):
-        root.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(root / "flare_ds", lambda: None):
+    elsewhere = "set TORCH_EXTENSIONS_DIR to a directory you may write to (else HOME decides)"
+    with ExitStack() as held:
+        with disk_errors(root, elsewhere=elsewhere):
+            root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(one_at_a_time(root / "flare_ds", lambda: None))
         for stale in root.glob("**/deepspeed_shm_comm/lock"):
             stale.unlink()
         try:

@@ -12,6 +12,8 @@ from flare_ds.runs.directory import RunDirectory
 from flare_ds.sweep.lock import is_swept
 from flare_ds.sweep.record import NodeRecord, SweepRecord, read_record
 
+_RUNS = 10
+"""Of a job that are shown one by one: more would push the summary off the screen, and each is read anew."""
 _RECENT = 20
 """Steps whose mean says how fast a run is now."""
 _RECENT_BYTES = 1 << 16
@@ -41,7 +43,8 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
         node = record.nodes[name]
         since = human_age(time.time() - (node.started or time.time()))
         lines.append(f"{'running' if alive else 'stopped'}  {name}" + (f", for {since}" if alive else ""))
-        lines += [f"         {line}" for line in (_step(out / run, run) for run in node.runs) if line]
+        lines += [f"         {line}" for line in (_step(out / run, run) for run in node.runs[:_RUNS]) if line]
+        lines += [f"         and {len(node.runs) - _RUNS} more runs"] * (len(node.runs) > _RUNS)
     lines += [f"failed   {name}: {record.nodes[name].reason}" for name in record.of_state("failed")]
     counts = Counter(node.state if alive or node.state != "running" else "stopped" for node in record.nodes.values())
     blocked = len(record.blocked())
@@ -76,14 +79,17 @@ def typical_seconds(record: SweepRecord) -> dict[str, float]:
 
 def left(record: SweepRecord, typical: Mapping[str, float]) -> str:
     """For how long a sweep has still to go, by what is typical, and of how many nodes that is not known."""
-    blocked = record.blocked()
-    todo = [node for name, node in record.nodes.items() if node.state in ("waiting", "running") and name not in blocked]
-    guesses = [_remaining(node, typical) for node in todo]
-    known = [seconds for seconds in guesses if seconds is not None]
+    blocked, known, until = record.blocked(), list[float](), dict[str, float]()
+    todo = {name: node for name, node in record.nodes.items() if node.state in ("waiting", "running")}
+    todo = {name: node for name, node in todo.items() if name not in blocked}
+    for name, node in todo.items():  # what is needed comes first
+        seconds = _remaining(node, typical)
+        known += [] if seconds is None else [seconds]
+        until[name] = (seconds or 0.0) + max((until[need] for need in node.needs if need in until), default=0.0)
     if not known:
         return ""
-    unknown = f", and {len(guesses) - len(known)} whose time is not known" if len(known) < len(guesses) else ""
-    return f"; about {human_age(sum(known) / record.jobs)} left{unknown}"
+    unknown = f", and {len(todo) - len(known)} whose time is not known" if len(known) < len(todo) else ""
+    return f"; about {human_age(max(sum(known) / record.jobs, *until.values()))} left{unknown}"
 
 
 def _remaining(node: NodeRecord, typical: Mapping[str, float]) -> float | None:

@@ -19,8 +19,20 @@ import torch
 
 from flare_ds.host import peak_memory, visible_gpus
 
-_BF16_TFLOPS = {"H200": 989, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312, "L40S": 362, "A10": 125}
-"""Peak of dense bf16 products a second, by a part of the device's name, as its vendor states it."""
+_BF16_TFLOPS = {
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "GH200": 989,
+    "B200": 2250,
+    "A100": 312,
+    "A800": 312,
+    "L40S": 362,
+    "A10G": 70,
+    "A10": 125,
+}
+"""Peak of dense bf16 products a second, by a part of the device's name, as its vendor states it; the first counts."""
 
 
 def of_step(values: Mapping[str, Any], *, ranks: int) -> dict[str, float]:

@@ -24,6 +24,8 @@ class OnMlflow(Tracker):
         config: the run's settings.
     """
 
+    is_service = True
+
     def __init__(self, config: Config) -> None:
         self.client = MlflowClient()
         experiment, key = self._experiment(config.tracking.project), run_key(config)

@@ -24,6 +24,8 @@ class OnWandb(Tracker):
         config: the run's settings.
     """
 
+    is_service = True
+
     def __init__(self, config: Config) -> None:
         self.run = wandb.init(
             project=config.tracking.project,

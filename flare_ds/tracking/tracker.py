@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -39,7 +40,13 @@ They are the same for every method, as a table has the same columns for all.
 
 
 class Tracker(ABC):
-    """One run in one such place; it belongs to one process, and is closed at the end."""
+    """One run in one such place; it belongs to one process, and is closed at the end.
+
+    Attributes:
+        is_service: whether it speaks to another host, which may be gone for a while.
+    """
+
+    is_service: ClassVar[bool] = False
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:

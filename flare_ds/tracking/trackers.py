@@ -1,12 +1,14 @@
 """The trackers that a run's settings name, as one; none: everything is thrown away."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.extras import install, lacking
+from flare_ds.texts import one_line
 from flare_ds.tracking.tracker import Tracker
 
 
@@ -19,29 +21,38 @@ class Trackers(Tracker):
     """
 
     def __init__(self, config: Config, *, first_step: int | None = None) -> None:
+        self._run_dir = config.run_dir
         self.all = [_opened(name, config, first_step) for name in config.tracking.to]
         if first_step is not None:
             self.text("config", f"```yaml\n{config.to_yaml()}```", first_step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """See `Tracker.scalars`."""
-        for tracker in self.all:
-            tracker.scalars(values, step)
+        self._each(lambda tracker: tracker.scalars(values, step))
 
     def picture(self, name: str, image_HWC: np.ndarray, step: int) -> None:
         """See `Tracker.picture`."""
-        for tracker in self.all:
-            tracker.picture(name, image_HWC, step)
+        self._each(lambda tracker: tracker.picture(name, image_HWC, step))
 
     def text(self, name: str, markdown: str, step: int) -> None:
         """See `Tracker.text`."""
-        for tracker in self.all:
-            tracker.text(name, markdown, step)
+        self._each(lambda tracker: tracker.text(name, markdown, step))
 
     def close(self) -> None:
         """See `Tracker.close`."""
-        for tracker in self.all:
-            tracker.close()
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, show: Callable[[Tracker], None]) -> None:
+        """Show something in all places; a service that cannot be reached costs no step, and is asked no more."""
+        for tracker in [*self.all]:
+            try:
+                show(tracker)
+            except Exception as error:  # of whatever kind, as each service's package has its own
+                if not tracker.is_service:
+                    raise
+                self.all.remove(tracker)
+                name, why = type(tracker).__name__.removeprefix("On"), one_line(repr(error))
+                print(f"flare-ds: {name} shows no more of {self._run_dir} in this launch: {why}", file=sys.stderr)
 
 
 def _opened(name: str, config: Config, first_step: int | None) -> Tracker:

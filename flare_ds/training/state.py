@@ -23,7 +23,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import write_atomically
+from flare_ds.files import ASK_OWNER, write_atomically
 from flare_ds.json_text import json_text
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs.changes import deciding
@@ -116,7 +116,8 @@ def read_progress(path: Path, fingerprint: str) -> Progress:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"cannot read the trainer state {path}: {error}", fix=f"delete {path.parent}")
+    fix = ASK_OWNER if isinstance(error, PermissionError) else f"delete {path.parent}"
+    return CheckpointError(f"cannot read the trainer state {path}: {error}", fix=fix)
 
 
 def saved_adapter(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flare_ds.cli import _parse, main
+from flare_ds.cli import _parse, main, ranks
 from flare_ds.cli.ranks import devices_for
-from flare_ds.exceptions import FlareError
+from flare_ds.exceptions import FlareError, HostError
 from tests.distributed import REPOSITORY, inherited
 from tests.toy import toy_settings, write_config
 
@@ -69,6 +69,23 @@ def test_a_rank_that_fails_ends_the_others_and_its_status_is_told(
     process = start(tmp_path)
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 3 and "has ended a rank" not in said
+
+
+def test_ranks_of_which_one_cannot_be_started_all_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a user may have no more processes; those that live would wait an hour for it."""
+    started: list[subprocess.Popen] = []
+
+    def start(words: object, environment: object, before: list[subprocess.Popen]) -> subprocess.Popen:
+        if before:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        group = subprocess.Popen(["sleep", "150"], process_group=0)
+        started.append(group)
+        return group
+
+    monkeypatch.setattr(ranks, "_start", start)
+    with pytest.raises(HostError, match="cannot start all of 2 ranks: Resource temporarily unavailable"):
+        ranks._launch(["train"], ranks.Devices(("0", "1"), {}, ""))
+    assert started[0].poll() == -signal.SIGTERM
 
 
 def test_a_command_that_is_killed_leaves_no_ranks(tmp_path: Path) -> None:

@@ -57,8 +57,9 @@ def test_a_batch_is_as_large_as_is_good_and_fits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory, "_available", lambda on: 1e6)
     fitting = limits(of(), [100] * 50)[1]
     assert 1 <= fitting < 2048 and fitting & (fitting - 1) == 0
-    assert limits(of(), [100] * 50, words=True)[1] <= limits(of(), [100] * 50)[1]
     assert limits(of(), [100] * 50, written=900)[1] < fitting
+    monkeypatch.setattr(memory, "_available", lambda on: 1.1e6)
+    assert (limits(of(), [4] * 50)[1], limits(of(), [4] * 50, words=True)[1]) == (256, 128)
     monkeypatch.setattr(memory, "_available", lambda on: 0.0)
     assert limits(of(), [100] * 50) == (50, 1), "each row alone"
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.launchers.shell import LAUNCHERS, ROOT, run, tool_path
 
-SCRIPTS = sorted([*LAUNCHERS.glob("*.sh"), *LAUNCHERS.glob("*.sbatch"), ROOT / ".ci/run"])
+SCRIPTS = sorted([*LAUNCHERS.glob("*.sh"), *LAUNCHERS.glob("*.sbatch"), ROOT / "benchmarks/gpu.sh", ROOT / ".ci/run"])
 
 HELPFUL = ["quickstart.sh", "test.sh", "hostfile.sh", "slurm.sbatch", "slurm_task.sh"]
 

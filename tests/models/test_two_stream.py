@@ -197,6 +197,11 @@ def test_energy(fusion: str) -> None:
     assert found.keys() == oracle.energy.keys() and len(found) == 4
     for name, sums in found.items():
         torch.testing.assert_close(sums, oracle.energy[name], rtol=1e-5, atol=0)
+    # Two ranks, of which the second has the same rows three times, and twice the source's part.
+    parts = [dict(energies), {name: sums * torch.tensor([6.0, 3.0]) for name, sums in energies.items()}]
+    for name, share in source_shares(parts).items():
+        source, whole = oracle.energy[short_name(f"model.{name}")].tolist()
+        assert share == pytest.approx((7 * source / (4 * whole)) ** 0.5, rel=1e-5) and share > 0
 
 
 def test_a_fresh_adapter_has_no_energy_and_no_share() -> None:

@@ -28,6 +28,7 @@ from tests.report.runs import (
     random_correct,
     tables,
     two_way,
+    write_records,
     write_run,
     write_scores,
 )
@@ -425,6 +426,20 @@ def test_of_a_grid_each_meets_its_own(tmp_path):
     }
     assert list(over_languages(text)) == ["flare (flare-train_rows1000)", "flare (flare-train_rows250)"]
     assert "Left out" not in text
+
+
+def test_a_method_meets_the_lora_that_read_its_rows_or_says_so(tmp_path):
+    """Rows are mended between two calls of a sweep, or two translations are compared: neither is a setting here."""
+    for name, method, rows in (("lora-a", "lora", "a"), ("lora-b", "lora", "b"), ("flare-a", "flare", "a")):
+        run = write_run(tmp_path, f"pl/{name}-seed1", method, 1, random_correct(len(rows), 0.5))
+        write_records(run, rows=rows)
+    assert {method for method, _ in differences(report(tmp_path).text)} == {"flare"}
+    run = write_run(tmp_path, "pl/x_mixup-c-seed1", "x_mixup", 1, random_correct(2, 0.5))
+    write_records(run, rows="c")
+    assert {method for method, _ in differences(report(tmp_path).text)} == {
+        "flare",
+        *(f"x_mixup against lora (pl/lora-{rows}-seed1), on other rows" for rows in "ab"),
+    }
 
 
 def test_a_run_counts_with_the_settings_it_was_scored_with(tmp_path):

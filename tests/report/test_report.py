@@ -148,6 +148,18 @@ def test_the_config_of_another_program_is_passed_by(tmp_path, name, text):
     assert not found.unreadable and len(methods(found.text)) == 1
 
 
+def test_what_wandb_keeps_in_a_run_is_no_run(tmp_path):
+    """It writes all settings of the run under their names into a config.yaml of its own."""
+    run = write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True])
+    theirs = run / "wandb/run-20261130_081500-0a1b2c3d/files/config.yaml"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text(
+        "".join(f"{name}: {{value: 1}}\n" for name in ("method", "run_dir", "deepspeed", "model", "task"))
+    )
+    found = report(tmp_path)
+    assert not found.unreadable and len(methods(found.text)) == 1
+
+
 def test_linked_runs_are_found_once_and_cycles_end(tmp_path):
     write_run(tmp_path, "runs/pl/lora-seed1", "lora", 1, [True])
     write_run(tmp_path, "disk/lora-seed2", "lora", 2, [False])

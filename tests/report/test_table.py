@@ -60,6 +60,13 @@ def test_methods_that_train_nothing_count_once_whatever_their_seeds(tmp_path):
         assert {line[cost] for cost in ("tokens a step", "with padding", "step time", "tokens/s")} == {"-"}
 
 
+def test_where_all_is_right_in_each_seed_no_interval_is_told(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, [True] * 50)
+    (line,) = methods(report(tmp_path).text)
+    assert (line["score"], line["95 % interval"]) == ("1.000", "-")
+
+
 def test_seeds_are_averaged_and_the_interval_is_over_seeds_and_rows(tmp_path):
     outcomes = {seed: random_correct(seed, 0.6) for seed in (1, 2, 10)}
     for seed, correct in outcomes.items():

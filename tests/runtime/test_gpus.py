@@ -46,6 +46,24 @@ def test_gpus_are_not_asked_where_the_cpu_is_meant(gpus: object, monkeypatch: py
     assert "speed/mfu_4N" not in of_step(step, ranks=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", 70),
+    ],
+)
+def test_the_share_of_what_gpus_can_do(gpus: Callable, name: str, peak: int) -> None:
+    gpus("get_device_name", lambda: name)
+    shown = of_step(STEP | {"step_seconds": 2.0, "flops": 3e15}, ranks=4)
+    assert shown["speed/tflops_4N"] == pytest.approx(1500)
+    assert shown["speed/mfu_4N"] == pytest.approx(1500 / (4 * peak))
+
+
 @pytest.fixture(scope="module")
 def base() -> PreTrainedModel:
     return small_base("qwen2")

@@ -49,6 +49,32 @@ def test_code_that_a_run_names_is_run_only_where_it_is_trusted(tmp_path: Path, r
         task_of(load_config(run).task)
 
 
+@pytest.mark.parametrize("said", ["$MINE/mine.py", "{root}/run/../mine.py"])
+def test_a_path_that_is_said_otherwise_is_trusted_no_more(
+    tmp_path: Path, ran: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Whoever made the run chose how its config says where the code is."""
+    monkeypatch.setenv("MINE", str(tmp_path))
+    run = write_run(tmp_path, ran)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["task"]["path"] = said.format(root=tmp_path)
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match="is Python code"):
+        task_of(load_config(run).task)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("verb", ["status", "report"])
+def test_looking_at_runs_runs_no_code_of_theirs(tmp_path: Path, ran: Path, verb: str) -> None:
+    """Not even where a setting could be worked out by the task, if it were asked."""
+    run = write_run(tmp_path, ran)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["source"] = {"mt_encoder": "facebook/nllb-200-distilled-600M"}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    main([verb, str(tmp_path)])
+    assert not ran.exists()
+
+
 def test_tokens_of_such_a_run_are_compared_where_its_code_is_trusted(
     tmp_path: Path, ran: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -149,8 +150,10 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_its_server_compares_the_runs(server: str) -> None:
+    deadline = time.monotonic() + 60
     while set(asked(server, "runs")) != {"pl/lora", "pl/flare"}:  # it reads in the background
-        pass
+        assert time.monotonic() < deadline, asked(server, "runs")
+        time.sleep(0.2)
     tags = asked(server, "plugin/scalars/tags")
     assert {"loss/train", "score/validation", "score/test"} <= set(tags["pl/flare"])
     experiment = asked(server, "plugin/hparams/experiment", {"experimentName": ""})
@@ -191,6 +194,34 @@ def test_wandb_drops_nothing_of_a_run_that_goes_on_or_is_scored_later(tmp_path: 
     earlier = Trackers(config)
     earlier.scalars(of_test(0.7, {"accuracy": 0.7}), 1)
     assert rows[-1][1] == {"score/test": 0.7, "score/test_accuracy": 0.7, "step": 1}
+
+
+def test_a_service_that_is_gone_costs_no_step_and_is_asked_no_more(
+    tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(tmp_path, to=["tensorboard", "wandb"])
+    trackers = Trackers(config, first_step=0)
+    asked = []
+
+    def gone(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(trackers.all[1], "scalars", gone)
+    for step in (1, 2):
+        trackers.scalars({"loss/train": 0.5}, step)
+    trackers.close()
+    said = capsys.readouterr().err
+    assert len(asked) == 1 and said.count("Wandb shows no more of") == 1 and "no route" in said
+    board = EventAccumulator(config.run_dir).Reload()
+    assert [event.step for event in board.Scalars("loss/train")] == [1, 2]
+
+
+def test_what_cannot_be_written_here_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trackers = Trackers(config_of(tmp_path), first_step=0)
+    monkeypatch.setattr(trackers.all[0], "scalars", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trackers.scalars({"loss/train": 0.5}, 1)
 
 
 def test_wandb_shows_a_text_as_it_is(tmp_path: Path, wandb: Wandb) -> None:

@@ -86,7 +86,11 @@ def test_a_fresh_process_gives_the_same_scores(learned: Path) -> None:
     assert predictions["id"].tolist() == ids, "each test row once, in cache order"
     np.testing.assert_allclose(predictions[SCORES], expected, atol=1e-4)
     right = (predictions["label"] == predictions["prediction"]).mean()
-    assert read_json(learned / "metrics.json")["score"] == pytest.approx(right)
+    metrics = read_json(learned / "metrics.json")
+    assert metrics["score"] == pytest.approx(right)
+    true = [list(LABELS).index(word) for word in predictions["label"]]
+    loss = -np.asarray(expected)[np.arange(len(true)), true].mean()
+    assert metrics["figures"]["loss"] == pytest.approx(float(loss), abs=1e-4)
 
 
 SCORES = [f"log_probability_{word}" for word in LABELS]

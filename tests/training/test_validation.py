@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,7 @@ def test_what_was_seen_is_counted(run: Path, settings: dict) -> None:
     assert training["tokens_per_step"] == pytest.approx(tokens / STOPPED)
     assert training["padded_tokens_per_step"] > training["tokens_per_step"]
     assert training["flops_per_step"] > training["padded_tokens_per_step"] * 2 * 64 * 64
+    lines = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    took = [line["step_seconds"] for line in lines if "step_seconds" in line]
+    assert training["median_step_seconds"] == statistics.median(took)
+    assert training["tokens_per_second"] == pytest.approx(tokens / sum(took))

@@ -135,5 +135,8 @@ def test_bf16_base_with_fp32_adapter(root: Path) -> None:
     settings["deepspeed"] = str(REPOSITORY / "ds_configs/zero3_cpu.json")
     config = write_config(settings)
     run_ranks(["tests.training.steps_worker", str(config)], 2)
-    losses = json.loads(config.with_suffix(".json").read_text())["losses"]
-    assert np.isfinite(losses).all()
+    found = json.loads(config.with_suffix(".json").read_text())
+    expected = plain_torch(Config.model_validate(settings))
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=0.02)
+    # Adam takes the same step for a gradient of any scale, so losses alone would not show a wrong normalisation.
+    np.testing.assert_allclose(found["grad_norms"], expected["grad_norms"], rtol=0.1)

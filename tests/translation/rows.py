@@ -51,9 +51,10 @@ class Program:
         first: str = "",
     ) -> None:
         self.log = directory / "batches.log"
-        data = directory / "apertium-eng-spa"
-        data.mkdir(parents=True, exist_ok=True)
-        (data / "rules").write_text("swap the case")
+        for pair in ("eng-spa", "eng-cat"):
+            data = directory / f"apertium-{pair}"
+            data.mkdir(parents=True, exist_ok=True)
+            (data / "rules").write_text("swap the case")
         program = directory / "apertium"
         said = {"seconds": seconds, "fails": fails, "empty": empty, "first": first, "log": str(self.log)}
         program.write_text(PROGRAM.format(python=sys.executable, **said))

@@ -157,7 +157,7 @@ def test_damage_is_told_with_the_commands_that_mend_it(tmp_path: Path, program: 
 
 def test_a_config_is_translated_and_its_report_names_stand_ins(tmp_path: Path, program: Program) -> None:
     given = toy_settings(tmp_path)
-    given["task"] |= {"sides": "translated", "target_language": "spa_Latn"}
+    given["task"] |= {"sides": "translated", "target_language": "cat_Latn"}
     given["task"] |= {"train_rows": 5, "validation_rows": 2, "test_rows": 3}
     given["translate"] = settings(tmp_path).model_dump()
     config = Config.model_validate(given)

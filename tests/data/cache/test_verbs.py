@@ -289,6 +289,18 @@ def test_rm_unfinished_leaves_what_a_translation_goes_on_with(copy: Path, capsys
     assert set(copy.parent.iterdir()) == {copy}
 
 
+def test_rm_takes_no_directory_that_only_has_a_date_in_its_name(copy: Path, capsys: Said) -> None:
+    """Eight digits of a date are hexadecimal digits; a build of what is fetched has the name of something fetched."""
+    backup, build = copy.with_name(".backup.20250101"), copy.with_name(".gemma3-270m.20250101")
+    for directory in (backup, build):
+        directory.mkdir()
+        (directory / "precious").touch()
+        age(directory, 9 * DAY)
+    said(capsys, "cache", "rm", "--unfinished", "--in", copy.parent, "--yes")
+    said(capsys, "cache", "rm", "--older-than", "3", "--in", copy.parent, "--yes")
+    assert backup.exists() and not build.exists()
+
+
 def test_rm_older_than(copy: Path, capsys: Said) -> None:
     old = Path(shutil.copytree(copy, copy.with_name(f"moods-en-de-{'0' * 16}")))
     age(old, 3 * DAY + 60)
