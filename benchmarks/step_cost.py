@@ -100,13 +100,16 @@ class Training:
         self.root: Any = model.train()
         if engine:
             self.root, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=settings)
-        self.forward: Callable[[Any, Batch], Tensor] = lambda root, batch: root(batch)
+        self.loss: Callable[[Any, Batch], Tensor] = lambda root, batch: root(batch, with_loss=True)
+        if variant == "plain_lora":
+            self.loss = lambda root, batch: loss_sum(root(batch), batch.answers_BN, batch.weights_B)
         if variant == "flare_two_forwards":
-            self.forward = TwoForwards(model)  # type: ignore[arg-type]
+            forward = TwoForwards(model)  # type: ignore[arg-type]
+            self.loss = lambda root, batch: loss_sum(forward(root, batch), batch.answers_BN, batch.weights_B)
 
     def step(self, batch: Batch) -> float:
         """Forward, backward, optimizer step; returns the loss."""
-        loss = loss_sum(self.forward(self.root, batch), batch.answers_BN, batch.weights_B)
+        loss = self.loss(self.root, batch)
         if self.zero_init is not None:
             self.root.backward(loss)
             self.root.step()

@@ -116,6 +116,15 @@ def test_step_cost(script: Any, ranks: str) -> None:
         assert found["ratios"][quantity].keys() == {f"{name}/plain_lora" for name in variants}
 
 
+def test_a_step_of_every_variant_is_measured(script: Any) -> None:
+    """As `run.py` asks, where the source is half as long."""
+    sizes = ["--steps", "1", "--batch", "2", "--length", "8", "--source-length", "4"]
+    found = script("step_cost", *sizes)["variants"]
+    assert {"plain_lora", "lora", "x_mixup", "input_fusion", "flare", "flare_mt", "flare_two_forwards"} <= found.keys()
+    for variant in found.values():
+        assert variant["median_seconds"] > 0 and np.isfinite(variant["losses"]).all()
+
+
 def test_our_lora_is_plain_lora(script: Any) -> None:
     """With rows of unequal texts; the methods' own batches are laid out by the same function."""
     sizes = ["--steps", "1", "--batch", "2", "--length", "8", "--source-length", "4"]
