@@ -128,8 +128,8 @@ def _footnote(finished: Sequence[RunResult]) -> str:
         "deviation over seeds (n - 1). Intervals: for other test rows and, where there are several seeds, for other "
         f"seeds too (one seed: bootstrap over test rows). {together}Examples: seen in training, each as "
         "often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in seconds. "
-        "Tokens/s: of the training, all ranks together. Runs that train in one job have equal shares of its time, which "
-        "say nothing of a method. FLOPs: of a training step."
+        "Tokens/s: of the training, all ranks together. Runs that train in one job have equal shares of its time: "
+        "these say nothing of a method. FLOPs: of a training step."
     )
 
 
