@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _validations(run: RunResult) -> Curve:
 
 
 def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
-    """One panel a task, base and language, one colour a method, one line a run.
+    """One panel a task, base and language, one colour a method, or each of its settings, one line a run.
 
     None without matplotlib or without curves.
     """
@@ -64,11 +65,12 @@ def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
         return None
     if not curves:
         return None
+    labels = _labels([run for run, _ in curves])
     panels: dict[tuple[str, ...], dict[str, list[Curve]]] = {}
-    for run, curve in curves:
-        panels.setdefault(about(run), {}).setdefault(run.method, []).append(curve)
+    for (run, curve), label in zip(curves, labels, strict=True):
+        panels.setdefault(about(run), {}).setdefault(label, []).append(curve)
     differing = [part for part, values in enumerate(zip(*panels, strict=True)) if len(set(values)) > 1] or [2]
-    colours = {method: f"C{i}" for i, method in enumerate(sorted({run.method for run, _ in curves}))}
+    colours = {label: f"C{i}" for i, label in enumerate(sorted(set(labels)))}
     rows, columns = math.ceil(len(panels) / _ACROSS), min(len(panels), _ACROSS)
     figure = Figure(figsize=(4.5 * columns, 3.6 * rows), layout="constrained")
     for place, (parts, methods) in enumerate(sorted(panels.items()), start=1):
@@ -78,6 +80,16 @@ def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()
+
+
+def _labels(runs: Sequence[RunResult]) -> list[str]:
+    """The method of each run, with the run's name but for its seed where a panel has several settings of it."""
+    named = [(about(run), run.method, re.sub(r"-seed[0-9]+$", "", run.directory.name)) for run in runs]
+    names: dict[tuple[Any, str], set[str]] = {}
+    for panel, method, name in named:
+        names.setdefault((panel, method), set()).add(name)
+    several = {method for (_, method), of_method in names.items() if len(of_method) > 1}
+    return [f"{method} ({name})" if method in several else method for _, method, name in named]
 
 
 def _draw(panel: Any, methods: Mapping[str, Sequence[Curve]], colours: Mapping[str, str]) -> None:

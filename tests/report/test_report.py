@@ -78,6 +78,20 @@ def test_the_picture_of_many_languages_grows_downwards(tmp_path, monkeypatch):
     assert figure.get_size_inches().tolist() == [6 * 4.5, 3 * 3.6]
 
 
+def test_settings_of_one_method_are_told_apart_in_the_picture(tmp_path, monkeypatch):
+    """As flare in our form and in the paper's; seeds share a colour, and so do languages."""
+    for language in ("es", "pl"):
+        for name, method in (("lora", "lora"), ("flare", "flare"), ("flare_paper", "flare")):
+            for seed in (1, 2):
+                run = write_run(tmp_path, f"{language}/{name}-seed{seed}", method, seed, target=language)
+                write_log(run, validation(20, 0.5))
+    figure = figure_of(tmp_path, monkeypatch)
+    for panel in figure.axes:
+        told = [text.get_text() for text in panel.get_legend().get_texts()]
+        assert told == ["flare (flare)", "flare (flare_paper)", "lora"]
+    assert len({line.get_color() for panel in figure.axes for line in panel.get_lines()}) == 3
+
+
 def test_runs_are_held_without_what_no_table_needs(tmp_path):
     """1.5 MB a run would be 1.5 GB of a thousand."""
     for seed in range(1, 6):
