@@ -111,6 +111,14 @@ def readable_as_any(path: Path) -> None:
         path.chmod(path.stat().st_mode & 0o777 | 0o666 & ~umask)
 
 
+def settle(directory: Path) -> None:
+    """Make all in a directory survive a power cut, and readable as any new file is."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            readable_as_any(path)
+        sync(path)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it, and rename it into place.
 
@@ -154,10 +162,8 @@ def new_directory(directory: Path) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             sweep(directory.parent)
             yield temporary
-            for path in (*temporary.rglob("*"), temporary):
-                if path.is_file():
-                    readable_as_any(path)
-                sync(path)
+            settle(temporary)
+            sync(temporary)
             _rename_new(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

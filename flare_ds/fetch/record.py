@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flare_ds.exceptions import FetchError
 from flare_ds.fetch.sources import DATA, MODELS, Source
-from flare_ds.files import readable_as_any, sync
+from flare_ds.files import settle
 from flare_ds.kept import Kind
 from flare_ds.published import FileRecord, read_manifest, write_manifest
 
@@ -32,10 +32,7 @@ def seal(directory: Path, source: Source) -> None:
     Raises:
         OSError: the disk is full or not writable.
     """
-    for path in directory.rglob("*"):
-        if path.is_file():
-            readable_as_any(path)
-        sync(path)
+    settle(directory)
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     contents = {str(path.relative_to(directory)): FileRecord.of(path).model_dump() for path in files}
     write_manifest(directory / RECORD, source.record() | {"contents": contents})

@@ -3,13 +3,12 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flare_ds.files import write_atomically, write_text
-from flare_ds.reporting.groups import about
+from flare_ds.reporting.groups import about, without_seed
 from flare_ds.runs import RunResult
 
 COLUMNS = ("run", "language", "method", "seed", "step", "validation_score", "validation_loss")
@@ -84,7 +83,7 @@ def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
 
 def _labels(runs: Sequence[RunResult]) -> list[str]:
     """The method of each run, with the run's name but for its seed where a panel has several settings of it."""
-    named = [(about(run), run.method, re.sub(r"-seed[0-9]+$", "", run.directory.name)) for run in runs]
+    named = [(about(run), run.method, without_seed(run.directory.name)) for run in runs]
     names: dict[tuple[Any, str], set[str]] = {}
     for panel, method, name in named:
         names.setdefault((panel, method), set()).add(name)

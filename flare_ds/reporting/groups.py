@@ -91,7 +91,7 @@ class Group:
     @property
     def label(self) -> str:
         """The method, and where several groups have it the name of its runs, which are alike in all languages."""
-        return f"{self.method} ({re.sub(r'-seed[0-9]+$', '', Path(self.place).name)})" if self.place else self.method
+        return f"{self.method} ({without_seed(Path(self.place).name)})" if self.place else self.method
 
     @cached_property
     def kind(self) -> str:
@@ -118,6 +118,11 @@ class Group:
     def is_set_as(self, other: "Group") -> bool:
         """Whether all that both read of these is the same."""
         return all(self.choices[name] == other.choices[name] for name in self.choices.keys() & other.choices.keys())
+
+
+def without_seed(name: str) -> str:
+    """A run's name as all seeds of its setting have it."""
+    return re.sub(r"-seed[0-9]+$", "", name)
 
 
 def about(run: RunResult) -> tuple[str, str, str]:

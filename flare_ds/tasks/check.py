@@ -66,14 +66,7 @@ def _label_conflicts(task: Task) -> list[Conflict]:
     return [
         (any(isinstance(of, str) for of in task.word_lists), f"labels={task.labels!r}", "write a tuple of words"),
         *((not is_text(word), f"the label word {word!r}, which is not valid Unicode", _WHOLE) for word in words),
-        *(
-            (
-                not word or word != word.strip(),
-                f"the label word {word!r}",
-                "write the bare word: a space is put before it",
-            )
-            for word in words
-        ),
+        *((not word or word != word.strip(), f"the label word {word!r}", _BARE) for word in words),
         (
             len({len(of_language) for of_language in task.word_lists}) > 1,
             f"not equally many label words in each language: {task.labels}",

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
-from flare_ds.exceptions import NotFiniteError
+from flare_ds.exceptions import NotFiniteError, on_every_rank
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import STATE
@@ -204,4 +204,4 @@ class Cell:
         try:
             asked()
         except NotFiniteError as error:
-            self.failure = NotFiniteError(f"{self.run_dir}: {error.problem}", fix=error.fix)
+            self.failure = on_every_rank(NotFiniteError(f"{self.run_dir}: {error.problem}", fix=error.fix))

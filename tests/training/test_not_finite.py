@@ -168,6 +168,14 @@ def test_a_run_without_anything_to_show_is_not_called_trained() -> None:
     refuse_untrained(Progress("", step=3, skipped=2, best_step=3))
 
 
+def test_of_two_ranks_one_tells_which_run_ended_for_its_loss(root: Path) -> None:
+    settings = toy_settings(root, name="two_ranks", steps=8, micro_batch_size=16)
+    poison(root, [ids_of_step(settings, step)[0] for step in (0, 1, 2)])
+    said = run_ranks(["flare_ds", "train", str(write_config(settings))], 2, expect=1)
+    told = [text for text in said if "3 steps in a row were not applied" in text]
+    assert len(told) == 1 and f"{settings['run_dir']}: 3 steps in a row" in told[0]
+
+
 def test_only_steps_in_a_row_count_towards_the_end() -> None:
     progress = Progress("")
     for applied in (False, False, True, False, False):
