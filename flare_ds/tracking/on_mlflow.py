@@ -1,6 +1,6 @@
 """A run in MLflow (extra `mlflow`); MLFLOW_TRACKING_URI and the like are its own.
 
-A run that goes on, or is scored later, is the same run there: it is found by its directory.
+A run that goes on, or is scored later, is the same run there: it is found by the id in its directory.
 """
 
 import time

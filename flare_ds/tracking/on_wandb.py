@@ -1,6 +1,6 @@
 """A run in Weights & Biases (extra `wandb`); WANDB_MODE, WANDB_API_KEY and the like are its own.
 
-A run that goes on, or is scored later, is the same run there: its id follows from its directory. W&B's own count of
+A run that goes on, or is scored later, is the same run there: its id is kept in its directory. W&B's own count of
 steps never goes back, so what belongs to an earlier step (the test scores, to the best one's) has ours as a value.
 """
 

@@ -1,5 +1,6 @@
 """What a place where runs are watched has to be able to do."""
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
+from flare_ds.files import write_text
 from flare_ds.layers import flat
+from flare_ds.runs.directory import TRACKED_AS
 
 COMPARED = {
     "cell.language": "task.target_language",
@@ -77,5 +79,11 @@ def run_name(config: Config) -> str:
 
 
 def run_key(config: Config) -> str:
-    """What a run is known by where it is watched: it follows from its directory, and needs no quotes."""
-    return json_sha256(str(Path(config.run_dir).absolute()))[:16]
+    """What a run is known by where it is watched: drawn once, and kept in its directory.
+
+    Its path would not do: every container has a /workspace/runs, and a run that was deleted is another one.
+    """
+    path = Path(config.run_dir) / TRACKED_AS
+    if not path.is_file():
+        write_text(path, f"{secrets.token_hex(8)}\n")
+    return path.read_text(encoding="ascii").strip()

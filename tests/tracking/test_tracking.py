@@ -196,6 +196,17 @@ def test_wandb_drops_nothing_of_a_run_that_goes_on_or_is_scored_later(tmp_path: 
     assert rows[-1][1] == {"score/test": 0.7, "score/test_accuracy": 0.7, "step": 1}
 
 
+def test_a_run_that_was_deleted_is_another_one_and_a_moved_one_the_same(tmp_path: Path, wandb: Wandb) -> None:
+    """Nor do two containers, whose runs lie at one path, write to one run of the service."""
+    config = config_of(tmp_path, to=["wandb"])
+    logged(config)
+    moved = tmp_path / "moved"
+    Path(config.run_dir).rename(moved)
+    logged(config)
+    logged(config.model_copy(update={"run_dir": str(moved)}), first_step=1)
+    assert [sum("loss/train" in row for _, row in rows) for rows in wandb.runs.values()] == [4, 2]
+
+
 def test_a_service_that_is_gone_costs_no_step_and_is_asked_no_more(
     tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +257,7 @@ def test_mlflow_jobs_that_begin_at_once_share_an_experiment(tmp_path: Path, monk
 
 def test_wandb_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.delitem(sys.modules, "flare_ds.tracking.on_wandb", raising=False)  # with a stand-in's functions
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = config_of(tmp_path, to=["wandb"])
     logged(config)
@@ -256,6 +268,7 @@ def test_wandb_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_mlflow_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    monkeypatch.delitem(sys.modules, "flare_ds.tracking.on_mlflow", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     config = config_of(tmp_path, to=["mlflow"])
