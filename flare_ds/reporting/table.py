@@ -177,4 +177,5 @@ def _source_side(run: RunResult) -> str | None:
     else:
         side = f"both sides are translations of the {original} rows"
         read = "the very text in another translation of its original"
-    return f"{side}, so translate_test reads {read}; the other methods that read the source do, too."
+    others = f" (unless the files in {task.data_dir} hold other texts)" if task.data_dir else ""
+    return f"{side}{others}, so translate_test reads {read}; the other methods that read the source do, too."

@@ -157,9 +157,14 @@ def test_stage_1_is_called_the_task_adapter(tmp_path):
 @pytest.mark.parametrize(
     ("task", "target", "said"),
     [
-        ({"name": "multiemo"}, "pl", "the en side is itself a translation of the pl rows"),
-        ({"name": "multiemo"}, "es", "both sides are translations of the pl rows"),
-        ({"name": "xnli"}, "sw", "the rows are translations of the en side"),
+        ({"name": "multiemo", "data_dir": None}, "pl", "the en side is itself a translation of the pl rows"),
+        ({"name": "multiemo", "data_dir": None}, "es", "both sides are translations of the pl rows"),
+        ({"name": "xnli", "data_dir": None}, "sw", "the rows are translations of the en side"),
+        (
+            {"name": "xnli", "data_dir": "/own"},
+            "sw",
+            "the rows are translations of the en side (unless the files in /own hold other texts)",
+        ),
     ],
 )
 def test_where_the_source_texts_come_from_is_said(tmp_path, task, target, said):
