@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from flare_ds.config.section import Section, TypedPath
 from flare_ds.precision import AUTO, native_dtype
 
-Mark = Literal["cut_off", "loop"]
+Mark = Literal["cut_off", "loop", "unknown"]
 """What can look wrong with a translation."""
 
 
@@ -80,6 +80,8 @@ class TranslateConfig(Section):
     beams: int = Field(1, ge=1, description="beam search of that width (1: greedy)")
     max_new_tokens: int = Field(256, ge=8, description="longest translated sentence")
     drop: tuple[Mark, ...] = Field(
-        (), description="drop train and validation rows whose translation was cut_off, or is caught in a loop"
+        (),
+        description="drop train and validation rows whose translation was cut_off, is caught in a loop, or lacks "
+        "what the model has no token for (unknown)",
     )
     directory: TypedPath = Field("translations", description="where finished translations live")

@@ -104,7 +104,8 @@ def _problems(job: TranslationJob, row: Row, other: Row | None, drop: Sequence[s
         return
     problems = [f"translation_{mark}" for mark in other.marks]
     fatal = {f"translation_{mark}" for mark in drop}
-    if row.answers and all(answer.start is None for answer in other.answers):
+    stood = any(answer.start is not None for answer in row.answers)
+    if stood and all(answer.start is None for answer in other.answers):
         problems.append("answer_not_found_in_translation")
         fatal.add(problems[-1])
     found = [problem for problem in problems if problem in fatal]

@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from flare_ds.config import ModelConfig
-from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.exceptions import ConfigError
 from flare_ds.fetch.needed import check_base
+from flare_ds.model_files.complete import check_complete
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.limits import check_tokenizer
 from flare_ds.model_files.names import is_path
@@ -59,7 +60,7 @@ def load_base(model: ModelConfig) -> PreTrainedModel:
     base, found = loaded
     if getattr(base, "_hf_peft_config_loaded", False):
         raise _adapter_inside(model.base)
-    _check_complete(model.base, base, found)
+    check_complete("model.base", model.base, base, found["missing_keys"])
     base.config.use_cache = False
     base.eval().requires_grad_(False)
     if quantization is not None:
@@ -142,14 +143,3 @@ def _load_config(model: ModelConfig) -> PreTrainedConfig:
             fix="give the model it was made from, with model.quantization=nf4 or int8",
         )
     return config
-
-
-def _check_complete(name: str, base: PreTrainedModel, found: dict[str, Any]) -> None:
-    """Check that every weight came from the files; those tied to another are not in them."""
-    missing = sorted(set(found["missing_keys"]) - set(base.all_tied_weights_keys))
-    if missing:
-        raise CheckpointError(
-            f"the files of model.base={name!r} lack {len(missing)} weights of a {type(base).__name__}, "
-            f"the first of them {missing[0]!r}",
-            fix="check that config.json and the weight files belong together; write them again with save_pretrained",
-        )

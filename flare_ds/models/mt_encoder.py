@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flare_ds.config import SourceConfig
 from flare_ds.model_files.hub import revision
+from flare_ds.model_files.seq2seq import load_seq2seq
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, unusable
 
 
@@ -29,18 +30,17 @@ class MTEncoder:
 
     Raises:
         ConfigError: the model cannot be loaded, or does not know the tag.
+        CheckpointError: its files lack some of its weights.
     """
 
     def __init__(self, source: SourceConfig, *, dtype: torch.dtype, device: torch.device) -> None:
         assert not is_deepspeed_zero3_enabled(), "the encoder must be whole: load it before the base"
         name, self.tokenizer = str(source.mt_encoder), load_mt_tokenizer(source)
         try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(
-                name, revision=revision(name), dtype=dtype, trust_remote_code=False
-            )
+            model = load_seq2seq("source.mt_encoder", name, dtype)
         except (OSError, ValueError, ImportError) as error:
             raise unusable(source, error) from error
-        self.encoder: PreTrainedModel = model.get_encoder().eval().requires_grad_(False).to(device)
+        self.encoder: PreTrainedModel = model.get_encoder().to(device)
 
     @torch.no_grad()
     def states(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -31,7 +31,6 @@ VALIDATION_METRICS = "metrics-validation.json"
 _MADE_BY = {METRICS: "evaluate {}", VALIDATION_METRICS: "evaluate {} --split validation"}
 """The command that writes a file of the run at a path; `train`, if nothing is said."""
 _LOCK = ".lock"
-TRACKED_AS = "tracked_as.txt"
 STATE, WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
 
 

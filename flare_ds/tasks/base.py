@@ -45,7 +45,7 @@ class Row:
         fields: the texts the prompt is made of, by name; each may be empty, none is missing.
         label: index into the task's `labels`; None where answers are free text.
         answers: the right answers, the first of which is trained on; none where there are label words.
-        marks: what looks wrong with it, where it is a machine translation: cut_off, loop.
+        marks: what looks wrong with it, where it is a machine translation: cut_off, loop, unknown.
     """
 
     id: str

@@ -73,12 +73,19 @@ def check_languages(task: Task, config: TaskConfig) -> None:
         problem = f"task.extra_source_languages={list(config.extra_source_languages)} with task.sides=translated"
         raise DataError(problem, fix="remove them (one source is translated), or set task.sides=own")
     if config.is_translated:
-        nllb_tag(task, config.source_language)
-        nllb_tag(task, config.target_language)
+        _check_direction(task, config)
         if own := own_code(task, config.target_language):
             problem = f"task.target_language={config.target_language!r} is what task {task.name} calls {own!r}"
             fix = f"set task.target_language={own}, or its own test rows would not be read"
             raise DataError(problem, fix=fix)
+
+
+def _check_direction(task: Task, config: TaskConfig) -> None:
+    """Refuse languages without a tag, and two that are one to a translator: it would copy the text at best."""
+    source, target = config.source_language, config.target_language
+    if (tag := nllb_tag(task, source)) == nllb_tag(task, target):
+        problem = f"{tag} is translated from and into for task.source_language={source}, task.target_language={target}"
+        raise DataError(problem, fix="choose another of the two, or set task.sides=own")
 
 
 def _check_own(task: Task, config: TaskConfig) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from flare_ds.config import Config
 from flare_ds.files import write_text
 from flare_ds.layers import flat
-from flare_ds.runs.directory import TRACKED_AS
 
 COMPARED = {
     "cell.language": "task.target_language",
@@ -39,6 +38,9 @@ COMPARED = {
 
 They are the same for every method, as a table has the same columns for all.
 """
+
+
+_ID = "tracked_as.txt"
 
 
 class Tracker(ABC):
@@ -83,7 +85,7 @@ def run_key(config: Config) -> str:
 
     Its path would not do: every container has a /workspace/runs, and a run that was deleted is another one.
     """
-    path = Path(config.run_dir) / TRACKED_AS
+    path = Path(config.run_dir) / _ID
     if not path.is_file():
         write_text(path, f"{secrets.token_hex(8)}\n")
     return path.read_text(encoding="ascii").strip()

@@ -1,14 +1,15 @@
 """The unfinished part of a translation: batches of segments, each a file of its own once it is translated.
 
-    translations/.eng_Latn-por_Latn-1f0c...d2.partial/batches/<checksum of the segments>.json
+    translations/.eng_Latn-por_Latn-1f0c...d2.partial/said/<checksum of the segments>.json
+        [[segment, [translation, cut_off, unknown] or null], ...]
 
-A batch is found by what is in it, and its file is there only when it is whole, so a run that was killed is taken up
-where it was, by any number of workers.
+A file says what its segments are, and is there only when it is whole, so a run that was killed is taken up where it
+was, by any number of workers, in batches of any size.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ class Batch:
     Attributes:
         direction: from which language into which.
         segments: what is translated.
-        path: where the translations are, once they are there.
+        directory: the translations' file goes into.
     """
 
     direction: Direction
     segments: tuple[str, ...]
-    path: Path
+    directory: Path
 
     def write(self, translations: Sequence[Said | None]) -> None:
         """Keep the translations.
@@ -41,56 +42,55 @@ class Batch:
         Raises:
             HostError: the disk is full or not writable.
         """
-        assert len(translations) == len(self.segments)
-        write_text(self.path, json.dumps(translations, ensure_ascii=False))
+        pairs = list(zip(self.segments, translations, strict=True))
+        name = hashlib.sha256(json.dumps(self.segments).encode()).hexdigest()[:32]
+        write_text(self.directory / f"{name}.json", json.dumps(pairs, ensure_ascii=False))
 
-    def read(self) -> Iterator[tuple[str, Said | None]]:
-        """Each segment and its translation.
 
-        Raises:
-            DataError: the file was changed.
-        """
+def said_so_far(directory: Path) -> dict[str, Said | None]:
+    """What each segment was translated into, by the batches that are finished.
+
+    Raises:
+        DataError: a file was changed.
+    """
+    said: dict[str, Said | None] = {}
+    for path in sorted(directory.glob("[0-9a-f]*.json")):
         try:
-            translations = parse_json(self.path.read_bytes())
-            if not isinstance(translations, list) or len(translations) != len(self.segments):
-                raise ValueError(f"it holds no list of {len(self.segments)} translations")
-            said = [value and _said(value) for value in translations]
+            said.update(_pair(*pair) for pair in parse_json(path.read_bytes()))
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"cannot read {self.path}: {error}", fix=f"rm {self.path}; run it again") from error
-        return zip(self.segments, said, strict=True)
+            raise DataError(f"cannot read {path}: {error}", fix=f"rm {path}; run it again") from error
+    return said
 
 
-def _said(value: Any) -> Said:
-    """One translation as it was kept."""
-    text, cut_off = value
-    if not isinstance(text, str) or not isinstance(cut_off, bool):
-        raise ValueError("it holds something else than texts")
-    return Said(text, cut_off)
+def _pair(segment: Any, translation: Any) -> tuple[str, Said | None]:
+    """A segment and its translation as they were kept."""
+    said = None if translation is None else Said(*translation)
+    if not isinstance(segment, str) or (said and [type(value) for value in said] != [str, bool, bool]):
+        raise ValueError("it holds something else than segments and what they were translated into")
+    return segment, said
 
 
-def make_batches(segments: Iterable[str], size: int, direction: Direction, directory: Path) -> list[Batch]:
-    """Cut segments into batches of like length, the longest first: what is too much for the memory shows at once.
+def in_order(segments: Sequence[str]) -> list[str]:
+    """Each segment once, the longest first: those of a batch are of like length, and too much for the memory shows."""
+    return sorted(set(segments), key=lambda segment: (-len(segment), segment))
+
+
+def make_batches(
+    ordered: Sequence[str], said: Mapping[str, Said | None], size: int, direction: Direction, directory: Path
+) -> list[Batch]:
+    """Cut what is not translated yet into batches.
 
     Args:
-        segments: in any order; each is translated once, however often it occurs.
+        ordered: all segments (`in_order`).
+        said: see `said_so_far`.
         size: segments of a batch.
         direction: from which language into which.
         directory: the batches' files go into.
     """
-    unique = sorted(set(segments), key=lambda segment: (-len(segment), segment))
-    cut = (tuple(unique[start : start + size]) for start in range(0, len(unique), size))
-    return [Batch(direction, batch, directory / f"{_checksum(batch)}.json") for batch in cut]
+    todo = [segment for segment in ordered if segment not in said]
+    return [Batch(direction, tuple(todo[start : start + size]), directory) for start in range(0, len(todo), size)]
 
 
-def probes_of(batches: Iterable[Batch]) -> dict[Direction, list[str]]:
-    """A few sentences of each direction, from the longest to the shortest."""
-    of: dict[Direction, list[Batch]] = {}
-    for batch in batches:
-        of.setdefault(batch.direction, []).append(batch)
-    return {
-        direction: [batch.segments[0] for batch in some[:: -(-len(some) // _PROBES)]] for direction, some in of.items()
-    }
-
-
-def _checksum(segments: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(segments).encode()).hexdigest()[:32]
+def probes_of(ordered: Sequence[str]) -> Sequence[str]:
+    """A few segments, from the longest to the shortest."""
+    return ordered[:: -(-len(ordered) // _PROBES) or 1]

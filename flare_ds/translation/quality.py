@@ -35,6 +35,7 @@ class Report(BaseModel):
     copied_through: int = Field(description="the translation is the text itself")
     cut_off: int = Field(description="a sentence came to no end within translate.max_new_tokens")
     loop: int = Field(description="the translation says the same again and again")
+    unknown: int = Field(0, description="something is left out that the model's vocabulary lacks")
     odd_length: int = Field(description=f"over {_OUTLIER} times longer or shorter than usual here")
     other_language: int = Field(description="the translation is in another language")
     answers: int = Field(description="answers with a known place")

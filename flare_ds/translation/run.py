@@ -19,7 +19,7 @@ from flare_ds.published import PARTIAL, publishing
 from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import SUBSTITUTES
 from flare_ds.tasks.load import task_of
-from flare_ds.translation.batches import Batch, make_batches, probes_of
+from flare_ds.translation.batches import in_order, make_batches, probes_of, said_so_far
 from flare_ds.translation.engines import Direction, Said
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.loops import loops
@@ -53,7 +53,7 @@ def translate_jobs(
     tasks = [_Task.of(job, translate) for job in jobs]
     with _alone({task.directory for task in tasks if not task.directory.exists()}):
         unfinished = {task.directory: task for task in tasks if not task.directory.exists()}
-        _translate([batch for task in unfinished.values() for batch in task.batches], translate, workers)
+        _translate(list(unfinished.values()), translate, workers)
         for task in tasks:
             task.finish()
     return [task.directory for task in tasks]
@@ -70,12 +70,17 @@ def _alone(directories: Set[Path]) -> Iterator[None]:
         yield
 
 
-def _translate(batches: Sequence[Batch], translate: TranslateConfig, workers: int | None) -> None:
-    """Translate those of the batches that are not there yet."""
-    todo = [batch for batch in batches if not batch.path.exists()]
-    with bar(total=len(batches), initial=len(batches) - len(todo), desc="translate", unit="batch") as shown:
-        for _ in run_batches(todo, probes_of(batches), translate, workers):
-            shown.update()
+def _translate(tasks: "Sequence[_Task]", translate: TranslateConfig, workers: int | None) -> None:
+    """Translate those of their segments that are not translated yet."""
+    probes, batches = {}, []
+    for task in tasks:
+        probes[task.direction] = probes_of(task.segments)
+        said = said_so_far(task.said)
+        batches += make_batches(task.segments, said, translate.batch_size, task.direction, task.said)
+    every, todo = sum(len(task.segments) for task in tasks), sum(len(batch.segments) for batch in batches)
+    with bar(total=every, initial=every - todo, desc="translate", unit="sentence") as shown:
+        for batch, _ in zip(batches, run_batches(batches, probes, translate, workers), strict=True):
+            shown.update(len(batch.segments))
 
 
 def describe(config: TaskConfig, directories: Sequence[Path]) -> list[str]:
@@ -94,28 +99,34 @@ def _substitutes(config: TaskConfig) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Task:
-    """One job on its way: its place when finished, and the batches of which it is made."""
+    """One job on its way: its place when finished, and the segments of which it is made."""
 
     job: TranslationJob
     fields: dict[str, Any]
     directory: Path
-    batch_size: int
 
     @classmethod
     def of(cls, job: TranslationJob, translate: TranslateConfig) -> "_Task":
         fields = key_fields(job, translate)
-        return cls(job, fields, place_of(fields, translate), translate.batch_size)
+        return cls(job, fields, place_of(fields, translate))
+
+    @property
+    def direction(self) -> Direction:
+        """From which language into which."""
+        return Direction(self.job.from_language, self.job.to_language)
+
+    @property
+    def said(self) -> Path:
+        """Where the files of its finished batches lie."""
+        return _partial(self.directory) / "said"
 
     @cached_property
-    def batches(self) -> list[Batch]:
+    def segments(self) -> list[str]:
         """All rows cut into sentences, which takes long where there are many: not asked for once it is finished."""
-        job = self.job
-        segments = (segment for row in job.rows for segment in segments_of(row, job.long_field))
-        direction = Direction(job.from_language, job.to_language)
-        return make_batches(segments, self.batch_size, direction, _partial(self.directory) / "batches")
+        return in_order([segment for row in self.job.rows for segment in segments_of(row, self.job.long_field)])
 
     def finish(self) -> None:
-        """Make the finished translation of the batches, unless it is there; then drop the batches.
+        """Make the finished translation of what was said, unless it is there; then drop that.
 
         Raises:
             HostError: the engine translated nothing, or the disk is full or not writable.
@@ -126,7 +137,7 @@ class _Task:
         shutil.rmtree(_partial(self.directory), ignore_errors=True)
 
     def _write(self, directory: Path) -> None:
-        said = dict(pair for batch in self.batches for pair in batch.read())
+        said = said_so_far(self.said)
         inspector = Inspector(self.job.to_language)
         size, checksum = write_rows(directory / ROWS, self._rows(said, inspector))
         report = inspector.report()
@@ -139,6 +150,7 @@ class _Task:
     def _rows(self, said: Mapping[str, Said | None], inspector: Inspector) -> Iterator[Row | None]:
         translations = {segment: translation and translation.text for segment, translation in said.items()}
         cut = {segment for segment, translation in said.items() if translation and translation.cut_off}
+        gaps = {segment for segment, translation in said.items() if translation and translation.unknown}
         for row in bar(self.job.rows, desc=f"{self.job.split} rows", unit="row"):
             try:
                 translated = translate_row(row, self.job.long_field, translations)
@@ -146,13 +158,15 @@ class _Task:
                 inspector.add_failed(empty=error.empty)
                 yield None
             else:
-                marked = replace(translated, marks=tuple(self._marks(row, translated, cut)))
+                marked = replace(translated, marks=tuple(self._marks(row, translated, cut, gaps)))
                 inspector.add(row, marked)
                 yield marked
 
-    def _marks(self, row: Row, translated: Row, cut: Set[str]) -> Iterator[Mark]:
+    def _marks(self, row: Row, translated: Row, cut: Set[str], gaps: Set[str]) -> Iterator[Mark]:
         if cut and not cut.isdisjoint(segments_of(row, self.job.long_field)):
             yield "cut_off"
+        if gaps and not gaps.isdisjoint(segments_of(row, self.job.long_field)):
+            yield "unknown"
         if any(loops(text, of=row.fields[name]) for name, text in translated.fields.items()):
             yield "loop"
 

@@ -5,6 +5,7 @@ broken, from its start or from some sentence on, gives up whatever it is asked, 
 """
 
 import errno
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,9 @@ Probes = Mapping[Direction, Sequence[str]]
 """Some sentences of each direction, by which an engine that has translated nothing yet shows that it works."""
 
 
+_SMALLER = "; a smaller translate.batch_size is faster"
+
+
 class Worker:
     """Translates batches one by one; keeps the engine of one direction.
 
@@ -32,7 +36,7 @@ class Worker:
     def __init__(self, translate: TranslateConfig, number: int, probes: Probes) -> None:
         self._translate, self._number, self._probes = translate, number, probes
         self._direction: Direction | None = None
-        self._engine: Engine
+        self._engine: Engine | None = None
         self._translatable: Sequence[str]
 
     def run(self, batch: Batch) -> None:
@@ -47,34 +51,39 @@ class Worker:
         batch.write(self._translate_all(batch.segments))
 
     def _open(self, direction: Direction) -> None:
+        self._direction = self._engine = None  # two models at once may be more than there is room for
+        _free_memory()
         try:
             self._engine = ENGINES.get(self._translate.engine)(self._translate, direction, worker=self._number)
         except FlareError:
             raise
         except Exception as error:
-            raise self._broken("does not start", error) from error
+            raise self._broken("does not start", _first_line(error)) from error
         self._direction, self._translatable = direction, self._probes[direction]
 
     def _translate_all(self, segments: Sequence[str]) -> list[Said | None]:
-        failed: Exception | None = None
+        why = ""
         try:
             translations = last = self._try(segments)
         except FlareError:
             raise
         except Exception as error:
-            failed = error
-            _say(f"{len(segments)} sentences failed together ({_first_line(error)}); each is tried alone")
+            why, smaller = _first_line(error), _SMALLER if _lacks_memory(error) else ""
+        if why:  # the error is gone, and with it the tensors that its traceback held
+            _free_memory()
+            _say(f"{len(segments)} sentences failed together ({why}); each is tried alone{smaller}")
             translations = [self._alone(segment) for segment in segments]
             last = translations[-1:]
         if not (any(map(_is_text, last)) or any(_is_text(self._alone(sentence)) for sentence in self._translatable)):
-            raise self._broken("translates nothing", failed) from failed
+            raise self._broken("translates nothing", why)
         return translations
 
     def _try(self, segments: Sequence[str]) -> list[Said | None]:
+        assert self._engine is not None
         found = self._engine.translate(segments)
         if len(found) != len(segments):
             raise ValueError(f"{len(found)} translations of {len(segments)} sentences")
-        translations = [said and Said(one_line(said.text), said.cut_off) for said in found]
+        translations = [said and said._replace(text=one_line(said.text)) for said in found]
         done = [segment for segment, said in zip(segments, translations, strict=True) if _is_text(said)]
         self._translatable = done[:1] or self._translatable
         return translations
@@ -86,17 +95,23 @@ class Worker:
             raise
         except Exception as error:
             if _lacks_memory(error):
-                raise self._broken("has no memory for a single sentence", error) from error
+                raise self._broken("has no memory for a single sentence", _first_line(error)) from error
             _say(f"no translation of {segment!r}: {_first_line(error)}")
             return None
 
-    def _broken(self, how: str, error: Exception | None) -> HostError:
-        told = f": {_first_line(error)}" if error else ""
+    def _broken(self, how: str, why: str) -> HostError:
         return HostError(
-            f"translate.engine={self._translate.engine!r} {how} in worker {self._number}{told}",
+            f"translate.engine={self._translate.engine!r} {how} in worker {self._number}{': ' if why else ''}{why}",
             fix="run the same command again: it goes on from here; if it stays so, use fewer --workers, or other GPUs "
             "(CUDA_VISIBLE_DEVICES; worker k uses the k-th, from 0)",
         )
+
+
+def _free_memory() -> None:
+    """Give back to the GPU what torch keeps for later, all of it in pieces of other sizes."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _is_text(said: Said | None) -> bool:

@@ -50,6 +50,7 @@ class Machine:
 
     failed: ClassVar[set[int]] = set()
     unlocated: ClassVar[set[int]] = set()
+    never_stood: ClassVar[bool] = False
     first_unlocated: ClassVar[set[int]] = set()
     marks: ClassVar[dict[int, tuple[str, ...]]] = {}
     asked: ClassVar[dict[str, TranslationJob]] = {}
@@ -65,6 +66,8 @@ class Machine:
         fields = {name: f"{job.to_language}({text})" for name, text in row.fields.items()}
         if cls.overheard and job.split == "train" and number == 5:
             fields = dict(cls_text(cls.overheard))
+        if cls.never_stood:
+            return Row(row.id, fields, row.label, tuple(Answer(one.text.upper(), None) for one in row.answers))
         first, second = row.answers
         found = None if number in cls.unlocated else 9
         answers = (Answer(first.text, None if number in cls.first_unlocated else found), Answer(second.text, found))
@@ -81,7 +84,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
     monkeypatch.setattr(translated, "find_translation", lambda job, _: job)
     monkeypatch.setattr(translated, "read_translation", Machine.read)
     Machine.failed, Machine.unlocated, Machine.first_unlocated = set(), set(), set()
-    Machine.asked, Machine.overheard, Machine.marks = {}, "", {}
+    Machine.asked, Machine.overheard, Machine.marks, Machine.never_stood = {}, "", {}, False
     return Machine
 
 
@@ -199,6 +202,23 @@ def test_an_answer_that_was_found_again_is_trained_on() -> None:
     answers = [row.target.answers for row in data.splits["train"]]
     assert answers.count((Answer("the end", 9), Answer("end", None))) == 1
     assert all(first.start is not None for first, _ in answers)
+
+
+class Abstractive(Questions):
+    """Its answers stand in no text, as `yes` and `7` do not."""
+
+    def read(self, data_dir: str | None, language: str, pool: Pool) -> list[Row]:
+        return [replace(row, answers=(Answer("yes", None),)) for row in super().read(data_dir, language, pool)]
+
+
+def test_an_answer_that_never_stood_in_the_text_keeps_its_text(machine: type[Machine]) -> None:
+    before, machine.never_stood = load(Questions()), True
+    data = load(Abstractive())
+    assert not [name for name in data.counts if "answer_not_found" in name]
+    assert {split: len(rows) for split, rows in data.splits.items()} == {
+        split: len(rows) for split, rows in before.splits.items()
+    }
+    assert data.splits["train"][0].target.answers == (Answer("YES", None),)
 
 
 @pytest.mark.parametrize("side", ["target", "source"])

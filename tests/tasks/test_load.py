@@ -12,6 +12,7 @@ from flare_ds.config import TaskConfig
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks import TYDIQA, XNLI, MultiEmo, Row, Task
 from flare_ds.tasks.load import check_languages, task_of
+from flare_ds.tasks.nusax import NUSAX
 
 DECLARED = {
     "name": "mine",
@@ -249,6 +250,8 @@ def test_translated_sides_need_the_source_and_a_tag_of_the_target() -> None:
     for task, tag, own in ((TYDIQA, "arb_Arab", "ar"), (TYDIQA, "swh_Latn", "sw"), (XNLI, "fra_Latn", "fr")):
         with pytest.raises(DataError, match=rf"is what task {task.name} calls '{own}'[\s\S]*target_language={own},"):
             check_languages(task, config(sides="translated", target_language=tag))
+    with pytest.raises(DataError, match=r"ind_Latn is translated from and into for .*=ind, .*=bbc"):
+        check_languages(NUSAX, config(sides="translated", source_language="ind", target_language="bbc"))
     with pytest.raises(DataError, match="task multiemo has no language 'hi'"):
         check_languages(MultiEmo(), config(sides="translated", source_language="hi"))
     with pytest.raises(DataError, match="no NLLB tag is known for language 'xq'"):

@@ -1,8 +1,10 @@
 """Engines that are broken write nothing: not from their start, in one process or in several, nor from the middle on."""
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,9 +21,9 @@ ROWS = [Row(str(number), {"text": f"{'so ' * (9 - number)}on"}) for number in ra
 
 
 def kept(directory: Path) -> list[list]:
-    """What the files of finished batches hold."""
-    files = (directory / "translations").glob(".*.partial/batches/*.json")
-    return [json.loads(path.read_text()) for path in files]
+    """What the files of finished batches say of their sentences."""
+    files = (directory / "translations").glob(".*.partial/said/*.json")
+    return [[said for _, said in json.loads(path.read_text())] for path in files]
 
 
 def failed_rows(directory: Path) -> int:
@@ -141,6 +143,40 @@ def test_no_memory_is_no_fault_of_a_sentence(tmp_path: Path, monkeypatch: pytest
     assert kept(tmp_path) == []
     (path,) = translate_jobs([job([Row(text, {"text": text}) for text in texts if "7" not in text])], given)
     assert read_manifest(path).report.failed == 0
+
+
+class Heavy(Engine):
+    """Takes one sentence at a time; what it computed with more, its error holds. Two of it are too much."""
+
+    alive: ClassVar[list["weakref.ref[object]"]] = []
+
+    def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
+        assert not [one for one in self.alive if one() is not None], "the other model is still there"
+        self.alive.append(weakref.ref(self))
+
+    @classmethod
+    def identity(cls, translate: TranslateConfig, direction: Direction) -> dict[str, object]:
+        return {}
+
+    def translate(self, sentences: Sequence[str]) -> list[Said | None]:
+        assert not [one for one in self.alive if one() not in (None, self)], "its tensors are still there"
+        if len(sentences) > 1:
+            states = torch.zeros(1)
+            self.alive.append(weakref.ref(states))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [Said(sentences[0].upper())]
+
+
+def test_what_failed_leaves_its_memory_to_what_is_tried_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The batch to its sentences, and the model of one direction to that of the other."""
+    monkeypatch.setitem(ENGINES._things, "heavy", Heavy)
+    monkeypatch.setattr(Heavy, "alive", [])
+    given = settings(tmp_path, batch_size=4).model_copy(update={"engine": "heavy"})
+    jobs = [job(ROWS), job(ROWS, split="test", to_language="por_Latn")]
+    assert [read_manifest(path).report.failed for path in translate_jobs(jobs, given)] == [0, 0]
+    assert "a smaller translate.batch_size is faster" in capsys.readouterr().err
 
 
 def test_an_engine_that_does_not_start_is_told_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Tokenizer
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    M2M100Tokenizer,
+)
 
-from flare_ds.config import TranslateConfig
-from flare_ds.exceptions import ConfigError, HostError
+from flare_ds.config import SourceConfig, TranslateConfig
+from flare_ds.exceptions import CheckpointError, ConfigError, HostError
 from flare_ds.model_files import hub
+from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.tasks.base import Row
 from flare_ds.tokenizing.plain_text import encode_texts
 from flare_ds.translation.engines import ENGINES, Direction, Said, nllb
@@ -49,7 +57,8 @@ def greedy(model: Path, direction: Direction, sentence: str, tokens: int) -> Sai
     ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(direction.to_language)]
     while len(ids) <= tokens and ids[-1] != tokenizer.eos_token_id:
         ids.append(int(network(input_ids=source, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-    return Said(tokenizer.decode(ids, skip_special_tokens=True), ids[-1] != tokenizer.eos_token_id)
+    unknown = tokenizer.unk_token_id in [*source[0].tolist(), *ids]
+    return Said(tokenizer.decode(ids[2:], skip_special_tokens=True), ids[-1] != tokenizer.eos_token_id, unknown)
 
 
 def test_nllb_translates_a_batch_as_greedy_decoding_by_hand_does(model: Path) -> None:
@@ -72,6 +81,24 @@ def test_nllb_tells_which_translations_it_cut(model: Path) -> None:
     expected = [greedy(model, direction, sentence, 12) for sentence in SENTENCES]
     assert [said.cut_off for said in expected] == [False, True, True]
     assert translate("nllb", model, direction, SENTENCES, max_new_tokens=12) == expected
+
+
+def test_what_the_vocabulary_lacks_is_told(model: Path) -> None:
+    known, lacking = translate("nllb", model, TO_POLISH, ["word1 word2", "word1 🙂 word2"])
+    assert known is not None and lacking is not None and (known.unknown, lacking.unknown) == (False, True)
+
+
+def test_files_that_lack_weights_are_refused(model: Path, tmp_path: Path) -> None:
+    """Transformers makes them up, anew in each process."""
+    shutil.copytree(model, tmp_path / "part")
+    weights = load_file(model / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "decoder.layers.0.fc1.weight" not in name}
+    save_file(kept, tmp_path / "part/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"translate\.model=.* lack 1 weights .*fc1"):
+        translate("nllb", tmp_path / "part", TO_POLISH, SENTENCES)
+    source = SourceConfig(mt_encoder=str(tmp_path / "part"), mt_language="pol_Latn")
+    with pytest.raises(CheckpointError, match=r"source\.mt_encoder=.* lack 1 weights"):
+        MTEncoder(source, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def test_nllb_searches_with_beams(model: Path) -> None:
@@ -152,6 +179,15 @@ def test_m2m100_is_told_languages_by_two_letters(tmp_path: Path) -> None:
     assert target_id == made.get_lang_id("pl")
     ids, alike = encode_texts(tokenizer, ["a </s> b", "a (/s) b"])
     assert ids == alike and ids[0] == made.get_lang_id("en") and ids.count(made.eos_token_id) == 1
+    torch.manual_seed(0)
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 1)
+    sizes |= dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 8)
+    M2M100ForConditionalGeneration(M2M100Config(vocab_size=made.get_lang_id("zu") + 1, **sizes)).save_pretrained(
+        tmp_path / "m2m100"
+    )
+    assert made.get_lang_id("pl") not in tokenizer.all_special_ids, "then it would go by itself"
+    (said,) = translate("nllb", tmp_path / "m2m100", TO_POLISH, ["a sentence of h words"])
+    assert said is not None and not said.text.startswith("__pl__")
 
 
 def test_ctranslate2_says_token_for_token_what_nllb_says(model: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def batch_files(directory: Path) -> dict[str, int]:
-    found = (directory / "translations").glob(".*.partial/batches/[0-9a-f]*.json")
+    found = (directory / "translations").glob(".*.partial/said/[0-9a-f]*.json")
     return {path.name: path.stat().st_mtime_ns for path in found}
 
 

@@ -74,6 +74,23 @@ def test_a_finished_translation_is_found_by_content(tmp_path: Path, program: Pro
         assert raised.value.fix == "flare-ds translate CONFIG"
 
 
+def test_what_was_said_so_far_is_kept_by_batches_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the advice is where the memory is too small."""
+    rows = [Row(str(number), {"text": f"{'so ' * (9 - number)}on"}) for number in range(9)]
+    log = str(tmp_path / "program/batches.log")
+    full = f"import os\nif os.path.exists({log!r}) and open({log!r}).read().count('|\\n') >= 2: sys.exit(1)"
+    Program(tmp_path / "program", monkeypatch, first=full)
+    with pytest.raises(HostError, match="translates nothing"):
+        translate_jobs([job(rows)], settings(tmp_path, batch_size=3))
+    program = Program(tmp_path / "program", monkeypatch)
+    before = len(program.finished())
+    (directory,) = translate_jobs([job(rows)], settings(tmp_path, batch_size=2))
+    assert [batch.count("||") for batch in program.finished()[before:]] == [2, 1]
+    assert read_manifest(directory).report.failed == 0
+
+
 def test_what_is_finished_is_not_cut_into_sentences_again(
     tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

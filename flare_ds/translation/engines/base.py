@@ -21,10 +21,17 @@ class Direction(NamedTuple):
 
 
 class Said(NamedTuple):
-    """A translation, and whether the engine stopped at its longest before it had come to its end."""
+    """A translation.
+
+    Attributes:
+        text: what the engine says.
+        cut_off: it stopped at its longest, before it had come to its end.
+        unknown: something of the sentence, or of what the engine says, is not in its vocabulary, and left out.
+    """
 
     text: str
     cut_off: bool = False
+    unknown: bool = False
 
 
 class Engine(ABC):

@@ -1,6 +1,8 @@
 """ctranslate2: NLLB or M2M100 converted for CTranslate2, several times faster, with the same tokenizer.
 
-It reads a model as ct2-transformers-converter writes it, with tokenizer.json and tokenizer_config.json beside it.
+It reads a model as ct2-transformers-converter writes it, with the files of its tokenizer beside it. NLLB's are
+tokenizer.json and tokenizer_config.json; M2M100's are that one, vocab.json, sentencepiece.bpe.model and
+special_tokens_map.json.
 """
 
 from collections.abc import Sequence
@@ -54,10 +56,14 @@ class CTranslate2(Engine):
         results = self._translator.translate_batch(
             tokens, target_prefix=prefix, return_end_token=True, **self._settings
         )
-        said = [result.hypotheses[0] for result in results]
+        said = [result.hypotheses[0][1:] for result in results]  # behind the tag, which may be no special token
         ids: Any = [self._tokenizer.convert_tokens_to_ids(words) for words in said]
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [Said(text, words[-1:] != [self._tokenizer.eos_token]) for text, words in zip(texts, said, strict=True)]
+        eos, unknown = self._tokenizer.eos_token, self._tokenizer.unk_token
+        return [
+            Said(text, cut_off=spoken[-1:] != [eos], unknown=unknown in (*read, *spoken))
+            for text, read, spoken in zip(texts, tokens, said, strict=True)
+        ]
 
 
 ENGINES.add("ctranslate2", CTranslate2)

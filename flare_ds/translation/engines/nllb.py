@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FIX = "set translate.model to an NLLB or M2M100 model: a saved directory, or a hub name this machine can reach"
 
 
+_VERSION = 2
+"""Raised whenever the same model would say something else, or be told other marks."""
+
+
 class Nllb(Engine):
     """A whole model on one device; sentences of a batch are padded to the longest."""
 
@@ -25,21 +29,18 @@ class Nllb(Engine):
 
     def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
         import torch
-        from transformers import AutoModelForSeq2SeqLM
 
-        from flare_ds.model_files.hub import revision
+        from flare_ds.model_files.seq2seq import load_seq2seq
 
         gpus = visible_gpus()
         self._device = torch.device("cuda", worker % gpus) if gpus else torch.device("cpu")
         self._tokenizer, self._target_id = load_tokenizer(translate, direction)
         dtype = torch.bfloat16 if gpus else torch.float32
         try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(
-                translate.model, revision=revision(translate.model), dtype=dtype, trust_remote_code=False
-            )
+            model = load_seq2seq("translate.model", translate.model, dtype)
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(f"translate.model={translate.model!r} cannot be loaded: {error}", fix=FIX) from error
-        self._model = model.eval().requires_grad_(False).to(self._device)
+        self._model = model.to(self._device)
         self._settings = {"num_beams": translate.beams, "max_new_tokens": translate.max_new_tokens}
 
     @classmethod
@@ -52,6 +53,7 @@ class Nllb(Engine):
         return {
             "model": model_fingerprint(translate.model),
             "tokenizer_sha256": tokenizer,
+            "version": _VERSION,
             "beams": translate.beams,
             "max_new_tokens": translate.max_new_tokens,
         }
@@ -66,9 +68,13 @@ class Nllb(Engine):
         inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
         with torch.inference_mode():
             ids = self._model.generate(**inputs, forced_bos_token_id=self._target_id, do_sample=False, **self._settings)
-        ended = (ids[:, 1:] == self._tokenizer.eos_token_id).any(1).tolist()  # the first token is an eos too
-        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [Said(text, not end) for text, end in zip(texts, ended, strict=True)]
+        said = ids[:, 2:].tolist()  # behind the eos that it begins with and the tag, which may be no special token
+        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        eos, unknown = self._tokenizer.eos_token_id, self._tokenizer.unk_token_id
+        return [
+            Said(text, cut_off=eos not in spoken, unknown=unknown in (*read, *spoken))
+            for text, read, spoken in zip(texts, rows["input_ids"], said, strict=True)
+        ]
 
 
 @lru_cache(maxsize=16)
