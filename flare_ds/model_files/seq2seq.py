@@ -1,16 +1,15 @@
 """Loading a translation model, whole: NLLB or M2M100, for its encoder's states or for what it says."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flare_ds.model_files.complete import check_complete
 from flare_ds.model_files.hub import revision
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
 
-def load_seq2seq(setting: str, name: str, dtype: "torch.dtype") -> "PreTrainedModel":
+def load_seq2seq(setting: str, name: str, dtype: "torch.dtype") -> Any:  # a PreTrainedModel, whose types know no `to`
     """Load one to read with: it does not train.
 
     Args:
