@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flare_ds.config import Config
-from flare_ds.exceptions import ConfigError, FlareError, together
+from flare_ds.exceptions import ConfigError, DataError, FlareError, together
 from flare_ds.overrides import apply_overrides, is_text, keys_of
 from flare_ds.paths import expanded
 from flare_ds.places import relocated
 from flare_ds.registry import suggestion
-from flare_ds.tasks.languages import nllb_tag
+from flare_ds.tasks.languages import codes_of, nllb_tag
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import use_named_task, use_task_of_run
 from flare_ds.wrong_values import refused, worded
@@ -48,7 +48,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     if "grid" in settings and "run_dir" not in settings:
         raise ConfigError(f"{file} is a sweep, not a run", fix=f"flare-ds sweep {file} --dry-run")
     file = file / "config.yaml" if is_run else file
-    saved = _task_path(settings)
+    saved, language = _task_path(settings), _target_language(settings)
     apply_overrides(settings, overrides, partial(is_text, Config))
     if (task_path := _task_path(settings)) is not None:
         named = any(override.startswith("task.path=") for override in overrides)
@@ -56,7 +56,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
             use_task_of_run(task_path, file.parent, trusted=trust_task_code)
         else:
             use_named_task(task_path)
-    return parse_config(settings, origin=str(file))
+    config = parse_config(settings, origin=str(file))
+    tagged = any(override.startswith("source.mt_language=") for override in overrides)
+    return config if tagged else _with_mt_language_again(config, language)
 
 
 def config_of(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -114,6 +116,25 @@ def _with_mt_language(config: Config) -> Config:
         return config
     tag = nllb_tag(task_of(config.task), config.task.target_language)
     return config.model_copy(update={"source": config.source.model_copy(update={"mt_language": tag})})
+
+
+def _target_language(settings: Mapping[str, Any]) -> str | None:
+    task = settings.get("task")
+    language = task.get("target_language") if isinstance(task, dict) else None
+    return language if isinstance(language, str) else None
+
+
+def _with_mt_language_again(config: Config, before: str | None) -> Config:
+    """The same for a language that an override has put in the place of another, whose tag the file holds."""
+    tag = config.source.mt_language
+    if tag is None or before in (None, config.task.target_language):
+        return config
+    with suppress(DataError):  # it had no tag
+        of_before = nllb_tag(task_of(config.task), before)
+        if tag in (of_before, *codes_of(of_before)):
+            source = config.source.model_copy(update={"mt_language": None})
+            return _with_mt_language(config.model_copy(update={"source": source}))
+    return config
 
 
 def explain(error: ValidationError, model: type[BaseModel], origin: str) -> FlareError:

@@ -132,3 +132,18 @@ def test_the_mt_language_follows_from_the_target_language(path: Path) -> None:
     assert load_config(path, [*MT[:2], "task.target_language=es"]).source.mt_language == "spa_Latn"
     assert load_config(path, [*MT[:2], "source.mt_language=pl"]).source.mt_language == "pl"
     assert load_config(path).source.mt_language is None
+
+
+@pytest.mark.parametrize("tag", ["pol_Latn", "pl"])
+def test_the_mt_language_of_a_run_is_not_that_of_another_target(path: Path, tmp_path: Path, tag: str) -> None:
+    """A saved config names the tag that followed from its own."""
+    saved = tmp_path / "run/config.yaml"
+    saved.parent.mkdir()
+    saved.write_text(load_config(path, [*MT[:2], f"source.mt_language={tag}"]).to_yaml())
+    (saved.parent / "versions.json").write_text("{}")
+    assert load_config(saved.parent).source.mt_language == tag
+    assert load_config(saved.parent, ["task.target_language=es"]).source.mt_language == "spa_Latn"
+    given = ["task.target_language=es", "source.mt_language=pol_Latn"]
+    assert load_config(saved.parent, given).source.mt_language == "pol_Latn"
+    saved.write_text(saved.read_text().replace(f"mt_language: {tag}", "mt_language: ces_Latn"))
+    assert load_config(saved.parent, ["task.target_language=es"]).source.mt_language == "ces_Latn"

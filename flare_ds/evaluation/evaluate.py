@@ -59,13 +59,12 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
             `OtherRows.check_place`.
         FlareError: see `prepare_states`.
     """
-    if config.recipe.trains:
-        on_rank_zero(partial(check_settings, Path(config.run_dir) / "adapter", config))
     on_rank_zero(partial(rows.check_place, Path(config.run_dir)))
+    adapter = agreed(partial(saved_adapter, config))  # with the settings it was trained with, not those of these rows
     config = rows.settings(config)
     states = prepare_states(config, cache)
     shape = agreed(partial(load_shape, config.model))
-    running = open_trained(as_asked(config), shape=shape, label_tokens=cache.label_tokens)
+    running = open_model(as_asked(config), shape=shape, label_tokens=cache.label_tokens, adapter=adapter)
     return score_run(running, config, cache, rows, states=states)
 
 

@@ -15,7 +15,6 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.evaluation.answerable import as_compared, label_readings
 from flare_ds.evaluation.answers import not_finite_answers, written
-from flare_ds.evaluation.sayable import check_label_words
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
@@ -35,11 +34,10 @@ def score_generated_labels(
         states: the run's stored source states, if its provider stores them.
 
     Raises:
-        ConfigError: see `label_readings` and `check_label_words`.
+        ConfigError: see `label_readings`.
     """
     split, words = cache.split(split_name), cache.labels
     readings = label_readings(words)
-    check_label_words(cache, config.generate.max_new_tokens)
     said = written(running, cache, split_name, config, states=states)
     records = [
         {

@@ -4,7 +4,8 @@
     free answers   {"target": {"question": ..., "context": ...}, "answers": ["Warszawa", "w Warszawie"]}
 
 A label is what it may be in the task's own tables of the target language. Answers are texts, or SQuAD's {text,
-answer_start}; in a CSV, one text or the JSON of either.
+answer_start}; in a CSV, one text or the JSON of either. They are in the language of the text that is answered: of
+translate_test the source's, in a row that has one.
 """
 
 import json
@@ -42,15 +43,22 @@ def read_labelled(config: Config, task: Task, path: Path) -> list[ParallelRow]:
         row = row_of(config, task, record, str(number))
         if row.id in rows:
             raise DataError(f"{record.where} has the id {row.id!r} of an earlier row", fix="give each row its own")
-        sources = (*row.sources, *[None] * (streams - len(row.sources)))
-        if task.free_answers:
-            answers = _answers(record, column, row.target.fields[task.long_field])
-            rows[row.id] = replace(row, sources=sources, target=Side(row.target.fields, answers))
+        row = replace(row, sources=(*row.sources, *[None] * (streams - len(row.sources))))
+        if not task.free_answers:
+            rows[row.id] = replace(row, label=labels.read(record, column))
+        elif config.answers_source and row.sources and row.sources[0] is not None:
+            answered = _answered(task, row.sources[0], record, column)
+            rows[row.id] = replace(row, sources=(answered, *row.sources[1:]))
         else:
-            rows[row.id] = replace(row, sources=sources, label=labels.read(record, column))
+            rows[row.id] = replace(row, target=_answered(task, row.target, record, column))
     if not rows:
         raise DataError(f"{path} has no rows", fix="give it at least one")
     return list(rows.values())
+
+
+def _answered(task: Task, side: Side, record: Record, column: str) -> Side:
+    """The side that is answered, with what is right of it."""
+    return Side(side.fields, _answers(record, column, side.fields[task.long_field]))
 
 
 def _answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:

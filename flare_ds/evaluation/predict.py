@@ -151,7 +151,7 @@ class Predictor:
         """
         if not rows:
             return np.empty((0, len(self.encoder.words)))
-        texts = self._encode(rows, written=1)
+        texts = self._encode(rows, written=1 + self.trie.depth)
 
         def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
             return label_scores(self.running, batch, self.trie, self.config).tolist()

@@ -11,7 +11,9 @@ _COLUMNS = (*ABOUT, "seeds", "score", "deviation", f"method − {REFERENCE}", "b
 _NOTE = (
     "Each trained run's best validation, which is chosen by these very rows, and so too high for a result: it is there "
     "to choose settings by. Mean over seeds; deviation: standard deviation over seeds (n - 1). Rows: "
-    "train.validate_rows; of a method that trains nothing all of the split, so a dash where that is another number."
+    "train.validate_rows; of a method that trains nothing all of the split, so a dash where that is another number. "
+    "Label words that are trained on (train.objective: labels) are ranked here, whatever evaluate.answers says, so a "
+    "dash beside what is written."
 )
 
 
@@ -44,12 +46,24 @@ def _line(group: Group, scores: Mapping[int, float], groups: Sequence[Group]) ->
 def _difference(group: Group, scores: Mapping[int, float], groups: Sequence[Group]) -> tuple[str, str]:
     """From the reference: the mean and that of each seed; dashes where there is not just one, or no seed in common."""
     loras = references(group, groups) if group.method != REFERENCE else []
-    of_lora = _scores(loras[0]) if len(loras) == 1 and _same_rows(group, loras[0]) else {}
+    alike = len(loras) == 1 and _same_rows(group, loras[0]) and _same_answers(group, loras[0])
+    of_lora = _scores(loras[0]) if alike else {}
     mine = dict.fromkeys(of_lora, next(iter(scores.values()))) if not group.trains else scores
     by_seed = [mine[seed] - of_lora[seed] for seed in of_lora if seed in mine]
     if not by_seed:
         return DASH, DASH
-    return f"{np.mean(by_seed):+.3f}", " ".join(f"{one:+.3f}" for one in by_seed) if len(by_seed) > 1 else DASH
+    otherwise = "" if group.is_set_as(loras[0]) else ", set otherwise"
+    return f"{np.mean(by_seed):+.3f}{otherwise}", " ".join(f"{one:+.3f}" for one in by_seed) if len(
+        by_seed
+    ) > 1 else DASH
+
+
+def _same_answers(group: Group, lora: Group) -> bool:
+    """Whether both rank the label words, or both write; what is trained to rank them does so until its test."""
+    asked = [one.runs[0].config for one in (group, lora)]
+    ranked = [one.recipe.trains and one.train.objective == "labels" for one in asked]
+    answers = ["ranked" if ranks else one.evaluate.answers for ranks, one in zip(ranked, asked, strict=True)]
+    return answers[0] == answers[1]
 
 
 def _same_rows(group: Group, lora: Group) -> bool:

@@ -70,7 +70,8 @@ class _OfBase:
 
     def load(self) -> None:
         """Open the base."""
-        self.running: RunningModel = open_model(self.config, shape=self.shape, label_tokens=self.cache.label_tokens)
+        words = self.cache.label_tokens or [[self.cache.pad_id]]  # free answers have none; a head of no rows is no head
+        self.running: RunningModel = open_model(self.config, shape=self.shape, label_tokens=words)
         self.running.root.eval()
 
     def _batch(self, split: str, micro_batch: MicroBatch) -> Batch:

@@ -1,6 +1,9 @@
-"""Whether the base can read a cache: an embedding for each of its tokens, a position for each place in its rows."""
+"""Whether the base can read a cache and say its answers: an embedding for each of its tokens, a position for each place
+in its rows, label words no longer than what is written.
+"""
 
 import sys
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
@@ -8,13 +11,15 @@ from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.streams import positions
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.streams import is_base
 from flare_ds.evaluation.answerable import generates
+from flare_ds.evaluation.sayable import check_label_words
 from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
 
 def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None:
-    """Check that the base can read all rows of a cache, as the run's method reads them, and what is written behind.
+    """Check that the base can read all rows of a cache, as the run's method reads them, and what stands behind.
 
     Warns where the base can read them, but was not trained with rows so long.
 
@@ -24,12 +29,15 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
         shape: the base on the meta device.
 
     Raises:
-        ConfigError: it cannot, with both numbers.
+        ConfigError: it cannot, with both numbers; or see `check_label_words`.
     """
+    if config.evaluate.answers == "generated" and cache.labels:
+        check_label_words(cache, config.generate.max_new_tokens)
     check_ids(_largest_id(cache, shape), shape, of=f"the cache {cache.path}")
     for split in cache.manifest.splits:
         longest = max(
-            _longest_row(one, rows_read(cache.split(split), one, cache.manifest), split) for one in config.readings
+            _longest_row(one, rows_read(cache.split(split), one, cache.manifest), split, cache.label_tokens)
+            for one in config.readings
         )
         if warning := check_positions(shape, longest, of=f"the longest row of the {split} split"):
             print(f"warning: {warning}", file=sys.stderr)
@@ -48,11 +56,11 @@ def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:
     return largest
 
 
-def _longest_row(config: Config, rows: SplitRows, split: str) -> int:
+def _longest_row(config: Config, rows: SplitRows, split: str, label_tokens: Sequence[Sequence[int]]) -> int:
     """Positions of a split's longest row, with its answer where that is read or written."""
     if split == "train" and config.train.objective == "vocabulary" and config.recipe.trains:
         return int(positions(rows, config, rows.lengths).max()) - 1  # the last token is only predicted
     longest = int(positions(rows, config, rows.prompt_lengths).max())
     if split != "train" and (generates(config) or (split == "test" and config.evaluate.answers == "generated")):
         return longest + config.generate.max_new_tokens - 1
-    return longest
+    return longest + LabelTrie(label_tokens).depth

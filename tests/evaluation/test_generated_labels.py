@@ -26,16 +26,13 @@ def scored(
     labels: Sequence[int],
     words: Sequence[str],
     monkeypatch: pytest.MonkeyPatch,
-    *,
-    most: int = 2,
 ) -> Scores:
     """What the scores are where the model writes such answers, of which those without a letter come to no end."""
     said = [Written(text, -1.0, bool(text.strip())) for text in written]
     monkeypatch.setattr("flare_ds.evaluation.generated_labels.written", lambda *_, **__: said)
     split = SimpleNamespace(labels=np.array(labels), ids=lambda row: f"r{row}", clusters=np.arange(len(labels)))
-    cache = SimpleNamespace(split=lambda _: split, labels=list(words), label_tokens=[[1, 2]] * len(words))
-    config = SimpleNamespace(generate=SimpleNamespace(max_new_tokens=most))
-    return score_generated_labels(None, cache, "test", config, metric="macro_f1", states=None)  # type: ignore[arg-type]
+    cache = SimpleNamespace(split=lambda _: split, labels=list(words))
+    return score_generated_labels(None, cache, "test", None, metric="macro_f1", states=None)  # type: ignore[arg-type]
 
 
 def slow_reading(text: str, words: Sequence[str]) -> str | None:
@@ -95,11 +92,6 @@ def test_a_thousand_adversarial_answers_score_as_scikit_learn_says(monkeypatch: 
 def test_by_hand(text: str, prediction: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     (record,) = scored([text], [0], WORDS, monkeypatch).records
     assert record["prediction"] == prediction
-
-
-def test_label_words_that_are_longer_than_what_is_written_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"has 2 tokens, more than generate\.max_new_tokens=1"):
-        scored(["positive"], [0], WORDS, monkeypatch, most=1)
 
 
 @pytest.mark.parametrize("words", [["A+", "A-"], ["yes", "YES"], ["!", "a"]])

@@ -34,6 +34,7 @@ from flare_ds.training.begin import begin_run
 from tests.distributed import run_ranks
 from tests.evaluation.test_predict import held_out, write_adapter
 from tests.forms import PAPER_FORM
+from tests.mt import write_mt_model
 from tests.qa_world import qa_settings
 from tests.tasks.tables import write_table
 from tests.toy import LABELS, toy_settings, write_config, write_data, write_model
@@ -49,6 +50,8 @@ def settings_of(root: Path, name: str) -> dict:
     settings["task"] |= {"target_language": language or "pl"}
     if method == "cached":
         settings |= {"source": {"provider": "cached"}, "adapter": PAPER_FORM}
+    if method == "flare_mt":
+        settings |= {"source": {"mt_encoder": str(root / "nllb")}, "adapter": {"fused_modules": ["q_proj"]}}
     return settings
 
 
@@ -86,7 +89,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "runs").mkdir()
     write_model(root / "model")
     write_data(root / "data", languages=("en", "pl", "es"), rows=120)
-    settings = [settings_of(root, name) for name in ("flare", "flare-es", "lora", "cached")]
+    write_mt_model(root / "nllb")
+    settings = [settings_of(root, name) for name in ("flare", "flare-es", "lora", "cached", "flare_mt")]
     settings.append(qa_settings_of(root))
     plain = []
     for of_run in settings:
@@ -112,6 +116,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [lora, "--file", f"{lora}.csv"],
         [lora, "--language", "en"],
         [cached, "--file", f"{cached}.csv"],
+        [str(root / "runs/flare_mt"), "--language", "en"],
         [str(root / "qa/run"), "--file", str(root / "qa/run.jsonl")],
     ]
     score(root, beside)
@@ -184,6 +189,12 @@ def test_another_language_is_asked_in_its_own_prompt_and_label_words(tmp_path: P
     pd.testing.assert_frame_equal(scored(tmp_path / "es")[0], scored(tmp_path / "pl", "-es")[0], atol=2e-4, rtol=0)
 
 
+def test_an_mt_encoder_reads_another_language_by_its_own_tag(root: Path) -> None:
+    _, metrics = scored(root / "runs/flare_mt", "-en")
+    assert metrics["settings"]["source"]["mt_language"] == "eng_Latn" and metrics["num_examples"] == TEST_ROWS
+    assert load_config(root / "runs/flare_mt").source.mt_language == "pol_Latn"
+
+
 def validation_ids(root: Path, name: str) -> set[str]:
     config = load_config(root / "runs" / name)
     return {row.id for row in load_parallel(task_of(config.task), config.task).splits["validation"]}
@@ -207,7 +218,7 @@ def test_the_runs_own_result_is_as_it_was(root: Path) -> None:
     """But for the new files, and the lock, which only tells that somebody writes."""
     before = json.loads((root / "before.json").read_text())
     runs, unreadable = find_runs(root / "runs")
-    assert all(run.finished for run in runs) and not unreadable and len(runs) == 4
+    assert all(run.finished for run in runs) and not unreadable and len(runs) == 5
     for directory in directories(root):
         for file in [*directory.glob("metrics-*.json"), *directory.glob("predictions-*.parquet")]:
             file.rename(root / f"{directory.name}.{file.name}")
@@ -312,3 +323,10 @@ def test_what_a_label_and_an_answer_may_be(root: Path, tmp_path: Path) -> None:
         file.write_text(json.dumps({"target": target, "answers": given}))
         (row,) = read_labelled(qa, task_of(qa.task), file)
         assert [(answer.text, answer.start) for answer in row.target.answers] == [("Ann Lee", 7)]
+    qa = load_config(root / "qa/run.yaml", ["method=translate_test"])  # answers in the language that it reads
+    file.write_text(json.dumps({"target": target, "source": target | {"text": "It is Ann Lee"}, "answers": "Ann Lee"}))
+    ((side,),) = (row.sources for row in read_labelled(qa, task_of(qa.task), file))
+    assert side is not None and [(answer.text, answer.start) for answer in side.answers] == [("Ann Lee", 6)]
+    file.write_text(json.dumps({"target": target, "answers": "Ann Lee"}))
+    (row,) = read_labelled(qa, task_of(qa.task), file)
+    assert [answer.text for answer in row.target.answers] == ["Ann Lee"]

@@ -56,6 +56,23 @@ def test_scores_of_other_rows_are_not_subtracted(sweep):
     assert found["flare"] == ("1, 2", "0.800", "0.141", "+0.250", "+0.200 +0.300")
 
 
+def test_ranked_and_written_answers_are_not_subtracted(sweep):
+    """What trains on label words ranks them until its test; what trains nothing writes from the first."""
+    for config in sweep.glob("pl/*/config.yaml"):
+        settings = yaml.safe_load(config.read_text())
+        settings["evaluate"] = {**(settings.get("evaluate") or {}), "answers": "generated"}
+        config.write_text(yaml.safe_dump(settings))
+    found = of_validation(report(sweep).text)
+    assert found["zero_shot"] == ("-", "0.300", "-", "-", "-")
+    assert found["flare"] == ("1, 2", "0.800", "0.141", "+0.250", "+0.200 +0.300")
+
+
+def test_a_lora_that_is_set_otherwise_is_told(tmp_path):
+    write_training(write_run(tmp_path, "pl/flare-seed1", "flare", 1, r=16), best_validation_score=0.6)
+    write_training(write_run(tmp_path, "pl/lora-seed1", "lora", 1, r=8), best_validation_score=0.5)
+    assert of_validation(report(tmp_path).text)["flare"] == ("1", "0.600", "-", "+0.100, set otherwise", "-")
+
+
 def test_what_is_scored_on_test_rows_has_no_such_table(tmp_path):
     for method in BEST:
         write_run(tmp_path, f"pl/{method}-seed1", method, 1, [True, False])

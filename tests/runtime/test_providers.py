@@ -24,6 +24,7 @@ from flare_ds.runtime.states import FreeTextStates, for_free_text, store_id
 from tests.distributed import run_ranks
 from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
+from tests.qa_world import qa_settings
 from tests.toy import REPOSITORY, toy_settings, write_config, write_data
 from tests.training.providers_worker import SAVED, STEPS
 
@@ -217,6 +218,21 @@ def test_of_a_row_without_a_source_nothing_is_stored() -> None:
 def test_bf16_learns_too(found: dict) -> None:
     assert np.isfinite(found["mt-bf16"]["losses"]).all()
     assert found["mt-bf16"]["losses"] != found["mt"]["losses"]
+
+
+@pytest.mark.parametrize("method", ["flare", "source_prefix"])
+def test_sources_of_a_task_without_label_words_are_stored_by_a_base_that_ranks_share(
+    tmp_path: Path, method: str
+) -> None:
+    """Its cache has no label words, so the small head of the pass would have no rows."""
+    settings = qa_settings(tmp_path, method=method, steps=1) | {"source": {"provider": "cached"}}
+    settings["train"] |= {"whole_model": False}
+    settings["adapter"] = PAPER_FORM
+    settings["task"] |= {"train_rows": 16, "validation_rows": 4, "test_rows": 4}
+    commands = tmp_path / "commands.json"
+    commands.write_text(json.dumps([["train", str(write_config(settings))]]))
+    run_ranks(["tests.commands_worker", str(tmp_path), str(commands)], 1)
+    assert (tmp_path / "run/training.json").is_file()
 
 
 def test_every_rank_refuses_what_cannot_be(found: dict) -> None:

@@ -2,12 +2,23 @@
 
 import json
 import re
+import string
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AddedToken, AutoTokenizer, LlamaConfig, OPTConfig, OPTForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import (
+    AddedToken,
+    AutoTokenizer,
+    LlamaConfig,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from flare_ds.cli import main
 from flare_ds.config import ModelConfig
@@ -36,8 +47,18 @@ def run_yaml(root: Path) -> str:
     return str(write_config(settings))
 
 
-def opt(directory: Path, positions: int) -> Path:
-    tokenizer = word_tokenizer()
+def letter_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for each letter, so that label words have many."""
+    letters = ["<bos>", "<eos>", "<pad>", "<unk>", *string.printable]
+    tokenizer = Tokenizer(WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def opt(directory: Path, positions: int, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    tokenizer = tokenizer or word_tokenizer()
     tokenizer.save_pretrained(directory)
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32, "num_hidden_layers": 2}
@@ -150,6 +171,33 @@ def test_what_is_written_needs_positions_too(run_yaml: str, tmp_path: Path, caps
     assert main(["evaluate", *settings, "evaluate.answers=generated", "generate.max_new_tokens=4"]) == 0
     said = message(capsys, "evaluate", *settings, "evaluate.answers=generated", "generate.max_new_tokens=40")
     assert "longest row of the test split has" in said and "has 20 positions" in said
+
+
+def test_label_words_of_several_tokens_need_positions_behind_the_prompt(
+    run_yaml: str, tmp_path: Path, capsys: Said
+) -> None:
+    """Up to where they differ: behind `ne` negative goes on otherwise than neutral."""
+    settings = [run_yaml, f"run_dir={tmp_path}/run", "method=zero_shot", "task.max_prompt_tokens=40"]
+    for positions, enough in ((41, False), (42, True)):
+        base = opt(tmp_path / str(positions), positions, letter_tokenizer())
+        if enough:
+            assert main(["evaluate", *settings, f"model.base={base}"]) == 0
+        else:
+            said = message(capsys, "prepare", *settings, f"model.base={base}")
+            assert "split has 42 tokens" in said and "has 41 positions" in said
+
+
+def test_label_words_that_will_be_longer_than_what_is_written_are_refused_before_it_trains(
+    run_yaml: str, tmp_path: Path, capsys: Said
+) -> None:
+    """Training and its validations rank them, and would come to their end."""
+    base = opt(tmp_path / "base", 80, letter_tokenizer())
+    settings = [run_yaml, f"model.base={base}", f"run_dir={tmp_path}/run", "task.max_prompt_tokens=40"]
+    settings += ["adapter.fused_modules=[out_proj,fc2]", "evaluate.answers=generated", "generate.max_new_tokens=4"]
+    for verb in ("prepare", "train"):
+        said = message(capsys, verb, *settings)
+        assert "the label word 'ambivalent' has 1" in said and "set generate.max_new_tokens=1" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_position_of_a_table_is_used(tmp_path: Path) -> None:
