@@ -59,11 +59,11 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
             `OtherRows.check_place`.
         FlareError: see `prepare_states`.
     """
-    on_rank_zero(partial(rows.check_place, Path(config.run_dir)))
-    adapter = agreed(partial(saved_adapter, config))  # with the settings it was trained with, not those of these rows
+    on_rank_zero(rows.check_place, Path(config.run_dir))
+    adapter = agreed(saved_adapter, config)  # with the settings it was trained with, not those of these rows
     config = rows.settings(config)
     states = prepare_states(config, cache)
-    shape = agreed(partial(load_shape, config.model))
+    shape = agreed(load_shape, config.model)
     running = open_model(as_asked(config), shape=shape, label_tokens=cache.label_tokens, adapter=adapter)
     return score_run(running, config, cache, rows, states=states)
 
@@ -92,9 +92,9 @@ def score_run(
         CheckpointError: see `settled`.
     """
     start = time.perf_counter()
-    asked = as_asked(on_rank_zero(partial(settled, config)))
+    asked = as_asked(on_rank_zero(settled, config))
     scores = score_split(running, cache, rows.split_name, asked, states=states, ranked=ranked)
-    on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}"))
+    on_rank_zero(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}")
     seconds = time.perf_counter() - start + (ranked.seconds if ranked else 0)
     on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, rows, seconds=seconds))
     return scores
@@ -120,7 +120,7 @@ def open_trained(config: Config, *, shape: PreTrainedModel, label_tokens: list[l
     Raises:
         CheckpointError: see `load_adapter` and `check_settings`.
     """
-    adapter = agreed(partial(saved_adapter, config))
+    adapter = agreed(saved_adapter, config)
     return open_model(config, shape=shape, label_tokens=label_tokens, adapter=adapter)
 
 

@@ -13,7 +13,6 @@ Legend: B rows, N answer positions, V the vocabulary.
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -90,8 +89,8 @@ class FlareModel(LM):
         self.config = config = run_settings(run, batch_size, settings)
         join_process_group()
         settle_hub_names(config)
-        self.tokenizer = agreed(partial(load_tokenizer, config.model))
-        shape = agreed(partial(load_shape, config.model))
+        self.tokenizer = agreed(load_tokenizer, config.model)
+        shape = agreed(load_shape, config.model)
         longest = row_length(max_length, resolve_max_length(shape.config, self.tokenizer))
         templates = source_templates(config, doc_to_source)
         joint = config.recipe.reads in ("joint", "behind")
@@ -246,7 +245,7 @@ def _log_likelihood(scores_NV: Tensor, answer: Sequence[int]) -> LogLikelihood:
 def _refuse_not_finite(numbers: Sequence[int], scores: Sequence[float]) -> None:
     """Refuse to go on with requests, known by their numbers, of which a score is not finite."""
     odd = not_finite((f"number {number}", [score]) for number, score in zip(numbers, scores, strict=True))
-    on_rank_zero(partial(refuse_not_finite, odd, "requests"))
+    on_rank_zero(refuse_not_finite, odd, "requests")
 
 
 def _grouped(things: Sequence[T], key: Callable[[T], Hashable]) -> list[list[int]]:

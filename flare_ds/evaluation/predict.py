@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -93,16 +93,16 @@ class Predictor:
         self, config: Config, task: Task, *, writes: bool = False, alone_on: torch.device | None = None
     ) -> None:
         check_late(config, task)
-        self.config = for_free_text(on_rank_zero(partial(settled, config)))
+        self.config = for_free_text(on_rank_zero(settled, config))
         self.task, self.alone_on = task, alone_on
         settle_hub_names(config)
         self.opened = with_whole_head(self.config) if writes else self.config
-        self.tokenizer = agreed(partial(load_tokenizer, config.model))
-        on_rank_zero(partial(check_same_questions, config, task, self.tokenizer))
-        mt_tokenizer = agreed(partial(load_mt_tokenizer, config.source)) if config.reads_mt_encoder else None
+        self.tokenizer = agreed(load_tokenizer, config.model)
+        on_rank_zero(check_same_questions, config, task, self.tokenizer)
+        mt_tokenizer = agreed(load_mt_tokenizer, config.source) if config.reads_mt_encoder else None
         self.encoder = RowEncoder(task, self.tokenizer, config, mt_tokenizer)
         self.trie = LabelTrie(self.encoder.label_tokens)
-        self.shape = agreed(partial(load_shape, config.model))
+        self.shape = agreed(load_shape, config.model)
 
     @cached_property
     def running(self) -> RunningModel:
@@ -223,4 +223,4 @@ class Predictor:
 
 
 def _refuse_not_finite(scored: Iterable[tuple[str, Sequence[float]]]) -> None:
-    on_rank_zero(partial(refuse_not_finite, not_finite(scored), "rows"))
+    on_rank_zero(refuse_not_finite, not_finite(scored), "rows")

@@ -1,7 +1,5 @@
 """All ranks mean the same commit by a hub's name: rank 0 asks once; a run that has begun goes on with its own."""
 
-from functools import partial
-
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.fetch.needed import check_base
@@ -21,12 +19,12 @@ def settle_hub_names(config: Config) -> None:
         ConfigError: the base is a path at which nothing is, or a name that no hub answers to.
         DataError: the record of the run's base is damaged.
     """
-    on_rank_zero(partial(check_base, config.model.base))
+    on_rank_zero(check_base, config.model.base)
     encoder = {"source.mt_encoder": str(config.source.mt_encoder)} if config.reads_mt_encoder else {}
     for setting, name in {"model.base": config.model.base, **encoder}.items():
         # Where rank 0 looks: the others may lie on another host, and see another directory of that name or none.
-        if not on_rank_zero(partial(is_path, name)):
-            settle(name, on_rank_zero(partial(_meant, setting, name, config)))
+        if not on_rank_zero(is_path, name):
+            settle(name, on_rank_zero(_meant, setting, name, config))
 
 
 def _meant(setting: str, name: str, config: Config) -> str:

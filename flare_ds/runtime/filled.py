@@ -1,7 +1,6 @@
 """Models with their adapters' values in them: opened whole as they are, or given to DeepSpeed to share out."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -80,7 +79,7 @@ def put_adapter(cell: TwoStreamModel, adapter: AdapterSource) -> None:
         CheckpointError: see `load_adapter`.
     """
     parameters = cell.trained()
-    values = agreed(partial(adapter, parameters))
+    values = agreed(adapter, parameters)
     with gathered(parameters.values(), modified=True):
         for name, parameter in parameters.items():
             parameter.copy_(values[name])

@@ -16,7 +16,6 @@ DeepSpeed, which is imported only where a model is sharded or several ranks meet
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from transformers import PreTrainedModel
 
@@ -51,7 +50,7 @@ def open_model(
         HostError: evaluate.whole_model=true, but the base does not fit.
     """
     join_if_launched()
-    agreed(partial(check_model, config, shape))
+    agreed(check_model, config, shape)
     if _is_whole(config, shape):
         return open_whole(config, label_tokens=label_tokens, adapter=adapter, device=device())
     join_process_group()
@@ -104,7 +103,7 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
         HostError: what is to be held does not fit.
     """
     whole, why = holds_whole(config, shape, load)
-    agreed(partial(check_memory, config, shape, load, whole=whole))
+    agreed(check_memory, config, shape, load, whole=whole)
     if rank() == 0:
         idle = f"; deepspeed={config.deepspeed} plays no part" if whole and config.deepspeed != AUTO else ""
         held = "the whole base on each rank" if whole else f"the base shared by the ranks ({world_size()}, ZeRO-3)"
@@ -114,7 +113,7 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
 
 def holds_whole(config: Config, shape: PreTrainedModel, load: Load) -> tuple[bool, str]:
     """The same for a run alone, and why; nothing is refused or told."""
-    sizes = agreed(partial(joint_memory, [config], shape, [load], whole=True))
+    sizes = agreed(joint_memory, [config], shape, [load], whole=True)
     return _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
 
 
@@ -132,7 +131,7 @@ def _is_whole(config: Config, shape: PreTrainedModel) -> bool:
     wanted = config.evaluate.whole_model
     if wanted == "auto":
         bases = min(2, world_size())  # what cannot be shared out is to fit; what can is to leave room for large batches
-        return not any(gather_objects(agreed(partial(whole_model_problem, config, shape, device(), bases=bases))))
+        return not any(gather_objects(agreed(whole_model_problem, config, shape, device(), bases=bases)))
     if wanted:
-        agreed(partial(check_whole_model, config, shape))
+        agreed(check_whole_model, config, shape)
     return wanted

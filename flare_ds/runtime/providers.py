@@ -10,7 +10,6 @@ Legend: n positions of a row, K states a position, D their width, B rows, L colu
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,7 +63,7 @@ class _OfBase:
         # The bare base with the small head: neither adapter nor vocabulary matters to the states.
         train = config.train.model_copy(update={"objective": "labels"})
         self.config = config.model_copy(update={"method": "zero_shot", "train": train})
-        self.cache, self.shape = cache, agreed(partial(load_shape, config.model))
+        self.cache, self.shape = cache, agreed(load_shape, config.model)
         self.rows = {name: rows_read(cache.split(name), config, cache.manifest) for name in cache.manifest.splits}
         self.lengths = {name: rows.prompt_lengths("source") for name, rows in self.rows.items()}
 
@@ -194,7 +193,7 @@ class EncoderStates:
         self.config = config
         self.splits: dict[str, CacheSplit] = {split: cache.split(split) for split in cache.manifest.splits}
         lengths: dict[str, np.ndarray] = {name: split.prompt_lengths(MT) for name, split in self.splits.items()}
-        self.layout = Layout(lengths, (1, agreed(partial(mt_width, config.source))), states_dtype(config))
+        self.layout = Layout(lengths, (1, agreed(mt_width, config.source)), states_dtype(config))
 
     def load(self) -> None:
         """Load the encoder."""

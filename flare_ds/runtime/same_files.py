@@ -46,13 +46,13 @@ def _compare(setting: str, path: str, look: Callable[[], object]) -> None:
 
 def _token(directory: Path) -> bool | None:
     """Whether this rank sees what rank 0 writes there; None: it may not write there, so nothing can be told."""
-    token = on_rank_zero(partial(_write_token, directory))
+    token = on_rank_zero(_write_token, directory)
     if token is None:
         return None
     # Where rank 0 looked, relative as it was given: the ranks' working directories may differ, too.
     found = _appears(token)
     gather_objects(None)  # all have looked
-    on_rank_zero(partial(token.unlink, missing_ok=True))
+    on_rank_zero(token.unlink, missing_ok=True)
     return found
 
 

@@ -162,7 +162,7 @@ def _sharded_model(
     label_tokens: list[list[int]],
     adapters: Sequence[AdapterSource | None],
 ) -> tuple[dict, TwoStreamModel | JointModel, HfDeepSpeedConfig]:
-    settings = agreed(partial(resolve_ds_config, configs, shape))
+    settings = agreed(resolve_ds_config, configs, shape)
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ's, of an earlier model: DeepSpeed makes no second one
     zero_init = HfDeepSpeedConfig(settings)
     return settings, filled_model(configs, label_tokens=label_tokens, adapters=adapters), zero_init

@@ -6,7 +6,6 @@ Legend: n positions of a row, D width of the states.
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def prepare_states(config: Config, cache: Cache) -> StateStore | None:
     if not config.stores_states:
         return None
     join_if_launched()
-    store, found = on_rank_zero(partial(_look_up, config, cache))
+    store, found = on_rank_zero(_look_up, config, cache)
     return found or _build(store, config, cache)
 
 
@@ -105,8 +104,8 @@ def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
     of_base = BaseKeys if config.recipe.fuses == "keys" else BaseStates
     computer: StateComputer = (of_base if store.kind == "cached" else EncoderStates)(config, cache)
     cache_dir = Path(config.cache_dir)
-    on_rank_zero(partial(check_size, computer.layout, cache_dir, config.source.max_store_gb))
-    writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(partial(secrets.token_hex, 4)))
+    on_rank_zero(check_size, computer.layout, cache_dir, config.source.max_store_gb)
+    writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(secrets.token_hex, 4))
     try:
         on_rank_zero(writer.reserve)
         computer.load()

@@ -60,12 +60,12 @@ class Cell:
         self.run_dir = Path(config.run_dir)
         self.state_path = self.run_dir / STATE
         if shape is None:
-            shape = agreed(partial(load_shape, config.model))
-            agreed(partial(check_model, config, shape))  # before anything is counted on it
+            shape = agreed(load_shape, config.model)
+            agreed(check_model, config, shape)  # before anything is counted on it
         self.shape = shape
         self.feed = Feed(config, cache, self.shape)
         self.steps = self.feed.steps
-        self.progress = Progress(on_rank_zero(partial(fingerprint, config, cache)))
+        self.progress = Progress(on_rank_zero(fingerprint, config, cache))
 
     @property
     def saved_adapter(self) -> AdapterSource | None:
@@ -90,7 +90,7 @@ class Cell:
         self.states = prepare_states(self.config, self.cache)
         self.feed.stored = None if self.states is None else self.states.split("train")
         if on_rank_zero(self.state_path.exists):
-            self._saved = agreed(partial(load_state, self.state_path, self.progress.fingerprint))
+            self._saved = agreed(load_state, self.state_path, self.progress.fingerprint)
             self.progress, _ = self._saved
 
     def join(self, engine: Engine, number: int) -> None:
@@ -104,7 +104,7 @@ class Cell:
     def begin(self) -> None:
         """Write the run's records."""
         assert self.ended or not on_rank_zero(lambda: RunDirectory(self.run_dir).trained), "its adapter would be lost"
-        on_rank_zero(partial(begin_run, self.config, self.cache))
+        on_rank_zero(begin_run, self.config, self.cache)
         first = self.progress.step
         self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
         if rank() == 0 and first:

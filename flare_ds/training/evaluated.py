@@ -5,7 +5,6 @@ Only where a run that ranked label words in training is to write them is the bas
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
@@ -76,7 +75,7 @@ def score_trained(cells: Sequence[Cell]) -> Iterator[Scores | FlareError]:
 def _refused(cell: Cell) -> FlareError | None:
     """Give a cell its best adapter; or why it cannot be read, on all ranks alike."""
     try:
-        adapter = agreed(partial(saved_adapter, cell.config))
+        adapter = agreed(saved_adapter, cell.config)
         assert adapter is not None, "a method that trains has one"
         put_adapter(cell.running.model, adapter)
     except FlareError as error:

@@ -6,7 +6,6 @@ step while the step before it does.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -68,8 +67,8 @@ class Feed:
         self._rows = cache.split("train")
         self.split = rows_read(self._rows, config, cache.manifest)
         self.streams = streams_of(config)
-        self.order = agreed(partial(open_order, config, cache))
-        self.steps = agreed(partial(number_of_steps, config.train, self.order))
+        self.order = agreed(open_order, config, cache)
+        self.steps = agreed(number_of_steps, config.train, self.order)
         self.trie = LabelTrie(cache.label_tokens)
         self.lengths = Workload(config).padded_tokens(self.split, behind=self.trie.depth)
         self.cut_by = self.lengths

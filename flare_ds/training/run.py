@@ -5,7 +5,6 @@ Which cache it reads is recorded: by the run itself (cache.json) once it has beg
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from flare_ds.config import Config
@@ -83,8 +82,8 @@ def _open(config: Config, checked: Callable[[RunDirectory], Path]) -> Cache:
     join_if_launched()
     settle_hub_names(config)
     check_same_files(config)
-    path = on_rank_zero(partial(_held, config, checked))
-    return agreed(partial(open_cache, path))
+    path = on_rank_zero(_held, config, checked)
+    return agreed(open_cache, path)
 
 
 def _held(config: Config, checked: Callable[[RunDirectory], Path]) -> Path:

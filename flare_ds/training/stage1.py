@@ -10,7 +10,6 @@ What is done already is not done again.
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from flare_ds.config import Config
@@ -84,12 +83,12 @@ def run_stage1(config: Config, output: Path) -> Stage1:
         leave_if_asked()  # while it was opened
         trained = on_rank_zero(lambda: RunDirectory(config.run_dir).trained)
         if on_rank_zero(output.exists):
-            return on_rank_zero(partial(_finished, config, output, trained))
+            return on_rank_zero(_finished, config, output, trained)
         making = output.with_name(f".{output.name}.lock")
-        on_rank_zero(partial(hold, making, doing=f"is making the base {output}"))
+        on_rank_zero(hold, making, doing=f"is making the base {output}")
         try:
             if not trained:
-                on_rank_zero(partial(check_mergeable, config))
+                on_rank_zero(check_mergeable, config)
                 Trainer(config, cache).train()
                 make_room()
             with leaving_between_batches():
@@ -104,9 +103,9 @@ def _merged_and_checked(config: Config, cache: Cache, output: Path) -> Stage1:
     # Beside its final name, so that a rename is all that is left to do.
     candidate = output.with_name(f".{output.name}.unchecked")
     try:
-        on_rank_zero(partial(_merge, config, candidate))
+        on_rank_zero(_merge, config, candidate)
         untuned, merged = _score(config, cache, config.model.base), _score(config, cache, str(candidate))
-        return on_rank_zero(partial(_accept, config, output, candidate, untuned, merged))
+        return on_rank_zero(_accept, config, output, candidate, untuned, merged)
     finally:
         if rank() == 0:
             shutil.rmtree(candidate, ignore_errors=True)
@@ -151,11 +150,11 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
     config = config.model_copy(update={"method": "zero_shot", "model": model})
     running = open_model(
         config,
-        shape=agreed(partial(load_shape, model)),
+        shape=agreed(load_shape, model),
         label_tokens=cache.label_tokens,
     )
     scores = validate(running, cache, config)
-    on_rank_zero(partial(refuse_not_finite, scores.not_finite, f"validation rows by {base}"))
+    on_rank_zero(refuse_not_finite, scores.not_finite, f"validation rows by {base}")
     del running
     make_room()
     return scores

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -163,12 +163,12 @@ def _cells(runs: Sequence[Run], outcome: _Outcome) -> list[Cell]:
     """Those of some runs that suit their base; each kind of settings among them is checked once."""
     if not runs:
         return []
-    shape, cells, suit = agreed(partial(load_shape, runs[0][0].model)), list[Cell](), set[Any]()
+    shape, cells, suit = agreed(load_shape, runs[0][0].model), list[Cell](), set[Any]()
     for config, cache in runs:
         kind = config.method, str(config.adapter), str(config.mixup), config.sources, config.streams_beside
         with outcome.spared():
             if kind not in suit:
-                agreed(partial(check_model, config, shape))
+                agreed(check_model, config, shape)
                 suit.add(kind)
             cells.append(Cell(config, cache, shape))
     return cells
@@ -203,7 +203,7 @@ def _fitting(cells: list[Cell]) -> list[list[Cell]]:
         return [cells] if cells else []
     first, configs, loads = cells[0], [cell.config for cell in cells], [cell.feed.load for cell in cells]
     whole, _ = holds_whole(first.config, first.shape, first.feed.load)
-    size = agreed(partial(joint_memory, configs, first.shape, loads, whole=whole))
+    size = agreed(joint_memory, configs, first.shape, loads, whole=whole)
     if all(other.fits for other in gather_objects(size)):
         return [cells]
     _say(f"training {len(cells)} runs together {size}; so they are trained in two groups, one after the other")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -105,7 +104,7 @@ class Validation:
         self.engine, self.cell, self.running = engine, cell, engine.running(cell)
         self.progress, self.records = progress, records
         self._task = task_of(config.task)  # its file may change while the run trains
-        self._on_disk = on_rank_zero(partial(_kept_step, self._directory))
+        self._on_disk = on_rank_zero(_kept_step, self._directory)
 
     @property
     def _directory(self) -> Path:
@@ -121,7 +120,7 @@ class Validation:
             NotFiniteError: the base cannot even score these rows, so no validation could.
         """
         scores = self._scores(seen)
-        on_rank_zero(partial(refuse_not_finite, scores.not_finite, "validation rows, before the first step"))
+        on_rank_zero(refuse_not_finite, scores.not_finite, "validation rows, before the first step")
         self.progress.start_score = scores.score
 
     def after_step(self, seen: Seen | None) -> None:
