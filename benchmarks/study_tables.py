@@ -24,7 +24,7 @@ from flare_ds import markdown
 from flare_ds.config.section import Section
 from flare_ds.exceptions import ConfigError, FlareError
 from flare_ds.failures import say
-from flare_ds.layers import flat
+from flare_ds.nested_settings import flat
 from flare_ds.runs import RunDirectory, RunResult
 from flare_ds.sweep.grid import read_sweep
 from flare_ds.sweep.plan import load_sweep

@@ -20,7 +20,7 @@ from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.collate import Batch
 from flare_ds.models.layer_calls import hidden_of
-from flare_ds.models.streams import Sources
+from flare_ds.models.lockstep_streams import Sources
 from flare_ds.models.two_stream import TwoStreamModel
 
 

@@ -92,6 +92,12 @@ def say(message: str, *, before: str = "") -> None:
     sys.stderr.flush()
 
 
+def warn(message: str) -> None:
+    """Tell the user what may be wrong, and goes on."""
+    sys.stderr.write(f"warning: {message}\n")
+    sys.stderr.flush()
+
+
 def leave(status: int) -> NoReturn:
     """End this process at once, without any handler; what it holds is let go, or others would wait for it."""
     release_all()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, typed_path
 from flare_ds.exceptions import ConfigError
+from flare_ds.failures import say
 
 if TYPE_CHECKING:
     from flare_ds.cli.arguments import Verbs
@@ -58,7 +59,7 @@ def _new(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.file} is there already", fix="choose another name, or delete it")
     write_text(options.file, text)
     if data == fetched and fetched is not None and not fetched.is_dir():
-        print(f"flare-ds: the data is still to be fetched: flare-ds fetch data {options.task}", file=sys.stderr)
+        say(f"the data is still to be fetched: flare-ds fetch data {options.task}")
     print(options.file)
 
 

@@ -62,6 +62,16 @@ class TaskConfig(Section):
         return (self.source_language, *self.extra_source_languages)
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """Those we transfer from, and the one we transfer to."""
+        return (*self.source_languages, self.target_language)
+
+    @property
+    def is_code(self) -> bool:
+        """Whether a file of Python defines the task."""
+        return self.path is not None and self.path.endswith(".py")
+
+    @property
     def is_translated(self) -> bool:
         """Whether one side of each row is a machine translation of the other."""
         return self.sides == "translated" and self.source_language != self.target_language

@@ -78,7 +78,6 @@ class Config(Section):
         storing = f"method={self.method}"
         if not self.reads_mt_encoder:
             storing += f" with source.provider={source.provider!r}"
-        languages = [*task.source_languages, task.target_language]
         return [
             (
                 self.needs_source and not self.has_source,
@@ -108,7 +107,7 @@ class Config(Section):
                 "choose a divisor of adapter.r",
             ),
             (
-                bool(task.extra_source_languages) and len(set(languages)) < len(languages),
+                bool(task.extra_source_languages) and len(set(task.languages)) < len(task.languages),
                 f"task.extra_source_languages={list(task.extra_source_languages)} repeats a language of the run",
                 "name each source language once, and not the target language",
             ),

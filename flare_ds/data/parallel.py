@@ -109,7 +109,7 @@ def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split,
 
 def _with_why(error: DataError, deciding: str, task: Task, config: TaskConfig) -> DataError:
     """What a language is read for that a config does not name."""
-    if deciding in (*config.source_languages, config.target_language) or task.original_language:
+    if deciding in config.languages or task.original_language:
         return error
     why = f"{deciding}, the first language of task {task.name}, decides which split a row is in"
     return DataError(f"{error.problem} ({why})", fix=f"{error.fix}; or set the task's original_language to another")
@@ -137,8 +137,7 @@ def split_language(task: Task, config: TaskConfig) -> str | None:
 
 def _asked_for(task: Task, config: TaskConfig, split: Split) -> tuple[str, ...]:
     """The languages whose rows a config asks for."""
-    own = (*config.source_languages, config.target_language)
-    return (read_language(task, config, split),) if config.is_translated else own
+    return (read_language(task, config, split),) if config.is_translated else config.languages
 
 
 def _deciding(task: Task, split: Split) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ Legend: U rows, K label words.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,39 +20,13 @@ from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.joined import join
 from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.streams import longest, streams_of
-from flare_ds.config import Config
-from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie
-from flare_ds.data.states import StateStore
 from flare_ds.evaluation.answerable import generates
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.batch_size import batch_limits
 from flare_ds.evaluation.batches import go_over
 from flare_ds.evaluation.ranked import Choices, Ranked
-from flare_ds.runtime.engine import AskedCell, RunningModel
 from flare_ds.runtime.process_group import rank, world_size
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A cell that is asked.
-
-    Attributes:
-        running: its model, among the others.
-        cache: its tokens.
-        config: its settings.
-        states: its stored source states, if its provider stores them.
-    """
-
-    running: RunningModel
-    cache: Cache
-    config: Config
-    states: StateStore | None
-
-    @property
-    def number(self) -> int | None:
-        """The cell's among those of the model; None: it is alone in it."""
-        root = self.running.root
-        return root.cell if isinstance(root, AskedCell) else None
 
 
 def ranked_abreast(cells: Sequence[Asked], split_name: str, *, untrained: bool = False) -> list[Ranked | None]:

@@ -20,36 +20,30 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from flare_ds.config import Config, ModelConfig
+from flare_ds.config import ModelConfig
 from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.cache.encode import form_of
-from flare_ds.data.states import StateStore
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.finite import not_finite
 from flare_ds.evaluation.generate import generate_split
 from flare_ds.evaluation.qa import exact_match, token_f1
 from flare_ds.evaluation.sayable import unsayable
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
-from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
 
 
-def score_answers(
-    running: RunningModel, cache: Cache, split_name: str, config: Config, *, metric: Metric, states: StateStore | None
-) -> Scores:
+def score_answers(asked: Asked, split_name: str, *, metric: Metric) -> Scores:
     """Decode and score an answer for every example of a split; a collective, with the same result on every rank.
 
     Args:
-        running: the model, with its whole head.
-        cache: the run's tokens.
+        asked: the model, with its whole head, and what it reads; `generate` says how.
         split_name: train, validation or test.
-        config: the run's settings; `generate` says how.
         metric: the task's.
-        states: the run's stored source states, if its provider stores them.
     """
-    split = cache.split(split_name)
-    too_long = _unsayable(cache, split_name, config.model, config.task.chat, config.generate.max_new_tokens)
-    said = written(running, cache, split_name, config, states=states)
+    split, config = asked.cache.split(split_name), asked.config
+    too_long = _unsayable(asked.cache, split_name, config.model, config.task.chat, config.generate.max_new_tokens)
+    said = written(asked, split_name)
     best = best_windows(split.examples, [answer.log_probability for answer in said]).tolist()
     records = []
     for row in best:
@@ -96,12 +90,10 @@ class Written(NamedTuple):
         return {"prediction": self.text, "log_probability": self.log_probability}
 
 
-def written(
-    running: RunningModel, cache: Cache, split_name: str, config: Config, *, states: StateStore | None
-) -> list[Written]:
+def written(asked: Asked, split_name: str) -> list[Written]:
     """What the model writes behind every row of a split, in cache order; a collective, see `generate_split`."""
-    tokenizer = _tokenizer(config.model)
-    decoded = generate_split(running, cache, split_name, config, states=states)
+    tokenizer = _tokenizer(asked.config.model)
+    decoded = generate_split(asked, split_name)
     return [Written(answer.text(tokenizer), answer.log_probability, answer.ended) for answer in decoded]
 
 

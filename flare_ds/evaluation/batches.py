@@ -13,8 +13,7 @@ from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.streams import longest, streams_of
 from flare_ds.config import Config
-from flare_ds.data.cache import Cache
-from flare_ds.data.states import StateStore
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.batch_size import batch_limits
 from flare_ds.progress import bar
 from flare_ds.runtime.engine import RunningModel
@@ -27,42 +26,29 @@ Ask = Callable[[Batch, list[int]], Sequence[T]]
 """Runs the model on a batch, which it brings to its device; told its row numbers too, it gives one answer a row."""
 
 
-def ask_each_row(
-    ask: Ask[T],
-    running: RunningModel,
-    cache: Cache,
-    split_name: str,
-    config: Config,
-    *,
-    states: StateStore | None,
-    written: int = 0,
-) -> list[T]:
+def ask_each_row(ask: Ask[T], asked: Asked, split_name: str, *, written: int = 0) -> list[T]:
     """Ask something of every row of a split; a collective, with the same result on every rank.
 
     Args:
         ask: what is asked.
-        running: the model that is asked.
-        cache: the run's tokens.
+        asked: the model, and what it reads.
         split_name: train, validation or test.
-        config: the run's settings.
-        states: the run's stored source states, if its provider stores them.
         written: tokens that are decoded behind each row.
 
     Returns:
         The answers in cache order: n of them.
     """
-    split = rows_read(cache.split(split_name), config, cache.manifest)
-    stored = None if states is None else states.split(split_name)
+    cache, config = asked.cache, asked.config
     return ask_rows(
         ask,
-        running,
-        split,
+        asked.running,
+        rows_read(cache.split(split_name), config, cache.manifest),
         config,
         streams=streams_of(config),
         what=split_name,
         written=written,
         pad_id=cache.pad_id,
-        stored=stored,
+        stored=None if asked.states is None else asked.states.split(split_name),
     )
 
 

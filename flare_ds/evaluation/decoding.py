@@ -26,8 +26,8 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from flare_ds.adapters.alignment import Alignment
 from flare_ds.batches.collate import Batch
 from flare_ds.config import GenerateConfig
+from flare_ds.models.lockstep_streams import Sources
 from flare_ds.models.source_pass import Beside
-from flare_ds.models.streams import Sources
 from flare_ds.runtime.engine import RunningModel
 
 

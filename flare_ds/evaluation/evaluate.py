@@ -3,8 +3,8 @@
 On other rows than these (see `flare_ds.evaluation.other_rows`) the same is done, and written beside.
 """
 
-import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.card import write_card
-from flare_ds.adapters.files import WEIGHTS, check_settings, load_adapter
+from flare_ds.adapters.files import check_settings, load_adapter
 from flare_ds.checksums import file_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.data.states import StateStore
 from flare_ds.evaluation.answerable import with_whole_head
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.late import settled
 from flare_ds.evaluation.other_rows import OWN, OtherRows
@@ -26,10 +26,11 @@ from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.shown import show_test
 from flare_ds.evaluation.split import score_split
 from flare_ds.evaluation.unfused import unfused_examples
+from flare_ds.failures import warn
 from flare_ds.files import write_json
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
-from flare_ds.runs import METRICS_SCHEMA
+from flare_ds.runs import METRICS_SCHEMA, RunDirectory
 from flare_ds.runs.directory import METRICS, at_place
 from flare_ds.runtime.ds_config import with_chosen_deepspeed
 from flare_ds.runtime.engine import AdapterSource, RunningModel
@@ -65,38 +66,27 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
     states = prepare_states(config, cache)
     shape = agreed(load_shape, config.model)
     running = open_model(as_asked(config), shape=shape, label_tokens=cache.label_tokens, adapter=adapter)
-    return score_run(running, config, cache, rows, states=states)
+    return score_run(Asked(running, cache, config, states), rows)
 
 
-def score_run(
-    running: RunningModel,
-    config: Config,
-    cache: Cache,
-    rows: OtherRows = OWN,
-    *,
-    states: StateStore | None,
-    ranked: Ranked | None = None,
-) -> Scores:
+def score_run(run: Asked, rows: OtherRows = OWN, *, ranked: Ranked | None = None) -> Scores:
     """Score rows with a model that has the run's best adapter, and write the result; metrics.json comes last.
 
     Args:
-        running: the model, opened with the settings of `as_asked`.
-        config: the run's settings, with the language of the rows.
-        cache: as for `evaluate_run`.
+        run: the model, opened with the settings of `as_asked`, and the run's settings with the language of the rows.
         rows: as for `evaluate_run`.
-        states: the stored source states, if the run's provider stores them.
         ranked: see `score_labels`.
 
     Raises:
         NotFiniteError: a score is not finite; nothing is written.
         CheckpointError: see `settled`.
     """
-    start = time.perf_counter()
-    asked = as_asked(on_rank_zero(settled, config))
-    scores = score_split(running, cache, rows.split_name, asked, states=states, ranked=ranked)
+    start, config = time.perf_counter(), run.config
+    asked = replace(run, config=as_asked(on_rank_zero(settled, config)))
+    scores = score_split(asked, rows.split_name, ranked=ranked)
     on_rank_zero(refuse_not_finite, scores.not_finite, f"{rows.name or 'test'} rows of {config.run_dir}")
     seconds = time.perf_counter() - start + (ranked.seconds if ranked else 0)
-    on_rank_zero(lambda: _write(Path(config.run_dir), scores, config, cache, rows, seconds=seconds))
+    on_rank_zero(_write, Path(config.run_dir), scores, config, run.cache, rows, seconds=seconds)
     return scores
 
 
@@ -154,7 +144,7 @@ def _show(scores: Scores, config: Config, cache: Cache) -> None:
     try:
         show_test(scores, config, cache)
     except Exception as error:  # of whatever kind, as each tracker's package has its own
-        print(f"warning: {config.run_dir} is scored, but not shown: {one_line(repr(error))}", file=sys.stderr)
+        warn(f"{config.run_dir} is scored, but not shown: {one_line(repr(error))}")
 
 
 def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRows) -> dict[str, Any]:
@@ -171,7 +161,7 @@ def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRow
         "seed": config.train.seed,
         "model": config.model.base,
         "model_fingerprint": model_fingerprint(config.model.base),
-        "adapter_sha256": file_sha256(run_dir / "adapter" / WEIGHTS) if config.recipe.trains else None,
+        "adapter_sha256": RunDirectory(run_dir).adapter_sha256 if config.recipe.trains else None,
         "settings": at_place(with_chosen_deepspeed(config)).model_dump(mode="json"),
         "versions": versions(),
     }

@@ -19,8 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.data.cache import Cache
-from flare_ds.data.states import StateStore
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
 from flare_ds.runtime.engine import RunningModel
@@ -60,29 +59,24 @@ def eos_ids(base: PreTrainedModel, trained: int | None) -> list[int]:
     return sorted(ids if trained is None else ids | {trained})
 
 
-def generate_split(
-    running: RunningModel, cache: Cache, split_name: str, config: Config, *, states: StateStore | None
-) -> list[Decoded]:
+def generate_split(asked: Asked, split_name: str) -> list[Decoded]:
     """Decode an answer for every row of a split; a collective, with the same result on every rank.
 
     Args:
-        running: opened with the settings of `with_whole_head`.
-        cache: the run's token cache.
+        asked: the model, opened with the settings of `with_whole_head`, and what it reads; `generate` says how.
         split_name: train, validation or test.
-        config: the run's settings; `generate` says how.
-        states: the run's stored source states, if its provider stores them.
 
     Returns:
         The answer of each row in cache order.
     """
-    eos = eos_ids(running.model.base, cache.manifest.eos_id)
+    running, config = asked.running, asked.config
+    eos = eos_ids(running.model.base, asked.cache.manifest.eos_id)
 
     def ask(batch: Batch, rows: list[int]) -> list[Decoded]:
         return generate(running, batch, config, eos=eos, rows=rows)
 
-    new = config.generate.max_new_tokens
     with base_gathered(running):
-        return ask_each_row(ask, running, cache, split_name, config, states=states, written=new)
+        return ask_each_row(ask, asked, split_name, written=config.generate.max_new_tokens)
 
 
 @torch.no_grad()

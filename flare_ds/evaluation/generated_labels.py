@@ -10,35 +10,27 @@ Case, ASCII punctuation and spacing do not count; everything else does:
 
 from statistics import fmean
 
-from flare_ds.config import Config
-from flare_ds.data.cache import Cache
-from flare_ds.data.states import StateStore
 from flare_ds.evaluation.answerable import as_compared, label_readings
 from flare_ds.evaluation.answers import not_finite_answers, written
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.scores import Scores, label_figures
-from flare_ds.runtime.engine import RunningModel
 from flare_ds.tasks.base import Metric
 
 
-def score_generated_labels(
-    running: RunningModel, cache: Cache, split_name: str, config: Config, *, metric: Metric, states: StateStore | None
-) -> Scores:
+def score_generated_labels(asked: Asked, split_name: str, *, metric: Metric) -> Scores:
     """Decode an answer for every row of a split and read it as a label word; a collective, the same on every rank.
 
     Args:
-        running: the model, with its whole head.
-        cache: the run's tokens.
+        asked: the model, with its whole head, and what it reads; `generate` says how.
         split_name: train, validation or test.
-        config: the run's settings; `generate` says how.
         metric: the task's.
-        states: the run's stored source states, if its provider stores them.
 
     Raises:
         ConfigError: see `label_readings`.
     """
-    split, words = cache.split(split_name), cache.labels
+    split, words = asked.cache.split(split_name), asked.cache.labels
     readings = label_readings(words)
-    said = written(running, cache, split_name, config, states=states)
+    said = written(asked, split_name)
     records = [
         {
             "id": split.ids(row),

@@ -6,7 +6,6 @@ command line asks once; `flare_ds.load` and `predict --interactive` keep a `Pred
 Legend: n rows, one for each window of an example; B rows of a micro-batch, K label words.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from flare_ds.evaluation.late import late_scores, settled
 from flare_ds.evaluation.ranked import label_scores
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import HostError
+from flare_ds.failures import warn
 from flare_ds.model_files.limits import check_positions
 from flare_ds.models.head import label_head
 from flare_ds.models.loading import load_shape, load_tokenizer
@@ -119,7 +119,7 @@ class Predictor:
             running = self._alone(self.alone_on)
         run = RunDirectory(self.config.run_dir)
         if rank() == 0 and (problem := run.under_way(self.config)):
-            print(f"warning: {problem}: the best adapter so far answers", file=sys.stderr)
+            warn(f"{problem}: the best adapter so far answers")
         running.root.eval()
         return running
 
@@ -200,14 +200,14 @@ class Predictor:
         """The tokens of rows behind which so many are written, of which the last is only predicted."""
         encoded = self.encoder.encode("test", rows)
         if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):
-            print(f"warning: {cut} rows do not fit unless all of their texts are cut", file=sys.stderr)
+            warn(f"{cut} rows do not fit unless all of their texts are cut")
         texts = FreeTexts(encoded)
         for config in self.config.readings:
             read = rows_read(texts, config, self.encoder.form)
             longest = int(positions(read, config, read.prompt_lengths).max()) + written - 1
             warning = check_positions(self.shape, longest, of="the longest text with its prompt and answer")
             if rank() == 0 and warning:
-                print(f"warning: {warning}", file=sys.stderr)
+                warn(warning)
         return texts
 
     def _ask(self, ask: Ask[T], texts: FreeTexts, config: Config, *, written: int = 0) -> list[T]:

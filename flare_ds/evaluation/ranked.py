@@ -16,9 +16,8 @@ from torch import Tensor
 
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie, Node
-from flare_ds.data.states import StateStore
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.batches import ask_each_row
 from flare_ds.evaluation.finite import not_finite
 from flare_ds.evaluation.late import late_scores
@@ -40,42 +39,31 @@ class Ranked:
     seconds: float
 
 
-def score_labels(
-    running: RunningModel,
-    cache: Cache,
-    split_name: str,
-    config: Config,
-    *,
-    metric: Metric,
-    states: StateStore | None,
-    ranked: Ranked | None = None,
-) -> Scores:
+def score_labels(asked: Asked, split_name: str, *, metric: Metric, ranked: Ranked | None = None) -> Scores:
     """Score the label words of every row of a split; a collective, with the same result on every rank.
 
     Args:
-        running: the model.
-        cache: the run's tokens.
+        asked: the model, and what it reads.
         split_name: train, validation or test.
-        config: the run's settings.
         metric: the task's.
-        states: the run's stored source states, if its provider stores them.
         ranked: what the model says of the rows, where it was asked already.
     """
+    running, cache, config = asked.running, asked.cache, asked.config
     trie = LabelTrie(cache.label_tokens)
 
     def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
         return label_scores(running, batch, trie, config).tolist()
 
-    def ask_all(asked: Config) -> list[list[float]]:
-        if asked is config and ranked is not None:
+    def ask_all(read_as: Config) -> list[list[float]]:
+        if read_as is config and ranked is not None:
             return ranked.log_probabilities
         running.root.eval()
-        if asked is config:
-            return ask_each_row(ask, running, cache, split_name, config, states=states)
+        if read_as is config:
+            return ask_each_row(ask, asked, split_name)
         # The frozen base says the same of the same sources at every validation.
         known, key = running.of_sources, (cache.path, split_name, len(split))
         if key not in known:
-            known[key] = ask_each_row(ask, running, cache, split_name, asked, states=None)
+            known[key] = ask_each_row(ask, Asked(running, cache, read_as), split_name)
         return known[key]
 
     split, words = cache.split(split_name), cache.labels

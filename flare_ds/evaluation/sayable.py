@@ -1,12 +1,12 @@
 """Right answers that no model can say: they have more tokens than `generate.max_new_tokens`."""
 
-import sys
 from collections.abc import Sequence
 from functools import cache
 
 from flare_ds.data.cache import Cache
 from flare_ds.data.cache.encode import Form
 from flare_ds.exceptions import ConfigError
+from flare_ds.failures import warn
 from flare_ds.runtime.process_group import rank
 from flare_ds.texts import one_line
 
@@ -46,4 +46,4 @@ def check_label_words(cache: Cache, most: int) -> None:
 def _warn(message: str) -> None:
     """Say it once: a run validates many times."""
     if rank() == 0:
-        print(f"warning: {message}", file=sys.stderr)
+        warn(message)

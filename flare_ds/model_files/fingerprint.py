@@ -5,13 +5,13 @@ import json
 import os
 import re
 import struct
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from flare_ds.checksums import canonical_json
 from flare_ds.exceptions import CheckpointError, ConfigError
+from flare_ds.failures import warn
 from flare_ds.model_files.hub import UNREACHED, commit
 from flare_ds.model_files.names import is_path
 from flare_ds.model_files.weight_files import weight_files
@@ -87,7 +87,7 @@ def check_same_base(known: str | None, base: str, *, what: str) -> None:
 @lru_cache(maxsize=64)
 def _warn_once(told: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {told}", file=sys.stderr)
+        warn(told)
 
 
 def file_states(directory: Path) -> tuple[tuple[str, int, int], ...]:

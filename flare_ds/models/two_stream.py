@@ -22,12 +22,12 @@ from flare_ds.models.embedding import HostRows, read_on_host
 from flare_ds.models.head import use_head
 from flare_ds.models.joint_head import OF_CELLS
 from flare_ds.models.loading import load_base
+from flare_ds.models.lockstep_streams import LockstepStreams
 from flare_ds.models.mixup import make_mixing
 from flare_ds.models.mixup_streams import MixupStreams
 from flare_ds.models.mt_encoder import make_projection
 from flare_ds.models.plain_streams import PlainStreams, Streams
 from flare_ds.models.prefix_streams import PrefixStreams
-from flare_ds.models.streams import LockstepStreams
 
 
 class TwoStreamModel(nn.Module):

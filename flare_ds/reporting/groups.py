@@ -178,7 +178,7 @@ def declared(run: RunResult) -> Task | None:
     if task.path is not None:
         copy = run.directory / f"task{Path(task.path).suffix}"
         task = task.model_copy(update={"path": str(copy)}) if copy.is_file() else task
-    if task.path is not None and task.path.endswith(".py"):
+    if task.is_code:
         return None
     try:
         return task_of(task)

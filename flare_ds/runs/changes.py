@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flare_ds.config import AdapterConfig, Config
-from flare_ds.layers import flat
+from flare_ds.nested_settings import flat
 from flare_ds.places import PLACES
 from flare_ds.tasks import TASKS
 

@@ -18,7 +18,7 @@ from flare_ds.checksums import unchanged_sha256
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostError
 from flare_ds.files import ASK_OWNER, write_json, write_text
-from flare_ds.json_text import parse_json, parse_lines
+from flare_ds.json_text import parse_lines, parse_object
 from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
 from flare_ds.runs.changes import changes, housekeeping
@@ -31,7 +31,7 @@ VALIDATION_METRICS = "metrics-validation.json"
 _MADE_BY = {METRICS: "evaluate {}", VALIDATION_METRICS: "evaluate {} --split validation"}
 """The command that writes a file of the run at a path; `train`, if nothing is said."""
 _LOCK = ".lock"
-STATE, WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
+STATE, ADAPTER_WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
 
 
 class RunDirectory:
@@ -58,7 +58,7 @@ class RunDirectory:
         """Whether something came of it that its records tell the origin of."""
         if not (self.path / CACHE).is_file():
             return False
-        if (self.path / "state").exists() or (self.path / WEIGHTS).exists():
+        if (self.path / "state").exists() or (self.path / ADAPTER_WEIGHTS).exists():
             return True
         return any(self.path.glob("metrics*.json"))  # of other rows, too: of zero_shot that may be all there is
 
@@ -85,11 +85,11 @@ class RunDirectory:
             DataError: it may not be read.
         """
         try:
-            return unchanged_sha256(self.path / WEIGHTS)
+            return unchanged_sha256(self.path / ADAPTER_WEIGHTS)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise DataError(f"cannot read {self.path / WEIGHTS}: {error.strerror}", fix=ASK_OWNER) from error
+            raise DataError(f"cannot read {self.path / ADAPTER_WEIGHTS}: {error.strerror}", fix=ASK_OWNER) from error
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its JSON files.
@@ -98,14 +98,11 @@ class RunDirectory:
             DataError: it is missing or damaged.
         """
         try:
-            value = parse_json((self.path / name).read_bytes())
+            return parse_object((self.path / name).read_bytes())
         except (OSError, ValueError) as error:
             again = f"flare-ds {_MADE_BY.get(name, 'train {}').format(self.path)}"
             fix = ASK_OWNER if isinstance(error, PermissionError) else again
             raise DataError(f"cannot read {self.path / name}: {error}", fix=fix) from error
-        if not isinstance(value, dict):
-            raise DataError(f"{self.path / name} holds no fields", fix=f"delete {self.path / name}")
-        return value
 
     def record(self, name: str) -> dict[str, Any]:
         """A record; empty for a run that has none yet.

@@ -35,10 +35,14 @@ class RunResult:
     directory: Path
     config: Config
 
+    @property
+    def _run(self) -> RunDirectory:
+        return RunDirectory(self.directory)
+
     @cached_property
     def finished(self) -> bool:
         """See `RunDirectory.finished`."""
-        return RunDirectory(self.directory).finished
+        return self._run.finished
 
     @cached_property
     def settings(self) -> Config:
@@ -69,10 +73,12 @@ class RunResult:
         Raises:
             DataError: a record is damaged.
         """
-        run = RunDirectory(self.directory)
-        if not run.begun:
+        if not self._run.begun:
             return None
-        base, rows = run.record(BASE).get("fingerprint"), run.record(CACHE).get("fields", {}).get("rows_sha256")
+        base, rows = (
+            self._run.record(BASE).get("fingerprint"),
+            self._run.record(CACHE).get("fields", {}).get("rows_sha256"),
+        )
         return (base, rows) if base and rows else None
 
     @cached_property
@@ -82,7 +88,7 @@ class RunResult:
         Raises:
             DataError: it is damaged, or of another schema.
         """
-        metrics = RunDirectory(self.directory).read(METRICS)
+        metrics = self._run.read(METRICS)
         if metrics.get("schema") != METRICS_SCHEMA:
             problem = f"{self.directory}/metrics.json has schema {metrics.get('schema')!r}, not {METRICS_SCHEMA}"
             raise DataError(problem, fix=self._evaluate_again)
@@ -95,7 +101,7 @@ class RunResult:
         Raises:
             DataError: it is damaged, or missing although the method trains.
         """
-        return RunDirectory(self.directory).read(TRAINING) if self.config.recipe.trains else {}
+        return self._run.read(TRAINING) if self.config.recipe.trains else {}
 
     @cached_property
     def validation_score(self) -> float | None:
@@ -104,10 +110,9 @@ class RunResult:
         Raises:
             DataError: a file is damaged.
         """
-        run = RunDirectory(self.directory)
         if self.config.recipe.trains:
-            return self.training.get("best_validation_score") if run.trained else None
-        return run.record(VALIDATION_METRICS).get("score")
+            return self.training.get("best_validation_score") if self._run.trained else None
+        return self._run.record(VALIDATION_METRICS).get("score")
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:
@@ -160,14 +165,13 @@ class RunResult:
         Raises:
             DataError: one of them is damaged.
         """
-        return RunDirectory(self.directory).train_log()
+        return self._run.train_log()
 
     @property
     def progress(self) -> str:
         """How far an unfinished run came."""
-        run = RunDirectory(self.directory)
-        if not run.trained:
-            return run.progress(self.config)
+        if not self._run.trained:
+            return self._run.progress(self.config)
         scored = (self.directory / METRICS).is_file()
         return "trained; its scores are of another adapter" if scored else "trained, not evaluated"
 

@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from flare_ds.config import Config
 from flare_ds.config.section import Section
-from flare_ds.layers import flat, nested
+from flare_ds.nested_settings import flat, nested
 from flare_ds.overrides import keys_of
 
 NAME = re.compile(r"\w[\w.@+-]*")

@@ -21,7 +21,6 @@ Settings that differ are written in sections or with dots. What the YAML says of
 """
 
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +30,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_
 from flare_ds.config import Config
 from flare_ds.config.section import Section, TypedPath
 from flare_ds.exceptions import ConfigError, together
-from flare_ds.layers import nested
+from flare_ds.failures import say
 from flare_ds.methods import METHODS
+from flare_ds.nested_settings import nested
 from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
@@ -186,7 +186,7 @@ def _check_places(config: SweepConfig, origin: str) -> None:
         raise together(wrong, origin)
     used = {config.method_of(name) for grid in config.all_grids for name in grid.methods}
     for method in config.methods.keys() - used:
-        print(f"flare-ds: methods.{method} in {origin} is not used: {method} is not in grid.methods", file=sys.stderr)
+        say(f"methods.{method} in {origin} is not used: {method} is not in grid.methods")
 
 
 def _unknown(config: SweepConfig, origin: str) -> Iterator[ConfigError]:

@@ -198,5 +198,4 @@ def _cells_command(runs: tuple[PlannedRun, ...], plan: Plan) -> tuple[str, ...]:
 
 def _named(run: PlannedRun) -> tuple[str, ...]:
     """A run, for a verb; its task in Python is the one that the user's own file names."""
-    path = run.config.task.path
-    return (str(run.directory), *(("--trust-task-code",) if path is not None and path.endswith(".py") else ()))
+    return (str(run.directory), *(("--trust-task-code",) if run.config.task.is_code else ()))

@@ -10,9 +10,10 @@ from typing import Literal
 from flare_ds.config import Config, TaskConfig
 from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import Asking, ConfigError, DataError, together
+from flare_ds.failures import say
 from flare_ds.host import visible_gpus
-from flare_ds.layers import flat, merged, nested
 from flare_ds.methods import METHODS
+from flare_ds.nested_settings import flat, merged, nested
 from flare_ds.precision import AUTO
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.changes import is_read
@@ -227,7 +228,7 @@ class _Resolver:
         for dtype in self.guessed:
             told = f"model.dtype=auto is {dtype} by what this host multiplies, which sees no GPU"
             fix = "set base.model.dtype if launch starts runs on other hosts, or DS_ACCELERATOR=cpu if not"
-            print(f"flare-ds: {told}\n  fix: {fix}", file=sys.stderr)
+            say(f"{told}\n  fix: {fix}")
 
     def _at(self, config: Config, name: str) -> Config:
         return config.model_copy(update={"run_dir": str(Path(self.config.out) / name)})

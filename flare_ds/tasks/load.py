@@ -62,7 +62,7 @@ def check_languages(task: Task, config: TaskConfig) -> None:
         DataError: a language the task lacks or has no prompt or label words for, sides that do not exist, or a target
             nothing can translate into.
     """
-    for language in (*config.source_languages, config.target_language):
+    for language in config.languages:
         task.prompt_in(language, dict.fromkeys(task.fields, ""))
         task.label_words(language)
     if config.sides == "own":
@@ -89,7 +89,7 @@ def _check_direction(task: Task, config: TaskConfig) -> None:
 
 
 def _check_own(task: Task, config: TaskConfig) -> None:
-    languages = dict.fromkeys((*config.source_languages, config.target_language))
+    languages = dict.fromkeys(config.languages)
     translated = "set task.sides=translated to have the other side machine-translated"
     for language in languages:
         if language not in task.languages:

@@ -6,11 +6,11 @@ A config that a user names says what code they want to run. A run directory may 
 names is run only with --trust-task-code. Which of the two a config is, is known where it is loaded, and kept here.
 """
 
-import sys
 from pathlib import Path
 
 from flare_ds.checksums import file_sha256
 from flare_ds.exceptions import ConfigError
+from flare_ds.failures import say
 from flare_ds.files import write_atomically, write_json
 from flare_ds.json_text import parse_object
 
@@ -119,4 +119,4 @@ def _check_copy(copy: Path, path: str) -> None:
         raise ConfigError(f"{copy} was changed since the run began with it", fix=fix)
     original = Path(path)
     if original.is_file() and file_sha256(original) != recorded:
-        print(f"flare-ds: {original} was changed since the run began; its own copy {copy} is used", file=sys.stderr)
+        say(f"{original} was changed since the run began; its own copy {copy} is used")

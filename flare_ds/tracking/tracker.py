@@ -10,7 +10,7 @@ import numpy as np
 
 from flare_ds.config import Config
 from flare_ds.files import write_text
-from flare_ds.layers import flat
+from flare_ds.nested_settings import flat
 
 COMPARED = {
     "cell.language": "task.target_language",

@@ -1,6 +1,5 @@
 """The trackers that a run's settings name, as one; none: everything is thrown away."""
 
-import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.extras import install, lacking
+from flare_ds.failures import say
 from flare_ds.texts import one_line
 from flare_ds.tracking.tracker import Tracker
 
@@ -52,7 +52,7 @@ class Trackers(Tracker):
                     raise
                 self.all.remove(tracker)
                 name, why = type(tracker).__name__.removeprefix("On"), one_line(repr(error))
-                print(f"flare-ds: {name} shows no more of {self._run_dir} in this launch: {why}", file=sys.stderr)
+                say(f"{name} shows no more of {self._run_dir} in this launch: {why}")
 
 
 def _opened(name: str, config: Config, first_step: int | None) -> Tracker:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
-from flare_ds.evaluation.abreast import Asked, ranked_abreast
+from flare_ds.evaluation.abreast import ranked_abreast
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.evaluate import as_asked, evaluate_run, saved_adapter, score_run
 from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
@@ -85,6 +86,6 @@ def _refused(cell: Cell) -> FlareError | None:
 
 def _scored(cell: Cell, ranked: Ranked | None) -> Scores | FlareError:
     try:
-        return score_run(cell.running, cell.config, cell.cache, states=cell.states, ranked=ranked)
+        return score_run(Asked(cell.running, cell.cache, cell.config, cell.states), ranked=ranked)
     except NotFiniteError as error:
         return kept(error)

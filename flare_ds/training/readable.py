@@ -2,7 +2,6 @@
 in its rows, label words no longer than what is written.
 """
 
-import sys
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel
@@ -15,6 +14,7 @@ from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.streams import is_base
 from flare_ds.evaluation.answerable import generates
 from flare_ds.evaluation.sayable import check_label_words
+from flare_ds.failures import warn
 from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
 
@@ -40,7 +40,7 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
             for one in config.readings
         )
         if warning := check_positions(shape, longest, of=f"the longest row of the {split} split"):
-            print(f"warning: {warning}", file=sys.stderr)
+            warn(warning)
 
 
 def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:

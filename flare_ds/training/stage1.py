@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import CheckpointError, ConfigError, FlareError
@@ -153,7 +154,7 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
         shape=agreed(load_shape, model),
         label_tokens=cache.label_tokens,
     )
-    scores = validate(running, cache, config)
+    scores = validate(Asked(running, cache, config))
     on_rank_zero(refuse_not_finite, scores.not_finite, f"validation rows by {base}")
     del running
     make_room()

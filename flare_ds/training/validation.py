@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,13 +15,14 @@ from flare_ds.batches.first_rows import FirstRows
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
-from flare_ds.evaluation.abreast import Asked, ranked_abreast
+from flare_ds.evaluation.abreast import ranked_abreast
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.finite import listed, refuse_not_finite
 from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.split import score_split
 from flare_ds.exceptions import CheckpointError
-from flare_ds.runtime.engine import Engine, RunningModel
+from flare_ds.runtime.engine import Engine
 from flare_ds.runtime.process_group import gather_objects
 from flare_ds.runtime.rank_zero import on_rank_zero
 from flare_ds.tasks.load import task_of
@@ -29,24 +30,14 @@ from flare_ds.training.records import Records
 from flare_ds.training.state import Progress
 
 
-def validate(
-    running: RunningModel,
-    cache: Cache,
-    config: Config,
-    *,
-    states: StateStore | None = None,
-    ranked: Ranked | None = None,
-) -> Scores:
+def validate(run: Asked, *, ranked: Ranked | None = None) -> Scores:
     """Score the first `train.validate_rows` of the validation split; a collective.
 
     Args:
-        running: the model.
-        cache: the run's tokens.
-        config: the run's settings.
-        states: the run's stored source states, if its provider stores them.
+        run: the model, and what it reads.
         ranked: what the rows were found to say when several cells read them together; None: they are read now.
     """
-    return score_split(running, first_rows(cache, config), "validation", config, states=states, ranked=ranked)
+    return score_split(replace(run, cache=first_rows(run.cache, run.config)), "validation", ranked=ranked)
 
 
 def first_rows(cache: Cache, config: Config) -> FirstRows:
@@ -147,7 +138,7 @@ class Validation:
 
     def _scores(self, seen: Seen | None) -> Scores:
         ranked = None if seen is None else seen.ranked
-        scores = validate(self.running, self.cache, self.config, states=self.states, ranked=ranked)
+        scores = validate(Asked(self.running, self.cache, self.config, self.states), ranked=ranked)
         self.records.validation(self.progress.step, score=scores.score, figures=scores.figures)
         if scores.not_finite:
             self.records.say(f"step {self.progress.step}: the scores of {listed(scores.not_finite)} are not finite")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.answerable import with_whole_head
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.generate import generate_split
 from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import is_partitioned
@@ -64,7 +65,7 @@ def answers(config: Config, cache: Cache, whole: bool, seen: list[str]) -> tuple
     assert frozen and all(is_partitioned(parameter) != whole for parameter in frozen)
     assert running.sharded != whole
     seen.clear()
-    tokens = [answer.tokens for answer in generate_split(running, cache, "test", config, states=None)]
+    tokens = [answer.tokens for answer in generate_split(Asked(running, cache, config), "test")]
     return tokens, len(seen)
 
 

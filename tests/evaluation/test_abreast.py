@@ -11,7 +11,8 @@ from flare_ds.batches.joined import join
 from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.data.cache.format import Manifest
 from flare_ds.evaluation import abreast
-from flare_ds.evaluation.abreast import Asked, ranked_abreast
+from flare_ds.evaluation.abreast import ranked_abreast
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.ranked import Ranked, score_labels
 from flare_ds.settings import load_config
 from flare_ds.training.cell import Cell
@@ -99,8 +100,7 @@ def asked(cell: Cell, cache: Cache) -> Asked:
 
 def check_as_alone(cells: list[Cell], caches: list[Cache], together: list[Ranked | None]) -> None:
     for cell, cache, ranked in zip(cells, caches, together, strict=True):
-        how: dict[str, Any] = {"metric": "accuracy", "states": cell.states}
-        alone = score_labels(cell.running, cache, "test", cell.config, **how)
+        alone = score_labels(asked(cell, cache), "test", metric="accuracy")
         columns = [name for name in alone.records[0] if name.startswith("log_probability_")]
         wanted = np.array([[record[column] for column in columns] for record in alone.records])
         assert ranked is not None and ranked.seconds > 0

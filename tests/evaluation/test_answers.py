@@ -15,6 +15,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.evaluation import answers
 from flare_ds.evaluation.answers import best_windows, score_answers
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.generate import Decoded, generate_split
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
@@ -61,7 +62,7 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(answers, "_tokenizer", lambda _: tokenizer)
     cache = type("OneSplit", (), {"split": lambda self, name: split})()
     config = SimpleNamespace(model=None, task=SimpleNamespace(chat=False), generate=SimpleNamespace(max_new_tokens=2))
-    scores = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
+    scores = score_answers(Asked(None, cache, config), "test", metric="exact_match")  # type: ignore[arg-type]
     assert scores.clusters == [7, 7, 8]
     assert [(record["id"], record["prediction"]) for record in scores.records] == [
         ("a", "the Rome"),
@@ -76,7 +77,7 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "1 of 3 right answers have more tokens than generate.max_new_tokens=2" in capsys.readouterr().err
     assert scores.outcomes == [True, True, False]
     monkeypatch.setattr(answers, "unsayable", lambda *_: pytest.fail("the right answers are tokenized again"))
-    again = score_answers(None, cache, "test", config, metric="exact_match", states=None)  # type: ignore[arg-type]
+    again = score_answers(Asked(None, cache, config), "test", metric="exact_match")  # type: ignore[arg-type]
     assert again.figures == scores.figures
 
 
@@ -118,7 +119,7 @@ def opened(settings: dict) -> tuple[Config, Cache, RunningModel]:
 
 def test_a_qa_task_is_learned_from_cache_to_score(learned: Path, settings: dict) -> None:
     config, cache, running = opened(settings)
-    before = score_answers(running, cache, "test", config, metric="exact_match", states=None)
+    before = score_answers(Asked(running, cache, config), "test", metric="exact_match")
     metrics = json.loads((learned / "metrics.json").read_text())
     lines = read_predictions(learned / PREDICTIONS)
     assert metrics["metric"] == "exact_match" and metrics["num_examples"] == len(lines) == ROWS["test"]
@@ -142,7 +143,7 @@ def test_the_window_that_holds_the_answer_speaks(learned: Path, settings: dict) 
     for name, tensor in load_adapter(learned / "adapter", parameters).items():
         parameters[name].data.copy_(tensor)
     alone = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": 1})})
-    decoded = generate_split(running, cache, "test", alone, states=None)
+    decoded = generate_split(Asked(running, cache, alone), "test")
     split, tokenizer = cache.split("test"), load_tokenizer(config.model)
     windows: dict[str, list[Decoded]] = {}
     for row, answer in enumerate(decoded):

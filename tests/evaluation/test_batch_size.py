@@ -12,6 +12,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.evaluation import batch_size, batches
 from flare_ds.evaluation.answerable import with_whole_head
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.batch_size import batch_limits
 from flare_ds.evaluation.split import score_split
 from flare_ds.models.loading import load_tokenizer
@@ -87,7 +88,7 @@ def test_scores_do_not_depend_on_the_batch(tmp_path: Path, monkeypatch: pytest.M
     for evaluate in ({"batch_size": 1}, {"batch_size": 5, "batch_tokens": 200}, {}):
         rows_in_a_batch.clear()
         own = asked.model_copy(update={"evaluate": asked.evaluate.model_copy(update=evaluate)})
-        found.append(score_split(running, cache, "test", own, states=None).records)
+        found.append(score_split(Asked(running, cache, own), "test").records)
         largest.append(max(rows_in_a_batch))
     assert largest == [1, 5, 23] and sum(rows_in_a_batch) == 23
     alone = found[0]

@@ -17,6 +17,7 @@ from flare_ds.batches.collate import Batch
 from flare_ds.config import Config, GenerateConfig
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.evaluation.answerable import with_whole_head
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.decoding import Decoder, TokenChoice
 from flare_ds.evaluation.generate import Decoded, eos_ids, generate, generate_split
 from flare_ds.exceptions import ConfigError, HostError
@@ -281,7 +282,7 @@ def test_ranks_decode_what_one_process_does(tmp_path: Path) -> None:
         lengths = np.max([cache.split("test").prompt_lengths(stream) for stream in ("source", "target")], axis=0)
         batches = evaluation_batches(lengths, world_size=2, batch_size=2)
         assert any(not micro.weights.any() for of_rank in batches for micro in of_rank), "no rank has only a filler"
-        expected.append(said(generate_split(RunningModel(model, model), cache, "test", config, states=None)))
+        expected.append(said(generate_split(Asked(RunningModel(model, model), cache, config), "test")))
         assert len({len(answer) for answer in expected[-1]}) > 2, "nothing uneven about these answers"
     out = tmp_path / "answers.json"
     run_ranks(["tests.evaluation.generate_worker", str(config_path), str(out)], 2, timeout=120)

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from flare_ds.config import Config
 from flare_ds.evaluation.answerable import label_readings
 from flare_ds.evaluation.answers import Written
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import ConfigError
@@ -32,7 +33,7 @@ def scored(
     monkeypatch.setattr("flare_ds.evaluation.generated_labels.written", lambda *_, **__: said)
     split = SimpleNamespace(labels=np.array(labels), ids=lambda row: f"r{row}", clusters=np.arange(len(labels)))
     cache = SimpleNamespace(split=lambda _: split, labels=list(words))
-    return score_generated_labels(None, cache, "test", None, metric="macro_f1", states=None)  # type: ignore[arg-type]
+    return score_generated_labels(Asked(None, cache, None), "test", metric="macro_f1")  # type: ignore[arg-type]
 
 
 def slow_reading(text: str, words: Sequence[str]) -> str | None:

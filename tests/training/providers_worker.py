@@ -14,6 +14,7 @@ import torch
 from flare_ds.adapters.files import load_adapter, save_adapter
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.split import score_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mt_encoder import MTEncoder
@@ -78,7 +79,7 @@ def run(config: Config, cache: Cache) -> dict[str, Any]:
             save_state(trainer.state_path, trainer.engine, trainer.progress)
     tensors = trainer.engine.tensors("adapter")
     check_adapter_files(trainer, tensors)
-    scores = score_split(trainer.running, cache, "test", config, states=trainer.states)
+    scores = score_split(Asked(trainer.running, cache, config, trainer.states), "test")
     trained = count_trainable(trainer.engine.model)
     del trainer
     gc.collect()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flare_ds.batches.collate import Batch
 from flare_ds.data.cache import open_cache, prepare_cache
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.split import score_split
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.settings import parse_config
@@ -122,7 +123,7 @@ def test_rows_are_batched_by_their_longest_stream(root: Path) -> None:
     recorder = _Recorder()
     model = SimpleNamespace(base=load_shape(config.model))
     running = SimpleNamespace(root=recorder, model=model, device=torch.device("cpu"))
-    score_split(running, cache, "test", config, states=None)  # type: ignore[arg-type]
+    score_split(Asked(running, cache, config), "test")  # type: ignore[arg-type]
     split = cache.split("test")
     streams = ("source", "source2", "target")
     longest = sorted((max(len(split.prompt(name, row)) for name in streams) for row in range(len(split))), reverse=True)

@@ -127,14 +127,14 @@ def _answer_fields(config: Config, task: Task) -> dict[str, str]:
 
 def _probe_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
     """What a prompt in code does to texts, which the template does not show: such caches once did not tell."""
-    if settings.path is None or not settings.path.endswith(".py"):
+    if not settings.is_code:
         return {}
-    return {PROBES: probed_prompts(task, (*settings.source_languages, settings.target_language))}
+    return {PROBES: probed_prompts(task, settings.languages)}
 
 
 def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:
     """The prompt around a row's fields; that of each language, where they differ."""
-    prompts = {code: _prompt_around(task, code) for code in (*settings.source_languages, settings.target_language)}
+    prompts = {code: _prompt_around(task, code) for code in settings.languages}
     return prompts if len(set(prompts.values())) > 1 else prompts[settings.target_language]
 
 

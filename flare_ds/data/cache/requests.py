@@ -72,7 +72,7 @@ def remembered(config: Config) -> Cache | None:
 
 def _rows_changed(config: Config, cache: Cache) -> bool:
     """Whether a task in Python that is given no directory has other rows now: only it knows where it reads them."""
-    if not (config.task.path or "").endswith(".py") or config.task.data_dir is not None:
+    if not config.task.is_code or config.task.data_dir is not None:
         return False
     try:
         data = load_parallel(task_of(config.task), config.task, config.translate)
