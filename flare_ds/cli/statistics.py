@@ -51,7 +51,7 @@ def _examples(split: SplitSummary) -> str:
 
 
 def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
-    """A line for each held-out split with free answers of more tokens than are decoded.
+    """A line for each held-out split with free answers whose first has more tokens than are decoded.
 
     Args:
         cache: whose first right answers are looked at.
@@ -62,8 +62,8 @@ def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
         lengths_e = _answer_lengths(cache, split)[np.unique(split.examples, return_index=True)[1]]
         if number := int((lengths_e > most).sum()):
             yield (
-                f"{name}: {number:,} of {len(lengths_e):,} answers are longer than generate.max_new_tokens={most} and "
-                f"can never be said; {lengths_e.max()} would do for all"
+                f"{name}: of {number:,} of {len(lengths_e):,} examples the first right answer has more tokens than "
+                f"generate.max_new_tokens={most}; {lengths_e.max()} would do for all"
             )
 
 

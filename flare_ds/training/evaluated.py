@@ -1,54 +1,17 @@
-"""Training a run and scoring it in one launch, which loads the base once.
-
-After the last step the best adapter takes the place of the last one in the model at hand, sharded or whole as it is.
-Only where a run that ranked label words in training is to write them is the base opened anew, with its whole head.
-"""
+"""Scoring runs just trained by the best adapters of their training, in the model at hand."""
 
 from collections.abc import Iterator, Sequence
 
 from flare_ds.config import Config
-from flare_ds.data.cache import Cache
 from flare_ds.evaluation.abreast import ranked_abreast
 from flare_ds.evaluation.asked import Asked
-from flare_ds.evaluation.evaluate import as_asked, evaluate_run, saved_adapter, score_run
+from flare_ds.evaluation.evaluate import as_asked, saved_adapter, score_run
 from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import FlareError, NotFiniteError, kept
-from flare_ds.runs import RunDirectory
-from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.filled import put_adapter
-from flare_ds.runtime.rank_zero import agreed, on_rank_zero
-from flare_ds.runtime.signals import leaving_between_batches
+from flare_ds.runtime.rank_zero import agreed
 from flare_ds.training.cell import Cell
-from flare_ds.training.trainer import Trainer
-
-
-def train_and_evaluate(config: Config, cache: Cache) -> Scores:
-    """Train a run to its end, unless it is trained, and score its best adapter on the test rows; a collective.
-
-    What is left is what `train` and `evaluate` leave, one after the other. A run whose scoring fails stays trained.
-
-    Args:
-        config: the run's settings, with which it is open to be trained.
-        cache: its tokens.
-
-    Raises:
-        ToBeContinued: a signal asked to stop; the state is saved.
-        FlareError: see `Trainer`, `Trainer.train` and `evaluate_run`.
-    """
-    trainer = None
-    if not on_rank_zero(lambda: RunDirectory(config.run_dir).trained):
-        trainer = Trainer(config, cache)
-        trainer.train()
-    with leaving_between_batches():
-        if trainer is None or not can_say(config):
-            del trainer
-            make_room()
-            return evaluate_run(config, cache)
-        (scores,) = score_trained([trainer])
-    if isinstance(scores, FlareError):
-        raise scores
-    return scores
 
 
 def can_say(config: Config) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from flare_ds.batches.plan import row_keys
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import ConfigError, FlareError, NotFiniteError, kept, together
 from flare_ds.model_files.fingerprint import model_fingerprint
@@ -30,9 +31,8 @@ from flare_ds.runtime.process_group import gather_objects, rank, world_size
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.signals import leave_if_asked, leaving_between_batches, stopping
 from flare_ds.training.cell import Cell
-from flare_ds.training.evaluated import can_say, score_trained, train_and_evaluate
+from flare_ds.training.evaluated import can_say, score_trained
 from flare_ds.training.loop import open_cells, train_cells
-from flare_ds.training.trainer import Trainer
 
 Run = tuple[Config, Cache]
 
@@ -74,10 +74,7 @@ def train_together(
         runs = [run for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
     with stopping():
         for alike in _alike(runs):
-            if len(alike) == 1:
-                _in_turn(alike, evaluate, outcome)
-            else:
-                _together(alike, evaluate, outcome)
+            _over_one_base(alike, evaluate, outcome)
     if outcome.failures:
         raise together(outcome.failures, "the runs", fix="mend them, and train them again")
 
@@ -126,37 +123,31 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
     return list(found.values())
 
 
-def _in_turn(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
-    for config, cache in runs:
-        leave_if_asked()
-        with outcome.spared():
-            if evaluate:
-                outcome.tell(config, train_and_evaluate(config, cache))
-            else:
-                Trainer(config, cache).train()
-        make_room()
-
-
 def _trained(runs: Sequence[Run]) -> list[bool]:
     """Of which runs nothing is left to train; a collective."""
     return on_rank_zero(lambda: [RunDirectory(config.run_dir).trained for config, _ in runs])
 
 
-def _together(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
-    """Train those that are not trained, score all, in groups that fit; last those whose scoring asks another model."""
+def _over_one_base(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> None:
+    """Train those that are not trained, score all, in groups that fit; last, one by one, what asks another model."""
     trained = _trained(runs)
     new = [run for run, is_trained in zip(runs, trained, strict=True) if not is_trained]
     done = [run for run, is_trained in zip(runs, trained, strict=True) if is_trained]
-    later = [run for run in done if not can_say(run[0])]
-    for part in (new, [run for run in done if can_say(run[0])]):
+    abreast = [run for run in done if can_say(run[0])]
+    abreast = abreast if len(abreast) > 1 else []  # one alone is asked in a model that is open to nothing else
+    later = [run for run in done if run not in abreast]
+    for part in (new, abreast):
         groups = _fitting(sorted(_cells(part, outcome), key=lambda cell: cell.config.train.order_seed))
         while groups:
             leave_if_asked()
             with outcome.spared():
                 later += _group(groups.pop(0), train=part is new, evaluate=evaluate, outcome=outcome)
             make_room()
-    if evaluate:
-        _in_turn(later, evaluate, outcome)
+    for config, cache in later if evaluate else ():
+        leave_if_asked()
+        with outcome.spared(), leaving_between_batches():
+            outcome.tell(config, evaluate_run(config, cache))
+        make_room()
 
 
 def _cells(runs: Sequence[Run], outcome: _Outcome) -> list[Cell]:
@@ -175,8 +166,13 @@ def _cells(runs: Sequence[Run], outcome: _Outcome) -> list[Cell]:
 
 
 def _group(cells: list[Cell], *, train: bool, evaluate: bool, outcome: _Outcome) -> list[Run]:
-    """Open cells over one base to train and score them; the runs whose scoring asks another model."""
-    if train:
+    """Open cells over one base to train and score them; the runs whose scoring asks another model.
+
+    After the last step the best adapters take the place of the last ones in the model at hand, sharded or whole as it
+    is. Only where a run that ranked label words in training is to write them is the base opened anew, with its whole
+    head.
+    """
+    if train and len(cells) > 1:
         _cut_alike(cells)
     cells = open_cells(cells, outcome.spared)
     if not cells:

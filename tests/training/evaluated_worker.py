@@ -10,8 +10,8 @@ from pathlib import Path
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.process_group import barrier, rank
 from flare_ds.settings import load_config
-from flare_ds.training.evaluated import train_and_evaluate
 from flare_ds.training.run import open_run
+from flare_ds.training.together import train_together
 
 
 def main(out: Path, *paths: str) -> None:
@@ -19,7 +19,7 @@ def main(out: Path, *paths: str) -> None:
         config = load_config(path)
         run = Path(config.run_dir)
         for when in ("at_once", "again"):
-            train_and_evaluate(config, open_run(config, train=True))
+            train_together([(config, open_run(config, train=True))], evaluate=True)
             make_room()
             if rank() == 0:
                 shutil.move(run / "predictions.parquet", out / f"{run.name}.{when}.parquet")
