@@ -145,7 +145,7 @@ def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
     for of_a_run in ({"adapter.r": 3}, {"adapter": {"r": 3}}):
         with pytest.raises(flare_ds.ConfigError, match=r"'adapter.*\n  fix: name an adapter's settings alone"):
             flare_ds.adapt(hf_model(root), of_a_run)
-    for method in ("zero_shot", "translate_test", "input_fusion", "x_mixup", "source_prefix", "late"):
+    for method in ("zero_shot", "translate_test", "zero_shot_both", "input_fusion", "x_mixup", "source_prefix", "late"):
         with pytest.raises(flare_ds.ConfigError, match=f"method={method} .* cannot be run in a loop"):
             flare_ds.adapt(hf_model(root), config_of(toy_settings(root, method=method)))
     lora = config_of(toy_settings(root, method="lora"))

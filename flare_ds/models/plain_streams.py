@@ -1,6 +1,6 @@
 """How the rows of a batch go through the base: what a model asks of its streams, and the plain way, one text a row.
 
-PlainStreams      lora, input_fusion, zero_shot, translate_test    the target's rows alone
+PlainStreams      lora, input_fusion, what trains nothing          the target's rows alone
 LockstepStreams   flare, flare_mt                                  beside the sources', fused in the bottleneck
 MixupStreams      x_mixup                                          beside the source's, mixed at one layer
 PrefixStreams     source_prefix                                    behind the source's keys and values

@@ -15,6 +15,7 @@ CHEAP = not {"torch", "transformers", "numpy", "pydantic"} & set(sys.modules)
 METHODS = (
     "zero_shot",
     "translate_test",
+    "zero_shot_both",
     "lora",
     "input_fusion",
     "x_mixup",

@@ -42,6 +42,7 @@ SCORES = [f"log_probability_{word}" for word in LABELS]
 PAIRS = ("translate_test", "input_fusion", "flare", "flare_mt")
 UNFUSED = {
     "translate_test": "zero_shot",
+    "zero_shot_both": "zero_shot",
     "input_fusion": "lora",
     "x_mixup": "lora",
     "flare": "lora",
