@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from flare_ds.markdown import DASH, table
 from flare_ds.reporting.groups import (
@@ -143,19 +143,18 @@ def _line(comparison: Comparison, p: float | None) -> tuple[str, ...]:
         *about,
         f"{comparison.sureness.mean:+.3f}",
         " ".join(by_seed) if len(by_seed) > 1 else DASH,
-        *known(comparison.differences_SN, comparison.clusters_N),
+        *known(comparison.differences_SN, comparison.sureness),
         f"{p:.2g}",
     )
 
 
-def known(values_SN: NDArray[np.float64], clusters_N: ArrayLike) -> tuple[str, str, str]:
+def known(values_SN: NDArray[np.float64], sureness: Sureness) -> tuple[str, str, str]:
     """What may be claimed of a mean: its interval, that by the seeds alone where they are few, and what is findable.
 
     Args:
         values_SN: what each row contributes under each seed.
-        clusters_N: the cluster of each row.
+        sureness: of their mean, over seeds and rows.
     """
-    sureness = over_seeds_and_rows(values_SN, clusters_N)
     alone = interval(over_seeds(values_SN)) if len(values_SN) < FEW else DASH
     return interval(sureness), alone, DASH if sureness.freedom == 0 else f"{sureness.findable:.3f}"
 

@@ -115,10 +115,12 @@ def test_over_languages_the_mean_and_who_is_first(tmp_path):
     assert lines.keys() == {"flare", "x_mixup"}
     means = [table.mean() for table in tables]
     assert float(lines["flare"]["mean − lora"]) == pytest.approx(np.mean(means), abs=6e-4)
-    drawn = stats.ttest_1samp(means, 0).confidence_interval()
-    assert bounds(lines["flare"], "in ones like these") == pytest.approx(tuple(drawn), abs=6e-4)
     in_these = two_way(np.mean(tables, 0))  # each row is one draw, as is each seed
     assert bounds(lines["flare"], "in these") == pytest.approx(in_these, abs=6e-4)
+    error, freedom = error_and_freedom(np.mean(tables, 0))
+    total = error**2 + stats.sem(means) ** 2
+    drawn = stats.t(total**2 / (error**4 / freedom + stats.sem(means) ** 4 / 2), np.mean(means), total**0.5)
+    assert bounds(lines["flare"], "in ones like these") == pytest.approx(drawn.interval(0.95), abs=6e-4)
     assert (lines["flare"]["first"], lines["x_mixup"]["first"]) == ("100%", "0%")
     assert lines["flare"]["by the seeds alone"] == "-"
     for path in tmp_path.glob("*/*-seed5/metrics.json"):
@@ -130,6 +132,16 @@ def test_over_languages_the_mean_and_who_is_first(tmp_path):
     assert bounds(four["flare"], "by the seeds alone") == pytest.approx(tuple(alone), abs=6e-4)
     found = Sureness(0, *error_and_freedom(np.mean(tables, 0)[:4])).findable
     assert float(four["flare"]["findable"]) == pytest.approx(found, abs=6e-4)
+
+
+def test_languages_without_the_same_seeds_say_nothing_of_these_and_so_nothing_of_others(tmp_path):
+    for language, seeds in (("pl", (1, 2)), ("ru", (1, 3))):
+        for seed in seeds:
+            for method in ("lora", "flare"):
+                correct = random_correct(seed + len(method), 0.5)
+                write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, correct, target=language)
+    (line,) = over_languages(report(tmp_path).text).values()
+    assert line["in these"] == line["in ones like these"] == "-"
 
 
 def test_rows_about_one_text_are_one_draw_in_all_three_tables(tmp_path):
