@@ -99,6 +99,18 @@ def test_how_far_methods_differ_that_say_the_same_is_not_known(tmp_path):
     assert line["95 % interval"] == line["findable"] == "-"
 
 
+def test_a_difference_below_findable_may_be_there_and_no_note_denies_it(tmp_path):
+    """It would be missed more often than once in five; here it was not."""
+    correct = np.arange(300) < 200
+    for method, right in (("lora", correct), ("flare", correct | (np.arange(300) >= 293))):
+        write_run(tmp_path, f"pl/{method}-seed1", method, 1, right)
+    text = report(tmp_path).text
+    line = differences(text)["flare", "1"]
+    assert bounds(line)[0] > 0 and float(line["method − lora"]) < float(line["findable"])
+    assert "is not shown to be there" not in text
+    assert "an interval that holds 0 does not show that there is none" in text
+
+
 def test_over_languages_the_mean_and_who_is_first(tmp_path):
     """Flare is much better than lora in each of three languages, x_mixup a little worse."""
     shares = {"lora": 0.5, "flare": 0.8, "x_mixup": 0.45}

@@ -152,7 +152,7 @@ def test_a_mean_over_drawn_languages_holds_where_what_moves_it_moves_all_of_them
     """A seed and a row in translation are one draw for all languages: no spread between these shows their luck."""
     rng = np.random.default_rng(17)
     held, by_the_spread = [], []
-    for _ in range(2000):
+    for _ in range(1000):
         shared = drawn(rng, seeds, 400, of_seed=of_seed, of_row=of_row, left=0.1)[0]
         means = shared.mean() + rng.normal(0, of_language, languages)
         found = over_drawn_languages(list(means), over_seeds_and_rows(shared - shared.mean() + means.mean()))
