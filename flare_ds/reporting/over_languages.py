@@ -30,8 +30,9 @@ _NOTE = (
     "in these: the 95 % interval of the mean over just these languages, for other seeds and rows; a row that several "
     "languages have in translation is one draw, as is a seed. by the seeds alone, findable: as above, of this mean. in "
     "ones like these: if the languages, too, were drawn from such; what seeds and rows do to all of them alike is in "
-    "it. first: how likely the method has the best mean score of those in this table and lora, if seeds and rows were "
-    f"drawn anew; a dash unless all of these have {FEW} seeds in common."
+    "it. first: how likely the method has the best mean score of lora and those here that have the most languages, if "
+    "seeds and rows were drawn anew; a method that lacks a language of theirs has a dash and is not among them. Dashes "
+    f"unless all of these have {FEW} seeds in common."
 )
 Family = dict[str, dict[str, Comparison]]
 """The comparisons of each kind of group in each language, of one task and base."""

@@ -111,6 +111,36 @@ def test_a_difference_below_findable_may_be_there_and_no_note_denies_it(tmp_path
     assert "an interval that holds 0 does not show that there is none" in text
 
 
+def test_a_method_without_a_seed_in_common_with_lora_is_named(tmp_path):
+    """Not so where it shares one, where it has one lora of several with such, or where either is not scored yet."""
+    for seed in (1, 2):
+        write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, random_correct(seed, 0.5))
+    for seed in (3, 4):
+        write_run(tmp_path, f"pl/flare-seed{seed}", "flare", seed, random_correct(seed, 0.5))
+    write_run(tmp_path, "pl/x_mixup-seed5", "x_mixup", 5)
+    write_run(tmp_path, "pl/translate_test", "translate_test", 5, random_correct(5, 0.5))
+    text = report(tmp_path).text
+    said = "Left out: multiemo base pl flare; it has no seed in common with lora (3, 4 against 1, 2)."
+    assert [line for line in text.splitlines() if line.startswith("Left out")] == [said]
+    assert differences(text).keys() == {("translate_test", "1, 2")}
+    write_run(tmp_path, "pl/flare-seed2", "flare", 2, random_correct(6, 0.5))
+    assert "Left out" not in report(tmp_path).text
+    write_run(tmp_path / "alone", "pl/lora-seed1", "lora", 1, random_correct(1, 0.5))
+    write_run(tmp_path / "alone", "pl/flare-seed2", "flare", 2, random_correct(2, 0.5))
+    assert "## Against lora, on the same test rows\n\nLeft out: multiemo" in report(tmp_path / "alone").text
+
+
+def test_what_lacks_a_language_is_not_counted_among_the_first(tmp_path):
+    for language, seed in itertools.product(("pl", "ru", "es"), (1, 2, 3, 4, 5)):
+        for method, share in (("lora", 0.5), ("flare", 0.6), ("x_mixup", 0.9)):
+            if (language, method) != ("es", "x_mixup"):
+                right = random_correct(seed + 10 * len(method) + len(language), share)
+                write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, right, target=language)
+    text = report(tmp_path).text
+    assert {method: line["first"] for method, line in over_languages(text).items()} == {"flare": "100%", "x_mixup": "-"}
+    assert "a method that lacks a language of theirs has a dash and is not among them" in text
+
+
 def test_over_languages_the_mean_and_who_is_first(tmp_path):
     """Flare is much better than lora in each of three languages, x_mixup a little worse."""
     shares = {"lora": 0.5, "flare": 0.8, "x_mixup": 0.45}
