@@ -112,7 +112,7 @@ def test_a_difference_below_findable_may_be_there_and_no_note_denies_it(tmp_path
 
 
 def test_a_method_without_a_seed_in_common_with_lora_is_named(tmp_path):
-    """Not so where it shares one, where it has one lora of several with such, or where either is not scored yet."""
+    """Not so where it shares one, where it trains nothing, or where it is not scored yet."""
     for seed in (1, 2):
         write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, random_correct(seed, 0.5))
     for seed in (3, 4):
