@@ -8,7 +8,7 @@ from flare_ds import markdown
 from flare_ds.files import write_text
 from flare_ds.reporting.beside_the_paper import against_paper
 from flare_ds.reporting.curves import write_curves
-from flare_ds.reporting.differences import comparisons, differences
+from flare_ds.reporting.differences import comparisons, differences, seeds_apart
 from flare_ds.reporting.groups import grouped
 from flare_ds.reporting.over_languages import over_languages_table
 from flare_ds.reporting.table import score_table
@@ -54,7 +54,7 @@ def report(directory: str | Path, out: str | Path | None = None) -> Report:
         score_table(groups),
         _unreadable(unreadable, root),
         validation_table(groups),
-        differences(compared),
+        differences(compared, seeds_apart(groups)),
         over_languages_table(compared),
         against_paper(groups),
         _pictures(curves, root),

@@ -3,12 +3,12 @@
 A method that trains nothing meets lora of every seed: it is the same system each time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from flare_ds.markdown import DASH, table
 from flare_ds.reporting.groups import (
@@ -42,8 +42,9 @@ _NOTE = (
     "Intervals are for other test rows and, where there are several seeds, for other seeds too (analysis of variance, "
     f"Student's t). With fewer than {FEW} seeds, `by the seeds alone` is Student's t over their differences on these "
     "very rows: where it is much wider, trust it. With one seed nothing is known of another. p counts among all lines "
-    "of this table (Holm). findable: the smallest true difference that such an experiment finds four times in five; "
-    "a smaller one, seen or not, is not shown to be there or to be missing."
+    "of this table (Holm). findable: the smallest true difference that such an experiment finds four times in five. A "
+    "smaller one is often missed, so an interval that holds 0 does not show that there is none; whether one is there "
+    "the interval says. It is for the interval: a p that counts among many lines finds it less often."
 )
 UNLIKE = "scored on different test rows or by other metrics"
 
@@ -101,16 +102,32 @@ class Comparison:
 
 def comparisons(groups: Sequence[Group]) -> list[Comparison]:
     """Every method with lora, wherever they stand in one setting and share a seed."""
-    found = []
+    return [comparison for of_group in _meetings(groups) for comparison in of_group if comparison.pairs]
+
+
+def seeds_apart(groups: Sequence[Group]) -> list[str]:
+    """A sentence for each method that is scored, as its lora is, but shares no seed with it."""
+    return [
+        f"Left out: {' '.join(met[0].group.name)}; it has no seed in common with {REFERENCE} "
+        f"({seeds(met[0].group.finished)} against {' or '.join(seeds(one.lora.finished) for one in met)})."
+        for of_group in _meetings(groups)
+        if (met := [one for one in of_group if one.group.finished and one.lora.finished])
+        and not any(one.pairs for one in met)
+    ]
+
+
+def _meetings(groups: Sequence[Group]) -> Iterator[list[Comparison]]:
+    """Of each method those with every lora that stands in its setting, whether they share a seed or not."""
     for group in groups:
         loras = references(group, groups) if group.method not in (REFERENCE, "task adapter") else []
-        task, base, language, method = group.name
-        for lora in loras:
-            said = method if len(loras) == 1 else f"{method} against {lora.name[-1]}"
-            said = said if group.is_set_as(lora) else f"{said}, set otherwise"
-            said = said if group.reads_as(lora) else f"{said}, on other rows"
-            found.append(Comparison(group, lora, _pairs(group, lora), (task, base, language, said)))
-    return [comparison for comparison in found if comparison.pairs]
+        yield [Comparison(group, lora, _pairs(group, lora), _name(group, lora, loras)) for lora in loras]
+
+
+def _name(group: Group, lora: Group, loras: Sequence[Group]) -> tuple[str, str, str, str]:
+    task, base, language, said = group.name
+    said = said if len(loras) == 1 else f"{said} against {lora.name[-1]}"
+    said = said if group.is_set_as(lora) else f"{said}, set otherwise"
+    return task, base, language, said if group.reads_as(lora) else f"{said}, on other rows"
 
 
 def _pairs(group: Group, lora: Group) -> list[tuple[RunResult, RunResult]]:
@@ -120,18 +137,24 @@ def _pairs(group: Group, lora: Group) -> list[tuple[RunResult, RunResult]]:
     return [(run, other) for run, other in partners if run is not None]
 
 
-def differences(found: Sequence[Comparison]) -> str:
-    """The table of all comparisons; empty where there is none.
+def differences(found: Sequence[Comparison], left_out: Sequence[str]) -> str:
+    """The table of all comparisons, and what is not in it; empty where there is neither.
+
+    Args:
+        found: see `comparisons`.
+        left_out: see `seeds_apart`.
 
     Raises:
         DataError: a run's files are damaged.
     """
-    if not found:
-        return ""
+    parts = [*([_table(found), _NOTE] if found else []), *left_out]
+    return "\n\n".join([f"## Against {REFERENCE}, on the same test rows", *parts]) if parts else ""
+
+
+def _table(found: Sequence[Comparison]) -> str:
     able = [comparison for comparison in found if comparison.comparable]
     ps = dict(zip(map(id, able), holm([comparison.sureness.p for comparison in able]), strict=True))
-    lines = [_line(comparison, ps.get(id(comparison))) for comparison in found]
-    return "\n\n".join([f"## Against {REFERENCE}, on the same test rows", table(_COLUMNS, lines), _NOTE])
+    return table(_COLUMNS, [_line(comparison, ps.get(id(comparison))) for comparison in found])
 
 
 def _line(comparison: Comparison, p: float | None) -> tuple[str, ...]:
@@ -143,19 +166,18 @@ def _line(comparison: Comparison, p: float | None) -> tuple[str, ...]:
         *about,
         f"{comparison.sureness.mean:+.3f}",
         " ".join(by_seed) if len(by_seed) > 1 else DASH,
-        *known(comparison.differences_SN, comparison.clusters_N),
+        *known(comparison.differences_SN, comparison.sureness),
         f"{p:.2g}",
     )
 
 
-def known(values_SN: NDArray[np.float64], clusters_N: ArrayLike) -> tuple[str, str, str]:
+def known(values_SN: NDArray[np.float64], sureness: Sureness) -> tuple[str, str, str]:
     """What may be claimed of a mean: its interval, that by the seeds alone where they are few, and what is findable.
 
     Args:
         values_SN: what each row contributes under each seed.
-        clusters_N: the cluster of each row.
+        sureness: of their mean, over seeds and rows.
     """
-    sureness = over_seeds_and_rows(values_SN, clusters_N)
     alone = interval(over_seeds(values_SN)) if len(values_SN) < FEW else DASH
     return interval(sureness), alone, DASH if sureness.freedom == 0 else f"{sureness.findable:.3f}"
 

@@ -12,7 +12,7 @@ from flare_ds.markdown import DASH, table
 from flare_ds.reporting.differences import FEW, UNLIKE, Comparison, interval, known
 from flare_ds.reporting.groups import REFERENCE
 from flare_ds.scoring.first import firsts
-from flare_ds.scoring.sureness import of_languages, over_drawn_languages
+from flare_ds.scoring.sureness import of_languages, over_drawn_languages, over_seeds_and_rows
 
 _COLUMNS = (
     "task",
@@ -29,9 +29,10 @@ _COLUMNS = (
 _NOTE = (
     "in these: the 95 % interval of the mean over just these languages, for other seeds and rows; a row that several "
     "languages have in translation is one draw, as is a seed. by the seeds alone, findable: as above, of this mean. in "
-    "ones like these: the same if the languages, too, were drawn from such (Student's t over their differences). "
-    "first: how likely the method has the best mean score of those in this table and lora, if seeds and rows were "
-    f"drawn anew; a dash unless all of these have {FEW} seeds in common."
+    "ones like these: if the languages, too, were drawn from such; what seeds and rows do to all of them alike is in "
+    "it. first: how likely the method has the best mean score of lora and those here that have the most languages, if "
+    "seeds and rows were drawn anew; a method that lacks a language of theirs has a dash and is not among them. Dashes "
+    f"unless all of these have {FEW} seeds in common."
 )
 Family = dict[str, dict[str, Comparison]]
 """The comparisons of each kind of group in each language, of one task and base."""
@@ -80,23 +81,25 @@ def _lines(family: Family) -> Iterator[tuple[str, ...]]:
     best = _firsts({kind: list(of.values()) for kind, of in family.items() if of.keys() == widest})
     for kind, by_language in family.items():
         compared = list(by_language.values())
-        means = [one.sureness.mean for one in compared]
         task, base, _, _ = compared[0].name
         told = next((one.group for one in compared if one.group.place), compared[0].group)
+        mean = np.mean([one.sureness.mean for one in compared])
         yield (
-            *(task, base, told.label, ", ".join(by_language), f"{np.mean(means):+.3f}"),
-            *_in_these(compared),
-            interval(over_drawn_languages(means)),
+            *(task, base, told.label, ", ".join(by_language), f"{mean:+.3f}"),
+            *_intervals(compared),
             best.get(kind, DASH),
         )
 
 
-def _in_these(compared: Sequence[Comparison]) -> tuple[str, str, str]:
-    """What is known of the mean over just these languages; dashes where they do not have the same seeds."""
+def _intervals(compared: Sequence[Comparison]) -> tuple[str, str, str, str]:
+    """What is known of the mean over just these languages, and over such; dashes where they have not the same seeds."""
     seeds, clusters = compared[0].seeds, _clusters(compared)
     if any(one.seeds != seeds for one in compared):
-        return (DASH,) * 3
-    return known(_together(compared, seeds, clusters), list(clusters.values()))
+        return (DASH,) * 4
+    values_SU = _together(compared, seeds, clusters)
+    in_these = over_seeds_and_rows(values_SU, list(clusters.values()))
+    in_such = over_drawn_languages([one.sureness.mean for one in compared], in_these)
+    return *known(values_SU, in_these), interval(in_such)
 
 
 def _firsts(kinds: dict[str, list[Comparison]]) -> dict[str, str]:

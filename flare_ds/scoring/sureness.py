@@ -141,9 +141,22 @@ def of_languages(
     return values_SU
 
 
-def over_drawn_languages(means_L: Sequence[float]) -> Sureness:
-    """Sureness of the mean over languages like these, if these were drawn from such: Student's t over their means."""
-    return over_seeds(np.array(means_L)[:, None])
+def over_drawn_languages(means_L: Sequence[float], in_these: Sureness) -> Sureness:
+    """Sureness of the mean over languages like these, if these were drawn from such.
+
+    A seed or a row in translation moves the means of all languages alike, which their spread does not show. So what
+    may move the mean over just these is added to it, and Satterthwaite's freedom is that of both.
+
+    Args:
+        means_L: of each language.
+        in_these: of their mean, for other seeds and rows in just these languages.
+    """
+    if in_these.freedom == 0:
+        return in_these
+    of_languages = float(np.var(means_L, ddof=1)) / len(means_L)
+    total = in_these.error**2 + of_languages
+    freedom = total**2 / (in_these.error**4 / in_these.freedom + of_languages**2 / (len(means_L) - 1))
+    return Sureness(in_these.mean, total**0.5, freedom)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -99,6 +99,48 @@ def test_how_far_methods_differ_that_say_the_same_is_not_known(tmp_path):
     assert line["95 % interval"] == line["findable"] == "-"
 
 
+def test_a_difference_below_findable_may_be_there_and_no_note_denies_it(tmp_path):
+    """It would be missed more often than once in five; here it was not."""
+    correct = np.arange(300) < 200
+    for method, right in (("lora", correct), ("flare", correct | (np.arange(300) >= 293))):
+        write_run(tmp_path, f"pl/{method}-seed1", method, 1, right)
+    text = report(tmp_path).text
+    line = differences(text)["flare", "1"]
+    assert bounds(line)[0] > 0 and float(line["method − lora"]) < float(line["findable"])
+    assert "is not shown to be there" not in text
+    assert "an interval that holds 0 does not show that there is none" in text
+
+
+def test_a_method_without_a_seed_in_common_with_lora_is_named(tmp_path):
+    """Not so where it shares one, where it trains nothing, or where it is not scored yet."""
+    for seed in (1, 2):
+        write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, random_correct(seed, 0.5))
+    for seed in (3, 4):
+        write_run(tmp_path, f"pl/flare-seed{seed}", "flare", seed, random_correct(seed, 0.5))
+    write_run(tmp_path, "pl/x_mixup-seed5", "x_mixup", 5)
+    write_run(tmp_path, "pl/translate_test", "translate_test", 5, random_correct(5, 0.5))
+    text = report(tmp_path).text
+    said = "Left out: multiemo base pl flare; it has no seed in common with lora (3, 4 against 1, 2)."
+    assert [line for line in text.splitlines() if line.startswith("Left out")] == [said]
+    assert differences(text).keys() == {("translate_test", "1, 2")}
+    write_run(tmp_path, "pl/flare-seed2", "flare", 2, random_correct(6, 0.5))
+    assert "Left out" not in report(tmp_path).text
+    write_run(tmp_path / "alone", "pl/lora-seed1", "lora", 1, random_correct(1, 0.5))
+    write_run(tmp_path / "alone", "pl/flare-seed2", "flare", 2, random_correct(2, 0.5))
+    assert "## Against lora, on the same test rows\n\nLeft out: multiemo" in report(tmp_path / "alone").text
+
+
+def test_what_lacks_a_language_is_not_counted_among_the_first(tmp_path):
+    for language, seed in itertools.product(("pl", "ru", "es"), (1, 2, 3, 4, 5)):
+        for method, share in (("lora", 0.5), ("flare", 0.6), ("x_mixup", 0.9)):
+            if (language, method) != ("es", "x_mixup"):
+                right = random_correct(seed + 10 * len(method) + len(language), share)
+                write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, right, target=language)
+    text = report(tmp_path).text
+    assert {method: line["first"] for method, line in over_languages(text).items()} == {"flare": "100%", "x_mixup": "-"}
+    assert "a method that lacks a language of theirs has a dash and is not among them" in text
+
+
 def test_over_languages_the_mean_and_who_is_first(tmp_path):
     """Flare is much better than lora in each of three languages, x_mixup a little worse."""
     shares = {"lora": 0.5, "flare": 0.8, "x_mixup": 0.45}
@@ -115,10 +157,12 @@ def test_over_languages_the_mean_and_who_is_first(tmp_path):
     assert lines.keys() == {"flare", "x_mixup"}
     means = [table.mean() for table in tables]
     assert float(lines["flare"]["mean − lora"]) == pytest.approx(np.mean(means), abs=6e-4)
-    drawn = stats.ttest_1samp(means, 0).confidence_interval()
-    assert bounds(lines["flare"], "in ones like these") == pytest.approx(tuple(drawn), abs=6e-4)
     in_these = two_way(np.mean(tables, 0))  # each row is one draw, as is each seed
     assert bounds(lines["flare"], "in these") == pytest.approx(in_these, abs=6e-4)
+    error, freedom = error_and_freedom(np.mean(tables, 0))
+    total = error**2 + stats.sem(means) ** 2
+    drawn = stats.t(total**2 / (error**4 / freedom + stats.sem(means) ** 4 / 2), np.mean(means), total**0.5)
+    assert bounds(lines["flare"], "in ones like these") == pytest.approx(drawn.interval(0.95), abs=6e-4)
     assert (lines["flare"]["first"], lines["x_mixup"]["first"]) == ("100%", "0%")
     assert lines["flare"]["by the seeds alone"] == "-"
     for path in tmp_path.glob("*/*-seed5/metrics.json"):
@@ -130,6 +174,16 @@ def test_over_languages_the_mean_and_who_is_first(tmp_path):
     assert bounds(four["flare"], "by the seeds alone") == pytest.approx(tuple(alone), abs=6e-4)
     found = Sureness(0, *error_and_freedom(np.mean(tables, 0)[:4])).findable
     assert float(four["flare"]["findable"]) == pytest.approx(found, abs=6e-4)
+
+
+def test_languages_without_the_same_seeds_say_nothing_of_these_and_so_nothing_of_others(tmp_path):
+    for language, seeds in (("pl", (1, 2)), ("ru", (1, 3))):
+        for seed in seeds:
+            for method in ("lora", "flare"):
+                correct = random_correct(seed + len(method), 0.5)
+                write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, correct, target=language)
+    (line,) = over_languages(report(tmp_path).text).values()
+    assert line["in these"] == line["in ones like these"] == "-"
 
 
 def test_rows_about_one_text_are_one_draw_in_all_three_tables(tmp_path):

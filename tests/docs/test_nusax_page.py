@@ -1,0 +1,53 @@
+"""docs/results/nusax.md says of its rows what `flare-ds report` says of them now."""
+
+import csv
+import json
+from itertools import product
+from pathlib import Path
+from statistics import mean
+
+from flare_ds.reporting import report
+from flare_ds.scoring.metrics import score
+from tests.distributed import REPOSITORY
+from tests.report.runs import tables, write_run, write_scores
+
+PAGE = REPOSITORY / "docs/results/nusax.md"
+ROWS = REPOSITORY / "docs/results/nusax_rows.csv"
+CELLS = REPOSITORY / "docs/results/nusax.json"
+METHODS = {"lora": "lora", "input_fusion": "input_fusion", "x_mixup": "x_mixup", "flare_paper": "flare"}
+LEFT_OUT = {"base", "p (Holm)", "first"}
+
+
+def test_the_intervals_of_later_cells_follow_from_their_rows(tmp_path: Path) -> None:
+    """All but p, which Holm's correction counts among lines whose rows were not kept."""
+    with ROWS.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for language, (cell, method), seed in product(("ace", "bbc", "bug", "mad", "nij"), METHODS.items(), (1, 2, 3)):
+        run = write_run(tmp_path, f"{language}/{cell}-seed{seed}", method, seed, [True], name="nusax", target=language)
+        said = [{"id": row["id"], "label": row["label"], "prediction": row[f"{language}/{run.name}"]} for row in rows]
+        macro_f1 = score("macro_f1", [(one["prediction"], one["label"]) for one in said])
+        write_scores(run, "macro_f1", macro_f1, said)
+    later = PAGE.read_text(encoding="utf-8").partition("## Later cells against lora")[2]
+    assert lines(later) == lines(report(tmp_path).text)
+
+
+def test_the_figures_of_later_cells_are_those_of_the_file_beside_the_page() -> None:
+    cells = json.loads(CELLS.read_text(encoding="utf-8"))
+    (later,) = (table for table in tables(PAGE.read_text(encoding="utf-8")) if "cell" in table[0])
+    for line in later:
+        language, cell = line["language"], cells[f"{line['language']}/{line['cell']}"]
+        flops = mean(cells[f"{language}/lora-seed{seed}"]["training"]["flops_per_step"] for seed in (1, 2, 3))
+        lo, hi = cell["confidence_interval"]
+        assert list(line.values())[2:] == [
+            f"{cell['score']:.3f}",
+            f"{lo:.3f} to {hi:.3f}",
+            f"{cell['figures']['accuracy']:.3f}",
+            f"{cell['training']['flops_per_step'] / flops:.2f}",
+            f"{cell['training']['best_validation_score']:.3f}",
+        ]
+
+
+def lines(text: str) -> set[tuple[str, ...]]:
+    """Of each comparison, what is told of it."""
+    told = [line for table in tables(text) if "findable" in table[0] for line in table]
+    return {tuple(METHODS.get(value, value) for key, value in line.items() if key not in LEFT_OUT) for line in told}
