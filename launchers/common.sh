@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the other launchers, never run: messages, checks of this machine, the virtual environment.
-# Needs bash and coreutils. Every problem ends in die(): one message, one fix.
+# Needs bash 4.4 and coreutils. Every problem ends in die(): one message, one fix.
 
 unset CDPATH # with it, cd would print where it goes
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -9,6 +9,7 @@ set +eu
 # shellcheck source=/dev/null
 if [[ -f "$root/launchers/env.sh" ]]; then source "$root/launchers/env.sh"; fi
 set -eu
+shopt -s inherit_errexit # in $( ), too, what fails ends the script
 venv="${FLARE_DS_VENV:-$root/.venv}"
 # shellcheck disable=SC2034
 to_be_continued=75 # the exit status of training that was told to end and has saved its state
