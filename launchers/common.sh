@@ -44,6 +44,10 @@ check_python() { # PYTHON
         die "$1 is Python $version, but 3.11 or newer is needed" \
             "install Python 3.11 or newer, or name it: PYTHON=/path/to/python3.11 $0"
     fi
+    check_headers "$1"
+}
+
+check_headers() { # PYTHON
     "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
         die "$1 has no header files (Python.h), which DeepSpeed compiles against" \
             "install them (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)"
@@ -218,6 +222,7 @@ explain_pip_failure() { # LOG
 
 build_cpu_communication() {
     say "compiling DeepSpeed's CPU communication"
+    check_headers "$python" # the environment may be an old one, or another's
     "$python" -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' >"$venv/compile.log" 2>&1 ||
-        die "$CXX cannot compile DeepSpeed's CPU communication: $(tail -n 1 "$venv/compile.log")" "read $venv/compile.log"
+        die "${CXX:-c++} cannot compile DeepSpeed's CPU communication: $(tail -n 1 "$venv/compile.log")" "read $venv/compile.log"
 }

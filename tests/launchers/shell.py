@@ -79,12 +79,20 @@ def what_ranks_saw(clone: Path) -> list[str]:
     return [file.read_text().strip() for file in sorted((clone / "seen").iterdir())]
 
 
-def environment_with_pip(tmp_path: Path, pip: str) -> Path:
-    """A finished-looking virtual environment whose `python -m pip install` is the shell text given."""
+def environment_with_pip(tmp_path: Path, pip: str, *, before: str = "", python: str = "") -> Path:
+    """A finished-looking virtual environment, whose Python is a shell script.
+
+    Args:
+        tmp_path: where it is made.
+        pip: what `python -m pip install` does, as shell text.
+        before: what the shell does first.
+        python: what Python does first, where a program is given.
+    """
     venv = tmp_path / "venv"
     script = f"""#!/usr/bin/env bash
+{before}
 [[ "$*" == "-m pip --version" ]] && exit
-[[ "$1" == -c ]] && exec {sys.executable} -c "import sys; sys.executable = '{venv}/bin/python'; $2"
+[[ "$1" == -c ]] && exec {sys.executable} -c "import sys, sysconfig; sys.executable = '{venv}/bin/python'; {python} $2"
 echo "$*" >>{venv}/calls
 {pip}
 """

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from pathlib import Path
 from threading import Timer
 
@@ -80,6 +81,23 @@ def test_a_failing_installation_is_explained(clone: Path, tmp_path: Path, pip: s
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     result = run([clone / "launchers/test.sh"], PATH=path, FLARE_DS_VENV=str(venv))
     assert_one_message(result, problem, fix)
+
+
+@pytest.mark.parametrize(
+    ("before", "python", "problem", "fix"),
+    [
+        ("[[ $2 == *build_shm_op* ]] && echo 'no ninja' && exit 1", "", r"c\+\+ cannot compile .*: no ninja", "log"),
+        ("", "sysconfig.get_path = lambda name: '/nowhere';", r"no header files \(Python.h\)", "apt install python3"),
+    ],
+)
+def test_what_keeps_an_environment_from_compiling_is_named(
+    clone: Path, tmp_path: Path, before: str, python: str, problem: str, fix: str
+) -> None:
+    """Also in one that was made before, where CXX is not set."""
+    venv = environment_with_pip(tmp_path, "exit 0", before=before, python=python)
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    result = run(["bash", "-c", install], FLARE_DS_VENV=str(venv))
+    assert result.returncode == 1 and re.search(rf"\nerror: .*{problem}.*\n  fix: .*{fix}.*\n$", result.stderr)
 
 
 def test_what_is_installed_is_not_installed_again_until_the_pins_change(clone: Path, tmp_path: Path) -> None:
