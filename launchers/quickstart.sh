@@ -87,7 +87,6 @@ if [[ -z "${DS_ACCELERATOR:-}" && "$gpus" -eq 0 ]]; then
     export DS_ACCELERATOR=cpu
 fi
 use_accelerator
-share_cores 2
 if [[ "$installs" == yes ]]; then
     stage "install" install quickstart
 else

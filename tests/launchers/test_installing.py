@@ -186,6 +186,17 @@ def test_quickstart_fails_when_the_sweep_fails(clone: Path, tmp_path: Path) -> N
     assert "total" not in result.stderr
 
 
+@pytest.mark.parametrize("threads", ["", "3"])
+def test_quickstart_leaves_the_cores_to_the_sweep(threads: str, clone: Path, tmp_path: Path) -> None:
+    """Which shares them among the ranks that there are; unless the user says how many threads each has."""
+    write_program(clone / "flare_ds/__main__.py", "import os; print(os.environ.get('OMP_NUM_THREADS'))\n")
+    write_program(tmp_path / "model/config.json", "{}")
+    options = ["--no-install", "--model", "model", "--data", ".", "--config", "model/config.json"]
+    own = {"OMP_NUM_THREADS": threads} if threads else {}
+    result = run([clone / "launchers/quickstart.sh", *options], cwd=tmp_path, **own)
+    assert result.stdout == f"{threads or None}\n", result.stderr
+
+
 def test_quickstart_ends_at_a_fetch_that_fails(clone: Path, tmp_path: Path) -> None:
     """It runs inside $( ), where bash forgets set -e unless it is told not to."""
     write_program(clone / "flare_ds/__main__.py", "raise SystemExit(4)\n")
