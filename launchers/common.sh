@@ -146,13 +146,14 @@ use_installed() { # PROGRAM
 }
 
 # install EXTRA...: make the virtual environment and install the pinned dependencies, once for each content of setup.py
-# and constraints.txt. The lock is held, by every process started from here too, until the last of them ends: a call
+# and constraints.txt, and each Python. The lock is held, by every process started from here too, until the last of them ends: a call
 # after kill -9 waits for what the killed one left running instead of writing beside it.
 install() {
     lock_clone
     export TORCH_EXTENSIONS_DIR="$venv/torch_extensions"
-    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then make_venv; fi
+    if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then tell_unused_python; else make_venv; fi
     use_python "$venv/bin/python"
+    once fresh_extensions rm -rf "$venv/torch_extensions" # torch would load what was compiled for another Python
     local extra
     for extra in "$@"; do
         once "$extra" install_extra "$extra"
@@ -184,10 +185,18 @@ make_venv() {
             "remove $venv if it is damaged, or install the venv module (Debian, Ubuntu: apt install python3-venv)"
 }
 
-# once NAME COMMAND...: skip the command where its marker says it finished for these very files.
+tell_unused_python() {
+    local which='import sys; print(sys.base_prefix, sys.version)'
+    if [[ -n "${PYTHON:-}" && "$("$PYTHON" -c "$which" 2>&1)" != "$("$venv/bin/python" -c "$which")" ]]; then
+        say "PYTHON=$PYTHON is not used: $venv has a Python already; to change it, remove $venv"
+    fi
+}
+
+# once NAME COMMAND...: skip the command where its marker says it finished for these very files and this Python.
 once() {
-    local marker="$venv/finished-$1" key
-    key="$(sha256sum "$root/setup.py" "$root/constraints.txt" | sha256sum)"
+    local marker="$venv/finished-$1" compiled_for key
+    compiled_for="$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')"
+    key="$({ sha256sum "$root/setup.py" "$root/constraints.txt" && printf '%s' "$compiled_for"; } | sha256sum)"
     if [[ -f "$marker" && "$(<"$marker")" == "$key" ]]; then return; fi
     shift
     "$@"

@@ -15,7 +15,7 @@
 # It needs Python 3.11+, a C++ compiler, 12 GB of memory and 6 GB of disk. It makes a virtual environment in .venv
 # (or $FLARE_DS_VENV) with the pinned dependencies, fetches a model and data into $FLARE_DS_HOME (default
 # ~/.cache/flare_ds), and runs the sweep. What is finished is skipped: call it again after an interruption.
-# PYTHON names the Python to use; pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
+# PYTHON names the Python to make it with; pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

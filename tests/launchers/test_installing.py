@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import sys
 from pathlib import Path
 from threading import Timer
 
@@ -114,6 +115,29 @@ def test_what_is_installed_is_not_installed_again_until_the_pins_change(clone: P
     with (clone / "constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     assert calls() == 4
+
+
+def test_another_python_in_an_environment_has_nothing_installed_yet(clone: Path, tmp_path: Path) -> None:
+    """As after an upgrade, when the same path leads to a new Python; what the old one compiled is not loaded."""
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    of_old = tmp_path / "venv/torch_extensions/some_op/some_op.so"
+    for python, calls in (("", 2), ("", 2), ("sysconfig.get_config_vars()['SOABI'] = 'cpython-399';", 4)):
+        venv = environment_with_pip(tmp_path, "exit 0", python=python)
+        result = run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="")
+        assert result.returncode == 0 and len((venv / "calls").read_text().splitlines()) == calls, result.stderr
+        assert of_old.exists() == (calls == 2 and of_old.parent.exists())
+        write_program(of_old, "")
+
+
+def test_a_python_that_is_not_used_is_told(clone: Path, tmp_path: Path) -> None:
+    venv = environment_with_pip(tmp_path, "exit 0")
+    other = write_program(tmp_path / "other", "#!/bin/sh\necho 3.99 of elsewhere\n")
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    told = [
+        run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="", PYTHON=str(python)).stderr
+        for python in (other, sys.executable, "")
+    ]
+    assert told == [f"PYTHON={other} is not used: {venv} has a Python already; to change it, remove {venv}\n", "", ""]
 
 
 NFS = """#!/usr/bin/env bash
