@@ -123,9 +123,12 @@ use_accelerator() {
     fi
 }
 
-# share_cores RANKS: threads of each of the ranks of this host. nproc counts the cores that this process may use.
+# The cores that this process may use; nproc itself would believe OMP_NUM_THREADS.
+available_cores() { OMP_NUM_THREADS="" nproc; }
+
+# share_cores RANKS: threads of each of the ranks of this host.
 share_cores() {
-    local threads=$(($(nproc) / $1))
+    local threads=$(($(available_cores) / $1))
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
 }
 

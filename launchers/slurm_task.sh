@@ -15,6 +15,8 @@ fi
 use_installed python
 use_accelerator
 ranks="${PROCESSES_PER_NODE:-$((gpus > 0 ? gpus : 1))}"
+cores="$(available_cores)"
+((cores >= ranks)) || say "cores on $(uname -n): $cores, ranks: $ranks; for more cores, sbatch --exclusive or --cpus-per-task=N"
 share_cores "$ranks"
 
 # No torchrun between Slurm and the ranks: it would give a rank that is told to end no longer than 30 s to save its state,
