@@ -153,7 +153,7 @@ use_installed() { # PROGRAM
 # after kill -9 waits for what the killed one left running instead of writing beside it.
 install() {
     lock_clone
-    export TORCH_EXTENSIONS_DIR="$venv/torch_extensions"
+    export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}"
     if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then tell_unused_python; else make_venv; fi
     use_python "$venv/bin/python"
     once fresh_extensions rm -rf "$venv/torch_extensions" # torch would load what was compiled for another Python
@@ -162,7 +162,7 @@ install() {
         once "$extra" install_extra "$extra"
     done
     # A process killed while it compiles leaves torch's lock behind, and the next one would wait for it for ever.
-    find "$TORCH_EXTENSIONS_DIR" -name lock -delete 2>/dev/null || true
+    find "$venv/torch_extensions" -name lock -delete 2>/dev/null || true
     if [[ "${DS_ACCELERATOR:-}" == cpu ]]; then once cpu_communication build_cpu_communication; fi
 }
 

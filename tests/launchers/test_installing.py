@@ -180,6 +180,15 @@ def test_a_lock_left_by_a_killed_compiler_is_removed(clone: Path, tmp_path: Path
     assert not lock.exists()
 
 
+def test_a_place_of_the_users_own_for_what_is_compiled_is_kept(clone: Path, tmp_path: Path) -> None:
+    """Others may be compiling there, whose lock is theirs."""
+    venv, own = environment_with_pip(tmp_path, "exit 0"), tmp_path / "own"
+    lock = write_program(own / "some_op/lock", "")
+    install = f'set -euo pipefail; source {clone}/launchers/common.sh; install quickstart; echo "$TORCH_EXTENSIONS_DIR"'
+    told = run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="", TORCH_EXTENSIONS_DIR=str(own))
+    assert told.stdout == f"{own}\n" and lock.exists()
+
+
 def test_quickstart_hands_its_options_to_the_sweep(clone: Path, tmp_path: Path) -> None:
     write_program(clone / "flare_ds/__main__.py", "import os, sys\nprint(*sys.argv[1:], sep='\\n')\n")
     model = write_program(tmp_path / "it's a model/config.json", "{}").parent
