@@ -77,6 +77,14 @@ for_remote_shell() {
     fi
 }
 
+# check_path PATH: DeepSpeed writes the paths of the clone and of Python as they are into a line for the other hosts' shells.
+check_path() {
+    local special=$' \t\n\'"\\$`&;|<>()*?'
+    [[ "$1" != *["$special"]* ]] ||
+        die "$1 has a character in it that the other hosts' shells would read" \
+            "use a path without it, or add --no_ssh --node_rank N --master_addr HOST -- and run this on each host"
+}
+
 use_installed deepspeed
 here=no
 if [[ " ${options[*]-} " == *" --no_ssh "* ]] || { ((${#hosts[@]} == 1)) && is_this_machine "${hosts[0]}"; }; then here=yes; fi
@@ -94,6 +102,8 @@ if [[ "$here" == no ]]; then
         command -v pdsh >/dev/null ||
             die "pdsh is not installed, which DeepSpeed starts the other hosts with" \
                 "install pdsh, or add --no_ssh --node_rank N --master_addr HOST -- and run this on each host; on SLURM use slurm.sbatch"
+        check_path "$(pwd -P)"
+        check_path "${python:-}"
         for index in "${!command[@]}"; do command[index]="$(for_remote_shell "${command[index]}")"; done
     fi
     options+=(--force_multi) # DeepSpeed takes a single host for this machine

@@ -75,6 +75,18 @@ def test_hostfile_starts_a_rank_for_each_slot(clone: Path) -> None:
     assert what_ranks_saw(clone) == ["2 11 0 train run.yaml a=b c", "2 11 1 train run.yaml a=b c"]
 
 
+@pytest.mark.parametrize("name", ["two words", "r&d", "a(1)"])
+def test_a_path_that_other_hosts_would_be_told_unquoted_is_refused(name: str, clone: Path, tmp_path: Path) -> None:
+    moved = clone.rename(tmp_path / name)
+    (moved / "hosts").write_text("elsewhere slots=2\n", encoding="utf-8")
+    tools = tool_path(tmp_path)
+    for program in ("deepspeed", "pdsh"):
+        write_program(tools / program, "#!/bin/sh\necho must not be reached\n")
+    result = run(["bash", "launchers/hostfile.sh", "hosts", "train", "x.yaml"], cwd=moved, PATH=str(tools))
+    assert_one_message(result, f"{moved} has a character", "--no_ssh")
+    assert result.stdout == ""
+
+
 HERE = "--no_ssh --node_rank 0 --master_addr 127.0.0.1"
 
 
