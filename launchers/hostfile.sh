@@ -18,7 +18,7 @@
 # they see what .deepspeed_env says: `hf auth login`, `wandb login` and ~/.mlflow/credentials keep them in files.
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     usage "$0"

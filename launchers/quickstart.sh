@@ -18,7 +18,7 @@
 # PYTHON names the Python to make it with; pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 trap 'say "interrupted; the same command continues"; exit 130' INT TERM
 
 model=gemma3-270m

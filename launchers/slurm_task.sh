@@ -4,7 +4,7 @@
 #   launchers/slurm_task.sh VERB CONFIG [key=value ...]
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     usage "$0"

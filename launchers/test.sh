@@ -12,7 +12,7 @@
 # ranks with one thread each.
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     usage "$0"

@@ -9,7 +9,7 @@ from tests.launchers.shell import LAUNCHERS, ROOT, run, tool_path
 
 SCRIPTS = sorted([*LAUNCHERS.glob("*.sh"), *LAUNCHERS.glob("*.sbatch"), ROOT / "benchmarks/gpu.sh", ROOT / ".ci/run"])
 
-HELPFUL = ["quickstart.sh", "test.sh", "hostfile.sh", "slurm.sbatch", "slurm_task.sh"]
+HELPFUL = ["quickstart.sh", "test.sh", "hostfile.sh", "slurm.sbatch", "slurm_task.sh", "sweep_languages.sh"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -25,6 +25,13 @@ def test_help_shows_the_usage_and_nothing_else(name: str, tmp_path: Path) -> Non
     assert result.returncode == 0, result.stderr
     assert f"launchers/{name}" in result.stdout
     assert "set -e" not in result.stdout and "#" not in result.stdout
+
+
+@pytest.mark.parametrize("name", HELPFUL)
+def test_a_link_to_a_launcher_finds_the_clone(name: str, tmp_path: Path) -> None:
+    (tmp_path / "my-launcher").symlink_to(LAUNCHERS / name)
+    result = run(["bash", tmp_path / "my-launcher", "--help"], cwd=tmp_path)
+    assert result.returncode == 0 and f"launchers/{name}" in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("cdpath", [".", "/"])
