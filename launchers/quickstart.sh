@@ -19,7 +19,26 @@
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
-trap 'say "interrupted; the same command continues"; exit 130' INT TERM
+
+# Told to end, the sweep ends its runs, which save; the same command must not find them at work.
+sweep=""
+interrupted() {
+    trap '' INT TERM
+    if [[ -n "$sweep" ]]; then
+        kill -TERM "$sweep" 2>/dev/null || true
+        wait "$sweep" || true
+    fi
+    say "interrupted; the same command continues"
+    exit 130
+}
+trap interrupted INT TERM
+
+# behind COMMAND...: run it behind this script, for bash hears no signal while a command in front of it runs.
+behind() {
+    "$@" &
+    sweep=$!
+    wait "$sweep"
+}
 
 model=gemma3-270m
 languages=""
@@ -99,7 +118,7 @@ fi
 
 if [[ "$fetched" == yes ]]; then model="$(stage "fetch model $model" "$python" -m flare_ds fetch model "$model")"; fi
 if [[ -z "$data" ]]; then data="$(stage "fetch data" "$python" -m flare_ds fetch data multiemo)"; fi
-stage "sweep" "$python" -m flare_ds sweep "$config" "base.model.base=$(quoted "$model")" \
+stage "sweep" behind "$python" -m flare_ds sweep "$config" "base.model.base=$(quoted "$model")" \
     "base.task.data_dir=$(quoted "$data")" "out=$(quoted "$out")" "${overrides[@]}"
 
 say "total: $SECONDS s"

@@ -3,13 +3,25 @@
 import fcntl
 import os
 import re
+import signal
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
-from tests.launchers.shell import LAUNCHERS, assert_one_message, environment_with_pip, run, tool_path, write_program
+from tests.launchers.shell import (
+    LAUNCHERS,
+    assert_one_message,
+    environment_with_pip,
+    run,
+    small_environment,
+    tool_path,
+    write_program,
+)
+from tests.launchers.two_hosts import wait_until
 
 
 @pytest.mark.parametrize(
@@ -228,6 +240,42 @@ def test_quickstart_leaves_the_cores_to_the_sweep(threads: str, clone: Path, tmp
     own = {"OMP_NUM_THREADS": threads} if threads else {}
     result = run([clone / "launchers/quickstart.sh", *options], cwd=tmp_path, **own)
     assert result.stdout == f"{threads or None}\n", result.stderr
+
+
+SAVES = """
+import os, pathlib, signal, sys, time
+here = pathlib.Path(os.environ["PROBE_OUT"])
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), (here / "saved").touch(), sys.exit(130)))
+(here / "started").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_quickstart_that_is_told_to_end_lets_the_sweep_save(number: int, clone: Path, tmp_path: Path) -> None:
+    """Bash hears a signal when the command in front has ended, and hands none on."""
+    write_program(clone / "flare_ds/__main__.py", SAVES)
+    write_program(tmp_path / "model/config.json", "{}")
+    command = [clone / "launchers/quickstart.sh", "--no-install", "--model", "model", "--data", "."]
+    command += ["--config", "model/config.json"]
+    process = subprocess.Popen(
+        # A shell that starts the tests in the background has them ignore Ctrl-C, which their children inherit.
+        ["env", "--default-signal=INT", *command],
+        cwd=tmp_path,
+        env=small_environment(PROBE_OUT=str(clone / "seen")),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_until((clone / "seen/started").exists, 20)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=20)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130 and (clone / "seen/saved").exists()
+    assert told.splitlines()[-1] == "interrupted; the same command continues"
 
 
 def test_quickstart_ends_at_a_fetch_that_fails(clone: Path, tmp_path: Path) -> None:
