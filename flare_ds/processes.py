@@ -206,8 +206,8 @@ def _lingers(process: subprocess.Popen) -> bool:
 
 
 def _end_group(process: subprocess.Popen, output: IO[bytes]) -> None:
-    """Ask the group to stop, the way Ctrl-C and then `kill` would, and make sure of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Ask the group to stop, the way `kill` would, on which a run saves its state, then Ctrl-C, and make sure of it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
         _signal_group(process, number)
         if _drained(output, time.monotonic() + _PATIENCE_S):
             break

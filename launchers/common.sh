@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the other launchers, never run: messages, checks of this machine, the virtual environment.
-# Needs bash and coreutils. Every problem ends in die(): one message, one fix.
+# Needs bash 4.4 and coreutils. Every problem ends in die(): one message, one fix.
 
 unset CDPATH # with it, cd would print where it goes
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -9,6 +9,7 @@ set +eu
 # shellcheck source=/dev/null
 if [[ -f "$root/launchers/env.sh" ]]; then source "$root/launchers/env.sh"; fi
 set -eu
+shopt -s inherit_errexit # in $( ), too, what fails ends the script
 venv="${FLARE_DS_VENV:-$root/.venv}"
 # shellcheck disable=SC2034
 to_be_continued=75 # the exit status of training that was told to end and has saved its state
@@ -43,6 +44,10 @@ check_python() { # PYTHON
         die "$1 is Python $version, but 3.11 or newer is needed" \
             "install Python 3.11 or newer, or name it: PYTHON=/path/to/python3.11 $0"
     fi
+    check_headers "$1"
+}
+
+check_headers() { # PYTHON
     "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
         die "$1 has no header files (Python.h), which DeepSpeed compiles against" \
             "install them (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)"
@@ -118,9 +123,12 @@ use_accelerator() {
     fi
 }
 
-# share_cores RANKS: threads of each of the ranks of this host. nproc counts the cores that this process may use.
+# The cores that this process may use; nproc itself would believe OMP_NUM_THREADS.
+available_cores() { OMP_NUM_THREADS="" nproc; }
+
+# share_cores RANKS: threads of each of the ranks of this host.
 share_cores() {
-    local threads=$(($(nproc) / $1))
+    local threads=$(($(available_cores) / $1))
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
 }
 
@@ -141,19 +149,20 @@ use_installed() { # PROGRAM
 }
 
 # install EXTRA...: make the virtual environment and install the pinned dependencies, once for each content of setup.py
-# and constraints.txt. The lock is held, by every process started from here too, until the last of them ends: a call
+# and constraints.txt, and each Python. The lock is held, by every process started from here too, until the last of them ends: a call
 # after kill -9 waits for what the killed one left running instead of writing beside it.
 install() {
     lock_clone
-    export TORCH_EXTENSIONS_DIR="$venv/torch_extensions"
-    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then make_venv; fi
+    export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}"
+    if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then tell_unused_python; else make_venv; fi
     use_python "$venv/bin/python"
+    once fresh_extensions rm -rf "$venv/torch_extensions" # torch would load what was compiled for another Python
     local extra
     for extra in "$@"; do
         once "$extra" install_extra "$extra"
     done
     # A process killed while it compiles leaves torch's lock behind, and the next one would wait for it for ever.
-    find "$TORCH_EXTENSIONS_DIR" -name lock -delete 2>/dev/null || true
+    find "$venv/torch_extensions" -name lock -delete 2>/dev/null || true
     if [[ "${DS_ACCELERATOR:-}" == cpu ]]; then once cpu_communication build_cpu_communication; fi
 }
 
@@ -179,10 +188,18 @@ make_venv() {
             "remove $venv if it is damaged, or install the venv module (Debian, Ubuntu: apt install python3-venv)"
 }
 
-# once NAME COMMAND...: skip the command where its marker says it finished for these very files.
+tell_unused_python() {
+    local which='import sys; print(sys.base_prefix, sys.version)'
+    if [[ -n "${PYTHON:-}" && "$("$PYTHON" -c "$which" 2>&1)" != "$("$venv/bin/python" -c "$which")" ]]; then
+        say "PYTHON=$PYTHON is not used: $venv has a Python already; to change it, remove $venv"
+    fi
+}
+
+# once NAME COMMAND...: skip the command where its marker says it finished for these very files and this Python.
 once() {
-    local marker="$venv/finished-$1" key
-    key="$(sha256sum "$root/setup.py" "$root/constraints.txt" | sha256sum)"
+    local marker="$venv/finished-$1" compiled_for key
+    compiled_for="$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')"
+    key="$({ sha256sum "$root/setup.py" "$root/constraints.txt" && printf '%s' "$compiled_for"; } | sha256sum)"
     if [[ -f "$marker" && "$(<"$marker")" == "$key" ]]; then return; fi
     shift
     "$@"
@@ -217,6 +234,7 @@ explain_pip_failure() { # LOG
 
 build_cpu_communication() {
     say "compiling DeepSpeed's CPU communication"
+    check_headers "$python" # the environment may be an old one, or another's
     "$python" -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' >"$venv/compile.log" 2>&1 ||
-        die "$CXX cannot compile DeepSpeed's CPU communication: $(tail -n 1 "$venv/compile.log")" "read $venv/compile.log"
+        die "${CXX:-c++} cannot compile DeepSpeed's CPU communication: $(tail -n 1 "$venv/compile.log")" "read $venv/compile.log"
 }

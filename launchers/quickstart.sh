@@ -15,11 +15,30 @@
 # It needs Python 3.11+, a C++ compiler, 12 GB of memory and 6 GB of disk. It makes a virtual environment in .venv
 # (or $FLARE_DS_VENV) with the pinned dependencies, fetches a model and data into $FLARE_DS_HOME (default
 # ~/.cache/flare_ds), and runs the sweep. What is finished is skipped: call it again after an interruption.
-# PYTHON names the Python to use; pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
+# PYTHON names the Python to make it with; pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-trap 'say "interrupted; the same command continues"; exit 130' INT TERM
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
+
+# Told to end, the sweep ends its runs, which save; the same command must not find them at work.
+sweep=""
+interrupted() {
+    trap '' INT TERM
+    if [[ -n "$sweep" ]]; then
+        kill -TERM "$sweep" 2>/dev/null || true
+        wait "$sweep" || true
+    fi
+    say "interrupted; the same command continues"
+    exit 130
+}
+trap interrupted INT TERM
+
+# behind COMMAND...: run it behind this script, for bash hears no signal while a command in front of it runs.
+behind() {
+    "$@" &
+    sweep=$!
+    wait "$sweep"
+}
 
 model=gemma3-270m
 languages=""
@@ -87,7 +106,6 @@ if [[ -z "${DS_ACCELERATOR:-}" && "$gpus" -eq 0 ]]; then
     export DS_ACCELERATOR=cpu
 fi
 use_accelerator
-share_cores 2
 if [[ "$installs" == yes ]]; then
     stage "install" install quickstart
 else
@@ -100,7 +118,7 @@ fi
 
 if [[ "$fetched" == yes ]]; then model="$(stage "fetch model $model" "$python" -m flare_ds fetch model "$model")"; fi
 if [[ -z "$data" ]]; then data="$(stage "fetch data" "$python" -m flare_ds fetch data multiemo)"; fi
-stage "sweep" "$python" -m flare_ds sweep "$config" "base.model.base=$(quoted "$model")" \
+stage "sweep" behind "$python" -m flare_ds sweep "$config" "base.model.base=$(quoted "$model")" \
     "base.task.data_dir=$(quoted "$data")" "out=$(quoted "$out")" "${overrides[@]}"
 
 say "total: $SECONDS s"

@@ -4,7 +4,7 @@
 #   launchers/slurm_task.sh VERB CONFIG [key=value ...]
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     usage "$0"
@@ -15,6 +15,8 @@ fi
 use_installed python
 use_accelerator
 ranks="${PROCESSES_PER_NODE:-$((gpus > 0 ? gpus : 1))}"
+cores="$(available_cores)"
+((cores >= ranks)) || say "cores on $(uname -n): $cores, ranks: $ranks; for more cores, sbatch --exclusive or --cpus-per-task=N"
 share_cores "$ranks"
 
 # No torchrun between Slurm and the ranks: it would give a rank that is told to end no longer than 30 s to save its state,

@@ -12,7 +12,7 @@
 # an interruption, or with more languages.
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
 case "${1:-}" in
 --help | -h) usage "$0" && exit ;;

@@ -8,11 +8,11 @@
 #   ./launchers/test.sh --help                 this text
 #
 # It needs Python 3.11+, a C++ compiler and 6 GB of disk, and installs the rest, pinned, into .venv (or $FLARE_DS_VENV;
-# the one quickstart.sh uses). PYTHON names the Python to use. The tests run on the CPU, two files at a time, ranks with
-# one thread each.
+# the one quickstart.sh uses). PYTHON names the Python to make it with. The tests run on the CPU, two files at a time,
+# ranks with one thread each.
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     usage "$0"

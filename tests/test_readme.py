@@ -43,7 +43,7 @@ SIZES = {
 }
 
 SBATCH = """#!/usr/bin/env bash
-[[ " $* " == *" --nodes=2 --gpus-per-node=8 "* ]] || exit 90
+[[ " $* " == *" --nodes=2 --gpus-per-node=8 --exclusive "* ]] || exit 90
 while [[ "$1" == -* ]]; do shift; done
 export SLURM_JOB_NODELIST='one,two' SLURM_JOB_ID=7 SLURM_JOB_NUM_NODES=2 SLURM_SUBMIT_DIR=$PWD
 exec bash "$@"

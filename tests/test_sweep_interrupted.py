@@ -39,6 +39,17 @@ def test_ctrl_c_ends_the_command_and_the_same_command_continues(bench, hang):
     continues(bench, hang)
 
 
+def test_told_to_end_it_waits_for_what_it_started(bench):
+    """By kill, docker stop or a scheduler, which may tell it twice."""
+    process = bench.start("train pl/lora-seed2")
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+    console, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and not any(map(alive, bench.hanging()))
+    assert console.splitlines()[-1].endswith(f"flare-ds sweep {bench.path}")
+    continues(bench, "train pl/lora-seed2")
+
+
 @pytest.mark.parametrize("hang", ["evaluate stage1", "train pl/lora-seed2"])
 def test_after_kill_9_nothing_is_left_running_and_the_same_command_continues(bench, hang):
     process = bench.start(hang)
@@ -108,6 +119,20 @@ def test_a_command_that_ignores_the_signals_is_killed(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_logged([os.path.realpath("/proc/self/exe"), "-c", f"{script}; time.sleep(600)"], log)
     assert not alive(pids[0])
+
+
+def test_a_command_that_is_ended_may_save_first(tmp_path, monkeypatch):
+    """It is asked as a scheduler asks, on which a run saves its state, before Ctrl-C, which loses what is not saved."""
+    script = "trap 'touch lost; exit' INT; trap 'touch saved; exit' TERM; echo ready; while :; do sleep 0.05; done"
+
+    def interrupt(chunk):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flare_ds.processes._show", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_logged(["env", "--default-signal=INT", "bash", "-c", script], tmp_path / "log.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "saved"]
 
 
 def test_the_tail_of_a_log_shows_what_we_said_before_the_launcher_said_more(tmp_path):

@@ -1,7 +1,8 @@
 """Which of how many ranks this process is, as whoever started it says in the environment.
 
 deepspeed, torchrun, a training operator   RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, and LOCAL_RANK
-srun, plain                                SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID; rank 0 is on the first host
+srun, plain                                SLURM_PROCID, SLURM_STEP_NUM_TASKS (or SLURM_NTASKS), SLURM_LOCALID; rank 0
+                                           is on the first host
 mpirun                                     OMPI_COMM_WORLD_*, or PMI_* (MPICH, Intel MPI)
 nobody                                     one rank, alone
 """
@@ -106,20 +107,27 @@ def _check_same_as_slurm(environ: Mapping[str, str], rank: int, world_size: int,
     launched = "LOCAL_WORLD_SIZE" in environ or "LOCAL_SIZE" in environ
     if launched or not _is_slurm_task(environ):
         return
-    told = " ".join(f"{name}={environ[name]}" for name in ("SLURM_PROCID", "SLURM_NTASKS"))
-    if (_number(environ, "SLURM_PROCID"), _number(environ, "SLURM_NTASKS")) != (rank, world_size):
+    size = _slurm_size(environ)
+    if (_number(environ, "SLURM_PROCID"), _number(environ, size)) != (rank, world_size):
+        told = f"SLURM_PROCID={environ['SLURM_PROCID']} {size}={environ[size]}"
         raise HostError(f"{found}, but {told}", fix="unset RANK and WORLD_SIZE; srun tells every task its own")
 
 
 def _is_slurm_task(environ: Mapping[str, str]) -> bool:
     """Whether srun started this process as one of several; a batch script itself has SLURM_PROCID=0, and no step."""
-    of_several = environ.get("SLURM_NTASKS", "1") != "1" and "SLURM_PROCID" in environ
+    of_several = environ.get(_slurm_size(environ), "1") != "1" and "SLURM_PROCID" in environ
     return of_several and not (environ.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in environ)
 
 
+def _slurm_size(environ: Mapping[str, str]) -> str:
+    """What says how many tasks this is one of; in the shell of salloc, one task, SLURM_NTASKS is the job's."""
+    return "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
+
+
 def _of_slurm(environ: Mapping[str, str]) -> Place:
-    rank, world_size = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_NTASKS")
-    told = f"SLURM_PROCID={rank} SLURM_NTASKS={world_size}"
+    size = _slurm_size(environ)
+    rank, world_size = _number(environ, "SLURM_PROCID"), _number(environ, size)
+    told = f"SLURM_PROCID={rank} {size}={world_size}"
     _check_range(rank, world_size, told)
     if "SLURM_LOCALID" not in environ:
         raise HostError(f"{told} in the environment, but no SLURM_LOCALID", fix="start it with srun, or unset SLURM_*")
@@ -137,7 +145,7 @@ def _first_host(environ: Mapping[str, str]) -> str:
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
     if nodes is None:
         raise HostError(
-            "SLURM_NTASKS is above 1, but there is neither SLURM_JOB_NODELIST nor MASTER_ADDR",
+            f"{_slurm_size(environ)} is above 1, but there is neither SLURM_JOB_NODELIST nor MASTER_ADDR",
             fix="start it with srun, or set MASTER_ADDR to the host of task 0",
         )
     try:

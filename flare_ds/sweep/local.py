@@ -8,9 +8,11 @@ A node whose result is there is skipped. One that fails does not stop the others
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
@@ -50,7 +52,8 @@ def sweep(
         rerun_changed: move what was run with other settings aside, and run it again.
 
     Returns:
-        Exit status: 0 when all that was asked for is finished, 1 if a stage failed or could not run, 130 after Ctrl-C.
+        Exit status: 0 when all that was asked for is finished, 1 if a stage failed or could not run, 130 after
+            Ctrl-C or SIGTERM.
 
     Raises:
         ConfigError: a setting is wrong, a run exists already with other settings, or there are too few GPUs for the
@@ -74,7 +77,7 @@ def sweep(
         shown = jobs == 1 and not console.is_terminal
         runner = Runner(plan.out, record, environments, only, plan.retries, shown)
         try:
-            with _live(record, plan.out, console):
+            with _ended_by_sigterm(), _live(record, plan.out, console):
                 runner.run(nodes)
         except KeyboardInterrupt:
             say(f"\ninterrupted; to continue, run the same command again: {_again(path, overrides, jobs, only)}")
@@ -84,6 +87,21 @@ def sweep(
         say(f"\n{result.text}" if result else "")
     finished = all(is_done(run, plan) for run in plan.runs) or any(part not in only for part in KINDS)
     return 0 if finished and not (runner.failed or runner.unmet or (result and result.unreadable)) else 1
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C: what was started is ended, and waited for. Told twice is told once."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_parts(only: Collection[str], rerun_changed: bool) -> None:

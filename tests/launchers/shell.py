@@ -38,14 +38,24 @@ def write_program(path: Path, text: str) -> Path:
     return path
 
 
-def run(command: list[str | Path], cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a launcher in a small environment of its own: nothing of the caller's but the PATH and HOME."""
+def small_environment(**own: str) -> dict[str, str]:
+    """Nothing of the caller's but the PATH and HOME, and what DeepSpeed has compiled."""
     inherited = {name: os.environ[name] for name in ("HOME", "TORCH_EXTENSIONS_DIR") if name in os.environ}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {"PATH": path, "PYTHON": sys.executable, "DS_ACCELERATOR": "cpu", **inherited, **environment}
+    return {"PATH": path, "PYTHON": sys.executable, "DS_ACCELERATOR": "cpu", **inherited, **own}
+
+
+def run(command: list[str | Path], cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a launcher in a small environment of its own, and wait for its end."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        command,
+        cwd=cwd,
+        env=small_environment(**environment),
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
     )
     try:
         stdout, stderr = process.communicate(timeout=120)
@@ -79,12 +89,20 @@ def what_ranks_saw(clone: Path) -> list[str]:
     return [file.read_text().strip() for file in sorted((clone / "seen").iterdir())]
 
 
-def environment_with_pip(tmp_path: Path, pip: str) -> Path:
-    """A finished-looking virtual environment whose `python -m pip install` is the shell text given."""
+def environment_with_pip(tmp_path: Path, pip: str, *, before: str = "", python: str = "") -> Path:
+    """A finished-looking virtual environment, whose Python is a shell script.
+
+    Args:
+        tmp_path: where it is made.
+        pip: what `python -m pip install` does, as shell text.
+        before: what the shell does first.
+        python: what Python does first, where a program is given.
+    """
     venv = tmp_path / "venv"
     script = f"""#!/usr/bin/env bash
+{before}
 [[ "$*" == "-m pip --version" ]] && exit
-[[ "$1" == -c ]] && exec {sys.executable} -c "import sys; sys.executable = '{venv}/bin/python'; $2"
+[[ "$1" == -c ]] && exec {sys.executable} -c "import sys, sysconfig; sys.executable = '{venv}/bin/python'; {python} $2"
 echo "$*" >>{venv}/calls
 {pip}
 """

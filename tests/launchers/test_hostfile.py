@@ -1,5 +1,6 @@
 """hostfile.sh: what is wrong with a hostfile is named, and each slot is a rank; they meet in a real all_reduce."""
 
+import os
 import re
 from pathlib import Path
 
@@ -74,10 +75,39 @@ def test_hostfile_starts_a_rank_for_each_slot(clone: Path) -> None:
     assert what_ranks_saw(clone) == ["2 11 0 train run.yaml a=b c", "2 11 1 train run.yaml a=b c"]
 
 
-def test_hostfile_of_this_machine_alone_needs_no_ssh(clone: Path, tmp_path: Path) -> None:
-    (clone / "hosts").write_text("localhost slots=2\n", encoding="utf-8")
+@pytest.mark.parametrize("name", ["two words", "r&d", "a(1)"])
+def test_a_path_that_other_hosts_would_be_told_unquoted_is_refused(name: str, clone: Path, tmp_path: Path) -> None:
+    moved = clone.rename(tmp_path / name)
+    (moved / "hosts").write_text("elsewhere slots=2\n", encoding="utf-8")
     tools = tool_path(tmp_path)
-    write_program(tools / "deepspeed", '#!/bin/sh\necho "$@"\n')
-    result = run(["bash", "launchers/hostfile.sh", "hosts", "train", "x.yaml"], cwd=clone, PATH=str(tools))
-    options = "--no_ssh --node_rank 0 --master_addr 127.0.0.1"
-    assert result.stdout == f"--hostfile hosts {options} --module flare_ds train x.yaml\n"
+    for program in ("deepspeed", "pdsh"):
+        write_program(tools / program, "#!/bin/sh\necho must not be reached\n")
+    result = run(["bash", "launchers/hostfile.sh", "hosts", "train", "x.yaml"], cwd=moved, PATH=str(tools))
+    assert_one_message(result, f"{moved} has a character", "--no_ssh")
+    assert result.stdout == ""
+
+
+HERE = "--no_ssh --node_rank 0 --master_addr 127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "options", "given"),
+    [
+        ("localhost", "", [], HERE),
+        (os.uname().nodename, "", ["--num_gpus", "1", "--"], f"{HERE} --num_gpus 1"),
+        ("127.0.0.1", "29501", ["--master_port", "29502", "--"], f"{HERE} --master_port 29501 --master_port 29502"),
+        ("localhost", "29501", ["--no_ssh", "--"], "--master_port 29501 --no_ssh"),
+        ("elsewhere", "29501", ["--include", "x", "--"], "--master_port 29501 --include x --force_multi"),
+    ],
+)
+def test_hostfile_of_this_machine_alone_needs_no_ssh(
+    host: str, port: str, options: list[str], given: str, clone: Path, tmp_path: Path
+) -> None:
+    """By whatever name; and MASTER_PORT is that of all launchers."""
+    (clone / "hosts").write_text(f"{host} slots=2\n", encoding="utf-8")
+    tools = tool_path(tmp_path)
+    for program in ("deepspeed", "pdsh"):
+        write_program(tools / program, '#!/bin/sh\necho "$@"\n')
+    command = ["bash", "launchers/hostfile.sh", "hosts", *options, "train", "x.yaml"]
+    result = run(command, cwd=clone, PATH=str(tools), MASTER_PORT=port)
+    assert result.stdout == f"--hostfile hosts {given} --module flare_ds train x.yaml\n", result.stderr

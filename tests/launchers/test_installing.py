@@ -2,12 +2,26 @@
 
 import fcntl
 import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
-from tests.launchers.shell import LAUNCHERS, assert_one_message, environment_with_pip, run, tool_path, write_program
+from tests.launchers.shell import (
+    LAUNCHERS,
+    assert_one_message,
+    environment_with_pip,
+    run,
+    small_environment,
+    tool_path,
+    write_program,
+)
+from tests.launchers.two_hosts import wait_until
 
 
 @pytest.mark.parametrize(
@@ -82,6 +96,23 @@ def test_a_failing_installation_is_explained(clone: Path, tmp_path: Path, pip: s
     assert_one_message(result, problem, fix)
 
 
+@pytest.mark.parametrize(
+    ("before", "python", "problem", "fix"),
+    [
+        ("[[ $2 == *build_shm_op* ]] && echo 'no ninja' && exit 1", "", r"c\+\+ cannot compile .*: no ninja", "log"),
+        ("", "sysconfig.get_path = lambda name: '/nowhere';", r"no header files \(Python.h\)", "apt install python3"),
+    ],
+)
+def test_what_keeps_an_environment_from_compiling_is_named(
+    clone: Path, tmp_path: Path, before: str, python: str, problem: str, fix: str
+) -> None:
+    """Also in one that was made before, where CXX is not set."""
+    venv = environment_with_pip(tmp_path, "exit 0", before=before, python=python)
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    result = run(["bash", "-c", install], FLARE_DS_VENV=str(venv))
+    assert result.returncode == 1 and re.search(rf"\nerror: .*{problem}.*\n  fix: .*{fix}.*\n$", result.stderr)
+
+
 def test_what_is_installed_is_not_installed_again_until_the_pins_change(clone: Path, tmp_path: Path) -> None:
     venv = environment_with_pip(tmp_path, "exit 0")
     install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
@@ -96,6 +127,29 @@ def test_what_is_installed_is_not_installed_again_until_the_pins_change(clone: P
     with (clone / "constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     assert calls() == 4
+
+
+def test_another_python_in_an_environment_has_nothing_installed_yet(clone: Path, tmp_path: Path) -> None:
+    """As after an upgrade, when the same path leads to a new Python; what the old one compiled is not loaded."""
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    of_old = tmp_path / "venv/torch_extensions/some_op/some_op.so"
+    for python, calls in (("", 2), ("", 2), ("sysconfig.get_config_vars()['SOABI'] = 'cpython-399';", 4)):
+        venv = environment_with_pip(tmp_path, "exit 0", python=python)
+        result = run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="")
+        assert result.returncode == 0 and len((venv / "calls").read_text().splitlines()) == calls, result.stderr
+        assert of_old.exists() == (calls == 2 and of_old.parent.exists())
+        write_program(of_old, "")
+
+
+def test_a_python_that_is_not_used_is_told(clone: Path, tmp_path: Path) -> None:
+    venv = environment_with_pip(tmp_path, "exit 0")
+    other = write_program(tmp_path / "other", "#!/bin/sh\necho 3.99 of elsewhere\n")
+    install = f"set -euo pipefail; source {clone}/launchers/common.sh; install quickstart"
+    told = [
+        run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="", PYTHON=str(python)).stderr
+        for python in (other, sys.executable, "")
+    ]
+    assert told == [f"PYTHON={other} is not used: {venv} has a Python already; to change it, remove {venv}\n", "", ""]
 
 
 NFS = """#!/usr/bin/env bash
@@ -138,6 +192,15 @@ def test_a_lock_left_by_a_killed_compiler_is_removed(clone: Path, tmp_path: Path
     assert not lock.exists()
 
 
+def test_a_place_of_the_users_own_for_what_is_compiled_is_kept(clone: Path, tmp_path: Path) -> None:
+    """Others may be compiling there, whose lock is theirs."""
+    venv, own = environment_with_pip(tmp_path, "exit 0"), tmp_path / "own"
+    lock = write_program(own / "some_op/lock", "")
+    install = f'set -euo pipefail; source {clone}/launchers/common.sh; install quickstart; echo "$TORCH_EXTENSIONS_DIR"'
+    told = run(["bash", "-c", install], FLARE_DS_VENV=str(venv), DS_ACCELERATOR="", TORCH_EXTENSIONS_DIR=str(own))
+    assert told.stdout == f"{own}\n" and lock.exists()
+
+
 def test_quickstart_hands_its_options_to_the_sweep(clone: Path, tmp_path: Path) -> None:
     write_program(clone / "flare_ds/__main__.py", "import os, sys\nprint(*sys.argv[1:], sep='\\n')\n")
     model = write_program(tmp_path / "it's a model/config.json", "{}").parent
@@ -166,6 +229,63 @@ def test_quickstart_fails_when_the_sweep_fails(clone: Path, tmp_path: Path) -> N
     result = run([clone / "launchers/quickstart.sh", *options], cwd=tmp_path)
     assert result.returncode == 3
     assert "total" not in result.stderr
+
+
+@pytest.mark.parametrize("threads", ["", "3"])
+def test_quickstart_leaves_the_cores_to_the_sweep(threads: str, clone: Path, tmp_path: Path) -> None:
+    """Which shares them among the ranks that there are; unless the user says how many threads each has."""
+    write_program(clone / "flare_ds/__main__.py", "import os; print(os.environ.get('OMP_NUM_THREADS'))\n")
+    write_program(tmp_path / "model/config.json", "{}")
+    options = ["--no-install", "--model", "model", "--data", ".", "--config", "model/config.json"]
+    own = {"OMP_NUM_THREADS": threads} if threads else {}
+    result = run([clone / "launchers/quickstart.sh", *options], cwd=tmp_path, **own)
+    assert result.stdout == f"{threads or None}\n", result.stderr
+
+
+SAVES = """
+import os, pathlib, signal, sys, time
+here = pathlib.Path(os.environ["PROBE_OUT"])
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), (here / "saved").touch(), sys.exit(130)))
+(here / "started").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_quickstart_that_is_told_to_end_lets_the_sweep_save(number: int, clone: Path, tmp_path: Path) -> None:
+    """Bash hears a signal when the command in front has ended, and hands none on."""
+    write_program(clone / "flare_ds/__main__.py", SAVES)
+    write_program(tmp_path / "model/config.json", "{}")
+    command = [clone / "launchers/quickstart.sh", "--no-install", "--model", "model", "--data", "."]
+    command += ["--config", "model/config.json"]
+    process = subprocess.Popen(
+        # A shell that starts the tests in the background has them ignore Ctrl-C, which their children inherit.
+        ["env", "--default-signal=INT", *command],
+        cwd=tmp_path,
+        env=small_environment(PROBE_OUT=str(clone / "seen")),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_until((clone / "seen/started").exists, 20)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=20)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130 and (clone / "seen/saved").exists()
+    assert told.splitlines()[-1] == "interrupted; the same command continues"
+
+
+def test_quickstart_ends_at_a_fetch_that_fails(clone: Path, tmp_path: Path) -> None:
+    """It runs inside $( ), where bash forgets set -e unless it is told not to."""
+    write_program(clone / "flare_ds/__main__.py", "raise SystemExit(4)\n")
+    large = '#!/bin/sh\n[ "$1" = PAGE_SIZE ] && echo 4096 || echo 9000000\n'
+    path = f"{write_program(tmp_path / 'bin/getconf', large).parent}:{os.environ['PATH']}"
+    options = ["--no-install", "--config", clone / "setup.py"]
+    result = run([clone / "launchers/quickstart.sh", *options], PATH=path)
+    assert (result.returncode, result.stderr) == (4, "== fetch model gemma3-270m\n")
 
 
 def test_what_an_installation_compiled_is_found_again(clone: Path, tmp_path: Path) -> None:

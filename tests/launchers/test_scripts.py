@@ -1,6 +1,7 @@
 """All launchers: they parse, their help shows their usage, and they find the clone."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests.launchers.shell import LAUNCHERS, ROOT, run, tool_path
 
 SCRIPTS = sorted([*LAUNCHERS.glob("*.sh"), *LAUNCHERS.glob("*.sbatch"), ROOT / "benchmarks/gpu.sh", ROOT / ".ci/run"])
 
-HELPFUL = ["quickstart.sh", "test.sh", "hostfile.sh", "slurm.sbatch", "slurm_task.sh"]
+HELPFUL = ["quickstart.sh", "test.sh", "hostfile.sh", "slurm.sbatch", "slurm_task.sh", "sweep_languages.sh"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -25,6 +26,24 @@ def test_help_shows_the_usage_and_nothing_else(name: str, tmp_path: Path) -> Non
     assert result.returncode == 0, result.stderr
     assert f"launchers/{name}" in result.stdout
     assert "set -e" not in result.stdout and "#" not in result.stdout
+
+
+@pytest.mark.parametrize("name", HELPFUL)
+def test_a_link_to_a_launcher_finds_the_clone(name: str, tmp_path: Path) -> None:
+    (tmp_path / "my-launcher").symlink_to(LAUNCHERS / name)
+    result = run(["bash", tmp_path / "my-launcher", "--help"], cwd=tmp_path)
+    assert result.returncode == 0 and f"launchers/{name}" in result.stdout, result.stderr
+
+
+def test_git_does_not_see_what_is_made_in_the_clone(tmp_path: Path) -> None:
+    """Directories may be links to a larger disk."""
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    for name in (".venv", "runs", "translations", "models", "data"):
+        (tmp_path / name).symlink_to("/tmp")
+    for name in (".deepspeed_env", "hosts", "flare_ds-7.log", "slurm-8.out"):
+        (tmp_path / name).touch()
+    run(["git", "init", "--quiet"], cwd=tmp_path)
+    assert run(["git", "status", "--porcelain"], cwd=tmp_path).stdout == "?? .gitignore\n"
 
 
 @pytest.mark.parametrize("cdpath", [".", "/"])

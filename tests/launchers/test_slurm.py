@@ -4,6 +4,7 @@ Distributed tests start real processes that meet in a real all_reduce; a real Sl
 """
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flare_ds.processes import free_port
-from tests.launchers.shell import LAUNCHERS, PROBE, assert_one_message, run, what_ranks_saw, write_program
+from tests.launchers.shell import LAUNCHERS, PROBE, ROOT, assert_one_message, run, what_ranks_saw, write_program
 
 # One local process for each node, told apart by SLURM_NODEID. When one fails the others are killed, as srun ends by
 # doing under --kill-on-bad-exit. It refuses a call without what Slurm needs to be told.
@@ -137,6 +138,32 @@ def test_a_slurm_task_has_a_rank_for_each_gpu_of_the_job(
     where = "cpu -" if environment.get("DS_ACCELERATOR") == "cpu" else "cuda expandable_segments:True"
     expected = [f"{ranks + i} {i} {2 * ranks} {ranks} {threads} {where}" for i in range(ranks)]
     assert sorted(result.stdout.splitlines()) == sorted(expected)
+
+
+# As GNU's, which believes OMP_NUM_THREADS.
+NPROC = '#!/bin/sh\necho "${OMP_NUM_THREADS:-%d}"\n'
+
+
+@pytest.mark.parametrize(("cores", "threads", "told"), [(1, "", True), (2, "", False), (2, "1", False)])
+def test_a_slurm_task_with_fewer_cores_than_ranks_says_so(
+    cores: int, threads: str, told: bool, clone: Path, tmp_path: Path
+) -> None:
+    write_program(clone / "flare_ds/__main__.py", "")
+    path = f"{Path(sys.executable).parent}:{gpu_machine(tmp_path, 2)}"
+    write_program(tmp_path / "gpus/nproc", NPROC % cores)
+    job = task_environment(tmp_path, node=0, nodes=1) | {"DS_ACCELERATOR": "", "OMP_NUM_THREADS": threads}
+    result = run(["bash", "launchers/slurm_task.sh", "train"], cwd=clone, PATH=path, **job)
+    said = f"cores on {os.uname().nodename}: 1, ranks: 2; for more cores, sbatch --exclusive or --cpus-per-task=N\n"
+    assert (result.returncode, result.stderr) == (0, said if told else "")
+
+
+def test_every_sbatch_that_we_print_asks_for_cores() -> None:
+    """Slurm gives a task one, unless the site says otherwise."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *LAUNCHERS.glob("configs/*.yaml"), LAUNCHERS / "slurm.sbatch"]
+    lines = [line for page in pages for line in page.read_text().splitlines() if "sbatch --" in line]
+    typed = [line for line in lines if re.search(r"sbatch --[a-z].* (launchers/slurm.sbatch|--wrap)", line)]
+    assert len(typed) >= 8
+    assert [line for line in typed if not re.search(r" --exclusive | --cpus-per-task=\d+ ", line)] == []
 
 
 def test_a_slurm_task_waits_while_its_ranks_save_and_leaves_word(clone: Path, tmp_path: Path) -> None:

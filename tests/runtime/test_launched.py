@@ -9,6 +9,14 @@ from flare_ds.runtime.launched import place_of
 
 GIVEN = {"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 TASK = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+SHELL = {
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_ID": "4294967290",
+    "SLURM_STEP_NUM_TASKS": "1",
+}
+"""The shell of salloc where Slurm starts it on a node: a step of one task, with the variables of its job."""
 OPEN_MPI = {
     "OMPI_COMM_WORLD_SIZE": "2",
     "OMPI_COMM_WORLD_RANK": "1",
@@ -31,6 +39,12 @@ MPICH = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "0", "MASTER_ADDR"
         (TASK | {"MASTER_ADDR": "head"}, 3, 4, 1, "head"),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "ENVIRONMENT": "BATCH"}, 0, 1, 0, "127.0.0.1"),
         ({"SLURM_NTASKS": "4"}, 0, 1, 0, "127.0.0.1"),  # the shell of salloc
+        (SHELL, 0, 1, 0, "127.0.0.1"),
+        (SHELL | {"ENVIRONMENT": "BATCH"}, 0, 1, 0, "127.0.0.1"),  # of a job that was submitted there
+        (SHELL | OPEN_MPI, 1, 2, 1, "127.0.0.1"),
+        (SHELL | GIVEN, 3, 8, 0, "node1"),
+        (TASK | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NNODES": "1"}, 3, 4, 1, "127.0.0.1"),
+        (TASK | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8", "SLURM_NNODES": "1"}, 3, 4, 1, "127.0.0.1"),
         (OPEN_MPI, 1, 2, 1, "127.0.0.1"),
         (MPICH, 1, 2, 0, "node1"),
     ],
@@ -58,6 +72,7 @@ def test_all_ranks_of_a_job_agree_on_a_port_that_another_job_does_not_have() -> 
         (GIVEN | {"RANK": "8"}, "there is no such rank"),
         (GIVEN | {"RANK": "first"}, "RANK='first'"),
         (GIVEN | TASK | {"RANK": "0", "WORLD_SIZE": "1"}, "but SLURM_PROCID=3 SLURM_NTASKS=4"),
+        (GIVEN | TASK | {"RANK": "0", "SLURM_STEP_NUM_TASKS": "5"}, "but SLURM_PROCID=3 SLURM_STEP_NUM_TASKS=5"),
         ({name: value for name, value in TASK.items() if name != "SLURM_LOCALID"}, "no SLURM_LOCALID"),
         (TASK, "neither SLURM_JOB_NODELIST nor MASTER_ADDR"),
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "no MASTER_ADDR"),
