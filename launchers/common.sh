@@ -149,8 +149,8 @@ use_installed() { # PROGRAM
 }
 
 # install EXTRA...: make the virtual environment and install the pinned dependencies, once for each content of setup.py
-# and constraints.txt, and each Python. The lock is held, by every process started from here too, until the last of them ends: a call
-# after kill -9 waits for what the killed one left running instead of writing beside it.
+# and constraints.txt, and each Python. The lock is held, by every process started from here too, until the last of them
+# ends: a call after kill -9 waits for what the killed one left running instead of writing beside it.
 install() {
     lock_clone
     export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}"
