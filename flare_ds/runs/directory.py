@@ -17,7 +17,7 @@ from typing import Any
 from flare_ds.checksums import unchanged_sha256
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostError
-from flare_ds.files import ASK_OWNER, write_json, write_text
+from flare_ds.files import ASK_OWNER, opening, readable_again, write_json, write_text
 from flare_ds.json_text import parse_lines, parse_object
 from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
@@ -85,11 +85,13 @@ class RunDirectory:
             DataError: it may not be read.
         """
         try:
-            return unchanged_sha256(self.path / ADAPTER_WEIGHTS)
+            with opening(self.path / ADAPTER_WEIGHTS):
+                return unchanged_sha256(self.path / ADAPTER_WEIGHTS)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise DataError(f"cannot read {self.path / ADAPTER_WEIGHTS}: {error.strerror}", fix=ASK_OWNER) from error
+            fix = readable_again(error, damaged=ASK_OWNER)
+            raise DataError(f"cannot read {self.path / ADAPTER_WEIGHTS}: {error.strerror}", fix=fix) from error
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its JSON files.
@@ -98,10 +100,11 @@ class RunDirectory:
             DataError: it is missing or damaged.
         """
         try:
-            return parse_object((self.path / name).read_bytes())
+            with opening(self.path / name):
+                return parse_object((self.path / name).read_bytes())
         except (OSError, ValueError) as error:
             again = f"flare-ds {_MADE_BY.get(name, 'train {}').format(self.path)}"
-            fix = ASK_OWNER if isinstance(error, PermissionError) else again
+            fix = readable_again(error, damaged=again)
             raise DataError(f"cannot read {self.path / name}: {error}", fix=fix) from error
 
     def record(self, name: str) -> dict[str, Any]:
@@ -213,13 +216,14 @@ class RunDirectory:
         if not path.is_file():
             return []
         try:
-            with path.open("rb") as file:
+            with opening(path), path.open("rb") as file:
                 if last_bytes is not None and (begin := path.stat().st_size - last_bytes) > 0:
                     file.seek(begin - 1)
                     file.readline()  # the rest of a line that begins before them
                 return parse_lines(file.read().decode("utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {path}: {error}", fix=f"flare-ds train {self.path}") from error
+            fix = readable_again(error, damaged=f"flare-ds train {self.path}")
+            raise DataError(f"cannot read {path}: {error}", fix=fix) from error
 
     def begin(self, config: Config, records: dict[str, dict[str, Any]]) -> None:
         """Write what the run is, unless it has begun; of one that has, only housekeeping that was accepted.

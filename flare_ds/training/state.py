@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import ASK_OWNER, write_atomically
+from flare_ds.files import open_tensors, readable_again, write_atomically
 from flare_ds.json_text import json_text
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs.changes import deciding
@@ -86,8 +86,8 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
     """
     progress = read_progress(path, fingerprint)
     try:
-        with safe_open(path, framework="pt") as file:
-            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        with open_tensors(path) as file:
+            return progress, file.get_tensors()
     except (OSError, SafetensorError) as error:
         raise _damaged(path, error) from error
 
@@ -103,7 +103,7 @@ def read_progress(path: Path, fingerprint: str) -> Progress:
         CheckpointError: see `load_state`.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             progress = _PROGRESS.validate_json(file.metadata()["progress"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
@@ -116,7 +116,7 @@ def read_progress(path: Path, fingerprint: str) -> Progress:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    fix = ASK_OWNER if isinstance(error, PermissionError) else f"delete {path.parent}"
+    fix = readable_again(error, damaged=f"delete {path.parent}")
     return CheckpointError(f"cannot read the trainer state {path}: {error}", fix=fix)
 
 
