@@ -8,7 +8,7 @@ ranks. One file, renamed into place, is never half a state. The data order and t
 step, so nothing else has to be kept. The best adapter so far lies in the run's `adapter/`; a state is saved with each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -71,12 +71,12 @@ def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) ->
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
 
 
-def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:
+def load_state(path: Path, fingerprints: Collection[str]) -> tuple[Progress, dict[str, Tensor]]:
     """Read a state file.
 
     Args:
         path: of the file.
-        fingerprint: the run's.
+        fingerprints: those of the run, one of which it bears.
 
     Returns:
         The progress, and all tensors by their prefixed names.
@@ -84,7 +84,7 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
     Raises:
         CheckpointError: the file is damaged, or belongs to other data or settings.
     """
-    progress = read_progress(path, fingerprint)
+    progress = read_progress(path, fingerprints)
     try:
         with open_tensors(path) as file:
             return progress, file.get_tensors()
@@ -92,12 +92,12 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
         raise _damaged(path, error) from error
 
 
-def read_progress(path: Path, fingerprint: str) -> Progress:
+def read_progress(path: Path, fingerprints: Collection[str]) -> Progress:
     """Read where a run stands, without its tensors.
 
     Args:
         path: of the file.
-        fingerprint: the run's.
+        fingerprints: those of the run, one of which it bears.
 
     Raises:
         CheckpointError: see `load_state`.
@@ -107,7 +107,7 @@ def read_progress(path: Path, fingerprint: str) -> Progress:
             progress = _PROGRESS.validate_json(file.metadata()["progress"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
-    if progress.fingerprint != fingerprint:
+    if progress.fingerprint not in fingerprints:
         raise CheckpointError(
             f"{path} was written by a run with other data or settings, so it cannot be continued",
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
@@ -147,13 +147,18 @@ def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
     }
 
 
-def fingerprint(config: Config, cache: Cache) -> str:
+def fingerprints(config: Config, cache: Cache) -> tuple[str, ...]:
     """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
 
     The base counts by its contents: it may be moved.
+
+    Returns:
+        That which a new state bears, and then another that one of an earlier version may bear.
     """
     models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
     contents = [model_fingerprint(str(name)) for name in models]
     sections = ("method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config)))
     parts = {name: value for name, value in deciding(config).items() if name.startswith(sections)}
-    return json_sha256([cache.key, contents, parts])
+    # Earlier versions counted whether layers are computed again, which changes nothing but rounding.
+    counted = ({"train.gradient_checkpointing": again} for again in (False, True))
+    return tuple(json_sha256([cache.key, contents, parts | again]) for again in counted)
