@@ -402,8 +402,10 @@ def test_cells_of_a_base_that_is_gone_are_told_and_moved_aside(bench: Bench) -> 
     for name in ("stage1", "base"):
         shutil.rmtree(bench.out / name)
     other = ["stage1.train.steps=61"]
-    with pytest.raises(ConfigError, match=r"pl/lora-seed1.*model.base from before .*/base, which is still to be made"):
+    told = r"pl/lora-seed1.*model.base from before .*/base, which is still to be made"
+    with pytest.raises(ConfigError, match=told) as refused:
         sweep(bench.path, other)
+    assert refused.value.fix.startswith(f"put {bench.out / 'base'} back, choose"), "no setting of a sweep names it"
     assert bench.calls() == []
     assert "| changed: model.base from before" in dry_run(bench.path, other)
     assert sweep(bench.path, other, rerun_changed=True) == 0
