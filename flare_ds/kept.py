@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flare_ds.exceptions import CacheError, FlareError
-from flare_ds.files import disk_errors
+from flare_ds.files import disk_errors, readable_again
 from flare_ds.json_text import parse_object
 from flare_ds.published import PARTIAL, FileRecord, check_contents, check_sizes, is_trash, set_aside, sweep_trash
 
@@ -77,6 +77,9 @@ class Kind:
             check_contents(path, self.files(path))
         except ValueError as error:
             raise self.damaged(path, error) from error
+        except OSError as error:
+            fix = readable_again(error, damaged=self.damaged(path, error).fix)
+            raise CacheError(f"cannot read {error.filename}: {error.strerror}", fix=fix) from error
         self.look(path)
 
 
