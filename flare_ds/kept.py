@@ -1,6 +1,7 @@
 """What lies in a directory of published directories: of which kind each is, in what state, and how one is removed."""
 
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -171,7 +172,8 @@ def kept_at(path: Path, kinds: Sequence[Kind]) -> Kept:
         if path.is_symlink() and path.exists():
             raise CacheError(f"{path} is a link to {path.resolve()}", fix="name that; the link stays")
         problem = f"{path} is not a cache directory" if path.exists() else f"there is no cache at {path}"
-        raise CacheError(problem, fix=f"list the caches there: `flare-ds cache ls {path.absolute().parent}`")
+        listing = shlex.join(["flare-ds", "cache", "ls", str(path.absolute().parent)])
+        raise CacheError(problem, fix=f"list the caches there: `{listing}`")
     return kept
 
 

@@ -12,6 +12,7 @@ It is a run directory, so flare_ds loads it as one. Nothing is uploaded here.
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -95,10 +96,10 @@ def _check_scored(run: RunDirectory, config: Config) -> None:
     if differ:
         made = ", ".join(f"{name}={before!r}, not {now!r}" for name, (before, now) in differ.items())
         again = " ".join(f"{name}={json.dumps(before)}" for name, (before, _) in differ.items())
-        wanted = " ".join(f"{name}={json.dumps(now)}" for name, (_, now) in differ.items())
+        wanted = [f"{name}={json.dumps(now)}" for name, (_, now) in differ.items()]
         raise ConfigError(
             f"{run.path} was scored with other settings: {made}",
-            fix=f"set {again}, or score it again: flare-ds evaluate {run.path} {wanted}",
+            fix=f"set {again}, or score it again: {shlex.join(['flare-ds', 'evaluate', str(run.path), *wanted])}",
         )
 
 

@@ -4,6 +4,7 @@ Everything that is wrong is told at once, before anything is loaded: an unknown 
 combination. How an override is read is said in `flare_ds.overrides`.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -46,7 +47,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     is_run = file.is_dir()
     settings = _saved(file) if is_run else read_yaml(file)
     if "grid" in settings and "run_dir" not in settings:
-        raise ConfigError(f"{file} is a sweep, not a run", fix=f"flare-ds sweep {file} --dry-run")
+        raise ConfigError(
+            f"{file} is a sweep, not a run", fix=shlex.join(["flare-ds", "sweep", str(file), "--dry-run"])
+        )
     file = file / "config.yaml" if is_run else file
     saved, language = _task_path(settings), _target_language(settings)
     apply_overrides(settings, overrides, partial(is_text, Config))
