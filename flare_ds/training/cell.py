@@ -88,7 +88,8 @@ class Cell:
             CheckpointError: that belongs to other data or settings.
             FlareError: see `prepare_states`.
         """
-        self.states = prepare_states(self.config, self.cache)
+        begun = on_rank_zero(lambda: RunDirectory(self.run_dir).begun)
+        self.states = prepare_states(self.config, self.cache, begun=begun)
         self.feed.stored = None if self.states is None else self.states.split("train")
         if on_rank_zero(self.state_path.exists):
             self._saved = agreed(load_state, self.state_path, self._fingerprints)
