@@ -197,7 +197,9 @@ class Cache:
             CacheError: there is no such split, or one of its sections is damaged.
         """
         if name not in self.manifest.splits:
-            raise CacheError(f"{self.path} has no split {name!r}", fix=REMOVE)
+            raise CacheError(
+                f"{self.path} has no split {name!r}", fix=f"give one of: {', '.join(self.manifest.splits)}"
+            )
         return CacheSplit(self.path, self.manifest, name)
 
 
