@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from flare_ds.exceptions import CheckpointError, HostError
 from flare_ds.json_text import json_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16,64}\.tmp")
 _LEFT_AFTER_S = 24 * 3600
@@ -69,6 +72,11 @@ def open_tensors(path: Path) -> Iterator[safe_open]:
         pass
     with safe_open(path, framework="pt") as file:
         yield file
+
+
+def all_tensors(file: safe_open) -> "dict[str, Tensor]":
+    """Those of an open file, by name."""
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 @contextmanager

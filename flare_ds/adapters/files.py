@@ -23,7 +23,7 @@ from flare_ds.adapters.passes import ADAPTER
 from flare_ds.adapters.settings import compared, compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import open_tensors, opening, readable_again, write_atomically, write_json
+from flare_ds.files import all_tensors, open_tensors, opening, readable_again, write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
 from flare_ds.model_files.fingerprint import check_same_base, model_fingerprint
@@ -91,11 +91,12 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     """All matrices of an adapter by PEFT's keys.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing or damaged, or may not be read.
+        HostError: no file descriptor is left.
     """
     try:
         with open_tensors(directory / WEIGHTS) as file:
-            return file.get_tensors()
+            return all_tensors(file)
     except (OSError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory / WEIGHTS}: {error}"
         raise CheckpointError(problem, fix=readable_again(error, damaged=made_anew(directory))) from error

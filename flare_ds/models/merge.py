@@ -27,7 +27,7 @@ from flare_ds.adapters.inject import adapted_linears
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import check_new, new_directory, open_tensors, write_json
+from flare_ds.files import all_tensors, check_new, new_directory, open_tensors, write_json
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
 from flare_ds.models.loading import load_shape
@@ -203,7 +203,7 @@ def _write_weights(base: _Base, output: Path, updates: Mapping[str, Update]) -> 
 def _write_file(base: _Base, file: str, output: Path, updates: Mapping[str, Update]) -> int:
     """Write one weight file, the only one in memory meanwhile; returns the bytes of its weights."""
     with open_tensors(base.directory / file) as weights:
-        metadata, tensors = weights.metadata(), weights.get_tensors()
+        metadata, tensors = weights.metadata(), all_tensors(weights)
     for name, update in updates.items():
         if base.file_of[name] == file:
             if name not in tensors:

@@ -85,6 +85,7 @@ class RunDirectory:
 
         Raises:
             DataError: it may not be read.
+            HostError: no file descriptor is left.
         """
         try:
             with opening(self.path / ADAPTER_WEIGHTS):
@@ -99,7 +100,8 @@ class RunDirectory:
         """One of its JSON files.
 
         Raises:
-            DataError: it is missing or damaged.
+            DataError: it is missing or damaged, or may not be read.
+            HostError: no file descriptor is left.
         """
         try:
             with opening(self.path / name):

@@ -23,7 +23,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import open_tensors, readable_again, write_atomically
+from flare_ds.files import all_tensors, open_tensors, readable_again, write_atomically
 from flare_ds.json_text import json_text
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs.changes import deciding
@@ -82,12 +82,13 @@ def load_state(path: Path, fingerprints: Collection[str]) -> tuple[Progress, dic
         The progress, and all tensors by their prefixed names.
 
     Raises:
-        CheckpointError: the file is damaged, or belongs to other data or settings.
+        CheckpointError: the file is damaged, or may not be read, or belongs to other data or settings.
+        HostError: no file descriptor is left.
     """
     progress = read_progress(path, fingerprints)
     try:
         with open_tensors(path) as file:
-            return progress, file.get_tensors()
+            return progress, all_tensors(file)
     except (OSError, SafetensorError) as error:
         raise _damaged(path, error) from error
 
