@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from flare_ds.exceptions import CheckpointError, HostError
 from flare_ds.json_text import json_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16,64}\.tmp")
 _LEFT_AFTER_S = 24 * 3600
 ASK_OWNER = "ask whoever owns it to let you read it"
+_LOOK_AT_DISK = "look at the disk it lies on, and run the same command again"
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _MORE_DESCRIPTORS = "have fewer files open (fewer runs in one job), or raise the limit, e.g. `ulimit -n 65536`"
 
@@ -39,6 +43,40 @@ def opening(path: Path) -> Iterator[None]:
         if error.errno not in _NO_DESCRIPTOR:
             raise
         raise HostError(f"cannot open {path}: {error.strerror}", fix=_MORE_DESCRIPTORS) from error
+
+
+def readable_again(error: Exception, damaged: str) -> str:
+    """What to do about a file that could not be read: only one that is gone, or holds something else, is damaged.
+
+    Args:
+        error: what was met.
+        damaged: what to do about one that is.
+    """
+    if isinstance(error, PermissionError):
+        return ASK_OWNER
+    gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    return _LOOK_AT_DISK if isinstance(error, OSError) and not isinstance(error, gone) else damaged
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[safe_open]:
+    """Open a safetensors file.
+
+    Raises:
+        OSError: it cannot be opened.
+        HostError: no file descriptor is left.
+        SafetensorError: it is damaged.
+    """
+    # safetensors opens it twice at once, and says of whatever it cannot open that it is missing: the system says why.
+    with opening(path), path.open("rb"), path.open("rb"):
+        pass
+    with safe_open(path, framework="pt") as file:
+        yield file
+
+
+def all_tensors(file: safe_open) -> "dict[str, Tensor]":
+    """Those of an open file, by name."""
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What lies in a directory of published directories: of which kind each is, in what state, and how one is removed."""
 
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flare_ds.exceptions import CacheError, FlareError
-from flare_ds.files import disk_errors
+from flare_ds.files import disk_errors, readable_again
 from flare_ds.json_text import parse_object
 from flare_ds.published import PARTIAL, FileRecord, check_contents, check_sizes, is_trash, set_aside, sweep_trash
 
@@ -77,6 +78,9 @@ class Kind:
             check_contents(path, self.files(path))
         except ValueError as error:
             raise self.damaged(path, error) from error
+        except OSError as error:
+            fix = readable_again(error, damaged=self.damaged(path, error).fix)
+            raise CacheError(f"cannot read {error.filename}: {error.strerror}", fix=fix) from error
         self.look(path)
 
 
@@ -168,7 +172,8 @@ def kept_at(path: Path, kinds: Sequence[Kind]) -> Kept:
         if path.is_symlink() and path.exists():
             raise CacheError(f"{path} is a link to {path.resolve()}", fix="name that; the link stays")
         problem = f"{path} is not a cache directory" if path.exists() else f"there is no cache at {path}"
-        raise CacheError(problem, fix=f"list the caches there: `flare-ds cache ls {path.absolute().parent}`")
+        listing = shlex.join(["flare-ds", "cache", "ls", str(path.absolute().parent)])
+        raise CacheError(problem, fix=f"list the caches there: `{listing}`")
     return kept
 
 

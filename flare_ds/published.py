@@ -213,7 +213,9 @@ def check_contents(directory: Path, files: Mapping[str, FileRecord]) -> None:
     """Read every byte.
 
     Raises:
-        ValueError: naming all files whose content is not what the manifest says, or one that cannot be read.
+        ValueError: naming all files whose content is not what the manifest says.
+        OSError: one cannot be read.
+        HostError: too many files are open.
     """
     if not files or not all(file.sha256 for file in files.values()):
         raise ValueError(f"{directory} has a manifest without checksums, as it is of an older version")
@@ -221,11 +223,9 @@ def check_contents(directory: Path, files: Mapping[str, FileRecord]) -> None:
     total = sum(file.bytes for file in files.values())
     with bar(total=total, desc="verify", unit="B", unit_scale=True) as progress:
         for name, file in files.items():
-            try:
+            with opening(directory / name):
                 if file_sha256(directory / name) != file.sha256:
                     changed.append(name)
-            except OSError as error:
-                raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
             progress.update(file.bytes)
     if changed:
         raise ValueError(f"{directory} is damaged: the content of {', '.join(changed)} was changed")

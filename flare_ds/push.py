@@ -12,9 +12,9 @@ It is a run directory, so flare_ds loads it as one. Nothing is uploaded here.
 
 import json
 import re
+import shlex
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from flare_ds.adapters.card import CARD, card_text
@@ -22,7 +22,7 @@ from flare_ds.adapters.files import KEPT, SECTION, SETTINGS, WEIGHTS, read_weigh
 from flare_ds.config import Config, TaskConfig, TranslateConfig
 from flare_ds.evaluation.late import settled
 from flare_ds.exceptions import ConfigError
-from flare_ds.files import check_new, new_directory, write_json, write_text
+from flare_ds.files import check_new, new_directory, open_tensors, write_json, write_text
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.model_files.fingerprint import is_commit
 from flare_ds.model_files.names import is_path
@@ -96,10 +96,10 @@ def _check_scored(run: RunDirectory, config: Config) -> None:
     if differ:
         made = ", ".join(f"{name}={before!r}, not {now!r}" for name, (before, now) in differ.items())
         again = " ".join(f"{name}={json.dumps(before)}" for name, (before, _) in differ.items())
-        wanted = " ".join(f"{name}={json.dumps(now)}" for name, (_, now) in differ.items())
+        wanted = [f"{name}={json.dumps(now)}" for name, (_, now) in differ.items()]
         raise ConfigError(
             f"{run.path} was scored with other settings: {made}",
-            fix=f"set {again}, or score it again: flare-ds evaluate {run.path} {wanted}",
+            fix=f"set {again}, or score it again: {shlex.join(['flare-ds', 'evaluate', str(run.path), *wanted])}",
         )
 
 
@@ -135,7 +135,7 @@ def _write_adapter(source: Path, target: Path, shared: Config, *, same_base: boo
         settings[SECTION][_ENCODER] = shared.source.mt_encoder
     write_json(target / SETTINGS, settings)
     tensors = read_weights(source)
-    with safe_open(source / WEIGHTS, framework="pt") as file:
+    with open_tensors(source / WEIGHTS) as file:
         metadata = dict(file.metadata() or {})
     kept = parse_object(metadata.get(KEPT, "{}"))
     if not same_base:

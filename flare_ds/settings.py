@@ -4,6 +4,7 @@ Everything that is wrong is told at once, before anything is loaded: an unknown 
 combination. How an override is read is said in `flare_ds.overrides`.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -46,7 +47,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_c
     is_run = file.is_dir()
     settings = _saved(file) if is_run else read_yaml(file)
     if "grid" in settings and "run_dir" not in settings:
-        raise ConfigError(f"{file} is a sweep, not a run", fix=f"flare-ds sweep {file} --dry-run")
+        raise ConfigError(
+            f"{file} is a sweep, not a run", fix=shlex.join(["flare-ds", "sweep", str(file), "--dry-run"])
+        )
     file = file / "config.yaml" if is_run else file
     saved, language = _task_path(settings), _target_language(settings)
     apply_overrides(settings, overrides, partial(is_text, Config))
@@ -93,21 +96,26 @@ def _task_path(settings: dict[str, Any]) -> str | None:
     return str(task["path"])
 
 
-def parse_config(settings: dict[str, Any], *, origin: str) -> Config:
+def parse_config(settings: dict[str, Any], *, origin: str, section: str = "") -> Config:
     """Check a nested mapping of settings and turn it into a `Config`.
+
+    Args:
+        settings: by section.
+        origin: the file they come from.
+        section: that of the file they are in, with a dot behind it; empty: they are all it holds.
 
     Raises:
         ConfigError: naming each offending setting, its value, and the fix.
         DataError: the task or NLLB's tag of its target language is not known (where an MT encoder is used).
     """
-    return _with_mt_language(_checked(settings, origin))
+    return _with_mt_language(_checked(settings, origin, section))
 
 
-def _checked(settings: dict[str, Any], origin: str) -> Config:
+def _checked(settings: dict[str, Any], origin: str, section: str = "") -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise explain(error, Config, origin) from None
+        raise explain(error, Config, origin, section) from None
 
 
 def _with_mt_language(config: Config) -> Config:
@@ -137,20 +145,21 @@ def _with_mt_language_again(config: Config, before: str | None) -> Config:
     return config
 
 
-def explain(error: ValidationError, model: type[BaseModel], origin: str) -> FlareError:
+def explain(error: ValidationError, model: type[BaseModel], origin: str, section: str = "") -> FlareError:
     """All problems of a validation, said in our words.
 
     Args:
         error: what pydantic found.
         model: the model that was to be built, whose keys are suggested.
         origin: the file the settings come from.
+        section: see `parse_config`.
     """
-    problems = (_problems(name, details, model, origin) for name, details in refused(error).items())
+    problems = (_problems(name, details, model, origin, section) for name, details in refused(error).items())
     return together([problem for of_setting in problems for problem in of_setting], origin)
 
 
 def _problems(
-    path: tuple[str, ...], refusals: Sequence[Any], model: type[BaseModel], origin: str
+    path: tuple[str, ...], refusals: Sequence[Any], model: type[BaseModel], origin: str, section: str
 ) -> Iterator[ConfigError]:
     """What is wrong with one setting; where its types differ in what they refuse, in one sentence."""
     details, name = refusals[0], ".".join(path)
@@ -158,7 +167,7 @@ def _problems(
     if kind == "extra_forbidden":
         yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], keys_of(model, path[:-1])))
     elif kind == "missing":
-        yield ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {name}=VALUE")
+        yield ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {section}{name}=VALUE")
     elif kind == "value_error":
         for told in details["ctx"]["error"].args:
             problem, _, fix = told.rpartition("; ")

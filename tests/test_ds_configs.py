@@ -196,8 +196,9 @@ def test_a_copy_of_the_base_for_each_host_where_there_are_several(wanted: Any, h
 
 @pytest.mark.parametrize(("wanted", "hosts"), [("auto", "aab"), ("auto", "abab"), (3, "aabb")])
 def test_ranks_that_cannot_be_shared_out_are_refused(wanted: Any, hosts: str) -> None:
-    with pytest.raises(ConfigError, match=r"zero_hpz_partition_size=.* in ds.json"):
+    with pytest.raises(ConfigError, match=r"zero_hpz_partition_size=.* in ds.json") as refused:
         copy_size(wanted, list(hosts), "ds.json")
+    assert "zero3_bf16.json" not in refused.value.fix, "a file in the working directory, where there is none"
 
 
 def test_encodings(tmp_path: Path) -> None:

@@ -2,15 +2,78 @@
 
 import errno
 import os
+import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from flare_ds.exceptions import CheckpointError
-from flare_ds.files import new_directory, sweep, sync, write_atomically, write_text
+from flare_ds.adapters import card
+from flare_ds.adapters.files import SETTINGS, WEIGHTS, read_weights, saved_figures, saved_settings
+from flare_ds.exceptions import CheckpointError, FlareError, HostError
+from flare_ds.files import ASK_OWNER, new_directory, sweep, sync, write_atomically, write_text
+from flare_ds.runs.directory import CACHE, STATE, TRAIN_LOG, RunDirectory
+from flare_ds.training.state import read_progress
+
+READERS: dict[str, tuple[Path, Callable[[Path], Any]]] = {
+    "a trainer state": (STATE, lambda run: read_progress(run / STATE, ["its own"])),
+    "an adapter's weights": (Path("adapter") / WEIGHTS, lambda run: read_weights(run / "adapter")),
+    "an adapter's figures": (Path("adapter") / WEIGHTS, lambda run: saved_figures(run / "adapter")),
+    "an adapter's settings": (Path("adapter") / SETTINGS, lambda run: saved_settings(run / "adapter")),
+    "an adapter's card": (Path("adapter") / WEIGHTS, lambda run: card._read(run / "adapter")),
+    "an adapter's checksum": (Path("adapter") / WEIGHTS, lambda run: RunDirectory(run).adapter_sha256),
+    "a record": (Path(CACHE), lambda run: RunDirectory(run).read(CACHE)),
+    "a log": (Path(TRAIN_LOG), lambda run: RunDirectory(run).train_log()),
+}
+"""What reads a file of a run, and which."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for name, file in {"progress": STATE, "flare_ds": Path("adapter") / WEIGHTS}.items():
+        (tmp_path / file).parent.mkdir()
+        save_file({"A": torch.ones(2)}, tmp_path / file, metadata={name: '{"fingerprint": "its own"}'})
+    settings = '{"peft_type": "LORA", "flare_ds": {"method": "flare"}}'
+    for file, text in {Path("adapter") / SETTINGS: settings, Path(CACHE): "{}", Path(TRAIN_LOG): "{}\n"}.items():
+        (tmp_path / file).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("what", READERS)
+def test_what_cannot_be_opened_for_want_of_descriptors_is_not_called_damaged(run: Path, what: str, left: int) -> None:
+    """Safetensors needs two at once; the others are content with one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+    try:
+        READERS[what][1](run)
+        refused = None
+    except HostError as error:
+        refused = error
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert left if refused is None else "ulimit -n" in refused.fix
+
+
+@pytest.mark.parametrize(("number", "fix"), [(errno.EACCES, ASK_OWNER), (errno.EIO, "look at the disk it lies on")])
+@pytest.mark.parametrize("what", READERS)
+def test_what_the_system_does_not_let_us_read_is_not_called_damaged(
+    run: Path, monkeypatch: pytest.MonkeyPatch, what: str, number: int, fix: str
+) -> None:
+    def refuse(path: Path, *args: Any, **named: Any) -> Any:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(FlareError, match=os.strerror(number)) as refused:
+        READERS[what][1](run)
+    assert refused.value.fix.startswith(fix)
 
 
 def test_two_containers_with_the_same_process_id_write_to_different_files(

@@ -1,9 +1,12 @@
 """All kinds of published directories under one roof: listed, verified, removed; and what was written of old is read."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +17,11 @@ from flare_ds.exceptions import CacheError, FlareError
 from flare_ds.fetch.fetch import fetch
 from flare_ds.fetch.record import is_of
 from flare_ds.fetch.sources import Source
+from flare_ds.files import ASK_OWNER
 from flare_ds.kept import Kind, kept_in
 from flare_ds.published import FileRecord, check_sizes, is_trash, publishing
 from flare_ds.translation.run import translate_jobs
-from flare_ds.translation.store import find_translation, read_translation
+from flare_ds.translation.store import TRANSLATION, find_translation, read_translation
 from tests.data.cache.moods import moods_config, word_tokenizer, write_data
 from tests.data.test_states import STORE, write_store
 from tests.translation.rows import Program, job, random_rows, settings
@@ -195,3 +199,38 @@ def test_a_file_that_goes_while_it_is_looked_at_is_missing(tmp_path: Path, monke
     monkeypatch.setattr(Path, "is_file", lambda path: True)  # as it was a moment ago
     with pytest.raises(ValueError, match="is missing"):
         check_sizes(tmp_path, {"gone": FileRecord(bytes=1, sha256="")})
+
+
+UNREAD = [
+    ("tokens", "manifest.json"),
+    ("tokens", "train.labels.npy"),
+    ("states", "manifest.json"),
+    ("states", "train.offsets.npy"),
+    ("translation", "manifest.json"),
+    ("translation", "rows.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("number", "fix"), [(errno.EACCES, ASK_OWNER), (errno.EIO, "look at the disk it lies on")])
+def test_nothing_that_the_system_does_not_let_us_read_is_to_be_deleted(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str
+) -> None:
+    open_whole = Path.open
+    uses = readers(made, tmp_path) | {
+        "tokens": lambda: open_cache(made["tokens"]).split("train"),
+        "states": lambda: open_store(made["states"], key=STORE.key).split("train"),
+    }
+    for kind, name in UNREAD:
+
+        def refuse(path: Path, *args: Any, unread: Path = made[kind] / name, **named: Any) -> Any:
+            if path == unread:
+                raise OSError(number, os.strerror(number), str(path))
+            return open_whole(path, *args, **named)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(Path, "open", refuse)
+            asked = [uses[kind], *([lambda: TRANSLATION.verify(made["translation"])] if kind == "translation" else [])]
+            for use in asked:
+                with pytest.raises(FlareError, match=os.strerror(number)) as refused:
+                    use()
+                assert refused.value.fix.startswith(fix), (kind, name)

@@ -158,6 +158,7 @@ def test_all_that_differs_is_said_at_once(bench):
     for cell in ("stage1", "pl/lora-seed1", "pl/lora-seed2", "pl/flare-seed2"):
         assert f"{bench.out}/{cell}" in error.value.problem
     assert "learning_rate=0.0005, now" in error.value.problem and "adapter.r=8, now" in error.value.problem
+    assert "delete" not in error.value.fix, "the directory of the sweep holds more than what has changed"
 
 
 def test_cells_that_never_began_are_planned_anew(bench, monkeypatch):

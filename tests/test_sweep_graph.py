@@ -179,6 +179,14 @@ def test_answers_that_no_run_could_give_are_told_before_anything_starts(bench: B
     assert load_sweep(bench.path, [*free, "base.train.objective=vocabulary"]).cells
 
 
+def test_a_setting_that_all_cells_lack_is_told_as_one_of_base(bench: Bench) -> None:
+    bench.settings["base"]["model"] = {}
+    bench.write()
+    with pytest.raises(ConfigError, match=r"'model\.base' is missing in .*") as refused:
+        load_sweep(bench.path)
+    assert refused.value.fix == "add it, or pass base.model.base=VALUE"
+
+
 def test_what_a_wrong_axis_is_told_to_be_works(bench: Bench) -> None:
     one = ["grid.methods=[lora]", "grid.seeds=[1]"]
     modes = [*one, "grid.deepspeed=[{deepspeed: auto}, {deepspeed: ds.json}]"]
@@ -402,8 +410,10 @@ def test_cells_of_a_base_that_is_gone_are_told_and_moved_aside(bench: Bench) -> 
     for name in ("stage1", "base"):
         shutil.rmtree(bench.out / name)
     other = ["stage1.train.steps=61"]
-    with pytest.raises(ConfigError, match=r"pl/lora-seed1.*model.base from before .*/base, which is still to be made"):
+    told = r"pl/lora-seed1.*model.base from before .*/base, which is still to be made"
+    with pytest.raises(ConfigError, match=told) as refused:
         sweep(bench.path, other)
+    assert refused.value.fix.startswith(f"put {bench.out / 'base'} back, choose"), "no setting of a sweep names it"
     assert bench.calls() == []
     assert "| changed: model.base from before" in dry_run(bench.path, other)
     assert sweep(bench.path, other, rerun_changed=True) == 0
@@ -593,6 +603,8 @@ def test_each_job_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slots(2, "all", {}) == slots(2, None, {}) == slots(2, 2, {})
     with pytest.raises(ConfigError, match="--jobs 3 with ranks=2 needs 6 GPUs, but 4 are visible"):
         slots(3, 2, {})
+    with pytest.raises(ConfigError, match="use at most ranks=4"):
+        slots(2, 8, {})
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert slots(2, 1, {"OMP_NUM_THREADS": "5"}) == [{"OMP_NUM_THREADS": "5"}] * 2
     assert slots(2, 2, {}) == [cores] * 2

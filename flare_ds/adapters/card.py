@@ -13,12 +13,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from flare_ds.adapters.files import OWN_PEFT_TYPE, SETTINGS, WEIGHTS, made_anew, read_kept
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import write_text
+from flare_ds.files import open_tensors, opening, readable_again, write_text
 from flare_ds.json_text import parse_object
 from flare_ds.markdown import DASH, table
 from flare_ds.tasks.base import Task
@@ -83,8 +83,9 @@ def card_text(
 def _read(directory: Path) -> tuple[bool, int, _Kept]:
     """Whether PEFT alone can load the adapter, how many parameters it has, and what was kept with them."""
     try:
-        settings = parse_object((directory / SETTINGS).read_bytes())
-        with safe_open(directory / WEIGHTS, framework="pt") as weights:
+        with opening(directory / SETTINGS):
+            settings = parse_object((directory / SETTINGS).read_bytes())
+        with open_tensors(directory / WEIGHTS) as weights:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118 - not a dict
         kept = _Kept.model_validate(read_kept(directory))
         if kept.validation is not None:
@@ -92,7 +93,7 @@ def _read(directory: Path) -> tuple[bool, int, _Kept]:
         return settings["peft_type"] != OWN_PEFT_TYPE, sum(map(math.prod, shapes)), kept
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory}: {error!r}"
-        raise CheckpointError(problem, fix=made_anew(directory)) from error
+        raise CheckpointError(problem, fix=readable_again(error, damaged=made_anew(directory))) from error
 
 
 def _front_matter(

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flare_ds.adapters.passes import ADAPTER
 from flare_ds.adapters.settings import compared, compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import ASK_OWNER, write_atomically, write_json
+from flare_ds.files import all_tensors, open_tensors, opening, readable_again, write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
 from flare_ds.model_files.fingerprint import check_same_base, model_fingerprint
@@ -91,14 +91,15 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     """All matrices of an adapter by PEFT's keys.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing or damaged, or may not be read.
+        HostError: no file descriptor is left.
     """
     try:
-        return load_file(directory / WEIGHTS)
+        with open_tensors(directory / WEIGHTS) as file:
+            return all_tensors(file)
     except (OSError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory / WEIGHTS}: {error}"
-        fix = ASK_OWNER if isinstance(error, PermissionError) else made_anew(directory)
-        raise CheckpointError(problem, fix=fix) from error
+        raise CheckpointError(problem, fix=readable_again(error, damaged=made_anew(directory))) from error
 
 
 def made_anew(directory: Path) -> str:
@@ -114,8 +115,9 @@ def read_kept(directory: Path) -> dict[str, Any]:
 
     Raises:
         OSError, SafetensorError, ValueError: the file is missing or damaged.
+        HostError: no file descriptor is left.
     """
-    with safe_open(directory / WEIGHTS, framework="pt") as file:
+    with open_tensors(directory / WEIGHTS) as file:
         return parse_object((file.metadata() or {}).get(KEPT, "{}"))
 
 
@@ -128,7 +130,8 @@ def saved_figures(directory: Path) -> dict[str, float]:
     try:
         return dict(read_kept(directory).get("validation") or {})
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error!r}", fix=made_anew(directory)) from error
+        fix = readable_again(error, damaged=made_anew(directory))
+        raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error!r}", fix=fix) from error
 
 
 def check_settings(directory: Path, config: Config) -> None:
@@ -175,7 +178,8 @@ def saved_settings(directory: Path) -> dict[str, Any]:
     """
     path = directory / SETTINGS
     try:
-        settings = parse_object(path.read_bytes())
+        with opening(path):
+            settings = parse_object(path.read_bytes())
         section = settings.get(SECTION)
         if section is None:
             return _from_peft(settings)
@@ -187,7 +191,8 @@ def saved_settings(directory: Path) -> dict[str, Any]:
             raise ValueError(f"method is {saved['method']!r}")
         return saved
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read {path}: {error!r}", fix=made_anew(directory)) from error
+        fix = readable_again(error, damaged=made_anew(directory))
+        raise CheckpointError(f"cannot read {path}: {error!r}", fix=fix) from error
 
 
 def _from_peft(settings: Mapping[str, Any]) -> dict[str, Any]:

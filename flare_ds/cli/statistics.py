@@ -3,6 +3,7 @@
 Shapes: n rows of a split, k of them with a prompt in the stream, b bins.
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,8 @@ def damage_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (IndexError, ValueError, OverflowError) as error:
-        raise CacheError(f"{path} is damaged: {error}", fix=f"find where: `flare-ds cache verify {path}`") from error
+        verify = shlex.join(["flare-ds", "cache", "verify", str(path)])
+        raise CacheError(f"{path} is damaged: {error}", fix=f"find where: `{verify}`") from error
 
 
 def summary(cache: Cache) -> list[str]:

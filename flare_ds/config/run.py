@@ -17,7 +17,14 @@ _HOUSEKEEPING: Any = {
     "cache_dir": True,
     "tracking": True,
     "source": {"max_store_gb"},
-    "train": {"micro_batch_size", "micro_batch_tokens", "whole_model", "save_every", "save_seconds"},
+    "train": {
+        "micro_batch_size",
+        "micro_batch_tokens",
+        "whole_model",
+        "gradient_checkpointing",
+        "save_every",
+        "save_seconds",
+    },
     "evaluate": {"batch_size", "batch_tokens", "whole_model"},
 }
 """Where things lie, and how much is held at once."""

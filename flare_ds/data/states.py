@@ -25,7 +25,7 @@ from flare_ds.checksums import json_sha256
 from flare_ds.data.cache.format import HEADER_BYTES
 from flare_ds.data.cache.section import map_array
 from flare_ds.exceptions import CacheError
-from flare_ds.files import opening
+from flare_ds.files import opening, readable_again
 from flare_ds.kept import Kind
 from flare_ds.published import Count
 from flare_ds.tasks.base import SPLITS
@@ -206,7 +206,7 @@ def _read_offsets(path: Path) -> np.ndarray:
 
 
 def _damaged(path: Path, why: Exception) -> CacheError:
-    fix = f"delete {path}; the next run computes it again"
+    fix = readable_again(why, damaged=f"delete {path}; the next run computes it again")
     return CacheError(f"{path} holds no whole store of source states: {why}", fix=fix)
 
 

@@ -7,7 +7,7 @@ Legend: n positions of a row, K states a position, D their width.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,8 +64,14 @@ class Layout:
         return int(self.offsets[split][-1]) * self.token_bytes
 
 
-def check_size(layout: Layout, cache_dir: Path, max_gb: float) -> None:
+def check_size(layout: Layout, cache_dir: Path, max_gb: float, without: Sequence[str] = ()) -> None:
     """Refuse a store that is larger than allowed or than the free disk, before anything is computed.
+
+    Args:
+        layout: of the store.
+        cache_dir: where it goes.
+        max_gb: that are allowed.
+        without: which settings of the run would do with a smaller store, or with none.
 
     Raises:
         ConfigError: with the size and how it comes about.
@@ -78,13 +84,13 @@ def check_size(layout: Layout, cache_dir: Path, max_gb: float) -> None:
         f"{layout.shape[1]} wide x {layout.dtype.itemsize} bytes)"
     )
     if needed > max_gb * 1e9:
-        fix = "raise source.max_store_gb, lower task.train_rows, or set source.provider=lockstep"
+        fix = ", or ".join(["raise source.max_store_gb", *without])
         raise ConfigError(f"{size}, but source.max_store_gb={max_gb:g}", fix=fix)
     with disk_errors(cache_dir, elsewhere=_ELSEWHERE):
         cache_dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(cache_dir).free
     if needed > free:
-        fix = "free some space, set cache_dir to another disk, or set source.provider=lockstep"
+        fix = ", or ".join(["free some space", "set cache_dir to another disk", *without])
         raise ConfigError(f"{size}, but {free / 1e9:.3g} GB are free in cache_dir={str(cache_dir)!r}", fix=fix)
 
 

@@ -12,8 +12,6 @@ from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import task_of
 from flare_ds.texts import one_line
 
-_WITHOUT_LATE = "leave late out: method=lora, evaluate.late=null"
-
 
 def check_answers(config: Config, task: Task) -> None:
     """Refuse before anything is read what neither training nor evaluation could do with the task's answers.
@@ -47,8 +45,13 @@ def check_late(config: Config, task: Task) -> None:
         raise ConfigError(
             f"task {task.name} has other label words in {source} than in {target}, so the scores of the two texts "
             f"cannot be added (evaluate.late={config.late})",
-            fix=_WITHOUT_LATE,
+            fix=_without_late(config),
         )
+
+
+def _without_late(config: Config) -> str:
+    """How to leave late out: of its own method it is the weight, whatever evaluate.late says."""
+    return f"leave late out: {'method=lora, in a new run' if config.recipe.late else 'evaluate.late=null'}"
 
 
 def refuse_to_write(config: Config, *, has_words: bool = True) -> None:
@@ -62,10 +65,11 @@ def refuse_to_write(config: Config, *, has_words: bool = True) -> None:
         ConfigError: the settings add them.
     """
     if config.late is not None:
+        without = _without_late(config)
         raise ConfigError(
             f"method={config.method} with the source's label scores added (late) ranks label words, but answers are to "
             "be written: two texts would have to agree on every token",
-            fix=f"rank label words (evaluate.answers=ranked), or {_WITHOUT_LATE}" if has_words else _WITHOUT_LATE,
+            fix=f"rank label words (evaluate.answers=ranked), or {without}" if has_words else without,
         )
 
 

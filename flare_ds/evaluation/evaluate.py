@@ -63,7 +63,7 @@ def evaluate_run(config: Config, cache: Cache, rows: OtherRows = OWN) -> Scores:
     on_rank_zero(rows.check_place, Path(config.run_dir))
     adapter = agreed(saved_adapter, config)  # with the settings it was trained with, not those of these rows
     config = rows.settings(config)
-    states = prepare_states(config, cache)
+    states = prepare_states(config, cache, begun=True)
     shape = agreed(load_shape, config.model)
     running = open_model(as_asked(config), shape=shape, label_tokens=cache.label_tokens, adapter=adapter)
     return score_run(Asked(running, cache, config, states), rows)

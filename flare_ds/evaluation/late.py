@@ -87,7 +87,7 @@ def settled(config: Config) -> Config:
     if weight is None:
         raise CheckpointError(
             f"evaluate.late='fitted', but no weight was fitted while {config.run_dir} was trained",
-            fix="give one, e.g. evaluate.late=1, or train it with evaluate.late=fitted",
+            fix="give one, e.g. evaluate.late=1, or train a new run with evaluate.late=fitted",
         )
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"late": weight})})
 

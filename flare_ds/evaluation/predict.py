@@ -6,6 +6,7 @@ command line asks once; `flare_ds.load` and `predict --interactive` keep a `Pred
 Legend: n rows, one for each window of an example; B rows of a micro-batch, K label words.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -191,7 +192,8 @@ class Predictor:
     def _alone(self, on: torch.device) -> RunningModel:
         run = Path(self.config.run_dir)
         if problem := whole_model_problem(self.config, self.shape, on):
-            fix = f"choose another device, or share the base out: flare-ds predict {run} --file FILE on several ranks"
+            shared = f"flare-ds predict {shlex.quote(str(run))} --file FILE on several ranks"
+            fix = f"choose another device, or share the base out: {shared}"
             raise HostError(f"the whole base of {run} {problem}", fix=fix)
         adapter = saved_adapter(self.config)
         return open_whole(self.opened, label_tokens=self.encoder.label_tokens, adapter=adapter, device=on)

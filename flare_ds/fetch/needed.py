@@ -3,10 +3,12 @@
 No hub is asked. A base named `owner/name` is the hub's, unless it is meant as a path (`flare_ds.model_files.names`).
 """
 
+import shlex
 from pathlib import Path
 
 from flare_ds.config import Config, TaskConfig
 from flare_ds.exceptions import Asking, ConfigError, DataError
+from flare_ds.fetch.fetch import home
 from flare_ds.fetch.sources import DATA, MODELS
 from flare_ds.model_files.names import SHIPPED, is_path, missing_directory
 from flare_ds.tasks.base import Task
@@ -45,8 +47,8 @@ def check_base(base: str) -> None:
     if path.is_absolute() or base.startswith((".", "~")) or len(path.parts) != 2:
         raise ConfigError(f"model.base={base!r} is not a directory", fix="check the path")
     if path.parts[0] == SHIPPED:
-        made = f"flare-ds stage1 CONFIG --output {base} makes it"
-        fix = f"flare-ds fetch model {path.name} --link {base}" if path.name in MODELS else made
+        made = f"flare-ds stage1 CONFIG --output {shlex.quote(base)} makes it"
+        fix = f"flare-ds fetch model {path.name} --link {shlex.quote(base)}" if path.name in MODELS else made
         raise ConfigError(f"model.base={base!r} is not there", fix=f"{fix}, or correct the path")
     fix = f"correct the path; or, if the hub's model of that name is meant, get it first: hf download {base}"
     raise ConfigError(f"model.base={base!r} is not there: {missing_directory(base)}", fix=fix)
@@ -61,7 +63,8 @@ def check_data(config: TaskConfig) -> None:
     if config.data_dir is None and config.path is None and config.name in DATA:  # what is fetched is not on the hub
         raise not_on_hub(config.name)
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
-        link = "" if Path(config.data_dir).is_absolute() else f" --link {config.data_dir}"
+        fetched = Path(config.data_dir) == home() / "data" / config.name
+        link = "" if fetched else f" --link {shlex.quote(config.data_dir)}"
         fetch = f", or flare-ds fetch data {config.name}{link}" if config.name in DATA else ""
         raise DataError(f"task.data_dir={config.data_dir!r} is not a directory", fix=f"check the path{fetch}")
 

@@ -11,7 +11,7 @@ from flare_ds.exceptions import FetchError
 from flare_ds.fetch.sources import DATA, MODELS, Source
 from flare_ds.files import settle
 from flare_ds.kept import Kind
-from flare_ds.published import FileRecord, read_manifest, write_manifest
+from flare_ds.published import FileRecord, check_sizes, read_manifest, write_manifest
 
 RECORD = "fetched.json"
 _AGAIN = "remove it (`flare-ds cache rm DIR`) and fetch it again (`flare-ds fetch`)"
@@ -39,7 +39,7 @@ def seal(directory: Path, source: Source) -> None:
 
 
 def is_of(source: Source, directory: Path) -> bool:
-    """Whether a directory was made from these very files."""
+    """Whether a directory was made from these very files, and still holds what was made, as far as sizes tell."""
     try:
         check_source(source, directory)
     except FetchError:
@@ -48,13 +48,18 @@ def is_of(source: Source, directory: Path) -> bool:
 
 
 def check_source(source: Source, directory: Path) -> None:
-    """Refuse what was not made from these very files.
+    """Refuse what was not made from these very files, or lacks some of what was made.
 
     Raises:
-        FetchError: it was not, or its record is damaged.
+        FetchError: it was not, or it does, or its record is damaged.
     """
-    if _read(directory).model_dump(exclude={"contents"}) != source.record():
+    record = _read(directory)
+    if record.model_dump(exclude={"contents"}) != source.record():
         raise FetchError(f"{directory} was made from other files than {source.name} is", fix=_AGAIN)
+    try:
+        check_sizes(directory, record.contents or {})
+    except ValueError as error:
+        raise FetchError(str(error), fix=_AGAIN) from error
 
 
 def _read(directory: Path) -> _Record:

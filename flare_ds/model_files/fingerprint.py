@@ -12,6 +12,7 @@ from pathlib import Path
 from flare_ds.checksums import canonical_json
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.failures import warn
+from flare_ds.files import readable_again
 from flare_ds.model_files.hub import UNREACHED, commit
 from flare_ds.model_files.names import is_path
 from flare_ds.model_files.weight_files import weight_files
@@ -46,7 +47,8 @@ def model_fingerprint(name: str) -> str:
     try:
         return _of_files(directory.absolute(), file_states(directory))
     except (OSError, ValueError, TypeError, KeyError, struct.error) as error:
-        raise ConfigError(f"cannot read the model {name!r}: {error}", fix="save it with save_pretrained") from error
+        fix = readable_again(error, damaged="save it with save_pretrained")
+        raise ConfigError(f"cannot read the model {name!r}: {error}", fix=fix) from error
 
 
 def is_commit(fingerprint: str | None) -> bool:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
@@ -24,6 +23,7 @@ from transformers.utils import cached_file
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.joined import JointBatch
 from flare_ds.exceptions import CheckpointError
+from flare_ds.files import open_tensors
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.weight_files import weight_files
 from flare_ds.models.partitioned import is_partitioned
@@ -102,7 +102,7 @@ def _table(directory: Path, ending: str, weight: nn.Parameter) -> Tensor | None:
     except (CheckpointError, ValueError):
         return None
     for file in files:
-        with safe_open(directory / file, framework="pt") as tensors:
+        with open_tensors(directory / file) as tensors:
             for name in filter(lambda name: name.endswith(ending), tensors.keys()):
                 if _is_loaded(table_VD := tensors.get_tensor(name), weight):
                     return table_VD

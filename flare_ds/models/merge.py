@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,7 +27,7 @@ from flare_ds.adapters.inject import adapted_linears
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import check_new, new_directory, write_json
+from flare_ds.files import all_tensors, check_new, new_directory, open_tensors, write_json
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
 from flare_ds.models.loading import load_shape
@@ -134,7 +134,7 @@ def _open_base(config: Config, shape: PreTrainedModel) -> _Base:
             directory = Path(snapshot_download(base, revision=commit, ignore_patterns=list(_OTHER_WEIGHTS)))
         file_of: dict[str, str] = {}
         for file in weight_files(directory):
-            with safe_open(directory / file, framework="pt") as weights:
+            with open_tensors(directory / file) as weights:
                 file_of |= dict.fromkeys(weights.keys(), file)
     except (OSError, ValueError, SafetensorError) as error:
         problem = f"cannot read the weights of model.base={base!r}: {error}"
@@ -202,9 +202,8 @@ def _write_weights(base: _Base, output: Path, updates: Mapping[str, Update]) -> 
 
 def _write_file(base: _Base, file: str, output: Path, updates: Mapping[str, Update]) -> int:
     """Write one weight file, the only one in memory meanwhile; returns the bytes of its weights."""
-    with safe_open(base.directory / file, framework="pt") as weights:
-        metadata = weights.metadata()
-    tensors = load_file(base.directory / file)
+    with open_tensors(base.directory / file) as weights:
+        metadata, tensors = weights.metadata(), all_tensors(weights)
     for name, update in updates.items():
         if base.file_of[name] == file:
             if name not in tensors:

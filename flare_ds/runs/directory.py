@@ -11,13 +11,14 @@ accepted resume may say other housekeeping: smaller batches, where things lie. I
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from flare_ds.checksums import unchanged_sha256
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostError
-from flare_ds.files import ASK_OWNER, write_json, write_text
+from flare_ds.files import ASK_OWNER, opening, readable_again, write_json, write_text
 from flare_ds.json_text import parse_lines, parse_object
 from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
@@ -28,8 +29,9 @@ CONFIG, CACHE, BASE, VERSIONS = "config.yaml", "cache.json", "base.json", "versi
 TRAINING, TRAIN_LOG, METRICS = "training.json", "train_log.jsonl", "metrics.json"
 VALIDATION_METRICS = "metrics-validation.json"
 """What `evaluate --split validation` writes in place of the other."""
-_MADE_BY = {METRICS: "evaluate {}", VALIDATION_METRICS: "evaluate {} --split validation"}
+_MADE_BY = {METRICS: "flare-ds evaluate {}", VALIDATION_METRICS: "flare-ds evaluate {} --split validation"}
 """The command that writes a file of the run at a path; `train`, if nothing is said."""
+_TRAIN = "flare-ds train {}"
 _LOCK = ".lock"
 STATE, ADAPTER_WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_model.safetensors")
 
@@ -83,26 +85,50 @@ class RunDirectory:
 
         Raises:
             DataError: it may not be read.
+            HostError: no file descriptor is left.
         """
         try:
-            return unchanged_sha256(self.path / ADAPTER_WEIGHTS)
+            with opening(self.path / ADAPTER_WEIGHTS):
+                return unchanged_sha256(self.path / ADAPTER_WEIGHTS)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise DataError(f"cannot read {self.path / ADAPTER_WEIGHTS}: {error.strerror}", fix=ASK_OWNER) from error
+            fix = readable_again(error, damaged=ASK_OWNER)
+            raise DataError(f"cannot read {self.path / ADAPTER_WEIGHTS}: {error.strerror}", fix=fix) from error
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its JSON files.
 
         Raises:
-            DataError: it is missing or damaged.
+            DataError: it is missing or damaged, or may not be read.
+            HostError: no file descriptor is left.
         """
         try:
-            return parse_object((self.path / name).read_bytes())
+            with opening(self.path / name):
+                return parse_object((self.path / name).read_bytes())
         except (OSError, ValueError) as error:
-            again = f"flare-ds {_MADE_BY.get(name, 'train {}').format(self.path)}"
-            fix = ASK_OWNER if isinstance(error, PermissionError) else again
+            gone = isinstance(error, FileNotFoundError)
+            again = _MADE_BY.get(name, _TRAIN) if gone else self._mended(name)
+            fix = readable_again(error, damaged=again.format(self._quoted))
             raise DataError(f"cannot read {self.path / name}: {error}", fix=fix) from error
+
+    def _mended(self, name: str) -> str:
+        """What helps where one of its files is damaged: commands read what is there, and most write it but once."""
+        if name in _MADE_BY:
+            return _MADE_BY[name]
+        if name == BASE:
+            return "delete it; the run goes on with the base that its config.yaml names"
+        if name == CACHE and not self.trained and not (self.path / STATE).is_file():  # it trains nothing
+            return f"delete it, then {_MADE_BY[METRICS]}"
+        if name in (CACHE, TRAINING) and (self.path / STATE).is_file():  # training goes on where it ended
+            both = f"it and {TRAINING}" if name == CACHE and self.trained else "it"
+            return f"restore it from a copy, or delete {both}, then {_TRAIN}"
+        return "restore it from a copy, or delete {} and train it again, by the YAML it was made from"
+
+    @property
+    def _quoted(self) -> str:
+        """Its path in a command."""
+        return shlex.quote(str(self.path))
 
     def record(self, name: str) -> dict[str, Any]:
         """A record; empty for a run that has none yet.
@@ -180,8 +206,8 @@ class RunDirectory:
             CheckpointError: saying how far it came.
         """
         if problem := self.untrained(config):
-            named = self.path if (self.path / CONFIG).is_file() else "CONFIG, the one named here"
-            raise CheckpointError(problem, fix=f"flare-ds train {named}")
+            named = self._quoted if (self.path / CONFIG).is_file() else "CONFIG, the one named here"
+            raise CheckpointError(problem, fix=_TRAIN.format(named))
 
     def untrained(self, config: Config) -> str | None:
         """That its training has not ended, and how far it came; None: it has, or there is nothing to train."""
@@ -213,13 +239,15 @@ class RunDirectory:
         if not path.is_file():
             return []
         try:
-            with path.open("rb") as file:
+            with opening(path), path.open("rb") as file:
                 if last_bytes is not None and (begin := path.stat().st_size - last_bytes) > 0:
                     file.seek(begin - 1)
                     file.readline()  # the rest of a line that begins before them
                 return parse_lines(file.read().decode("utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {path}: {error}", fix=f"flare-ds train {self.path}") from error
+            mended = "remove the damaged lines" if self.trained else _TRAIN.format(self._quoted)
+            fix = readable_again(error, damaged=mended)
+            raise DataError(f"cannot read {path}: {error}", fix=fix) from error
 
     def begin(self, config: Config, records: dict[str, dict[str, Any]]) -> None:
         """Write what the run is, unless it has begun; of one that has, only housekeeping that was accepted.

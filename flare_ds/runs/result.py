@@ -1,5 +1,6 @@
 """A run directory, read back: what was asked, how far it came, and what it scored."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ class RunResult:
 
     @property
     def _evaluate_again(self) -> str:
-        return f"flare-ds evaluate {self.directory}"
+        return f"flare-ds evaluate {shlex.quote(str(self.directory))}"
 
 
 def _column(records: Sequence[Mapping[str, Any]], name: str, number: Callable[[Any], int]) -> NDArray[np.int64] | None:

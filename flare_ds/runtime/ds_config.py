@@ -108,7 +108,7 @@ def copy_size(wanted: int | Literal["auto"], host_of_rank: Sequence[str], origin
     on_host = [len(list(together)) for _, together in groupby(host_of_rank)]
     if len(set(on_host)) > 1 or len(on_host) > len(set(host_of_rank)):
         problem = f"{setting}, but the ranks stand as {', '.join(host_of_rank)}: not equally many on each host, in turn"
-        raise ConfigError(problem, fix="start equally many ranks on each host, or use zero3_bf16.json")
+        raise ConfigError(problem, fix="start equally many ranks on each host, or set deepspeed=auto")
     return on_host[0] if len(on_host) > 1 else 1
 
 

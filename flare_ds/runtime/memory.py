@@ -7,6 +7,7 @@ cannot fit, which on a CPU would end in the kernel killing a rank without a word
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -177,16 +178,21 @@ def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: b
     fitting = int((size.available - estimate.fixed) // estimate.per_token)
     fix = f"set {load.setting}={fitting // load.tokens_each} (a step stays as it is: the rest is accumulated)"
     if fitting < load.row_tokens:
-        fix = _LESS[whole and world_size() > 1]
+        fix = _less(config, "train", whole=whole)
         if fitting > 0 and not config.train.gradient_checkpointing:
             fix = f"set train.gradient_checkpointing=true, which computes each layer again; or {fix}"
     raise HostError(f"{load.setting}={load.value} {size} (longest row: {load.columns} tokens)", fix=fix)
 
 
-_LESS = {
-    True: "set train.whole_model=false, so that the ranks share the base",
-    False: "use more ranks on more machines, which share the base (train.whole_model=auto), or a smaller base model",
-}
+def _less(config: Config, section: Literal["train", "evaluate"], *, whole: bool) -> str:
+    """What helps where not even the base, or a row beside it, has room; `section` is that of `whole_model`."""
+    if config.model.quantization != "none":  # a rank holds all of it before it is shared out
+        return "use a GPU with more memory; or, in a new run, a smaller base model"
+    if whole and world_size() > 1:
+        return f"set {section}.whole_model=false, so that the ranks share the base"
+    nf4 = "model.quantization=nf4"
+    other = {"train": f"in a new run, {nf4} or a smaller base model", "evaluate": nf4}[section]
+    return f"use more ranks on more machines, which share the base ({section}.whole_model=auto); or, {other}"
 
 
 def whole_model_problem(config: Config, shape: PreTrainedModel, on: torch.device, *, bases: int = 1) -> str | None:
@@ -202,8 +208,7 @@ def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
         HostError: naming what it needs and what there is.
     """
     if problem := whole_model_problem(config, shape, device()):
-        fix = "set evaluate.whole_model=false, so that the ranks share the base"
-        raise HostError(f"evaluate.whole_model=true {problem}", fix=fix)
+        raise HostError(f"evaluate.whole_model=true {problem}", fix=_less(config, "evaluate", whole=True))
 
 
 def _trained_elements(config: Config, shape: PreTrainedModel) -> int:

@@ -31,8 +31,13 @@ _ROWS = 16
 """In a forward pass, where evaluate.batch_size leaves it open."""
 
 
-def prepare_states(config: Config, cache: Cache) -> StateStore | None:
+def prepare_states(config: Config, cache: Cache, *, begun: bool) -> StateStore | None:
     """Find the run's stored source states, or compute them; a collective, before the run's model is opened.
+
+    Args:
+        config: the run's settings.
+        cache: its tokens.
+        begun: whether it has begun, so that the settings which decide its results are what they are.
 
     Returns:
         The store; None where the source streams run beside the target, or there is no source.
@@ -46,7 +51,15 @@ def prepare_states(config: Config, cache: Cache) -> StateStore | None:
         return None
     join_if_launched()
     store, found = on_rank_zero(_look_up, config, cache)
-    return found or _build(store, config, cache)
+    return found or _build(store, config, cache, begun)
+
+
+def _without(config: Config, begun: bool) -> list[str]:
+    """Which settings would do with a smaller store or none."""
+    fewer = [] if begun else ["lower task.train_rows"]
+    # An MT encoder's states are always stored. The keys are the same, computed anew or stored.
+    beside = config.recipe.fuses == "keys" or not (begun or config.reads_mt_encoder)
+    return [*fewer, *(["set source.provider=lockstep"] * beside)]
 
 
 def for_free_text(config: Config) -> Config:
@@ -100,11 +113,11 @@ def _look_up(config: Config, cache: Cache) -> tuple[StoreId, StateStore | None]:
     return store, find_store(store, Path(config.cache_dir))
 
 
-def _build(store: StoreId, config: Config, cache: Cache) -> StateStore:
+def _build(store: StoreId, config: Config, cache: Cache, begun: bool) -> StateStore:
     of_base = BaseKeys if config.recipe.fuses == "keys" else BaseStates
     computer: StateComputer = (of_base if store.kind == "cached" else EncoderStates)(config, cache)
     cache_dir = Path(config.cache_dir)
-    on_rank_zero(check_size, computer.layout, cache_dir, config.source.max_store_gb)
+    on_rank_zero(check_size, computer.layout, cache_dir, config.source.max_store_gb, _without(config, begun))
     writer = StoreWriter(store, computer.layout, cache_dir, tag=on_rank_zero(secrets.token_hex, 4))
     try:
         on_rank_zero(writer.reserve)

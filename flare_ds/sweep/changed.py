@@ -4,6 +4,7 @@ One that is only planned is planned anew. Only settings that a run's method read
 the stage 1 that made it.
 """
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,16 +45,19 @@ def refuse_changed(plan: Plan) -> None:
     if not changed:
         return
     said = [f"{', '.join(str(run.directory) for run in runs)} was run with {what}" for what, runs in changed.items()]
-    settings = {one.partition("=")[0].partition(" ")[0] for what in changed for one in what.split("; ")}
-    back = "set that back" if len(settings) > 1 else f"set {settings.pop()} back"
-    runs = [run for of_one in changed.values() for run in of_one]
-    # Every cell grew from its stage 1, so a new stage 1 cannot stand beside old cells.
-    tops = dict.fromkeys(plan.out / run.place if run in plan.stages1 else run.directory for run in runs)
-    stale = " ".join(str(path) for path in tops if tops.keys().isdisjoint(path.parents))
     raise ConfigError(
         ";\n  ".join(said),
-        fix=f"{back}, choose another `out`, let --rerun changed move what is there aside, or delete {stale}",
+        fix=f"{_back(changed)}, choose another `out`, or let --rerun changed move what is there aside",
     )
+
+
+def _back(changed: dict[str, list[PlannedRun]]) -> str:
+    """How to make the runs again what they were."""
+    settings = {one.partition("=")[0].partition(" ")[0] for what in changed for one in what.split("; ")}
+    if settings == {"model.base"}:  # what it names has other contents, or is gone
+        bases = dict.fromkeys(run.config.model.base for runs in changed.values() for run in runs)
+        return f"put {shlex.join(bases)} back"
+    return "set that back" if len(settings) > 1 else f"set {settings.pop()} back"
 
 
 def set_changed_aside(plan: Plan) -> None:

@@ -162,7 +162,7 @@ def is_text_in_sweep(path: Sequence[str]) -> bool:
 def _check_sections(settings: Mapping[str, Any], origin: str) -> None:
     """Refuse the settings of a run where those of the sweep belong."""
     if "run_dir" in settings and "grid" not in settings:
-        raise ConfigError(f"{origin} is a run, not a sweep", fix=f"flare-ds train {origin}")
+        raise ConfigError(f"{origin} is a run, not a sweep", fix=shlex.join(["flare-ds", "train", origin]))
     wrong = []
     for name in sorted(str(name) for name in Config.model_fields.keys() & settings.keys()):
         inner = settings[name]

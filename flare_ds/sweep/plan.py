@@ -215,7 +215,7 @@ class _Resolver:
 
     def _parse(self, settings: Settings, name: str) -> Config:
         where = "stage1" if name.endswith("stage1") else f"cell {name}"
-        config = parse_config(settings | {"run_dir": name}, origin=f"{self.origin}, {where}")
+        config = parse_config(settings | {"run_dir": name}, origin=f"{self.origin}, {where}", section="base.")
         if settings["model"].get("dtype", AUTO) == AUTO:
             self.guessed.add(config.model.dtype)
         return config

@@ -26,6 +26,7 @@ def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, s
     each = ranks if isinstance(ranks, int) else len(gpus) // jobs
     if each == 0 or jobs * each > len(gpus):
         problem = f"--jobs {jobs} with ranks={ranks} needs {jobs * max(each, 1)} GPUs, but {len(gpus)} are visible here"
-        raise ConfigError(problem, fix=f"use at most --jobs {len(gpus) // max(each, 1)}, or fewer ranks")
+        fix = f"use at most --jobs {len(gpus) // max(each, 1)}, or fewer ranks"
+        raise ConfigError(problem, fix=fix if each <= len(gpus) else f"use at most ranks={len(gpus)}")
     shared = threads(jobs * each, environ)
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job * each : (job + 1) * each])} | shared for job in range(jobs)]

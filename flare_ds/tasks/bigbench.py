@@ -5,12 +5,14 @@
 """
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flare_ds.exceptions import DataError
-from flare_ds.tasks.records import Record
+from flare_ds.files import readable_again
+from flare_ds.tasks.records import FETCH_ANEW, Record
 
 
 def not_on_hub(task: str) -> DataError:
@@ -38,11 +40,13 @@ def read_list(path: Path, key: str, task: str) -> list[Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", fix=_fetch(task)) from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}", fix=readable_again(error, damaged=_fetch(task))
+        ) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is not a file of {task}: {error!r:.100}", fix=_again(task)) from error
+        raise DataError(f"{path} is not a file of {task}: {error!r:.100}", fix=fetch_anew(path, task)) from error
     if not isinstance(found, list) or not found:
-        raise DataError(f"{path} holds no list of {key}", fix=_again(task))
+        raise DataError(f"{path} holds no list of {key}", fix=fetch_anew(path, task))
     return found
 
 
@@ -62,7 +66,7 @@ def as_record(value: Any, where: str) -> Record:
         DataError: it is something else.
     """
     if not isinstance(value, dict):
-        raise DataError(f"{where} is not an object: {value!r:.100}", fix="mend or remove it, or fetch the data again")
+        raise DataError(f"{where} is not an object: {value!r:.100}", fix=f"mend or remove it, or {FETCH_ANEW}")
     return Record(where, value)
 
 
@@ -83,5 +87,6 @@ def _fetch(task: str) -> str:
     return f"run `flare-ds fetch data {task} --link data/{task}`, and set task.data_dir=data/{task}"
 
 
-def _again(task: str) -> str:
-    return f"delete its directory and run `flare-ds fetch data {task}` again"
+def fetch_anew(path: Path, task: str) -> str:
+    """What to do about a fetched file that holds something else than it should, in whatever size."""
+    return f"delete {shlex.quote(str(path.parent.resolve()))} and run `flare-ds fetch data {task}` again"

@@ -33,6 +33,10 @@ _HUB_DIGITS = 5
 _USE_FILES = "or set task.data_dir to a directory that holds the same tables (docs/tasks.md says how they lie)"
 
 
+FETCH_ANEW = "delete the directory of the data (itself, not a link to it) and fetch them again"
+"""What helps against damage that the sizes of the files do not show."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One line of a table.
@@ -47,7 +51,7 @@ class Record:
     where: str
     values: Mapping[str, Any]
     named: ClassVar[str] = "the columns must be those of the hub, or as the task's `columns` name them"
-    again: ClassVar[str] = ", or fetch the data again"
+    again: ClassVar[str] = f", or {FETCH_ANEW}"
 
     def __getitem__(self, column: str) -> Any:
         """The value of a column.

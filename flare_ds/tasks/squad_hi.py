@@ -20,7 +20,7 @@ from pathlib import Path
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import TASKS, Answer, Pool, Row, Task
-from flare_ds.tasks.bigbench import as_record, path_in, read_examples, read_list
+from flare_ds.tasks.bigbench import as_record, fetch_anew, path_in, read_examples, read_list
 from flare_ds.tasks.cells import locate, read_answers
 from flare_ds.tasks.records import Record
 from flare_ds.tasks.squad_hi_rows import FIRST_ROWS
@@ -104,7 +104,7 @@ def _read_hindi(english: Sequence[Row], hindi: Sequence[Record], path: Path) -> 
     end = _end_of_context(texts)
     if len(texts) < len(english) or not end:
         problem = f"rows {first} to {first + len(english) - 1} of {path} do not begin with one passage"
-        raise DataError(problem, fix="delete its directory and run `flare-ds fetch data squad_hi` again")
+        raise DataError(problem, fix=fetch_anew(path, "squad_hi"))
     context = texts[0][:end].strip(_EDGES)
     for row, record, text in zip(english, records, texts, strict=True):
         answer = record.text("target").strip()

@@ -27,7 +27,7 @@ from flare_ds.training.begin import begin_run
 from flare_ds.training.feed import Feed
 from flare_ds.training.records import Records
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
-from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter
+from flare_ds.training.state import Progress, fingerprints, load_state, moments, save_state, saved_adapter
 from flare_ds.training.summary import write_summary
 from flare_ds.training.validation import Seen, Validation
 
@@ -65,7 +65,8 @@ class Cell:
         self.shape = shape
         self.feed = Feed(config, cache, self.shape)
         self.steps = self.feed.steps
-        self.progress = Progress(on_rank_zero(fingerprint, config, cache))
+        self._fingerprints = on_rank_zero(fingerprints, config, cache)
+        self.progress = Progress(self._fingerprints[0])
 
     @property
     def saved_adapter(self) -> AdapterSource | None:
@@ -87,10 +88,11 @@ class Cell:
             CheckpointError: that belongs to other data or settings.
             FlareError: see `prepare_states`.
         """
-        self.states = prepare_states(self.config, self.cache)
+        begun = on_rank_zero(lambda: RunDirectory(self.run_dir).begun)
+        self.states = prepare_states(self.config, self.cache, begun=begun)
         self.feed.stored = None if self.states is None else self.states.split("train")
         if on_rank_zero(self.state_path.exists):
-            self._saved = agreed(load_state, self.state_path, self.progress.fingerprint)
+            self._saved = agreed(load_state, self.state_path, self._fingerprints)
             self.progress, _ = self._saved
 
     def join(self, engine: Engine, number: int) -> None:

@@ -30,7 +30,7 @@ from flare_ds.tasks.load import task_of
 from flare_ds.tracking.trackers import check_trackers
 from flare_ds.training.begin import begin_run
 from flare_ds.training.readable import check_readable
-from flare_ds.training.state import fingerprint, read_progress
+from flare_ds.training.state import fingerprints, read_progress
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
 """Fields of a cache in which a trained run may be evaluated on another."""
@@ -112,7 +112,7 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     check_readable(config, cache, load_shape(config.model))
     state = run.path / STATE
     if train and state.exists():
-        read_progress(state, fingerprint(config, cache))
+        read_progress(state, fingerprints(config, cache))
     if not (train or config.recipe.trains):
         begin_run(config, cache)
     mark_used(cache.path)

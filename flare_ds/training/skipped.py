@@ -12,8 +12,8 @@ from flare_ds.training.state import Progress
 
 IN_A_ROW = 3
 _FIX = (
-    "look at these rows (flare-ds inspect); lower train.learning_rate; or try model.dtype=float32 or "
-    "model.attention=eager"
+    "look at these rows (flare-ds inspect); or lower train.learning_rate, or try model.dtype=float32 or "
+    "model.attention=eager, in another run_dir or once this one is deleted (in a sweep: methods.NAME.…)"
 )
 
 

@@ -176,7 +176,7 @@ def _accept(config: Config, output: Path, candidate: Path, untuned: Scores, merg
 
 
 def _refused(config: Config, result: Stage1) -> CheckpointError:
-    fix = "train longer (train.steps) or with another train.learning_rate, in another run_dir"
+    fix = "train longer (train.steps) or with another train.learning_rate"
     if result.tuned > result.untuned:
         fix = (
             "the adapter was lost on its way to the base, perhaps rounded off in the precision of its files: save the "
@@ -186,5 +186,5 @@ def _refused(config: Config, result: Stage1) -> CheckpointError:
         f"the merged base of {config.run_dir} has {result.metric} {result.merged:.4f} on {result.validation_examples} "
         f"validation examples and the untuned base {result.untuned:.4f}, so nothing was gained "
         f"(the best adapter: {result.tuned:.4f}); it is not kept",
-        fix=fix,
+        fix=f"{fix}, in another run_dir",
     )

@@ -8,13 +8,13 @@ ranks. One file, renamed into place, is never half a state. The data order and t
 step, so nothing else has to be kept. The best adapter so far lies in the run's `adapter/`; a state is saved with each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import ASK_OWNER, write_atomically
+from flare_ds.files import all_tensors, open_tensors, readable_again, write_atomically
 from flare_ds.json_text import json_text
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs.changes import deciding
@@ -71,43 +71,44 @@ def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) ->
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
 
 
-def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:
+def load_state(path: Path, fingerprints: Collection[str]) -> tuple[Progress, dict[str, Tensor]]:
     """Read a state file.
 
     Args:
         path: of the file.
-        fingerprint: the run's.
+        fingerprints: those of the run, one of which it bears.
 
     Returns:
         The progress, and all tensors by their prefixed names.
 
     Raises:
-        CheckpointError: the file is damaged, or belongs to other data or settings.
+        CheckpointError: the file is damaged, or may not be read, or belongs to other data or settings.
+        HostError: no file descriptor is left.
     """
-    progress = read_progress(path, fingerprint)
+    progress = read_progress(path, fingerprints)
     try:
-        with safe_open(path, framework="pt") as file:
-            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        with open_tensors(path) as file:
+            return progress, all_tensors(file)
     except (OSError, SafetensorError) as error:
         raise _damaged(path, error) from error
 
 
-def read_progress(path: Path, fingerprint: str) -> Progress:
+def read_progress(path: Path, fingerprints: Collection[str]) -> Progress:
     """Read where a run stands, without its tensors.
 
     Args:
         path: of the file.
-        fingerprint: the run's.
+        fingerprints: those of the run, one of which it bears.
 
     Raises:
         CheckpointError: see `load_state`.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             progress = _PROGRESS.validate_json(file.metadata()["progress"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
-    if progress.fingerprint != fingerprint:
+    if progress.fingerprint not in fingerprints:
         raise CheckpointError(
             f"{path} was written by a run with other data or settings, so it cannot be continued",
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
@@ -116,7 +117,7 @@ def read_progress(path: Path, fingerprint: str) -> Progress:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    fix = ASK_OWNER if isinstance(error, PermissionError) else f"delete {path.parent}"
+    fix = readable_again(error, damaged=f"delete {path.parent}")
     return CheckpointError(f"cannot read the trainer state {path}: {error}", fix=fix)
 
 
@@ -147,13 +148,18 @@ def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
     }
 
 
-def fingerprint(config: Config, cache: Cache) -> str:
+def fingerprints(config: Config, cache: Cache) -> tuple[str, ...]:
     """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
 
     The base counts by its contents: it may be moved.
+
+    Returns:
+        That which a new state bears, and then another that one of an earlier version may bear.
     """
     models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
     contents = [model_fingerprint(str(name)) for name in models]
     sections = ("method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config)))
     parts = {name: value for name, value in deciding(config).items() if name.startswith(sections)}
-    return json_sha256([cache.key, contents, parts])
+    # Earlier versions counted whether layers are computed again, which changes nothing but rounding.
+    counted = ({"train.gradient_checkpointing": again} for again in (False, True))
+    return tuple(json_sha256([cache.key, contents, parts | again]) for again in counted)

@@ -9,13 +9,14 @@ was, by any number of workers, in batches of any size.
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flare_ds.exceptions import DataError
-from flare_ds.files import write_text
+from flare_ds.files import opening, readable_again, write_text
 from flare_ds.json_text import parse_json
 from flare_ds.translation.engines import Direction, Said
 
@@ -51,14 +52,18 @@ def said_so_far(directory: Path) -> dict[str, Said | None]:
     """What each segment was translated into, by the batches that are finished.
 
     Raises:
-        DataError: a file was changed.
+        DataError: a file was changed, or cannot be read.
+        HostError: too many files are open.
     """
     said: dict[str, Said | None] = {}
     for path in sorted(directory.glob("[0-9a-f]*.json")):
         try:
-            said.update(_pair(*pair) for pair in parse_json(path.read_bytes()))
+            with opening(path):
+                written = path.read_bytes()
+            said.update(_pair(*pair) for pair in parse_json(written))
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"cannot read {path}: {error}", fix=f"rm {path}; run it again") from error
+            fix = readable_again(error, damaged=f"rm {shlex.quote(str(path))}; run it again")
+            raise DataError(f"cannot read {path}: {error}", fix=fix) from error
     return said
 
 

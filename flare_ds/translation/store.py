@@ -9,6 +9,7 @@ The directory gets its name when it is whole. Ids and labels are not in it: they
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from flare_ds import published
 from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import DataError
-from flare_ds.files import disk_errors, sync
+from flare_ds.files import disk_errors, opening, readable_again, sync
 from flare_ds.json_text import parse_json
 from flare_ds.kept import About, Kind
 from flare_ds.tasks.base import Answer, Row
@@ -111,18 +112,19 @@ def read_translation(directory: Path, rows: Sequence[Row]) -> Iterator[Row | Non
         The translation of each row; None: it failed. An answer that was not found again has start None.
 
     Raises:
-        DataError: it is damaged, which is noticed at the latest behind the last row.
+        DataError: it cannot be read; or it is damaged, which is noticed at the latest behind the last row.
+        HostError: too many files are open.
     """
     manifest = read_manifest(directory)
     checksum, number = hashlib.sha256(), 0
     try:
-        with (directory / ROWS).open("rb") as file:
+        with opening(directory / ROWS), (directory / ROWS).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 checksum.update(line)
                 if number <= len(rows):
                     yield _row(parse_json(line), rows[number - 1])
     except OSError as error:
-        raise damaged(directory, f"{ROWS}: {error.strerror}") from error
+        raise damaged(directory, f"{ROWS}: {error.strerror}", error) from error
     except (ValueError, TypeError) as error:
         raise damaged(directory, f"row {number - 1} of {ROWS}: {error}") from error
     if checksum.hexdigest() != manifest.rows_sha256:
@@ -189,21 +191,33 @@ def read_manifest(directory: Path) -> Manifest:
     """Read and check manifest.json.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: it is missing or damaged, or cannot be read.
+        HostError: too many files are open.
     """
     try:
         content, changed = published.read_manifest(directory / MANIFEST)
         manifest = Manifest.model_validate(content)
-    except (OSError, ValueError) as error:  # pydantic's are ValueErrors, too
+    except OSError as error:
+        raise damaged(directory, f"{MANIFEST}: {error.strerror}", error) from error
+    except ValueError as error:  # pydantic's are, too
         raise damaged(directory, f"{MANIFEST}: {type(error).__name__}: {error}") from error
     if changed:
         raise damaged(directory, changed)
     return manifest
 
 
-def damaged(directory: Path, problem: str) -> DataError:
-    """What to raise about a translation that cannot be used."""
-    return DataError(f"the translation {directory} is damaged: {problem}", fix=f"rm -r {directory}; {_COMMAND}")
+def damaged(directory: Path, problem: str, met: OSError | None = None) -> DataError:
+    """What to raise about a translation that cannot be used; to make it anew may take days.
+
+    Args:
+        directory: of it.
+        problem: what is wrong with it.
+        met: why a file of it could not be read, if it could not.
+    """
+    anew = f"rm -r {shlex.quote(str(directory))}; {_COMMAND}"
+    fix = anew if met is None else readable_again(met, damaged=anew)
+    what = "is damaged" if fix == anew else "cannot be read"
+    return DataError(f"the translation {directory} {what}: {problem}", fix=fix)
 
 
 def _about(directory: Path) -> About:

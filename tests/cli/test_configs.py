@@ -182,12 +182,13 @@ def test_what_is_no_config_of_a_run_is_told_once(tmp_path: Path, capsys: pytest.
     assert said.count("'template' is missing") == 1 and "split_fields" not in said and "Undefined" not in said
     assert main(["check", str(config), "task.path=nope.yaml"]) == 1
     assert capsys.readouterr().err.count("task.path='nope.yaml' is not there") == 1
-    sweep = tmp_path / "sweep.yaml"
+    sweep = tmp_path / "my sweep.yaml"
     sweep.write_text("base: {}\nout: x\ngrid: {}\n")
     assert main(["check", str(sweep)]) == 1
-    assert f"is a sweep, not a run\n  fix: flare-ds sweep {sweep} --dry-run" in capsys.readouterr().err
-    assert main(["sweep", str(config)]) == 1
-    assert f"is a run, not a sweep\n  fix: flare-ds train {config}" in capsys.readouterr().err
+    assert f"is a sweep, not a run\n  fix: flare-ds sweep '{sweep}' --dry-run" in capsys.readouterr().err
+    run = config.rename(tmp_path / "my run.yaml")
+    assert main(["sweep", str(run)]) == 1
+    assert f"is a run, not a sweep\n  fix: flare-ds train '{run}'" in capsys.readouterr().err
     assert main(["check", str(tmp_path / "nowhere")]) == 1
     assert "there is no config or run directory" in capsys.readouterr().err
 

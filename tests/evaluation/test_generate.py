@@ -317,8 +317,11 @@ def test_a_whole_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch:
     shape = load_shape(config.model)
     memory.check_whole_model(config, shape)
     monkeypatch.setattr(memory, "_available", lambda on: 0.9e9)
-    with pytest.raises(HostError, match=r"whole_model=true needs about 1.0 GB on each rank, but 0.9 GB"):
-        memory.check_whole_model(config, shape)
+    for ranks, fix in ((1, "use more ranks on more machines"), (2, "set evaluate.whole_model=false")):
+        monkeypatch.setattr(memory, "world_size", lambda ranks=ranks: ranks)
+        with pytest.raises(HostError, match=r"whole_model=true needs about 1.0 GB on each rank, but 0.9 GB") as refused:
+            memory.check_whole_model(config, shape)
+        assert refused.value.fix.startswith(fix), "one rank shares with nobody"
 
 
 @pytest.mark.parametrize("bases", [0, 1, 2], ids=["no room", "room for one", "room for two"])

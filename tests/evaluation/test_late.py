@@ -146,8 +146,9 @@ def test_a_fitted_weight_is_kept_with_the_adapter(tmp_path: Path) -> None:
     RunDirectory(tmp_path).claim(config)
     assert settled(config).late == 0.25
     save_file({"x": torch.zeros(1)}, file, {"flare_ds": json.dumps({"validation": {"step": 3}})})
-    with pytest.raises(CheckpointError, match="no weight was fitted while"):
+    with pytest.raises(CheckpointError, match="no weight was fitted while") as refused:
         settled(config)
+    assert refused.value.fix.endswith("or train a new run with evaluate.late=fitted"), "this one refuses it"
 
 
 class OtherWords:
@@ -173,7 +174,11 @@ def test_what_cannot_be_added_is_refused(task: Any, changed: dict[str, Any], tol
     with pytest.raises(ConfigError, match=told) as refused:
         check_late(config, task)
     assert refused.value.fix.startswith(fix)
+    assert refused.value.fix.endswith("method=lora, in a new run"), "of method late no weight means 1"
     check_late(make_config(method="lora"), task)
+    with pytest.raises(ConfigError, match=told) as refused:
+        check_late(with_late(config.model_copy(update={"method": "lora"}), 1.0), task)
+    assert refused.value.fix.endswith("evaluate.late=null")
 
 
 def test_answers_are_not_written() -> None:

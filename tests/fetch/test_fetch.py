@@ -75,6 +75,15 @@ def test_a_second_call_touches_nothing(index: Path) -> None:
     assert (target / "content").stat() == before
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"one")])
+def test_what_lacks_a_file_or_a_part_of_it_is_fetched_again(index: Path, damage: Callable[[Path], object]) -> None:
+    source, target = make_source(index), home() / "data" / "tiny"
+    fetch(source, target)
+    damage(target / "content")
+    fetch(source, target)
+    assert (target / "content").read_bytes() == b"one,two"
+
+
 def test_other_pins_fetch_again(index: Path) -> None:
     target = home() / "data" / "tiny"
     fetch(make_source(index), target)

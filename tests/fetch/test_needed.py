@@ -1,6 +1,7 @@
 """What a config names and is not here is said at once, with what makes it; a hub is asked for hub names alone."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 from huggingface_hub import constants
 
 from flare_ds.cli import main
-from flare_ds.config import Config
+from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache import prepare_cache
 from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.fetch.fetch import home
 from flare_ds.fetch.needed import check_base, check_data, check_needed
 from flare_ds.model_files import hub
 from flare_ds.model_files.fingerprint import model_fingerprint
@@ -138,3 +140,13 @@ def test_data_that_no_hub_has_must_be_somewhere() -> None:
         check_data(named("multiemo").task)
     assert "flare-ds fetch data multiemo --link data/multiemo" in str(told.value)
     check(named("nusax"))
+
+
+def test_data_are_fetched_to_where_they_are_looked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLARE_DS_HOME", str(here / "home"))
+    elsewhere = str(here / "my data/multiemo")
+    for place, link in ((elsewhere, ["--link", elsewhere]), (str(home() / "data/multiemo"), [])):
+        with pytest.raises(DataError, match="is not a directory") as told:
+            check_data(TaskConfig(name="multiemo", data_dir=place, target_language="pl"))
+        command = told.value.fix.removeprefix("check the path, or ")
+        assert shlex.split(command) == ["flare-ds", "fetch", "data", "multiemo", *link]

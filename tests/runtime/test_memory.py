@@ -156,3 +156,7 @@ def test_what_does_not_fit_is_refused_with_what_would(
     assert "more ranks" in fix(whole=False, free=0.9e9, ranks=2)
     assert "gradient_checkpointing" in fix(whole=True, free=estimate.bytes(7), ranks=1), "not even one row fits"
     assert "gradient_checkpointing" not in fix(whole=True, free=0.9e9, ranks=1), "not even the base fits"
+    assert "in a new run, model.quantization=nf4" in fix(whole=False, free=0.9e9, ranks=2)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"quantization": "nf4"})})
+    for whole in (True, False):
+        assert "ranks" not in fix(whole=whole, free=0.7e9, ranks=2), "each holds all of a quantised base for a while"

@@ -16,11 +16,15 @@ from flare_ds.batches.order import RowOrder
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, CacheSplit, open_cache, prepare_cache
+from flare_ds.data.states_writer import Layout, check_size
+from flare_ds.exceptions import ConfigError
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.mt_encoder import MTEncoder
 from flare_ds.models.two_stream import build_model
+from flare_ds.runs.changes import changes
 from flare_ds.runtime.providers import _of_prompts
-from flare_ds.runtime.states import FreeTextStates, for_free_text, store_id
+from flare_ds.runtime.states import FreeTextStates, _without, for_free_text, store_id
+from flare_ds.settings import config_of
 from tests.distributed import run_ranks
 from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model
@@ -233,6 +237,25 @@ def test_sources_of_a_task_without_label_words_are_stored_by_a_base_that_ranks_s
     commands.write_text(json.dumps([["train", str(write_config(settings))]]))
     run_ranks(["tests.commands_worker", str(tmp_path), str(commands)], 1)
     assert (tmp_path / "run/training.json").is_file()
+
+
+WAYS = {"lower task.train_rows": "task.train_rows=34", "set source.provider=lockstep": "source.provider=lockstep"}
+FEWER, BESIDE = WAYS
+
+
+@pytest.mark.parametrize(
+    ("name", "new"), [("cached-output", [FEWER, BESIDE]), ("cached-keys", [FEWER, BESIDE]), ("mt", [FEWER])]
+)
+def test_what_does_without_a_store_is_what_the_run_takes(root: Path, tmp_path: Path, name: str, new: list[str]) -> None:
+    """One that has begun is neither trained on nor scored with settings that make another of it."""
+    made = make_settings(root, name)
+    config = config_of(made)
+    taken = [way for way in new if not changes(config, config_of(made, [WAYS[way]]))]
+    assert [_without(config, begun) for begun in (False, True)] == [new, taken]
+    layout = Layout({"train": np.array([1_000_000])}, (32, 4096), torch.bfloat16)
+    with pytest.raises(ConfigError) as refused:
+        check_size(layout, tmp_path, 20, new)
+    assert refused.value.fix == ", or ".join(["raise source.max_store_gb", *new])
 
 
 def test_every_rank_refuses_what_cannot_be(found: dict) -> None:

@@ -1,6 +1,7 @@
 """`flare_ds.train`: a run is trained in this process, which is afterwards as it was."""
 
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -8,9 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import flare_ds
-from tests.toy import toy_settings
+from flare_ds.runs.directory import ADAPTER_WEIGHTS, BASE, CACHE, STATE, TRAIN_LOG, TRAINING, RunDirectory
+from flare_ds.settings import load_config
+from tests.toy import toy_settings, write_config
+from tests.training.together_worker import broken_off
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +37,49 @@ def test_a_run_that_is_trained_stays_so_without_its_state(root: Path, capfd: pyt
     assert flare_ds.train(run) == run
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
     assert f"{run} is trained; to train it anew, delete it" in capfd.readouterr().err
+
+
+def test_a_damaged_file_of_a_run_is_mended_as_is_said(root: Path) -> None:
+    """No command writes what is there already, so that `train` alone would read it and fail again."""
+    path = flare_ds.train(settings(root, "it's damaged"))
+    run, named = RunDirectory(path), shlex.quote(str(path))
+    whole = {name: run.read(name).keys() for name in (CACHE, TRAINING)}
+    adapter, log = ((path / file).read_bytes() for file in (ADAPTER_WEIGHTS, TRAIN_LOG))
+    fixes = {
+        TRAINING: f"restore it from a copy, or delete it, then flare-ds train {named}",
+        CACHE: f"restore it from a copy, or delete it and training.json, then flare-ds train {named}",
+        BASE: "delete it; the run goes on with the base that its config.yaml names",
+    }
+    for name, fix in fixes.items():
+        (path / name).write_text("{")
+        with pytest.raises(flare_ds.DataError, match=f"cannot read .*{name}") as refused:
+            run.read(name)
+        assert refused.value.fix == fix
+        for deleted in {CACHE: (CACHE, TRAINING)}.get(name, (name,)):
+            (path / deleted).unlink()
+        flare_ds.train(path)
+        assert (path / ADAPTER_WEIGHTS).read_bytes() == adapter
+        assert {name: run.read(name).keys() for name in whole} == whole
+    (path / TRAIN_LOG).write_bytes(log + b"?\n" + log)
+    with pytest.raises(flare_ds.DataError) as refused:
+        run.train_log()
+    assert refused.value.fix == "remove the damaged lines"
+
+
+def test_a_run_that_has_begun_goes_on_with_its_layers_computed_again(root: Path) -> None:
+    """As is advised where a GPU is full; and then as before."""
+    made = [toy_settings(root, name=name, steps=6, validate_every=3, whole_model=True) for name in ("once", "again")]
+    for one in made:
+        one["adapter"] = {"dropout": 0.2}
+    straight, broken = (load_config(write_config(one)) for one in made)
+    broken_off([broken], 3)
+    made[1]["train"]["gradient_checkpointing"] = True
+    once, again = (flare_ds.train(one) for one in (straight, made[1]))
+    for file in (ADAPTER_WEIGHTS, STATE):
+        torch.testing.assert_close(load_file(again / file), load_file(once / file), atol=1e-6, rtol=1e-6)
+    assert load_config(again).train.gradient_checkpointing
+    made[1]["train"]["gradient_checkpointing"] = False
+    assert flare_ds.train(made[1]) == again
 
 
 def test_what_trains_nothing_is_sent_to_where_it_is_asked(root: Path) -> None:

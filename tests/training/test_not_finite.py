@@ -161,8 +161,9 @@ def test_an_infinite_loss_has_no_finite_gradient() -> None:
 
 def test_a_run_without_anything_to_show_is_not_called_trained() -> None:
     progress = Progress("", step=2, skipped=2)
-    with pytest.raises(NotFiniteError, match="none of 2 steps was applied"):
+    with pytest.raises(NotFiniteError, match="none of 2 steps was applied") as refused:
         refuse_untrained(progress)
+    assert "in another run_dir or once this one is deleted" in refused.value.fix, "it refuses other settings"
     with pytest.raises(NotFiniteError, match="no validation in 3 steps"):
         refuse_untrained(Progress("", step=3, skipped=2))
     refuse_untrained(Progress("", step=3, skipped=2, best_step=3))

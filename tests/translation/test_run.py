@@ -1,6 +1,7 @@
 """Translating jobs: no row is lost, each text is translated once, and a translation is found by its content."""
 
 import json
+import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +18,7 @@ from flare_ds.exceptions import DataError, HostError
 from flare_ds.tasks.base import Answer, Row
 from flare_ds.tasks.load import task_of
 from flare_ds.translation import run
+from flare_ds.translation.batches import said_so_far
 from flare_ds.translation.run import describe, translate_jobs
 from flare_ds.translation.store import find_translation, read_manifest, read_translation
 from tests.toy import toy_settings
@@ -170,6 +172,19 @@ def test_damage_is_told_with_the_commands_that_mend_it(tmp_path: Path, program: 
             assert raised.value.fix == f"rm -r {directory}; flare-ds translate CONFIG"
             (directory / name).write_bytes(old)
     assert len(list(read_translation(find_translation(job(rows), settings(tmp_path)), rows))) == 3
+
+
+def test_what_is_to_be_removed_is_named_as_a_shell_reads_it(tmp_path: Path, program: Program) -> None:
+    place = tmp_path / "of its own"
+    (directory,) = translate_jobs([job(random_rows(3))], settings(place))
+    (directory / "manifest.json").write_text("{}")
+    with pytest.raises(DataError) as whole:
+        read_manifest(directory)
+    (batch := place / "00.json").write_text("[0]")
+    with pytest.raises(DataError) as part:
+        said_so_far(place)
+    assert shlex.split(whole.value.fix.partition(";")[0]) == ["rm", "-r", str(directory)]
+    assert shlex.split(part.value.fix.partition(";")[0]) == ["rm", str(batch)]
 
 
 def test_a_config_is_translated_and_its_report_names_stand_ins(tmp_path: Path, program: Program) -> None:

@@ -26,6 +26,7 @@ from flare_ds.data.cache.format import (
 )
 from flare_ds.data.streams import are_streams, is_base
 from flare_ds.exceptions import CacheError
+from flare_ds.files import readable_again
 from flare_ds.tasks.base import SPLITS
 
 _ROW, _PLACE, _BYTE = "<i4", "<i8", "|u1"
@@ -55,7 +56,8 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         content, changed = published.read_manifest(directory / MANIFEST)
     except OSError as error:
-        raise CacheError(f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}", fix=REBUILD) from error
+        problem = f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}"
+        raise CacheError(problem, fix=readable_again(error, damaged=REBUILD)) from error
     except ValueError as error:
         raise CacheError(f"{directory / MANIFEST} is damaged: {error}", fix=REBUILD) from error
     _check_version(directory, content)

@@ -13,6 +13,7 @@ from flare_ds.data.cache.format import REBUILD, Manifest, section_name
 from flare_ds.data.cache.manifest import read_manifest
 from flare_ds.data.cache.section import map_array
 from flare_ds.exceptions import CacheError
+from flare_ds.files import readable_again
 from flare_ds.json_text import parse_json
 from flare_ds.published import check_sizes
 
@@ -142,8 +143,11 @@ class CacheSplit:
         section = self._manifest.sections[name]
         try:
             return map_array(self._directory / name, np.dtype(section.dtype), *section.shape)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise self.damaged(part, str(error)) from error
+        except OSError as error:
+            problem = f"section {name} of {self._directory} cannot be read: {error.strerror}"
+            raise CacheError(problem, fix=readable_again(error, damaged=REMOVE)) from error
 
     def damaged(self, part: str, why: str) -> CacheError:
         """What to raise about a section that cannot be what was written."""
@@ -193,7 +197,9 @@ class Cache:
             CacheError: there is no such split, or one of its sections is damaged.
         """
         if name not in self.manifest.splits:
-            raise CacheError(f"{self.path} has no split {name!r}", fix=REMOVE)
+            raise CacheError(
+                f"{self.path} has no split {name!r}", fix=f"give one of: {', '.join(self.manifest.splits)}"
+            )
         return CacheSplit(self.path, self.manifest, name)
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_a_damaged_header_is_refused_when_the_split_opens(built: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CacheError, match=r"section train\.labels\.npy .* is damaged"):
             open_cache(built).split("train")
+
+
+def test_a_split_that_a_cache_lacks_is_told_with_those_it_has(built: Path) -> None:
+    """A cache of a file's rows has only the one."""
+    cache = open_cache(built)
+    manifest = cache.manifest.model_copy(update={"splits": {"test": cache.manifest.splits["test"]}})
+    with pytest.raises(CacheError, match="has no split 'train'") as refused:
+        replace(cache, manifest=manifest).split("train")
+    assert refused.value.fix == "give one of: test"
 
 
 @pytest.mark.parametrize("left", [0, 1, 4])
