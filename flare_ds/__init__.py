@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flare_ds.reporting import report
     from flare_ds.training.in_process import train
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 __all__ = [
     "CacheError",
     "CheckpointError",

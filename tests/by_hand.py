@@ -149,7 +149,7 @@ def build(model_name: str, config: Config, *, layers: int = 2, words: list[list[
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
         elif "mixing" in name:
             parameter.data = 0.4 * torch.randn(parameter.shape, generator=generator)
-        elif "source_logits" in name:
+        elif "source_scores" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) / 32
         elif "opening" in name:  # gates of a size of about 1, either way; no other method's weights depend on them
             parameter.data = torch.randn(parameter.shape, generator=of_gates) / 32

@@ -234,7 +234,7 @@ class Oracle:
 
     def mix(self, name: str, met: dict[int, Tensor], sources: int) -> Tensor:
         """The weighted mean of S over the sources that are met here."""
-        logits = self.trained.get(f"{name}.lora_fusion.source_logits_S", torch.zeros(sources, dtype=torch.float64))
+        logits = self.trained.get(f"{name}.lora_fusion.source_scores_S", torch.zeros(sources, dtype=torch.float64))
         share = softmax(32 * torch.stack([logits[number] for number in met]))
         return sum(share[place] * source for place, source in enumerate(met.values()))
 

@@ -23,7 +23,7 @@ class Fusion(nn.Module):
     Attributes:
         source_down: the source's own A, which begins as PEFT begins A; None: it goes through the target's.
         function: φ.
-        source_logits_S: SCALE times them, their softmax weighs the sources; None: they weigh the same.
+        source_scores_S: SCALE times them, their softmax weighs the sources; None: they weigh the same.
     """
 
     def __init__(self, adapter: AdapterConfig, sources: int, width: int) -> None:
@@ -33,7 +33,7 @@ class Fusion(nn.Module):
         self.function = FUSIONS.get(adapter.fusion)(adapter.r, adapter.fusion_heads)
         self.sources = sources
         learned = adapter.source_weights == "learned" and sources > 1
-        self.source_logits_S = nn.Parameter(torch.zeros(sources)) if learned else None
+        self.source_scores_S = nn.Parameter(torch.zeros(sources)) if learned else None
 
     @property
     def a_RD(self) -> Tensor | None:
@@ -42,7 +42,7 @@ class Fusion(nn.Module):
 
     def fuse(self, source_SBMR: Tensor, target_BCR: Tensor, alignment: Alignment) -> Tensor:
         """The fused bottleneck [B, L, R] of the last L target positions; T itself where there is no partner."""
-        logits_S = source_SBMR.new_zeros(self.sources) if self.source_logits_S is None else self.source_logits_S
-        source_BLR = alignment.combine(source_SBMR, (SCALE * logits_S).softmax(0))
+        scores_S = source_SBMR.new_zeros(self.sources) if self.source_scores_S is None else self.source_scores_S
+        source_BLR = alignment.combine(source_SBMR, (SCALE * scores_S).softmax(0))
         fused_BLR = self.function.forward(source_BLR, target_BCR, alignment.real_BC)
         return torch.where(alignment.partner_BL[..., None], fused_BLR, target_BCR[:, -source_BLR.shape[1] :])

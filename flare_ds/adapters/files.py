@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flare_ds.adapters.fusion import SCALE
 from flare_ds.adapters.passes import ADAPTER
 from flare_ds.adapters.settings import compared, compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
@@ -96,10 +97,17 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     """
     try:
         with open_tensors(directory / WEIGHTS) as file:
-            return all_tensors(file)
+            found = all_tensors(file)
     except (OSError, SafetensorError) as error:
         problem = f"cannot read the adapter {directory / WEIGHTS}: {error}"
         raise CheckpointError(problem, fix=readable_again(error, damaged=made_anew(directory))) from error
+    return dict(_as_now(key, tensor) for key, tensor in found.items())
+
+
+def _as_now(key: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """A matrix as this version has it: up to 0.2.0 the sources' weights were the softmax of what is kept itself."""
+    name = key.removesuffix("source_logits_S")
+    return (key, tensor) if name == key else (f"{name}source_scores_S", tensor / SCALE)
 
 
 def made_anew(directory: Path) -> str:

@@ -17,7 +17,7 @@ from flare_ds.tasks.base import Task
 from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 
 _LANGUAGES = ("source_language", "extra_source_languages", "target_language")
-_COMPARED = ("prompt_template", "labels", "special_tokens", "answers", PROBES)
+_COMPARED = ("prompt_template", "labels", "special_tokens", PROBES)
 
 
 def check_same_split(config: Config, task: Task) -> None:

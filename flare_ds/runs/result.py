@@ -71,16 +71,16 @@ class RunResult:
     def contents(self) -> tuple[str, str] | None:
         """What the run reads, wherever it lies: fingerprints of its base and of its rows; None: it has not begun.
 
+        Rows with free answers are others where the answer stands elsewhere in what is trained on.
+
         Raises:
             DataError: a record is damaged.
         """
         if not self._run.begun:
             return None
-        base, rows = (
-            self._run.record(BASE).get("fingerprint"),
-            self._run.record(CACHE).get("fields", {}).get("rows_sha256"),
-        )
-        return (base, rows) if base and rows else None
+        base, fields = self._run.record(BASE).get("fingerprint"), self._run.record(CACHE).get("fields", {})
+        rows = [str(fields[name]) for name in ("rows_sha256", "answers") if fields.get(name)]
+        return (base, " ".join(rows)) if base and fields.get("rows_sha256") else None
 
     @cached_property
     def metrics(self) -> Mapping[str, Any]:

@@ -82,16 +82,17 @@ class Cell:
         return self.engine.running(self.number)
 
     def prepare(self) -> None:
-        """Compute the source states that are to be stored, and read the trainer state that was saved.
+        """Compute the source states that are to be stored, and read the state that training goes on from.
 
         Raises:
             CheckpointError: that belongs to other data or settings.
             FlareError: see `prepare_states`.
         """
-        begun = on_rank_zero(lambda: RunDirectory(self.run_dir).begun)
+        run = RunDirectory(self.run_dir)
+        begun, goes_on = on_rank_zero(lambda: (run.begun, self.state_path.exists() and not run.trained))
         self.states = prepare_states(self.config, self.cache, begun=begun)
         self.feed.stored = None if self.states is None else self.states.split("train")
-        if on_rank_zero(self.state_path.exists):
+        if goes_on:
             self._saved = agreed(load_state, self.state_path, self._fingerprints)
             self.progress, _ = self._saved
 

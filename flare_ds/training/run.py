@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, build_cache, differences, open_cache, prepare_cache, remembered, stored
+from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.key import CLUSTERS, PROBES, asked_fields
 from flare_ds.data.parallel import ParallelData
 from flare_ds.evaluation.answerable import check_answers
@@ -32,8 +33,9 @@ from flare_ds.training.begin import begin_run
 from flare_ds.training.readable import check_readable
 from flare_ds.training.state import fingerprints, read_progress
 
-_WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256")
-"""Fields of a cache in which a trained run may be evaluated on another."""
+_WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256", "answers")
+"""Fields of a cache in which a trained run may be evaluated on another; answers: where in its window one stands that
+is trained on."""
 _NO_TOKENS = ("format_version", "cluster_fields", CLUSTERS)
 """Fields that say nothing of a token: how a version of this package stores them, and which rows were drawn together."""
 
@@ -106,17 +108,30 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
         raise ConfigError(f"method={config.method} trains nothing", fix=fix)
     check_trackers(config)
     _check_settings(run, config, train)
+    goes_on = train and not run.trained and (run.path / STATE).exists()
+    if goes_on:
+        _check_version(run)
     cache = _cache(run, config, train)
     if run.begun:
         _check_same_tokens(run, cache, train)
     check_readable(config, cache, load_shape(config.model))
-    state = run.path / STATE
-    if train and state.exists():
-        read_progress(state, fingerprints(config, cache))
+    if goes_on:
+        read_progress(run.path / STATE, fingerprints(config, cache))
     if not (train or config.recipe.trains):
         begin_run(config, cache)
     mark_used(cache.path)
     return cache.path
+
+
+def _check_version(run: RunDirectory) -> None:
+    """Refuse to continue what an earlier version began, whose cache cannot be made again; before one is looked for."""
+    version = run.record(CACHE).get("fields", {}).get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"an earlier flare_ds began {run.path} (its cache has format {version}, this one writes {FORMAT_VERSION}), "
+            "and this one cannot continue it",
+            fix="train it to its end with that version, or choose another run_dir to begin anew",
+        )
 
 
 def _checked_beside(run: RunDirectory, config: Config, rows: OtherRows) -> Path:

@@ -72,7 +72,7 @@ def test_keys_are_pefts_and_all_is_fp32(trained: Trained) -> None:
     fused = [f"{layer}.self_attn.{name}_proj.lora_fusion" for layer in layers for name in "qv"]
     extra = {f"{module}.function.{part}" for module in fused for part in parts}
     assert keys["lora"] == keys["rslora"] == keys["flare"] == plain
-    extra |= {f"{module}.{part}" for module in fused for part in ("source_down.weight", "source_logits_S")}
+    extra |= {f"{module}.{part}" for module in fused for part in ("source_down.weight", "source_scores_S")}
     assert keys["lora_head"] == keys["lora_words"] == plain | head
     assert keys["flare_words"] == plain | head | {f"{module}.function.opening_R" for module in fused}
     assert keys["flare_full"] == plain | head | extra
@@ -236,6 +236,18 @@ SAME = [
 def test_settings_that_change_nothing_may_differ(trained: Trained, kind: str, name: str, value: object) -> None:
     config, _, directory = trained[kind]
     check_settings(directory, changed(config, name, value))
+
+
+def test_weights_of_sources_that_an_earlier_version_learned_weigh_the_same(trained: Trained, tmp_path: Path) -> None:
+    """It kept their logits themselves, under another name."""
+    _, model, directory = trained["flare_full"]
+    weights = read(directory)
+    earlier = {key.replace("source_scores_S", "source_logits_S"): tensor for key, tensor in weights.items()}
+    earlier |= {key: 32 * tensor for key, tensor in earlier.items() if key.endswith("source_logits_S")}
+    assert len(earlier.keys() - weights.keys()) == 4
+    save_file(earlier, tmp_path / "adapter_model.safetensors")
+    found = load_adapter(tmp_path, trainable_parameters(model))
+    assert all(torch.equal(tensor, model.get_parameter(name)) for name, tensor in found.items())
 
 
 def test_another_method_is_refused(trained: Trained) -> None:

@@ -126,7 +126,7 @@ def assert_equal_to_oracle(
             largest = float(wanted.abs().max())
             assert largest > 0, f"{name}: the oracle's gradient is zero, nothing is compared"
             worst = float((parameter.grad.double() - wanted).abs().max())
-            cancels = 32e-7 if name.endswith("source_logits_S") else 1e-7
+            cancels = 32e-7 if name.endswith("source_scores_S") else 1e-7
             assert worst <= 1e-5 * largest + cancels, f"{name}: gradient off by {worst}, largest element {largest}"
             compared.add(short_name(name))
         else:

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from flare_ds.config import Config
 from flare_ds.data.cache import key, open_cache
 from flare_ds.data.cache.key import differing
+from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, DataError, FlareError
 from flare_ds.locks import release_all
+from flare_ds.models.loading import load_tokenizer
 from flare_ds.settings import load_config
+from flare_ds.tasks.load import task_of
 from flare_ds.training import run
 from flare_ds.training.begin import begin_run
 from tests.qa_world import qa_settings, translate_each_anew
@@ -76,6 +80,36 @@ def test_a_trained_run_is_evaluated_on_other_rows_but_not_through_another_prompt
     with pytest.raises(ConfigError, match="max_prompt_tokens=128, not 32"):
         _prepare(make(tmp_path, max_prompt_tokens=32), train=False)
     assert contents(tmp_path / "run") == before
+
+
+def test_a_run_that_an_earlier_version_began_is_not_gone_on_with_and_nothing_is_built_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that it has trained is neither refused nor advised to be deleted."""
+    begin(tmp_path)
+    record, state = tmp_path / "run/cache.json", tmp_path / "run/state/state.safetensors"
+    fields = json.loads(record.read_text())["fields"] | {"format_version": 3}
+    record.write_text(json.dumps({"key": "e" * 64, "fields": fields}))
+    state.parent.mkdir()
+    save_file({}, state, metadata={"progress": "of another cache"})
+    assert _prepare(make(tmp_path), train=True).is_dir()
+    (tmp_path / "run/training.json").unlink()
+    monkeypatch.setattr(run, "_cache", lambda *_: pytest.fail("a cache is looked for"))
+    with pytest.raises(CheckpointError, match=r"an earlier flare_ds began .* format 3, .* cannot continue it") as told:
+        _prepare(make(tmp_path), train=True)
+    assert "with that version" in told.value.fix and "delete" not in told.value.fix
+
+
+def test_a_run_that_an_earlier_version_trained_on_free_answers_is_scored(tmp_path: Path) -> None:
+    """Where in its window the answer of a training row stands has changed since; what is asked has not."""
+    config = Config.model_validate(qa_settings(tmp_path, steps=1))
+    _prepare(config, train=True)
+    give_adapter(tmp_path / "run")
+    record = tmp_path / "run/cache.json"
+    fields = json.loads(record.read_text())["fields"] | {"format_version": 3, "answers": "the first one, on one line"}
+    record.write_text(json.dumps({"key": "e" * 64, "fields": fields}))
+    assert _prepare(config, train=False).is_dir()
+    check_same_questions(config, task_of(config.task), load_tokenizer(config.model))
 
 
 def test_a_run_of_an_earlier_version_whose_tokens_are_the_same_is_scored(tmp_path: Path) -> None:
