@@ -17,6 +17,7 @@ import yaml
 from flare_ds.cli import main
 from flare_ds.exceptions import ConfigError, DataError, FlareError, HostError
 from flare_ds.model_files.fingerprint import model_fingerprint
+from flare_ds.runs import RunDirectory
 from flare_ds.settings import load_config
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.local import sweep
@@ -504,6 +505,22 @@ def test_only_settings_that_changed_are_written_anew_and_not_under_a_process_tha
             sweep(bench.path, [*here, "base.train.micro_batch_size=3"])
     sweep(bench.path, [*here, "base.train.micro_batch_size=3"])
     assert load_config(saved.parent).train.micro_batch_size == 3
+
+
+def test_what_auto_became_when_a_run_began_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command gives it no other settings, so it may go on beside a process that writes the run."""
+    monkeypatch.setenv("FAIL", "evaluate pl/lora-seed1")
+    auto = ["base.deepspeed=auto", "grid.methods=[lora]", "grid.seeds=[1]"]
+    sweep(bench.path, auto)
+    begun = bench.out / "pl/lora-seed1"
+    chosen = load_config(begun).model_copy(update={"deepspeed": "zero3_cpu"})
+    RunDirectory(begun).claim(chosen)
+    with writing(bench, "pl/lora-seed1"):
+        assert sweep(bench.path, auto) == 1
+    sweep(bench.path, [*auto, "base.evaluate.batch_size=5"])
+    assert load_config(begun) == chosen.model_copy(update={"evaluate": load_config(begun).evaluate})
+    sweep(bench.path, [*auto, "base.deepspeed=zero3_fp32_cpu"])
+    assert load_config(begun).deepspeed == "zero3_fp32_cpu", "what is asked for by name"
 
 
 def test_what_is_not_there_is_told_before_the_first_command(bench: Bench) -> None:

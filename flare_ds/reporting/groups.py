@@ -144,7 +144,7 @@ def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
     for run, where in zip(runs, lies, strict=True):
         settings = deciding(run.settings) | {"train.seed": None}
         what = run.contents or contents.get(where) or where
-        alike = str(run.directory.parent), settings, what, run.config.deepspeed, run.config.source.mt_encoder
+        alike = str(run.directory.parent), settings, what, run.config.source.mt_encoder
         groups.setdefault(json.dumps(alike), []).append(run)
 
     def order(group: Group) -> tuple[str, int, Path]:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import disk_errors
 from flare_ds.processes import say
 from flare_ds.runs.changes import changes, housekeeping
 from flare_ds.runs.directory import RunDirectory, at_place
+from flare_ds.shipped import AUTO
 from flare_ds.sweep.plan import Plan, PlannedRun
 
 ASIDE = ".aside"
@@ -90,11 +92,18 @@ def claim_directories(plan: Plan) -> None:
     """
     # Those under way, too: they may go on with smaller batches, say; and planned ones with anything.
     for run in plan.runs:
-        is_there = (run.directory / "config.yaml").exists()
-        same = is_there and not housekeeping(run.owner.config, at_place(run.config))
+        config, is_there = _settled(run), (run.directory / "config.yaml").exists()
+        same = is_there and not housekeeping(run.owner.config, at_place(config))
         if not (run.owner.finished or same):
             run.owner.check_unwritten()
-            run.owner.claim(run.config)
+            run.owner.claim(config)
+
+
+def _settled(run: PlannedRun) -> Config:
+    """Its settings; `deepspeed: auto` of a run that has begun is what it became then."""
+    if run.config.deepspeed != AUTO or not run.owner.begun:
+        return run.config
+    return run.config.model_copy(update={"deepspeed": run.owner.config.deepspeed})
 
 
 def _settings(run: PlannedRun) -> list[str]:

@@ -24,6 +24,7 @@ from flare_ds.exceptions import ConfigError, FlareError, NotFiniteError, kept, t
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
+from flare_ds.runtime.ds_config import with_chosen_deepspeed
 from flare_ds.runtime.engine import check_model, make_room
 from flare_ds.runtime.memory import joint_memory
 from flare_ds.runtime.opening import holds_whole
@@ -108,7 +109,8 @@ def _joins(run: Run) -> tuple[Any, ...]:
     train, model = config.train, config.model.model_dump(exclude={"base"})
     words = str(cache.label_tokens) if train.objective == "labels" else ""
     head = train.objective, words, config.adapter.train_head
-    return model_fingerprint(config.model.base), str(model), *head, train.whole_model, config.deepspeed
+    sharding = train.whole_model, with_chosen_deepspeed(config).deepspeed  # one that has begun has the name of `auto`
+    return model_fingerprint(config.model.base), str(model), *head, *sharding
 
 
 def _alike(runs: Sequence[Run]) -> list[list[Run]]:

@@ -127,6 +127,15 @@ def test_runs_with_other_settings_are_not_averaged(tmp_path):
     ]
 
 
+def test_how_a_run_was_sharded_makes_no_other_group_of_it(tmp_path):
+    """A run that has begun says what `deepspeed: auto` became, the one beside it that is only planned does not."""
+    for seed, sharded in ((1, "auto"), (2, "zero3_cpu")):
+        run = write_run(tmp_path, f"pl/lora-seed{seed}", "lora", seed, [True, seed == 1])
+        config = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(config.replace("deepspeed: ds.json", f"deepspeed: {sharded}"))
+    assert [(line["method"], line["seeds"]) for line in methods(report(tmp_path).text)] == [("lora", "2 (1, 2)")]
+
+
 def test_a_name_with_a_bar_is_one_cell(tmp_path):
     for rank in (8, 16):
         write_run(tmp_path, f"pl/lora r|{rank}", "lora", 1, [True], r=rank)

@@ -27,6 +27,7 @@ from flare_ds.exceptions import CheckpointError, ConfigError, HostError, NotFini
 from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime import memory
+from flare_ds.runtime.ds_config import with_chosen_deepspeed
 from flare_ds.runtime.engine import Engine, make_room
 from flare_ds.settings import load_config
 from flare_ds.tracking.figures import PARTS
@@ -430,6 +431,14 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     spelt.write_text(yaml.safe_dump(made[0] | {"run_dir": str(root / "data/../turn-flare-pl")}))
     assert main(["train", *paths, str(spelt)]) == 1
     assert "is named 2 times" in capfd.readouterr().err
+
+
+def test_a_run_that_began_with_auto_joins_one_that_is_to_begin_with_it(root: Path, one: None) -> None:
+    planned = load_config(write_config(settings(root, "lora-pl", "planned") | {"deepspeed": "auto"}))
+    begun, apart = with_chosen_deepspeed(planned), planned.model_copy(update={"deepspeed": "zero3_bf16"})
+    cache = open_run(planned, train=True)
+    joined = together._alike([(config, cache) for config in (begun, planned, apart)])
+    assert [[config for config, _ in runs] for runs in joined] == [[begun, planned], [apart]]
 
 
 def test_a_state_is_saved_with_each_best_adapter(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
