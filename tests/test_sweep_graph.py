@@ -430,6 +430,18 @@ def test_the_same_base_merged_anew_leaves_its_cells_finished(bench: Bench) -> No
     assert bench.calls() == stage1_calls(bench)[:1]
 
 
+def test_no_cell_is_begun_on_a_base_whose_stage_1_is_gone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    """It may have been made with other settings; the verb tells that this stage 1 did not make it."""
+    one = ["score=validation", "grid.methods=[lora]"]
+    sweep(bench.path, [*one, "grid.seeds=[1]"])
+    bench.calls()
+    shutil.rmtree(bench.out / "stage1")
+    assert sweep(bench.path, [*one, "stage1.train.steps=61"]) == 1
+    assert bench.calls()[2:] == stage1_calls(bench)[:1]
+    said = capfd.readouterr().out
+    assert "pl/lora-seed2 not run: it needs stage1, which failed" in said and said.endswith("not finished: pl/lora-seed2\n")
+
+
 def test_a_cell_of_another_base_than_stage_1_then_makes_is_not_finished(bench: Bench) -> None:
     sweep(bench.path)
     shutil.rmtree(bench.out / "base")

@@ -85,8 +85,10 @@ def sweep(
         say(f"\n{summary(runner)}")
         result = report(plan.out) if REPORT in only else None
         say(f"\n{result.text}" if result else "")
-    finished = all(is_done(run, plan) for run in plan.runs) or any(part not in only for part in KINDS)
-    return 0 if finished and not (runner.failed or runner.unmet or (result and result.unreadable)) else 1
+    undone = [run.name for run in plan.runs if not is_done(run, plan)] if {*KINDS} <= {*only} else []
+    if undone:
+        say(f"\nnot finished: {', '.join(undone)}")
+    return 1 if undone or runner.failed or runner.unmet or (result and result.unreadable) else 0
 
 
 @contextmanager

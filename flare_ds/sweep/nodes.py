@@ -165,7 +165,8 @@ def has_cache(config: Config) -> bool:
 
 def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
     tune = plan.command("stage1", *_named(run), "--output", str(run.merged))
-    yield Node(run.name, "stage1", (run,), (cache,), lambda: tune, run.merged.is_dir)
+    # A base that another stage 1 made, whose directory is gone, is refused where this one would be made.
+    yield Node(run.name, "stage1", (run,), (cache,), lambda: tune, lambda: run.merged.is_dir() and run.owner.trained)
     if plan.score == "test":
         score = plan.command("evaluate", *_named(run))
         yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), lambda: score, lambda: run.owner.finished)

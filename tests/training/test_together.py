@@ -433,7 +433,7 @@ def test_what_cannot_join_or_does_not_fit_is_trained_all_the_same(
     assert "is named 2 times" in capfd.readouterr().err
 
 
-def test_a_run_that_began_with_auto_joins_one_that_is_to_begin_with_it(root: Path, one: None) -> None:
+def test_a_run_that_began_with_auto_joins_one_that_is_to_begin_with_it(root: Path) -> None:
     planned = load_config(write_config(settings(root, "lora-pl", "planned") | {"deepspeed": "auto"}))
     begun, apart = with_chosen_deepspeed(planned), planned.model_copy(update={"deepspeed": "zero3_bf16"})
     cache = open_run(planned, train=True)
