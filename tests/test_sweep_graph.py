@@ -21,7 +21,7 @@ from flare_ds.runs import RunDirectory
 from flare_ds.settings import load_config
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.local import sweep
-from flare_ds.sweep.nodes import nodes_of
+from flare_ds.sweep.nodes import is_done, nodes_of
 from flare_ds.sweep.plan import load_sweep
 from flare_ds.sweep.progress import progress, progress_of
 from flare_ds.sweep.record import NodeRecord, SweepRecord, read_record
@@ -371,6 +371,22 @@ def test_no_test_row_is_scored_where_validation_counts(bench: Bench) -> None:
     assert bench.calls() == []
 
 
+@pytest.mark.parametrize(("score", "name"), [("test", "metrics.json"), ("validation", "metrics-validation.json")])
+def test_a_cell_that_was_scored_otherwise_by_hand_is_scored_again(bench: Bench, score: str, name: str) -> None:
+    plan = load_sweep(bench.path, [f"score={score}", "stage1=null", "grid.methods=[zero_shot]"])
+    (cell,) = plan.cells
+    cell.directory.mkdir(parents=True)
+
+    def scored(**task: object) -> bool:
+        settings = cell.config.model_dump(mode="json")
+        said = {"adapter_sha256": None, "settings": settings | {"task": settings["task"] | task}}
+        (cell.directory / name).write_text(json.dumps(said if task else said | {"settings": None}))
+        return is_done(cell, plan)
+
+    assert not scored(test_rows=20) and not scored(validation_rows=20)
+    assert scored(data_dir="moved") and scored(), "that of an earlier version does not say"
+
+
 def test_what_was_run_with_other_settings_is_moved_aside(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     sweep(bench.path)
     bench.calls()
@@ -439,7 +455,9 @@ def test_no_cell_is_begun_on_a_base_whose_stage_1_is_gone(bench: Bench, capfd: p
     assert sweep(bench.path, [*one, "stage1.train.steps=61"]) == 1
     assert bench.calls()[2:] == stage1_calls(bench)[:1]
     said = capfd.readouterr().out
-    assert "pl/lora-seed2 not run: it needs stage1, which failed" in said and said.endswith("not finished: pl/lora-seed2\n")
+    assert "pl/lora-seed2 not run: it needs stage1, which failed" in said and said.endswith(
+        "not finished: pl/lora-seed2\n"
+    )
 
 
 def test_a_cell_of_another_base_than_stage_1_then_makes_is_not_finished(bench: Bench) -> None:

@@ -16,8 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from flare_ds.config import Config
-from flare_ds.runs.directory import VALIDATION_METRICS
+from flare_ds.exceptions import DataError
+from flare_ds.runs.changes import changes
+from flare_ds.runs.directory import METRICS, VALIDATION_METRICS
 from flare_ds.sweep.groups import alike, grouped
 from flare_ds.sweep.plan import Plan, PlannedRun
 
@@ -91,10 +95,19 @@ def is_done(run: PlannedRun, plan: Plan) -> bool:
     if run.is_of_another_base:
         return False
     if plan.score == "test":
-        return run.owner.finished
+        return run.owner.finished and _is_scored_as_asked(run, METRICS)
     if run.config.recipe.trains:
         return run.owner.trained
-    return (run.directory / VALIDATION_METRICS).is_file()
+    return (run.directory / VALIDATION_METRICS).is_file() and _is_scored_as_asked(run, VALIDATION_METRICS)
+
+
+def _is_scored_as_asked(run: PlannedRun, name: str) -> bool:
+    """Whether scores were made with the settings of the plan, not by hand with others; once they did not tell."""
+    try:
+        scored = run.owner.read(name).get("settings")
+        return scored is None or not changes(Config.model_validate(scored), run.config)
+    except (DataError, ValidationError):  # a report says what is wrong with them
+        return True
 
 
 _READ_LATER = {"max_prompt_tokens", "chat", "drop_shared_passages"}
@@ -169,7 +182,7 @@ def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
     yield Node(run.name, "stage1", (run,), (cache,), lambda: tune, lambda: run.merged.is_dir() and run.owner.trained)
     if plan.score == "test":
         score = plan.command("evaluate", *_named(run))
-        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), lambda: score, lambda: run.owner.finished)
+        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), lambda: score, partial(is_done, run, plan))
 
 
 def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> Node:
