@@ -280,6 +280,21 @@ def test_one_translation_is_made_once_however_it_is_read(bench: Bench) -> None:
     assert same == [("translate en-pl",)] * 3
 
 
+def test_what_answers_the_source_has_a_cache_of_its_own_where_it_is_answered_otherwise(bench: Bench) -> None:
+    def prepared(*task: str) -> list[list[str]]:
+        asked = ["stage1=null", "grid.languages=[sw]", "grid.methods=[translate_test, lora]", "grid.seeds=[1]", *task]
+        made = [node for node in nodes_of(load_sweep(bench.path, asked)) if node.kind == "prepare"]
+        return [[run.method for run in node.runs] for node in made]
+
+    each, shared = [["translate_test"], ["lora"]], [["translate_test", "lora"]]
+    assert prepared("base.task={name: tydiqa, sides: translated}", "base.train.objective=vocabulary") == each
+    assert prepared("base.task={name: xnli}") == shared
+    words = {"en": ["yes", "no"], "sw": ["ndiyo", "hapana"]}
+    task = {"name": "own", "languages": ["en", "sw"], "pools": ["all"], "fields": ["text"], "template": "{text}"}
+    (bench.directory / "own.yaml").write_text(yaml.safe_dump(task | {"labels": words}))
+    assert prepared("base.task={name: own, path: own.yaml}") == each
+
+
 def test_what_auto_became_is_told_where_cells_may_run_elsewhere(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -455,9 +470,8 @@ def test_no_cell_is_begun_on_a_base_whose_stage_1_is_gone(bench: Bench, capfd: p
     assert sweep(bench.path, [*one, "stage1.train.steps=61"]) == 1
     assert bench.calls()[2:] == stage1_calls(bench)[:1]
     said = capfd.readouterr().out
-    assert "pl/lora-seed2 not run: it needs stage1, which failed" in said and said.endswith(
-        "not finished: pl/lora-seed2\n"
-    )
+    assert "pl/lora-seed2 not run: it needs stage1, which failed" in said
+    assert said.endswith("\nnot finished: pl/lora-seed2\n")
 
 
 def test_a_cell_of_another_base_than_stage_1_then_makes_is_not_finished(bench: Bench) -> None:

@@ -24,6 +24,7 @@ from flare_ds.runs.changes import changes
 from flare_ds.runs.directory import METRICS, VALIDATION_METRICS
 from flare_ds.sweep.groups import alike, grouped
 from flare_ds.sweep.plan import Plan, PlannedRun
+from flare_ds.tasks.load import task_of
 
 Kind = Literal["translate", "prepare", "stage1", "cells"]
 KINDS: tuple[Kind, ...] = ("translate", "prepare", "stage1", "cells")
@@ -118,7 +119,15 @@ def cache_key(run: PlannedRun) -> Any:
     """What runs that read one cache have in common."""
     config = run.config
     mt_encoder = config.source if config.caches_mt else None
-    return config.task, config.translate, config.cache_dir, run.tokenizer_base, mt_encoder
+    answers = _answers(config) if config.answers_source else None
+    return config.task, config.translate, config.cache_dir, run.tokenizer_base, mt_encoder, answers
+
+
+def _answers(config: Config) -> Any:
+    """What the source's text is answered with, where the target's is answered otherwise."""
+    task, languages = task_of(config.task), (config.task.source_language, config.task.target_language)
+    source, target = (task.label_words(language) for language in languages)
+    return source if task.free_answers or source != target else None
 
 
 def _translated(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], plan: Plan) -> Iterator[str]:
