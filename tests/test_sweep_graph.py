@@ -257,7 +257,7 @@ def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Non
     assert "'fetch' is no part of a sweep" in capfd.readouterr().err
 
 
-def test_one_translation_is_made_once_however_it_is_read(bench: Bench) -> None:
+def test_one_translation_is_made_once_however_it_is_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.settings["base"]["task"] |= {"sides": "translated"}
     bench.settings |= {
         "stage1": None,
@@ -278,6 +278,10 @@ def test_one_translation_is_made_once_however_it_is_read(bench: Bench) -> None:
     ]
     same = [needs[f"prepare en-pl{of}"] for of in ("", " (pl/short-seed1)", " (pl/clean-seed1)")]
     assert same == [("translate en-pl",)] * 3
+    monkeypatch.setattr("flare_ds.sweep.nodes.has_cache", lambda config: config.task.max_prompt_tokens != 16)
+    finished = {node.name for node in nodes_of(load_sweep(bench.path)) if node.finished()}
+    assert "prepare en-pl" in finished and "translate en-pl (pl/few-seed1)" in finished
+    assert not finished & {"prepare en-pl (pl/short-seed1)", "translate en-pl"}, "another cache is to be made of it"
 
 
 def test_what_answers_the_source_has_a_cache_of_its_own_where_it_is_answered_otherwise(bench: Bench) -> None:

@@ -36,9 +36,8 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
     record = record_of(nodes, plan.out, jobs)
     typical, stale = typical_seconds(record), {run.name for run in stale_runs(plan, changed)}
     for node in nodes:
-        if any(run.name in stale for run in node.runs) and (
-            node.kind in ("stage1", "cells") or not has_cache(node.runs[0].prepared)
-        ):
+        writes = node.kind in ("stage1", "cells")
+        if any(run.name in stale and (writes or not has_cache(run.prepared)) for run in node.runs):
             record.change(node.name, state="waiting")
     lacking = record.blocked([name for name in record.of_state("waiting") if record.nodes[name].kind not in only])
     record.nodes = {name: node for name, node in record.nodes.items() if node.kind in only}

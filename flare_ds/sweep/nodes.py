@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ KINDS: tuple[Kind, ...] = ("translate", "prepare", "stage1", "cells")
 REPORT = "report"
 PARTS = (*KINDS, REPORT)
 """What can be asked for alone."""
+Readers = tuple[PlannedRun, ...]
+"""All runs that read one cache."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Node:
     Attributes:
         name: as it is shown.
         kind: what it does.
-        runs: the runs it writes; for a cache those that read it.
+        runs: the runs it writes; for a cache or a translation those that read it.
         needs: names of the nodes that must be finished before it.
         command: its words now; cells that are done meanwhile are left out of them.
         finished: whether it need not be run.
@@ -82,8 +85,9 @@ def nodes_of(plan: Plan, jobs: int = 1) -> list[Node]:
     """
     nodes: dict[str, Node] = {}
     caches: dict[str, str] = {}  # by run: the node that makes its cache
-    for runs in alike(plan.runs, cache_key):
-        needs = tuple(_translated(runs, nodes, plan))
+    readers = alike(plan.runs, cache_key)
+    for runs in readers:
+        needs = tuple(_translated(runs, readers, nodes, plan))
         node = _prepared(runs, nodes, needs, plan)
         caches |= {run.name: node.name for run in runs}
     made = [node for run in plan.stages1 for node in _stage1(run, plan, caches[run.name])]
@@ -130,7 +134,7 @@ def _answers(config: Config) -> Any:
     return source if task.free_answers or source != target else None
 
 
-def _translated(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], plan: Plan) -> Iterator[str]:
+def _translated(runs: Readers, readers: Sequence[Readers], nodes: dict[str, Node], plan: Plan) -> Iterator[str]:
     """The name of the translation that a cache is made from, if it is from one; made once for all tokenizers."""
     config = runs[0].config
     if not config.task.is_translated:
@@ -139,7 +143,8 @@ def _translated(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], plan: Plan
         if node.kind == "translate" and _translation(node.runs[0].config) == _translation(config):
             yield node.name
             return
-    yield _single("translate", runs, nodes, (), [], plan).name
+    served = [others for others in readers if _translation(others[0].config) == _translation(config)]
+    yield _single("translate", served, nodes, (), [], plan).name
 
 
 def _translation(config: Config) -> Any:
@@ -147,22 +152,26 @@ def _translation(config: Config) -> Any:
     return config.task.model_dump(exclude=_READ_LATER), config.translate.model_dump(exclude={"batch_size", "drop"})
 
 
-def _prepared(runs: tuple[PlannedRun, ...], nodes: dict[str, Node], needs: tuple[str, ...], plan: Plan) -> Node:
+def _prepared(runs: Readers, nodes: dict[str, Node], needs: tuple[str, ...], plan: Plan) -> Node:
     base = runs[0].tokenizer_base
     words = [] if base == runs[0].config.model.base else [f"model.base={json.dumps(base)}"]
-    return _single("prepare", runs, nodes, needs, words, plan)
+    return _single("prepare", [runs], nodes, needs, words, plan)
 
 
 def _single(
     verb: Literal["translate", "prepare"],
-    runs: tuple[PlannedRun, ...],
+    readers: Sequence[Readers],
     nodes: dict[str, Node],
     needs: tuple[str, ...],
     words: Sequence[str],
     plan: Plan,
 ) -> Node:
-    """A command of one process: ours, so that its status can be believed; and a run looks for itself."""
-    run, config, task = runs[0], runs[0].prepared, runs[0].config.task
+    """A command of one process: ours, so that its status can be believed; and a run looks for itself.
+
+    Nobody needs it where each cache is there, or all that read it are done.
+    """
+    runs = tuple(chain(*readers))
+    run, task = runs[0], runs[0].config.task
     languages = f"{task.source_language}-{task.target_language}" if run.config.has_source else task.target_language
     name = f"{verb} {run.place / languages}"
     name = f"{name} ({run.name})" if name in nodes else name
@@ -173,7 +182,7 @@ def _single(
         runs,
         needs,
         lambda: command,
-        finished=lambda: has_cache(config) or _all_done(runs, plan),
+        finished=lambda: all(has_cache(one[0].prepared) or _all_done(one, plan) for one in readers),
     )
     return nodes[name]
 
