@@ -66,7 +66,8 @@ def test_a_dry_run_counts_the_cells_that_are_left_of_a_group(bench: Bench) -> No
     sweep(bench.path, together)
     grown = [*together, "grid.seeds=[1, 2, 3]"]
     shown = re.sub(" +", " ", dry_run(bench.path, grown))
-    assert "| pl/lora-seed1 and 5 more | prepare en-pl, stage1 | to do: 2 of 6 |" in shown
+    assert "| pl/lora-seed1 and 3 more | prepare en-pl, stage1 | finished |" in shown
+    assert "| pl/lora-seed3 and 1 more | prepare en-pl, stage1 | to do |" in shown
     assert ", 2 cells in 1 commands; then the report" in shown
     shown = dry_run(bench.path, [*grown, "methods.flare.adapter.r=4"])
     assert ", 4 cells in 1 commands; then the report" in shown, "two that changed are run again"

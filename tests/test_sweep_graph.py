@@ -371,7 +371,9 @@ def test_cells_of_one_base_and_source_train_in_one_job(bench: Bench) -> None:
     assert list(jobs("together=auto", at_once=3).values()) == [alone[:1], trained[:1], trained[1:2], trained[2:]]
     assert jobs("together=auto", at_once=9) == jobs(), "a job for each"
     assert sweep(bench.path, ["grid.methods=[zero_shot, lora]"]) == 0
-    assert jobs("together=auto")[f"{trained[0]} and 3 more"] == trained[1::2], "those that are done are left out"
+    assert jobs("together=auto")[f"{trained[1]} and 1 more"] == trained[1::2], "those that are done are left out"
+    shared = list(jobs("together=auto", at_once=2).values())[1:]
+    assert shared == [[name] for name in alone[1:]], "shared out by themselves, so that each job has one to train"
     bench.settings["models"] = {"small": {"model.dtype": "float32"}, "other": {"model.dtype": "bfloat16"}}
     bench.write()
     assert [len(runs) for runs in jobs("together=auto").values()] == [1, 4, 1, 4]

@@ -9,8 +9,8 @@ from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs, stale_runs
 from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.memory import CellMemory
-from flare_ds.sweep.nodes import PARTS, REPORT, Node, has_cache, nodes_of
-from flare_ds.sweep.plan import PlannedRun, load_sweep
+from flare_ds.sweep.nodes import PARTS, REPORT, has_cache, nodes_of
+from flare_ds.sweep.plan import load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
 from flare_ds.sweep.record import SweepRecord, record_of
 
@@ -31,10 +31,11 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
     """
     plan = load_sweep(path, overrides)
     changed = changed_runs(plan)
-    nodes, memory = nodes_of(plan, jobs), CellMemory(plan)
+    stale = {run.name for run in stale_runs(plan, changed)}
+    nodes, memory = nodes_of(plan, jobs, stale), CellMemory(plan)
     check_inputs(nodes, path, only)
     record = record_of(nodes, plan.out, jobs)
-    typical, stale = typical_seconds(record), {run.name for run in stale_runs(plan, changed)}
+    typical = typical_seconds(record)
     for node in nodes:
         writes = node.kind in ("stage1", "cells")
         if any(run.name in stale and (writes or not has_cache(run.prepared)) for run in node.runs):
@@ -42,18 +43,12 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
     lacking = record.blocked([name for name in record.of_state("waiting") if record.nodes[name].kind not in only])
     record.nodes = {name: node for name, node in record.nodes.items() if node.kind in only}
     able = {*record.of_state("waiting")} - lacking.keys()
-    to_do = {node.name: _cells_left(node, stale) for node in nodes if node.kind == "cells" and node.name in able}
+    to_do = {node.name: node.runs for node in nodes if node.kind == "cells" and node.name in able}
     differs = {run.name: what for what, runs in changed.items() for run in runs}
     sizes = {name: memory.of(runs) for name, runs in to_do.items()}
     cells = {name: len(runs) for name, runs in to_do.items()}
     then = "; then the report" if REPORT in only else ""
     return f"{_table(record, typical, differs, cells, sizes, lacking)}{then}{left(record, typical)}"
-
-
-def _cells_left(node: Node, stale: Collection[str]) -> tuple[PlannedRun, ...]:
-    """Those that are not done, and those that cannot stay."""
-    left = {run.name for run in node.left()}
-    return tuple(run for run in node.runs if run.name in left or run.name in stale)
 
 
 def _table(
@@ -79,8 +74,7 @@ def _table(
         seconds = node.seconds if node.state == "done" else typical.get(node.method)
         length = DASH if seconds is None else human_age(seconds)
         differs = "; ".join(dict.fromkeys(changed[run] for run in node.runs if run in changed))
-        part = f": {cells[name]} of {len(node.runs)}" if name in cells and cells[name] < len(node.runs) else ""
-        state = "finished" if node.state == "done" else f"lacks {lacking[name]}" if name in lacking else f"to do{part}"
+        state = "finished" if node.state == "done" else f"lacks {lacking[name]}" if name in lacking else "to do"
         state = f"changed: {differs}" if differs else state
         size = memory.get(name)
         lines.append((name, ", ".join(node.needs) or DASH, state, length, DASH if size is None else human_size(size)))

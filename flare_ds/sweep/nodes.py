@@ -10,7 +10,7 @@ A part that needs nothing unfinished can start. Whether it is finished is asked 
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -76,12 +76,13 @@ class Node:
         return "+".join(dict.fromkeys(run.method for run in self.runs)) if self.kind == "cells" else self.kind
 
 
-def nodes_of(plan: Plan, jobs: int = 1) -> list[Node]:
+def nodes_of(plan: Plan, jobs: int = 1, again: Collection[str] = ()) -> list[Node]:
     """All nodes of a plan, in the order in which one job after another would run them.
 
     Args:
         plan: the sweep, resolved.
         jobs: how many run at once.
+        again: names of runs that are to be moved aside first.
     """
     nodes: dict[str, Node] = {}
     caches: dict[str, str] = {}  # by run: the node that makes its cache
@@ -91,7 +92,8 @@ def nodes_of(plan: Plan, jobs: int = 1) -> list[Node]:
         node = _prepared(runs, nodes, needs, plan)
         caches |= {run.name: node.name for run in runs}
     made = [node for run in plan.stages1 for node in _stage1(run, plan, caches[run.name])]
-    made += [_cells(runs, plan, caches) for runs in grouped(plan, jobs)]
+    done = {cell.name for cell in plan.cells if cell.name not in again and is_done(cell, plan)}
+    made += [_cells(runs, plan, caches) for runs in grouped(plan, jobs, done)]
     return [*nodes.values(), *made]
 
 
