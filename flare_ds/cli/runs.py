@@ -139,21 +139,38 @@ def _stage1(options: argparse.Namespace) -> None:
 
 
 def _train_configs(options: argparse.Namespace) -> "list[Config]":
-    """Of all runs that are named: what is no override is a further one."""
+    """Of all runs that are named and can be read."""
+    return [one for one in _read_runs(options) if not isinstance(one, FlareError)]
+
+
+def _read_runs(options: argparse.Namespace) -> "list[Config | FlareError]":
+    """The config of each run that is named, or why it cannot be read: what is no override is a further run.
+
+    Raises:
+        FlareError: none of them can be read; or they mean other contents by one path of a task's file.
+    """
     words = overrides_of(options)
     paths = [options.config, *filter(_names_a_run, words)]
     overrides = [word for word in words if not _names_a_run(word)]
-    configs: list[Config] = []
+    read: list[Config | FlareError] = []
     meant = dict[str | None, tuple[str, str | None]]()
     for path in paths:
-        config = load_config(path, overrides, trust_task_code=options.trust_task_code)
-        found = config.run_dir, task_sha256(config.task.path)
-        first, content = meant.setdefault(config.task.path, found)
-        if found[1] != content:
-            problem = f"{first} and {config.run_dir} began with different contents of task.path={config.task.path!r}"
-            raise ConfigError(problem, fix="train them by a command each; in a sweep, with together=1")
-        configs.append(config)
-    return configs
+        try:
+            config = load_config(path, overrides, trust_task_code=options.trust_task_code)
+        except FlareError as error:
+            read.append(error)
+        else:
+            read.append(config)
+            meant.setdefault(config.task.path, (config.run_dir, task_sha256(config.task.path)))
+        # One that cannot be read may have changed what the path means, too.
+        for task, (first, content) in meant.items():
+            if task_sha256(task) != content:
+                problem = f"{first} and {path} began with different contents of task.path={task!r}"
+                raise ConfigError(problem, fix="train them by a command each; in a sweep, with together=1")
+    errors = [one for one in read if isinstance(one, FlareError)]
+    if len(errors) == len(read):
+        raise errors[0]
+    return read
 
 
 def _names_a_run(word: str) -> bool:
@@ -163,7 +180,8 @@ def _names_a_run(word: str) -> bool:
 
 def _train(options: argparse.Namespace) -> None:
     open_more_files()
-    configs = _train_configs(options)
+    read = _read_runs(options)
+    configs = [one for one in read if not isinstance(one, FlareError)]
 
     with libraries(*(config.model for config in configs)):
         from flare_ds.runtime.joining import join_if_launched
@@ -173,7 +191,7 @@ def _train(options: argparse.Namespace) -> None:
     check_distinct(configs)
     join_if_launched()  # what is wrong with the job is wrong with none of its runs
     with stopping():
-        runs, refused = _opened(configs)
+        runs, refused = _opened(read)
         try:
             train_together(runs, evaluate=options.evaluate, tell=_tell)
         except FlareError as error:
@@ -182,14 +200,16 @@ def _train(options: argparse.Namespace) -> None:
         raise together(refused, "the runs named", fix="mend them, and train them again")
 
 
-def _opened(configs: "list[Config]") -> "tuple[list[tuple[Config, Cache]], list[FlareError]]":
+def _opened(read: "list[Config | FlareError]") -> "tuple[list[tuple[Config, Cache]], list[FlareError]]":
     """Those of several runs that can be trained, with their caches, and why the others cannot; alike on all ranks."""
+    from flare_ds.runtime.rank_zero import agreed
     from flare_ds.runtime.signals import leave_if_asked
     from flare_ds.training.run import open_run
 
     runs, refused = [], list[FlareError]()
-    for config in configs:
+    for one in read:
         try:
+            config = agreed(_readable, one)  # on another host its files may be others
             runs.append((config, open_run(config, train=True)))
         except FlareError as error:
             if not error.shared:  # the others open it, and wait there
@@ -197,6 +217,12 @@ def _opened(configs: "list[Config]") -> "tuple[list[tuple[Config, Cache]], list[
             refused.append(error)
         leave_if_asked()
     return runs, refused
+
+
+def _readable(read: "Config | FlareError") -> "Config":
+    if isinstance(read, FlareError):
+        raise read
+    return read
 
 
 def _evaluate(options: argparse.Namespace) -> None:

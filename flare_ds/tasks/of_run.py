@@ -57,13 +57,15 @@ def use_task_of_run(path: str, run_dir: Path, *, trusted: bool) -> None:
         ConfigError: the copy was changed.
     """
     copy = run_dir / f"task{Path(path).suffix}"
+    has_copy = copy.is_file()
+    if has_copy:
+        _check_copy(copy, path)  # first: a run that is refused changes nothing for those that were loaded before
     _untrusted.discard(path)
     if not trusted:
         _untrusted.add(path)
     _copies.pop(path, None)  # that of another run, which was loaded before
-    if copy.is_file():
+    if has_copy:
         _copies[path] = copy
-        _check_copy(copy, path)
 
 
 def use_named_task(path: str) -> None:

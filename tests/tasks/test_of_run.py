@@ -1,5 +1,6 @@
 """The task file of a run: its own copy counts, and code that a run directory names runs only where it is trusted."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,14 @@ def test_runs_that_mean_other_files_by_one_path_are_not_trained_by_one_command(
         assert f"began with different contents of task.path='{path}'" in capsys.readouterr().err
     load_config(run, trust_task_code=True)
     assert task_of(load_config(new, trust_task_code=True).task).prompt({"text": "a"}) == "a second:", "it has no copy"
+
+
+def test_a_run_whose_copy_was_changed_leaves_the_others_their_own(tmp_path: Path, ran: Path) -> None:
+    run, changed = write_run(tmp_path, ran), tmp_path / "changed"
+    shutil.copytree(run, changed)
+    (changed / "task.py").write_text(CODE.format(ran=str(ran), said="third"))
+    (tmp_path / "mine.py").write_text(CODE.format(ran=str(ran), said="second"))
+    config = load_config(run, trust_task_code=True)
+    with pytest.raises(ConfigError, match=r"task\.py was changed since the run began"):
+        load_config(changed, trust_task_code=True)
+    assert task_of(config.task).prompt({"text": "a"}) == "a first:"

@@ -340,11 +340,14 @@ def test_rows_are_named_once_for_all_runs_that_read_a_cache(
 
 
 def test_runs_that_are_refused_leave_the_others_to_train(root: Path) -> None:
-    """On two ranks: one run is written by another process, one has another method than was begun with."""
+    """On two ranks: one is written by another process, one has a method that trains nothing, one cannot be read."""
     names = ("lora-pl", "flare-pl", "prefix-de")
     made = [settings(root, name, f"refused-{name}", steps=2) for name in names]
     made[2] |= {"method": "zero_shot"}
-    paths = [str(write_config(one)) for one in made]
+    damaged = root / "refused-damaged"
+    damaged.mkdir()
+    (damaged / "config.yaml").write_text("train: [")
+    paths = [str(damaged), *(str(write_config(one)) for one in made)]
     held, trained, wrong = (RunDirectory(one["run_dir"]) for one in made)
     held.lock()
     try:
@@ -352,7 +355,8 @@ def test_runs_that_are_refused_leave_the_others_to_train(root: Path) -> None:
     finally:
         held.unlock()
     assert trained.trained and not (held.begun or wrong.path.exists())
-    told = said[said.index("flare-ds: 2 problems in the runs named") :]
+    told = said[said.index("flare-ds: 3 problems in the runs named") :]
+    assert f"1. {damaged}/config.yaml is " in told
     assert f"is writing the run {held.path}" in told and "method=zero_shot trains nothing" in told
     assert "Traceback" not in said
 
