@@ -1,11 +1,13 @@
 """Locks that need nothing of a file system but that a new file is made once: a file that says who holds it.
 
-    {"host": "node3", "pid": 4711, "started": "8412365", "job": "1234.0", "namespace": "pid:[4026531836]"}
+    {"host": "node3", "pid": 4711, "started": "8412365", "job": "1234.0", "namespace": "pid:[4026531836]",
+     "boot": "0a59993c-0995-42f1-9dca-71c8c524eeba"}
 
 The holder touches it every few seconds. A lock is taken over when its holder is surely gone: on this host if its
-process is dead, on another if its scheduler job was started again, or it has not been touched for long. Any other
-stands, and who holds it is said. A container, which sees processes of its own, is a host of its own. (`flock` is not
-there on every cluster file system, and does not say who.)
+process is dead, or it was last touched before the host was started anew; on another if its scheduler job was started
+again, or it has not been touched for long. Any other stands, and who holds it is said. A container, which sees
+processes of its own, is a host of its own, and so is one that merely has the name of this. (`flock` is not there on
+every cluster file system, and does not say who.)
 """
 
 import atexit
@@ -27,6 +29,7 @@ from flare_ds.files import disk_errors
 _TOUCHED_EVERY_S = 20.0
 _DEAD_AFTER_S = 900.0
 """Far more than a busy host, a slow file system or clocks that differ can make of the seconds above."""
+_CLOCKS_DIFFER_S = 60.0
 _ASKED_EVERY_S = 0.2
 _HIDDEN = "?"
 _HELD: dict[Path, "_Held"] = {}
@@ -42,6 +45,7 @@ class Holder:
         started: when, in the host's ticks, so that another process of that number is not taken for it.
         job: of the scheduler, with how often it was started again; empty outside of one.
         namespace: of the process numbers, where there are several; empty in locks of earlier versions, too.
+        boot: what the host calls the time since it was started; likewise.
     """
 
     host: str
@@ -49,6 +53,7 @@ class Holder:
     started: str
     job: str
     namespace: str = ""
+    boot: str = ""
 
     @property
     def is_one(self) -> bool:
@@ -212,13 +217,16 @@ def _is_gone(path: Path) -> bool:
     me, untouched = _me(), seconds > _DEAD_AFTER_S
     if holder is None:
         return untouched
-    here = holder.host == me.host and holder.namespace in ("", me.namespace)
+    named_as_here = holder.host == me.host and holder.namespace in ("", me.namespace)
     # A process that was stopped, or slept with its host, touches nothing and goes on.
+    here = named_as_here and holder.boot in ("", me.boot)
     if here and (started := _started(holder.pid)) != _HIDDEN:
         return started != holder.started
     job, _, restart = holder.job.partition(".")
     again = bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart
-    return untouched or again
+    # Who touched it since this host was started is on another of that name.
+    before_boot = named_as_here and not here and time.time() - seconds < _booted() - _CLOCKS_DIFFER_S
+    return untouched or again or before_boot
 
 
 def _read(path: Path) -> tuple[Holder | None, float]:
@@ -239,7 +247,7 @@ def _read(path: Path) -> tuple[Holder | None, float]:
 def _me() -> Holder:
     job, pid = os.environ.get("SLURM_JOB_ID", ""), os.getpid()
     job = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
-    return Holder(socket.gethostname(), pid, _started(pid), job, _namespace())
+    return Holder(socket.gethostname(), pid, _started(pid), job, _namespace(), _boot())
 
 
 def _namespace() -> str:
@@ -247,6 +255,22 @@ def _namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _booted() -> float:
+    """When this host was started, in seconds since 1970; 0 where it does not say."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) for line in lines if line.startswith("btime ")), 0.0)
 
 
 def _started(pid: int) -> str:

@@ -134,6 +134,32 @@ def test_a_lock_of_a_container_that_has_our_hosts_name_stands(tmp_path: Path) ->
     locks.release(path)
 
 
+def test_a_lock_of_another_host_of_our_name_stands_and_that_of_before_a_restart_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines made of one image may share a file system, and the number of their namespace is the same anywhere."""
+    path = tmp_path / "lock"
+    locks.hold(path, doing="does it")
+    ours = json.loads(path.read_text())
+    locks.release(path)
+    foreign(path, **ours | {"boot": "another", "pid": 2**22 - 1})
+    monkeypatch.setattr(locks, "_booted", lambda: time.time() - 30)
+    with pytest.raises(HostError):
+        locks.hold(path, doing="does it")
+    touched = time.time() - 200
+    assert touched > time.time() - locks._DEAD_AFTER_S
+    os.utime(path, (touched, touched))
+    assert locks.hold(path, doing="does it"), "this host was started since"
+    locks.release(path)
+    foreign(path, **ours | {"pid": 2**22 - 1})
+    assert locks.hold(path, doing="does it"), "ours, whose process is gone, at once"
+    locks.release(path)
+
+
+def test_this_host_says_when_it_was_started() -> None:
+    assert 0 < locks._booted() < time.time() and locks._boot()
+
+
 def test_another_process_of_the_same_number_does_not_hold_it(tmp_path: Path) -> None:
     path = foreign(tmp_path / "lock", host=socket.gethostname())
     assert locks.hold(path, doing="does it")
