@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -111,8 +111,12 @@ def log_reason(log: Path) -> str:
 
 def _log_lines(log: Path) -> tuple[list[str], int | None]:
     """The lines of a log that say anything, and which of them is the last message of ours in the last command."""
-    text = log.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # who removed it meanwhile ends nothing by it
+        text = ""
     shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n") if line.strip()]
+    shown = shown or [f"nothing is left in {log}"]
     of_last = max((place for place, line in enumerate(shown) if line.startswith(COMMAND)), default=0)
     ours = (place for place in reversed(range(of_last, len(shown))) if MESSAGE in shown[place])
     return shown, next(ours, None)
@@ -135,8 +139,9 @@ def _own_group(command: Sequence[str], own: Mapping[str, str]) -> Iterator[tuple
         problem = f"cannot start {command[0]!r}: {error.strerror}"
         raise HostError(problem, fix="make it a program that runs here, or change launch") from error
     assert process.stdout is not None
-    with guarded(process):
+    with ExitStack() as guard:  # which may find no process left for it, and goes last
         try:
+            guard.enter_context(guarded(process))
             yield process, process.stdout
         except BaseException:
             _end_group(process, process.stdout)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flare_ds.exceptions import HostError
-from flare_ds.processes import log_tail, run_logged
+from flare_ds.processes import log_reason, log_tail, run_logged
 from flare_ds.sweep.local import sweep
 from tests.sweep_bench import PREPARED, Bench, expected_calls, stage1_calls, wait_for
 
@@ -151,6 +151,26 @@ def test_the_tail_of_a_log_shows_a_progress_bar_once(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("first\nstep 1\rstep 2\rstep 3\n\nerror: no\n")
     assert log_tail(log, 2) == "step 3\nerror: no"
+
+
+def test_a_log_that_was_removed_or_emptied_meanwhile_says_so(tmp_path):
+    log = tmp_path / "log.txt"
+    for _ in range(2):
+        assert log_reason(log) == log_tail(log) == f"nothing is left in {log}"
+        log.touch()
+
+
+def test_a_command_that_cannot_be_guarded_does_not_run_on(tmp_path, monkeypatch):
+    started = []
+
+    def no_process_left(leader):
+        started.append(leader.pid)
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("flare_ds.processes.guarded", no_process_left)
+    with pytest.raises(HostError, match="Resource temporarily unavailable"):
+        run_logged(["sleep", "600"], tmp_path / "log.txt")
+    assert started and not alive(started[0])
 
 
 def test_what_a_command_leaves_behind_is_ended(tmp_path, monkeypatch):
