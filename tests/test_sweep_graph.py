@@ -123,6 +123,9 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
         "other/nli/stage1": ("models/other", "xnli"),
     }
     needs = {node.name: node.needs for node in nodes_of(plan)}
+    does = {node.name: node.method for node in nodes_of(plan) if node.kind == "stage1"}
+    assert {does["other/nli/stage1"], does["small/multiemo/stage1"]} == {"stage1"}
+    assert does["other/nli/stage1 evaluate"] == "stage1 evaluate", "which takes another time"
     assert needs["other/nli/es/flare-seed2"] == ("prepare other/nli/en-es", "other/nli/stage1")
 
 

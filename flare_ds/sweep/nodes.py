@@ -49,6 +49,7 @@ class Node:
         finished: whether it need not be run.
         part: the node of some of its runs; None: they go together.
         left: of its cells those that are not done.
+        does: what other nodes that take about as long do, too; empty: it follows from kind and runs.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Node:
     finished: Callable[[], bool]
     part: "Callable[[tuple[PlannedRun, ...]], Node] | None" = None
     left: Callable[[], list[PlannedRun]] = list
+    does: str = ""
 
     @property
     def log(self) -> Path:
@@ -73,7 +75,8 @@ class Node:
     @property
     def method(self) -> str:
         """What nodes that take about as long have in common."""
-        return "+".join(dict.fromkeys(run.method for run in self.runs)) if self.kind == "cells" else self.kind
+        methods = "+".join(dict.fromkeys(run.method for run in self.runs))
+        return self.does or (methods if self.kind == "cells" else self.kind)
 
 
 def nodes_of(plan: Plan, jobs: int = 1, again: Collection[str] = ()) -> list[Node]:
@@ -202,7 +205,8 @@ def _stage1(run: PlannedRun, plan: Plan, cache: str) -> Iterator[Node]:
     yield Node(run.name, "stage1", (run,), (cache,), lambda: tune, lambda: run.merged.is_dir() and run.owner.trained)
     if plan.score == "test":
         score = plan.command("evaluate", *_named(run))
-        yield Node(f"{run.name} evaluate", "stage1", (run,), (run.name,), lambda: score, partial(is_done, run, plan))
+        name, finished = f"{run.name} evaluate", partial(is_done, run, plan)
+        yield Node(name, "stage1", (run,), (run.name,), lambda: score, finished, does="stage1 evaluate")
 
 
 def _cells(runs: tuple[PlannedRun, ...], plan: Plan, caches: dict[str, str]) -> Node:
