@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from flare_ds.checksums import file_sha256
 from flare_ds.files import write_text
 from flare_ds.model_files.fingerprint import model_fingerprint
-from flare_ds.runs.directory import WEIGHTS, at_place
+from flare_ds.runs.directory import ADAPTER_WEIGHTS, at_place
 from flare_ds.scoring.predictions import write_predictions
 from flare_ds.sweep.plan import PlannedRun, load_sweep
 from flare_ds.yaml_file import dump_yaml
@@ -69,7 +69,7 @@ def finish(cell: PlannedRun, number: int, *, steps: int, rows: int) -> None:
     """Leave what a finished cell leaves."""
     place = cell.directory
     write_text(place / "config.yaml", at_place(cell.config).to_yaml())
-    weights = place / WEIGHTS
+    weights = place / ADAPTER_WEIGHTS
     weights.parent.mkdir()
     save_file({"lora_A": torch.full((25_000,), float(number))}, weights)
     log: list[dict[str, Any]] = [{"step": step, "loss": 1 / step, "step_seconds": 0.5} for step in range(1, steps + 1)]

@@ -6,6 +6,7 @@ The extras are those of setup.py; `flare_ds` itself is on no package index, so i
 import importlib.util
 import shlex
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
@@ -32,8 +33,12 @@ def lacking(extra: str, module: str) -> str:
     return "; ".join(f"{one.name}{one.specifier}, and {found} is installed" for one, found in unfit if found)
 
 
+@cache
 def _packages(extra: str) -> list[Requirement]:
-    """What it brings; none where the sources are on the path, and were never installed."""
+    """What it brings; none where the sources are on the path, and were never installed.
+
+    Looked up once: it is asked of each of a thousand cells.
+    """
     try:
         all_requirements = [Requirement(line) for line in requires("flare_ds") or []]
     except PackageNotFoundError:

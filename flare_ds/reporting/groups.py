@@ -228,7 +228,8 @@ def _same_truth(run: RunResult, other: RunResult) -> bool:
     if run.answers is not None and ours is not None and theirs is not None:
         by_row = dict(zip(other.outcomes, theirs.tolist(), strict=True))
         return [by_row[row] for row in run.outcomes] == ours.tolist()
-    both = [(said, other.outcomes[row]) for row, said in run.outcomes.items()]
+    of_other = other.outcomes
+    both = [(said, of_other[row]) for row, said in run.outcomes.items()]
     true = {(one[1], two[1]) for one, two in both if isinstance(one, tuple) and isinstance(two, tuple)}
     return len(true) == len({one for one, _ in true}) == len({two for _, two in true})
 

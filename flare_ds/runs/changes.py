@@ -37,6 +37,8 @@ def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[s
         evaluated: whether the run is only to be scored, which may go otherwise than before.
     """
     before, now = flat(saved.deciding()), flat(wanted.deciding())
+    if before == now:  # as of nearly all of a thousand cells
+        return {}
     names = dict.fromkeys([*deciding(wanted), *deciding(saved)])
     if evaluated:
         names = dict.fromkeys(name for name in names if not name.startswith(_FREE_IN_EVALUATION))
