@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ def kept_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
     """Bytes that a forward keeps for the backward pass, beside the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward()
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in kept}
     return sum(size for place, size in storages.items() if place not in weights)
@@ -82,8 +88,8 @@ def measure(model: Path, arguments: argparse.Namespace) -> dict[str, dict[str, A
         half, batch = make_model(name, model, "bfloat16"), batches[name]
         found[name] = {
             "median_seconds": statistics.median(seconds[name][WARM_UP:]),
-            "kept_bytes": kept_bytes(half, lambda half=half, batch=batch: half(batch)),
-            "modules_called_a_layer": called_modules(half, lambda half=half, batch=batch: half(batch)),
+            "kept_bytes": kept_bytes(half, partial(half, batch)),
+            "modules_called_a_layer": called_modules(half, partial(half, batch)),
         }
     return found
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed import DeepSpeedEngine
 from deepspeed.comm.torch import TorchBackend
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from two_forwards import TwoForwards
@@ -34,6 +35,7 @@ from workload import REPOSITORY, make_batch, make_config, run_ranks, write_model
 from flare_ds.models.loading import load_shape
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.partitioned import full_numel
+from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import Engine
 from flare_ds.runtime.opening import open_engine
 from flare_ds.runtime.process_group import rank
@@ -82,8 +84,10 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         gradient_checkpointing=variant == "lockstep_checkpointing",
     )
     running = open_engine([config], shape=load_shape(config.model), label_tokens=[], whole=False)
-    forward = TwoForwards(running.model) if variant == "two_forwards" else lambda root, batch: root(batch)
-    elements = sum(full_numel(parameter) for parameter in running.model.parameters() if not parameter.requires_grad)
+    fused = running.model
+    assert isinstance(fused, TwoStreamModel), "one run alone"
+    forward = TwoForwards(fused) if variant == "two_forwards" else lambda root, batch: root(batch)
+    elements = sum(full_numel(parameter) for parameter in fused.parameters() if not parameter.requires_grad)
     losses, gathered, calls = [], 0, 0
     for step in range(1, LAST + 1):
         if step == FIRST:
@@ -109,18 +113,19 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
 def validate(running: Engine) -> None:
     """Read some batches while the source's share is measured, as a validation does."""
     running.root.eval()
-    with torch.no_grad(), running.model.streams.measuring():
+    with torch.no_grad(), running.running(0).model.streams.measuring():
         for _ in range(VALIDATION_BATCHES):
             running.root(make_batch(VOCABULARY, rows=ROWS, length=LENGTH).to(running.device))
 
 
 def train_step(running: Engine, forward: Callable[..., Any]) -> float:
     """One optimizer step; returns the loss."""
-    batch = make_batch(VOCABULARY, rows=ROWS, length=LENGTH).to(running.device)
-    running.root.train()
-    loss = loss_sum(forward(running.root, batch), batch.answers_BN, batch.weights_B)
-    running.root.backward(loss)
-    running.root.step()
+    batch, root = make_batch(VOCABULARY, rows=ROWS, length=LENGTH).to(running.device), running.root
+    root.train()
+    loss = loss_sum(forward(root, batch), batch.answers_BN, batch.weights_B)
+    assert isinstance(root, DeepSpeedEngine), "the ranks share the base"
+    root.backward(loss)
+    root.step()
     return loss.item()
 
 

@@ -49,7 +49,7 @@ class Sizes:
             **settings,
         )
         with device():
-            model = LlamaForCausalLM(config).to(torch.bfloat16)
+            model = LlamaForCausalLM(config).bfloat16()
         if not directory.exists():
             model.save_pretrained(directory)
         return model
@@ -99,8 +99,8 @@ def on_gpu() -> bool:
 def device_peak() -> Iterator[dict[str, int]]:
     """Like `peak_memory`, of the device."""
     if not on_gpu():
-        with peak_memory() as found:
-            yield found
+        with peak_memory() as of_host:
+            yield of_host
         return
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

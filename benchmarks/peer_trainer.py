@@ -22,8 +22,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from memory import peak_memory
@@ -83,7 +84,7 @@ class PeerTrainer(Trainer):
     keep_answers = False
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(cast(Sized, self.train_dataset))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's, of the answers' columns where only those have logits."""
@@ -125,7 +126,7 @@ def train_peer(config: Config, cache: Cache, *, keep_answers: bool, ranks: int) 
     arguments = TrainingArguments(
         output_dir=f"{config.run_dir}-peer",
         per_device_train_batch_size=train.batch_size // ranks,
-        max_steps=train.steps,
+        max_steps=int(train.steps or 0),
         learning_rate=train.learning_rate,
         lr_scheduler_type="constant",
         weight_decay=train.weight_decay,
@@ -141,7 +142,7 @@ def train_peer(config: Config, cache: Cache, *, keep_answers: bool, ranks: int) 
     )
     base = AutoModelForCausalLM.from_pretrained(config.model.base, dtype=getattr(torch, config.model.dtype))
     adapter = config.adapter
-    lora = LoraConfig(r=adapter.r, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(r=adapter.r, lora_alpha=int(adapter.alpha), target_modules="all-linear", task_type="CAUSAL_LM")
     torch.manual_seed(train.seed)  # of the draw of A, as ours
     trainer = PeerTrainer(
         model=get_peft_model(base, lora),

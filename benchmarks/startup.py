@@ -170,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["DS_ACCELERATOR"] = "cpu"
     with tempfile.TemporaryDirectory() as directory:
-        found = {}
+        found: dict[str, Any] = {}
         for ranks in options.ranks:
             found |= measure(Path(directory), options.model, ranks, options.repeat)
     print(json.dumps(found, indent=1))

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from pyarrow.parquet import write_table
@@ -28,6 +28,7 @@ from flare_ds.tasks.nusax import NUSAX
 from flare_ds.yaml_file import dump_yaml
 
 WAYS = ("1", "auto")
+LABELS, FOLDERS = cast(tuple[str, ...], NUSAX.labels), cast(dict[str, str], NUSAX.config)
 LANGUAGES = [language for language in NUSAX.languages if language != "en"]
 
 
@@ -35,19 +36,19 @@ def write_rows(directory: Path, *, rows: int) -> Path:
     """Random words of each language, in the form of NusaX."""
     for language in NUSAX.languages:
         draw = random.Random(language)
-        place = directory / NUSAX.config.get(language, language)
+        place = directory / FOLDERS.get(language, language)
         place.mkdir(parents=True)
         for pool, first in (("train", 0), ("validation", rows), ("test", 2 * rows)):
             ids = [str(number) for number in range(first, first + rows)]
             texts = [" ".join([name, *draw.choices(WORDS, k=draw.randint(5, 20))]) for name in ids]
-            labels = [NUSAX.labels[int(name) % len(NUSAX.labels)] for name in ids]
+            labels = [LABELS[int(name) % len(LABELS)] for name in ids]
             write_table(pa.table({"id": ids, "text": texts, "label": labels}), place / f"{pool}.parquet")
     return directory
 
 
 def write_sweep(directory: Path, *, cells: int) -> Path:
     """A sweep over that world."""
-    base = write_base(directory / "base", layers=2, width=64, further=NUSAX.labels)
+    base = write_base(directory / "base", layers=2, width=64, further=LABELS)
     settings: dict[str, Any] = {
         "out": "unused",
         "ranks": 1,

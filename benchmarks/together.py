@@ -38,10 +38,10 @@ WARM_UP = 2
 class LanguageRows(RandomRows):
     """Rows of random tokens in one of several target languages; the sources are the same in all."""
 
-    def __init__(self, language: int, **sizes: int) -> None:
-        super().__init__(**sizes)
+    def __init__(self, language: int, *, vocabulary: int, rows: int, length: int) -> None:
+        super().__init__(vocabulary=vocabulary, rows=rows, length=length)
         draw = np.random.default_rng(language + 1)
-        self._prompts["target"] = draw.integers(2, sizes["vocabulary"], (sizes["rows"], sizes["length"]))
+        self._prompts["target"] = draw.integers(2, vocabulary, (rows, length))
 
 
 def batches_of(config: Config, rows: LanguageRows, size: int) -> list[Batch]:
@@ -69,7 +69,10 @@ def worker(method: str, cells: str, given: str, out: str) -> None:
     shape = {"vocabulary": vocabulary, "rows": sizes["batch"], "length": sizes["length"]}
     size = max(1, (sizes["micro_batch"] or sizes["batch"]) // (number if sizes["cut"] else 1))
     of_cells = [batches_of(config, LanguageRows(cell, **shape), size) for cell in range(number)]
-    joined = [join(dict(enumerate(parts))) if number > 1 else parts[0] for parts in zip(*of_cells, strict=True)]
+    methods = dict.fromkeys(range(number), config.recipe)
+    joined = [
+        join(dict(enumerate(parts)), methods) if number > 1 else parts[0] for parts in zip(*of_cells, strict=True)
+    ]
     engine.root.train()
     seconds, losses, gathered = [], [], 0
     targets = sum(int((batch.answers_BN >= 0).sum()) for batch in of_cells[0]) * world_size()
