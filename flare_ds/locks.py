@@ -29,7 +29,6 @@ from flare_ds.files import disk_errors
 _TOUCHED_EVERY_S = 20.0
 _DEAD_AFTER_S = 900.0
 """Far more than a busy host, a slow file system or clocks that differ can make of the seconds above."""
-_CLOCKS_DIFFER_S = 60.0
 _ASKED_EVERY_S = 0.2
 _HIDDEN = "?"
 _HELD: dict[Path, "_Held"] = {}
@@ -224,8 +223,9 @@ def _is_gone(path: Path) -> bool:
         return started != holder.started
     job, _, restart = holder.job.partition(".")
     again = bool(job) and me.job.partition(".")[0] == job and me.job.partition(".")[2] != restart
-    # Who touched it since this host was started is on another of that name.
-    before_boot = named_as_here and not here and time.time() - seconds < _booted() - _CLOCKS_DIFFER_S
+    # Who touches it since this host was started is on another of that name.
+    quiet = seconds > 3 * _TOUCHED_EVERY_S
+    before_boot = named_as_here and not here and quiet and time.time() - seconds < _booted()
     return untouched or again or before_boot
 
 

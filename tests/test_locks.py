@@ -146,9 +146,11 @@ def test_a_lock_of_another_host_of_our_name_stands_and_that_of_before_a_restart_
     monkeypatch.setattr(locks, "_booted", lambda: time.time() - 30)
     with pytest.raises(HostError):
         locks.hold(path, doing="does it")
-    touched = time.time() - 200
-    assert touched > time.time() - locks._DEAD_AFTER_S
-    os.utime(path, (touched, touched))
+    monkeypatch.setattr(locks, "_booted", lambda: time.time() - 90)
+    for touched_before, gone in ((40, False), (80, False), (110, True)):  # seconds: lately, since the start, before it
+        touched = time.time() - touched_before
+        os.utime(path, (touched, touched))
+        assert (locks.holder_of(path) is None) == gone
     assert locks.hold(path, doing="does it"), "this host was started since"
     locks.release(path)
     foreign(path, **ours | {"pid": 2**22 - 1})

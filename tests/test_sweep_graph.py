@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from flare_ds.exceptions import ConfigError, DataError, FlareError, HostError
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs import RunDirectory
 from flare_ds.settings import load_config
+from flare_ds.sweep.changed import refuse_changed
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.local import sweep
 from flare_ds.sweep.nodes import is_done, nodes_of
@@ -409,6 +411,20 @@ def test_a_cell_that_was_scored_otherwise_by_hand_is_scored_again(bench: Bench, 
 
     assert not scored(test_rows=20) and not scored(validation_rows=20)
     assert scored(data_dir="moved") and scored(), "that of an earlier version does not say"
+
+
+def test_a_score_by_hand_changes_no_settings_of_a_run_and_refuses_no_sweep(bench: Bench) -> None:
+    """Of what trains nothing a scoring begins the run; the second only writes other scores."""
+    plan = load_sweep(bench.path, ["stage1=null", "grid.methods=[zero_shot]"])
+    (cell,) = plan.cells
+    begin = partial(cell.owner.begin, records={"cache.json": {"key": "any", "fields": {}}})
+    begin(cell.config)
+    (cell.directory / "metrics.json").write_text("{}")
+    assert cell.owner.begun
+    begin(cell.config.model_copy(update={"task": cell.config.task.model_copy(update={"test_rows": 20})}))
+    refuse_changed(plan)
+    begin(cell.config.model_copy(update={"evaluate": cell.config.evaluate.model_copy(update={"batch_size": 3})}))
+    assert cell.owner.config.evaluate.batch_size == 3, "how much is held at once is housekeeping"
 
 
 def test_what_was_run_with_other_settings_is_moved_aside(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def _may_write(config: Config) -> bool:
     return config.evaluate.answers == "generated" or (config.train.objective == "vocabulary" and not has_labels)
 
 
-def housekeeping(saved: Config, wanted: Config) -> bool:
+def differs(saved: Config, wanted: Config) -> bool:
     """Whether anything differs at all."""
     return _dump(saved) != _dump(wanted)
 

@@ -22,7 +22,7 @@ from flare_ds.files import ASK_OWNER, opening, readable_again, write_json, write
 from flare_ds.json_text import parse_lines, parse_object
 from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
-from flare_ds.runs.changes import changes, housekeeping
+from flare_ds.runs.changes import changes, differs
 from flare_ds.settings import parse_config, saved_config
 
 CONFIG, CACHE, BASE, VERSIONS = "config.yaml", "cache.json", "base.json", "versions.json"
@@ -257,7 +257,8 @@ class RunDirectory:
             records: the other records, by file name.
         """
         if self.begun:
-            if housekeeping(self.config, at_place(config)):
+            # What was only scored, with other settings than its own, keeps its own: metrics.json tells the others.
+            if differs(self.config, at_place(config)) and not changes(self.config, config):
                 self.claim(config)
             return
         for name, value in records.items():

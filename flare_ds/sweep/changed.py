@@ -13,9 +13,10 @@ from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import disk_errors
 from flare_ds.processes import say
-from flare_ds.runs.changes import changes, housekeeping
+from flare_ds.runs.changes import changes, differs
 from flare_ds.runs.directory import RunDirectory, at_place
 from flare_ds.shipped import AUTO
+from flare_ds.sweep.nodes import is_done
 from flare_ds.sweep.plan import Plan, PlannedRun
 
 ASIDE = ".aside"
@@ -85,7 +86,7 @@ def set_changed_aside(plan: Plan) -> None:
 
 
 def claim_directories(plan: Plan) -> None:
-    """Save the config of every run that is not finished in its directory.
+    """Save the config of every run that is not done in its directory.
 
     Raises:
         HostError: a process writes one that is to go on otherwise.
@@ -93,8 +94,8 @@ def claim_directories(plan: Plan) -> None:
     # Those under way, too: they may go on with smaller batches, say; and planned ones with anything.
     for run in plan.runs:
         config, is_there = _settled(run), (run.directory / "config.yaml").exists()
-        same = is_there and not housekeeping(run.owner.config, at_place(config))
-        if not (run.owner.finished or same):
+        same = is_there and not differs(run.owner.config, at_place(config))
+        if not (is_done(run, plan) or same):
             run.owner.check_unwritten()
             run.owner.claim(config)
 

@@ -160,7 +160,8 @@ def _pool(workers: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
         stop.set()
         raise
     finally:
-        # A second, impatient Ctrl-C must not cut this short: for at most twice the patience that commands have.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A second, impatient signal must not cut this short: for at most twice the patience that commands have.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         pool.shutdown()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
