@@ -109,11 +109,11 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
     check_trackers(config)
     _check_settings(run, config, train)
     goes_on = train and not run.trained and (run.path / STATE).exists()
-    if goes_on:
+    if goes_on and run.begun:
         _check_version(run)
     cache = _cache(run, config, train)
     if run.begun:
-        _check_same_tokens(run, cache, train)
+        _check_same_tokens(run, cache, train and not run.trained)
     check_readable(config, cache, load_shape(config.model))
     if goes_on:
         read_progress(run.path / STATE, fingerprints(config, cache))

@@ -139,7 +139,9 @@ def _over_one_base(runs: Sequence[Run], evaluate: bool, outcome: _Outcome) -> No
     abreast = abreast if len(abreast) > 1 else []  # one alone is asked in a model that is open to nothing else
     later = [run for run in done if run not in abreast]
     for part in (new, abreast):
-        groups = _fitting(sorted(_cells(part, outcome), key=lambda cell: cell.config.train.order_seed))
+        groups = list[list[Cell]]()
+        with outcome.spared():
+            groups = _fitting(sorted(_cells(part, outcome), key=lambda cell: cell.config.train.order_seed))
         while groups:
             leave_if_asked()
             with outcome.spared():

@@ -19,7 +19,7 @@ from flare_ds.published import PARTIAL, publishing
 from flare_ds.tasks.base import Row
 from flare_ds.tasks.languages import SUBSTITUTES
 from flare_ds.tasks.load import task_of
-from flare_ds.translation.batches import in_order, make_batches, probes_of, said_so_far
+from flare_ds.translation.batches import Batch, in_order, make_batches, probes_of, said_so_far
 from flare_ds.translation.engines import Direction, Said
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.loops import loops
@@ -72,9 +72,9 @@ def _alone(directories: Set[Path]) -> Iterator[None]:
 
 def _translate(tasks: "Sequence[_Task]", translate: TranslateConfig, workers: int | None) -> None:
     """Translate those of their segments that are not translated yet."""
-    probes, batches = {}, []
+    probes, batches = dict[Direction, list[str]](), list[Batch]()
     for task in tasks:
-        probes[task.direction] = probes_of(task.segments)
+        probes[task.direction] = [*probes.get(task.direction, ()), *probes_of(task.segments)]
         said = said_so_far(task.said)
         batches += make_batches(task.segments, said, translate.batch_size, task.direction, task.said)
     every, todo = sum(len(task.segments) for task in tasks), sum(len(batch.segments) for batch in batches)

@@ -108,7 +108,8 @@ def test_a_run_that_an_earlier_version_trained_on_free_answers_is_scored(tmp_pat
     record = tmp_path / "run/cache.json"
     fields = json.loads(record.read_text())["fields"] | {"format_version": 3, "answers": "the first one, on one line"}
     record.write_text(json.dumps({"key": "e" * 64, "fields": fields}))
-    assert _prepare(config, train=False).is_dir()
+    for train in (False, True):  # `train RUN --evaluate` only scores it
+        assert _prepare(config, train=train).is_dir()
     check_same_questions(config, task_of(config.task), load_tokenizer(config.model))
 
 
