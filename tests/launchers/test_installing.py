@@ -282,6 +282,7 @@ def test_quickstart_ends_at_a_fetch_that_fails(clone: Path, tmp_path: Path) -> N
     """It runs inside $( ), where bash forgets set -e unless it is told not to."""
     write_program(clone / "flare_ds/__main__.py", "raise SystemExit(4)\n")
     (tmp_path / "model").mkdir()  # one that is there: how much memory there is is not asked
+    (tmp_path / "model/config.json").write_text("{}")
     options = ["--no-install", "--config", clone / "setup.py", "--model", tmp_path / "model"]
     result = run([clone / "launchers/quickstart.sh", *options])
     assert (result.returncode, result.stderr) == (4, "== fetch data\n")
