@@ -15,20 +15,36 @@ PAGE = REPOSITORY / "docs/results/nusax.md"
 ROWS = REPOSITORY / "docs/results/nusax_rows.csv"
 CELLS = REPOSITORY / "docs/results/nusax.json"
 METHODS = {"lora": "lora", "input_fusion": "input_fusion", "x_mixup": "x_mixup", "flare_paper": "flare"}
+LANGUAGES = ("ace", "bbc", "bug", "mad", "nij")
 LEFT_OUT = {"base", "p (Holm)", "first"}
 
 
 def test_the_intervals_of_later_cells_follow_from_their_rows(tmp_path: Path) -> None:
     """All but p, which Holm's correction counts among lines whose rows were not kept."""
-    with ROWS.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for language, (cell, method), seed in product(("ace", "bbc", "bug", "mad", "nij"), METHODS.items(), (1, 2, 3)):
-        run = write_run(tmp_path, f"{language}/{cell}-seed{seed}", method, seed, [True], name="nusax", target=language)
-        said = [{"id": row["id"], "label": row["label"], "prediction": row[f"{language}/{run.name}"]} for row in rows]
-        macro_f1 = score("macro_f1", [(one["prediction"], one["label"]) for one in said])
-        write_scores(run, "macro_f1", macro_f1, said)
+    for language, (cell, method), seed in product(LANGUAGES, METHODS.items(), (1, 2, 3)):
+        write_cell(tmp_path, language, f"{cell}-seed{seed}", method, seed)
     later = PAGE.read_text(encoding="utf-8").partition("## Later cells against lora")[2]
     assert lines(later) == lines(report(tmp_path).text)
+
+
+def test_what_both_texts_tell_untrained_follows_from_the_rows(tmp_path: Path) -> None:
+    for language in LANGUAGES:
+        write_cell(tmp_path, language, "zero_shot_both-seed1", "zero_shot_both", 1)
+        for seed in (1, 2, 3):
+            write_cell(tmp_path, language, f"lora-seed{seed}", "lora", seed)
+    section = PAGE.read_text(encoding="utf-8").partition("## Both texts, nothing trained")[2].partition("\n## ")[0]
+    assert lines(section) == lines(report(tmp_path).text) and len(lines(section)) == len(LANGUAGES) + 1
+
+
+def write_cell(root: Path, language: str, name: str, method: str, seed: int) -> None:
+    """A run that says what the cell said of each row."""
+    run = write_run(root, f"{language}/{name}", method, seed, [True], name="nusax", target=language)
+    with ROWS.open(encoding="utf-8") as file:
+        said = [
+            {"id": row["id"], "label": row["label"], "prediction": row[f"{language}/{name}"]}
+            for row in csv.DictReader(file)
+        ]
+    write_scores(run, "macro_f1", score("macro_f1", [(one["prediction"], one["label"]) for one in said]), said)
 
 
 def test_the_figures_of_later_cells_are_those_of_the_file_beside_the_page() -> None:
