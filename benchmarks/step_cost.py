@@ -42,7 +42,7 @@ from flare_ds.models.embedding import read_on_host
 from flare_ds.models.head import use_head
 from flare_ds.models.loading import load_base, load_shape
 from flare_ds.models.loss import loss_sum
-from flare_ds.models.two_stream import build_model
+from flare_ds.models.two_stream import TwoStreamModel, build_model
 from flare_ds.runtime.ds_config import resolve_ds_config
 from flare_ds.runtime.engine import trainable_parameters
 from flare_ds.runtime.joining import join_process_group
@@ -104,7 +104,8 @@ class Training:
         if variant == "plain_lora":
             self.loss = lambda root, batch: loss_sum(root(batch), batch.answers_BN, batch.weights_B)
         if variant == "flare_two_forwards":
-            forward = TwoForwards(model)  # type: ignore[arg-type]
+            assert isinstance(model, TwoStreamModel), "not PEFT's own"
+            forward = TwoForwards(model)
             self.loss = lambda root, batch: loss_sum(forward(root, batch), batch.answers_BN, batch.weights_B)
 
     def step(self, batch: Batch) -> float:

@@ -149,8 +149,10 @@ class _Task:
 
     def _rows(self, said: Mapping[str, Said | None], inspector: Inspector) -> Iterator[Row | None]:
         translations = {segment: translation and translation.text for segment, translation in said.items()}
-        cut = {segment for segment, translation in said.items() if translation and translation.cut_off}
-        gaps = {segment for segment, translation in said.items() if translation and translation.unknown}
+        flawed: dict[Mark, Set[str]] = {
+            "cut_off": {segment for segment, translation in said.items() if translation and translation.cut_off},
+            "unknown": {segment for segment, translation in said.items() if translation and translation.unknown},
+        }
         for row in bar(self.job.rows, desc=f"{self.job.split} rows", unit="row"):
             try:
                 translated = translate_row(row, self.job.long_field, translations)
@@ -158,15 +160,13 @@ class _Task:
                 inspector.add_failed(empty=error.empty)
                 yield None
             else:
-                marked = replace(translated, marks=tuple(self._marks(row, translated, cut, gaps)))
+                marked = replace(translated, marks=tuple(self._marks(row, translated, flawed)))
                 inspector.add(row, marked)
                 yield marked
 
-    def _marks(self, row: Row, translated: Row, cut: Set[str], gaps: Set[str]) -> Iterator[Mark]:
-        if cut and not cut.isdisjoint(segments_of(row, self.job.long_field)):
-            yield "cut_off"
-        if gaps and not gaps.isdisjoint(segments_of(row, self.job.long_field)):
-            yield "unknown"
+    def _marks(self, row: Row, translated: Row, flawed: Mapping[Mark, Set[str]]) -> Iterator[Mark]:
+        own = set(segments_of(row, self.job.long_field)) if any(flawed.values()) else set[str]()
+        yield from (mark for mark, segments in flawed.items() if not segments.isdisjoint(own))
         if any(loops(text, of=row.fields[name]) for name, text in translated.fields.items()):
             yield "loop"
 
