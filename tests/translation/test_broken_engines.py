@@ -14,7 +14,7 @@ from flare_ds.exceptions import HostError
 from flare_ds.tasks.base import Row
 from flare_ds.translation.engines import ENGINES, Direction, Engine, Said
 from flare_ds.translation.run import translate_jobs
-from flare_ds.translation.store import read_manifest
+from flare_ds.translation.store import read_manifest, read_translation
 from tests.translation.rows import Program, job, settings
 
 ROWS = [Row(str(number), {"text": f"{'so ' * (9 - number)}on"}) for number in range(9)]
@@ -177,6 +177,24 @@ def test_what_failed_leaves_its_memory_to_what_is_tried_next(
     jobs = [job(ROWS), job(ROWS, split="test", to_language="por_Latn")]
     assert [read_manifest(path).report.failed for path in translate_jobs(jobs, given)] == [0, 0]
     assert "a smaller translate.batch_size is faster" in capsys.readouterr().err
+
+
+class Flawed(Full):
+    """Its sentences are what they say."""
+
+    def translate(self, sentences: Sequence[str]) -> list[Said | None]:
+        return [Said(one.upper(), cut_off="cut" in one, unknown="unknown" in one) for one in sentences]
+
+
+def test_what_an_engine_tells_of_a_sentence_marks_the_rows_that_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES._things, "flawed", Flawed)
+    texts = ["We met. It was cut", "It is unknown. We left", "All cut. All unknown", "Fine"]
+    rows = [Row(text, {"text": text}) for text in texts]
+    (path,) = translate_jobs([job(rows)], settings(tmp_path).model_copy(update={"engine": "flawed"}))
+    marks = [row.marks for row in read_translation(path, rows) if row is not None]
+    assert marks == [("cut_off",), ("unknown",), ("cut_off", "unknown"), ()]
 
 
 def test_an_engine_that_does_not_start_is_told_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
