@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.toy import toy_settings, write_config, write_data, write_model
 TRAINING_NEEDS_NO = (
     "bitsandbytes",
     "datasets",
+    "mlflow",
     "pandas",
     "pyarrow.compute",
     "pyarrow.parquet",
@@ -51,6 +53,19 @@ def test_nothing_is_imported_that_a_command_does_not_need() -> None:
     before_ranks, before_training = (set(line.split()) for line in told.splitlines()[-2:])
     assert set() == before_ranks & set(STARTING_RANKS_NEEDS_NO)
     assert set() == before_training & set(TRAINING_NEEDS_NO)
+
+
+def test_a_tracker_is_hidden_from_the_libraries_and_from_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed imports MLflow where it is installed; the run that logs to it imports it later."""
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    with libraries(ModelConfig(base="any")):
+        assert sys.modules["mlflow"] is None
+    assert "mlflow" not in sys.modules
+    loaded = ModuleType("mlflow")
+    monkeypatch.setitem(sys.modules, "mlflow", loaded)
+    with libraries(ModelConfig(base="any")):
+        assert sys.modules["mlflow"] is loaded
+    assert sys.modules["mlflow"] is loaded
 
 
 def test_tokenizing_imports_nothing_that_trains(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class Cell:
 
     def begin(self) -> None:
         """Write the run's records."""
-        assert self.ended or not on_rank_zero(lambda: RunDirectory(self.run_dir).trained), "its adapter would be lost"
+        assert not on_rank_zero(lambda: RunDirectory(self.run_dir).trained), "its adapter would be lost"
         on_rank_zero(begin_run, self.config, self.cache)
         first = self.progress.step
         self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
@@ -199,8 +199,7 @@ class Cell:
         if self.failure is None:
             trained = self.engine.learners[self.number].parameters.values()
             written = partial(write_summary, self.run_dir, self.progress, trained=trained, engine=self.engine.name)
-            # It is there where nothing was left to do.
-            on_rank_zero(lambda: RunDirectory(self.run_dir).trained or written(steps=self.steps))
+            on_rank_zero(partial(written, steps=self.steps))
 
     def _or_fail(self, asked: Callable[[], object]) -> None:
         """Keep, on every rank alike, why the run cannot go on; those beside it do."""

@@ -1,17 +1,21 @@
-"""One rank that trains a run in three goes: broken off between two validations, to its end, and once more.
+"""One rank that trains a run in four goes: broken off between two validations, to its end, and twice more.
 
-Run as `python -m tests.training.validation_worker CONFIG STEP`; rank 0 prints `went STEPS` for each go.
+The third is after a kill before `training.json` was written; the last finds a trained run, as a second command does.
+Run as `python -m tests.training.validation_worker CONFIG STEP`; rank 0 prints `went STEPS` for each of the three.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.process_group import rank
+from flare_ds.runtime.rank_zero import on_rank_zero
 from flare_ds.settings import load_config
 from flare_ds.training.feed import Portion
 from flare_ds.training.run import open_run
+from flare_ds.training.together import train_together
 from flare_ds.training.trainer import Trainer
 
 
@@ -38,9 +42,18 @@ def go(path: str, *, until: int | None = None) -> None:
 
 
 def main(path: str, broken_off: str) -> None:
-    for until in (int(broken_off), None, None):
-        go(path, until=until)
-        make_room()
+    config = load_config(path)
+    go(path, until=int(broken_off))
+    make_room()
+    go(path)
+    make_room()
+    summary = Path(config.run_dir) / "training.json"
+    written = on_rank_zero(summary.read_text)
+    on_rank_zero(summary.unlink)
+    go(path)
+    assert on_rank_zero(summary.read_text) == written
+    make_room()
+    train_together([(config, open_run(config, train=True))], evaluate=False)
 
 
 if __name__ == "__main__":
