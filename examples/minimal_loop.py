@@ -1,6 +1,6 @@
 """A training loop of one's own around a fused adapter, in plain PyTorch: no launcher, no config, no DeepSpeed.
 
-    python examples/minimal_loop.py MODEL ROWS OUTPUT
+    python examples/minimal_loop.py MODEL ROWS OUTPUT [LEARNING_RATE]
 
 MODEL is a directory or hub name that transformers can load; each line of ROWS is a row:
 {"target": "Czekałem tygodniami", "source": "I waited for weeks", "label": "negative"}
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import flare_ds
 
-STEPS, BATCH, LEARNING_RATE = 100, 16, 1e-2
+STEPS, BATCH = 100, 16
 ADAPTER = {"r": 8, "target_modules": "all-linear"}
 
 
@@ -62,7 +62,7 @@ def accuracy(model: torch.nn.Module, rows: list[dict], labels: list[str], tokeni
     return sum(word == row["label"] for word, row in zip(said, rows, strict=True)) / len(rows)
 
 
-def main(base: str, rows_file: str, output: str) -> None:
+def main(base: str, rows_file: str, output: str, learning_rate: str = "5e-4") -> None:
     """Train, save, and read back what was saved."""
     rows = [json.loads(line) for line in Path(rows_file).read_text(encoding="utf-8").splitlines()]
     draw = random.Random(0)
@@ -71,7 +71,7 @@ def main(base: str, rows_file: str, output: str) -> None:
     held_out, rows = rows[: len(rows) // 5], rows[len(rows) // 5 :]
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = flare_ds.adapt(AutoModelForCausalLM.from_pretrained(base), ADAPTER)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=float(learning_rate))
     for step in range(1, STEPS + 1):
         model.train()
         loss, _ = model(**batch_of(draw.sample(rows, min(BATCH, len(rows))), tokenizer))

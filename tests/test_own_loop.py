@@ -169,7 +169,7 @@ def test_the_example_learns_from_the_source(tmp_path: Path) -> None:
         lines.append(json.dumps({"target": " ".join(draw.choices(FILLER, k=5)), "source": source, "label": label}))
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     arguments = [str(tmp_path / name) for name in ("model", "rows.jsonl", "adapter")]
-    (told,) = run_ranks(["examples.minimal_loop", *arguments], 1)
+    (told,) = run_ranks(["examples.minimal_loop", *arguments, "1e-2"], 1)
     *_, last, again = re.findall(r"held out ([\d.]+)", told)
     assert float(last) > 0.9 and again == last
 

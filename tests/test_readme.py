@@ -38,8 +38,8 @@ SIZES = {
     "flare-ds stage1": "train.steps=40 train.validate_every=20 train.learning_rate=0.01",
     "flare-ds train": "train.steps=2 train.validate_every=2",
     "flare-ds sweep": f"{TRAINING} 'grid.methods=[zero_shot, lora]'",
-    "./launchers/hostfile.sh": "train.steps=2 train.validate_every=2 run_dir=runs/by-ssh",
-    "sbatch": "train.steps=2 train.validate_every=2 run_dir=runs/by-slurm",
+    "./launchers/hostfile.sh": "train.steps=2 train.validate_every=2",
+    "sbatch": "train.steps=2 train.validate_every=2",
 }
 
 SBATCH = """#!/usr/bin/env bash
