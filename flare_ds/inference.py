@@ -1,6 +1,6 @@
 """A trained run as a Python object: loaded once into this process, asked as often as one likes.
 
-No launcher, no process group, no DeepSpeed: the whole base lies on one device.
+No launcher, no process group, no DeepSpeed: the whole base lies on one device. In a group, each rank asks for itself.
 
 Legend: n texts, K label words.
 """
@@ -19,6 +19,7 @@ from flare_ds.evaluation.answers import Written
 from flare_ds.evaluation.given_rows import Text, asked_rows
 from flare_ds.evaluation.predict import Labelled, Predictor
 from flare_ds.exceptions import ConfigError
+from flare_ds.runtime.process_group import alone
 from flare_ds.runtime.process_group import device as own_device
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
@@ -72,6 +73,7 @@ class TrainedModel:
         device: where the model lies.
     """
 
+    @alone()
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
         self._task = task_of(config.task)
@@ -80,6 +82,7 @@ class TrainedModel:
         _ = self._predictor.running  # loads it now
         self._asking = Lock()  # the streams and the head of a model know of one batch at a time
 
+    @alone()
     def label(self, target: Targets = None, source: Sources = None) -> list[Labelled]:
         """The likeliest label word of each text, and the probabilities of all.
 
@@ -96,12 +99,14 @@ class TrainedModel:
         with self._asking:
             return self._predictor.rank(rows)
 
+    @alone()
     def scores(self, target: Targets = None, source: Sources = None) -> np.ndarray:
         """The log-probability of each label word among them, float [n, K], columns as in `labels`; see `label`."""
         rows = self._ranked_rows(target, source)
         with self._asking:
             return self._predictor.log_probabilities(rows)
 
+    @alone()
     def generate(self, target: Targets = None, source: Sources = None) -> list[Written]:
         """What the model writes for each text, as the run's `generate` settings say; the arguments of `label`.
 

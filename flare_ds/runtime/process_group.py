@@ -1,12 +1,14 @@
 """The ranks that work together, as each of them sees it: who they are, and what they tell one another.
 
-A process that has joined no group (see `flare_ds.runtime.joining`) works alone, as rank 0 of 1.
+A process that has joined no group (see `flare_ds.runtime.joining`) works alone, as rank 0 of 1; and so does one, within
+`alone`, that has work of its own, whoever formed the group.
 """
 
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ _job: Job | None = None
 _side: dist.ProcessGroup | None = None
 """Over Gloo, with the patience of a set-up: small objects, and waits for what one rank does alone."""
 _device: torch.device | None = None
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def leave() -> None:
@@ -71,24 +74,39 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work alone within this, in this thread: what is asked and answered here is no other rank's."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
+
+
+def is_alone() -> bool:
+    """Whether this thread is within `alone`."""
+    return _alone.get()
+
+
 def rank() -> int:
     """This process's number among all."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not is_alone() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_initialized() and not is_alone() else 1
 
 
 def hosts() -> list[str]:
     """The host of each rank."""
-    return ["this host"] if _job is None else _job.hosts
+    return ["this host"] if _job is None or is_alone() else _job.hosts
 
 
 def ranks_named(ranks: list[int]) -> str:
     """Some ranks and their hosts, for a message; nothing where there is but one rank."""
-    return "" if _job is None else _job.named(ranks)
+    return "" if _job is None or is_alone() else _job.named(ranks)
 
 
 def gather_objects(mine: object) -> list:

@@ -4,7 +4,8 @@ A beat may take ten times as long as the slowest of the first five (of batches, 
 and always a minute. The first beat of a kind, which also compiles and allocates, may take as long as a collective.
 Who is ahead waits for those behind as long as they live and watch their own work: they may be slower, and know it best.
 Where a call holds the interpreter no thread of ours can run; then the timer of `faulthandler`, which is written in C,
-writes the stacks and ends the process with status 1. One rank alone waits for nobody, and is not watched.
+writes the stacks and ends the process with status 1. What waits for nobody is not watched: one rank, or what a rank
+does alone.
 """
 
 import faulthandler
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from threading import RLock, Thread
 
 from flare_ds.runtime.job import Job
+from flare_ds.runtime.process_group import is_alone
 from flare_ds.runtime.timeouts import beat_seconds, collective_timeout, setup_seconds
 
 _LEAST_S, _TIMES, _FIRST = 60.0, 10, 5
@@ -132,7 +134,7 @@ def pace(what: str, *, steady: bool = True, anew: bool = False) -> Iterator[Call
         steady: whether the beats take equally long; otherwise the slowest so far counts, not that of the first five.
         anew: whether what was measured of such work before says nothing of this.
     """
-    if (dog := _watchdog) is None:
+    if (dog := _watchdog) is None or is_alone():
         yield lambda **_: None
         return
     own = dog.paces.setdefault(what, Pace(what, steady))

@@ -16,9 +16,10 @@ from flare_ds.training.together import train_together
 def train(
     config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str] = (), *, trust_task_code: bool = False
 ) -> Path:
-    """Train a run in this process, as one rank; several ranks are `flare-ds train CONFIG --ranks N`.
+    """Train a run in this process: alone, or with the other ranks that a launcher has started, which all call it.
 
-    What is done already is not done again, and a run that was interrupted goes on.
+    Without a launcher, several ranks are `flare-ds train CONFIG --ranks N`. What is done already is not done again, and
+    a run that was interrupted goes on.
 
     Args:
         config: a YAML file or a run directory; or the settings themselves, as a nested mapping or a `Config`.
