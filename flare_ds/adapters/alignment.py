@@ -51,7 +51,8 @@ class Alignment:
         Padding is among those columns, and attention may have left anything there, even NaN. It must be gone before
         the down-projection: behind it a mask helps the forward alone, as a gradient of 0 times NaN is NaN.
         """
-        met_SBM = torch.zeros(*self.index_SBL.shape[:2], source_XMD.shape[1], device=source_XMD.device)
+        shape_SBM = (*self.index_SBL.shape[:2], source_XMD.shape[1])
+        met_SBM = torch.zeros(shape_SBM, dtype=torch.float32, device=source_XMD.device)
         met_SBM.scatter_add_(2, self.index_SBL, self.partner_SBL.float())
         return source_XMD.masked_fill((met_SBM.flatten(0, 1) == 0)[..., None], 0.0)
 

@@ -29,11 +29,11 @@ class Fusion(nn.Module):
     def __init__(self, adapter: AdapterConfig, sources: int, width: int) -> None:
         super().__init__()
         own = adapter.source_down == "own"
-        self.source_down = nn.Linear(width, adapter.r, bias=False) if own else None
+        self.source_down = nn.Linear(width, adapter.r, bias=False, dtype=torch.float32) if own else None
         self.function = FUSIONS.get(adapter.fusion)(adapter.r, adapter.fusion_heads)
         self.sources = sources
         learned = adapter.source_weights == "learned" and sources > 1
-        self.source_scores_S = nn.Parameter(torch.zeros(sources)) if learned else None
+        self.source_scores_S = nn.Parameter(torch.zeros(sources, dtype=torch.float32)) if learned else None
 
     @property
     def a_RD(self) -> Tensor | None:

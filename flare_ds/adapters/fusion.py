@@ -55,7 +55,7 @@ class Gate(nn.Module):
 
     def __init__(self, r: int, heads: int) -> None:
         super().__init__()
-        self.opening_R = nn.Parameter(torch.full((r,), self.START / SCALE))
+        self.opening_R = nn.Parameter(torch.full((r,), self.START / SCALE, dtype=torch.float32))
 
     def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
         """φ(S, T) [B, L, R]; only the last L target positions are looked at."""
@@ -72,9 +72,9 @@ class CrossAttention(nn.Module):
     def __init__(self, r: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(r, r)
-        self.key = nn.Linear(r, r, bias=False)
-        self.value = nn.Linear(r, r)
+        self.query = nn.Linear(r, r, dtype=torch.float32)
+        self.key = nn.Linear(r, r, bias=False, dtype=torch.float32)
+        self.value = nn.Linear(r, r, dtype=torch.float32)
 
     def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
         """Attend from each source vector [B, L, R] to the target so far [B, C, R], whose last L positions it meets.

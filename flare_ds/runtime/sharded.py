@@ -83,7 +83,7 @@ class ShardedEngine(Engine):
         for number, flat in enumerate(zero.fp32_partitioned_groups_flat):
             if self.optimizer.param_groups[zero.sub_group_to_group_id[number]]["cell"] == cell:
                 self.optimizer.state[flat] = {
-                    "step": torch.tensor(float(updates)),
+                    "step": torch.tensor(updates, dtype=torch.float32),
                     **{kind: torch.zeros_like(flat) for kind in MOMENTS},
                 }
 

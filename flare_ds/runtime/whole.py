@@ -60,7 +60,7 @@ class WholeEngine(Engine):
         """See `Engine.restore`."""
         for name, parameter in self.learners[cell].parameters.items():
             own = {kind: moments[kind][name].to(parameter.device, copy=True) for kind in MOMENTS}
-            self.optimizer.state[parameter] = {"step": torch.tensor(float(updates)), **own}
+            self.optimizer.state[parameter] = {"step": torch.tensor(updates, dtype=torch.float32), **own}
 
     def _norms(self, cells: list[int]) -> list[float]:
         """See `Engine`; waits for the device once."""

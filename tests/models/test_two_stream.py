@@ -224,3 +224,31 @@ def test_what_fused_modules_read_of_the_sources_is_kept_only_where_it_is_met(
     config = make_config(pairing=pairing, source_norm=False, fused_modules=["q_proj", "v_proj"])
     build("llama", config)(make_batch(make_rows(), config))
     assert [len(left.inputs) for left in lefts] == [kept, kept]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"fusion": fusion} for fusion in FUSIONS),
+        {"sources": 2, "source_weights": "learned", "source_down": "own"},
+        {"sources": 2, "span": "full"},
+        {"method": "x_mixup"},
+        {"method": "source_prefix"},
+        {"method": "lora", "train_head": True},
+    ],
+)
+def test_the_default_precision_of_the_process_changes_nothing(settings: dict[str, Any]) -> None:
+    """Another thread that loads a model sets it meanwhile."""
+    config = make_config(**settings)
+    model, batch = build("llama", config).eval(), make_batch(make_rows(settings.get("sources", 1)), config)
+    expected = model(batch)
+    base, _ = small_model("llama", layers=2)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = model(batch)
+        fresh = inject_adapter(base, config.adapter, sources=config.sources, seed=7)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+    assert {parameter.dtype for parameter in fresh.parameters()} == {torch.float32}
