@@ -114,6 +114,9 @@ def _several(name: str, texts: Any) -> list[Any]:
         return []
     if not isinstance(texts, Iterable):
         raise ConfigError(f"{name}={texts!r:.200} is no text, and no list of texts", fix="give one of these")
+    if hasattr(texts, "columns"):  # going over a table gives their names, or their contents
+        problem = f"{name} is a {type(texts).__name__}, a table and no list of texts"
+        raise ConfigError(problem, fix="give one of its columns, e.g. table['text']")
     return list(texts)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from flare_ds.config import Config
@@ -196,6 +197,8 @@ def test_python_asks_with_several_sources_and_of_several_fields() -> None:
         ("flare", ["a"], 5, "source=5 is no text, and no list of texts"),
         ("flare", "a", 5, r"source\[0\]=5 is no text of task multiemo"),
         ("translate_test", None, ["b", ""], r"target\[1\] holds no text"),
+        ("lora", pd.DataFrame({"text": ["a"], "label": [1]}), None, r"target is a DataFrame.*\n  fix: .*\['text'\]"),
+        ("flare", ["a"], pd.DataFrame({"text": ["b"]}), r"source is a DataFrame.*\n  fix: .*\['text'\]"),
     ],
 )
 def test_what_python_cannot_ask_is_named(method: str, target: object, source: object, problem: str) -> None:
