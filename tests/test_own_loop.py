@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -229,6 +230,33 @@ def test_a_model_of_another_base_than_the_runs_is_refused(root: Path) -> None:
         flare_ds.adapt(AutoModelForCausalLM.from_pretrained(other), config)
     shutil.copytree(root / "model", root / "moved")
     flare_ds.adapt(AutoModelForCausalLM.from_pretrained(root / "moved"), config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["flare", "lora"])
+def test_pefts_switches_are_heard(root: Path, method: str) -> None:
+    model = flare_ds.adapt(hf_model(root), config_of(toy_settings(root, method=method))).eval()
+    asked = {name: tensor for name, tensor in batch(3).items() if method == "flare" or "source" not in name}
+    plain = model(**asked).logits  # B is zero
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.fill_(0.1)
+    peft_model, adapted = model.two_streams.peft_model, model(**asked).logits
+    assert (adapted - plain).abs().max() > 1e-3
+    with peft_model.disable_adapter():
+        assert torch.equal(model(**asked).logits, plain)
+    assert torch.equal(model(**asked).logits, adapted)
+    if method == "lora":
+        peft_model.merge_adapter()
+        with pytest.raises(flare_ds.ConfigError, match=r"is merged into .*\n  fix: .*unmerge_adapter"):
+            model(**asked)
+        peft_model.unmerge_adapter()
+        torch.testing.assert_close(model(**asked).logits, adapted)
+    peft_model.add_adapter("second", LoraConfig(r=4, target_modules=["q_proj"]))
+    torch.testing.assert_close(model(**asked).logits, adapted)
+    peft_model.set_adapter("second")
+    with pytest.raises(flare_ds.ConfigError, match=r"'second' is active.*\n  fix: .*set_adapter\('default'\)"):
+        model(**asked)
 
 
 def test_an_adapter_lies_where_the_model_does(root: Path) -> None:

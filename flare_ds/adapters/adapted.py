@@ -13,9 +13,10 @@ own. Where a target position has no partner the bottleneck is T itself, as plain
 fuses nothing. Dropout, when set, is drawn for each stream on its own.
 
 PEFT makes, names and saves the layers; their forward is ours, and what it does, and with which adapter where a layer
-has several, follows from the pass under way (`flare_ds.adapters.passes`). What a fused layer trains besides A and B
-(the source's own A, the gate, cross-attention's maps, the weights of several sources) is registered in it as
-`lora_fusion`, beside PEFT's own `lora_A` and `lora_B`.
+has several, follows from the pass under way (`flare_ds.adapters.passes`). PEFT's `disable_adapter` leaves the base
+alone; its other switches are refused. What a fused layer trains besides A and B (the source's own A, the gate,
+cross-attention's maps, the weights of several sources) is registered in it as `lora_fusion`, beside PEFT's own `lora_A`
+and `lora_B`.
 
 Legend: S sources, B rows, L columns, C >= L target columns so far, M source columns, D width of the layer's input,
 O of its output, R of the bottleneck.
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from flare_ds.adapters.bottleneck import Fusion
 from flare_ds.adapters.down_projection import down_projection
 from flare_ds.adapters.passes import Pass, current
-from flare_ds.exceptions import CheckpointError
+from flare_ds.exceptions import CheckpointError, ConfigError
 
 
 class AdaptedLinear:
@@ -43,10 +44,12 @@ class AdaptedLinear:
 
     Attributes:
         fusions: what adapters that fuse here train besides A and B, by their names.
+        own: the names of the adapters that we have put into the model, of which PEFT takes some for active.
     """
 
     def __init__(self, layer: LoraLayer) -> None:
         self.layer, self.fusions = layer, nn.ModuleDict()
+        self.own: set[str] = set()
 
     def fuse(self, adapter: str, fusion: Fusion) -> None:
         """Have one of the layer's adapters fuse."""
@@ -57,16 +60,27 @@ class AdaptedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """[B, L, D], or [B·L, D], in; the same leading shape [..., O] out, in the base's precision."""
         layer, this = self.layer, current()
+        if layer.merged_adapters or not self.own.issuperset(layer.active_adapters):
+            raise self._switched()
         if this.inputs is not None and self.fusions:
             this.inputs[layer] = x
         if this.ended:
             return x.new_zeros(*x.shape[:-1], layer.out_features)  # type: ignore[arg-type]
         result: Tensor = layer.base_layer.forward(x)
-        if this.adapted and this.adapter in layer.lora_A:
+        if this.adapted and this.adapter in layer.lora_A and not layer.disable_adapters:
             bottleneck = self._bottleneck(x, this).reshape(*x.shape[:-1], -1)
             update = nn.functional.linear(bottleneck, self._b_OR(this))
             return update.mul_(layer.scaling[this.adapter]).add_(result).to(result.dtype)
         return result
+
+    def _switched(self) -> ConfigError:
+        """What PEFT was told to do with its layers that this forward does not."""
+        if merged := self.layer.merged_adapters:
+            problem = f"adapter {merged[0]!r} is merged into the base's weights, and would count twice"
+            return ConfigError(problem, fix="call unmerge_adapter()")
+        foreign = sorted(set(self.layer.active_adapters) - self.own)
+        problem = f"adapter {foreign[0]!r} is active, which flare_ds has not made"
+        return ConfigError(problem, fix=f"call set_adapter({min(self.own)!r})")
 
     def _b_OR(self, this: Pass) -> Tensor:
         return self.layer.lora_B[this.adapter].weight  # type: ignore[return-value]

@@ -62,6 +62,7 @@ def inject_adapter(
             adapted: AdaptedLinear | object = layer.forward  # type: ignore[attr-defined]
             if not isinstance(adapted, AdaptedLinear):
                 adapted = layer.forward = AdaptedLinear(layer)  # type: ignore[attr-defined]
+            adapted.own |= model.peft_config.keys()
             if sources and path.rpartition(".")[2] in adapter.fused_modules:
                 fusion = Fusion(adapter, sources, layer.in_features)  # type: ignore[arg-type]
                 adapted.fuse(name, fusion.to(next(layer.lora_A[name].parameters()).device))
