@@ -19,6 +19,7 @@ from flare_ds.evaluation.answers import Written
 from flare_ds.evaluation.given_rows import Text, asked_rows
 from flare_ds.evaluation.predict import Labelled, Predictor
 from flare_ds.exceptions import ConfigError
+from flare_ds.runtime.engine import let_go
 from flare_ds.runtime.process_group import alone
 from flare_ds.runtime.process_group import device as own_device
 from flare_ds.settings import load_config
@@ -75,6 +76,7 @@ class TrainedModel:
 
     @alone()
     def __init__(self, config: Config, device: torch.device) -> None:
+        let_go()
         self.config, self.device = config, device
         self._task = task_of(config.task)
         self._predictor = Predictor(config, self._task, writes=can_write(config), alone_on=device)

@@ -33,7 +33,7 @@ from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.probe import check_streams
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.runtime.engine import trainable_parameters
+from flare_ds.runtime.engine import let_go, trainable_parameters
 from flare_ds.settings import parse_config
 
 _NAMELESS = "a model that was made in memory"
@@ -60,6 +60,7 @@ def adapt(
         raise ConfigError(problem, fix="give what AutoModelForCausalLM.from_pretrained returns, without an adapter")
     if any(isinstance(module, BaseTunerLayer) for module in hf_model.modules()):
         raise ConfigError("hf_model has an adapter already", fix="load it anew: adapt changes the model it is given")
+    let_go()
     dtype = str(hf_model.dtype).removeprefix("torch.")
     if isinstance(settings, Config):
         config = settings

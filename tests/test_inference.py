@@ -1,11 +1,14 @@
 """`flare_ds.load`: a run in this process alone, whatever else the process takes part in."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import flare_ds
 from tests.alone_worker import said, texts_of
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config
@@ -26,3 +29,13 @@ def test_ranks_of_a_group_each_load_a_run_for_themselves(config: Path, tmp_path:
         assert found["run"] == expected["run"]
         np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
         assert (found["labels"], found["written"]) == (expected["labels"], expected["written"])
+
+
+def test_a_model_that_nobody_holds_makes_room_for_the_next(config: Path) -> None:
+    """Its layers and what stands in for their forwards hold one another."""
+    gc.collect()
+    loaded = flare_ds.load(config, "cpu")
+    weight = weakref.ref(loaded._predictor.running.model.base.model.layers[0].self_attn.q_proj.weight)
+    del loaded
+    flare_ds.load(config, "cpu")
+    assert weight() is None

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,6 +258,14 @@ def test_pefts_switches_are_heard(root: Path, method: str) -> None:
     peft_model.set_adapter("second")
     with pytest.raises(flare_ds.ConfigError, match=r"'second' is active.*\n  fix: .*set_adapter\('default'\)"):
         model(**asked)
+
+
+def test_a_model_that_nobody_holds_makes_room_for_the_next(root: Path) -> None:
+    """Its layers and what stands in for their forwards hold one another."""
+    toy_settings(root)
+    weight = weakref.ref(flare_ds.adapt(hf_model(root)).two_streams.base.model.layers[0].self_attn.q_proj.weight)
+    flare_ds.adapt(hf_model(root))
+    assert weight() is None
 
 
 def test_an_adapter_lies_where_the_model_does(root: Path) -> None:

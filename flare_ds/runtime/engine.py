@@ -211,8 +211,13 @@ def check_model(config: Config, shape: PreTrainedModel) -> None:
 
 def make_room() -> None:
     """Let a model that nobody holds any more go, so that another can be opened, sharded or whole."""
-    gc.collect()  # an engine and its hooks hold one another
     unset_hf_deepspeed_config()
+    let_go()
+
+
+def let_go() -> None:
+    """Let the memory of models go that nobody holds any more but themselves."""
+    gc.collect()  # an engine and its hooks, or layers and what stands in for their forwards, hold one another
     torch.cuda.empty_cache()  # does nothing where no GPU was used
 
 
