@@ -27,16 +27,19 @@ from flare_ds.config import AdapterConfig, Config
 from flare_ds.data.row_answers import NO_TARGET
 from flare_ds.evaluation.answerable import with_whole_head
 from flare_ds.exceptions import ConfigError, FlareError
+from flare_ds.failures import warn
 from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
 from flare_ds.models.probe import check_streams
+from flare_ds.models.stored_weights import changed_weight
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import let_go, trainable_parameters
 from flare_ds.settings import parse_config
 
 _NAMELESS = "a model that was made in memory"
+_SAVE_BASE = "save the model with save_pretrained, and adapt what from_pretrained loads from there"
 
 
 def adapt(
@@ -64,8 +67,8 @@ def adapt(
     dtype = str(hf_model.dtype).removeprefix("torch.")
     if isinstance(settings, Config):
         config = settings
-        _check_base(hf_model.name_or_path or "", config.model.base)
         _check_dtype(dtype, (config.model.dtype,))
+        _check_base(hf_model, config.model.base)
     else:
         _check_dtype(dtype, ("bfloat16", "float32"))
         config = _run_settings(hf_model, dtype, settings or {}, seed)
@@ -168,14 +171,12 @@ class FusedModel(nn.Module):
         Where the directory above holds that run's config.yaml, `flare_ds.load` reads it.
 
         Raises:
-            ConfigError: the model was not loaded from a directory or the hub, so nothing tells which it is.
+            ConfigError: the model is not as it lies in a directory or on the hub, so nothing tells which it is.
             HostError: the disk is full or not writable.
         """
         if self.config.model.base == _NAMELESS:
-            raise ConfigError(
-                "the model has no name_or_path, so nothing would tell which base the adapter is for",
-                fix="save the model with save_pretrained, and adapt what from_pretrained loads from there",
-            )
+            why = "the model was made in memory, or changed since it was loaded"
+            raise ConfigError(f"nothing tells which base the adapter is for: {why}", fix=_SAVE_BASE)
         tensors = {name: tensor.detach().cpu() for name, tensor in self._trained().items()}
         peft_model = self.two_streams.peft_model
         save_adapter(Path(directory), tensors, peft_model, self.config, label_tokens={}, validation={})
@@ -195,19 +196,24 @@ class FusedModel(nn.Module):
         return {name: parameter for name, parameter in self.two_streams.named_parameters() if name in self._names}
 
 
-def _check_base(loaded: str, base: str) -> None:
-    """Refuse another base than the run's. A model made in memory, or whose files are gone, does not tell what it is."""
-    if loaded in ("", base):
-        return
-    try:
-        different = are_different(model_fingerprint(loaded), model_fingerprint(base))
-    except FlareError:
-        return
-    if different:
+def _check_base(hf_model: PreTrainedModel, base: str) -> None:
+    """Refuse another base than the run's, as far as the model tells what it is."""
+    loaded = hf_model.name_or_path or base
+    if loaded != base and _are_others(loaded, base):
         raise ConfigError(
             f"hf_model was loaded from {loaded!r}, which is another model than model.base={base!r}",
             fix=f"load it from {base!r}, or set model.base={loaded}",
         )
+    if weight := changed_weight(hf_model, base):
+        problem = f"hf_model has other values in {weight} than the files of model.base={base!r}"
+        raise ConfigError(problem, fix=f"{_SAVE_BASE}, with model.base set to it")
+
+
+def _are_others(loaded: str, base: str) -> bool:
+    try:
+        return are_different(model_fingerprint(loaded), model_fingerprint(base))
+    except FlareError:  # the files that the model was loaded from are gone
+        return False
 
 
 def _check_dtype(dtype: str, able: tuple[str, ...]) -> None:
@@ -229,9 +235,18 @@ def _run_settings(
     found = {
         "method": "flare",
         "run_dir": ".",
-        "model": {"base": hf_model.name_or_path or _NAMELESS, "dtype": dtype},
+        "model": {"base": _name_of(hf_model) or _NAMELESS, "dtype": dtype},
         "task": {"name": "own", "source_language": "en", "target_language": "own"},
         "adapter": adapter,
         "train": {"steps": 1, "objective": "vocabulary", "seed": seed, "gradient_checkpointing": recomputes},
     }
     return parse_config(found, origin="the settings given to adapt")
+
+
+def _name_of(hf_model: PreTrainedModel) -> str | None:
+    """The place of the files that hold the model."""
+    name = hf_model.name_or_path
+    if name and (weight := changed_weight(hf_model, name)):
+        warn(f"hf_model has other values in {weight} than the files of {name}: save_adapter will refuse; {_SAVE_BASE}")
+        return None
+    return name

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import flare_ds
 from flare_ds.adapters import adapted
@@ -156,7 +156,7 @@ def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
     head = config_of(toy_settings(root) | {"adapter": {"train_head": True}})
     with pytest.raises(flare_ds.ConfigError, match="trains a head of the label words alone"):
         flare_ds.adapt(hf_model(root), head)
-    with pytest.raises(flare_ds.ConfigError, match="the model has no name_or_path"):
+    with pytest.raises(flare_ds.ConfigError, match=r"nothing tells which base the adapter is for: .* made in memory"):
         flare_ds.adapt(small_model("llama")[0]).save_adapter(root / "nameless")
 
 
@@ -231,6 +231,31 @@ def test_a_model_of_another_base_than_the_runs_is_refused(root: Path) -> None:
         flare_ds.adapt(AutoModelForCausalLM.from_pretrained(other), config)
     shutil.copytree(root / "model", root / "moved")
     flare_ds.adapt(AutoModelForCausalLM.from_pretrained(root / "moved"), config)
+
+
+def merged(root: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The base with a small adapter of PEFT's in its first layer, and the name that it was loaded by."""
+    lora = LoraConfig(r=2, target_modules=["o_proj"], layers_to_transform=[0], init_lora_weights=False)
+    model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=dtype)
+    return get_peft_model(model, lora).merge_and_unload()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_base_that_was_changed_in_memory_is_not_recorded_as_its_files(
+    root: Path, dtype: torch.dtype, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = toy_settings(root)
+    settings["model"]["dtype"] = str(dtype).removeprefix("torch.")
+    with pytest.raises(flare_ds.ConfigError, match=r"other values in .*layers\.0\.self_attn\.o_proj\.weight"):
+        flare_ds.adapt(merged(root, dtype), config_of(settings))
+    model = flare_ds.adapt(merged(root, dtype), {"r": 4})
+    assert "save_adapter will refuse" in capsys.readouterr().err
+    with pytest.raises(flare_ds.ConfigError, match=r"changed since it was loaded.*\n  fix: save the model with"):
+        model.save_adapter(root / "merged")
+    flare_ds.adapt(AutoModelForCausalLM.from_pretrained(root / "model", dtype=dtype), config_of(settings))
+    again = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.bfloat16).float()
+    flare_ds.adapt(again).save_adapter(root / "rounded")
+    assert capsys.readouterr().err.count("warning") == 0
 
 
 @torch.no_grad()

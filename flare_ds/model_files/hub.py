@@ -68,3 +68,14 @@ def revision(name: str) -> str | None:
     if not Path(name).exists():
         raise FileNotFoundError(missing_directory(name) or f"there is no {name!r}")
     return None
+
+
+def directory_of(name: str) -> Path:
+    """Where a model's files are: its directory, or that in which the hub's client keeps them.
+
+    Raises:
+        OSError: see `revision`.
+        HostError: see `commit`.
+    """
+    config = None if Path(name).is_dir() else cached_file(name, "config.json", revision=revision(name))
+    return Path(config).parent if config else Path(name)

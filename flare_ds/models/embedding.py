@@ -18,13 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
 
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.joined import JointBatch
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import open_tensors
-from flare_ds.model_files.hub import revision
+from flare_ds.model_files.hub import directory_of
 from flare_ds.model_files.weight_files import weight_files
 from flare_ds.models.partitioned import is_partitioned
 
@@ -84,15 +83,10 @@ def read_on_host(base: PreTrainedModel, name: str) -> HostRows | None:
     if not isinstance(weight, nn.Parameter) or not is_partitioned(weight):
         return None
     called = next(name for name, found in base.named_modules() if found is module)
-    table_VD = _table(_directory(name), f"{called.rpartition('.')[2]}.weight", weight)
+    table_VD = _table(directory_of(name), f"{called.rpartition('.')[2]}.weight", weight)
     found = torch.tensor(table_VD is not None, dtype=torch.int, device=weight.device)
     dist.all_reduce(found, op=dist.ReduceOp.MIN)
     return HostRows(module, table_VD, weight.dtype) if table_VD is not None and found else None
-
-
-def _directory(name: str) -> Path:
-    config = None if Path(name).is_dir() else cached_file(name, "config.json", revision=revision(name))
-    return Path(config).parent if config else Path(name)
 
 
 def _table(directory: Path, ending: str, weight: nn.Parameter) -> Tensor | None:

@@ -29,9 +29,9 @@ from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import all_tensors, check_new, new_directory, open_tensors, write_json
 from flare_ds.model_files.hub import revision
-from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json, weight_files
+from flare_ds.model_files.weight_files import INDEX, SINGLE, read_json
 from flare_ds.models.loading import load_shape
-from flare_ds.models.weight_names import names_in_files
+from flare_ds.models.weight_names import files_of_weights, names_in_files
 from flare_ds.progress import bar
 
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -132,10 +132,7 @@ def _open_base(config: Config, shape: PreTrainedModel) -> _Base:
         if not directory.is_dir():
             commit = revision(base)
             directory = Path(snapshot_download(base, revision=commit, ignore_patterns=list(_OTHER_WEIGHTS)))
-        file_of: dict[str, str] = {}
-        for file in weight_files(directory):
-            with open_tensors(directory / file) as weights:
-                file_of |= dict.fromkeys(weights.keys(), file)
+        file_of = files_of_weights(directory)
     except (OSError, ValueError, SafetensorError) as error:
         problem = f"cannot read the weights of model.base={base!r}: {error}"
         raise CheckpointError(problem, fix="save the base again with save_pretrained") from error
