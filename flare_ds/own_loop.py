@@ -117,7 +117,11 @@ class FusedModel(nn.Module):
     def __init__(self, two_streams: TwoStreamModel, config: Config) -> None:
         super().__init__()
         self.two_streams, self.config = two_streams, config
-        self._names = frozenset(trainable_parameters(two_streams))  # whatever a loop freezes later
+        # Whatever a loop freezes or shards later; ds_shape: where DeepSpeed has sharded it from the start.
+        self._shapes = {
+            name: tuple(getattr(parameter, "ds_shape", parameter.shape))
+            for name, parameter in trainable_parameters(two_streams).items()
+        }
 
     def forward(
         self,
@@ -171,13 +175,18 @@ class FusedModel(nn.Module):
         Where the directory above holds that run's config.yaml, `flare_ds.load` reads it.
 
         Raises:
-            ConfigError: the model is not as it lies in a directory or on the hub, so nothing tells which it is.
+            ConfigError: the model is not as it lies in a directory or on the hub, so nothing tells which it is; or the
+                adapter's parameters are sharded.
             HostError: the disk is full or not writable.
         """
         if self.config.model.base == _NAMELESS:
             why = "the model was made in memory, or changed since it was loaded"
             raise ConfigError(f"nothing tells which base the adapter is for: {why}", fix=_SAVE_BASE)
         tensors = {name: tensor.detach().cpu() for name, tensor in self._trained().items()}
+        for name, tensor in tensors.items():
+            if tuple(tensor.shape) != self._shapes[name]:
+                problem = f"{name} has the shape {tuple(tensor.shape)} now, and had {self._shapes[name]} as it was made"
+                raise ConfigError(problem, fix="gather the parameters first, or train without sharding them")
         peft_model = self.two_streams.peft_model
         save_adapter(Path(directory), tensors, peft_model, self.config, label_tokens={}, validation={})
 
@@ -193,7 +202,7 @@ class FusedModel(nn.Module):
             parameters[name].data.copy_(values)
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.two_streams.named_parameters() if name in self._names}
+        return {name: parameter for name, parameter in self.two_streams.named_parameters() if name in self._shapes}
 
 
 def _check_base(hf_model: PreTrainedModel, base: str) -> None:

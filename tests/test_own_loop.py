@@ -258,6 +258,18 @@ def test_a_base_that_was_changed_in_memory_is_not_recorded_as_its_files(
     assert capsys.readouterr().err.count("warning") == 0
 
 
+def test_an_adapter_of_which_a_part_lies_elsewhere_is_not_saved(root: Path, tmp_path: Path) -> None:
+    """Whatever shards a model leaves each rank a part of each matrix, or nothing."""
+    toy_settings(root)
+    model = flare_ds.adapt(hf_model(root), {"r": 4})
+    next(parameter for parameter in model.parameters() if parameter.requires_grad).data = torch.empty(0)
+    with pytest.raises(
+        flare_ds.ConfigError, match=r"lora_A.* has the shape \(0,\) now, and had \(4, 64\) .*\n  fix: gather"
+    ):
+        model.save_adapter(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("method", ["flare", "lora"])
 def test_pefts_switches_are_heard(root: Path, method: str) -> None:
