@@ -111,12 +111,12 @@ class FusedModel(nn.Module):
 
     Args:
         two_streams: the model.
-        config: the run's settings, or made from the adapter's.
+        settings: the run's, or made from the adapter's. A model's `config` is to others what transformers means by it.
     """
 
-    def __init__(self, two_streams: TwoStreamModel, config: Config) -> None:
+    def __init__(self, two_streams: TwoStreamModel, settings: Config) -> None:
         super().__init__()
-        self.two_streams, self.config = two_streams, config
+        self.two_streams, self.settings = two_streams, settings
         # Whatever a loop freezes or shards later; ds_shape: where DeepSpeed has sharded it from the start.
         self._shapes = {
             name: tuple(getattr(parameter, "ds_shape", parameter.shape))
@@ -148,9 +148,9 @@ class FusedModel(nn.Module):
                 answer behind a prompt.
             ConfigError: there are sources, but the method reads none.
         """
-        if source_input_ids is not None and not self.config.sources:
+        if source_input_ids is not None and not self.settings.sources:
             raise ConfigError(
-                f"source_input_ids are given, but method={self.config.method} reads no source",
+                f"source_input_ids are given, but method={self.settings.method} reads no source",
                 fix="leave them out, or adapt with method=flare",
             )
         base = self.two_streams.base
@@ -179,7 +179,7 @@ class FusedModel(nn.Module):
                 adapter's parameters are sharded.
             HostError: the disk is full or not writable.
         """
-        if self.config.model.base == _NAMELESS:
+        if self.settings.model.base == _NAMELESS:
             why = "the model was made in memory, or changed since it was loaded"
             raise ConfigError(f"nothing tells which base the adapter is for: {why}", fix=_SAVE_BASE)
         tensors = {name: tensor.detach().cpu() for name, tensor in self._trained().items()}
@@ -188,7 +188,7 @@ class FusedModel(nn.Module):
                 problem = f"{name} has the shape {tuple(tensor.shape)} now, and had {self._shapes[name]} as it was made"
                 raise ConfigError(problem, fix="gather the parameters first, or train without sharding them")
         peft_model = self.two_streams.peft_model
-        save_adapter(Path(directory), tensors, peft_model, self.config, label_tokens={}, validation={})
+        save_adapter(Path(directory), tensors, peft_model, self.settings, label_tokens={}, validation={})
 
     def load_adapter(self, directory: str | Path) -> None:
         """Take the values of an adapter that was saved with the same settings.
@@ -196,7 +196,7 @@ class FusedModel(nn.Module):
         Raises:
             CheckpointError: its files are missing or damaged, or it is of other settings or another base.
         """
-        check_settings(Path(directory), self.config)
+        check_settings(Path(directory), self.settings)
         parameters = self._trained()
         for name, values in load_adapter(Path(directory), parameters).items():
             parameters[name].data.copy_(values)

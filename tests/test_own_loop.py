@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 import flare_ds
 from flare_ds.adapters import adapted
@@ -184,7 +184,7 @@ def test_a_model_that_recomputes_its_layers_does_so_adapted(root: Path) -> None:
         if recomputes:
             model.gradient_checkpointing_enable()
         fused = flare_ds.adapt(model, {"r": 4})
-        assert fused.config.train.gradient_checkpointing == recomputes
+        assert fused.settings.train.gradient_checkpointing == recomputes
         fused.train()
         loss, _ = fused(**batch(3))
         loss.backward()
@@ -268,6 +268,24 @@ def test_an_adapter_of_which_a_part_lies_elsewhere_is_not_saved(root: Path, tmp_
     ):
         model.save_adapter(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_a_trainer_of_transformers_trains_it(root: Path, tmp_path: Path) -> None:
+    class Saving(TrainerCallback):
+        def on_train_end(self, *_: object, model: flare_ds.own_loop.FusedModel, **__: object) -> None:
+            model.save_adapter(tmp_path / "adapter")
+
+    toy_settings(root)
+    model = flare_ds.adapt(hf_model(root), {"r": 4})
+    before = [parameter.clone() for parameter in model.parameters()]
+    rows = [{name: tensor[row] for name, tensor in batch(4).items()} for row in range(4)]
+    how = TrainingArguments(str(tmp_path), max_steps=2, save_strategy="no", use_cpu=True, report_to=[], learning_rate=1)
+    Trainer(model, how, train_dataset=rows, callbacks=[Saving()]).train()
+    for old, parameter in zip(before, model.parameters(), strict=True):
+        assert torch.equal(old, parameter) != parameter.requires_grad
+    other = flare_ds.adapt(hf_model(root), {"r": 4}).eval()
+    other.load_adapter(tmp_path / "adapter")
+    torch.testing.assert_close(other(**batch(3)), model.eval()(**batch(3)))
 
 
 @torch.no_grad()
