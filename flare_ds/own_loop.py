@@ -76,7 +76,7 @@ def adapt(
         problem = "adapter.train_head=true with train.objective='labels' trains a head of the label words alone"
         fix = "set train.objective=vocabulary (a loop of one's own has no label words), or adapter.train_head=false"
         raise ConfigError(problem, fix=fix)
-    config = with_whole_head(config)
+    config = _recomputing(hf_model, with_whole_head(config))
     recipe, adapter = config.recipe, config.adapter
     reads_target = recipe.reads == "target" and not recipe.late and config.streams_beside == config.sources <= 1
     if not (recipe.trains and reads_target) or adapter.span == "full":
@@ -122,6 +122,7 @@ class FusedModel(nn.Module):
             name: tuple(getattr(parameter, "ds_shape", parameter.shape))
             for name, parameter in trainable_parameters(two_streams).items()
         }
+        self.train()  # so the base is in evaluation mode, whatever it was in
 
     def forward(
         self,
@@ -236,7 +237,6 @@ def _run_settings(
     hf_model: PreTrainedModel, dtype: str, settings: AdapterConfig | Mapping[str, Any], seed: int
 ) -> Config:
     """A run that has nothing but its base, as it is to be run, and its adapter."""
-    recomputes = any(getattr(module, "gradient_checkpointing", False) for module in hf_model.modules())
     adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
     if of_a_run := [name for name in adapter if str(name).partition(".")[0] == "adapter"]:
         fix = "name an adapter's settings alone, e.g. {'r': 8}, or give a run's whole Config"
@@ -247,9 +247,17 @@ def _run_settings(
         "model": {"base": _name_of(hf_model) or _NAMELESS, "dtype": dtype},
         "task": {"name": "own", "source_language": "en", "target_language": "own"},
         "adapter": adapter,
-        "train": {"steps": 1, "objective": "vocabulary", "seed": seed, "gradient_checkpointing": recomputes},
+        "train": {"steps": 1, "objective": "vocabulary", "seed": seed},
     }
     return parse_config(found, origin="the settings given to adapt")
+
+
+def _recomputing(hf_model: PreTrainedModel, config: Config) -> Config:
+    """The settings with the layers recomputed, where the model's own switch says so."""
+    if not any(getattr(module, "gradient_checkpointing", False) for module in hf_model.modules()):
+        return config
+    train = config.train.model_copy(update={"gradient_checkpointing": True})
+    return config.model_copy(update={"train": train})
 
 
 def _name_of(hf_model: PreTrainedModel) -> str | None:

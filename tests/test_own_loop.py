@@ -176,16 +176,16 @@ def test_the_example_learns_from_the_source(tmp_path: Path) -> None:
     assert float(last) > 0.9 and again == last
 
 
-def test_a_model_that_recomputes_its_layers_does_so_adapted(root: Path) -> None:
-    """With the same loss and gradients; asked for after `adapt`, it would come too late."""
-    found = {}
+@pytest.mark.parametrize("whole_config", [False, True])
+def test_a_model_that_recomputes_its_layers_does_so_adapted(root: Path, whole_config: bool) -> None:
+    """With the same loss and gradients, in whatever mode it was; asked for after `adapt`, it would come too late."""
+    found, config = {}, config_of(toy_settings(root))
     for recomputes in (False, True):
         model = hf_model(root)
         if recomputes:
             model.gradient_checkpointing_enable()
-        fused = flare_ds.adapt(model, {"r": 4})
+        fused = flare_ds.adapt(model.train(), config if whole_config else {"r": 4})
         assert fused.settings.train.gradient_checkpointing == recomputes
-        fused.train()
         loss, _ = fused(**batch(3))
         loss.backward()
         found[recomputes] = [loss.detach(), *(p.grad for p in fused.parameters() if p.requires_grad)]
