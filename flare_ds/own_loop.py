@@ -9,9 +9,10 @@ examples/minimal_loop.py.
 Legend: B rows, L columns of the target, M of the source, N answer tokens, V the vocabulary.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -123,6 +124,17 @@ class FusedModel(nn.Module):
             for name, parameter in trainable_parameters(two_streams).items()
         }
         self.train()  # so the base is in evaluation mode, whatever it was in
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy that shares nothing, as of any module."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse to be pickled: what stands in for the layers' forwards would be read back as their forwards."""
+        fix = "keep what save_adapter(DIRECTORY) writes, or state_dict()"
+        raise ConfigError("an adapted model cannot be pickled, as torch.save would", fix=fix)
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """`flare_ds.adapt`: a loop of one's own trains the adapter that a run loads, and the example does as it says."""
 
+import copy
+import io
 import json
 import random
 import re
@@ -313,6 +315,18 @@ def test_pefts_switches_are_heard(root: Path, method: str) -> None:
     peft_model.set_adapter("second")
     with pytest.raises(flare_ds.ConfigError, match=r"'second' is active.*\n  fix: .*set_adapter\('default'\)"):
         model(**asked)
+
+
+def test_a_model_is_copied_but_not_pickled(root: Path) -> None:
+    toy_settings(root)
+    model = flare_ds.adapt(hf_model(root), {"r": 4}).eval()
+    copied = copy.deepcopy(model)
+    torch.testing.assert_close(copied(**batch(3)), model(**batch(3)))
+    assert not {id(parameter) for parameter in copied.parameters()} & {
+        id(parameter) for parameter in model.parameters()
+    }
+    with pytest.raises(flare_ds.ConfigError, match=r"pickle.*\n  fix: .*save_adapter.*state_dict"):
+        torch.save({"model": model}, io.BytesIO())
 
 
 def test_a_model_that_nobody_holds_makes_room_for_the_next(root: Path) -> None:
