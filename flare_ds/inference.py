@@ -50,6 +50,7 @@ def load(
 
     Raises:
         ConfigError: a setting is wrong, or there is no such device.
+        DataError: the prompt does not fit even without any text.
         CheckpointError: the run has no adapter that fits its base.
         HostError: the base does not fit on the device.
     """
