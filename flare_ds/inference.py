@@ -5,19 +5,21 @@ No launcher, no process group, no DeepSpeed: the whole base lies on one device. 
 Legend: n texts, K label words.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 
 from flare_ds.config import Config
-from flare_ds.data.parallel import ParallelRow
+from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.evaluation.answerable import can_write
 from flare_ds.evaluation.answers import Written
 from flare_ds.evaluation.given_rows import Text, asked_rows
 from flare_ds.evaluation.predict import Labelled, Predictor
+from flare_ds.evaluation.translated_rows import RowTranslator
 from flare_ds.exceptions import ConfigError
 from flare_ds.runtime.engine import let_go
 from flare_ds.runtime.process_group import alone
@@ -83,6 +85,7 @@ class TrainedModel:
         self._predictor = Predictor(config, self._task, writes=can_write(config), alone_on=device)
         self.labels = self._predictor.encoder.words
         _ = self._predictor.running  # loads it now
+        self._translator: RowTranslator | None = None
         self._asking = Lock()  # the streams and the head of a model know of one batch at a time
 
     @alone()
@@ -120,6 +123,32 @@ class TrainedModel:
         rows = self._rows(target, source)
         with self._asking:
             return self._predictor.write(rows)
+
+    def translate(self, target: Text | Iterable[Text]) -> Any:
+        """The texts in the source language, by machine: what `source` takes beside them.
+
+        The engine is the one that the run's `translate` settings name; it is loaded by the first call, and kept.
+
+        Returns:
+            For a text its translation, for several a list of them; of several source languages each is a list in
+            their order. None where the engine has none: the model then reads the target alone.
+
+        Raises:
+            ConfigError: the method reads no source; the engine does not know the languages, or there is no such model;
+                or see `asked_rows`.
+            HostError: this machine lacks what the engine needs.
+        """
+        with self._asking:
+            self._translator = self._translator or RowTranslator(self.config, self._task)
+            rows = self._translator.fill(asked_rows(self.config, self._task, target, None))
+        said = [self._given(row.sources) for row in rows]
+        return said[0] if isinstance(target, str | Mapping) else said
+
+    def _given(self, sides: Sequence[Side | None]) -> Any:
+        """A row's sources as one gives them."""
+        plain = len(self._task.fields) == 1
+        texts = [side and (side.fields[self._task.fields[0]] if plain else dict(side.fields)) for side in sides]
+        return texts if len(texts) > 1 else texts[0]
 
     def _ranked_rows(self, target: Targets, source: Sources) -> list[ParallelRow]:
         if not self.labels:

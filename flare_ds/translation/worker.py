@@ -40,15 +40,19 @@ class Worker:
         self._translatable: Sequence[str]
 
     def run(self, batch: Batch) -> None:
-        """Translate a batch and keep it.
+        """Translate a batch and keep it; raises what `translate` does."""
+        batch.write(self.translate(batch.direction, batch.segments))
+
+    def translate(self, direction: Direction, segments: Sequence[str]) -> list[Said | None]:
+        """What the engine says of some sentences; None: it has no translation of that one.
 
         Raises:
             ConfigError: the engine cannot be used so.
             HostError: it lacks something, or it is broken.
         """
-        if batch.direction != self._direction:
-            self._open(batch.direction)
-        batch.write(self._translate_all(batch.segments))
+        if direction != self._direction:
+            self._open(direction)
+        return self._translate_all(segments)
 
     def _open(self, direction: Direction) -> None:
         self._direction = self._engine = None  # two models at once may be more than there is room for
