@@ -20,7 +20,7 @@ from flare_ds.batches.joined import join
 from flare_ds.batches.plan import row_keys
 from flare_ds.cli import main
 from flare_ds.config import Config
-from flare_ds.data.cache import CacheSplit
+from flare_ds.data.cache import Cache, CacheSplit
 from flare_ds.evaluation.evaluate import evaluate_run
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import CheckpointError, ConfigError, HostError, NotFiniteError
@@ -443,6 +443,27 @@ def test_a_run_that_began_with_auto_joins_one_that_is_to_begin_with_it(root: Pat
     cache = open_run(planned, train=True)
     joined = together._alike([(config, cache) for config in (begun, planned, apart)])
     assert [[config for config, _ in runs] for runs in joined] == [[begun, planned], [apart]]
+
+
+def test_runs_join_that_open_one_base_alike_and_rank_the_same_words(root: Path) -> None:
+    """A base that only lies elsewhere is the same; of label words a run knows that does not train for them alone."""
+    first = load_config(write_config(settings(root, "lora-pl", "joining")))
+    cache = open_run(first, train=True)
+    words = cache.manifest.model_copy(update={"label_tokens": cache.label_tokens[::-1]})
+    other_words = Cache(cache.path, words)
+    shutil.copytree(root / "model", root / "moved")
+    write_model(root / "other", seed=1)
+
+    def but(section: str, **changed: Any) -> Config:
+        return first.model_copy(update={section: getattr(first, section).model_copy(update=changed)})
+
+    moved, other = (but("model", base=str(root / name)) for name in ("moved", "other"))
+    apart = [other, but("model", dtype="bfloat16"), but("model", attention="eager"), but("model", quantization="nf4")]
+    of_all_words = but("train", objective="vocabulary")
+    runs = [(first, cache), *((config, cache) for config in apart), (first, other_words), (moved, cache)]
+    runs += [(of_all_words, cache), (of_all_words, other_words)]
+    joined = [[runs[0], runs[6]], *([run] for run in runs[1:6]), runs[7:]]
+    assert together._alike(runs) == joined
 
 
 def test_a_state_is_saved_with_each_best_adapter(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
