@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, StoredStates, collate
+from flare_ds.batches.order import RowOrder
 from flare_ds.batches.rows_read import SplitRows, rows_read
 from flare_ds.batches.source_dropout import WithoutSources, WithoutStates, dropped_rows
 from flare_ds.batches.streams import streams_of
@@ -50,6 +51,8 @@ def test_the_share_is_as_asked_and_the_draw_follows_from_seed_and_step() -> None
     assert all(abs((drawn[0] & other).mean() - 0.09) < 0.01 for other in drawn[1:]), "draws are independent"
     np.testing.assert_array_equal(drawn[0], dropped_rows(20_000, 0.3, seed=1, step=0))
     assert not dropped_rows(1000, 0.0, seed=1, step=0).any()
+    first = RowOrder(20_000, 4000, seed=1).rows(0)
+    assert abs(drawn[0][first].mean() - 0.3) < 0.03, "a row that comes early is dropped no more often than another"
 
 
 def batch_of(rows: SplitRows, method: str, objective: str, stored: StoredStates | None = None) -> Batch:
@@ -94,29 +97,34 @@ def test_a_batch_in_which_no_row_has_states_is_lora() -> None:
         torch.testing.assert_close(found, lora(batch_of(ThreeRows(), "lora", "labels")))
 
 
-@pytest.mark.parametrize(("method", "differs"), [("flare", True), ("lora", False)])
-def test_a_step_lays_out_the_rows_that_are_left(tmp_path: Path, method: str, differs: bool) -> None:
+@pytest.mark.parametrize("provider", ["lockstep", "cached"])
+def test_a_step_lays_out_the_rows_that_are_left(tmp_path: Path, provider: str) -> None:
     write_model(tmp_path / "model")
     write_data(tmp_path / "data", rows=60)
-    found = toy_settings(tmp_path, method=method, steps=3, source_dropout=0.5) | {"adapter": PAPER_FORM}
-    config = parse_config(found, origin="test")
+    found = toy_settings(tmp_path, steps=3, source_dropout=0.5)
+    config = parse_config(found | {"adapter": PAPER_FORM, "source": {"provider": provider}}, origin="test")
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
     feed = Feed(config, cache, load_shape(config.model))
+    if provider == "cached":
+        feed.stored = SimpleNamespace(states=lambda _: torch.ones(4, 1, 64))
     there = []
     for step in range(3):
         portions = list(feed.portions(step))
         dropped_n = dropped_rows(len(cache.split("train")), 0.5, seed=config.train.seed, step=step)
-        for portion in portions if differs else ():
+        for portion in portions:
             lengths = portion.batch.source_lengths_SB[0, : len(portion.rows)]
             assert ((lengths == 0).numpy() == dropped_n[portion.rows]).all()
         there += [int((portion.batch.source_lengths_SB > 0).sum()) for portion in portions]
-    assert (0 < sum(there) < 3 * config.train.batch_size) == differs
+    assert 0 < sum(there) < 3 * config.train.batch_size
 
 
-def test_a_step_draws_once_and_opens_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("method", "draws"), [("flare", [0, 1, 2, 3]), ("lora", [])])
+def test_a_step_that_reads_sources_draws_once_and_opens_no_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, draws: list[int]
+) -> None:
     write_model(tmp_path / "model")
     write_data(tmp_path / "data", rows=60)
-    config = parse_config(toy_settings(tmp_path, steps=4, source_dropout=0.5), origin="test")
+    config = parse_config(toy_settings(tmp_path, method=method, steps=4, source_dropout=0.5), origin="test")
     cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
     feed, drawn = Feed(config, cache, load_shape(config.model)), list[int]()
 
@@ -128,4 +136,4 @@ def test_a_step_draws_once_and_opens_no_split(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delattr(Cache, "split")
     for step in range(4):
         list(feed.portions(step))
-    assert drawn == [0, 1, 2, 3]
+    assert drawn == draws
