@@ -105,6 +105,33 @@ def test_other_rows_of_a_task_in_python_are_noticed(root: Path, tmp_path: Path, 
     assert remembered(config) is not None, "what is gone cannot have changed"
 
 
+OWN_TABLE = """
+{name: own, languages: [en, de], pools: [all], fields: [text], columns: {text: COLUMN}, labels: [bad, good],
+ template: "say : {text} mood :"}
+"""
+
+
+def test_another_task_file_asks_for_other_rows_though_it_asks_the_same_of_them(root: Path) -> None:
+    """The prompt and the label words are as they were, but the text is that of another column."""
+    for language in ("en", "de"):
+        (root / "data" / language).mkdir()
+        rows = "".join(f"red{n},blue{n},{('bad', 'good')[n % 2]}\n" for n in range(40))
+        (root / f"data/{language}/all.csv").write_text(f"one,other,label\n{rows}")
+    file, found = root / "own.yaml", list[Path]()
+    for column in ("one", "other"):
+        file.write_text(OWN_TABLE.replace("COLUMN", column))
+        config = moods_config(root, "own", path=str(file))
+        assert remembered(config) is None, column
+        found.append(prepare_cache(config, word_tokenizer()))
+    assert found[0] != found[1] and remembered(config).path == found[1]
+
+
+def test_the_same_rows_without_the_shared_passages_are_another_request(root: Path) -> None:
+    prepare_cache(moods_config(root), word_tokenizer())
+    assert remembered(moods_config(root)) is not None
+    assert remembered(moods_config(root, drop_shared_passages=True)) is None
+
+
 def test_the_same_tokenizer_files_beside_another_kind_of_model_are_another_tokenizer(root: Path) -> None:
     """They are read by the kind: a Qwen2 takes each digit alone, whatever tokenizer.json says."""
     kinds = {"llama": "llama", "other_llama": "llama", "qwen": "qwen2"}
@@ -193,6 +220,17 @@ def test_a_new_translation_is_not_taken_for_the_old_one(
     assert remembered(translated) is None
     new = reader.open_cache(prepare_cache(translated, word_tokenizer()))
     assert new.key != old.key and remembered(translated).key == new.key
+
+
+@pytest.mark.parametrize(
+    "changed", [{"engine": "nllb"}, {"model": "another"}, {"beams": 4}, {"drop": ("loop",)}], ids=str
+)
+def test_another_translation_is_another_request(translated: Config, changed: dict[str, object]) -> None:
+    assert remembered(translated) is not None
+    other = translated.translate.model_copy(update=changed)
+    assert remembered(translated.model_copy(update={"translate": other})) is None
+    elsewhere = translated.translate.model_copy(update={"batch_size": 7})  # which says nothing of what is translated
+    assert remembered(translated.model_copy(update={"translate": elsewhere})) is not None
 
 
 def test_a_model_that_was_converted_again_is_noticed(root: Path, translated: Config) -> None:
