@@ -12,7 +12,7 @@ from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config, MixupConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.mixup import check_mixup
+from flare_ds.models.mixup import check_mixup, make_mixing
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import LABELS, LENGTHS, build, make_batch, make_config, make_oracle, make_rows, oracle_base
 from tests.oracle import Oracle, Row, softmax
@@ -240,6 +240,15 @@ def test_a_row_without_source_is_plain_lora() -> None:
     losses = [build("llama", config)(without, with_loss=True)]
     losses.append(build("llama", plain_config)(make_batch(rows, plain_config), with_loss=True))
     torch.testing.assert_close(*losses)
+
+
+def test_a_fresh_layer_follows_from_the_seed() -> None:
+    base, config = small_model("llama")[0], mixed()
+    state = torch.get_rng_state()
+    seeds = [config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})}) for seed in (1, 1, 2)]
+    first, same, other = ([*make_mixing(base, one).parameters()] for one in seeds)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, first, same)) and not all(map(torch.equal, first, other))
 
 
 def test_a_fresh_layer_gives_what_resembles_the_position() -> None:

@@ -1,6 +1,7 @@
 """Whole runs on two real ZeRO-3 ranks through the command line: learning, scoring, resuming, predicting."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ from flare_ds.runtime.engine import trainable_parameters
 from flare_ds.scoring.metrics import confidence_interval
 from flare_ds.settings import load_config
 from flare_ds.tasks.base import TASKS
+from flare_ds.training import steps
 from tests.distributed import run_ranks, start_ranks
 from tests.toy import LABELS, toy_settings, write_config
 
@@ -239,6 +242,29 @@ def test_merge_equals_peft(root: Path) -> None:
 def test_a_fusion_adapter_does_not_merge(learned: Path, root: Path) -> None:
     (output,) = run_ranks(["flare_ds", "merge", str(learned), "--output", str(root / "no")], 1, expect=1)
     assert "cannot be merged" in output and not (root / "no").exists()
+
+
+def test_dropout_is_another_in_each_step_on_each_rank_and_of_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it was, when a step is taken again."""
+
+    def drawn(seed: int, step: int, rank: int) -> int:
+        found: dict[int, int] = {}
+
+        def end() -> None:
+            raise InterruptedError
+
+        model = SimpleNamespace(seed=found.update)
+        engine = SimpleNamespace(model=model, root=SimpleNamespace(train=end))
+        train, progress = SimpleNamespace(seed=seed), SimpleNamespace(step=step)
+        cell = SimpleNamespace(number=0, config=SimpleNamespace(train=train), progress=progress)
+        monkeypatch.setattr(steps, "rank", lambda: rank)
+        with pytest.raises(InterruptedError):
+            steps.take_step(engine, [cell], dict)
+        return found[0]
+
+    places = list(itertools.product((1, 2, 3), (0, 1, 2), (0, 1, 2)))
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
 
 
 def kill_after(config: str, log: Path, lines: int) -> None:
