@@ -16,6 +16,7 @@ from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.evaluation import answers
 from flare_ds.evaluation.answers import best_windows, score_answers
 from flare_ds.evaluation.asked import Asked
+from flare_ds.evaluation.evaluate import _how_well
 from flare_ds.evaluation.generate import Decoded, generate_split
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
@@ -79,6 +80,17 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(answers, "unsayable", lambda *_: pytest.fail("the right answers are tokenized again"))
     again = score_answers(Asked(None, cache, config), "test", metric="exact_match")  # type: ignore[arg-type]
     assert again.figures == scores.figures
+
+
+def test_the_interval_of_a_score_draws_the_rows_of_a_cluster_together() -> None:
+    """Ten rows that all say what one does leave it as wide as that one does."""
+    right, found = [True, False, True, True, False] * 4, []
+    for copies in (1, 10):
+        rows = [{"cluster": number, "exact_match": one} for number, one in enumerate(right) for _ in range(copies)]
+        told = _how_well(Scores("exact_match", "generated", {"exact_match": 0.6}, rows), seconds=1.0)
+        assert (told["num_examples"], told["num_clusters"]) == (20 * copies, 20)
+        found.append(told["confidence_interval"])
+    assert found[0] == approx(found[1]) and 0.3 < found[0][0] < 0.45 and 0.75 < found[0][1] < 0.9  # .6 ± 1.96 · .11
 
 
 def test_f1_breaks_ties_of_exact_match() -> None:
