@@ -109,6 +109,14 @@ def test_weights_may_be_read_by_whom_any_new_file_may_be_read(tmp_path: Path, um
     assert (tmp_path / "many/tool").stat().st_mode & 0o100, "a program stays one"
 
 
+def test_a_file_is_synced_as_it_will_be_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, synced = tmp_path / "a", list[tuple[str, str]]()
+    place.write_text("old")
+    monkeypatch.setattr("flare_ds.files.sync", lambda path: synced.append((path.read_text(), place.read_text())))
+    write_text(place, "new")
+    assert synced == [("new", "old")] and place.read_text() == "new"
+
+
 def test_leftovers_of_killed_writers_go_after_a_day_and_nothing_else_does(tmp_path: Path) -> None:
     left = "0123456789abcdef"
     old = [f".a.{left}.tmp", f".b.{left}.tmp"]

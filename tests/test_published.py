@@ -41,8 +41,7 @@ def unpack(directory: Path) -> None:
     (directory / "deep/content").write_text("content")
 
 
-@pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+def one_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """One of each kind, all in one directory."""
     monkeypatch.setenv("FLARE_DS_HOME", str(tmp_path))
     Program(tmp_path / "program", monkeypatch)
@@ -55,6 +54,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         "translation": translate_jobs([job(random_rows(3))], translate)[0],
         "fetched": fetch(SOURCE, here / "tiny"),
     }
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    return one_of_each(tmp_path, monkeypatch)
 
 
 def readers(made: dict[str, Path], root: Path) -> dict[str, Callable[[], object]]:
@@ -93,6 +97,36 @@ def test_every_kind_is_listed_verified_and_removed(made: dict[str, Path], capsys
     assert told.out == "" and all(f"the content of {name} was changed" in told.err for name in CONTENT.values())
     assert main(["cache", "rm", "--yes", *map(str, made.values())]) == 0
     assert all(is_trash(path) or path.name == "requests" for path in here.iterdir() if path.is_dir())
+
+
+def test_all_of_a_directory_is_synced_before_it_has_its_name_and_then_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file as it is at last, and each directory's entries: a power cut leaves all of it, or nothing."""
+    synced, unsynced, named, renamed = dict[int, tuple[int, int]](), list[str](), set[int](), list[Path]()
+    rename = Path.rename
+
+    def looks(state: os.stat_result) -> tuple[int, int]:
+        return state.st_size, state.st_mtime_ns
+
+    def note(descriptor: int) -> None:
+        state = os.fstat(descriptor)
+        synced[state.st_ino] = looks(state)
+        named.discard(state.st_ino)
+
+    def give_name(path: Path, name: Path) -> Path:
+        for part in (path, *path.rglob("*")):
+            state = part.stat()
+            if synced.get(state.st_ino) != looks(state):
+                unsynced.append(f"{name.name}/{part.relative_to(path)}")
+        renamed.append(rename(path, name))
+        named.add(name.parent.stat().st_ino)
+        return name
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "rename", give_name)
+    made = one_of_each(tmp_path, monkeypatch)
+    assert renamed == [*made.values()] and unsynced == [] and not named
 
 
 def test_a_link_is_not_removed_but_what_it_leads_to(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
