@@ -82,8 +82,10 @@ def foreign(path: Path, **changed: object) -> Path:
 
 def test_a_lock_of_another_host_stands_and_names_it(tmp_path: Path) -> None:
     path = foreign(tmp_path / "lock", job="77.0")
-    with pytest.raises(HostError, match=f"process {os.getpid()} on host elsewhere, job 77"):
-        locks.hold(path, doing="does it")
+    for minutes in (0, 14):  # a busy host, or one whose clock differs
+        os.utime(path, (time.time() - 60 * minutes,) * 2)
+        with pytest.raises(HostError, match=f"process {os.getpid()} on host elsewhere, job 77"):
+            locks.hold(path, doing="does it")
     assert json.loads(path.read_text())["host"] == "elsewhere"
 
 
@@ -104,6 +106,38 @@ def test_a_lock_that_nobody_touches_is_taken_over(tmp_path: Path) -> None:
     assert locks.hold(path, doing="does it")
     locks.release(path)
     assert not path.exists()
+
+
+def test_who_is_the_second_to_find_a_holder_gone_finds_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, made = foreign(tmp_path / "lock"), locks._made
+    os.utime(path, (0, 0))
+
+    def behind_the_first(file: Path) -> bool:
+        if file.name.endswith(".takeover"):
+            foreign(path, host="first")
+        return made(file)
+
+    monkeypatch.setattr(locks, "_made", behind_the_first)
+    with pytest.raises(HostError, match="on host first"):
+        locks.hold(path, doing="does it")
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_forked_child_holds_nothing_of_its_parents(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    locks.hold(path, doing="does it")
+    if (child := os.fork()) == 0:
+        try:
+            locks.hold(path, doing="does it")
+        except HostError:
+            locks.release(path)
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7 and path.exists()
+    locks.release(path)
 
 
 def test_a_lock_of_a_process_that_is_stopped_stands(tmp_path: Path) -> None:
@@ -143,8 +177,9 @@ def test_a_lock_of_another_host_of_our_name_stands_and_that_of_before_a_restart_
     ours = json.loads(path.read_text())
     locks.release(path)
     foreign(path, **ours | {"boot": "another", "pid": 2**22 - 1})
+    os.utime(path, (time.time() - 40,) * 2)
     monkeypatch.setattr(locks, "_booted", lambda: time.time() - 30)
-    with pytest.raises(HostError):
+    with pytest.raises(HostError):  # whose holder may not have had its turn yet
         locks.hold(path, doing="does it")
     monkeypatch.setattr(locks, "_booted", lambda: time.time() - 90)
     for touched_before, gone in ((40, False), (80, False), (110, True)):  # seconds: lately, since the start, before it
