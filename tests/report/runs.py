@@ -54,10 +54,10 @@ def write_run(
     return directory
 
 
-def write_records(directory: Path, *, rows: str, base: str = "f" * 64) -> None:
+def write_records(directory: Path, *, rows: str, base: str = "f" * 64, **fields: str) -> None:
     """What a run that has begun says of what it reads."""
     (directory / "base.json").write_text(json.dumps({"name": "anything", "fingerprint": base}))
-    (directory / "cache.json").write_text(json.dumps({"key": "any", "fields": {"rows_sha256": rows}}))
+    (directory / "cache.json").write_text(json.dumps({"key": "any", "fields": {"rows_sha256": rows, **fields}}))
 
 
 def write_result(directory: Path, method: str, correct, seed: int, clusters=None) -> None:

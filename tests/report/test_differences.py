@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from flare_ds.methods import METHODS
 from flare_ds.reporting import report
 from flare_ds.reporting.differences import Comparison, comparisons
 from flare_ds.reporting.groups import Group, grouped
-from flare_ds.reporting.over_languages import over_languages_table
+from flare_ds.reporting.over_languages import _clusters, over_languages_table
 from flare_ds.runs import RunResult, find_runs
 from flare_ds.scoring.sureness import Sureness
 from flare_ds.settings import load_config
@@ -460,6 +461,24 @@ def test_what_over_languages_leaves_out_it_says(tmp_path):
         "Left out: multiemo base x_mixup; in es it was scored on different test rows or by other metrics.",
         "Left out: multiemo base flare_mt (flare_mt-r32); it stands twice in pl.",
     ]
+
+
+def test_of_methods_that_meet_different_loras_none_is_called_the_first(tmp_path):
+    for language, seed in itertools.product(("es", "pl"), (1, 2, 3, 4, 5)):
+        for method, r in (("lora", 8), ("flare", 8), ("lora", 16), ("x_mixup", 16)):
+            name, correct = f"{language}/{method}-r{r}-seed{seed}", random_correct(seed + r, 0.5, n=50)
+            write_run(tmp_path, name, method, seed, correct, target=language, r=r)
+    lines = over_languages(report(tmp_path).text)
+    assert {method: line["first"] for method, line in lines.items()} == {"flare": "-", "x_mixup": "-"}
+
+
+def test_a_row_that_several_languages_have_is_drawn_with_those_of_the_first(tmp_path):
+    first, second = (
+        SimpleNamespace(rows=rows, clusters_N=np.array(clusters))
+        for rows, clusters in ((["a", "b"], [1, 1]), (["b", "c"], [2, 2]))
+    )
+    assert _clusters([first, second]) == {"a": 1, "b": 1, "c": 2}
+    assert _clusters([second, first]) == {"a": 1, "b": 2, "c": 2}
 
 
 def test_of_a_grid_each_meets_its_own(tmp_path):

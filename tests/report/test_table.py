@@ -155,6 +155,14 @@ def test_runs_made_in_two_places_are_told_apart_by_what_they_read(tmp_path):
     assert {(line["seeds"]) for line in differences(text).values()} == {"1, 2", "3"}
 
 
+def test_runs_whose_answers_stand_elsewhere_in_what_they_trained_on_are_told_apart(tmp_path):
+    """An earlier version looked for a free answer elsewhere in its window; label words have no such place."""
+    for seed, where in ((1, {}), (2, {"answers": "the first one"}), (3, {"answers": "the first one"})):
+        run = write_run(tmp_path, f"hi/lora-seed{seed}", "lora", seed, [True, False], target="hi")
+        write_records(run, rows="k", **where)
+    assert sorted(line["seeds"] for line in methods(report(tmp_path).text)) == ["1 (1)", "2 (2, 3)"]
+
+
 def test_stage_1_is_called_the_task_adapter(tmp_path):
     for name, method in (("stage1", "lora"), ("untuned", "zero_shot")):
         write_run(tmp_path, name, method, 1, [True], target="en")
