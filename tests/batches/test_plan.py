@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,24 @@ def test_a_step_holds_the_tokens_of_all_languages(root: Path, cache: Cache) -> N
         ]
         assert len(rows) * max(by_hand) <= 400
     assert len(sizes) > 2
+
+
+def test_the_tokens_of_a_row_are_those_of_all_its_languages(root: Path) -> None:
+    lengths = {"source": [3, 9], "source2": [20, 1], "target": [5, 6]}
+    split = SimpleNamespace(lengths=lambda stream: np.array(lengths[stream]))
+    settings = toy_settings(root, batch_tokens=100)
+    settings["task"]["extra_source_languages"] = ["de"]
+    order = open_order(Config.model_validate(settings), SimpleNamespace(split=lambda _: split))  # type: ignore[arg-type]
+    assert isinstance(order, TokenOrder) and order.lengths.tolist() == [28, 16]
+
+
+@pytest.mark.parametrize("how", [{"batch_tokens": 400}, {"batch_size": 8}], ids=str)
+def test_runs_of_other_seeds_share_the_order_of_their_data_seed(root: Path, cache: Cache, how: dict) -> None:
+    orders = [(1, 7), (2, 7), (7, None), (1, 8)]
+    of_run = [open_order(make_config(root, seed=seed, data_seed=data, **how), cache) for seed, data in orders]
+    rows = [[order.rows(step).tolist() for step in range(10)] for order in of_run]
+    assert rows[0] == rows[1] != rows[3]
+    assert (rows[0] == rows[2]) == ("batch_tokens" in how), "of rows that are counted it goes by their names"
 
 
 def test_a_row_larger_than_a_step_is_refused(root: Path, cache: Cache) -> None:
