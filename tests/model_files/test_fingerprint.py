@@ -52,6 +52,18 @@ def test_what_decides_the_states_or_the_end_of_an_answer_makes_another_model(
     assert model_fingerprint(str(base)) != before
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_weights_in_files_of_old_make_another_model_too(base: Path, name: str) -> None:
+    (base / "model.safetensors").unlink()
+    weights, found = bytearray(10_000), list[str]()
+    for changed in (None, 0, 5_000, 9_999):
+        if changed is not None:
+            weights[changed] ^= 1
+        (base / name).write_bytes(weights)
+        found.append(model_fingerprint(str(base)))
+    assert len(set(found)) == 4
+
+
 def test_a_model_is_the_same_wherever_it_lies_and_whatever_lies_beside_it(base: Path, tmp_path: Path) -> None:
     before = model_fingerprint(str(base))
     shutil.copytree(base, tmp_path / "copy")

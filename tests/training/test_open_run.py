@@ -1,6 +1,7 @@
 """Opening a run: what does not suit its task or its tokens is refused, and its cache is found without the raw data."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import key, open_cache
 from flare_ds.data.cache.key import differing
@@ -61,6 +63,18 @@ def test_a_run_says_what_its_tokens_are_made_of(tmp_path: Path) -> None:
     assert record == {"key": manifest["key"], "fields": manifest["fields"]}
     assert json.loads((tmp_path / "run" / "base.json").read_text())["name"] == str(tmp_path / "model")
     assert "torch" in json.loads((tmp_path / "run" / "versions.json").read_text())
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_cache_that_a_run_has_opened_is_not_removed_for_its_age(tmp_path: Path, opened: bool) -> None:
+    begin(tmp_path)
+    path = _prepare(make(tmp_path), train=False)
+    for part in (*path.iterdir(), path):
+        os.utime(part, (0, 0))
+    if opened:
+        _prepare(make(tmp_path), train=False)
+    assert main(["cache", "rm", "--older-than", "3", "--in", str(path.parent), "--yes"]) == 0
+    assert path.exists() == opened
 
 
 def test_a_run_that_has_begun_goes_on_with_no_other_tokens(tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flare_ds.checksums import file_sha256
 from flare_ds.data.cache import Cache, open_cache, prepare_cache, verify
 from flare_ds.exceptions import CacheError
+from flare_ds.published import read_manifest, write_manifest
 from tests.data.cache.texts import byte_tokenizer, make_config, some_tables, write_tables
 
 CORRUPTIONS = 200
@@ -142,6 +145,31 @@ def test_every_corruption_is_found_and_none_breaks_the_reader(
         assert refuses(verify, cache), said
         found = read_or_refuse(cache, said)
         assert found is None or (not seen_at_once and len(found) == len(whole)), said
+
+
+@pytest.mark.parametrize(
+    ("section", "number", "why"),
+    [
+        ("train.examples.npy", 7, "its examples are not numbered in order"),
+        ("validation.source.prompt_lengths.npy", 2**20, "a prompt is longer than its row"),
+        ("test.target.tokens.npy", 60_000, "it holds token 60000 of"),
+    ],
+)
+def test_numbers_that_cannot_be_are_found_though_all_checksums_are_right(
+    caches: tuple[Path, Path], tmp_path: Path, section: str, number: int, why: str
+) -> None:
+    """As of a cache that anybody may have made."""
+    cache = Path(shutil.copytree(caches[0], tmp_path / "made"))
+    verify(cache)
+    content, _ = read_manifest(cache / "manifest.json")
+    written = (cache / section).read_bytes()
+    wrong = np.array([number], content["sections"][section]["dtype"]).tobytes()
+    second = HEADER + len(wrong)  # the ends are looked at by whoever opens it
+    (cache / section).write_bytes(written[:second] + wrong + written[second + len(wrong) :])
+    content["sections"][section]["sha256"] = file_sha256(cache / section)
+    write_manifest(cache / "manifest.json", content)
+    with pytest.raises(CacheError, match=why):
+        verify(cache)
 
 
 def refuses(open: Callable[[Path], object], cache: Path) -> bool:
