@@ -1,6 +1,7 @@
 """Cells that are asked abreast say what each of them says alone, and read what they share once."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from flare_ds.settings import load_config
 from flare_ds.training.cell import Cell
 from flare_ds.training.loop import open_cells
 from flare_ds.training.run import open_run
+from tests.by_hand import make_config
 from tests.toy import toy_settings, write_config, write_data, write_model
 
 CELLS: list[tuple[str, str, str, dict[str, Any]]] = [
@@ -148,6 +150,16 @@ def test_of_untrained_cells_that_read_the_same_one_is_asked(root: Path, monkeypa
     cells_asked = [asked(cell, cache) for cell, cache in zip(cells, caches, strict=True)]
     check_as_alone(cells, caches, ranked_abreast(cells_asked, "test", untrained=True))
     assert read == {0, 1, 2, 3, 5, 7}, "flare reads what lora does, stored or not, in any order"
+
+
+@pytest.mark.parametrize(("method", "speakers"), [("x_mixup", [0, 0, 2]), ("flare", [0, 0, 0])])
+def test_untrained_cells_that_mix_otherwise_speak_for_themselves(method: str, speakers: list[int]) -> None:
+    """At first a mixture is a fixed share of the source, where a fused source changes nothing."""
+    cells = [
+        SimpleNamespace(config=make_config(method=method, mixup={"ratio": ratio}), cache=SimpleNamespace(path="one"))
+        for ratio in (0.5, 0.5, 0.3)
+    ]
+    assert abreast._speakers(cells) == speakers  # type: ignore[arg-type]
 
 
 def test_a_cell_with_other_rows_or_label_words_is_asked_alone(root: Path) -> None:

@@ -13,11 +13,13 @@ from pytest import approx
 from flare_ds.adapters.files import load_adapter
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
+from flare_ds.data.cache.encode import form_of
 from flare_ds.evaluation import answers
 from flare_ds.evaluation.answers import best_windows, score_answers
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.evaluate import _how_well
 from flare_ds.evaluation.generate import Decoded, generate_split
+from flare_ds.evaluation.sayable import unsayable
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model
@@ -55,7 +57,7 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
         golds=lambda row: golds[[0, 0, 1, 2, 2, 2][row]],
     )
     cut_off = ([0, 1], -0.6, False), ([0], -0.3, False)  # the first does not speak for its example
-    decoded = [([3], -2.0), ([2, 0], -0.5), ([3], -9.0), ([2], -0.4), *cut_off[::-1]]
+    decoded = [([3], -2.0, False), ([2, 0], -0.5), ([3], -9.0), ([2], -0.4), *cut_off[::-1]]
     tokenizer = word_tokenizer(WORDS)
     first = tokenizer.convert_tokens_to_ids(WORDS[0])
     decoded = [([first + word for word in words], *rest) for words, *rest in decoded]
@@ -80,6 +82,12 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(answers, "unsayable", lambda *_: pytest.fail("the right answers are tokenized again"))
     again = score_answers(Asked(None, cache, config), "test", metric="exact_match")  # type: ignore[arg-type]
     assert again.figures == scores.figures
+
+
+def test_an_answer_as_long_as_what_is_decoded_can_be_said() -> None:
+    form = form_of(word_tokenizer(WORDS), chat=False)
+    golds = [["Rome the moon"], ["Rome the moon Paris", "Paris moon"]]
+    assert [unsayable(golds, form, most) for most in (1, 2, 3, 4)] == [1, 0.5, 0, 0]
 
 
 def test_the_interval_of_a_score_draws_the_rows_of_a_cluster_together() -> None:

@@ -67,6 +67,14 @@ def test_what_ends_between_the_files_leaves_no_score_of_other_predictions(tmp_pa
     assert read_predictions(run.path / PREDICTIONS) == [record] and not run.finished
 
 
+def test_a_score_finishes_no_run_that_still_trains(tmp_path):
+    """As one is left that is trained on, or whose training.json was deleted to that end."""
+    run = RunDirectory(write_run(tmp_path, "lora", "lora", 1, [True, False]))
+    assert run.finished
+    (run.path / "training.json").unlink()
+    assert not run.finished
+
+
 def test_it_is_written_whether_rows_say_the_same_in_every_language(tmp_path, monkeypatch):
     """VitaminC is English alone; in other languages its rows are translations of one test set."""
     monkeypatch.setattr(evaluate, "model_fingerprint", str)

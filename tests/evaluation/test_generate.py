@@ -240,6 +240,7 @@ def test_draws_follow_the_row_and_the_seed() -> None:
         ({"top_k": 2}, [0.625, 0.375, 0, 0]),
         ({"top_p": 0.75}, [0.625, 0.375, 0, 0]),
         ({"top_p": 0.85, "top_k": 3}, [p / 0.95 for p in (0.5, 0.3, 0.15)] + [0]),
+        ({"temperature": 2.0, "top_p": 0.75}, [p**0.5 / 1.6421 for p in (0.5, 0.3, 0.15)] + [0]),  # of what it leaves
     ],
     ids=str,
 )

@@ -17,9 +17,11 @@ from torch import Tensor
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
+from flare_ds.evaluation import ranked
 from flare_ds.evaluation.answerable import check_late, refuse_to_write
+from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.late import added, late_scores, settled
-from flare_ds.evaluation.ranked import label_scores
+from flare_ds.evaluation.ranked import label_scores, score_labels
 from flare_ds.exceptions import CheckpointError, ConfigError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import RunningModel
@@ -107,6 +109,33 @@ def test_a_row_without_a_source_keeps_its_scores_bit_for_bit() -> None:
     assert not all(HAS) and torch.equal(found_nK[~torch.tensor(HAS)], own_nK[~torch.tensor(HAS)])
 
 
+class Split(Prompts):
+    """Rows of a cache."""
+
+    ids, clusters = str, np.zeros(len(ROWS), int)
+
+
+def test_the_base_is_asked_once_about_the_sources_of_each_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation and test rows are others, though there may be as many of both."""
+    config, words, asked_of = make_config(method="late", objective="labels"), [[5], [9]], list[str]()
+    of_source = {"validation": [0.9, 0.1], "test": [0.2, 0.8]}
+
+    def ask(_: object, asked: Asked, split_name: str) -> list[list[float]]:
+        if asked.config is config:
+            return np.log([[0.5, 0.5]] * len(ROWS)).tolist()
+        asked_of.append(split_name)
+        return np.log([of_source[split_name]] * len(ROWS)).tolist()
+
+    monkeypatch.setattr(ranked, "ask_each_row", ask)
+    rows = Split(ROWS, words)
+    cache = SimpleNamespace(path="cache", label_tokens=words, labels=["yes", "no"], split=lambda _: rows)
+    asked = Asked(RunningModel(SimpleNamespace(eval=lambda: None), None), cache, config)  # type: ignore[arg-type]
+    for split_name, said in (("validation", "yes"), ("test", "no"), ("validation", "yes")):
+        records = score_labels(asked, split_name, metric="accuracy").records
+        assert {record["prediction"] for record, has in zip(records, HAS, strict=True) if has} == {said}, split_name
+    assert asked_of == ["validation", "test"]
+
+
 def test_words_that_both_exclude_stay_excluded() -> None:
     """In the logarithm of a probability of nothing there is no number that is not one."""
     low = np.log(np.array([[1e-300, 1 - 1e-300]]))
@@ -114,9 +143,12 @@ def test_words_that_both_exclude_stay_excluded() -> None:
     assert np.isfinite(found).all() and found[0, 0] < -2000 and found[0, 1] == 0
 
 
-def test_the_fitted_weight_is_the_likeliest_of_many() -> None:
+@pytest.mark.parametrize(("sure", "between"), [(1.0, (0.05, 4)), (0.2, (4, 15))])
+def test_the_fitted_weight_is_the_likeliest_of_many(sure: float, between: tuple[float, float]) -> None:
+    """Of a base that is unsure of all it says it is a large one."""
     draw = np.random.default_rng(0)
     own_nK, source_nK = (np.log(draw.dirichlet([1.0, 1.0, 1.0], 200)) for _ in range(2))
+    source_nK *= sure
     labels_n = np.where(draw.random(200) < 0.6, source_nK.argmax(1), draw.integers(0, 3, 200))
     alone = draw.random(200) < 0.2
 
@@ -129,7 +161,7 @@ def test_the_fitted_weight_is_the_likeliest_of_many() -> None:
     config = with_late(make_config(method="late"), "fitted")
     found_nK, figures = late_scores(lambda c: own_nK if c is config else source_nK, rows, config, labels_n)
     best = min(np.arange(0, 16, 0.01), key=loss)
-    assert 0.05 < best < 4 and figures["late"] == pytest.approx(best, abs=0.01)
+    assert between[0] < best < between[1] and figures["late"] == pytest.approx(best, abs=0.01)
     np.testing.assert_array_equal(found_nK[alone], own_nK[alone])
     np.testing.assert_array_equal(found_nK, added(own_nK, source_nK, ~alone, figures["late"]))
 

@@ -11,7 +11,7 @@ from flare_ds.data.cache.key import asked_fields
 from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import write_json
-from flare_ds.tasks import TableTask
+from flare_ds.tasks import TASKS, TableTask
 from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import task_of
 from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
@@ -48,6 +48,26 @@ def test_another_prompt_label_or_tokenizer_is_refused(tmp_path: Path) -> None:
     for name, (asked, words) in others.items():
         with pytest.raises(ConfigError, match=f"other questions: {name}: "):
             check_same_questions(config, asked, words)
+
+
+class OneBlank(OtherPrompt):
+    """The task, whose prompt is code that makes one blank of two."""
+
+    def prompt(self, fields: dict[str, str]) -> str:
+        return super().prompt({name: text.replace("  ", " ") for name, text in fields.items()})
+
+
+def test_a_prompt_in_code_that_says_texts_otherwise_is_refused(tmp_path: Path) -> None:
+    """Around the names of the fields it is what it was."""
+    settings = toy_settings(tmp_path)
+    settings["task"]["path"] = str(tmp_path / "own.py")
+    config, tokenizer = Config.model_validate(settings), word_tokenizer()
+    task = TASKS.get("multiemo")
+    fields = asked_fields(config, task) | {"tokenizer_sha256": tokenizer_fingerprint(tokenizer)}
+    write_json(Path(config.run_dir) / "cache.json", {"fields": fields})
+    check_same_questions(config, OtherPrompt(task), tokenizer)
+    with pytest.raises(ConfigError, match="other questions: prompts_of_texts: "):
+        check_same_questions(config, OneBlank(task), tokenizer)
 
 
 BY_LANGUAGE = TableTask(

@@ -7,6 +7,7 @@ brings to the target. So a row is poisoned without any other changing its place.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,15 +18,20 @@ from flare_ds.batches.plan import open_order
 from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
+from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import NotFiniteError
 from flare_ds.json_text import json_text
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.loss import share_of_mean
+from flare_ds.models.plain_streams import PlainStreams
 from flare_ds.runtime.engine import make_room
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained
 from flare_ds.training.state import Progress
+from flare_ds.training.validation import Validation
+from tests.by_hand import make_config
 from tests.distributed import run_ranks
 from tests.forms import PAPER_FORM
+from tests.small_models import small_model
 from tests.toy import WORDS, toy_settings, word_tokenizer, write_config, write_data, write_model
 from tests.training.test_zero3 import ROWS, STEPS, plain_torch
 
@@ -175,6 +181,30 @@ def test_of_two_ranks_one_tells_which_run_ended_for_its_loss(root: Path) -> None
     said = run_ranks(["flare_ds", "train", str(write_config(settings))], 2, expect=1)
     told = [text for text in said if "3 steps in a row were not applied" in text]
     assert len(told) == 1 and f"{settings['run_dir']}: 3 steps in a row" in told[0]
+
+
+def test_an_adapter_whose_scores_are_not_finite_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even in place of one that is gone: its label words are ranked all the same, here right more often."""
+    found = iter([(0.5, ()), (0.9, ("row",)), (0.6, ())])
+    kept, progress = list[int](), Progress("")
+
+    def score(_: object, **__: object) -> Scores:
+        accuracy, wrong = next(found)
+        return Scores("accuracy", "ranked", {"accuracy": accuracy}, [], wrong)
+
+    config = make_config()
+    model = SimpleNamespace(streams=PlainStreams(small_model("llama")[0], config))
+    running = SimpleNamespace(model=model)
+    engine = SimpleNamespace(running=lambda _: running, tensors=lambda *_: {})
+    records = SimpleNamespace(fusion=lambda *_: None, validation=lambda *_, **__: None, say=lambda _: None)
+    monkeypatch.setattr("flare_ds.training.validation.task_of", lambda _: None)
+    monkeypatch.setattr("flare_ds.training.validation.validate", score)
+    monkeypatch.setattr(Validation, "_keep", lambda *_: kept.append(progress.step))
+    validation = Validation(config, None, None, engine=engine, cell=0, progress=progress, records=records)  # type: ignore[arg-type]
+    for progress.step in (1, 2, 3):
+        validation._on_disk = progress.step  # as of a job that ended when an adapter was written and its state was not
+        validation.after_step(None)
+    assert kept == [1, 3] and (progress.best_step, progress.best_standing[0]) == (3, 0.6)
 
 
 def test_only_steps_in_a_row_count_towards_the_end() -> None:
