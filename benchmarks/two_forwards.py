@@ -20,7 +20,6 @@ from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.passes import Pass, during
 from flare_ds.batches.collate import Batch
 from flare_ds.models.layer_calls import hidden_of
-from flare_ds.models.lockstep_streams import Sources
 from flare_ds.models.two_stream import TwoStreamModel
 
 
@@ -47,12 +46,8 @@ class TwoForwards:
             root(replace(source, target_lengths_B=batch.source_lengths_SB[0]))
         stored_BMKD = torch.stack(self.states, 2)
         self.states.clear()
-        return root(
-            target,
-            sources=Sources(
-                self.model.streams.sources_of(replace(batch, first_columns=(0, 0))).alignment, None, stored_BMKD
-            ),
-        )
+        sources = self.model.streams.sources_of(replace(batch, first_columns=(0, 0)))
+        return root(target, sources=replace(sources, beside=None, stored_BMKD=stored_BMKD))
 
     @contextmanager
     def _source_pass(self) -> Iterator[None]:

@@ -54,7 +54,7 @@ class Decoder:
         decoding = (self.sources + 1) * self.rows
         self.mask_XC = self.prompts.attention_mask[-decoding:, running.model.streams.first_column(self.prompts) :]
         self.lengths_X = self.mask_XC.sum(1)
-        self.steps = 0
+        self.steps, self._measured = 0, False
         config = running.model.base.config
         self.target_cache = running.model.streams.target_cache(config)
         self.source_cache = DynamicCache(config=config) if self.sources else None
@@ -68,6 +68,7 @@ class Decoder:
         sources = None
         if self.sources:
             sources = self.running.model.streams.sources_of(self.prompts)
+            self._measured = sources.measured
             sources.go_on(self.source_cache)
         return self._forward(self.prompts, sources)
 
@@ -97,7 +98,7 @@ class Decoder:
         partner_SBL = alive_X[: -self.rows].view(self.sources, self.rows, 1)
         real_BC = self.mask_XC[-self.rows :].bool()
         alignment = Alignment(torch.zeros_like(partner_SBL, dtype=torch.long), partner_SBL, real_BC)
-        sources = Sources(alignment, Beside(partner_SBL.numel(), (slice(None), slice(None))))
+        sources = Sources(alignment, Beside(partner_SBL.numel(), (slice(None), slice(None))), self._measured)
         sources.go_on(self.source_cache)
         return sources
 

@@ -46,11 +46,13 @@ class Sources:
     Attributes:
         alignment: how their positions meet the target's.
         beside: their rows, which run beside the target's; None: their states were computed before.
-        stored_BMKD: these: one for each layer, or one for all.
+        measured: whether it is measured what they contribute: what those of a filler do, another rank measures.
+        stored_BMKD: their states: one for each layer, or one for all.
     """
 
     alignment: Alignment
     beside: Beside | None
+    measured: bool
     stored_BMKD: Tensor | None = None
 
     def go_on(self, cache: Cache | None) -> None:
@@ -105,9 +107,9 @@ class LockstepStreams(Streams):
             source_columns=batch.prompt_columns - source if stored is None else stored.shape[1],
             source_answers_SB=batch.source_answers_SB,
         )
-        if stored is not None:
-            return Sources(alignment, None, stored)
-        return Sources(alignment, Beside(batch.source_lengths_SB.numel(), batch.columns))
+        beside = Beside(batch.source_lengths_SB.numel(), batch.columns) if stored is None else None
+        measured = self.energy is not None and bool(batch.weights_B.any())  # the latter waits for the device
+        return Sources(alignment, beside, measured, stored)
 
     def first_column(self, batch: Batch) -> int:
         """The first that a row of the target fills."""
@@ -127,8 +129,8 @@ class LockstepStreams(Streams):
         """Sum up, over the forwards inside, how much the source contributes to each fused layer.
 
         Yields:
-            Filled at the end: for each fused layer two fp64 sums, over the positions with a partner, of
-            |B·(φ(S,T) - φ(0,T))|² and |B·φ(S,T)|².
+            Filled at the end: for each fused layer two fp64 sums, over the positions with a partner of all rows but
+            fillers, of |B·(φ(S,T) - φ(0,T))|² and |B·φ(S,T)|².
         """
         sums: dict[str, Tensor] = {}
         self.energy = energy = dict[LoraLayer, Tensor]()
@@ -205,5 +207,5 @@ class _LockstepLayer(SideBySide):
             source_XMD=source_XMD,
             alignment=alignment,
             past_BCR=streams.past_BCR,
-            energy=streams.energy,
+            energy=streams.energy if streams.sources.measured else None,
         )

@@ -184,12 +184,16 @@ def test_stored_states(pairing: str, source_norm: bool) -> None:
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_energy(fusion: str) -> None:
-    """How much the source contributes: sums over the positions with a partner, while measuring and only then."""
+    """How much the source contributes: sums over the positions with a partner, while measuring and only then.
+
+    Of a filler, which is a row that another rank reads, there are none.
+    """
     config = make_config(fusion=fusion, sources=2, source_weights="learned", span="full")
     model, rows = build("llama", config), make_rows(2)
     oracle = make_oracle(model, oracle_base("llama"), config)
     with torch.no_grad(), model.streams.measuring() as energies:
         model(make_batch(rows, config))
+        model(replace(make_batch(rows[:1], config), weights_B=torch.zeros(1)))
     model(make_batch(rows, config))
     for row in rows:
         oracle.logits(row, len(row.answer))

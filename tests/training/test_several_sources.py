@@ -5,6 +5,7 @@ nothing. So one source leaves two labels to guess between, however well it is re
 """
 
 import json
+import math
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +15,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from flare_ds.adapters.files import load_adapter
 from flare_ds.batches.collate import Batch
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.split import score_split
 from flare_ds.models.loading import load_shape, load_tokenizer
+from flare_ds.models.two_stream import build_model
+from flare_ds.runs import RunDirectory
+from flare_ds.runtime.engine import RunningModel, trainable_parameters
 from flare_ds.settings import parse_config
 from tests.distributed import run_ranks
 from tests.toy import FILLER, LABELS, toy_settings, write_config, write_model
@@ -67,6 +72,7 @@ def settings(root: Path, *extra: str) -> dict:
     found = toy_settings(root, name="+".join(["en", *extra]), **LEARN)
     found["task"] |= {"extra_source_languages": list(extra), "validation_rows": 100, "test_rows": None}
     found["adapter"] = {"source_weights": "learned", "pairing": "module"}
+    found["evaluate"] = {"batch_size": 25}  # three of them, and so a filler for one of two ranks
     return found
 
 
@@ -99,6 +105,24 @@ def test_the_share_of_the_source_is_on_the_board_and_not_on_the_console(root: Pa
     assert means == pytest.approx({step: sum(share.values()) / 4 for step, share in shares.items()})
     assert [event.step for event in board.Images("source/share_by_layer")] == [25, 50, 75, 100]
     assert "source_share" not in of_both[1]
+
+
+def test_the_share_of_the_source_is_that_of_all_rows_whichever_rank_reads_them(
+    root: Path, of_both: tuple[float, str]
+) -> None:
+    """Measured again in this process, with the adapter that was kept."""
+    config = parse_config(settings(root, "de"), origin="test")
+    cache = open_cache(prepare_cache(config, load_tokenizer(config.model)))
+    model = build_model(config, label_tokens=cache.label_tokens).eval()
+    parameters, run = trainable_parameters(model), RunDirectory(config.run_dir)
+    for name, tensor in load_adapter(run.path / "adapter", parameters).items():
+        parameters[name].data.copy_(tensor)
+    with model.streams.measuring() as energies:
+        score_split(Asked(RunningModel(model, model), cache, config), "validation")
+    best = run.read("training.json")["best_step"]
+    (told,) = (line["source_share"] for line in run.train_log() if line["step"] == best and "source_share" in line)
+    shares = {name[name.index("layers.") :]: math.sqrt(part / all_of) for name, (part, all_of) in energies.items()}
+    assert told == pytest.approx(shares, rel=1e-4)
 
 
 class _Recorder:
