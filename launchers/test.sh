@@ -4,7 +4,7 @@
 #
 #   ./launchers/test.sh [pytest arguments]     e.g. ./launchers/test.sh tests/data -k cache
 #   ./launchers/test.sh --fast                 without the tests that start processes: 5 to 8 minutes
-#   ./launchers/test.sh --full                 processes killed at 20 moments, not 3; 60 faults of ranks, not 8
+#   ./launchers/test.sh --full                 processes killed at 20 moments, not 3; 60 faults of ranks, not 11
 #   ./launchers/test.sh --help                 this text
 #
 # It needs Python 3.11+, a C++ compiler and 6 GB of disk, and installs the rest, pinned, into .venv (or $FLARE_DS_VENV;
