@@ -325,11 +325,12 @@ def test_a_config_that_is_not_yaml(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "not valid YAML" in refused(capsys, "prepare", str(path))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_place_that_cannot_be_written(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tmp_path.chmod(0o500)
+    """Below a file, where not even root can."""
+    (tmp_path / "file").touch()
     config = write_config(toy_settings(root))
-    assert "may write" in refused(capsys, "prepare", str(config), f"cache_dir={tmp_path}/cache")
+    said = refused(capsys, "prepare", str(config), f"cache_dir={tmp_path}/file/cache")
+    assert f"cannot write {tmp_path}/file/cache/" in said and "set cache_dir to a directory you may write in" in said
 
 
 TRAIN_ERRORS = [
