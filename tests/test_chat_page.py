@@ -35,6 +35,9 @@ def test_the_printed_chat_is_what_the_tokens_say() -> None:
 
 def test_the_printed_messages_and_the_date_are_ours() -> None:
     code = Path(chat.__file__).read_text(encoding="utf-8")
-    for message in re.findall(r"^\| ([^|]*model\.base=\.\.\.[^|]*|\.\.\. does[^|]*) \|", PAGE, re.MULTILINE):
+    table = PAGE.partition("| message | what to do |\n|---|---|\n")[2].partition("\n\n")[0]
+    messages = [line.split("|")[1].strip() for line in table.splitlines()]
+    assert len(messages) == 3
+    for message in messages:
         assert max(message.split("model.base=..."), key=len).strip(". ") in code, message
     assert f"{chat._DAY.day} {chat._DAY:%B %Y}" in " ".join(PAGE.split())

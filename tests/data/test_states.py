@@ -126,7 +126,7 @@ def test_a_store_that_gets_no_name_is_absent(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(HostError, match="error"):
+    with pytest.raises(HostError, match=f"cannot write .*: {os.strerror(errno.EIO)}"):
         writer.publish()
     assert find_store(STORE, tmp_path) is None
     writer.discard()

@@ -129,7 +129,7 @@ def test_what_cannot_run_is_what_our_programs_take(block: Block) -> None:
     """The shell reads it; our parser takes its words; a sweep resolves, every run of it; scripts are there."""
     subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
     for command in block.commands:
-        for script in re.findall(r"(?:launchers|benchmarks|tests)/[\w./-]+", command):
+        for script in scripts(command):
             assert (REPOSITORY / script).exists(), command
         if arguments := ours(command):
             _parse(arguments)
@@ -138,7 +138,14 @@ def test_what_cannot_run_is_what_our_programs_take(block: Block) -> None:
             assert load_sweep(REPOSITORY / arguments[1], overrides).runs
 
 
+def scripts(command: str) -> list[str]:
+    """Files of ours that a command names."""
+    return re.findall(r"(?:launchers|benchmarks|tests)/[\w./-]+", command)
+
+
 def test_what_our_programs_do_not_take_is_seen() -> None:
+    named = {script for block in NOT_RUN for command in block.commands for script in scripts(command)}
+    assert {"launchers/slurm.sbatch", "launchers/hostfile.sh"} <= named
     for command in ("flare-ds trian run.yaml", "./launchers/hostfile.sh hosts --no_ssh -- train run.yaml --rnaks 2"):
         with pytest.raises(SystemExit):
             _parse(ours(command))

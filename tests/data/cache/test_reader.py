@@ -75,7 +75,10 @@ def test_the_readme_is_true(built: Path) -> None:
     assert set(re.findall(r"`(\w+)`", first_cells)) == set(content)
     (splits,) = (line for line in table.splitlines() if line.startswith("| `splits`"))
     assert set(re.findall(r"`(\w+)`", splits)) == {"splits", *content["splits"]["train"]}
-    for name, dtype, shape in re.findall(r"(train\.[\w.]+npy) +(\w+)[^[\n]*(\[n(?: \+ 1)?\])?", readme):
+    sections = re.findall(r"(train\.[\w.]+npy) +(\w+)[^[\n]*(\[n(?: \+ 1)?\])?", readme)
+    alike = {name.replace(".target.", ".source.") for name in cache.manifest.sections if name.startswith("train.")}
+    assert {name for name, *_ in sections if not name.startswith("train.golds")} == alike
+    for name, dtype, shape in sections:
         if name.startswith("train.golds"):
             continue
         section = cache.manifest.sections[name]
