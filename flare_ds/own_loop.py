@@ -23,7 +23,7 @@ from flare_ds.adapters.files import check_settings, load_adapter, save_adapter
 from flare_ds.adapters.inject import check_adapter, inject_adapter
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import collate
-from flare_ds.batches.padded_rows import PaddedRows
+from flare_ds.batches.padded_rows import padded_rows
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.data.row_answers import NO_TARGET
 from flare_ds.evaluation.answerable import with_whole_head
@@ -168,7 +168,7 @@ class FusedModel(nn.Module):
             )
         base = self.two_streams.base
         known = base.config.get_text_config().vocab_size
-        rows = PaddedRows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels, tokens=known)
+        rows = padded_rows(input_ids, attention_mask, source_input_ids, source_attention_mask, labels, tokens=known)
         batch = collate(
             rows,
             MicroBatch(np.arange(len(input_ids)), np.ones(len(input_ids), np.float32)),

@@ -10,11 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flare_ds.batches.rows_at_hand import RowsAtHand
 from flare_ds.data.row_answers import NO_TARGET
 from flare_ds.exceptions import DataError
 
 
-class PaddedRows:
+def padded_rows(
+    ids_BL: Tensor,
+    mask_BL: Tensor | None,
+    source_BM: Tensor | None,
+    source_mask_BM: Tensor | None,
+    labels_BL: Tensor | None,
+    *,
+    tokens: int,
+) -> RowsAtHand:
     """Such rows, as `flare_ds.batches.collate` wants them.
 
     Args:
@@ -25,49 +34,23 @@ class PaddedRows:
         labels_BL: the answers, and NO_TARGET elsewhere; None: they are not known, and all of a row is its prompt.
         tokens: how many the model knows.
 
-    Attributes:
-        labels: not asked for.
-
     Raises:
         DataError: the tensors are not of the same rows and columns, a row is empty or has a token that the model does
             not know, or its labels do not mark one answer behind a prompt.
     """
-
-    def __init__(
-        self,
-        ids_BL: Tensor,
-        mask_BL: Tensor | None,
-        source_BM: Tensor | None,
-        source_mask_BM: Tensor | None,
-        labels_BL: Tensor | None,
-        *,
-        tokens: int,
-    ) -> None:
-        _check_shapes(ids_BL, mask_BL, source_BM, source_mask_BM, labels_BL)
-        self.labels = np.zeros(len(ids_BL), np.int32)
-        self._sources = None if source_BM is None else _unpadded(source_BM, source_mask_BM)
-        rows = _unpadded(ids_BL, mask_BL)
-        _check_tokens("input_ids", rows, tokens)
-        _check_tokens("source_input_ids", self._sources or [], tokens)
-        if empty := [number for number, row in enumerate(rows) if not len(row)]:
-            raise DataError(f"row {empty[0]} of input_ids has no token", fix="leave it out, or look at attention_mask")
-        if labels_BL is None:
-            self._prompts, self._answers = rows, [np.zeros(1, np.int64)] * len(rows)
-        else:
-            marked = enumerate(zip(rows, _unpadded(labels_BL, mask_BL), strict=True))
-            spans = [_answer(number, row, labels) for number, (row, labels) in marked]
-            self._prompts = [row[: span.start] for row, span in zip(rows, spans, strict=True)]
-            self._answers = [row[span] for row, span in zip(rows, spans, strict=True)]
-
-    def prompt(self, stream: str, row: int) -> np.ndarray:
-        """Prompt tokens of one row."""
-        prompts = self._prompts if stream == "target" else self._sources
-        assert prompts is not None
-        return prompts[row]
-
-    def answer(self, stream: str, row: int) -> np.ndarray:
-        """Answer tokens of one row; where none is known one placeholder, which is never an input."""
-        return self._answers[row]
+    _check_shapes(ids_BL, mask_BL, source_BM, source_mask_BM, labels_BL)
+    sources = {} if source_BM is None else {"source": _unpadded(source_BM, source_mask_BM)}
+    rows = _unpadded(ids_BL, mask_BL)
+    _check_tokens("input_ids", rows, tokens)
+    _check_tokens("source_input_ids", sources.get("source", []), tokens)
+    if empty := [number for number, row in enumerate(rows) if not len(row)]:
+        raise DataError(f"row {empty[0]} of input_ids has no token", fix="leave it out, or look at attention_mask")
+    if labels_BL is None:
+        return RowsAtHand(sources | {"target": rows}, None)
+    marked = enumerate(zip(rows, _unpadded(labels_BL, mask_BL), strict=True))
+    spans = [_answer(number, row, labels) for number, (row, labels) in marked]
+    prompts = [row[: span.start] for row, span in zip(rows, spans, strict=True)]
+    return RowsAtHand(sources | {"target": prompts}, [row[span] for row, span in zip(rows, spans, strict=True)])
 
 
 def _check_shapes(

@@ -43,7 +43,7 @@ from flare_ds.evaluation.evaluate import open_trained
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
 from flare_ds.evaluation.generate import Decoded, eos_ids, generate
 from flare_ds.evaluation.late import base_alone
-from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, TokenRows
+from flare_ds.evaluation.lm_eval_rows import RequestEncoder, TokenRow, rows_of
 from flare_ds.evaluation.lm_eval_settings import decoding_settings, row_length, run_settings, source_templates, warn
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.runs.hub_names import settle_hub_names
@@ -179,7 +179,7 @@ class FlareModel(LM):
 
     def _of_sources(self, rows: list[TokenRow]) -> Tensor:
         """The same behind the rows' sources, by the frozen base; nothing where there is no source: [B, N, V]."""
-        read = rows_read(TokenRows(rows), self.config.of_source, self.encoder.form)
+        read = rows_read(rows_of(rows), self.config.of_source, self.encoder.form)
         everybody = MicroBatch(np.arange(len(rows)), np.ones(len(rows), np.float32))
         with base_alone():
             batch = collate(read, everybody, streams=("target",), objective="vocabulary", pad_id=0)
@@ -223,7 +223,7 @@ class FlareModel(LM):
         if not rows:
             return []
         streams = streams_of(self.config) if any(any(row.sources) for row in rows) else ("target",)
-        read = rows_read(TokenRows(rows), self.config, self.encoder.form)
+        read = rows_read(rows_of(rows), self.config, self.encoder.form)
         return ask_rows(
             ask,
             self.running,

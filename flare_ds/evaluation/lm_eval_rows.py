@@ -13,6 +13,7 @@ Legend: n rows, p tokens of a prompt.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
+from flare_ds.batches.rows_at_hand import RowsAtHand
 from flare_ds.data.cache.encode import PlainForm, tokenize
 from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import ConfigError, DataError
@@ -51,43 +53,13 @@ class TokenRow:
         return replace(self, answer=self.answer[:-1])
 
 
-class TokenRows:
-    """Rows as `collate` and `rows_read` want them.
-
-    Args:
-        rows: their tokens.
-    """
-
-    def __init__(self, rows: Sequence[TokenRow]) -> None:
-        self._rows = rows
-        self.labels = np.zeros(len(rows), np.int32)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def prompt(self, stream: str, row: int) -> np.ndarray:
-        """Prompt tokens of one row: [p]; none where it has no such source."""
-        return np.array(self._prompt(stream, self._rows[row]), np.int64)
-
-    def answer(self, stream: str, row: int) -> np.ndarray:
-        """Answer tokens of one row, the same in every stream that has a text."""
-        return np.array(self._answer(stream, self._rows[row]), np.int64)
-
-    def prompt_lengths(self, stream: str) -> np.ndarray:
-        """Tokens in each prompt: int [n]."""
-        return np.array([len(self._prompt(stream, row)) for row in self._rows])
-
-    def lengths(self, stream: str) -> np.ndarray:
-        """Tokens in each prompt and answer together: int [n]."""
-        return self.prompt_lengths(stream) + [len(self._answer(stream, row)) for row in self._rows]
-
-    def _prompt(self, stream: str, row: TokenRow) -> Tokens:
-        if stream == "target":
-            return row.prompt
-        return dict(zip(source_streams(len(row.sources)), row.sources, strict=True)).get(stream, ())
-
-    def _answer(self, stream: str, row: TokenRow) -> Tokens:
-        return row.answer if self._prompt(stream, row) else ()
+def rows_of(rows: Sequence[TokenRow]) -> RowsAtHand:
+    """Rows as `collate` and `rows_read` want them."""
+    names = source_streams(max((len(row.sources) for row in rows), default=0))
+    sources = zip_longest(*(row.sources for row in rows), fillvalue=())
+    texts = {"target": [row.prompt for row in rows], **dict(zip(names, sources, strict=True))}
+    prompts = {name: [np.array(prompt, np.int64) for prompt in of_stream] for name, of_stream in texts.items()}
+    return RowsAtHand(prompts, [np.array(row.answer, np.int64) for row in rows])
 
 
 @dataclass(frozen=True)

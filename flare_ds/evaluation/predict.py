@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from flare_ds.batches.collate import Batch
+from flare_ds.batches.rows_at_hand import RowsAtHand
 from flare_ds.batches.rows_read import rows_read
 from flare_ds.batches.streams import positions, streams_of
 from flare_ds.config import Config
-from flare_ds.data.cache.rows import FURTHER_CUT, RowEncoder
+from flare_ds.data.cache.rows import FURTHER_CUT, EncodedStream, RowEncoder
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.data.streams import MT
@@ -29,7 +30,6 @@ from flare_ds.evaluation.answers import Written, best_windows
 from flare_ds.evaluation.batches import Ask, T, ask_rows
 from flare_ds.evaluation.evaluate import open_trained, saved_adapter
 from flare_ds.evaluation.finite import not_finite, refuse_not_finite
-from flare_ds.evaluation.free_texts import FreeTexts
 from flare_ds.evaluation.generate import eos_ids, generate
 from flare_ds.evaluation.late import late_scores, settled
 from flare_ds.evaluation.ranked import label_scores
@@ -152,7 +152,7 @@ class Predictor:
         """
         if not rows:
             return np.empty((0, len(self.encoder.words)))
-        texts = self._encode(rows, written=1 + self.trie.depth)
+        texts, _ = self._encode(rows, written=1 + self.trie.depth)
 
         def ask(batch: Batch, _rows: list[int]) -> list[list[float]]:
             return label_scores(self.running, batch, self.trie, self.config).tolist()
@@ -176,7 +176,7 @@ class Predictor:
         refuse_to_write(self.config)
         if not rows:
             return []
-        texts = self._encode(rows, written=self.config.generate.max_new_tokens)
+        texts, examples_n = self._encode(rows, written=self.config.generate.max_new_tokens)
         eos = eos_ids(self.running.model.base, self.encoder.form.eos_id)
 
         def ask(batch: Batch, numbers: list[int]) -> list[Written]:
@@ -185,9 +185,9 @@ class Predictor:
 
         with base_gathered(self.running):
             said = self._ask(ask, texts, self.config, written=self.config.generate.max_new_tokens)
-        ids = (rows[row].id for row in texts.examples.tolist())
+        ids = (rows[row].id for row in examples_n.tolist())
         _refuse_not_finite(zip(ids, ([answer.log_probability] for answer in said), strict=True))
-        return [said[window] for window in best_windows(texts.examples, [answer.log_probability for answer in said])]
+        return [said[window] for window in best_windows(examples_n, [answer.log_probability for answer in said])]
 
     def _alone(self, on: torch.device) -> RunningModel:
         run = Path(self.config.run_dir)
@@ -198,21 +198,21 @@ class Predictor:
         adapter = saved_adapter(self.config)
         return open_whole(self.opened, label_tokens=self.encoder.label_tokens, adapter=adapter, device=on)
 
-    def _encode(self, rows: Sequence[ParallelRow], *, written: int) -> FreeTexts:
-        """The tokens of rows behind which so many are written, of which the last is only predicted."""
+    def _encode(self, rows: Sequence[ParallelRow], *, written: int) -> tuple[RowsAtHand, np.ndarray]:
+        """The tokens of rows behind which so many are written, the last only predicted; and whose window each is."""
         encoded = self.encoder.encode("test", rows)
         if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):
             warn(f"{cut} rows do not fit unless all of their texts are cut")
-        texts = FreeTexts(encoded)
+        texts = RowsAtHand({name: _prompts(stream) for name, stream in encoded.streams.items()}, None)
         for config in self.config.readings:
             read = rows_read(texts, config, self.encoder.form)
             longest = int(positions(read, config, read.prompt_lengths).max()) + written - 1
             warning = check_positions(self.shape, longest, of="the longest text with its prompt and answer")
             if rank() == 0 and warning:
                 warn(warning)
-        return texts
+        return texts, np.arange(len(rows)).repeat(encoded.windows_e)
 
-    def _ask(self, ask: Ask[T], texts: FreeTexts, config: Config, *, written: int = 0) -> list[T]:
+    def _ask(self, ask: Ask[T], texts: RowsAtHand, config: Config, *, written: int = 0) -> list[T]:
         """Ask something of every text, as it is read under these settings, and so many tokens decoded behind it."""
         stored = None
         if self.mt_encoder is not None and config.reads_mt_encoder:
@@ -222,6 +222,12 @@ class Predictor:
         return ask_rows(
             ask, self.running, read, config, streams=streams, what="predict", written=written, stored=stored
         )
+
+
+def _prompts(stream: EncodedStream) -> list[np.ndarray]:
+    starts_n = np.cumsum(stream.lengths_n) - stream.lengths_n
+    spans = zip(starts_n, starts_n + stream.prompt_lengths_n, strict=True)
+    return [stream.tokens_t[start:end].astype(np.int64) for start, end in spans]
 
 
 def _refuse_not_finite(scored: Iterable[tuple[str, Sequence[float]]]) -> None:
