@@ -15,22 +15,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import Protocol
 
 import numpy as np
 
 from flare_ds.batches.cutting import cut
-
-
-class Order(Protocol):
-    """An endless order of steps."""
-
-    @property
-    def steps_per_epoch(self) -> Fraction | int:
-        """Steps in which every row comes once."""
-
-    def rows(self, step: int) -> np.ndarray:
-        """Rows of a step, counted from 0: int64 [B]. Needs nothing of the steps before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +132,10 @@ class TokenOrder:
     def _cuts(self) -> list[tuple[int, int]]:
         assert self.lengths.min() >= 1 and self.lengths.max() <= self.tokens
         return cut(np.sort(self._counted)[::-1].tolist(), tokens=self.tokens, rows=None)
+
+
+Order = RowOrder | TokenOrder
+"""An endless order of steps."""
 
 
 def _rounded_up(lengths: np.ndarray) -> np.ndarray:

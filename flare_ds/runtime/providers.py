@@ -10,7 +10,7 @@ Legend: n positions of a row, K states a position, D their width, B rows, L colu
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,22 +33,6 @@ from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import device
 from flare_ds.runtime.rank_zero import agreed
-
-
-class StateComputer(Protocol):
-    """Computes the states of a task's rows.
-
-    Attributes:
-        layout: how much that will be.
-    """
-
-    layout: Layout
-
-    def load(self) -> None:
-        """Load the model; a collective."""
-
-    def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
-        """States [n, K, D] of each row; every rank calls it as often as the others."""
 
 
 class _OfBase:
@@ -203,6 +187,10 @@ class EncoderStates:
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
         """States [n, 1, D] of each target text."""
         return self.encoder.states([self.splits[split].prompt(MT, row).tolist() for row in micro_batch.rows])
+
+
+StateComputer = BaseStates | BaseKeys | EncoderStates
+"""Computes the states of a task's rows; `layout` says how much that will be."""
 
 
 def states_dtype(config: Config) -> torch.dtype:

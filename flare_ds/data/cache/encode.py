@@ -10,45 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
-from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from flare_ds.data.cache.format import Manifest
 from flare_ds.data.cache.windows import Fields, Windows
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Task
 from flare_ds.tokenizing.chat import ChatForm, read_frame
 from flare_ds.tokenizing.plain_text import WHOLE, encode_behind, encode_texts
-
-
-class Framing(Protocol):
-    """What is to be known of prompts to join them; a cache's manifest knows it, and so does what tokenizes them."""
-
-    @property
-    def prefix_ids(self) -> list[int]:
-        """The tokens that every prompt starts with."""
-
-    @property
-    def suffix_ids(self) -> list[int]:
-        """The tokens that every prompt ends with."""
-
-    @property
-    def newline_ids(self) -> list[int]:
-        """A line break."""
-
-
-class Form(Framing, Protocol):
-    """How prompts and what answers them become tokens."""
-
-    @property
-    def eos_id(self) -> int | None:
-        """The token that ends an answer, if there is one."""
-
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt."""
-
-    def words(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text as the beginning of an answer."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +70,12 @@ class PlainForm:
         while end > self._front and prompt[end - 1] == self.eos_id:
             end -= 1
         return prompt[:end]
+
+
+Form = PlainForm | ChatForm
+"""How prompts and what answers them become tokens."""
+Framing = Form | Manifest
+"""What is to be known of prompts to join them."""
 
 
 def form_of(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
