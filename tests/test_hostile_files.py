@@ -23,7 +23,13 @@ def test_hostile_manifests_are_refused_or_read_right_and_break_nothing(tmp_path:
     assert Counter(end for _, end in ends)["refused"] > MANIFESTS / 2
 
 
-@pytest.mark.parametrize("text", ["[" * 99_999, "[" * 60 + "]" * 60, '"\\ud83d"', b"\xff", "{", "", '{"a": "\\udc00"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 99_999, "[" * 300 + "]" * 300, '"\\ud83d"', '"\ud83d"', b"\xff", "{", "", '{"a": "\\udc00"}'),
+        *("\ufeff{}", b"\xef\xbb\xbf{}", b'"\xed\xa0\xbd"', "{} {}", "{},", "1" * 5000),
+    ],
+)
 def test_what_is_not_sensible_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
@@ -32,6 +38,8 @@ def test_what_is_not_sensible_json_is_a_value_error(text: str | bytes) -> None:
 def test_sensible_json_is_read() -> None:
     assert parse_json('["\\ud83d\\ude00", ' + "[" * 40 + "1" + "]" * 40 + "]")[0] == "😀"
     assert parse_object(b'{"a": 1}') == {"a": 1}
+    assert str(parse_json('[NaN, -Infinity, {"a": 1, "a": 2}]')) == "[nan, -inf, {'a': 2}]"
+    assert parse_json(f"-{10**40}") == -(10**40)
     with pytest.raises(ValueError, match="list, not an object"):
         parse_object("[]")
 
@@ -48,7 +56,7 @@ def test_sensible_json_is_read() -> None:
         ('{"a": [1\n2]}\n', None),
         ('{"a": 1},\n{"b": 2}\n', None),
         ('{"a": "\\ud800"}\n', None),
-        ('{"a": ' * 60 + "1" + "}" * 60 + "\n", None),
+        ('{"a": ' * 300 + "1" + "}" * 300 + "\n", None),
     ],
 )
 def test_a_log_is_read_as_if_line_by_line(text: str, told: list | None) -> None:
