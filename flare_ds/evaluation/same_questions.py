@@ -51,7 +51,7 @@ def check_same_questions(config: Config, task: Task, tokenizer: PreTrainedTokeni
     asked = {name: value for name, value in asked_fields(own, task).items() if name in _COMPARED}
     now: dict[str, Any] = asked | chat_fields(config, tokenizer)
     now["tokenizer_sha256"] = tokenizer_fingerprint(tokenizer)
-    known = {name: value for name, value in recorded.items() if name in now}
+    known = {name: value for name, value in recorded.items() if None not in (value, now.get(name))}
     if known and (changed := differences(known, {name: now[name] for name in known})):
         raise ConfigError(
             f"{config.run_dir} was trained to answer other questions: {'; '.join(changed)}",

@@ -209,7 +209,7 @@ def _recorded(config: Config, key: str) -> Cache:
 
 def _check_same_tokens(run: RunDirectory, cache: Cache, train: bool) -> None:
     recorded = run.record(CACHE)["fields"]
-    untold = {PROBES} - recorded.keys()  # an earlier version wrote none
+    untold = {PROBES} if recorded.get(PROBES) is None else set()  # an earlier version wrote none
     apart = {*_NO_TOKENS, *untold, *(() if train else _WHICH_ROWS)}
     found, wanted = ({k: v for k, v in f.items() if k not in apart} for f in (recorded, cache.manifest.fields))
     if changes := differences(found, wanted):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.cache import key, open_cache
-from flare_ds.data.cache.key import differing
+from flare_ds.data.cache.key import asked_fields, differing
 from flare_ds.evaluation.same_questions import check_same_questions
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, DataError, FlareError
 from flare_ds.locks import release_all
@@ -148,7 +148,7 @@ def test_a_run_whose_cache_has_broken_clusters_goes_on_with_it_and_is_scored_wit
     settings["task"] |= {"target_language": "es", "sides": "translated"}
     config = Config.model_validate(settings)
     with monkeypatch.context() as earlier:
-        earlier.setattr(key, "_cluster_fields", lambda *_: {})
+        earlier.setattr(key, "asked_fields", lambda *given: asked_fields(*given) | {key.CLUSTERS: None})
         begun = _prepare(config, train=True)
         give_adapter(tmp_path / "run")
     assert _prepare(config, train=True) == begun
@@ -165,8 +165,9 @@ def test_a_run_of_an_earlier_version_with_a_task_in_code_is_scored_on_other_rows
     record = tmp_path / "run/cache.json"
     told = json.loads(record.read_text())
     earlier = {name: value for name, value in told["fields"].items() if name != key.PROBES}
-    record.write_text(json.dumps(told | {"fields": earlier}))
-    assert _prepare(make(tmp_path, test_rows=7, **own), train=False).is_dir()
+    for untold in (earlier, earlier | {key.PROBES: None}):
+        record.write_text(json.dumps(told | {"fields": untold}))
+        assert _prepare(make(tmp_path, test_rows=7, **own), train=False).is_dir()
     record.write_text(json.dumps(told | {"fields": earlier | {key.PROBES: "another"}}))
     with pytest.raises(CacheError, match=f"has begun with other tokens.*{key.PROBES}"):
         _prepare(make(tmp_path, test_rows=8, **own), train=False)

@@ -1,6 +1,7 @@
 """The content key: everything the tokens depend on, as named fields, and their checksum.
 
-Two configs share a cache exactly when all fields are equal; two unequal ones are told apart field by field.
+Two configs share a cache exactly when all fields are equal; two unequal ones are told apart field by field. A field
+that a cache or run of an earlier version does not have is taken for None.
 """
 
 import hashlib
@@ -43,18 +44,16 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
     Raises:
         ConfigError: the MT encoder's tokenizer cannot be used, or the base's has no chat template that can.
     """
-    return (
-        asked_fields(config, task)
-        | chat_fields(config, tokenizer)
-        | _prefix_fields(config, tokenizer)
-        | {
-            "rows_sha256": rows_fingerprint(data),
-            "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
-            "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source))
-            if config.caches_mt
-            else None,
-        }
-    )
+    form = None if config.task.chat else PlainForm(tokenizer)
+    return {
+        **asked_fields(config, task),
+        **chat_fields(config, tokenizer),
+        # Only with eos in it: a cache of such prompts once had them otherwise, all others have the tokens they had.
+        "prefix_ids": form.prefix_ids if form and form.eos_id in form.prefix_ids else None,
+        "rows_sha256": rows_fingerprint(data),
+        "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
+        "mt_tokenizer_sha256": tokenizer_fingerprint(load_mt_tokenizer(config.source)) if config.caches_mt else None,
+    }
 
 
 def chat_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -66,16 +65,14 @@ def chat_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     return {"chat_template": asdict(read_frame(tokenizer))} if config.task.chat else {}
 
 
-def _prefix_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What prompts start with, where eos is in it: such caches once did not tell, and joined rows had it twice."""
-    form = PlainForm(tokenizer)
-    return {"prefix_ids": form.prefix_ids} if not config.task.chat and form.eos_id in form.prefix_ids else {}
-
-
 SPLIT = "split_language"
+"""The language that decides a split made here, where others once did."""
 CLUSTERS = "clusters_of"
+"""Whose texts say what was drawn together, where the target's once did: a translated passage had many wordings."""
 ANSWERED = "right_answers_of"
+"""Whose free answers are right, where they are not the target's, as once they were in any case."""
 PROBES = "prompts_of_texts"
+"""What a prompt in code does to texts, which the template does not show."""
 
 
 def asked_fields(config: Config, task: Task) -> dict[str, Any]:
@@ -102,34 +99,11 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "answers": ANSWERS if task.free_answers else None,
         "mt_language": config.source.mt_language if config.caches_mt else None,
         "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
-        **_split_fields(settings, task),
-        **_cluster_fields(settings, task),
-        **_answer_fields(config, task),
-        **_probe_fields(settings, task),
+        SPLIT: split_language(task, settings),
+        CLUSTERS: "the side that was read" if settings.is_translated and task.free_answers else None,
+        ANSWERED: "the source" if config.answers_source and task.free_answers else None,
+        PROBES: probed_prompts(task, settings.languages) if settings.is_code else None,
     }
-
-
-def _split_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
-    """The language that decides a split made here, where others did before: such caches did not tell."""
-    language = split_language(task, settings)
-    return {} if language is None else {SPLIT: language}
-
-
-def _cluster_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
-    """Whose texts say what was drawn together, where the targets' once did: a translated passage had many wordings."""
-    return {CLUSTERS: "the side that was read"} if settings.is_translated and task.free_answers else {}
-
-
-def _answer_fields(config: Config, task: Task) -> dict[str, str]:
-    """Whose free answers are right, where they are not the target's, as once they were in any case."""
-    return {ANSWERED: "the source"} if config.answers_source and task.free_answers else {}
-
-
-def _probe_fields(settings: TaskConfig, task: Task) -> dict[str, str]:
-    """What a prompt in code does to texts, which the template does not show: such caches once did not tell."""
-    if not settings.is_code:
-        return {}
-    return {PROBES: probed_prompts(task, settings.languages)}
 
 
 def _prompts(settings: TaskConfig, task: Task) -> str | dict[str, str]:

@@ -9,16 +9,9 @@ from transformers import AutoTokenizer
 from flare_ds.config import TaskConfig
 from flare_ds.data.cache import differences, open_cache, prepare_cache, requests
 from flare_ds.data.cache.encode import PlainForm
-from flare_ds.data.cache.key import (
-    _cluster_fields,
-    _split_fields,
-    asked_fields,
-    content_key,
-    differing,
-    rows_fingerprint,
-)
+from flare_ds.data.cache.key import asked_fields, content_key, differing, rows_fingerprint
 from flare_ds.data.cache.requests import remembered
-from flare_ds.data.parallel import ParallelData, ParallelRow, Side
+from flare_ds.data.parallel import ParallelData, ParallelRow, Side, split_language
 from flare_ds.settings import parse_config
 from flare_ds.tasks import TableTask
 from flare_ds.tasks.base import Answer
@@ -56,8 +49,8 @@ def test_a_base_with_several_chat_templates_shares_the_cache_of_one_with_none(ro
 @pytest.mark.parametrize(
     ("target", "key", "content"),
     [
-        ("de", "d545efce16f24b0e", "8155b0170a0d8d47"),
-        ("en", "fd2b47204b2c4f86", "ab2b2068e5d92462"),
+        ("de", "28b06dcd4037a317", "8155b0170a0d8d47"),
+        ("en", "b51d23ffc374f285", "ab2b2068e5d92462"),
     ],
 )
 def test_a_cache_keeps_its_key_and_its_bytes(root: Path, target: str, key: str, content: str) -> None:
@@ -153,7 +146,7 @@ def test_what_a_prompt_in_code_does_to_a_text_is_in_the_key(said: str) -> None:
 
     one, other = fields("{text}", "own.py"), fields(said, "own.py")
     assert differing(one, other) == ["prompts_of_texts"] and fields(said, "own.py") == other
-    assert fields(said, None) == fields("{text}", None) == {k: v for k, v in one.items() if k != "prompts_of_texts"}
+    assert fields(said, None) == fields("{text}", None) == one | {"prompts_of_texts": None}
 
 
 @pytest.mark.parametrize(
@@ -167,13 +160,13 @@ def test_what_a_prompt_in_code_does_to_a_text_is_in_the_key(said: str) -> None:
     ],
 )
 def test_which_language_decides_a_split_is_told_where_another_did_before(pair: str, sides: str, tells: bool) -> None:
-    """Caches and runs of before do not say it, and keep their keys wherever it was the same."""
+    """Runs of before do not say it, and are as they were wherever it was the same."""
     source, target = pair.split("-")
     config = TaskConfig(name="a", source_language=source, target_language=target, sides=sides)
     task = TableTask(name="a", languages=("en", "pl"), pools=("all",), fields=("text",), template="{text}:")
-    assert _split_fields(config, task) == ({"split_language": "en"} if tells else {})
+    assert split_language(task, config) == ("en" if tells else None)
     for other in ({"original_language": "pl"}, {"parallel": False}, {"pools": ("train", "validation", "test")}):
-        assert _split_fields(config, replace(task, **other)) == {}
+        assert split_language(replace(task, **other), config) is None
 
 
 @pytest.mark.parametrize(
@@ -189,13 +182,13 @@ def test_which_language_decides_a_split_is_told_where_another_did_before(pair: s
 def test_whose_clusters_a_cache_has_is_told_where_they_were_others_before(
     pair: str, sides: str, labels: tuple[str, ...], tells: bool
 ) -> None:
-    """All other caches keep their keys."""
     source, target = pair.split("-")
     config = TaskConfig(name="a", source_language=source, target_language=target, sides=sides)
     task = TableTask(
         name="a", languages=("en", "pl"), pools=("all",), fields=("text",), template="{text}:", labels=labels
     )
-    assert bool(_cluster_fields(config, task)) == tells
+    run = moods_config(Path("unused")).model_copy(update={"task": config})
+    assert bool(asked_fields(run, task)["clusters_of"]) == tells
 
 
 def test_another_tokenizer_changes_the_key(root: Path, built: Path) -> None:
