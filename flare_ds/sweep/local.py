@@ -21,15 +21,15 @@ from rich.text import Text
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import INTERRUPTED
 from flare_ds.files import disk_errors
+from flare_ds.locks import hold, release
 from flare_ds.processes import log_tail, say, search_path
 from flare_ds.reporting import report
 from flare_ds.sweep.changed import claim_directories, refuse_changed, set_changed_aside
 from flare_ds.sweep.inputs import check_inputs
-from flare_ds.sweep.lock import only_one
 from flare_ds.sweep.nodes import KINDS, PARTS, REPORT, is_done, nodes_of
 from flare_ds.sweep.plan import Plan, load_sweep
 from flare_ds.sweep.progress import progress
-from flare_ds.sweep.record import SweepRecord, record_of
+from flare_ds.sweep.record import LOCK, SweepRecord, record_of
 from flare_ds.sweep.runner import Runner
 from flare_ds.sweep.slots import slots
 
@@ -68,7 +68,7 @@ def sweep(
     environments = slots(jobs, plan.ranks, os.environ)
     with disk_errors(plan.out):
         plan.out.mkdir(parents=True, exist_ok=True)
-    with only_one(plan.out):
+    with _only_one(plan.out):
         set_changed_aside(plan) if rerun_changed else refuse_changed(plan)
         claim_directories(plan)
         nodes, console = nodes_of(plan, jobs), Console()  # anew: what was moved aside is to be run
@@ -89,6 +89,17 @@ def sweep(
     if undone:
         say(f"\nnot finished: {', '.join(undone)}")
     return 1 if undone or runner.failed or runner.unmet or (result and result.unreadable) else 0
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Hold a sweep's directory against a second one that would write the same runs."""
+    mine = hold(out / LOCK, doing=f"is writing {out} already")
+    try:
+        yield
+    finally:
+        if mine:
+            release(out / LOCK)
 
 
 @contextmanager

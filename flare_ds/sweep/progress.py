@@ -8,9 +8,9 @@ from pathlib import Path
 
 from flare_ds.exceptions import FlareError
 from flare_ds.human import human_age
+from flare_ds.locks import holder_of
 from flare_ds.runs.directory import RunDirectory
-from flare_ds.sweep.lock import is_swept
-from flare_ds.sweep.record import NodeRecord, SweepRecord, read_record
+from flare_ds.sweep.record import LOCK, NodeRecord, SweepRecord, read_record
 
 _RUNS = 10
 """Of a job that are shown one by one: more would push the summary off the screen, and each is read anew."""
@@ -27,7 +27,7 @@ def progress_of(out: Path) -> str | None:
         DataError: its record is damaged.
     """
     record = read_record(out)
-    return None if record is None else progress(record, out, alive=is_swept(out))
+    return None if record is None else progress(record, out, alive=holder_of(out / LOCK) is not None)
 
 
 def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:

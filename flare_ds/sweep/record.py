@@ -16,7 +16,7 @@ from flare_ds.json_text import parse_object
 from flare_ds.runs.directory import TRAINING, RunDirectory
 from flare_ds.sweep.nodes import Node
 
-RECORD = "sweep.json"
+RECORD, LOCK = "sweep.json", "sweep.lock"
 State = Literal["waiting", "running", "done", "failed"]
 
 
