@@ -103,6 +103,11 @@ def dump(value: Any) -> str:
     return json.dumps(value).replace(f'"{DEEP}"', DEEP)
 
 
+def sealed(manifest: dict[str, Any]) -> bytes:
+    """A manifest with its checksum made right."""
+    return with_checksum(manifest).replace(json.dumps(DEEP).encode(), DEEP.encode())
+
+
 def make_cache(root: Path, *, free_answers: bool) -> Kind:
     tables = some_tables(20)
     if free_answers:
@@ -130,7 +135,7 @@ def save_cache(path: Path, manifest: Any) -> None:
                 agree(path / name, section)
         if isinstance(manifest.get("fields"), dict):
             manifest["key"] = json_sha256(manifest["fields"])
-        (path / "manifest.json").write_bytes(with_checksum(manifest).replace(json.dumps(DEEP).encode(), DEEP.encode()))
+        (path / "manifest.json").write_bytes(sealed(manifest))
     else:
         (path / "manifest.json").write_text(dump(manifest))
 
@@ -159,7 +164,8 @@ def read_cache(path: Path) -> object:
 
 def make_states(root: Path) -> Kind:
     def save(path: Path, manifest: Any) -> None:
-        (path / "manifest.json").write_text(dump(manifest))
+        manifest.pop("checksum", None)
+        (path / "manifest.json").write_bytes(sealed(manifest))
 
     def read_states(path: Path) -> object:
         store = find_store(STORE, path.parent)
@@ -193,8 +199,7 @@ def make_translation(root: Path) -> Kind:
             text = "".join(dump(line) + "\n" for line in both["lines"])
             (path / "rows.jsonl").write_text(text)
             both["manifest"] |= {"rows_bytes": len(text), "rows_sha256": hashlib.sha256(text.encode()).hexdigest()}
-            sealed = with_checksum(both["manifest"]).replace(json.dumps(DEEP).encode(), DEEP.encode())
-            (path / "manifest.json").write_bytes(sealed)
+            (path / "manifest.json").write_bytes(sealed(both["manifest"]))
             return
         (path / "manifest.json").write_text(dump(both.get("manifest") if isinstance(both, dict) else both))
 

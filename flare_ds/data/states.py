@@ -27,10 +27,9 @@ from flare_ds.data.cache.section import map_array
 from flare_ds.exceptions import CacheError
 from flare_ds.files import opening, readable_again
 from flare_ds.kept import Kind
-from flare_ds.published import Count
 from flare_ds.tasks.base import SPLITS
 
-FORMAT, FORMAT_VERSION = "flare_ds states", 1
+FORMAT, FORMAT_VERSION = "flare_ds states", 2
 MANIFEST = "manifest.json"
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -41,14 +40,12 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     format: Literal["flare_ds states"]
-    format_version: Literal[1]
+    format_version: int
     key: str
     fields: dict[str, Any]
     shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = Field(min_length=2, max_length=2)
     dtype: Literal["bfloat16", "float32"]
-    bytes: dict[str, Count]
-    sha256: dict[str, str] | None = None
-    """Stores of old do not say it, nor their manifest's own checksum."""
+    files: dict[str, published.FileRecord]
 
 
 @dataclass(frozen=True)
@@ -175,25 +172,18 @@ def _read_manifest(path: Path) -> _Manifest:
     """
     try:
         content, changed = published.read_manifest(path / MANIFEST)
+        if (version := content.get("format_version")) != FORMAT_VERSION:
+            raise ValueError(f"it has format version {version}, this flare_ds reads version {FORMAT_VERSION}")
         manifest = _Manifest.model_validate(content)
-        if changed and manifest.sha256 is not None:
-            raise ValueError(changed)
         files = {file(path, split).name for split in SPLITS for file in (states_file, offsets_file)}
-        if strange := manifest.bytes.keys() - files:
+        if strange := manifest.files.keys() - files:
             raise ValueError(f"{min(strange)!r} is no file of a store")
-        if manifest.sha256 is not None and manifest.sha256.keys() != manifest.bytes.keys():
-            raise ValueError("it tells sizes and checksums of different files")
-        published.check_sizes(path, _records(manifest))
+        if changed:
+            raise ValueError(changed)
+        published.check_sizes(path, manifest.files)
     except (OSError, ValueError) as error:  # pydantic's are ValueErrors, too
         raise _damaged(path, error) from error
     return manifest
-
-
-def _records(manifest: _Manifest) -> dict[str, published.FileRecord]:
-    checksums = manifest.sha256 or {}
-    return {
-        name: published.FileRecord(bytes=size, sha256=checksums.get(name, "")) for name, size in manifest.bytes.items()
-    }
 
 
 def _read_offsets(path: Path) -> np.ndarray:
@@ -225,6 +215,6 @@ STATES = Kind(
     manifest=MANIFEST,
     is_manifest=lambda content: content.get("format") == FORMAT,
     file="*.states",
-    files=lambda path: _records(_read_manifest(path)),
+    files=lambda path: _read_manifest(path).files,
     damaged=_damaged,
 )

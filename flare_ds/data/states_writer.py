@@ -162,7 +162,6 @@ class StoreWriter:
 
     def _manifest(self) -> dict[str, Any]:
         files = [file(self._partial, split) for split in self.layout.lengths for file in (states_file, offsets_file)]
-        found = {file.name: FileRecord.of(file) for file in files}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -170,8 +169,7 @@ class StoreWriter:
             "fields": dict(self.store.fields),
             "shape": list(self.layout.shape),
             "dtype": str(self.layout.dtype).removeprefix("torch."),
-            "bytes": {name: record.bytes for name, record in found.items()},
-            "sha256": {name: record.sha256 for name, record in found.items()},
+            "files": {file.name: FileRecord.of(file).model_dump() for file in files},
         }
 
     def discard(self) -> None:
