@@ -242,7 +242,7 @@ def make_state(root: Path) -> Kind:
     def read_state(path: Path) -> object:
         found: list[object] = []
         reads: list[Callable[[], object]] = [
-            lambda: saved_adapter(path, load_state(path / "state.safetensors", ["f"])[1], parameters)["a"].tolist(),
+            lambda: saved_adapter(path, load_state(path / "state.safetensors", "f")[1], parameters)["a"].tolist(),
             lambda: saved_settings(path / "adapter"),
             lambda: check_settings(path / "adapter", config),
             lambda: write_card(path / "adapter", config, task_of(config.task), test={"examples": 3, "accuracy": 0.5}),

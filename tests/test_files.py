@@ -20,7 +20,7 @@ from flare_ds.runs.directory import CACHE, STATE, TRAIN_LOG, RunDirectory
 from flare_ds.training.state import read_progress
 
 READERS: dict[str, tuple[Path, Callable[[Path], Any]]] = {
-    "a trainer state": (STATE, lambda run: read_progress(run / STATE, ["its own"])),
+    "a trainer state": (STATE, lambda run: read_progress(run / STATE, "its own")),
     "an adapter's weights": (Path("adapter") / WEIGHTS, lambda run: read_weights(run / "adapter")),
     "an adapter's figures": (Path("adapter") / WEIGHTS, lambda run: saved_figures(run / "adapter")),
     "an adapter's settings": (Path("adapter") / SETTINGS, lambda run: saved_settings(run / "adapter")),

@@ -27,7 +27,7 @@ from flare_ds.training.begin import begin_run
 from flare_ds.training.feed import Feed
 from flare_ds.training.records import Records
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
-from flare_ds.training.state import Progress, fingerprints, load_state, moments, save_state, saved_adapter
+from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter
 from flare_ds.training.summary import write_summary
 from flare_ds.training.validation import Seen, Validation
 
@@ -65,8 +65,7 @@ class Cell:
         self.shape = shape
         self.feed = Feed(config, cache, self.shape)
         self.steps = self.feed.steps
-        self._fingerprints = on_rank_zero(fingerprints, config, cache)
-        self.progress = Progress(self._fingerprints[0])
+        self.progress = Progress(on_rank_zero(fingerprint, config, cache))
 
     @property
     def saved_adapter(self) -> AdapterSource | None:
@@ -93,7 +92,7 @@ class Cell:
         self.states = prepare_states(self.config, self.cache, begun=begun)
         self.feed.stored = None if self.states is None else self.states.split("train")
         if goes_on:
-            self._saved = agreed(load_state, self.state_path, self._fingerprints)
+            self._saved = agreed(load_state, self.state_path, self.progress.fingerprint)
             self.progress, _ = self._saved
 
     def join(self, engine: Engine, number: int) -> None:

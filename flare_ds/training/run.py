@@ -31,7 +31,7 @@ from flare_ds.tasks.load import task_of
 from flare_ds.tracking.trackers import check_trackers
 from flare_ds.training.begin import begin_run
 from flare_ds.training.readable import check_readable
-from flare_ds.training.state import fingerprints, read_progress
+from flare_ds.training.state import fingerprint, read_progress
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256", "answers")
 """Fields of a cache in which a trained run may be evaluated on another; answers: where in its window one stands that
@@ -116,7 +116,7 @@ def _checked(run: RunDirectory, config: Config, train: bool) -> Path:
         _check_same_tokens(run, cache, train and not run.trained)
     check_readable(config, cache, load_shape(config.model))
     if goes_on:
-        read_progress(run.path / STATE, fingerprints(config, cache))
+        read_progress(run.path / STATE, fingerprint(config, cache))
     if not (train or config.recipe.trains):
         begin_run(config, cache)
     mark_used(cache.path)

@@ -8,7 +8,7 @@ ranks. One file, renamed into place, is never half a state. The data order and t
 step, so nothing else has to be kept. The best adapter so far lies in the run's `adapter/`; a state is saved with each.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -71,12 +71,12 @@ def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) ->
     on_rank_zero(lambda: write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata)))
 
 
-def load_state(path: Path, fingerprints: Collection[str]) -> tuple[Progress, dict[str, Tensor]]:
+def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:
     """Read a state file.
 
     Args:
         path: of the file.
-        fingerprints: those of the run, one of which it bears.
+        fingerprint: that of the run.
 
     Returns:
         The progress, and all tensors by their prefixed names.
@@ -85,7 +85,7 @@ def load_state(path: Path, fingerprints: Collection[str]) -> tuple[Progress, dic
         CheckpointError: the file is damaged, or may not be read, or belongs to other data or settings.
         HostError: no file descriptor is left.
     """
-    progress = read_progress(path, fingerprints)
+    progress = read_progress(path, fingerprint)
     try:
         with open_tensors(path) as file:
             return progress, all_tensors(file)
@@ -93,12 +93,12 @@ def load_state(path: Path, fingerprints: Collection[str]) -> tuple[Progress, dic
         raise _damaged(path, error) from error
 
 
-def read_progress(path: Path, fingerprints: Collection[str]) -> Progress:
+def read_progress(path: Path, fingerprint: str) -> Progress:
     """Read where a run stands, without its tensors.
 
     Args:
         path: of the file.
-        fingerprints: those of the run, one of which it bears.
+        fingerprint: that of the run.
 
     Raises:
         CheckpointError: see `load_state`.
@@ -108,7 +108,7 @@ def read_progress(path: Path, fingerprints: Collection[str]) -> Progress:
             progress = _PROGRESS.validate_json(file.metadata()["progress"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
-    if progress.fingerprint not in fingerprints:
+    if progress.fingerprint != fingerprint:
         raise CheckpointError(
             f"{path} was written by a run with other data or settings, so it cannot be continued",
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
@@ -148,18 +148,13 @@ def moments(tensors: Mapping[str, Tensor]) -> dict[Kind, dict[str, Tensor]]:
     }
 
 
-def fingerprints(config: Config, cache: Cache) -> tuple[str, ...]:
+def fingerprint(config: Config, cache: Cache) -> str:
     """What must not change between the parts of one run: data, model, adapter, optimisation, how validation decodes.
 
     The base counts by its contents: it may be moved.
-
-    Returns:
-        That which a new state bears, and then another that one of an earlier version may bear.
     """
     models = [config.model.base, *([config.source.mt_encoder] if config.reads_mt_encoder else [])]
     contents = [model_fingerprint(str(name)) for name in models]
     sections = ("method", "model.", "source.", "adapter.", "mixup.", "train.", *(["generate."] * generates(config)))
     parts = {name: value for name, value in deciding(config).items() if name.startswith(sections)}
-    # Earlier versions counted whether layers are computed again, which changes nothing but rounding.
-    counted = ({"train.gradient_checkpointing": again} for again in (False, True))
-    return tuple(json_sha256([cache.key, contents, parts | again]) for again in counted)
+    return json_sha256([cache.key, contents, parts])

@@ -17,16 +17,13 @@ from flare_ds.batches.order import RowOrder, TokenOrder
 from flare_ds.batches.plan import number_of_steps, open_order
 from flare_ds.batches.streams import streams_of
 from flare_ds.batches.workload import Workload
-from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.exceptions import CheckpointError, ConfigError, HostError
-from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
-from flare_ds.runs.changes import deciding
 from flare_ds.runtime import memory
 from flare_ds.settings import load_config
-from flare_ds.training.state import Progress, fingerprints, read_progress
+from flare_ds.training.state import Progress, fingerprint, read_progress
 from tests.distributed import run_ranks
 from tests.toy import toy_settings, write_config, write_data, write_model
 
@@ -176,15 +173,15 @@ def test_a_run_is_as_long_as_one_setting_says(root: Path, overrides: list[str]) 
 
 def test_a_run_is_not_continued_with_other_steps(root: Path, cache: Cache) -> None:
     made = [{}, {"batch_tokens": 400}, {"batch_tokens": 401}, {"steps": None, "epochs": 2}]
-    assert len({fingerprints(make_config(root, **train), cache) for train in made}) == len(made)
+    assert len({fingerprint(make_config(root, **train), cache) for train in made}) == len(made)
 
 
 def test_a_run_whose_validation_writes_is_not_continued_with_another_decoding(root: Path, cache: Cache) -> None:
-    def print_of(objective: str, answers: str, most: int, **task: str) -> tuple[str, ...]:
+    def print_of(objective: str, answers: str, most: int, **task: str) -> str:
         settings = toy_settings(root, objective=objective)
         settings["task"] |= task
         settings |= {"evaluate": {"answers": answers}, "generate": {"max_new_tokens": most}}
-        return fingerprints(Config.model_validate(settings), cache)
+        return fingerprint(Config.model_validate(settings), cache)
 
     ways = (("generated", 8), ("generated", 9), ("ranked", 8))
     written, longer, ranked = (print_of("vocabulary", *way) for way in ways)
@@ -197,16 +194,16 @@ def test_a_run_whose_validation_writes_is_not_continued_with_another_decoding(ro
 
 def test_a_run_is_continued_whatever_becomes_of_settings_that_it_does_not_read(root: Path, cache: Cache) -> None:
     fused = [{"fusion": "add"}, {"fusion": "mul"}]
-    assert len({fingerprints(make_config(root, method="lora", adapter=adapter), cache) for adapter in fused}) == 1
-    assert len({fingerprints(make_config(root, adapter=adapter), cache) for adapter in fused}) == 2
+    assert len({fingerprint(make_config(root, method="lora", adapter=adapter), cache) for adapter in fused}) == 1
+    assert len({fingerprint(make_config(root, adapter=adapter), cache) for adapter in fused}) == 2
 
 
 def test_a_state_of_other_settings_is_refused(root: Path, cache: Cache) -> None:
     state = root / "begun" / "state" / "state.safetensors"
     state.parent.mkdir(parents=True)
-    now, other = (fingerprints(make_config(root, method="lora", steps=steps), cache) for steps in (6, 7))
-    save_file({"any": torch.zeros(1)}, state, metadata={"progress": json.dumps(asdict(Progress(now[0], step=3)))})
-    assert read_progress(state, now) == Progress(now[0], step=3)
+    now, other = (fingerprint(make_config(root, method="lora", steps=steps), cache) for steps in (6, 7))
+    save_file({"any": torch.zeros(1)}, state, metadata={"progress": json.dumps(asdict(Progress(now, step=3)))})
+    assert read_progress(state, now) == Progress(now, step=3)
     with pytest.raises(CheckpointError, match="other data or settings"):
         read_progress(state, other)
 
@@ -214,18 +211,7 @@ def test_a_state_of_other_settings_is_refused(root: Path, cache: Cache) -> None:
 def test_a_run_that_does_not_fit_is_continued_as_the_memory_check_says(root: Path, cache: Cache) -> None:
     made = [{}, {"micro_batch_size": 1}, {"micro_batch_tokens": 100}, {"save_every": 3}, {"whole_model": True}]
     made.append({"gradient_checkpointing": True})
-    assert len({fingerprints(make_config(root, **train), cache) for train in made}) == 1
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_state_of_the_version_that_counted_checkpointing_is_accepted(root: Path, cache: Cache, again: bool) -> None:
-    config = make_config(root, gradient_checkpointing=again)
-    sections = ("method", "model.", "source.", "adapter.", "mixup.", "train.")
-    parts = {name: value for name, value in deciding(config).items() if name.startswith(sections)}
-    parts["train.gradient_checkpointing"] = again
-    before = json_sha256([cache.key, [model_fingerprint(config.model.base)], parts])
-    for now in (False, True):
-        assert before in fingerprints(make_config(root, gradient_checkpointing=now), cache)
+    assert len({fingerprint(make_config(root, **train), cache) for train in made}) == 1
 
 
 def test_the_memory_check_knows_the_largest_micro_batch(
