@@ -10,7 +10,7 @@ Columns of other names are not read; without an `id` a row is called by its numb
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 
 from flare_ds.config import Config
 from flare_ds.data.parallel import ParallelRow, Side
-from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.exceptions import ConfigError, DataError, FlareError
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_id
 from flare_ds.tasks.check import is_text
@@ -136,13 +136,8 @@ def _asked(config: Config, task: Task, number: str, target: Any, source: Any) ->
 
 
 def _python_text(task: Task, value: Any, name: str) -> Side | None:
-    if value is None:
-        return None
-    fields = _fields(task, dict(value) if isinstance(value, Mapping) else value)
-    if fields is None:
-        fix = f"give {task.text_form()}" + ", or None for a row that is read alone" * name.startswith("source")
-        raise ConfigError(f"{name}={value!r:.200} is no text of task {task.name}", fix=fix)
-    return _side(task, fields) if any(text.strip() for text in fields.values()) else None
+    fix = f"give {task.text_form()}" + ", or None for a row that is read alone" * name.startswith("source")
+    return _text(task, value, lambda: ConfigError(f"{name}={value!r:.200} is no text of task {task.name}", fix=fix))
 
 
 def row_of(config: Config, task: Task, record: Record, number: str) -> ParallelRow:
@@ -152,7 +147,7 @@ def row_of(config: Config, task: Task, record: Record, number: str) -> ParallelR
         DataError: see `read_rows`.
     """
     sides = _sources(config, task, record)
-    target = _cell(task, record, "target", record.values.get("target"))
+    target = _text(task, record.values.get("target"), lambda: record.refuse("target", task.text_form()))
     if target is None:
         if config.recipe.reads != "source" or sides[0] is None:
             raise _without_text(record, ("target", "source") if config.recipe.reads == "source" else ("target",))
@@ -177,38 +172,28 @@ def _sources(config: Config, task: Task, record: Record) -> tuple[Side | None, .
     texts = [given] if len(languages) == 1 and not isinstance(given, list) else given
     if not isinstance(texts, list) or len(texts) != len(languages):
         raise record.refuse("source", f"a list with a text for each of: {', '.join(languages)}")
-    return tuple(_cell(task, record, "source", text) for text in texts)
-
-
-def _cell(task: Task, record: Record, column: str, value: Any) -> Side | None:
-    """One text of a row; None where there is none."""
-    if value is None or value == "":
-        return None
-    fields = _fields(task, value)
-    if fields is None:
-        raise record.refuse(column, task.text_form())
-    return _side(task, fields) if any(text.strip() for text in fields.values()) else None
+    return tuple(_text(task, text, lambda: record.refuse("source", task.text_form())) for text in texts)
 
 
 def _option(task: Task, text: str, option: str) -> Side:
-    fields = _fields(task, text)
-    if fields is None:
-        raise ConfigError(
-            f"{option}={text!r:.200} does not say {' and '.join(task.fields)} of task {task.name}",
-            fix=f"pass {option} '{task.text_form()}'",
-        )
-    if not any(value.strip() for value in fields.values()):
-        raise ConfigError(f"{option} is empty", fix=f"pass {option} '{task.text_form()}'")
-    return _side(task, fields)
+    problem = f"{option}={text!r:.200} does not say {' and '.join(task.fields)} of task {task.name}"
+    fix = f"pass {option} '{task.text_form()}'"
+    side = _text(task, text, lambda: ConfigError(problem, fix=fix))
+    if side is None:
+        raise ConfigError(f"{option} is empty", fix=fix)
+    return side
 
 
-def _fields(task: Task, value: Any) -> dict[str, str] | None:
-    """The task's fields: the text itself where there is one, otherwise a mapping; None: it is neither."""
+def _text(task: Task, value: Any, refusal: Callable[[], FlareError]) -> Side | None:
+    """The task's fields: the text itself where there is one, otherwise a mapping; None: there is no text in it."""
+    if value is None or (isinstance(value, str) and not value):
+        return None
     if isinstance(value, str):
         value = {task.fields[0]: value} if len(task.fields) == 1 else _parsed(value)
-    if not isinstance(value, dict) or set(value) != set(task.fields) or not all(map(is_text, value.values())):
-        return None
-    return {field: value[field] for field in task.fields}
+    if not isinstance(value, Mapping) or set(value) != set(task.fields) or not all(map(is_text, value.values())):
+        raise refusal()
+    fields = {field: value[field] for field in task.fields}
+    return Side(fields, (Answer(""),) if task.free_answers else ()) if any(map(str.strip, fields.values())) else None
 
 
 class _Texts(yaml.BaseLoader):
@@ -233,10 +218,6 @@ def _parsed(text: str) -> Any:
         return yaml.load(text, _Texts)
     except (yaml.YAMLError, RecursionError):
         return None
-
-
-def _side(task: Task, fields: dict[str, str]) -> Side:
-    return Side(fields, (Answer(""),) if task.free_answers else ())
 
 
 def _row(task: Task, row_id: str, sources: tuple[Side | None, ...], target: Side) -> ParallelRow:
