@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from docs.make_cli import with_reference
 from flare_ds.cli import main, make_parser
 from flare_ds.cli.parser import GROUPS, verbs_of
-from flare_ds.cli.reference import with_reference
 from tests.toy import REPOSITORY
 
 
@@ -103,5 +103,5 @@ def test_completion_prints_a_script(shell: str, capsys: pytest.CaptureFixture[st
 
 def test_the_page_is_what_the_parsers_say() -> None:
     page = (REPOSITORY / "docs/cli.md").read_text(encoding="utf-8")
-    assert page == with_reference(page), "python -m flare_ds.cli.reference docs/cli.md"
+    assert page == with_reference(page), "python docs/make_cli.py docs/cli.md"
     assert all(len(line) <= 120 for line in page.splitlines())

@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from flare_ds.cli.settings_page import settings_page
+from docs.make_settings import settings_page
 from flare_ds.config import Config
 from flare_ds.methods import METHODS
 from tests.test_shipped_configs import leaves
@@ -15,7 +15,7 @@ LINE = re.compile(r"^\| `([\w.]+)` \| .+ \| (required|`.+`) \| (.+) \|$", re.MUL
 
 def test_the_page_is_what_the_settings_say() -> None:
     page = (REPOSITORY / "docs/settings.md").read_text(encoding="utf-8")
-    assert page == settings_page(), "python -m flare_ds.cli.settings_page docs/settings.md"
+    assert page == settings_page(), "python docs/make_settings.py docs/settings.md"
 
 
 def test_every_setting_is_there_with_its_default() -> None:

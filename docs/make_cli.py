@@ -1,4 +1,4 @@
-"""The reference of all verbs in docs/cli.md, written by `python -m flare_ds.cli.reference docs/cli.md`."""
+"""The reference of all verbs in docs/cli.md, written by `python docs/make_cli.py docs/cli.md`."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from textwrap import fill
 from flare_ds.cli import make_parser
 from flare_ds.cli.parser import GROUPS, verbs_of
 
-_MARK = "<!-- What follows is written by python -m flare_ds.cli.reference docs/cli.md -->\n"
+_MARK = "<!-- What follows is written by python docs/make_cli.py docs/cli.md -->\n"
 _SHARED_BY = 4
 """An argument of so many verbs is explained once."""
 

@@ -1,4 +1,4 @@
-"""docs/settings.md, all settings of a run, written by `python -m flare_ds.cli.settings_page docs/settings.md`."""
+"""docs/settings.md, all settings of a run, written by `python docs/make_settings.py docs/settings.md`."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ Every setting of a run: what it may be, and its default. Set it in the YAML, or 
 `flare-ds train run.yaml train.steps=100`. `flare-ds check run.yaml` says which settings do not go together. The keys of
 a sweep are in [sweeps](sweeps.md), those of a task file in [tasks](tasks.md).
 
-<!-- Written by python -m flare_ds.cli.settings_page docs/settings.md from the settings themselves. -->
+<!-- Written by python docs/make_settings.py docs/settings.md from the settings themselves. -->
 """
 _MORE = {
     "model": "models.md",
