@@ -40,7 +40,7 @@ from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.costs import Costs
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.process_group import rank, world_size
-from flare_ds.training.trainer import Trainer
+from flare_ds.training.together import train_together
 
 BASELINES = Path(__file__).with_name("baselines.json")
 CONFIGS = sorted((REPOSITORY / "ds_configs").glob("*.json"))
@@ -60,10 +60,10 @@ def training_figures(directory: Path, ranks: int) -> dict[str, Any]:
         dtype = "float32" if "fp32" in place.stem else "bfloat16"
         config = training_config(directory, deepspeed=place, dtype=dtype, run=f"{place.stem}-{ranks}")
         frozen = sum(parameter.numel() for parameter in load_shape(config.model).parameters())
-        trainer = Trainer(config, open_cache(prepare_cache(config, word_tokenizer(), workers=1)))
+        cache = open_cache(prepare_cache(config, word_tokenizer(), workers=1))
         counter = StepCounter(list(MEASURED.values()))
         with counter.watching():
-            trainer.train()
+            train_together([(config, cache)], evaluate=False)
         found[place.stem] = {
             name: counter.steps[step] | {"gathered/base": round(counter.steps[step]["gathered"] / frozen, 3)}
             for name, step in MEASURED.items()

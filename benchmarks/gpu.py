@@ -41,7 +41,7 @@ from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.memory import estimate_memory
 from flare_ds.runtime.process_group import device
-from flare_ds.training.trainer import Trainer
+from flare_ds.training.together import train_together
 
 WARM_UP = 4
 BEGAN = time.perf_counter()
@@ -169,9 +169,9 @@ def resume(sizes: Sizes, directory: Path) -> dict[str, Any]:
         cache = open_cache(prepare_cache(config, word_tokenizer(), workers=1))
         if name == "stopped":
             with stopping_at(2), told_to_stop():
-                Trainer(config, cache).train()
+                train_together([(config, cache)], evaluate=False)
             make_room()
-        Trainer(config, cache).train()
+        train_together([(config, cache)], evaluate=False)
         lines = map(json.loads, (directory / name / "train_log.jsonl").read_text().splitlines())
         losses[name] = [line["loss"] for line in lines if "step_seconds" in line]
     return losses | {"same": losses["through"] == losses["stopped"]}

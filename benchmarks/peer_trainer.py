@@ -43,7 +43,7 @@ from flare_ds.runtime.ds_config import read_ds_config
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.process_group import gather_objects, rank
 from flare_ds.settings import load_config
-from flare_ds.training.trainer import Trainer as OurTrainer
+from flare_ds.training.together import train_together
 
 VARIANTS = ("ours", "peer", "ours_vocabulary", "peer_vocabulary")
 WARM_UP = 2
@@ -165,7 +165,7 @@ def peer_deepspeed(config: Config) -> dict[str, Any]:
 
 def train_ours(config: Config, cache: Cache) -> dict[str, Any]:
     """Our training; its own log says the seconds and the losses."""
-    OurTrainer(config, cache).train()
+    train_together([(config, cache)], evaluate=False)
     lines = (Path(config.run_dir) / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [line for line in map(json.loads, lines) if "step_seconds" in line]
     return {"seconds": [step["step_seconds"] for step in steps], "losses": [step["loss"] for step in steps]}

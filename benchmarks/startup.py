@@ -90,7 +90,7 @@ def inside(words: list[str], out: Path) -> None:
         from flare_ds.cli import main  # noqa: F401
         from flare_ds.evaluation import evaluate  # noqa: F401
         from flare_ds.runtime import sharded  # noqa: F401
-        from flare_ds.training import run, trainer  # noqa: F401
+        from flare_ds.training import run, together  # noqa: F401
 
     clock.timed("imports", imports)()
     clock.watch()

@@ -13,13 +13,12 @@ from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.rank_zero import on_rank_zero
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
-from flare_ds.training.trainer import Trainer
+from flare_ds.training.together import train_together
 
 
 def run(config: Config) -> None:
     if config.recipe.trains:
-        Trainer(config, open_run(config, train=True)).train()
-        make_room()
+        train_together([(config, open_run(config, train=True))], evaluate=False)
     evaluate_run(config, open_run(config, train=False))
     make_room()
 

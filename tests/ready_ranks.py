@@ -25,7 +25,6 @@ from typing import NoReturn
 
 IMPORTED = [
     "flare_ds.training.stage1",
-    "flare_ds.training.trainer",
     "transformers.models.llama.modeling_llama",
     "datasets",
 ]

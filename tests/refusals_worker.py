@@ -11,7 +11,7 @@ from flare_ds.exceptions import FlareError
 from flare_ds.locks import release_all
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
-from flare_ds.training.trainer import Trainer
+from tests.training.alone import Trainer
 
 
 def contents(directory: Path) -> dict[str, bytes] | None:

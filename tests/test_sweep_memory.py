@@ -8,6 +8,7 @@ import yaml
 
 from flare_ds.cli import main
 from flare_ds.human import human_size
+from flare_ds.models.loading import load_shape
 from flare_ds.runtime.memory import estimate_memory, joint_memory
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.plan import PlannedRun, load_sweep
@@ -46,7 +47,7 @@ def test_memory_is_shown_once_the_rows_are_known(sweep: Path) -> None:
     runs = load_sweep(sweep).cells
     prepared(sweep, runs[1])
     memory = shown(sweep)
-    cells = [Cell(run.config, open_run(run.config, train=True)) for run in runs[1:]]
+    cells = [Cell(run.config, open_run(run.config, train=True), load_shape(run.config.model)) for run in runs[1:]]
     configs, loads = [cell.config for cell in cells], [cell.feed.load for cell in cells]
     shape = cells[0].shape
     together = joint_memory(configs, shape, loads, whole=True).needed

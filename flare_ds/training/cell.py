@@ -15,10 +15,9 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.states import StateStore
 from flare_ds.exceptions import NotFiniteError, on_every_rank
-from flare_ds.models.loading import load_shape
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import STATE
-from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel, check_model
+from flare_ds.runtime.engine import AdapterSource, Engine, RunningModel
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
@@ -38,13 +37,13 @@ class Cell:
     Args:
         config: the run's settings; `config.method` must train something.
         cache: the run's token cache.
-        shape: its base on the meta device, for which the settings were checked; None: it is read and they are here.
+        shape: its base on the meta device, for which the settings were checked.
 
     Attributes:
         failure: why it can train no more; None: it can.
 
     Raises:
-        ConfigError: a row is larger than a step, or the model cannot be built.
+        ConfigError: a row is larger than a step.
     """
 
     engine: Engine
@@ -53,16 +52,12 @@ class Cell:
     failure: NotFiniteError | None = None
     _saved: tuple[Progress, dict[str, Tensor]] | None = None
 
-    def __init__(self, config: Config, cache: Cache, shape: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: Config, cache: Cache, shape: PreTrainedModel) -> None:
         assert config.recipe.trains, "open_run has refused it"
         join_if_launched()
-        self.config, self.cache = config, cache
+        self.config, self.cache, self.shape = config, cache, shape
         self.run_dir = Path(config.run_dir)
         self.state_path = self.run_dir / STATE
-        if shape is None:
-            shape = agreed(load_shape, config.model)
-            agreed(check_model, config, shape)  # before anything is counted on it
-        self.shape = shape
         self.feed = Feed(config, cache, self.shape)
         self.steps = self.feed.steps
         self.progress = Progress(on_rank_zero(fingerprint, config, cache))

@@ -32,7 +32,7 @@ from flare_ds.runtime.process_group import rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.signals import leave_if_asked, leaving_between_batches, stopping
 from flare_ds.training.run import open_run
-from flare_ds.training.trainer import Trainer
+from flare_ds.training.together import train_together
 from flare_ds.training.validation import validate
 
 RECORD = "stage1.json"
@@ -71,11 +71,11 @@ def run_stage1(config: Config, output: Path) -> Stage1:
     Raises:
         ConfigError: the settings are not those of a task adapter.
         CheckpointError: the merged base scores no better than the untuned one, and is not kept; `output` holds
-            something else; or see `Trainer` and `merge_run`.
+            something else; or see `train_together` and `merge_run`.
         HostError: another process is making `output`.
         ToBeContinued: a signal asked to stop; what is trained is saved.
         NotFiniteError: the scores of one of the two are not finite.
-        FlareError: see `open_run` and `Trainer`.
+        FlareError: see `open_run` and `train_together`.
     """
     _check_settings(config)
     join_if_launched()
@@ -90,8 +90,7 @@ def run_stage1(config: Config, output: Path) -> Stage1:
         try:
             if not trained:
                 on_rank_zero(check_mergeable, config)
-                Trainer(config, cache).train()
-                make_room()
+                train_together([(config, cache)], evaluate=False)
             with leaving_between_batches():
                 return _merged_and_checked(config, cache, output)
         finally:

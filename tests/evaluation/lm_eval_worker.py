@@ -25,7 +25,7 @@ from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
 from flare_ds.training.run import open_run
-from flare_ds.training.trainer import Trainer
+from flare_ds.training.together import train_together
 
 SOURCE = "Review: {{text_en}}\nSentiment:"
 PAIRS = [
@@ -64,8 +64,7 @@ def by_our_harness(config: Config) -> dict[str, Any]:
     cache = open_run(config, train=config.recipe.trains)
     assert {len(tokens) for tokens in cache.label_tokens} == {1}
     if config.recipe.trains:
-        Trainer(config, cache).train()
-        make_room()
+        train_together([(config, cache)], evaluate=False)
     found = {}
     for answers, whole in (("ranked", False), ("generated", True))[: 1 + (config.late is None)]:
         overrides = [f"evaluate.answers={answers}", f"evaluate.whole_model={whole}"]

@@ -15,6 +15,7 @@ from flare_ds.evaluation import abreast
 from flare_ds.evaluation.abreast import ranked_abreast
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.ranked import Ranked, score_labels
+from flare_ds.models.loading import load_shape
 from flare_ds.settings import load_config
 from flare_ds.training.cell import Cell
 from flare_ds.training.loop import open_cells
@@ -81,7 +82,7 @@ def opened(root: Path, place: str, **train: Any) -> list[Cell]:
         made["task"] |= {"target_language": language, "test_rows": 30}
         made |= {"adapter": adapter, "evaluate": {"batch_size": 4}, "source": {"provider": provider}}
         config = load_config(write_config(made))
-        cells.append(Cell(config, open_run(config, train=True)))
+        cells.append(Cell(config, open_run(config, train=True), load_shape(config.model)))
     open_cells(cells)
     return cells
 

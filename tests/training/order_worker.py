@@ -20,7 +20,7 @@ from flare_ds.training import cell as module
 from flare_ds.training.feed import Feed, Portion
 from flare_ds.training.run import open_run
 from flare_ds.training.state import save_state
-from flare_ds.training.trainer import Trainer
+from tests.training.alone import Trainer
 
 SAVED, STEPS = 2, 5
 

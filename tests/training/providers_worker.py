@@ -25,7 +25,7 @@ from flare_ds.runtime.process_group import barrier, gather_objects, rank, world_
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
 from flare_ds.training.state import save_state
-from flare_ds.training.trainer import Trainer
+from tests.training.alone import Trainer
 
 STEPS, SAVED = 6, 3
 encoded = 0

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from flare_ds.config import Config
+from flare_ds.data.cache import Cache
 from flare_ds.exceptions import CheckpointError, HostError, ToBeContinued
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.settings import load_config
 from flare_ds.training import stage1
 
-open_model, merge_run = stage1.open_model, stage1.merge_run
+open_model, merge_run, train_together = stage1.open_model, stage1.merge_run, stage1.train_together
 
 
 def merge_nothing(config: Config, output: Path) -> None:
@@ -44,6 +45,11 @@ def ask_to_stop() -> None:
 
 def merge_and_ask(config: Config, output: Path) -> None:
     merge_run(config, output)
+    ask_to_stop()
+
+
+def train_and_ask(runs: list[tuple[Config, Cache]], *, evaluate: bool) -> None:
+    train_together(runs, evaluate=evaluate)
     ask_to_stop()
 
 
@@ -82,7 +88,7 @@ def main(path: str, idle: str) -> None:
         ("load", config, {"open_model": load_the_untuned}),
         ("asked", config, {"merge_run": merge_and_ask}),
         ("lost", load_config(idle), {"check_mergeable": refuse_base}),
-        ("last step", load_config(idle), {"make_room": ask_to_stop, "merge_run": merge_in_vain}),
+        ("last step", load_config(idle), {"train_together": train_and_ask, "merge_run": merge_in_vain}),
     ):
         with pytest.MonkeyPatch.context() as patch:
             for name, stand_in in stand_ins.items():

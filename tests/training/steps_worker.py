@@ -22,7 +22,7 @@ from flare_ds.runtime.process_group import rank, world_size
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
 from flare_ds.training.state import save_state
-from flare_ds.training.trainer import Trainer
+from tests.training.alone import Trainer
 
 STEPS = 10
 

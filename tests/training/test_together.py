@@ -37,7 +37,6 @@ from flare_ds.training.cell import Cell
 from flare_ds.training.loop import open_cells
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
-from flare_ds.training.trainer import Trainer
 from tests.distributed import run_ranks
 from tests.mt import LANGUAGES, write_mt_model
 from tests.toy import toy_settings, write_config, write_data, write_model
@@ -99,8 +98,7 @@ def log(run: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone(root: Path) -> dict[str, Path]:
     for config in configs(root, "alone"):
-        Trainer(config, open_run(config, train=True)).train()
-        make_room()
+        train_together([(config, open_run(config, train=True))], evaluate=False)
     found = {name: root / f"alone-{name}" for name in CELLS}
     ended = {name: json.loads((run / "training.json").read_text()) for name, run in found.items()}
     assert ended["stops"]["stopped_early"] and ended["stops"]["steps"] < 20
@@ -212,8 +210,7 @@ def test_each_cell_trains_a_head_of_its_own(root: Path) -> None:
         return [load_config(write_config(one)) for one in ours]
 
     for config in made("head"):
-        Trainer(config, open_run(config, train=True)).train()
-        make_room()
+        train_together([(config, open_run(config, train=True))], evaluate=False)
     alone = {name: root / f"head-{name}" for name in names}
     assert all(any("lm_head" in key for key in load_file(run / "adapter" / WEIGHTS)) for run in alone.values())
     go(made("head-one"), 6)

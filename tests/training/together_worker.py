@@ -13,7 +13,6 @@ from flare_ds.settings import load_config
 from flare_ds.training.feed import Feed, Portion
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
-from flare_ds.training.trainer import Trainer
 
 
 class BrokenOff(Exception):
@@ -24,8 +23,7 @@ def go(configs: list[Config], broken: int) -> None:
     if broken:
         broken_off(configs, broken)
         first = configs[0]
-        Trainer(first, open_run(first, train=True)).train()
-        make_room()
+        train_together([(first, open_run(first, train=True))], evaluate=False)
     train_together([(config, open_run(config, train=True)) for config in configs], evaluate=not broken)
     make_room()
 

@@ -26,7 +26,7 @@ from flare_ds.runtime.whole import WholeEngine
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
 from flare_ds.training.state import save_state
-from flare_ds.training.trainer import Trainer
+from tests.training.alone import Trainer
 
 STEPS, SAVED = 20, 14
 TRAIN = TrainConfig(steps=1, learning_rate=0.01, weight_decay=0.1)

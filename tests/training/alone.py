@@ -1,37 +1,28 @@
-"""Training one run alone."""
+"""A run opened to be trained by itself, whose engine and steps a test can look at."""
 
 from typing import Any
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
+from flare_ds.models.loading import load_shape
+from flare_ds.runtime.engine import check_model
+from flare_ds.runtime.rank_zero import agreed
 from flare_ds.training.cell import Cell
 from flare_ds.training.loop import open_cells, train_cells
 from flare_ds.training.steps import take_step
 
 
 class Trainer(Cell):
-    """Trains the adapter of one run directory, from the start or from its last saved state.
-
-    Args:
-        config: the run's settings; `config.method` must train something.
-        cache: the run's token cache.
-
-    Raises:
-        FlareError: see `Cell` and `open_cells`.
-    """
+    """A cell that shares its engine with no other."""
 
     def __init__(self, config: Config, cache: Cache) -> None:
-        super().__init__(config, cache)
+        shape = agreed(load_shape, config.model)
+        agreed(check_model, config, shape)
+        super().__init__(config, cache, shape)
         open_cells([self])
 
     def train(self) -> None:
-        """Run the remaining steps and write `training.json`.
-
-        Raises:
-            NotFiniteError: three steps in a row had no finite loss or gradient; or see `refuse_untrained` and
-                `Validation.before_training`.
-            ToBeContinued: a signal asked it to stop; the state is saved.
-        """
+        """Run the remaining steps and write `training.json`."""
         for failure in train_cells([self]):
             raise failure
 
