@@ -31,6 +31,7 @@ from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.probe import check_streams
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.runtime.letting_go import let_go_of_shared
 from flare_ds.runtime.optimizer import CellsAdamW, Learner
 from flare_ds.runtime.process_group import device
 
@@ -211,6 +212,8 @@ def check_model(config: Config, shape: PreTrainedModel) -> None:
 
 def make_room() -> None:
     """Let a model that nobody holds any more go, so that another can be opened, sharded or whole."""
+    gc.collect()  # an engine and its hooks hold one another
+    let_go_of_shared()
     unset_hf_deepspeed_config()
     let_go()
 

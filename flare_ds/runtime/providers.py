@@ -10,6 +10,7 @@ Legend: n positions of a row, K states a position, D their width, B rows, L colu
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,11 +86,12 @@ class BaseStates(_OfBase):
     def load(self) -> None:
         """Open the base and listen at its layers."""
         super().load()
+        taken = self.taken_KBLD  # the hooks hold no more of this, which would seem held as long as the model is there
         for layer in decoder_layers(self.running.model.base):
             if self.take_input:
-                layer.register_forward_pre_hook(self._take_input, with_kwargs=True)
+                layer.register_forward_pre_hook(partial(_take_input, taken), with_kwargs=True)
             else:
-                layer.register_forward_hook(self._take_output)
+                layer.register_forward_hook(partial(_take_output, taken))
 
     @torch.no_grad()
     def states(self, split: str, micro_batch: MicroBatch) -> list[Tensor]:
@@ -99,11 +101,13 @@ class BaseStates(_OfBase):
         self.running.root(batch)
         return _of_prompts(torch.stack(self.taken_KBLD, 2), batch)
 
-    def _take_input(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self.taken_KBLD.append(args[0] if args else kwargs["hidden_states"])
 
-    def _take_output(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.taken_KBLD.append(hidden_of(output))
+def _take_input(taken_KBLD: list[Tensor], layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    taken_KBLD.append(args[0] if args else kwargs["hidden_states"])
+
+
+def _take_output(taken_KBLD: list[Tensor], layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    taken_KBLD.append(hidden_of(output))
 
 
 def _of_prompts(states_BLKD: Tensor, batch: Batch) -> list[Tensor]:

@@ -32,6 +32,7 @@ from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.ds_config import resolve_ds_config
 from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel, is_bounded
 from flare_ds.runtime.filled import filled_model, learners_of
+from flare_ds.runtime.letting_go import remember
 from flare_ds.runtime.optimizer import CellsAdamW, Learner
 from flare_ds.runtime.process_group import added_up, rank, world_size
 from flare_ds.runtime.rank_zero import agreed
@@ -132,6 +133,7 @@ def open_sharded(
     assert isinstance(model, TwoStreamModel)
     model.requires_grad_(False)
     root, *_ = deepspeed.initialize(model=model, config=settings)
+    remember(root, zero_init)
     return RunningModel(root, model, zero_init)
 
 
@@ -148,6 +150,7 @@ def open_sharded_engine(
     optimizer = CellsAdamW(learners)
     logger.addFilter(_is_news)
     root, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    remember(root, zero_init)
     return ShardedEngine(root, model, learners, optimizer, zero_init)
 
 
