@@ -92,10 +92,10 @@ class Watchdog:
                 self.arm(pace.bound)
         return before
 
-    def arm(self, seconds: float) -> None:
-        """Expect the next beat within so many seconds."""
+    def arm(self, seconds: float, *, worked: float = 0.0) -> None:
+        """Expect the next beat within so many seconds; of what it measures, so many are worked already."""
         with self._setting:
-            self.since = time.monotonic()
+            self.since = time.monotonic() - worked
             self._allow(seconds)
 
     def _allow(self, seconds: float) -> None:
@@ -149,12 +149,16 @@ def pace(what: str, *, steady: bool = True, anew: bool = False) -> Iterator[Call
 
 @contextmanager
 def unhurried() -> Iterator[None]:
-    """Something that one rank does alone, within a beat: the others wait for it as long as for a set-up."""
+    """Something that one rank does alone, within a beat: the others wait for it as long as for a set-up.
+
+    It is no part of what the beat is measured to take.
+    """
     if (dog := _watchdog) is None or dog.current is None:
         yield
         return
+    worked = time.monotonic() - dog.since
     dog.arm(setup_seconds())
     try:
         yield
     finally:
-        dog.arm(dog.current.bound)
+        dog.arm(dog.current.bound, worked=worked)

@@ -20,6 +20,7 @@ from flare_ds.json_text import json_text, parse_object
 from flare_ds.progress import IN_A_LOG, bar, on_terminal
 from flare_ds.runs.directory import TRAIN_LOG
 from flare_ds.runtime.process_group import world_size
+from flare_ds.runtime.watchdog import unhurried
 from flare_ds.tracking.figures import of_step, of_validation
 from flare_ds.tracking.picture import is_due, share_picture
 from flare_ds.tracking.trackers import Trackers
@@ -45,7 +46,8 @@ class Records:
         kept = [line for line in _whole_lines(self._path) if first_step and line["step"] <= first_step]
         write_text(self._path, "".join(f"{json_text(line)}\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._trackers = Trackers(config, first_step=first_step)
+        with unhurried():
+            self._trackers = Trackers(config, first_step=first_step)
         self._shares = [list(line["source_share"].values()) for line in kept if "source_share" in line]
         self._drawn, self._last_share = len(self._shares), first_step
         self._name, self._steps, self._said = "/".join(run_dir.absolute().parts[-2:]), steps, time.monotonic()
@@ -55,7 +57,7 @@ class Records:
         """Record one optimizer step, applied or not."""
         if self.enabled:
             self._write(step, values)
-            self._trackers.scalars(of_step(values, ranks=world_size()), step)
+            self._curves(of_step(values, ranks=world_size()), step)
             self._show(step, values)
 
     def say(self, message: str) -> None:
@@ -75,7 +77,7 @@ class Records:
         if self.enabled:
             named = {"score": score, **figures}
             self._write(step, {f"validation_{name}": value for name, value in named.items()})
-            self._trackers.scalars(of_validation(score, figures, self.language), step)
+            self._curves(of_validation(score, figures, self.language), step)
             said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             self.say(f"step {step}: validation {said}")
 
@@ -90,7 +92,7 @@ class Records:
             self._write(step, {"source_share": {_in_the_stack(name): share for name, share in shares.items()}})
             self._shares.append(list(shares.values()))
             self._last_share = step
-            self._trackers.scalars({"source/share_mean": sum(shares.values()) / len(shares)}, step)
+            self._curves({"source/share_mean": sum(shares.values()) / len(shares)}, step)
             if is_due(len(self._shares), drawn=self._drawn):
                 self._draw()
 
@@ -101,12 +103,19 @@ class Records:
                 self._draw()
             self._bar.close()
             self._file.close()
-            self._trackers.close()
+            with unhurried():
+                self._trackers.close()
+
+    def _curves(self, values: Mapping[str, float], step: int) -> None:
+        """A place that is out of reach may be asked again for minutes, far longer than a step takes."""
+        with unhurried():
+            self._trackers.scalars(values, step)
 
     def _draw(self) -> None:
         """Show the source's share at all validations so far."""
         self._drawn = len(self._shares)
-        self._trackers.picture("source/share_by_layer", share_picture(self._shares), self._last_share)
+        with unhurried():
+            self._trackers.picture("source/share_by_layer", share_picture(self._shares), self._last_share)
 
     def _show(self, step: int, values: Mapping[str, Any]) -> None:
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)

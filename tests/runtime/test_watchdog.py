@@ -1,8 +1,13 @@
 """How long a beat may take."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
-from flare_ds.runtime.watchdog import Pace
+from flare_ds.runtime import watchdog
+from flare_ds.runtime.job import Job
+from flare_ds.runtime.watchdog import Pace, Watchdog, pace, unhurried
 
 
 def bound_after(*seconds: float, steady: bool = True) -> float:
@@ -43,3 +48,20 @@ def test_what_the_user_gives_replaces_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert bound_after(500) == 1200
     monkeypatch.setenv("FLARE_DS_STEP_SECONDS", "7.5")
     assert bound_after(500) == 7.5
+
+
+def test_what_is_unhurried_is_no_part_of_the_beat_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    job: Job = SimpleNamespace(beats=0, watched=False)  # type: ignore[assignment]
+    dog = Watchdog(job)
+    monkeypatch.setattr(watchdog, "_watchdog", dog)
+    with pace("training") as beat:
+        now += 30
+        with unhurried():
+            assert dog.deadline == now + 3600
+            now += 500
+        assert dog.deadline == now + 600
+        now += 2
+        beat()
+        assert dog.deadline == now + 320

@@ -106,6 +106,12 @@ def test_a_wait_for_rank_0_that_is_given_up_says_what_to_do(how: str, problem: s
     assert "FLARE_DS_SETUP_SECONDS=" in outputs[1] and not told(outputs[0])
 
 
+def test_a_place_where_a_run_is_watched_may_answer_later_than_a_step(root: Path) -> None:
+    config = write_config(toy_settings(root, method="lora", name="watched", steps=3, whole_model=True))
+    run_ranks(["tests.training.watched_worker", "6", "20", "train", str(config)], 2, timeout=200)
+    assert (root / "watched/training.json").exists()
+
+
 @pytest.mark.parametrize("verb", [["prepare", "nowhere.yaml"], ["cache", "ls", "nowhere"], ["report", "nowhere"]])
 def test_a_stray_rank_silences_no_command_of_one_process(
     verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
