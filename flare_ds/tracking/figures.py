@@ -90,7 +90,7 @@ def of_test(metric: float, figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def _utilisation(flops_per_second: float, ranks: int) -> float | None:
-    """The share of what the devices can do; None: nobody said what that is."""
+    """The share of what the devices can do; None: nobody said what that is, as of a slice of one (MIG)."""
     name = torch.cuda.get_device_name() if visible_gpus() else ""
-    peaks = [peak for part, peak in _BF16_TFLOPS.items() if part in name]
+    peaks = [peak for part, peak in _BF16_TFLOPS.items() if part in name and " MIG " not in name]
     return flops_per_second / (peaks[0] * 1e12 * ranks) if peaks else None

@@ -64,6 +64,11 @@ def test_the_share_of_what_gpus_can_do(gpus: Callable, name: str, peak: int) -> 
     assert shown["speed/mfu_4N"] == pytest.approx(1500 / (4 * peak))
 
 
+def test_what_a_slice_of_a_gpu_can_do_nobody_has_said(gpus: Callable) -> None:
+    gpus("get_device_name", lambda: "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
+    assert "speed/mfu_4N" not in of_step(STEP | {"step_seconds": 2.0}, ranks=1)
+
+
 @pytest.fixture(scope="module")
 def base() -> PreTrainedModel:
     return small_base("qwen2")
