@@ -8,14 +8,25 @@ from contextlib import suppress
 from flare_ds.worker_process import available_cores
 
 
+def gpu_variable(environ: Mapping[str, str]) -> str:
+    """The variable that says which GPUs a process sees: with ROCm its own goes before CUDA's, where it is set."""
+    import torch
+
+    return "HIP_VISIBLE_DEVICES" if torch.version.hip and "HIP_VISIBLE_DEVICES" in environ else "CUDA_VISIBLE_DEVICES"
+
+
 def gpu_names(environ: Mapping[str, str], visible: int) -> list[str]:
-    """The GPUs that a process sees, as CUDA_VISIBLE_DEVICES names them for another.
+    """The GPUs that a process was given, as `gpu_variable` names them for another.
+
+    They are as many as it sees; only of slices of GPUs (MIG) does a process see one, however many it was given.
 
     Args:
         environ: of the process.
         visible: how many it sees.
     """
-    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    named = [name.strip() for name in environ.get(gpu_variable(environ), "").split(",") if name.strip()]
+    if visible and named and all(name.startswith("MIG-") for name in named):
+        return named
     return (named or list(map(str, range(visible))))[:visible]
 
 

@@ -680,7 +680,7 @@ def settings(root: Path) -> dict:
 def test_each_job_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert slots(1, 2, {}) == [{}]
+    assert slots(1, 2, {}) == slots(1, 4, {}) == slots(1, "all", {}) == slots(1, None, {}) == [{}]
     monkeypatch.setattr("flare_ds.host.available_cores", lambda: 12)
     cores = {"OMP_NUM_THREADS": "3"}
     assert slots(2, 2, {}) == [{"CUDA_VISIBLE_DEVICES": "0,1"} | cores, {"CUDA_VISIBLE_DEVICES": "2,3"} | cores]
@@ -694,3 +694,44 @@ def test_each_job_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert slots(2, 1, {"OMP_NUM_THREADS": "5"}) == [{"OMP_NUM_THREADS": "5"}] * 2
     assert slots(2, 2, {}) == [cores] * 2
+    assert slots(1, 8, {}) == [{}]
+
+
+def test_more_ranks_than_gpus_are_refused_before_anything_is_made_or_looked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    gone = [f"base.task.data_dir={bench.path.parent / 'gone'}"]
+    for run in (sweep, dry_run):
+        with pytest.raises(ConfigError, match=r"^ranks=2 needs 2 GPUs, but 1 is visible here") as refused:
+            run(bench.path, ["launch=null", "ranks=2", *gone])
+        assert refused.value.fix.startswith("use ranks=all")
+    assert not (bench.path.parent / "out").exists()
+    dry_run(bench.path, ["launch=null", "ranks=2"], only=["prepare"])
+    dry_run(bench.path, ["launch=null", "ranks=all"])
+    dry_run(bench.path)
+
+
+def test_each_job_has_a_slice_of_a_gpu_of_which_a_process_sees_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    environ = {"CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b,MIG-c", "OMP_NUM_THREADS": "2"}
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(3, 1, environ)] == ["MIG-a", "MIG-b", "MIG-c"]
+    assert slots(2, "all", environ) == slots(2, 1, environ)
+    assert slots(1, 1, environ) == [{}]
+    for jobs in (1, 2):
+        with pytest.raises(ConfigError, match=r"slices \(MIG\) of which a process sees 1"):
+            slots(jobs, 2, environ)
+
+
+def test_the_gpus_of_a_job_are_named_by_the_variable_that_this_process_was_given_them_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    environ = {"HIP_VISIBLE_DEVICES": "5,3", "OMP_NUM_THREADS": "2"}
+    assert slots(2, 1, environ)[1]["CUDA_VISIBLE_DEVICES"] == "1", "on a host of NVIDIA's it says nothing"
+    monkeypatch.setattr("torch.version.hip", "7.0")
+    assert slots(2, 1, environ)[1] == {"HIP_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "2"}
+    assert slots(2, 1, {"OMP_NUM_THREADS": "2"})[1]["CUDA_VISIBLE_DEVICES"] == "1"

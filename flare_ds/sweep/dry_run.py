@@ -1,5 +1,6 @@
 """What a sweep would do, before it does anything."""
 
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from flare_ds.sweep.nodes import PARTS, REPORT, has_cache, nodes_of
 from flare_ds.sweep.plan import load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
 from flare_ds.sweep.record import SweepRecord, record_of
+from flare_ds.sweep.slots import slots_of
 
 
 def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, only: Collection[str] = PARTS) -> str:
@@ -27,9 +29,10 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
         only: as of `sweep`; what is not asked for is not shown.
 
     Raises:
-        FlareError: a setting is wrong, or data or a base is not there.
+        FlareError: a setting is wrong, data or a base is not there, or there are too few GPUs.
     """
     plan = load_sweep(path, overrides)
+    slots_of(plan, jobs, only, os.environ)
     changed = changed_runs(plan)
     stale = {run.name for run in stale_runs(plan, changed)}
     nodes, memory = nodes_of(plan, jobs, stale), CellMemory(plan)

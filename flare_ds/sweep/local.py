@@ -31,7 +31,7 @@ from flare_ds.sweep.plan import Plan, load_sweep
 from flare_ds.sweep.progress import progress
 from flare_ds.sweep.record import LOCK, SweepRecord, record_of
 from flare_ds.sweep.runner import Runner
-from flare_ds.sweep.slots import slots
+from flare_ds.sweep.slots import slots_of
 
 
 def sweep(
@@ -57,15 +57,15 @@ def sweep(
 
     Raises:
         ConfigError: a setting is wrong, a run exists already with other settings, or there are too few GPUs for the
-            jobs. Nothing has been run then.
+            jobs or their ranks. Nothing has been run then.
         FlareError: data or a base is not there.
         HostError: the launcher is not installed, another sweep is writing the same directory, or the disk is full.
     """
     _check_parts(only, rerun_changed)
     plan = load_sweep(path, overrides)
+    environments = slots_of(plan, jobs, only, os.environ)
     check_inputs(nodes_of(plan), path, only)
     _check_launcher(plan, path)
-    environments = slots(jobs, plan.ranks, os.environ)
     with disk_errors(plan.out):
         plan.out.mkdir(parents=True, exist_ok=True)
     with _only_one(plan.out):

@@ -1,10 +1,18 @@
 """What each of several jobs at once has of this host: GPUs of its own, or its share of the cores."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from flare_ds.exceptions import ConfigError
-from flare_ds.host import gpu_names, threads, visible_gpus
+from flare_ds.host import gpu_names, gpu_variable, threads, visible_gpus
+from flare_ds.sweep.plan import Plan
+
+_ON_RANKS = {"stage1", "cells"}
+
+
+def slots_of(plan: Plan, jobs: int, only: Collection[str], environ: Mapping[str, str]) -> list[dict[str, str]]:
+    """The environment of each job of a sweep, as `slots` says; translations and caches are made by one process each."""
+    return slots(jobs, plan.ranks if _ON_RANKS & {*only} else None, environ)
 
 
 def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, str]) -> list[dict[str, str]]:
@@ -12,21 +20,33 @@ def slots(jobs: int, ranks: int | Literal["all"] | None, environ: Mapping[str, s
 
     Args:
         jobs: how many run at once.
-        ranks: of each; None: a launcher of the user's own starts them.
+        ranks: of each; None: a launcher of the user's own starts them, perhaps on other hosts.
         environ: of this process.
 
     Raises:
         ConfigError: there are not as many GPUs, naming how many there are.
     """
+    if jobs == 1 and not isinstance(ranks, int):
+        return [{}]
+    visible = visible_gpus()
+    gpus = gpu_names(environ, visible)
+    each = ranks if isinstance(ranks, int) else min(visible, len(gpus) // jobs)
+    if gpus and (each == 0 or each > visible or jobs * each > len(gpus)):
+        raise _too_few(jobs, ranks, max(each, 1), len(gpus), seen_by_one=visible)
     if jobs == 1:
         return [{}]
-    gpus = gpu_names(environ, visible_gpus())
     if not gpus:
         return [threads(jobs * (ranks if isinstance(ranks, int) else 1), environ)] * jobs
-    each = ranks if isinstance(ranks, int) else len(gpus) // jobs
-    if each == 0 or jobs * each > len(gpus):
-        problem = f"--jobs {jobs} with ranks={ranks} needs {jobs * max(each, 1)} GPUs, but {len(gpus)} are visible here"
-        fix = f"use at most --jobs {len(gpus) // max(each, 1)}, or fewer ranks"
-        raise ConfigError(problem, fix=fix if each <= len(gpus) else f"use at most ranks={len(gpus)}")
-    shared = threads(jobs * each, environ)
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job * each : (job + 1) * each])} | shared for job in range(jobs)]
+    shared, names = threads(jobs * each, environ), gpu_variable(environ)
+    return [{names: ",".join(gpus[job * each : (job + 1) * each])} | shared for job in range(jobs)]
+
+
+def _too_few(jobs: int, ranks: int | str | None, each: int, gpus: int, *, seen_by_one: int) -> ConfigError:
+    asked = f"ranks={ranks}" if jobs == 1 else f"--jobs {jobs} with ranks={ranks}"
+    problem = f"{asked} needs {jobs * each} GPUs, but {gpus} {'is' if gpus == 1 else 'are'} visible here"
+    if seen_by_one < gpus:
+        problem += f", slices (MIG) of which a process sees {seen_by_one}"
+    if each > seen_by_one:
+        fix = "use ranks=all; or say that the CPU is meant: DS_ACCELERATOR=cpu"
+        return ConfigError(problem, fix=fix if jobs == 1 else f"use at most ranks={seen_by_one}")
+    return ConfigError(problem, fix=f"use at most --jobs {gpus // each}, or fewer ranks")
