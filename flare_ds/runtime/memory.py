@@ -208,7 +208,8 @@ def check_whole_model(config: Config, shape: PreTrainedModel) -> None:
         HostError: naming what it needs and what there is.
     """
     if problem := whole_model_problem(config, shape, device()):
-        raise HostError(f"evaluate.whole_model=true {problem}", fix=_less(config, "evaluate", whole=True))
+        held = "evaluate.whole_model=true" if config.evaluate.whole_model is True else "the whole base, on one rank,"
+        raise HostError(f"{held} {problem}", fix=_less(config, "evaluate", whole=True))
 
 
 def _trained_elements(config: Config, shape: PreTrainedModel) -> int:

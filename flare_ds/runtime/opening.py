@@ -4,8 +4,8 @@
       auto (the default)           whole in a process that works alone, and where the base with its adapter and the
                                    largest micro-batch fits on every rank; sharded otherwise
     scoring, deciding by           evaluate.whole_model
-      auto (the default)           whole in a process that works alone, if the base fits; on several ranks where each
-                                   has room for twice the base; sharded otherwise
+      auto (the default)           whole in a process that works alone; on several ranks where each has room for twice
+                                   the base; sharded otherwise
     either
       true                         whole on every rank
       false                        sharded
@@ -47,7 +47,7 @@ def open_model(
 
     Raises:
         ConfigError: see `check_adapter`, `check_mixup`, `check_streams`, `open_sharded` and `build_model`.
-        HostError: evaluate.whole_model=true, but the base does not fit.
+        HostError: it is to be whole, but does not fit.
     """
     join_if_launched()
     agreed(check_model, config, shape)
@@ -129,9 +129,9 @@ def _decide(config: Config, too_large: list[str], sizes: str) -> tuple[bool, str
 def _is_whole(config: Config, shape: PreTrainedModel) -> bool:
     """Whether every rank is to hold the whole base while it is asked; a collective."""
     wanted = config.evaluate.whole_model
-    if wanted == "auto":
-        bases = min(2, world_size())  # what cannot be shared out is to fit; what can is to leave room for large batches
-        return not any(gather_objects(agreed(whole_model_problem, config, shape, device(), bases=bases)))
+    if wanted == "auto" and world_size() > 1:
+        # What can be shared out is to leave room for large batches.
+        return not any(gather_objects(agreed(whole_model_problem, config, shape, device(), bases=2)))
     if wanted:
         agreed(check_whole_model, config, shape)
-    return wanted
+    return bool(wanted)

@@ -314,7 +314,7 @@ def test_a_head_of_label_words_cannot_generate() -> None:
 
 
 def test_a_whole_model_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config.model_validate(toy_settings(tmp_path))
+    config = Config.model_validate(toy_settings(tmp_path) | {"evaluate": {"whole_model": True}})
     shape = load_shape(config.model)
     memory.check_whole_model(config, shape)
     monkeypatch.setattr(memory, "_available", lambda on: 0.9e9)
@@ -336,9 +336,10 @@ def test_who_holds_a_base_that_is_asked(
     shape = load_shape(config.model)
     weights = 4 * sum(parameter.numel() for parameter in shape.parameters())
     monkeypatch.setattr(memory, "_available", lambda on: 1e9 + (bases + 0.5) * weights)
-    if setting is True and not bases:
-        with pytest.raises(HostError):
+    if not bases and (setting is True or (setting == "auto" and ranks == 1)):
+        with pytest.raises(HostError, match="needs about") as refused:
             opening._is_whole(config, shape)
+        assert "use more ranks" in refused.value.fix
     else:
         assert opening._is_whole(config, shape) is (setting is True or (setting == "auto" and bases >= ranks))
 
