@@ -134,9 +134,11 @@ class JointModel(nn.Module):
                 self.under_way.forward = None
 
 
-def build_joint_model(configs: Sequence[Config], *, label_tokens: list[list[int]]) -> JointModel:
+def build_joint_model(
+    configs: Sequence[Config], *, label_tokens: list[list[int]], device: torch.device | None = None
+) -> JointModel:
     """Load the base of several cells and add a fresh adapter for each; see `build_model`."""
-    base, names = load_base(configs[0].model), [f"cell{number}" for number in range(len(configs))]
+    base, names = load_base(configs[0].model, device), [f"cell{number}" for number in range(len(configs))]
     model: PreTrainedModel | PeftModel = base
     for config, name in zip(configs, names, strict=True):
         model = inject_adapter(model, config.adapter, sources=config.sources, seed=config.train.seed, name=name)

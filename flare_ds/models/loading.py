@@ -2,7 +2,8 @@
 
 Under ZeRO-3 `from_pretrained` builds each parameter partitioned, so no rank ever holds the whole model. That needs a
 live `HfDeepSpeedConfig` before the call, which the caller keeps for as long as the model. A quantised base is built
-whole, and then partitioned: see `flare_ds.models.quantized`.
+whole, and then partitioned: see `flare_ds.models.quantized`. A base that stays whole goes to its device weight by
+weight, so that the host never holds all of it.
 
 transformers fills a weight that the files lack with random numbers and goes on; here that is an error.
 """
@@ -33,8 +34,13 @@ from flare_ds.models.sentencepiece_file import bare_model_file, load_model_file
 from flare_ds.texts import one_line
 
 
-def load_base(model: ModelConfig) -> PreTrainedModel:
+def load_base(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
     """Load the frozen base in evaluation mode, quantised if `model.quantization` says so.
+
+    Args:
+        model: the run's settings of it.
+        device: where it is to lie whole; None: a ZeRO-3 config is live, or transformers chooses: a GPU for a quantised
+            base where there is one, else the host.
 
     Raises:
         ConfigError: nothing loadable is at `model.base`, or its attention implementation is not available.
@@ -53,6 +59,7 @@ def load_base(model: ModelConfig) -> PreTrainedModel:
             attn_implementation=model.attention,
             trust_remote_code=False,
             quantization_config=quantization,
+            device_map=None if device is None else {"": str(device)},
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:

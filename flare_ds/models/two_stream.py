@@ -156,13 +156,18 @@ class TwoStreamModel(nn.Module):
             return self.streams.loss(logits_BNK, batch) if with_loss else logits_BNK
 
 
-def build_model(config: Config, *, label_tokens: list[list[int]]) -> TwoStreamModel:
+def build_model(config: Config, *, label_tokens: list[list[int]], device: torch.device | None = None) -> TwoStreamModel:
     """Load the base (partitioned where a ZeRO-3 config is live), add a fresh adapter, choose the head.
+
+    Args:
+        config: the run's settings.
+        label_tokens: token ids of each label word.
+        device: of the base, see `load_base`.
 
     Raises:
         ConfigError: the base or the MT encoder cannot be loaded; or see `check_adapter`.
     """
-    base = load_base(config.model)
+    base = load_base(config.model, device)
     model: PeftModel | PreTrainedModel = base
     if config.recipe.trains:
         check_adapter(base, config)

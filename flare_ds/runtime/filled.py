@@ -34,7 +34,7 @@ def whole_model(
     """
     assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
     choose_attention_kernels()
-    return filled_model(configs, label_tokens=label_tokens, adapters=adapters).to(device)
+    return filled_model(configs, label_tokens=label_tokens, adapters=adapters, device=device).to(device)
 
 
 def open_whole(
@@ -48,7 +48,11 @@ def open_whole(
 
 
 def filled_model(
-    configs: Sequence[Config], *, label_tokens: list[list[int]], adapters: Sequence[AdapterSource | None]
+    configs: Sequence[Config],
+    *,
+    label_tokens: list[list[int]],
+    adapters: Sequence[AdapterSource | None],
+    device: torch.device | None = None,
 ) -> TwoStreamModel | JointModel:
     """Build the model of one cell, or the joint one of several, and put in the adapters' values that there are yet.
 
@@ -56,15 +60,16 @@ def filled_model(
         configs: the cells' settings.
         label_tokens: token ids of each label word.
         adapters: of each cell, what gives the values to start from, by parameter name; None: a fresh adapter.
+        device: of the base, see `load_base`; what is fresh beside it may lie on the host yet.
 
     Raises:
         ConfigError: see `build_model`.
     """
     first, *others = configs
     if others:
-        model: TwoStreamModel | JointModel = build_joint_model(configs, label_tokens=label_tokens)
+        model: TwoStreamModel | JointModel = build_joint_model(configs, label_tokens=label_tokens, device=device)
     else:
-        model = build_model(first, label_tokens=label_tokens)
+        model = build_model(first, label_tokens=label_tokens, device=device)
     for cell, adapter in zip(model.cells, adapters, strict=True):
         if adapter is not None:
             put_adapter(cell, adapter)

@@ -115,6 +115,26 @@ def test_tied_weights_and_unknown_extra_ones_are_accepted(tmp_path: Path) -> Non
     assert torch.equal(base.lm_head.weight, weights["model.embed_tokens.weight"])
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_base_that_goes_straight_to_its_device_is_the_one_that_goes_by_the_host(
+    tmp_path: Path, tied: bool, quantization: str
+) -> None:
+    """Its weights, in another precision than the files have, its buffers, which no file has, and what is shared."""
+    write_renamed(tmp_path, tied=tied, only="nothing")
+    model = ModelConfig(base=str(tmp_path), dtype="bfloat16", quantization=quantization)
+    there, by_host = load_base(model, torch.device("cpu")), load_base(model)
+    for named in ("named_parameters", "named_buffers"):
+        found, wanted = (dict(getattr(base, named)()) for base in (there, by_host))
+        assert wanted and found.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert found[name].dtype == tensor.dtype, name
+            bits = [each.detach().contiguous().view(torch.uint8) for each in (found[name], tensor)]
+            assert torch.equal(*bits), name  # codes that lie in numbers of another type may be NaN
+            assert found[name].requires_grad == tensor.requires_grad, name
+    assert (there.lm_head.weight is there.model.embed_tokens.weight) == tied
+
+
 def test_a_base_that_is_stored_quantised_is_refused(tmp_path: Path) -> None:
     small_model("llama")[0].save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

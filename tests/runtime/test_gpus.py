@@ -1,6 +1,7 @@
 """What is asked of GPUs, where a host that has none is told that it has some."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,14 +9,17 @@ import torch
 from transformers import PreTrainedModel
 
 from flare_ds.config import Config
-from flare_ds.exceptions import HostError
+from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import described, end
 from flare_ds.host import peak_memory, visible_gpus
+from flare_ds.models import loading
 from flare_ds.runtime import forming, memory, process_group
+from flare_ds.runtime.filled import whole_model
 from flare_ds.runtime.launched import Place
 from flare_ds.tracking.figures import of_step
 from tests.models.architectures import small_base
 from tests.models.test_architectures import config_of
+from tests.toy import toy_settings
 
 STEP = {"loss": 1, "tokens": 9, "examples": 1, "flops": 2e12, "learning_rate": 1, "grad_norm": 1, "padded_tokens": 9}
 
@@ -86,6 +90,28 @@ def test_batches_are_as_large_as_the_memory_of_the_device_they_are_on(
         memory.largest_forward(config, base, torch.device(name), row_tokens=8, logits=1, written=0) for name in free
     )
     assert large == 64 * small
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_whole_base_is_loaded_onto_the_device_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str, number: int
+) -> None:
+    """Not onto the current one, nor onto the host first."""
+    onto = []
+
+    def load(*_: object, device_map: object, **others: object) -> None:
+        onto.append(device_map)
+        raise OSError
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", load)
+    settings = toy_settings(tmp_path, method="lora")
+    settings["model"]["quantization"] = quantization
+    configs = [Config.model_validate(settings)] * number
+    for device in ("cuda:1", "cpu"):
+        with pytest.raises(ConfigError):
+            whole_model(configs, label_tokens=[], adapters=[None] * number, device=torch.device(device))
+    assert onto == [{"": "cuda:1"}, {"": "cpu"}]
 
 
 @pytest.mark.parametrize(("local_rank", "seen"), [(1, 1), (4, 4), (7, 2)])
