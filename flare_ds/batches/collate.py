@@ -94,10 +94,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device; to a GPU the copies go on beside what this process does next."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "known_ids"}
-        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        if device.type == "cuda":
-            tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
-        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        moved: dict[str, Any] = {n: sent(value, device) for n, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **moved, known_ids=self.host_ids)
 
     def followed_by(self, tokens: tuple[int, ...]) -> "Batch":
@@ -120,6 +117,13 @@ class Batch:
             source_answers_SB=None if self.source_answers_SB is None else read,
             answer_columns_N=torch.arange(len(tokens) + 1, device=first.device) + first,
         )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same tensor on another device; to a GPU the copy goes on beside what this process does next."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def collate(

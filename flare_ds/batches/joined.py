@@ -15,12 +15,13 @@ Legend: X distinct source rows, Y those of a cell among them, L columns, P promp
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flare_ds.batches.collate import Batch
+from flare_ds.batches.collate import Batch, sent
 from flare_ds.methods import Method
 
 
@@ -85,17 +86,17 @@ class JointBatch:
     host_ids: Tensor
 
     def to(self, device: torch.device) -> "JointBatch":
-        """The same on another device."""
+        """The same on another device, as `Batch.to`."""
         shares = {
             cell: replace(
                 share,
                 batch=share.batch.to(device),
-                source_rows_Y=None if share.source_rows_Y is None else share.source_rows_Y.to(device),
+                source_rows_Y=None if share.source_rows_Y is None else sent(share.source_rows_Y, device),
             )
             for cell, share in self.shares.items()
         }
         names = ("input_ids", "attention_mask", "position_ids", "answer_columns_N")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        moved: dict[str, Any] = {name: sent(getattr(self, name), device) for name in names}
         return replace(self, shares=shares, **moved)
 
 

@@ -161,6 +161,22 @@ def test_a_distinct_source_stands_once() -> None:
     assert batch.sources == len(read)
 
 
+def test_a_joint_batch_goes_to_a_gpu_from_pinned_memory_and_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = laid_out(cells("llama", "labels", False))
+    pinned = list[int]()
+
+    def to(tensor: torch.Tensor, device: torch.device, *, non_blocking: bool = False) -> torch.Tensor:
+        assert non_blocking and id(tensor) in pinned
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(id(tensor)) or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    sent = batch.to(torch.device("cuda", 0))
+    rows = [share.source_rows_Y for share in sent.shares.values()]
+    assert all(id(part) in pinned for part in (sent.input_ids, sent.answer_columns_N, *rows) if part is not None)
+    assert any(part is not None for part in rows) and id(sent.shares[0].batch.answers_BN) in pinned
+
+
 def test_one_cell_of_a_joint_model_is_asked_alone() -> None:
     """Bit for bit what it says where it is alone; the others are as if they were not."""
     alone = cells("gemma3", "vocabulary", False)
