@@ -44,6 +44,15 @@ def threads(processes: int, environ: Mapping[str, str]) -> dict[str, str]:
     return {"OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // processes))}
 
 
+def allocation(environ: Mapping[str, str]) -> dict[str, str]:
+    """How torch is to allocate a GPU's memory, unless the user says it; for the environment, before torch is imported.
+
+    Rows of many lengths and gathered layers leave holes between fixed segments.
+    """
+    names = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"  # torch reads the later where the first is not set
+    return {} if any(name in environ for name in names) else {names[0]: "expandable_segments:True"}
+
+
 def open_more_files() -> None:
     """Let this process, and those it starts, have as many files open as the host allows: each run maps some dozens."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

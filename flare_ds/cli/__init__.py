@@ -11,6 +11,7 @@ from flare_ds.cli.parser import GroupedHelp, Parser, Version
 from flare_ds.exceptions import HostError
 from flare_ds.failures import end
 from flare_ds.files import check_temporary
+from flare_ds.host import allocation
 from flare_ds.runtime.launched import launched_among
 
 
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     # Before torch is imported: its stores tell in forty lines of C++ frames that a rank is gone; we tell it in one.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if options.on_every_rank:
+        os.environ.update(allocation(os.environ))
     # torch renames two collectives and says so at every call; DeepSpeed still uses the old names.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
     if not options.on_every_rank and (number := launched_among(os.environ)) > 1:

@@ -22,12 +22,11 @@ from flare_ds.cli.arguments import ALL, split_off_ranks
 from flare_ds.cli.importing import check_bases
 from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.failures import say
-from flare_ds.host import gpu_names, threads, visible_gpus
+from flare_ds.host import gpu_names, gpu_variable, threads, visible_gpus
 from flare_ds.processes import end_lingering, free_port, guarded, search_path
 from flare_ds.runtime.launched import Place, place_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_ALLOCATION = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # torch reads the later name where the first is not set
 _LOOK_S = 0.1
 _PATIENCE_S = {0: 5.0, signal.SIGTERM: 30.0, signal.SIGKILL: 5.0}
 """How long the other ranks have to end when one has failed: told by that one, asked by us, and made to."""
@@ -107,10 +106,7 @@ def _gpus(wanted: int | str, environ: Mapping[str, str], visible: int) -> Device
         problem = f"--ranks {number}, but {visible} GPUs are visible here"
         raise ConfigError(problem, fix=f"use --ranks {ALL}; or say that the CPU is meant: DS_ACCELERATOR=cpu")
     names = gpu_names(environ, visible)[:number]
-    own = {"DS_ACCELERATOR": "cuda", "CUDA_VISIBLE_DEVICES": ",".join(names), **threads(number, environ)}
-    if not any(name in environ for name in _ALLOCATION):
-        # Rows of many lengths and gathered layers leave holes between fixed segments.
-        own[_ALLOCATION[0]] = "expandable_segments:True"
+    own = {"DS_ACCELERATOR": "cuda", gpu_variable(environ): ",".join(names), **threads(number, environ)}
     return Devices(tuple(names), own, f"using {number} of {visible} GPUs ({', '.join(names)})")
 
 

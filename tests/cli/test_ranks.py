@@ -114,11 +114,17 @@ def test_what_ranks_run_on(
     assert own.environment["OMP_NUM_THREADS"] == "7"
 
 
-def test_how_memory_is_allocated_is_the_users_word() -> None:
-    name = "PYTORCH_CUDA_ALLOC_CONF"
-    assert devices_for(1, {}, lambda: 1).environment[name] == "expandable_segments:True"
-    for given in (name, "PYTORCH_ALLOC_CONF"):
-        assert name not in devices_for(1, {given: "max_split_size_mb:256"}, lambda: 1).environment
+@pytest.mark.parametrize("ranks", [[], ["--ranks", "2"]])
+def test_how_memory_is_allocated_is_the_users_word(ranks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same for one process and for ranks, which have this one's environment."""
+    name, later = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
+    for given, expected in (({}, "expandable_segments:True"), ({name: "a:1"}, "a:1"), ({later: "a:1"}, None)):
+        for variable in (name, later):
+            monkeypatch.delenv(variable, raising=False)
+        for variable, value in given.items():
+            monkeypatch.setenv(variable, value)
+        assert main(["train", "nowhere.yaml", *ranks]) == 1
+        assert os.environ.get(name) == expected
 
 
 @pytest.mark.parametrize(
