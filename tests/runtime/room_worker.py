@@ -21,7 +21,7 @@ from flare_ds.runtime.process_group import rank
 from flare_ds.settings import load_config
 from flare_ds.training.run import open_run
 from flare_ds.training.together import train_together
-from flare_ds.training.trainer import Trainer
+from tests.training.alone import Trainer
 
 shares: list[ref[Tensor]] = []
 """Of a frozen weight of each model that DeepSpeed was given."""
