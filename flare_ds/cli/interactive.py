@@ -1,7 +1,8 @@
 """`predict RUN --interactive`: questions one after another, answered by a model that stays loaded.
 
 A question is a line for each text that the method reads: the target's, then each source's. An empty source line lets
-the target be read alone. A terminal is asked by name; from a pipe the same lines are read without.
+the target be read alone; with --translate there is none. A terminal is asked by name; from a pipe the same lines are
+read without.
 """
 
 import sys
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from flare_ds.tasks.base import Task
 
 
-def converse(config: Config, task: "Task", ask: "Callable[[ParallelRow], str]", lines: TextIO) -> None:
+def converse(
+    config: Config, task: "Task", ask: "Callable[[ParallelRow], str]", lines: TextIO, *, targets_alone: bool = False
+) -> None:
     """Answer until the lines end; a question that cannot be read or answered is told, and the next one is read.
 
     Args:
@@ -26,9 +29,11 @@ def converse(config: Config, task: "Task", ask: "Callable[[ParallelRow], str]", 
         task: its task.
         ask: the answer to a row, ready to be printed.
         lines: the terminal, or a pipe.
+        targets_alone: whether a question is its target's line alone, which is translated.
     """
-    reads_target = config.recipe.reads != "source"
-    names = ["target"] * reads_target + [f"source ({code})" for code in config.sources_read]
+    reads_target = targets_alone or config.recipe.reads != "source"
+    languages = () if targets_alone else config.sources_read
+    names = ["target"] * reads_target + [f"source ({code})" for code in languages]
     for texts in _questions(names, lines):
         target, sources = (texts[0], texts[1:]) if reads_target else (None, texts)
         try:

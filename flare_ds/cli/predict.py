@@ -10,6 +10,7 @@ from flare_ds.cli.arguments import add_config, add_verb, config_of, typed_path
 from flare_ds.cli.importing import libraries
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
+from flare_ds.failures import say
 from flare_ds.files import write_text
 from flare_ds.json_text import json_text
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flare_ds.data.parallel import ParallelRow
     from flare_ds.evaluation.answers import Written
     from flare_ds.evaluation.predict import Labelled, Predictor
+    from flare_ds.evaluation.translated_rows import RowTranslator
     from flare_ds.tasks.base import Task
 
     Said = Labelled | Written
@@ -32,6 +34,7 @@ def add_predict(verbs: "Verbs") -> None:
     examples = [
         'flare-ds predict runs/pl-flare --source "I waited for weeks" --target "Czekałem tygodniami"',
         "flare-ds predict runs/hi-lora --generate --target '{question: ..., context: ...}'",
+        'flare-ds predict runs/pl-flare --translate --target "Czekałem tygodniami"',
         "flare-ds predict runs/pl-flare --ranks 2 --file pairs.jsonl --output said.parquet",
         "flare-ds predict runs/pl-flare --interactive",
     ]
@@ -58,6 +61,8 @@ def add_predict(verbs: "Verbs") -> None:
     )
     source_help = "the same in the source language, where the method reads it; once for each"
     predict.add_argument("--source", action="append", default=[], metavar="TEXT", help=source_help)
+    translate_help = "translate texts that come without a source, by the engine that the translate settings name"
+    predict.add_argument("--translate", action="store_true", help=translate_help)
     output_help = "where predictions go, as .jsonl or .parquet (default: they are printed)"
     predict.add_argument("--output", type=typed_path, metavar="FILE", help=output_help)
     predict.add_argument("--generate", action="store_true", help="decode an answer, as the generate settings say")
@@ -73,26 +78,47 @@ def _predict(options: argparse.Namespace) -> None:
 
     with libraries(config.model):
         from flare_ds.evaluation.predict import Predictor
+        from flare_ds.evaluation.translated_rows import RowTranslator
         from flare_ds.runtime.joining import join_if_launched
+        from flare_ds.runtime.rank_zero import on_rank_zero
 
+    translator = RowTranslator(config, task) if options.translate else None
     join_if_launched()
+    if translator and rows:
+        rows = on_rank_zero(_translated, translator, rows)
     writes = options.generate or task.free_answers or config.evaluate.answers == "generated"
     predictor = Predictor(config, task, writes=writes)
     ask: Ask = predictor.write if writes else predictor.rank
     if options.interactive:
-        _converse(config, task, predictor, ask)
+        _converse(config, task, predictor, ask, translator)
     else:
         _tell(options, config, rows, ask(rows))
 
 
-def _converse(config: Config, task: "Task", predictor: "Predictor", ask: "Ask") -> None:
+def _translated(translator: "RowTranslator", rows: "Sequence[ParallelRow]") -> "Sequence[ParallelRow]":
+    """The rows with the sources that they lacked; those of a single one are told."""
+    filled = translator.fill(rows)
+    if len(filled) == 1:
+        for side in filled[0].sources:
+            say(f"translated: {' | '.join(side.fields.values())}" if side else "no translation: it is read alone")
+    return filled
+
+
+def _converse(
+    config: Config, task: "Task", predictor: "Predictor", ask: "Ask", translator: "RowTranslator | None"
+) -> None:
     from flare_ds.cli.interactive import converse
     from flare_ds.runtime.process_group import world_size
 
     if world_size() > 1:
         raise ConfigError(f"--interactive on {world_size()} ranks", fix="start one process, or use --file")
     _ = predictor.running  # loaded before the first question
-    converse(config, task, lambda row: _readable(ask([row])[0]), sys.stdin)
+
+    def answer(row: "ParallelRow") -> str:
+        (asked,) = [row] if translator is None else _translated(translator, [row])
+        return _readable(ask([asked])[0])
+
+    converse(config, task, answer, sys.stdin, targets_alone=translator is not None)
 
 
 def _tell(options: argparse.Namespace, config: Config, rows: "Sequence[ParallelRow]", said: "Sequence[Said]") -> None:
@@ -116,12 +142,15 @@ def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[P
     if options.output and options.output.suffix not in _FORMS:
         fix = f"choose a name that ends in {' or '.join(_FORMS)}"
         raise ConfigError(f"--output={str(options.output)!r} is of no known form", fix=fix)
+    if options.translate and options.source:
+        raise ConfigError("--translate is given beside --source", fix="leave one of them out")
     if options.interactive:
         if options.source or options.output:
             raise ConfigError("--interactive reads its texts, and prints", fix="leave --source and --output out")
         return []
     if options.file is None:
-        return [given_pair(config, task, target=options.target, sources=options.source)]
+        given = given_pair(config, task, target=options.target, sources=options.source, translate=options.translate)
+        return [given]
     if options.source:
         raise ConfigError("--source is given beside --file", fix="write it into the file's column `source`")
     if options.output and _is_same(options.file, options.output):

@@ -30,7 +30,9 @@ Text = str | Mapping[str, str]
 """A text; of a task of several fields, the fields by name."""
 
 
-def given_pair(config: Config, task: Task, *, target: str | None, sources: Sequence[str]) -> ParallelRow:
+def given_pair(
+    config: Config, task: Task, *, target: str | None, sources: Sequence[str], translate: bool = False
+) -> ParallelRow:
     """The texts of the command line as a row.
 
     Args:
@@ -38,20 +40,23 @@ def given_pair(config: Config, task: Task, *, target: str | None, sources: Seque
         task: its task.
         target: the text; may be left out where the method reads the source only.
         sources: the same text in each source language that the method reads, in the order of the config.
+        translate: whether the target is to be translated, and no source is given.
 
     Raises:
         ConfigError: a text is missing or empty, or does not say the task's fields.
     """
     languages = config.sources_read
-    if languages and len(sources) != len(languages):
+    if languages and len(sources) != len(languages) and not translate:
         raise ConfigError(
             f"method={config.method} needs a source text for each of: {', '.join(languages)}; got {list(sources)}",
-            fix='pass --source "TEXT" once for each, in that order',
+            fix='pass --source "TEXT" once for each, in that order; or --translate',
         )
-    sides = tuple(_option(task, text, "--source") for text in sources[: len(languages)])
+    texts = [None] * len(languages) if translate else sources[: len(languages)]
+    sides = tuple(None if text is None else _option(task, text, "--source") for text in texts)
     if target is None:
-        if config.recipe.reads != "source":
+        if config.recipe.reads != "source" or translate:
             raise ConfigError(f"method={config.method} reads the target text", fix='pass --target "TEXT", or --file')
+        assert sides[0] is not None
         return _row(task, "given", sides, sides[0])
     return _row(task, "given", sides, _option(task, target, "--target"))
 

@@ -1,10 +1,13 @@
 """Texts in the target language alone are put into the sources' by the engine that the run names."""
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 
 import flare_ds
+from flare_ds.cli import main
 from flare_ds.config import Config
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.evaluation.translated_rows import RowTranslator
@@ -71,14 +74,67 @@ def test_a_method_without_a_source_has_nothing_to_translate() -> None:
         translator(config_of("lora"))
 
 
-def test_a_loaded_run_translates_what_it_is_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Program(tmp_path / "program", monkeypatch)
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The config of a run that reads Spanish beside the English that its engine makes of it."""
+    Program(tmp_path / "program", monkeypatch, fails="bomba")
     settings = toy_settings(tmp_path, method="zero_shot_both")
     settings["task"]["target_language"] = "es"
     settings["translate"] = {"engine": "apertium"}
-    model = flare_ds.load(write_config(settings), "cpu")
+    return write_config(settings)
+
+
+def test_a_loaded_run_translates_what_it_is_to_read(run: Path) -> None:
+    model = flare_ds.load(run, "cpu")
     assert model.translate("word1 word2") == "WORD1 WORD2"
-    texts = ("word1", "Word2. word3")
-    assert model.translate(iter(texts)) == ["WORD1", "wORD2. WORD3"]
+    texts = ("word1", "Word2. word3", "bomba")
+    assert model.translate(iter(texts)) == ["WORD1", "wORD2. WORD3", None]
     both = model.scores(texts, source=model.translate(texts))
-    assert (both != model.scores(texts)).any()
+    alone = model.scores(texts)
+    assert (both[:2] != alone[:2]).any(axis=1).all() and both[2] == pytest.approx(alone[2], abs=1e-5)
+
+
+def test_predict_translates_a_text_that_comes_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(run), "--translate", "--target", "Word2. word3"]) == 0
+    told = capsys.readouterr()
+    assert "flare-ds: translated: wORD2. WORD3\n" in told.err
+    assert main(["predict", str(run), "--source", "wORD2. WORD3", "--target", "Word2. word3"]) == 0
+    assert capsys.readouterr().out == told.out != ""
+
+
+def test_predict_translates_the_rows_of_a_file_that_have_no_source(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for number, sources in enumerate(((None, "WORD2", None), ("WORD1", "WORD2", None))):
+        targets = ("word1", "word2", "bomba")
+        lines = [{"target": target, "source": source} for target, source in zip(targets, sources, strict=True)]
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        translate = ["--translate"] * (number == 0)
+        assert main(["predict", str(run), "--file", str(tmp_path / f"{number}.jsonl"), *translate]) == 0
+        told = capsys.readouterr()
+        assert "1 of 3 rows have no source text" in told.err
+        said.append(told.out)
+    assert said[0] == said[1]
+
+
+def test_a_question_of_a_conversation_is_its_target_alone(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    for lines, translate in (("word1\n\nword2\n", ["--translate"]), ("word1\nWORD1\n\n\nword2\nWORD2\n", [])):
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        assert main(["predict", str(run), "--interactive", *translate]) == 0
+        told = capsys.readouterr()
+        assert "no text" in told.err and ("translated: WORD2" in told.err) == bool(translate)
+        said.append(told.out)
+    assert said[0] == said[1] != ""
+
+
+def test_what_translate_does_not_go_with_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(run), "--translate", "--source", "a", "--target", "b"]) == 1
+    assert "--translate is given beside --source" in capsys.readouterr().err
+    assert main(["predict", str(run), "--translate"]) == 1
+    assert "method=zero_shot_both reads the target text" in capsys.readouterr().err
+    assert main(["predict", str(run), "method=zero_shot", "--translate", "--target", "b"]) == 1
+    assert "method=zero_shot reads no source" in capsys.readouterr().err
