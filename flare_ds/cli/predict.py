@@ -95,7 +95,7 @@ def _predict(options: argparse.Namespace) -> None:
         _tell(options, config, rows, ask(rows))
 
 
-def _translated(translator: "RowTranslator", rows: "Sequence[ParallelRow]") -> "Sequence[ParallelRow]":
+def _translated(translator: "RowTranslator", rows: "Sequence[ParallelRow]") -> "list[ParallelRow]":
     """The rows with the sources that they lacked; those of a single one are told."""
     filled = translator.fill(rows)
     if len(filled) == 1:
