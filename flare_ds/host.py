@@ -24,6 +24,8 @@ def gpu_names(environ: Mapping[str, str], visible: int) -> list[str]:
         environ: of the process.
         visible: how many it sees.
     """
+    if not visible:
+        return []
     named = [name.strip() for name in environ.get(gpu_variable(environ), "").split(",") if name.strip()]
     if visible and named and all(name.startswith("MIG-") for name in named):
         return named

@@ -124,23 +124,29 @@ class TrainedModel:
         with self._asking:
             return self._predictor.write(rows)
 
+    @alone()
     def translate(self, target: Text | Iterable[Text]) -> Any:
         """The texts in the source language, by machine: what `source` takes beside them.
 
-        The engine is the one that the run's `translate` settings name; it is loaded by the first call, and kept.
+        The engine is the one that the run's `translate` settings name, on a GPU where there is one. It is loaded by the
+        first call, and kept.
 
         Returns:
             For a text its translation, for several a list of them; of several source languages each is a list in
-            their order. None where the engine has none: the model then reads the target alone.
+            their order. None where the engine has none, and translates another text: the model then reads the target
+            alone.
 
         Raises:
             ConfigError: the method reads no source; the engine does not know the languages, or there is no such model;
                 or see `asked_rows`.
-            HostError: this machine lacks what the engine needs.
+            DataError: a language has no NLLB tag.
+            HostError: this machine lacks what the engine needs, or it translates nothing.
         """
+        rows = self._rows(target, None)
         with self._asking:
-            self._translator = self._translator or RowTranslator(self.config, self._task)
-            rows = self._translator.fill(asked_rows(self.config, self._task, target, None))
+            gpu = self.device.index or 0
+            self._translator = self._translator or RowTranslator(self.config, self._task, gpu=gpu)
+            rows = self._translator.fill(rows)
         said = [self._given(row.sources) for row in rows]
         return said[0] if isinstance(target, str | Mapping) else said
 

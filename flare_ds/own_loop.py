@@ -194,10 +194,11 @@ class FusedModel(nn.Module):
         """
         if self.settings.model.base == _NAMELESS:
             why = "the model was made in memory, or changed since it was loaded"
-            raise ConfigError(f"nothing tells which base the adapter is for: {why}", fix=_SAVE_BASE)
+            fix = f"{_SAVE_BASE}; state_dict() holds what is trained until then"
+            raise ConfigError(f"nothing tells which base the adapter is for: {why}", fix=fix)
         tensors = {name: tensor.detach().cpu() for name, tensor in self._trained().items()}
         for name, tensor in tensors.items():
-            if tuple(tensor.shape) != self._shapes[name]:
+            if tuple(tensor.shape) != self._shapes[name] or hasattr(tensor, "full_tensor"):
                 problem = f"{name} has the shape {tuple(tensor.shape)} now, and had {self._shapes[name]} as it was made"
                 raise ConfigError(problem, fix="gather the parameters first, or train without sharding them")
         peft_model = self.two_streams.peft_model

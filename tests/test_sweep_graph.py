@@ -703,14 +703,30 @@ def test_more_ranks_than_gpus_are_refused_before_anything_is_made_or_looked_for(
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     gone = [f"base.task.data_dir={bench.path.parent / 'gone'}"]
-    for run in (sweep, dry_run):
-        with pytest.raises(ConfigError, match=r"^ranks=2 needs 2 GPUs, but 1 is visible here") as refused:
-            run(bench.path, ["launch=null", "ranks=2", *gone])
-        assert refused.value.fix.startswith("use ranks=all")
+    with pytest.raises(ConfigError, match=r"^ranks=2 needs 2 GPUs, but 1 is visible here") as refused:
+        sweep(bench.path, ["launch=null", "ranks=2", *gone])
+    assert refused.value.fix.startswith("use ranks=all")
     assert not (bench.path.parent / "out").exists()
-    dry_run(bench.path, ["launch=null", "ranks=2"], only=["prepare"])
-    dry_run(bench.path, ["launch=null", "ranks=all"])
-    dry_run(bench.path)
+    told = "cannot run here: ranks=2 needs 2 GPUs, but 1 is visible here"
+    assert dry_run(bench.path, ["launch=null", "ranks=2"]).startswith(told)
+    for shown in (
+        dry_run(bench.path, ["launch=null", "ranks=2"], only=["prepare"]),
+        dry_run(bench.path, ["launch=null", "ranks=all"]),
+        dry_run(bench.path),
+    ):
+        assert "cannot run here" not in shown
+
+
+def test_a_finished_sweep_is_reported_where_there_are_fewer_gpus(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(bench.path) == 0
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    capsys.readouterr()
+    assert sweep(bench.path, ["launch=null", "ranks=2"]) == 0
+    assert "| lora" in capsys.readouterr().out
+    assert "cannot run here" not in dry_run(bench.path, ["launch=null", "ranks=2"])
 
 
 def test_each_job_has_a_slice_of_a_gpu_of_which_a_process_sees_one(monkeypatch: pytest.MonkeyPatch) -> None:

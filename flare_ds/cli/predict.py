@@ -77,21 +77,27 @@ def _predict(options: argparse.Namespace) -> None:
     rows = _given(options, config, task)
 
     with libraries(config.model):
+        from flare_ds.evaluation.evaluate import saved_adapter
         from flare_ds.evaluation.predict import Predictor
         from flare_ds.evaluation.translated_rows import RowTranslator
+        from flare_ds.runtime.engine import let_go
         from flare_ds.runtime.joining import join_if_launched
-        from flare_ds.runtime.rank_zero import on_rank_zero
+        from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 
-    translator = RowTranslator(config, task) if options.translate else None
     join_if_launched()
-    if translator and rows:
-        rows = on_rank_zero(_translated, translator, rows)
     writes = options.generate or task.free_answers or config.evaluate.answers == "generated"
     predictor = Predictor(config, task, writes=writes)
     ask: Ask = predictor.write if writes else predictor.rank
+    translator = None
+    if options.translate:
+        agreed(saved_adapter, config)  # a run that cannot answer needs no translation
+        translator = agreed(RowTranslator, config, task)
     if options.interactive:
         _converse(config, task, predictor, ask, translator)
     else:
+        if translator:
+            rows, translator = on_rank_zero(_translated, translator, rows), None
+            let_go()  # so that the base has its room
         _tell(options, config, rows, ask(rows))
 
 
@@ -99,8 +105,9 @@ def _translated(translator: "RowTranslator", rows: "Sequence[ParallelRow]") -> "
     """The rows with the sources that they lacked; those of a single one are told."""
     filled = translator.fill(rows)
     if len(filled) == 1:
-        for side in filled[0].sources:
-            say(f"translated: {' | '.join(side.fields.values())}" if side else "no translation: it is read alone")
+        for before, side in zip(rows[0].sources, filled[0].sources, strict=True):
+            if before is None:
+                say(f"translated: {' | '.join(side.fields.values())}" if side else "the text has no translation")
     return filled
 
 

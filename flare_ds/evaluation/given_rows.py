@@ -54,7 +54,9 @@ def given_pair(
     texts = [None] * len(languages) if translate else sources[: len(languages)]
     sides = tuple(None if text is None else _option(task, text, "--source") for text in texts)
     if target is None:
-        if config.recipe.reads != "source" or translate:
+        if translate:
+            raise ConfigError("--translate has nothing to translate", fix='pass --target "TEXT", or --file')
+        if config.recipe.reads != "source":
             raise ConfigError(f"method={config.method} reads the target text", fix='pass --target "TEXT", or --file')
         assert sides[0] is not None
         return _row(task, "given", sides, sides[0])

@@ -9,34 +9,46 @@ from dataclasses import replace
 from flare_ds.config import Config
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import ConfigError
+from flare_ds.failures import warn
+from flare_ds.progress import bar
+from flare_ds.runtime.process_group import rank
 from flare_ds.tasks.base import Row, Task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.translation.batches import in_order
-from flare_ds.translation.engines import Direction
+from flare_ds.translation.engines import ENGINES, Direction
 from flare_ds.translation.rows import UntranslatedError, segments_of, translate_row
+from flare_ds.translation.run import substitutes
 from flare_ds.translation.worker import Worker
+
+_FIX = "see what it says above; check translate.engine and translate.model, or give the texts with their sources"
 
 
 class RowTranslator:
-    """Translates the targets of rows; the engine is loaded when it is first needed, and kept.
+    """Translates the targets of rows; an engine for each source language is loaded when it is first needed, and kept.
 
     Args:
         config: of the run; its `translate` settings name the engine.
         task: its task.
+        gpu: the number of the GPU that engines use, where there is one and they can.
 
     Raises:
-        ConfigError: the method reads no source.
+        ConfigError: the method reads no source, the engine does not know the languages, or there is no such model.
         DataError: a language has no NLLB tag.
+        HostError: this machine lacks what the engine needs.
     """
 
-    def __init__(self, config: Config, task: Task) -> None:
+    def __init__(self, config: Config, task: Task, *, gpu: int = 0) -> None:
         if not config.sources_read:
             problem = f"method={config.method} reads no source, so there is nothing to translate"
             raise ConfigError(problem, fix="ask without a translation")
         own = nllb_tag(task, config.task.target_language)
         self._directions = [Direction(own, nllb_tag(task, code)) for code in config.sources_read]
+        for direction in self._directions:
+            ENGINES.get(config.translate.engine).identity(config.translate, direction)  # what can refuse, does so now
+        for line in substitutes(config.task) if rank() == 0 else ():
+            warn(line)
         self._long_field, self._size = task.long_field, config.translate.batch_size
-        self._worker = Worker(config.translate, 0, dict.fromkeys(self._directions, ()))
+        self._workers = [Worker(config.translate, gpu, {}, fix=_FIX) for _ in self._directions]
 
     def fill(self, rows: Sequence[ParallelRow]) -> list[ParallelRow]:
         """Give rows the sources that they lack.
@@ -45,27 +57,28 @@ class RowTranslator:
             The rows, in their order. None stays in the place of a source where the engine has no translation.
 
         Raises:
-            ConfigError: the engine does not know the languages, or there is no such model.
-            HostError: this machine lacks what the engine needs, or it translates nothing.
+            HostError: the engine does not start, or it translates nothing.
         """
         filled = list(rows)
-        for place, direction in enumerate(self._directions):
+        for place in range(len(self._directions)):
             lacking = [number for number, row in enumerate(filled) if row.sources[place] is None]
-            sides = self._translated([filled[number].target for number in lacking], direction)
+            sides = self._translated([filled[number].target for number in lacking], place)
             for number, side in zip(lacking, sides, strict=True):
                 sources = list(filled[number].sources)
                 sources[place] = side
                 filled[number] = replace(filled[number], sources=tuple(sources))
         return filled
 
-    def _translated(self, sides: Sequence[Side], direction: Direction) -> Iterator[Side | None]:
+    def _translated(self, sides: Sequence[Side], place: int) -> Iterator[Side | None]:
         rows = [Row("", side.fields) for side in sides]
         ordered = in_order([segment for row in rows for segment in segments_of(row, self._long_field)])
         said = dict[str, str | None]()
-        for start in range(0, len(ordered), self._size):
-            segments = ordered[start : start + self._size]
-            for segment, found in zip(segments, self._worker.translate(direction, segments), strict=True):
-                said[segment] = found and found.text
+        with bar(total=len(ordered), desc="translate", unit="sentence") as shown:
+            for start in range(0, len(ordered), self._size):
+                segments = ordered[start : start + self._size]
+                found = self._workers[place].translate(self._directions[place], segments)
+                said |= {segment: one and one.text for segment, one in zip(segments, found, strict=True)}
+                shown.update(len(segments))
         for row, side in zip(rows, sides, strict=True):
             yield _put_together(row, side, self._long_field, said)
 

@@ -29,7 +29,9 @@ def changed_weight(model: PreTrainedModel, base: str) -> str | None:
         The first; None: all are the same, or it cannot be told, as of a quantised model, or of files in another format.
     """
     try:
-        inside = {linear.weight for layer in decoder_layers(model) for linear in linears_of(layer).values()}
+        inside = {
+            getattr(linear, "weight", None) for layer in decoder_layers(model) for linear in linears_of(layer).values()
+        }
         directory = directory_of(base)
         file_of = files_of_weights(directory)
         stored = names_in_files(model, file_of)
@@ -46,7 +48,7 @@ def changed_weight(model: PreTrainedModel, base: str) -> str | None:
 
 def _is_other(weight: nn.Parameter, tensors: safe_open, stored: str) -> bool:
     rows = tensors.get_slice(stored)
-    plain = type(weight) is nn.Parameter and weight.is_floating_point()
+    plain = type(weight) is nn.Parameter and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
     if not plain or weight.is_meta or is_partitioned(weight) or rows.get_dtype() not in _PRECISIONS:
         return False
     middle = slice(len(weight) // 2, len(weight) // 2 + 1)

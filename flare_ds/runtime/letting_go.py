@@ -30,10 +30,11 @@ def let_go_of_shared() -> None:
     gone = [root for held, root in _opened if held() is None]
     _opened[:] = [(held, root) for held, root in _opened if held() is not None]
     for root in gone:
-        root.destroy()
         _take_off_the_stack(root)
     if gone:
         _forget_answers()
+    for root in gone:
+        root.destroy()
 
 
 def _take_off_the_stack(root: "DeepSpeedEngine") -> None:

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from flare_ds.exceptions import ConfigError
 from flare_ds.human import human_age, human_size
 from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs, stale_runs
 from flare_ds.sweep.inputs import check_inputs
 from flare_ds.sweep.memory import CellMemory
-from flare_ds.sweep.nodes import PARTS, REPORT, has_cache, nodes_of
-from flare_ds.sweep.plan import load_sweep
+from flare_ds.sweep.nodes import PARTS, REPORT, Node, has_cache, nodes_of
+from flare_ds.sweep.plan import Plan, load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
 from flare_ds.sweep.record import SweepRecord, record_of
 from flare_ds.sweep.slots import slots_of
@@ -29,10 +30,9 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
         only: as of `sweep`; what is not asked for is not shown.
 
     Raises:
-        FlareError: a setting is wrong, data or a base is not there, or there are too few GPUs.
+        FlareError: a setting is wrong, or data or a base is not there.
     """
     plan = load_sweep(path, overrides)
-    slots_of(plan, jobs, only, os.environ)
     changed = changed_runs(plan)
     stale = {run.name for run in stale_runs(plan, changed)}
     nodes, memory = nodes_of(plan, jobs, stale), CellMemory(plan)
@@ -46,12 +46,22 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
     lacking = record.blocked([name for name in record.of_state("waiting") if record.nodes[name].kind not in only])
     record.nodes = {name: node for name, node in record.nodes.items() if node.kind in only}
     able = {*record.of_state("waiting")} - lacking.keys()
+    here = _refusal(plan, jobs, [node for node in nodes if node.name in {*record.of_state("waiting")}])
     to_do = {node.name: node.runs for node in nodes if node.kind == "cells" and node.name in able}
     differs = {run.name: what for what, runs in changed.items() for run in runs}
     sizes = {name: memory.of(runs) for name, runs in to_do.items()}
     cells = {name: len(runs) for name, runs in to_do.items()}
     then = "; then the report" if REPORT in only else ""
-    return f"{_table(record, typical, differs, cells, sizes, lacking)}{then}{left(record, typical)}"
+    return f"{here}{_table(record, typical, differs, cells, sizes, lacking)}{then}{left(record, typical)}"
+
+
+def _refusal(plan: Plan, jobs: int, to_do: Sequence[Node]) -> str:
+    """Why this host cannot run it, as lines; it may be meant for another one."""
+    try:
+        slots_of(plan, jobs, to_do, os.environ)
+    except ConfigError as error:
+        return f"cannot run here: {error}\n\n"
+    return ""
 
 
 def _table(

@@ -63,8 +63,10 @@ def sweep(
     """
     _check_parts(only, rerun_changed)
     plan = load_sweep(path, overrides)
-    environments = slots_of(plan, jobs, only, os.environ)
-    check_inputs(nodes_of(plan), path, only)
+    nodes = nodes_of(plan)
+    to_do = (node for node in nodes if node.kind in only and (rerun_changed or not node.finished()))
+    environments = slots_of(plan, jobs, to_do, os.environ)
+    check_inputs(nodes, path, only)
     _check_launcher(plan, path)
     with disk_errors(plan.out):
         plan.out.mkdir(parents=True, exist_ok=True)

@@ -85,16 +85,17 @@ def _translate(tasks: "Sequence[_Task]", translate: TranslateConfig, workers: in
 
 def describe(config: TaskConfig, directories: Sequence[Path]) -> list[str]:
     """The quality reports of translations as lines to print, and which languages others stand in for."""
-    lines = [f"{code} is in no NLLB model: {tag} stands in for it" for code, tag in _substitutes(config).items()]
+    lines = substitutes(config)
     for directory in directories:
         lines += [str(directory), *read_manifest(directory).report.lines()]
     return lines
 
 
-def _substitutes(config: TaskConfig) -> dict[str, str]:
+def substitutes(config: TaskConfig) -> list[str]:
+    """Which languages others stand in for, as lines to print."""
     own = task_of(config).nllb_tags
-    codes = (config.source_language, config.target_language)
-    return {code: SUBSTITUTES[code] for code in codes if code in SUBSTITUTES and code not in own}
+    found = [code for code in config.languages if code in SUBSTITUTES and code not in own]
+    return [f"{code} is in no NLLB model: {SUBSTITUTES[code]} stands in for it" for code in found]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ Probes = Mapping[Direction, Sequence[str]]
 """Some sentences of each direction, by which an engine that has translated nothing yet shows that it works."""
 
 
+_AGAIN = (
+    "run the same command again: it goes on from here; if it stays so, use fewer --workers, or other GPUs "
+    "(CUDA_VISIBLE_DEVICES; worker k uses the k-th, from 0)"
+)
 _SMALLER = "; a smaller translate.batch_size is faster"
 
 
@@ -30,11 +34,12 @@ class Worker:
     Args:
         translate: which engine, and its settings.
         number: of this worker.
-        probes: of all directions.
+        probes: of all directions; of one that is not among them there are none.
+        fix: of an engine that is broken.
     """
 
-    def __init__(self, translate: TranslateConfig, number: int, probes: Probes) -> None:
-        self._translate, self._number, self._probes = translate, number, probes
+    def __init__(self, translate: TranslateConfig, number: int, probes: Probes, *, fix: str = _AGAIN) -> None:
+        self._translate, self._number, self._probes, self._fix = translate, number, probes, fix
         self._direction: Direction | None = None
         self._engine: Engine | None = None
         self._translatable: Sequence[str]
@@ -63,7 +68,7 @@ class Worker:
             raise
         except Exception as error:
             raise self._broken("does not start", _first_line(error)) from error
-        self._direction, self._translatable = direction, self._probes[direction]
+        self._direction, self._translatable = direction, self._probes.get(direction, ())
 
     def _translate_all(self, segments: Sequence[str]) -> list[Said | None]:
         why = ""
@@ -106,8 +111,7 @@ class Worker:
     def _broken(self, how: str, why: str) -> HostError:
         return HostError(
             f"translate.engine={self._translate.engine!r} {how} in worker {self._number}{': ' if why else ''}{why}",
-            fix="run the same command again: it goes on from here; if it stays so, use fewer --workers, or other GPUs "
-            "(CUDA_VISIBLE_DEVICES; worker k uses the k-th, from 0)",
+            fix=self._fix,
         )
 
 

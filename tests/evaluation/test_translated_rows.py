@@ -2,17 +2,20 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import flare_ds
 from flare_ds.cli import main
-from flare_ds.config import Config
+from flare_ds.config import Config, TranslateConfig
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.evaluation.translated_rows import RowTranslator
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.tasks.base import TASKS, Answer
+from flare_ds.translation.engines import Apertium, Direction
+from tests.mt import write_mt_model
 from tests.toy import toy_settings, write_config
 from tests.translation.rows import Program
 
@@ -69,6 +72,62 @@ def test_a_question_keeps_that_its_answer_is_not_known(tmp_path: Path, monkeypat
     assert filled.sources == (Side({"question": "qUE?", "context": "sI."}, (Answer(""),)),)
 
 
+def test_an_engine_that_cannot_be_used_is_refused_before_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match="apertium") as raised:
+        translator(config_of())
+    assert "install" in raised.value.fix
+    Program(tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match="apertium"):
+        translator(config_of(target="pl"))
+
+
+def test_an_engine_that_says_nothing_is_told_from_a_text_that_it_cannot_translate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Program(tmp_path, monkeypatch, fails="bomba")
+    asked = translator(config_of())
+    with pytest.raises(HostError, match="translates nothing") as raised:
+        asked.fill([row("una bomba", None)])
+    assert "give the texts with their sources" in raised.value.fix and "again" not in raised.value.fix
+    asked.fill([row("tres", None)])
+    assert asked.fill([row("una bomba", None)]) == [row("una bomba", None)]
+
+
+def test_an_engine_of_each_language_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Program(tmp_path, monkeypatch)
+    opened = []
+    monkeypatch.setattr(Apertium, "__init__", recording(Apertium.__init__, opened))
+    asked = translator(config_of(target="en", source_language="es", extra_source_languages=["ca"]))
+    for _ in range(2):
+        asked.fill([row("one", None, None)])
+    assert [direction.to_language for direction in opened] == ["spa_Latn", "cat_Latn"]
+
+
+def recording(open_engine: Callable[..., None], opened: list[Direction]) -> Callable[..., None]:
+    def record(self: Apertium, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
+        opened.append(direction)
+        open_engine(self, translate, direction, worker=worker)
+
+    return record
+
+
+def test_a_language_that_stands_in_for_another_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mt_model(tmp_path / "mt")
+    settings = {"engine": "nllb", "model": str(tmp_path / "mt")}
+    config = config_of(task="nusax", target="nij").model_copy(update={"translate": TranslateConfig(**settings)})
+    with pytest.raises(ConfigError, match="knows no ind_Latn"):
+        translator(config)
+    monkeypatch.setattr("tests.mt.LANGUAGES", ["eng_Latn", "ind_Latn"])
+    write_mt_model(tmp_path / "mt")
+    translator(config)
+    assert "nij is in no NLLB model: ind_Latn stands in for it" in capsys.readouterr().err
+
+
 def test_a_method_without_a_source_has_nothing_to_translate() -> None:
     with pytest.raises(ConfigError, match="method=lora reads no source"):
         translator(config_of("lora"))
@@ -88,7 +147,7 @@ def test_a_loaded_run_translates_what_it_is_to_read(run: Path) -> None:
     model = flare_ds.load(run, "cpu")
     assert model.translate("word1 word2") == "WORD1 WORD2"
     texts = ("word1", "Word2. word3", "bomba")
-    assert model.translate(iter(texts)) == ["WORD1", "wORD2. WORD3", None]
+    assert model.translate(text for text in texts if model.label(text)) == ["WORD1", "wORD2. WORD3", None]
     both = model.scores(texts, source=model.translate(texts))
     alone = model.scores(texts)
     assert (both[:2] != alone[:2]).any(axis=1).all() and both[2] == pytest.approx(alone[2], abs=1e-5)
@@ -135,6 +194,6 @@ def test_what_translate_does_not_go_with_is_refused(run: Path, capsys: pytest.Ca
     assert main(["predict", str(run), "--translate", "--source", "a", "--target", "b"]) == 1
     assert "--translate is given beside --source" in capsys.readouterr().err
     assert main(["predict", str(run), "--translate"]) == 1
-    assert "method=zero_shot_both reads the target text" in capsys.readouterr().err
+    assert "--translate has nothing to translate" in capsys.readouterr().err
     assert main(["predict", str(run), "method=zero_shot", "--translate", "--target", "b"]) == 1
     assert "method=zero_shot reads no source" in capsys.readouterr().err
