@@ -45,8 +45,9 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
             record.change(node.name, state="waiting")
     lacking = record.blocked([name for name in record.of_state("waiting") if record.nodes[name].kind not in only])
     record.nodes = {name: node for name, node in record.nodes.items() if node.kind in only}
-    able = {*record.of_state("waiting")} - lacking.keys()
-    here = _refusal(plan, jobs, [node for node in nodes if node.name in {*record.of_state("waiting")}])
+    waiting = {*record.of_state("waiting")}
+    here = _refusal(plan, jobs, [node for node in nodes if node.name in waiting])
+    able = waiting - lacking.keys()
     to_do = {node.name: node.runs for node in nodes if node.kind == "cells" and node.name in able}
     differs = {run.name: what for what, runs in changed.items() for run in runs}
     sizes = {name: memory.of(runs) for name, runs in to_do.items()}

@@ -261,9 +261,13 @@ def test_wandb_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = config_of(tmp_path, to=["wandb"])
     logged(config)
-    files = list(Path(config.run_dir).glob("wandb/offline-run-*/run-*.wandb"))
-    content = b"".join(file.read_bytes() for file in files)
-    assert all(name in content for name in (b"loss/train", b"score/test", b"source/share_by_layer"))
+    content, patience = b"", time.monotonic() + 60
+    names = (b"loss/train", b"score/test", b"source/share_by_layer")
+    while not all(name in content for name in names) and time.monotonic() < patience:
+        # A process of W&B's own writes them, and may do so a little after it has said that it is done.
+        time.sleep(0.1)
+        content = b"".join(file.read_bytes() for file in Path(config.run_dir).glob("wandb/offline-run-*/run-*.wandb"))
+    assert [name for name in names if name not in content] == []
 
 
 def test_mlflow_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
