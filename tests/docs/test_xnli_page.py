@@ -30,8 +30,14 @@ def section() -> str:
     return " ".join(found.split())
 
 
+def runs(rows: list[dict[str, str]], method: str) -> list[str]:
+    """The columns of a method, one for each of its seeds."""
+    return [name for name in rows[0] if name.rpartition("-seed")[0] == method]
+
+
 def right(rows: list[dict[str, str]], method: str) -> np.ndarray:
-    return np.array([row[f"{method}-seed1"] == row["label"] for row in rows], float)
+    """Which rows each seed has right: float [S, N]."""
+    return np.array([[row[name] == row["label"] for row in rows] for name in runs(rows, method)], float)
 
 
 def signed(value: float) -> str:
@@ -40,17 +46,14 @@ def signed(value: float) -> str:
 
 def test_the_report_on_these_rows_is_the_page(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     for method in METHODS:
-        run = write_run(tmp_path, f"sw/{method}-seed1", method, 1, [True], name="xnli", target="sw")
-        said = [
-            {
-                "id": row["id"],
-                "label": row["label"],
-                "prediction": row[f"{method}-seed1"],
-                "cluster": int(row["premise"]),
-            }
-            for row in rows
-        ]
-        write_scores(run, "accuracy", float(right(rows, method).mean()), said)
+        for name, right_N in zip(runs(rows, method), right(rows, method), strict=True):
+            seed = int(name.rpartition("-seed")[2])
+            run = write_run(tmp_path, f"sw/{name}", method, seed, [True], name="xnli", target="sw")
+            said = [
+                {"id": row["id"], "label": row["label"], "prediction": row[name], "cluster": int(row["premise"])}
+                for row in rows
+            ]
+            write_scores(run, "accuracy", float(right_N.mean()), said)
     compared = [
         [list(line.values())[2:] for table in tables(text) if "findable" in table[0] for line in table]
         for text in (report(tmp_path).text, PAGE.read_text(encoding="utf-8"))
@@ -69,6 +72,6 @@ def test_scores_and_differences_follow_from_the_rows(rows: list[dict[str, str]],
         ("source_prefix", "flare"),
         ("flare", FUSED[2]),
     ]:
-        known = over_seeds_and_rows((right(rows, one) - right(rows, other))[None], premises)
+        known = over_seeds_and_rows(right(rows, one) - right(rows, other), premises)
         low, high = known.interval
         assert f"{signed(known.mean)} ({signed(low)} to {signed(high)})" in section, (one, other)
