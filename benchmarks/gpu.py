@@ -37,6 +37,7 @@ from world import pairs_config, word_tokenizer, write_base
 from flare_ds.config import Config
 from flare_ds.data.cache import open_cache, prepare_cache
 from flare_ds.models.loading import load_shape
+from flare_ds.runtime.costs import Costs
 from flare_ds.runtime.engine import make_room
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.memory import estimate_memory
@@ -192,7 +193,6 @@ def speed(sizes: Sizes, directory: Path) -> dict[str, Any]:
     for method in ("lora", "flare"):
         config = sizes.config(directory, sizes.all_layers, method=method)
         shape = load_shape(config.model)
-        weights = sum(parameter.numel() for parameter in shape.parameters())
         estimate = estimate_memory(config, shape, streams=1 + config.sources, ranks=1)
         training, batch = Training(method, config, engine=False), sizes.batch(config).to(device())
         training.root.to(device())
@@ -200,11 +200,11 @@ def speed(sizes: Sizes, directory: Path) -> dict[str, Any]:
         with device_peak() as peak:
             seconds = timed(partial(training.step, batch))
         tokens = sizes.rows * batch.input_ids.shape[1]  # of the target
+        flops = Costs(config, shape, labels=3).of(batch)["flops"]
         found[method] = {
             "seconds": seconds,
             "target_tokens_per_second": tokens / seconds,
-            "tflops_4n": 4 * weights * tokens / seconds / 1e12,
-            "tflops_6n": 6 * weights * tokens / seconds / 1e12,
+            "tflops_4n": flops / seconds / 1e12,  # as TensorBoard shows them
             "peak_bytes": peak["peak_bytes"],
             "estimate_bytes": round(estimate.bytes(batch.input_ids.numel())),
         }

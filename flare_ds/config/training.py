@@ -66,7 +66,9 @@ class EvaluateConfig(Section):
     """The scoring of held-out rows."""
 
     answers: Literal["ranked", "generated"] = Field(
-        "ranked", description="label words by their log-likelihood, or by what the model writes (the paper's protocol)"
+        "ranked",
+        description="label words by their log-likelihood, or by what the model writes (the paper's protocol: with "
+        "train.objective: vocabulary, in stage 1 as well, or nothing has taught it to write)",
     )
     late: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = Field(
         None,

@@ -12,8 +12,9 @@ _COLUMNS = ("task", "model", "method", "languages", "ours", "the paper's")
 _NOTE = (
     "In points, averaged over languages. The paper's (FLARE, ACL 2025, main table) are its authors' figures for all of "
     "a task's languages, from their translations, seeds and training; ours are the mean of the scores above. So this "
-    "says whether ours are in its range, not which is better. Its flare has pairing=output, fused_modules=[q_proj, "
-    "v_proj] and source_down=shared, which are not the defaults here."
+    "says whether ours are in its range, not which is better. Its label words are written, ours are ranked unless "
+    "evaluate.answers=generated; and it trains longer, on NF4 bases (docs/departures.md). Its flare "
+    "has pairing=output, fused_modules=[q_proj, v_proj] and source_down=shared, which are not the defaults here."
 )
 
 

@@ -4,19 +4,20 @@ Counted from the shapes of the model and of the batch, padding included: what a 
 used. A stream has the columns that its own longest row fills. A multiplication with its addition is two operations, so
 N elements of weights cost a token 2N a pass:
 
-                               forward   gradient of inputs   of weights   forward again (gradient_checkpointing)
-    frozen, in a row             2N             2N                 –                    2N
-    frozen, source stream        2N              –                 –                     –
-    adapter, in a row            2N             2N                2N                    2N
-    A, for a source state        2N              –                2N                    2N
+                               forward   gradient of inputs   of weights
+    frozen, in a row             2N             2N                 –
+    frozen, source stream        2N              –                 –
+    adapter, in a row            2N             2N                2N
+    A, for a source state        2N              –                2N
 
 Attention costs every pair of columns 4 operations a layer and unit of its heads' width in a forward, twice that in a
 backward. Where a source stream has a gradient (x_mixup) it costs what the row does. The head is counted where it is
 computed: at the positions that predict answers.
 
-Not counted: looking up embeddings; norms, rotary tables, activations and softmax; what a fusion function computes
-between A and B; loss, clipping and optimizer; stored source states, which are computed before the first step. Counted,
-though nobody needs them: the gradients of the very first layer's inputs.
+Not counted: what train.gradient_checkpointing computes again; looking up embeddings; norms, rotary tables,
+activations and softmax; what a fusion function computes between A and B; loss, clipping and optimizer; stored source
+states, which are computed before the first step. Counted, though nobody needs them: the gradients of the very first
+layer's inputs.
 
 Legend: S source streams that run, B rows, L columns, N answer positions, M columns of stored states, D their width.
 """
@@ -57,7 +58,6 @@ class Costs:
         self.frozen_of_source = self.frozen - _elements(_unread(layers[-1], config))
         self.adapter = config.adapter.r * sum(linear.in_features + linear.out_features for linear in adapted)
         self.source_down = config.adapter.r * sum(linear.in_features for linear in fused)
-        self.again = int(config.train.gradient_checkpointing)
         self.runs = Workload(config)
 
     def of(self, batch: Batch) -> dict[str, int]:
@@ -70,13 +70,7 @@ class Costs:
         flops = trained.tokens * self._trained_token(trained.columns) + passing.tokens * self._token(passing.columns)
         flops += self._head(trained.rows * len(batch.answer_columns_N)) + self._sources(batch)
         if self.runs.reads_keys:  # attention over the sources' columns, whose gradient a backward makes, too
-            flops += (
-                trained.tokens
-                * self.per_pair
-                * self.runs.columns_before(batch)
-                * self.runs.reads_keys
-                * (3 + self.again)
-            )
+            flops += 3 * trained.tokens * self.per_pair * self.runs.columns_before(batch) * self.runs.reads_keys
         flops += self._mixing(rows, trained.columns, batch.prompt_columns) if self.runs.mixes else 0
         tokens_SB = batch.attention_mask.sum(1).view(-1, rows)
         return {
@@ -87,8 +81,7 @@ class Costs:
 
     def _trained_token(self, columns: int) -> int:
         """A token whose states have a gradient."""
-        linear = 2 * self.frozen * (2 + self.again) + 2 * self.adapter * (3 + self.again)
-        return linear + self.per_pair * columns * (3 + self.again)
+        return 2 * self.frozen * 2 + 2 * self.adapter * 3 + self.per_pair * columns * 3
 
     def _token(self, columns: int) -> int:
         """A token of a source stream, which only passes through."""
@@ -101,10 +94,10 @@ class Costs:
         """Source states on their way into the bottleneck; stored ones perhaps through a projection of their width."""
         rows, stored = len(batch.weights_B), batch.stored_BMKD
         if stored is None:
-            return 2 * self.source_down * (2 + self.again) * self.runs.passing(batch).tokens
+            return 2 * self.source_down * 2 * self.runs.passing(batch).tokens
         projection = stored.shape[-1] * self.width if self.config.reads_mt_encoder else 0
         gradient_of_inputs = int(projection > 0)
-        per_state = 2 * self.source_down * (2 + gradient_of_inputs + self.again) + 2 * projection * 2
+        per_state = 2 * self.source_down * (2 + gradient_of_inputs) + 2 * projection * 2
         return per_state * rows * stored.shape[1]
 
     def _mixing(self, rows: int, columns: int, prompt_columns: int) -> int:
