@@ -9,6 +9,7 @@ Tasks of both kinds can be sent to worker processes.
 import copyreg
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ _KEYS: dict[str, str] = {
     key: schema["description"] for key, schema in TypeAdapter(TableTask).json_schema()["properties"].items()
 }
 """What each key of a YAML declaration says."""
+_NAME = re.compile(r"[\w-][\w.-]*")
+"""What a task of the user's own may be called: the directories of its caches begin so."""
 
 
 def task_of(config: TaskConfig) -> Task:
@@ -50,9 +53,9 @@ def task_of(config: TaskConfig) -> Task:
         raise ConfigError(f"task.path={config.path!r} is neither .yaml nor .py", fix="docs/tasks.md shows both")
     if not path.exists():
         raise ConfigError(f"task.path={config.path!r} is not there", fix="check the path")
-    if path.suffix == ".py":
-        return check_task(_task_in_module(path.absolute(), config.name))
-    return check_task(_checked_name(_task_in_yaml(path), config.name, path))
+    is_python = path.suffix == ".py"
+    task = _task_in_module(path.absolute(), config.name) if is_python else _task_in_yaml(path)
+    return check_task(_checked_name(task, config, path))
 
 
 def check_languages(task: Task, config: TaskConfig) -> None:
@@ -100,10 +103,14 @@ def _check_own(task: Task, config: TaskConfig) -> None:
         raise DataError(f"{problem}, so they make no pairs (task.sides=own)", fix=translated)
 
 
-def _checked_name(task: Task, name: str, path: Path) -> Task:
-    if task.name != name:
-        problem = f"task.name={name!r}, but {path} defines task {task.name!r}"
+def _checked_name(task: Task, config: TaskConfig, path: Path) -> Task:
+    if task.name != config.name:
+        problem = f"task.name={config.name!r}, but {path} defines task {task.name!r}"
         raise ConfigError(problem, fix=f"set task.name={task.name}")
+    of_a_run = path != Path(str(config.path))  # one that an earlier version made under any name is still scored
+    if not of_a_run and not _NAME.fullmatch(task.name):
+        fix = f"use letters, digits, _, - and . alone, and no . in front, there and in {path}"
+        raise ConfigError(f"task.name={task.name!r} cannot begin the name of a directory", fix=fix)
     return task
 
 

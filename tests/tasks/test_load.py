@@ -13,6 +13,7 @@ from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks import TYDIQA, XNLI, MultiEmo, Row, Task
 from flare_ds.tasks.load import check_languages, task_of
 from flare_ds.tasks.nusax import NUSAX
+from flare_ds.tasks.of_run import keep_task_file, use_named_task, use_task_of_run
 
 DECLARED = {
     "name": "mine",
@@ -129,6 +130,32 @@ def test_a_declaration_at_odds_with_itself_names_the_key(tmp_path: Path, changes
     with pytest.raises(ConfigError, match=said) as caught:
         task_of(config(path))
     assert str(path) in caught.value.problem
+
+
+@pytest.mark.parametrize("name", ["org/mine", "../mine", ".mine", "", "my mine", "a:b", "mine\n"])
+@pytest.mark.parametrize("suffix", [".yaml", ".py"])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, suffix: str) -> None:
+    """Its caches would lie where no run looks for them."""
+    module = write(tmp_path / "mine.py", MODULE.replace('"mine"', repr(name)))
+    path = module if suffix == ".py" else declared(tmp_path, name=name)
+    with pytest.raises(ConfigError, match=r"task\.name=.* cannot begin the name of a directory\n  fix: use letters"):
+        task_of(config(path, name=name))
+
+
+@pytest.mark.parametrize("name", ["mine", "my-mine_2.1", "żółty", "_mine"])
+def test_a_name_of_letters_and_digits_is_taken(tmp_path: Path, name: str) -> None:
+    assert task_of(config(declared(tmp_path, name=name), name=name)).name == name
+
+
+def test_a_run_that_began_under_another_kind_of_name_is_still_read(tmp_path: Path) -> None:
+    path, run = declared(tmp_path, name="org/mine"), tmp_path / "run"
+    run.mkdir()
+    keep_task_file(str(path), run)
+    use_task_of_run(str(path), run, trusted=False)
+    assert task_of(config(path, name="org/mine")).name == "org/mine"
+    use_named_task(str(path))
+    with pytest.raises(ConfigError, match="org/mine"):
+        task_of(config(path, name="org/mine"))
 
 
 @pytest.mark.parametrize("template", ["Answer:", "{{text}}\nAnswer:", {"en": "{text}:", "pl": "{{text}}:"}])
