@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -168,10 +169,18 @@ def _records(origin: str, files: Sequence[Path], columns: Collection[str], kind:
     return Records(origin, classes, (record for file in files for record in _read(file, columns, kind)))
 
 
+def split_files(directory: Path, split: str) -> Iterator[Path]:
+    """The files of a directory that `open_files` may read as a split."""
+    return chain.from_iterable(map(directory.glob, _patterns(split)))
+
+
+def _patterns(split: str) -> list[str]:
+    return [f"{split}{shard}{suffix}" for shard in ("", "-*", "/*") for suffix in _READERS]
+
+
 def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
     directories = [data_dir / folder for folder in folders]
-    patterns = [f"{split}{shard}{suffix}" for shard in ("", "-*", "/*") for suffix in _READERS]
-    forms = [sorted(directory.glob(pattern)) for directory in directories for pattern in patterns]
+    forms = [sorted(directory.glob(pattern)) for directory in directories for pattern in _patterns(split)]
     found = [files for files in forms if files]
     if not found:
         suffixes = ",".join(suffix.removeprefix(".") for suffix in _READERS)

@@ -8,6 +8,7 @@ The built-in tasks of the hub are written this way, and so are a user's own, in 
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, permutations
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
@@ -19,7 +20,7 @@ from flare_ds.registry import suggestion
 from flare_ds.tasks.base import POOLS, Metric, Pool, Row, Task, in_language
 from flare_ds.tasks.cells import read_answers, read_id
 from flare_ds.tasks.label_cells import LabelCells, spelled
-from flare_ds.tasks.records import FETCH_ANEW, Record, Records, open_files, open_hub
+from flare_ds.tasks.records import FETCH_ANEW, Record, Records, open_files, open_hub, split_files
 from flare_ds.texts import composed
 
 
@@ -185,17 +186,27 @@ class TableTask(Task):
         assert pool in self.pools, f"task {self.name} has no pool {pool!r}"
         return self._rows(self._open(data_dir, language, self.splits.get(pool, pool)), language, pool)
 
+    def local_files(self, data_dir: str, language: str, pool: Pool) -> Iterator[Path]:
+        """The files that rows of one language and pool may be read from; `config` and `splits` may lead anywhere."""
+        split = self.splits.get(pool, pool)
+        for folder in self._folders(language):
+            yield from split_files(Path(data_dir, folder), split)
+
     def _open(self, data_dir: str | None, language: str, split: str) -> Records:
         config = self._config_of(language)
         if data_dir is not None:
-            folders = [*([config] if config else []), *([""] if self._shares_a_table else [])]
-            return open_files(data_dir, folders, split, self._read_columns)
+            return open_files(data_dir, self._folders(language), split, self._read_columns)
         hub = self.hub.get(language) if isinstance(self.hub, dict) else self.hub
         if hub is None:
             of_language = f", language {language!r}," if self.hub else ""
             problem = f"task {self.name}{of_language} is not on the hub"
             raise DataError(problem, fix="set task.data_dir to where its files are")
         return open_hub(hub, config, split, self.revision, self._read_columns)
+
+    def _folders(self, language: str) -> list[str]:
+        """Where its local tables may lie, below `task.data_dir`."""
+        config = self._config_of(language)
+        return [*([config] if config else []), *([""] if self._shares_a_table else [])]
 
     def _config_of(self, language: str) -> str | None:
         config = self.config.get(language, language) if isinstance(self.config, dict) else self.config

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.checksums import file_sha256, json_sha256, unchanged_sha256
-from flare_ds.config import Config
+from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.key import asked_fields, rows_fingerprint
 from flare_ds.data.cache.reader import Cache, open_cache
-from flare_ds.data.parallel import load_parallel
+from flare_ds.data.parallel import load_parallel, parts_read
 from flare_ds.exceptions import CacheError, FlareError, HostError
 from flare_ds.files import write_json
 from flare_ds.model_files.saved_config import saved_config
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import task_file
+from flare_ds.tasks.table import TableTask
 from flare_ds.translation.store import MANIFEST
 
 _DIRECTORY = "requests"
@@ -125,6 +126,7 @@ def _files(config: Config) -> dict[str, dict[str, Any]]:
     ours = [*map(os.path.realpath, (config.cache_dir, config.translate.directory, config.run_dir))]
     return {
         "data": {} if config.task.data_dir is None else _stamps(Path(config.task.data_dir), ours),
+        "elsewhere": {} if config.task.data_dir is None else _stamps_elsewhere(config.task, config.task.data_dir),
         "translator": _stamps(Path(config.translate.model), ours) if config.task.is_translated else {},
         "mt_encoder": _tokenizer_files(Path(str(config.source.mt_encoder))) if config.caches_mt else {},
     }
@@ -147,6 +149,20 @@ def _stamps(directory: Path, ours: Collection[str]) -> dict[str, list[int]]:
         for file in (Path(parent, name) for name in names):
             with suppress(OSError):  # it went meanwhile, or is a link to nowhere
                 stamps[str(file.relative_to(directory))] = _stamp(file)
+    return stamps
+
+
+def _stamps_elsewhere(config: TaskConfig, data_dir: str) -> dict[str, list[int]]:
+    """Likewise of every table of a declared task that lies outside of `task.data_dir`."""
+    task, inside = task_of(config), os.path.abspath(data_dir)
+    if not isinstance(task, TableTask):
+        return {}
+    files = (file for part in parts_read(task, config) for file in task.local_files(data_dir, *part))
+    stamps: dict[str, list[int]] = {}
+    for place in sorted({Path(os.path.abspath(file)) for file in files}):
+        with suppress(OSError):
+            if not place.is_relative_to(inside):
+                stamps[str(place)] = _stamp(place)
     return stamps
 
 

@@ -126,6 +126,28 @@ def test_another_task_file_asks_for_other_rows_though_it_asks_the_same_of_them(r
     assert found[0] != found[1] and remembered(config).path == found[1]
 
 
+@pytest.mark.parametrize("beside", ["config: {en: ../english, de: ../german}", "splits: {all: ../../english/all}"])
+def test_other_tables_beside_the_directory_of_the_data_are_noticed(root: Path, beside: str) -> None:
+    """Where a task's `config` or `splits` leads out of it."""
+    folders = {"en": "english", "de": "german"}
+    for language, folder in folders.items():
+        (root / "data" / language).mkdir()
+        (root / folder).mkdir()
+        rows = "".join(f"{folder}{n},{('bad', 'good')[n % 2]}\n" for n in range(40))
+        (root / folder / "all.csv").write_text(f"text,label\n{rows}")
+    file = root / "own.yaml"
+    file.write_text(OWN_TABLE.replace("COLUMN", "text").replace("pools:", f"{beside}, pools:"))
+    config = moods_config(root, "own", path=str(file))
+    prepare_cache(config, word_tokenizer())
+    assert remembered(config) is not None
+    with (root / "english/all.csv").open("a") as table:
+        table.write("another,good\n")
+    assert remembered(config) is None
+    shutil.rmtree(root / "english")
+    shutil.rmtree(root / "german")
+    assert remembered(config) is not None, "what is gone cannot have changed"
+
+
 def test_the_same_rows_without_the_shared_passages_are_another_request(root: Path) -> None:
     prepare_cache(moods_config(root), word_tokenizer())
     assert remembered(moods_config(root)) is not None
