@@ -21,13 +21,11 @@ from flare_ds.data.row_table import RowTable, digests
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import SPLITS, Pool, Split, Task
 from flare_ds.tasks.check import checked_rows
-from flare_ds.tasks.records import FETCH_ANEW
 
 HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
 """Splits whose texts must not be seen, and the splits they must not be seen in."""
 _FIX = (
-    f"{FETCH_ANEW}: all languages must come from the same release; "
-    "rows of your own task that differ by language need parallel: false"
+    "all languages must come from the same release; rows of your own task that differ by language need parallel: false"
 )
 
 

@@ -12,7 +12,16 @@ from typing import Any
 
 from flare_ds.exceptions import DataError
 from flare_ds.files import readable_again
-from flare_ds.tasks.records import FETCH_ANEW, Record
+from flare_ds.tasks.records import Record
+
+_FETCH_ANEW = "delete the directory of the data (itself, not a link to it) and fetch them again"
+"""What helps against damage that the sizes of the files do not show."""
+
+
+class FetchedRecord(Record):
+    """One object of a file that `flare-ds fetch` has laid there: the user has no other row to lose."""
+
+    again = f", or {_FETCH_ANEW}"
 
 
 def not_on_hub(task: str) -> DataError:
@@ -66,8 +75,8 @@ def as_record(value: Any, where: str) -> Record:
         DataError: it is something else.
     """
     if not isinstance(value, dict):
-        raise DataError(f"{where} is not an object: {value!r:.100}", fix=f"mend or remove it, or {FETCH_ANEW}")
-    return Record(where, value)
+        raise DataError(f"{where} is not an object: {value!r:.100}", fix=f"mend or remove it, or {_FETCH_ANEW}")
+    return FetchedRecord(where, value)
 
 
 def read_choice(record: Record, words: Sequence[str]) -> int:

@@ -34,10 +34,6 @@ _HUB_DIGITS = 5
 _USE_FILES = "or set task.data_dir to a directory that holds the same tables (docs/tasks.md says how they lie)"
 
 
-FETCH_ANEW = "delete the directory of the data (itself, not a link to it) and fetch them again"
-"""What helps against damage that the sizes of the files do not show."""
-
-
 @dataclass(frozen=True)
 class Record:
     """One line of a table.
@@ -51,8 +47,11 @@ class Record:
 
     where: str
     values: Mapping[str, Any]
-    named: ClassVar[str] = "the columns must be those of the hub, or as the task's `columns` name them"
-    again: ClassVar[str] = f", or {FETCH_ANEW}"
+    named: ClassVar[str] = (
+        "the columns must be those of the hub, or as the task names them: those of fields in columns, the others in "
+        "id_column, label_column and answers_column"
+    )
+    again: ClassVar[str] = ""
 
     def __getitem__(self, column: str) -> Any:
         """The value of a column.
@@ -89,7 +88,6 @@ class GivenRecord(Record):
     """One line of a file that the user gave beside the task's own tables: nobody fetched it."""
 
     named = "call the column so; in a CSV commas stand between cells"
-    again = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def open_file(path: Path, columns: Collection[str]) -> Records:
 
 
 def _records(origin: str, files: Sequence[Path], columns: Collection[str], kind: type[Record]) -> Records:
-    classes = _parquet_classes(files[0], kind) if files[0].suffix == ".parquet" else {}
+    classes = _parquet_classes(files[0]) if files[0].suffix == ".parquet" else {}
     return Records(origin, classes, (record for file in files for record in _read(file, columns, kind)))
 
 
@@ -239,7 +237,7 @@ def _read(path: Path, columns: Collection[str], kind: type[Record]) -> Iterator[
         except StopIteration:
             return
         except (OSError, ValueError, csv.Error, ArrowException, RecursionError) as error:
-            raise DataError(f"{where} cannot be read: {error}", fix=f"mend the file{kind.again}") from error
+            raise DataError(f"{where} cannot be read: {error}", fix="mend the file") from error
         if not isinstance(row, dict):
             raise DataError(f"{where} is not an object with columns: {row!r:.100}", fix="write one object a row")
         yield kind(where, row)
@@ -255,7 +253,7 @@ def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[Any]:
             yield from (unread | row for row in batch.to_pylist())
 
 
-def _parquet_classes(path: Path, kind: type[Record]) -> dict[str, Sequence[str]]:
+def _parquet_classes(path: Path) -> dict[str, Sequence[str]]:
     """The hub writes what its columns are into the file; `Features` would refuse a file for columns nobody reads."""
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
@@ -267,7 +265,7 @@ def _parquet_classes(path: Path, kind: type[Record]) -> dict[str, Sequence[str]]
         classes = {column: one for column, one in named.items() if "ClassLabel" in str(one.get("_type"))}
         return {column: [str(name) for name in one["names"]] for column, one in classes.items()}
     except (OSError, ArrowException) as error:
-        raise DataError(f"{path} is not a parquet file: {error}", fix=f"write it again{kind.again}") from error
+        raise DataError(f"{path} is not a parquet file: {error}", fix="write it again") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         problem = f"{path} does not say what its classes are: {error!r:.100}"
         raise DataError(problem, fix="write it again with the package datasets, or without its metadata") from error

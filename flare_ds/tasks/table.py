@@ -20,7 +20,7 @@ from flare_ds.registry import suggestion
 from flare_ds.tasks.base import POOLS, Metric, Pool, Row, Task, in_language
 from flare_ds.tasks.cells import read_answers, read_id
 from flare_ds.tasks.label_cells import LabelCells, spelled
-from flare_ds.tasks.records import FETCH_ANEW, Record, Records, open_files, open_hub, split_files
+from flare_ds.tasks.records import Record, Records, open_files, open_hub, split_files
 from flare_ds.texts import composed
 
 
@@ -229,7 +229,7 @@ class TableTask(Task):
                 yield self._row(record, row_id, labels)
         if not found:
             problem = f"{records.origin} holds no row of language {language!r}"
-            raise DataError(problem, fix=f"its ids should begin with {prefix!r}" if prefix else FETCH_ANEW)
+            raise DataError(problem, fix=f"its ids should begin with {prefix!r}" if prefix else "write its rows there")
 
     def _row(self, record: Record, row_id: str, labels: LabelCells) -> Row:
         fields = {field: record.text(self.columns.get(field, field)) for field in self.fields}

@@ -13,6 +13,7 @@ from datasets import ClassLabel, Features, Value
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks import NUSAX, TYDIQA, TableTask
+from flare_ds.tasks.bigbench import as_record
 from flare_ds.tasks.cells import read_answers
 from flare_ds.tasks.records import Record
 from tests.tasks.tables import write_table
@@ -94,6 +95,21 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path, suffix: 
     path = write_table(tmp_path / f"eng/train.{suffix}", [{"id": "1", "sentence": "a", "label": 0}])
     with pytest.raises(DataError, match=rf"row 0 of {path} has no column 'text' \(it has: id, sentence, label\)"):
         read(NUSAX, tmp_path)
+
+
+def test_only_who_has_fetched_a_row_is_told_to_delete_it(tmp_path: Path) -> None:
+    """A table of one's own may be the only one there is."""
+    write_lines(tmp_path / "en/train.jsonl", {"text": 5, "label": 0})
+    with pytest.raises(DataError, match=r"text=5, not a text\n  fix: mend or remove that row$"):
+        read(TASK, tmp_path)
+    (tmp_path / "en/train.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"cannot be read: .*\n  fix: mend the file$"):
+        read(TASK, tmp_path)
+    (tmp_path / "en/train.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"holds no row of language 'en'\n  fix: write its rows there$"):
+        read(TASK, tmp_path)
+    with pytest.raises(DataError, match=r"mend or remove that row, or delete the directory of the data"):
+        as_record({"text": 5}, "row 0 of a fetched file").text("text")
 
 
 def test_nulls_and_nan_in_typed_columns_are_refused_too(tmp_path: Path) -> None:
