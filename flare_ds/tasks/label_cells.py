@@ -20,6 +20,8 @@ from flare_ds.texts import composed
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,300}(\.[0-9]{1,300})?")
 _TRUTHS = ("True", "False")
+_UNTOLD = (None, "", -1, "-1")
+"""What stands for the labels of a test set whose publisher keeps them."""
 
 
 class LabelCells:
@@ -72,6 +74,10 @@ class LabelCells:
         if index is None:
             known = ", ".join(dict.fromkeys([*self._texts, *map(str, self._numbers)]))
             fix = "mend or remove that row, or say in the task's label_values which word each value is"
+            if value in _UNTOLD:
+                fix = (
+                    f"{fix}; if the split comes without labels, set the task's pools or splits to those that have them"
+                )
             raise DataError(f"{record.where} has {column}={value!r:.100}, not one of {known}", fix=fix)
         return index
 

@@ -13,12 +13,13 @@ hold anything.
 import csv
 import json
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.check import is_unicode
@@ -87,7 +88,7 @@ class Record:
 class GivenRecord(Record):
     """One line of a file that the user gave beside the task's own tables: nobody fetched it."""
 
-    named = "call the column so; in a CSV commas stand between cells"
+    named = "call the column so"
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,9 @@ def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
         suffixes = ",".join(suffix.removeprefix(".") for suffix in _READERS)
         looked = " or ".join(str(directory / f"{split}.{{{suffixes}}}") for directory in directories)
         fix = "put the table there, check task.data_dir, or leave task.data_dir out to read the hub (docs/tasks.md)"
+        if others := sorted(chain.from_iterable(directory.glob(f"{split}.*") for directory in directories)):
+            looked = f"{looked}, but {others[0]}"
+            fix = f"write it as {split}.csv, with commas between cells, or in another of these forms"
         raise DataError(f"found no {looked}", fix=fix)
     if len(found) > 1:
         raise DataError(f"both {found[0][0]} and {found[1][0]} hold the split {split!r}", fix="keep one of them")
@@ -304,14 +308,34 @@ _BAD_BYTES = "surrogateescape"
 """Bytes that are not UTF-8 become what `Record.text` refuses, in the columns that are read."""
 
 
+def _open_text(path: Path, newline: str | None = None) -> TextIO:
+    """A file of text, in UTF-8.
+
+    Raises:
+        DataError: it says of itself that it is UTF-16.
+    """
+    with path.open("rb") as file:
+        if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE):
+            raise DataError(f"{path} is UTF-16", fix="save it as UTF-8: where you choose, not as 'Unicode text'")
+    return path.open(encoding="utf-8-sig", errors=_BAD_BYTES, newline=newline)
+
+
 def _read_jsonl(path: Path, columns: Collection[str]) -> Iterator[Any]:
     parse = _parser(columns)
-    with path.open(encoding="utf-8-sig", errors=_BAD_BYTES) as file:
+    with _open_text(path) as file:
         yield from (parse(line) for line in file if not line.isspace())
 
 
 def _read_json(path: Path, columns: Collection[str]) -> Iterator[Any]:
-    rows = _parser(columns)(path.read_text(encoding="utf-8-sig", errors=_BAD_BYTES))
+    with _open_text(path) as file:
+        text = file.read()
+    try:
+        rows = _parser(columns)(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        problem = f"{path} goes on behind its first value: {error}"
+        raise DataError(problem, fix=f"if every line is a row, call it {path.stem}.jsonl") from error
     if not isinstance(rows, list):
         raise ValueError(f"it holds {type(rows).__name__}, not an array of rows")
     yield from rows
@@ -323,9 +347,10 @@ def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
     An empty line is such a cell where there is one column, and otherwise no row.
     """
     csv.field_size_limit(_LONGEST_CELL)
-    with path.open(encoding="utf-8-sig", errors=_BAD_BYTES, newline="") as file:
+    with _open_text(path, newline="") as file:
         rows = csv.reader(file, strict=True)
         names = next(rows, [])
+        _refuse_other_cells(path, names, columns)
         _refuse_twice([name for name in names if name in columns])
         for row in rows:
             cells = row or [""] * (len(names) == 1)
@@ -333,6 +358,14 @@ def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
                 raise ValueError("it has more or fewer cells than the first line names")
             if cells:
                 yield dict(zip(names, cells, strict=True))
+
+
+def _refuse_other_cells(path: Path, names: Sequence[str], columns: Collection[str]) -> None:
+    """Refuse a file that calls itself a CSV and has something else between its cells, or says what it has."""
+    line = ",".join(names)
+    if set(names).isdisjoint(columns) and (line.startswith("sep=") or re.search("[;\t|]", line)):
+        fix = "write commas between its cells, and the columns' names in its first line"
+        raise DataError(f"{path} begins with {line!r:.100}, which names no column that is read", fix=fix)
 
 
 _READERS: Mapping[str, Callable[[Path, Collection[str]], Iterator[Any]]] = {

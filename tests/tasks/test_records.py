@@ -97,6 +97,50 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path, suffix: 
         read(NUSAX, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "problem", "fix"),
+    [
+        ("train.csv", "text;label\na, b;0\n", "train.csv begins with 'text;label'", "write commas between its cells"),
+        ("train.csv", "a;text, b;label\n1;2;0\n", "begins with 'a;text, b;label'", "write commas"),
+        ("train.csv", "text\tlabel\na\t0\n", r"begins with 'text.*label'", "write commas"),
+        ("train.csv", "sep=,\ntext,label\na,0\n", "begins with 'sep=,'", "the columns' names in its first line"),
+        ("train.csv", "sep=;\ntext;label\na;0\n", "begins with 'sep=;'", "write commas"),
+        ("train.json", '{"text": "a"}\n{"text": "b"}\n', "line 2", "call it train.jsonl"),
+        ("train.tsv", "text\tlabel\na\t0\n", "found no .*, but .*/en/train.tsv", "write it as train.csv, with commas"),
+        ("train.xlsx", "PK", "but .*/en/train.xlsx", "write it as train.csv"),
+        ("train.csv", "text\na\n", r"no column 'label' \(it has: text\)", "id_column, label_column and answers_column"),
+        ("train.csv", "text,label\na,\n", "label='', not one of", "comes without labels, set the task's pools"),
+        ("train.csv", "text,label\na,-1\n", "label='-1', not one of", "comes without labels"),
+        ("train.jsonl", '{"text": "a", "label": -1}', "label=-1, not one of", "comes without labels"),
+        ("train.jsonl", '{"text": "a", "label": null}', "label=None, not one of", "comes without labels"),
+    ],
+)
+def test_a_table_in_another_form_is_told_how_to_be_written(
+    tmp_path: Path, name: str, content: str, problem: str, fix: str
+) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{problem}[\s\S]*\n  fix: .*{fix}"):
+        read(TASK, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_table_in_utf_16_is_told_to_be_saved_as_utf_8(tmp_path: Path, suffix: str, encoding: str) -> None:
+    (tmp_path / "en").mkdir()
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / f"en/train.{suffix}").write_text(f"{mark}text,label\n", encoding=encoding)
+    with pytest.raises(DataError, match=rf"train.{suffix} is UTF-16\n  fix: save it as UTF-8"):
+        read(TASK, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["text;note", "sep=text"])
+def test_a_column_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en/train.csv").write_text(f"{name},label\na,yes\n")
+    assert [row.label for row in read(replace(TASK, columns={"text": name}), tmp_path)] == [1]
+
+
 def test_only_who_has_fetched_a_row_is_told_to_delete_it(tmp_path: Path) -> None:
     """A table of one's own may be the only one there is."""
     write_lines(tmp_path / "en/train.jsonl", {"text": 5, "label": 0})
