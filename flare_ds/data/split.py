@@ -121,7 +121,7 @@ def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowTab
     counted = table.ids.value_counts()
     if len(counted) < len(table):
         twice = counted.field("values").filter(greater(counted.field("counts"), 1))[0]
-        raise DataError(f"row {twice} occurs twice in {name}", fix="give every row its own id")
+        raise DataError(f"the row with id {_quoted(twice)} occurs twice in {name}", fix="give every row its own id")
     return table
 
 
@@ -149,8 +149,8 @@ def _places(
     for what, among, wrong in (("is missing", ids, covered & (places < 0)), ("is unexpected", found, ~known)):
         if wrong.any():
             sizes = f"{len(found)} rows in {language!r}, {covered.sum()} expected from {first!r}"
-            problem = f"task {task.name}: row {among[int(wrong.argmax())]} {what} in language {language!r} ({sizes})"
-            raise DataError(problem, fix=_FIX)
+            row = f"the row with id {_quoted(among[int(wrong.argmax())])}"
+            raise DataError(f"task {task.name}: {row} {what} in language {language!r} ({sizes})", fix=_FIX)
     return places
 
 
@@ -161,8 +161,13 @@ def _check_labels(
     right[places[places >= 0]] = labels[places >= 0]
     if (differ := found != right).any():
         row = int(differ.argmax())
-        problem = f"task {task.name}: row {side.ids[row]} has label {_word(task, found[row])} in {language!r}"
-        raise DataError(f"{problem} but {_word(task, right[row])} in {first!r}", fix=_FIX)
+        problem = f"task {task.name}: the row with id {_quoted(side.ids[row])} has label {_word(task, found[row])}"
+        raise DataError(f"{problem} in {language!r} but {_word(task, right[row])} in {first!r}", fix=_FIX)
+
+
+def _quoted(row_id: pa.Scalar) -> str:
+    """An id as a message says it: `'2 '` is another than `'2'`, and neither is a place in a file."""
+    return repr(row_id.as_py())
 
 
 def _word(task: Task, label: int) -> str:

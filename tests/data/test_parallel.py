@@ -213,7 +213,7 @@ def test_documented_gaps_are_dropped_and_counted() -> None:
 def test_missing_row_is_named(language: str) -> None:
     task = plain()
     del task.rows[language][5]
-    message = rf"row r-5 is missing in language '{language}' \(399 rows in '{language}', 400 expected"
+    message = rf"the row with id 'r-5' is missing in language '{language}' \(399 rows in '{language}', 400 expected"
     with pytest.raises(DataError, match=message) as caught:
         load(task, extra_source_languages=["de"])
     assert "delete" not in caught.value.fix, "it may be the only copy"
@@ -222,21 +222,21 @@ def test_missing_row_is_named(language: str) -> None:
 def test_unexpected_row_is_named() -> None:
     task = plain()
     task.rows["en"].append(Row("r-999", {"text": "more"}, 0))
-    with pytest.raises(DataError, match="row r-999 is unexpected in language 'en'"):
+    with pytest.raises(DataError, match="the row with id 'r-999' is unexpected in language 'en'"):
         load(task)
 
 
 def test_labels_that_differ_are_named() -> None:
     task = plain()
     task.rows["pl"][6] = Row("r-6", {"text": "p sentence 6"}, 1)
-    with pytest.raises(DataError, match="row r-6 has label 'yes' in 'pl' but 'no' in 'xx'"):
+    with pytest.raises(DataError, match="the row with id 'r-6' has label 'yes' in 'pl' but 'no' in 'xx'"):
         load(task)
 
 
 def test_an_id_that_occurs_twice_is_named() -> None:
     task = plain()
     task.rows["en"][1] = task.rows["en"][0]
-    with pytest.raises(DataError, match="row r-0 occurs twice in language 'en'"):
+    with pytest.raises(DataError, match="the row with id 'r-0' occurs twice in language 'en'"):
         load(task)
 
 
