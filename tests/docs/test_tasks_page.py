@@ -44,10 +44,10 @@ def test_the_yaml_example(directory: Path) -> None:
 
 def test_the_python_example(directory: Path) -> None:
     task, data_dir = load("tickets", "tickets.py")
-    (directory / "data/de.tsv").write_text("Alles brennt\thigh\nAlles gut\tlow\n", encoding="utf-8")
+    (directory / "data/de.tsv").write_text("Alles\u2028brennt\thigh\nAlles gut\tlow\n", encoding="utf-8")
     first, second = task.read(data_dir, "de", "all")
-    assert (first, second.label) == (Row("ticket-0", {"text": "Alles brennt"}, 1), 0)
-    assert task.prompt(first.fields) == "Ticket: Alles brennt\nUrgency:"
+    assert (first, second.label) == (Row("ticket-0", {"text": "Alles\u2028brennt"}, 1), 0)
+    assert task.prompt(first.fields) == "Ticket: Alles\u2028brennt\nUrgency:"
 
 
 def test_the_example_with_prompts_by_language(directory: Path) -> None:
