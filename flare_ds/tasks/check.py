@@ -1,9 +1,11 @@
 """Looking at what a task gives before anything is made of it: one in Python may give anything, a file any text."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from flare_ds.exceptions import ConfigError, DataError, FlareError
+from flare_ds.failures import warn
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import POOLS, Answer, Metric, Row, Task
 
@@ -101,7 +103,7 @@ def _prompt(task: Task, language: str, fields: Mapping[str, str]) -> str:
 
 
 def checked_rows(rows: Iterable[Row], task: Task, name: str) -> Iterator[Row]:
-    """The rows a task has read, each looked at.
+    """The rows a task has read, each looked at; warns of a long field that is not the one the answers stand in.
 
     Args:
         rows: as the task gives them.
@@ -111,11 +113,38 @@ def checked_rows(rows: Iterable[Row], task: Task, name: str) -> Iterator[Row]:
     Raises:
         DataError: one of them (named by its number and id) is not what `Row` says.
     """
-    for number, row in enumerate(rows):
+    answered = Counter({task.long_field: 0})
+    for number, row in enumerate(_numbered(rows, name)):
         if problem := _problem(row, task):
             where = f"row {number} of {name}, id {getattr(row, 'id', None)!r:.80},"
             raise DataError(f"{where} has {problem}", fix="mend what the task reads, or its `read` (docs/tasks.md)")
+        answered.update(_answered_in(row, task))
         yield row
+    ((field, often),) = answered.most_common(1)
+    if often > answered[task.long_field]:
+        lies = f"{often} answers of {name} stand in {field!r}, not in long_field={task.long_field!r}"
+        warn(f"{lies}, which is cut when a prompt is too long: set the task's long_field to {field!r}")
+
+
+def _numbered(rows: Iterable[Row], name: str) -> Iterator[Row]:
+    """The rows; what a task's own `read` raises is noted with the row that it failed at."""
+    number = 0
+    try:
+        for row in rows:
+            yield row
+            number += 1
+    except FlareError:
+        raise
+    except Exception as error:
+        error.add_note(f"while row {number} of {name} was read")
+        raise
+
+
+def _answered_in(row: Row, task: Task) -> list[str]:
+    """The fields that a row's free answers stand in: the long one, or else any others."""
+    if any(answer.start is not None for answer in row.answers):
+        return [task.long_field]
+    return [field for field in task.fields if any(answer.text in row.fields[field] for answer in row.answers)]
 
 
 def _problem(row: Row, task: Task) -> str | None:

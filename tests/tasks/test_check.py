@@ -60,6 +60,32 @@ def test_a_row_that_is_none_is_refused_by_its_number_and_id(task: Task, row: Row
         next(rows)
 
 
+@pytest.mark.parametrize("long_field", ["text", "note"])
+def test_a_long_field_in_which_no_answer_stands_is_told(long_field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it was left out it is the first field: a question, say, before its context."""
+    task = Given(())
+    task.long_field = long_field
+    found = 7 if long_field == "note" else None
+    rows = [Row(str(n), {"text": "who?", "note": f"it was {n}"}, answers=(Answer(str(n), found),)) for n in range(3)]
+    rows += [
+        Row("3", {"text": "was it 4?", "note": "?"}, answers=(Answer("4"),)),
+        Row("4", GOOD, answers=(Answer("no"),)),
+    ]
+    assert list(checked_rows(rows, task, "language 'en'")) == rows
+    told = "3 answers of language 'en' stand in 'note', not in long_field='text', which is cut"
+    assert (told in capsys.readouterr().err) == (long_field == "text")
+
+
+def test_what_a_tasks_own_read_raises_is_noted_with_the_row() -> None:
+    def read() -> Iterable[Row]:
+        yield Row("6", GOOD, 1)
+        yield Row("7", GOOD, int("neither"))
+
+    with pytest.raises(ValueError, match="neither") as caught:
+        list(checked_rows(read(), LABELLED, "language 'en'"))
+    assert caught.value.__notes__ == ["while row 1 of language 'en' was read"]
+
+
 @pytest.mark.parametrize(("task", "said"), [(Given(("yes", HALF)), "label word"), (Given((), HALF), "prompt")])
 def test_half_a_character_in_a_task_is_refused(task: Task, said: str) -> None:
     assert check_task(LABELLED) is LABELLED
