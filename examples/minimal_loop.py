@@ -64,7 +64,7 @@ def accuracy(model: torch.nn.Module, rows: list[dict], labels: list[str], tokeni
 
 def main(base: str, rows_file: str, output: str, learning_rate: str = "5e-4") -> None:
     """Train, save, and read back what was saved."""
-    rows = [json.loads(line) for line in Path(rows_file).read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in Path(rows_file).read_text(encoding="utf-8").strip("\n").split("\n")]
     draw = random.Random(0)
     draw.shuffle(rows)
     labels = sorted({row["label"] for row in rows})

@@ -78,7 +78,7 @@ def _prepare(options: argparse.Namespace) -> None:
     config = config_of(options)
 
     with libraries(config.model):
-        from flare_ds.cli.statistics import summary, too_long_to_say
+        from flare_ds.cli.statistics import damage_told, one_sided, summary, too_long_to_say
         from flare_ds.data.cache import open_cache, prepare_cache
         from flare_ds.data.cache.format import MANIFEST
         from flare_ds.models.loading import load_tokenizer
@@ -90,8 +90,9 @@ def _prepare(options: argparse.Namespace) -> None:
         check_readable(config, open_cache(path), shape)
     found = there.get(path / MANIFEST) == (path / MANIFEST).stat().st_mtime_ns
     cache = open_cache(path)
-    unsayable = too_long_to_say(cache, config.generate.max_new_tokens)
-    print("\n".join(["found, whole" if found else "built", *summary(cache), *unsayable]), file=sys.stderr)
+    with damage_told(path):
+        doubtful = [*one_sided(cache), *too_long_to_say(cache, config.generate.max_new_tokens)]
+    print("\n".join(["found, whole" if found else "built", *summary(cache), *doubtful]), file=sys.stderr)
     print(path)
 
 

@@ -52,6 +52,26 @@ def _examples(split: SplitSummary) -> str:
     return f"{split.examples:,} examples in {split.rows:,} rows ({split.windowed:,} read through several windows)"
 
 
+def one_sided(cache: Cache) -> Iterator[str]:
+    """A line where no training row has one of the labels, and for each held-out split that has one label alone."""
+    words_of = {
+        name: [
+            word for word, number in zip(cache.labels, _label_counts(cache, cache.split(name)), strict=True) if number
+        ]
+        for name in (cache.manifest.splits if cache.labels else ())
+    }
+    for name, words in words_of.items():
+        if name == "train" and (absent := [word for word in cache.labels if word not in words]):
+            yield f"train: no row has the label {', '.join(absent)}: does the task say what the table's labels mean?"
+        if name != "train" and len(words) == 1:
+            yield f"{name}: every row has the label {words[0]}, so its score says nothing of the others"
+
+
+def _label_counts(cache: Cache, split: CacheSplit) -> np.ndarray:
+    """How many rows have each label: int [labels]."""
+    return np.bincount(split.labels, minlength=len(cache.labels))
+
+
 def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
     """A line for each held-out split with free answers whose first has more tokens than are decoded.
 
@@ -117,7 +137,7 @@ def describe_split(cache: Cache, name: str) -> Iterator[str]:
     check_values(cache, split)
     yield f"{name}: {_examples(told)}"
     if cache.labels:
-        numbers = np.bincount(split.labels, minlength=len(cache.labels))
+        numbers = _label_counts(cache, split)
         yield "  labels: " + ", ".join(f"{word} {number:,}" for word, number in zip(cache.labels, numbers, strict=True))
     else:
         lengths_n = _answer_lengths(cache, split)

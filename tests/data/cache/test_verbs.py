@@ -88,6 +88,35 @@ def shown(directory: Path) -> set[Path]:
 # prepare
 
 
+OWN = """
+{name: own, languages: [en], pools: [train, validation, test], fields: [text], labels: [positive, negative, neutral],
+ template: "Review: {text} Sentiment:"}
+"""
+
+
+@pytest.mark.parametrize("sided", [True, False])
+def test_labels_that_are_never_trained_and_those_that_are_all_there_is_are_told(
+    root: Path, tmp_path: Path, capsys: Said, sided: bool
+) -> None:
+    """As those of a table that counts them from 1: its rows are all read, each as the label behind its own."""
+    words = {"train": ["positive", "negative"], "validation": ["neutral"], "test": ["positive", "neutral"]}
+    (tmp_path / "en").mkdir()
+    for name, labels in words.items():
+        rows = "".join(
+            f"{name} {label},{label}\n" for label in (labels if sided else ["positive", "negative", "neutral"])
+        )
+        (tmp_path / f"en/{name}.csv").write_text(f"text,label\n{rows}")
+    (tmp_path / "own.yaml").write_text(OWN)
+    own = {"name": "own", "path": str(tmp_path / "own.yaml"), "data_dir": str(tmp_path)}
+    settings = toy_settings(root, method="lora", name="own") | {"cache_dir": str(tmp_path / "caches")}
+    settings["task"] = own | {"source_language": "en", "target_language": "en", "max_prompt_tokens": 20}
+    assert main(["prepare", str(write_config(settings))]) == 0
+    told = capsys.readouterr().err
+    assert ("train: no row has the label neutral: " in told) == sided
+    assert ("validation: every row has the label neutral, so its score says nothing of the others" in told) == sided
+    assert "test: every" not in told
+
+
 def test_prepare_prints_the_path_and_sums_up_what_it_built_or_found(config: str, root: Path, capsys: Said) -> None:
     command = ["prepare", config, f"cache_dir={root}/other"]
     assert main(command) == 0
