@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_
 from pydantic.dataclasses import dataclass
 
 from flare_ds.exceptions import DataError
+from flare_ds.failures import warn
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import POOLS, Metric, Pool, Row, Task, in_language
 from flare_ds.tasks.cells import read_answers, read_id
@@ -184,7 +185,17 @@ class TableTask(Task):
         """
         self.check_language(language)
         assert pool in self.pools, f"task {self.name} has no pool {pool!r}"
+        if data_dir is not None and pool == "train":
+            self._tell_unread(data_dir, language)
         return self._rows(self._open(data_dir, language, self.splits.get(pool, pool)), language, pool)
+
+    def _tell_unread(self, data_dir: str, language: str) -> None:
+        """Warn of a validation part that is there, while another is cut from the training rows."""
+        if "validation" in {*self.pools, *self.splits.values()}:
+            return
+        for file in self.local_files(data_dir, language, "validation"):
+            cut = "so validation rows are cut from those of train"
+            warn(f"{file} is not read: task {self.name} has pools={list(self.pools)}, {cut}")
 
     def local_files(self, data_dir: str, language: str, pool: Pool) -> Iterator[Path]:
         """The files that rows of one language and pool may be read from; `config` and `splits` may lead anywhere."""

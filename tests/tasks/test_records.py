@@ -141,6 +141,19 @@ def test_a_column_may_be_called_anything(tmp_path: Path, name: str) -> None:
     assert [row.label for row in read(replace(TASK, columns={"text": name}), tmp_path)] == [1]
 
 
+def test_a_validation_part_that_is_not_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test", "validation"):
+        write_lines(tmp_path / f"en/{split}.jsonl", {"text": "a", "label": 0})
+    told = f"{tmp_path}/en/validation.jsonl is not read: task mine has pools=['train', 'test']"
+    for task, warns in (
+        (TASK, True),
+        (replace(TASK, pools=("train", "validation", "test")), False),
+        (replace(TASK, splits={"test": "validation"}), False),
+    ):
+        read(task, tmp_path)
+        assert (told in capsys.readouterr().err) == warns
+
+
 def test_only_who_has_fetched_a_row_is_told_to_delete_it(tmp_path: Path) -> None:
     """A table of one's own may be the only one there is."""
     write_lines(tmp_path / "en/train.jsonl", {"text": 5, "label": 0})
