@@ -119,7 +119,7 @@ def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowTab
     from pyarrow.compute import greater
 
     name = f"language {language!r} of task {task.name}"
-    table = RowTable.write(checked_rows(task.read(data_dir, language, pool), task, name), task)
+    table = RowTable.write(checked_rows(task.read(data_dir, language, pool), task, name), task, language)
     counted = table.ids.value_counts()
     if len(counted) < len(table):
         twice = counted.field("values").filter(greater(counted.field("counts"), 1))[0]

@@ -293,6 +293,27 @@ def test_passages_shared_with_held_out_rows_are_counted() -> None:
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 5, "validation": 2, "test": 5}
 
 
+def test_a_field_that_the_prompt_does_not_say_hides_no_leak_and_no_empty_prompt() -> None:
+    class Asked(Pairs):
+        cluster_fields = ("passage",)
+
+        def prompt(self, fields: Mapping[str, str]) -> str:
+            return f"{fields['question']}?"
+
+    parts: dict[Pool, list[tuple[str, str]]] = {
+        "train": [("one", "a"), ("two", ""), ("three", "b")],
+        "validation": [("four", "c")],
+        "test": [("five", "A "), ("six", "")],
+    }
+    data = load(Asked(parts))
+    assert {split: ids(data, split) for split in data.splits} == {
+        "train": ["train2"],
+        "validation": ["validation0"],
+        "test": ["test0"],
+    }
+    assert (data.counts["dropped_text_of_a_test_row"], data.counts["dropped_empty_text"]) == (1, 2)
+
+
 def test_rows_that_share_a_passage_with_a_held_out_row_are_dropped_if_asked() -> None:
     data = load(Pairs(SHARED), drop_shared_passages=True)
     assert sorted(ids(data, "train")) == ["train0", "train3", "train4"] and len(ids(data, "test")) == 5
