@@ -27,7 +27,8 @@ HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), 
 """Splits whose texts must not be seen, and the splits they must not be seen in."""
 _FIX = (
     f"{FETCH_ANEW}: all languages must come from the same release; "
-    "rows of your own task that differ by language need parallel: false"
+    "in files of your own mend that row, or remove it in every language (parallel: false is only for rows that are "
+    "no translations of one another: it would train on what is tested in another language)"
 )
 
 
