@@ -171,7 +171,7 @@ def _records(origin: str, files: Sequence[Path], columns: Collection[str], kind:
 def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
     directories = [data_dir / folder for folder in folders]
     patterns = [f"{split}{shard}{suffix}" for shard in ("", "-*", "/*") for suffix in _READERS]
-    forms = [sorted(directory.glob(pattern)) for directory in directories for pattern in patterns]
+    forms = [sorted(directory.glob(pattern), key=_counted) for directory in directories for pattern in patterns]
     found = [files for files in forms if files]
     if not found:
         suffixes = ",".join(suffix.removeprefix(".") for suffix in _READERS)
@@ -182,6 +182,11 @@ def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
         raise DataError(f"both {found[0][0]} and {found[1][0]} hold the split {split!r}", fix="keep one of them")
     _check_shards(found[0], split, directories)
     return found[0]
+
+
+def _counted(file: Path) -> tuple[list[str | int], str]:
+    """By which files are sorted: as texts, but what is a number counts as one, so part 2 goes before part 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)], file.name
 
 
 def _check_shards(files: Sequence[Path], split: str, directories: Collection[Path]) -> None:

@@ -171,6 +171,9 @@ def test_two_forms_of_one_split_are_refused(tmp_path: Path) -> None:
         ("train-00000-of-00002-a09b74b3ef9c3b56", "train-00001-of-00002-0b9b74b3ef9c3b57"),
         ("train/0000", "train/0001"),
         ("train/new", "train/old"),
+        ("train/part9", "train/part10"),
+        ("train/9", "train/10"),
+        ("train/2024-9-1", "train/2024-10-1"),
     ],
 )
 def test_shards_are_one_table_in_their_order(tmp_path: Path, names: tuple[str, str]) -> None:
