@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -202,7 +203,7 @@ def _check_shards(files: Sequence[Path], split: str, directories: Collection[Pat
         fix = f"keep one of them; parts of one table go into a folder {split}, or are called {split}-00000-of-00002 ..."
         raise DataError(problem, fix=fix)
     found: dict[tuple[str, str, str], list[str]] = {}
-    """The numbers of each set; of five digits, as the hub writes them, all have to be there."""
+    """The numbers of each set, all of which have to be there."""
     for shard in filter(None, shards.values()):
         name, number, total, suffix = shard.groups()
         found.setdefault((name, total, suffix), []).append(number)
@@ -213,13 +214,20 @@ def _check_shards(files: Sequence[Path], split: str, directories: Collection[Pat
         if twice := [number for number, often in Counter(numbers).items() if often > 1]:
             problem = f"{files[0].parent} holds {name}-{twice[0]}-of-{total}{suffix} twice, with other checksums"
             raise DataError(problem, fix="keep the shards of one download")
-        if len(total) != _HUB_DIGITS:
-            continue
-        wanted = [f"{number:0{len(total)}d}" for number in range(int(total))]
-        if missing := [f"{name}-{number}-of-{total}{suffix}" for number in wanted if number not in numbers]:
-            told = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-            problem = f"{files[0].parent} lacks {len(missing)} of {len(wanted)} shards: {told}"
+        have, digits = {*map(int, numbers)}, min(map(len, numbers))
+        wanted = _wanted(have, total)
+        if missing := int(total) - sum(number in wanted for number in have):
+            lacking = islice((number for number in wanted if number not in have), 3)
+            told = ", ".join(f"{name}-{number:0{digits}d}-of-{total}{suffix}" for number in lacking)
+            problem = f"{files[0].parent} lacks {missing} of {int(total)} shards: {told}{', ...' * (missing > 3)}"
             raise DataError(problem, fix="put them there, or fetch the data again")
+
+
+def _wanted(have: Collection[int], total: str) -> range:
+    """The numbers of all shards of a set: the hub counts from 0, in five digits; others do, or begin with 1."""
+    number = int(total)
+    from_zero = 0 in have or (len(total) == _HUB_DIGITS and number not in have)
+    return range(number) if from_zero else range(1, number + 1)
 
 
 def _read(path: Path, columns: Collection[str], kind: type[Record]) -> Iterator[Record]:
