@@ -323,6 +323,23 @@ def _read_json(path: Path, columns: Collection[str]) -> Iterator[Any]:
     yield from rows
 
 
+def _refuse_rows(place: int, cells: Sequence[str]) -> None:
+    """Refuse a cell of several lines that holds rows of the table, as where one opening quote is too many.
+
+    Honest texts have lines and commas, too. So every line has to have as many cells as it then would: the first those
+    from this one on, the last those up to it, all others a row's; and one of those says in another column what this row
+    says there, as rows with one label do.
+    """
+    first, *lines, last = cells[place].replace("\r\n", "\n").split("\n")
+    rows = [line.split(",") for line in lines]
+    if any(len(row) != len(cells) for row in rows):
+        return
+    alike = any(row[at] == cell for row in rows for at, cell in enumerate(cells) if at != place)
+    if alike and first.count(",") == len(cells) - 1 - place and last.count(",") == place:
+        told = f"a quote opens in it that is closed rows later, as if {lines[0]!r:.80} were text"
+        raise ValueError(f"{told}; if it is, write the table as .jsonl")
+
+
 def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
     """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text.
 
@@ -337,6 +354,9 @@ def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
             cells = row or [""] * (len(names) == 1)
             if cells and len(cells) != len(names):
                 raise ValueError("it has more or fewer cells than the first line names")
+            for place, cell in enumerate(cells):
+                if "\n" in cell:
+                    _refuse_rows(place, cells)
             if cells:
                 yield dict(zip(names, cells, strict=True))
 

@@ -228,6 +228,45 @@ def test_parts_are_counted_from_zero_or_one_in_any_digits(tmp_path: Path, first:
     assert [row.fields["text"] for row in read(TASK, tmp_path)] == [str(n) for n in range(first, first + 12)]
 
 
+SWALLOWED = '5,"Great product,yes\n6,fine,yes\n7,ok,no\n9,size 5",no\n10,x,no\n'
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "id,text,label\n1,a,no\n" + SWALLOWED,
+        "id,text,label\r\n1,a,no\r\n" + SWALLOWED.replace("\n", "\r\n"),
+        'text,label\na,no\n"b,yes\nc,no\nd",no\n',
+        'label,text\nno,a\nyes,"b\nyes,c\nno,d"\n',
+        'text,label,more\na,no,\nb,yes,"c\nd,yes,e\nf,no,g"\n',
+    ],
+)
+def test_a_quote_that_swallows_rows_is_named_by_its_row(tmp_path: Path, table: str) -> None:
+    (tmp_path / "en").mkdir()
+    path = tmp_path / "en/train.csv"
+    path.write_text(table, encoding="utf-8", newline="")
+    with pytest.raises(DataError, match=f"row 1 of {path} cannot be read: a quote opens in it.*as .jsonl"):
+        read(TASK, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Dear all,\nfine, yes\nbye",
+        "Dear all, yes\nfine, yes\nbye",
+        "x=f(a,b)\ny=g(c,d)\nreturn",
+        "1,000\n2,000\nno more",
+        "one,yes\ntwo",
+        "a\n\nb",
+        "one,yes\n\ntwo,yes\nbye",
+    ],
+)
+def test_a_text_of_several_lines_with_commas_is_a_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en/train.csv").write_text(f'text,label\n"{text}",yes\n', encoding="utf-8")
+    assert [row.fields["text"] for row in read(TASK, tmp_path)] == [text]
+
+
 def test_a_key_that_nobody_reads_may_stand_twice(tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
     (tmp_path / "en/train.jsonl").write_text('{"text": "a", "label": 0, "more": 1, "more": {"x": 1, "x": 2}}\n')
