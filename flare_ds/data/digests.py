@@ -1,7 +1,7 @@
 """Checksums of what rows say: by them rows are split and ordered, and found again where they should not be.
 
     order     of the row's normalised text, by which rows are ordered
-    text      the same, but rows are equal only if each of their fields is
+    text      the same of the fields that the prompt says, but rows are equal only if each of these is
     passage   of the normalised long field, which several rows may be about
     percent   what the normalised fields that decide a split are among all such texts, from 0 to 99
 
@@ -11,7 +11,7 @@ the fields that they might share have nothing in common: there the whole row cou
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,17 @@ from flare_ds.tasks.base import Task
 DIGEST = np.dtype("S16")
 
 
-def row_keys(fields: Mapping[str, str], task: Task) -> tuple[bytes, bytes, bytes, int]:
-    """Order, text, passage and percent of a row; what the task does not name is not read, so it tells no rows apart."""
+def row_keys(fields: Mapping[str, str], task: Task, said: Sequence[str]) -> tuple[bytes, bytes, bytes, int]:
+    """Order, text, passage and percent of a row; what the task does not name is not read, so it tells no rows apart.
+
+    Args:
+        fields: of the row.
+        task: whose it is.
+        said: those of its fields that the prompt says.
+    """
     one, whole = len(task.fields) == 1, tuple(task.fields) == tuple(task.split_fields)
-    said = [fields[field] for field in task.fields]
-    order = text_digest(said)
-    text = order if one else row_digest(said)
+    order = text_digest(fields[field] for field in task.fields)
+    text = order if one else row_digest(fields[field] for field in said)
     passage = order if one else text_digest([fields[task.long_field]])
     split = order if whole else text_digest(fields[field] for field in task.split_fields)
     if not any(split):

@@ -20,10 +20,15 @@ from flare_ds.data.row_table import digests
 from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, is_cut, pools_of, read_joined
 from flare_ds.data.translated import make_jobs, pair_with_translations
 from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.failures import warn
 from flare_ds.tasks.base import SPLITS, Pool, Split, Task
 from flare_ds.tasks.load import check_languages
 from flare_ds.tasks.sides import read_language
+from flare_ds.tasks.table import TableTask
 from flare_ds.translation.job import TranslationJob
+
+_MANY = 0.5
+"""The share of test rows; of rows that all languages have, a split made here gives 0.85."""
 
 __all__ = ["ParallelData", "ParallelRow", "Side", "load_parallel", "parts_read", "translation_jobs"]
 
@@ -104,7 +109,26 @@ def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split,
         except DataError as error:
             raise _with_why(error, languages[0], task, config) from error
         dealt |= {split: rows[split] for split in splits}
+    _tell_same_ids(task, dealt)
     return {split: dealt[split] for split in SPLITS}
+
+
+def _tell_same_ids(task: Task, dealt: Mapping[Split, JoinedRows]) -> None:
+    """Warn where rows are called as if they said the same in two languages, but each language is split by itself.
+
+    They may only be counted alike, so this is no error.
+    """
+    if task.parallel or "all" not in task.pools or not isinstance(task, TableTask) or task.id_column is None:
+        return
+    from pyarrow.compute import is_in  # takes longer to import than most commands have rows to read
+
+    (source, train), (target, test) = (next(iter(dealt[split].items())) for split in ("train", "test"))
+    same = is_in(test.ids, value_set=train.ids).to_numpy().sum()
+    if source != target and same > len(test) * _MANY:
+        warn(
+            f"task {task.name}: {same} of {len(test)} test rows in {target!r} have ids of train rows in {source!r}. If "
+            "equal ids are translations of one another, what is tested was trained on: set parallel: true in the task"
+        )
 
 
 def _with_why(error: DataError, deciding: str, task: Task, config: TaskConfig) -> DataError:

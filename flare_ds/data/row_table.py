@@ -21,6 +21,7 @@ import pyarrow as pa
 from flare_ds.data.digests import DIGEST, row_keys
 from flare_ds.files import disk_errors
 from flare_ds.tasks.base import Answer, Row, Task
+from flare_ds.tasks.probes import said_fields
 
 T = TypeVar("T", covariant=True)
 _BATCH_ROWS = 1024
@@ -70,23 +71,24 @@ class RowTable(Lookup[Row]):
         self._starts = list(accumulate((batch.num_rows for batch in batches), initial=0))
 
     @classmethod
-    def write(cls, rows: Iterable[Row], task: Task) -> "RowTable":
+    def write(cls, rows: Iterable[Row], task: Task, language: str) -> "RowTable":
         """Write rows into a temporary file, which goes away with the table (TMPDIR says where it lies).
 
         Args:
             rows: read once.
             task: whose they are; fields that it does not name are left out.
+            language: whose prompt says them; a field that it does not say tells no texts apart.
 
         Raises:
             HostError: the place for temporary files is full.
         """
         schema = pa.schema([*_OWN_COLUMNS, *((field, pa.large_string()) for field in task.fields)])
-        rows = iter(rows)
+        rows, said = iter(rows), said_fields(task, language)
         with _disk_errors():
             file = tempfile.TemporaryFile()  # noqa: SIM115 (closing it fails where writing did)
             writer = pa.ipc.new_file(file, schema)
         while some := list(islice(rows, _BATCH_ROWS)):
-            batch = pa.record_batch(_columns(some, schema, task), schema=schema)
+            batch = pa.record_batch(_columns(some, schema, task, said), schema=schema)
             with _disk_errors():
                 writer.write_batch(batch)
         with _disk_errors():
@@ -169,16 +171,16 @@ def _pick(values: np.ndarray, places: np.ndarray, none: np.generic) -> np.ndarra
     return picked
 
 
-def _columns(rows: Sequence[Row], schema: pa.Schema, task: Task) -> list[pa.Array]:
-    said = [
+def _columns(rows: Sequence[Row], schema: pa.Schema, task: Task, said: Sequence[str]) -> list[pa.Array]:
+    own = [
         [row.id for row in rows],
         [row.label for row in rows],
         [[answer.text for answer in row.answers] or None for row in rows],
         [[answer.start for answer in row.answers] or None for row in rows],
     ]
-    keys = zip(*(row_keys(row.fields, task) for row in rows), strict=True)
+    keys = zip(*(row_keys(row.fields, task, said) for row in rows), strict=True)
     texts = ([row.fields[field] for row in rows] for field in task.fields)
-    return [pa.array(column, kind) for column, kind in zip(chain(said, keys, texts), schema.types, strict=True)]
+    return [pa.array(column, kind) for column, kind in zip(chain(own, keys, texts), schema.types, strict=True)]
 
 
 def _disk_errors() -> AbstractContextManager[None]:

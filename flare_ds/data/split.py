@@ -25,7 +25,9 @@ from flare_ds.tasks.check import checked_rows
 HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
 """Splits whose texts must not be seen, and the splits they must not be seen in."""
 _FIX = (
-    "all languages must come from the same release; rows of your own task that differ by language need parallel: false"
+    "all languages must come from the same release; "
+    "in files of your own mend that row, or remove it in every language (parallel: false is only for rows that are "
+    "no translations of one another: it would train on what is tested in another language)"
 )
 
 
@@ -117,7 +119,7 @@ def _read(task: Task, data_dir: str | None, language: str, pool: Pool) -> RowTab
     from pyarrow.compute import greater
 
     name = f"language {language!r} of task {task.name}"
-    table = RowTable.write(checked_rows(task.read(data_dir, language, pool), task, name), task)
+    table = RowTable.write(checked_rows(task.read(data_dir, language, pool), task, name), task, language)
     counted = table.ids.value_counts()
     if len(counted) < len(table):
         twice = counted.field("values").filter(greater(counted.field("counts"), 1))[0]

@@ -54,13 +54,15 @@ def pair_with_translations(
     for split, job in jobs.items():
         language = read_language(task, config, split)
         back = language == config.target_language
+        (other,) = {config.source_language, config.target_language} - {language}
         translations = read_translation(found[split], job.rows)
-        paired[split] = _pair(task, job, rows[split][language], translations, translate.drop, counts, back=back)
+        paired[split] = _pair(task, other, job, rows[split][language], translations, translate.drop, counts, back=back)
     return paired, tuple(found.values())
 
 
 def _pair(
     task: Task,
+    language: str,
     job: TranslationJob,
     own: RowTable,
     translations: Iterable[Row | None],
@@ -90,7 +92,7 @@ def _pair(
             if other is not None:
                 yield other if back else _found_first(other)
 
-    translated, is_there = RowTable.write(used(), task), np.array(there, bool)
+    translated, is_there = RowTable.write(used(), task, language), np.array(there, bool)
     other = translated.take(np.where(is_there, is_there.cumsum() - 1, -1))
     own = own.take(np.array(kept, np.int64))
     rows = ParallelRows((other,), own) if back else ParallelRows((own,), other, translated=True)

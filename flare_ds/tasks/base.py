@@ -67,7 +67,8 @@ class Task(ABC):
         original_language: the one the rows were written in, whose text decides a split made by us; None where each
             language was written by itself (the first one's text then decides, where rows are parallel).
         pools: the parts it is published in: all; train and test; or train, validation and test.
-        fields: names of a row's texts, in the order they are said.
+        fields: names of a row's texts, in the order they are said; one that no prompt says is in the next or among
+            `cluster_fields`, and tells no prompts apart.
         split_fields: those whose text decides a split made by us, so that rows that share them stay together.
         long_field: the field that is cut, or read through windows, when a prompt is too long.
         cluster_fields: rows alike in these were drawn together (questions about one passage) and count as one draw in

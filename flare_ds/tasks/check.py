@@ -8,6 +8,7 @@ from flare_ds.exceptions import ConfigError, DataError, FlareError
 from flare_ds.failures import warn
 from flare_ds.registry import suggestion
 from flare_ds.tasks.base import POOLS, Answer, Metric, Row, Task
+from flare_ds.tasks.probes import unsaid_fields
 
 Conflict = tuple[bool, str, str]
 """Whether it is there, what is wrong, what to do."""
@@ -28,7 +29,7 @@ def check_task(task: Task) -> Task:
     """Refuse a task whose attributes mean nothing, and words of it that are no text, before anything is read.
 
     Raises:
-        ConfigError: naming the first attribute, label word or prompt; a prompt fails or says no field.
+        ConfigError: naming the first attribute, label word or prompt; a prompt fails, or does not say a field.
         DataError: one of its languages has no prompt or no label words.
     """
     for broken, problem, fix in (*_conflicts(task), *_label_conflicts(task)):
@@ -89,6 +90,13 @@ def _check_prompt(task: Task, language: str) -> None:
         problem = f"task {task.name} has the prompt {prompt!r} for every row of language {language!r}"
         fix = f"say a field of the row in it, such as {{{task.long_field}}} in a template, in single braces"
         raise ConfigError(problem, fix=fix)
+    drawn = {*task.split_fields, *task.cluster_fields}
+    if idle := [field for field in unsaid_fields(task, language) if field not in drawn]:
+        problem = (
+            f"task {task.name} has fields={task.fields!r}, but its prompt in {language!r} does not say {idle[0]!r}"
+        )
+        fix = "say it, take it out of fields, or name it in split_fields or cluster_fields if it tells what was drawn"
+        raise ConfigError(problem, fix=f"{fix} together")
 
 
 def _prompt(task: Task, language: str, fields: Mapping[str, str]) -> str:

@@ -63,9 +63,14 @@ def nllb_tag(task: Task, code: str) -> str:
 
 
 def own_code(task: Task, code: str) -> str | None:
-    """What a task calls the language of an NLLB tag that it has rows in; None: it has none."""
+    """What a task calls a language that it has rows in, where that is another code, or its NLLB tag; None otherwise.
+
+    What is only translated as another language is not that language.
+    """
+    if code in task.languages:
+        return None
     known = {**_TAGS, **task.nllb_tags}
-    return next((own for own in task.languages if own != code and known.get(own) == code), None)
+    return next((own for own in task.languages if known.get(own, own) == known.get(code, code)), None)
 
 
 def codes_of(tag: str) -> list[str]:

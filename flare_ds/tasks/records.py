@@ -17,7 +17,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
@@ -179,7 +179,8 @@ def _patterns(split: str) -> list[str]:
 
 def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
     directories = [data_dir / folder for folder in folders]
-    forms = [sorted(directory.glob(pattern)) for directory in directories for pattern in _patterns(split)]
+    globs = [directory.glob(pattern) for directory in directories for pattern in _patterns(split)]
+    forms = [sorted(files, key=_counted) for files in globs]
     found = [files for files in forms if files]
     if not found:
         suffixes = ",".join(suffix.removeprefix(".") for suffix in _READERS)
@@ -195,6 +196,11 @@ def _find(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
     return found[0]
 
 
+def _counted(file: Path) -> tuple[list[str | int], str]:
+    """By which files are sorted: as texts, but what is a number counts as one, so part 2 goes before part 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)], file.name
+
+
 def _check_shards(files: Sequence[Path], split: str, directories: Collection[Path]) -> None:
     """Refuse what only begins like the split, some of the hub's shards, as if they were all, and two sets of them.
 
@@ -208,7 +214,7 @@ def _check_shards(files: Sequence[Path], split: str, directories: Collection[Pat
         fix = f"keep one of them; parts of one table go into a folder {split}, or are called {split}-00000-of-00002 ..."
         raise DataError(problem, fix=fix)
     found: dict[tuple[str, str, str], list[str]] = {}
-    """The numbers of each set; of five digits, as the hub writes them, all have to be there."""
+    """The numbers of each set, all of which have to be there."""
     for shard in filter(None, shards.values()):
         name, number, total, suffix = shard.groups()
         found.setdefault((name, total, suffix), []).append(number)
@@ -219,13 +225,20 @@ def _check_shards(files: Sequence[Path], split: str, directories: Collection[Pat
         if twice := [number for number, often in Counter(numbers).items() if often > 1]:
             problem = f"{files[0].parent} holds {name}-{twice[0]}-of-{total}{suffix} twice, with other checksums"
             raise DataError(problem, fix="keep the shards of one download")
-        if len(total) != _HUB_DIGITS:
-            continue
-        wanted = [f"{number:0{len(total)}d}" for number in range(int(total))]
-        if missing := [f"{name}-{number}-of-{total}{suffix}" for number in wanted if number not in numbers]:
-            told = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-            problem = f"{files[0].parent} lacks {len(missing)} of {len(wanted)} shards: {told}"
+        have, digits = {*map(int, numbers)}, min(map(len, numbers))
+        wanted = _wanted(have, total)
+        if missing := int(total) - sum(number in wanted for number in have):
+            lacking = islice((number for number in wanted if number not in have), 3)
+            told = ", ".join(f"{name}-{number:0{digits}d}-of-{total}{suffix}" for number in lacking)
+            problem = f"{files[0].parent} lacks {missing} of {int(total)} shards: {told}{', ...' * (missing > 3)}"
             raise DataError(problem, fix="put them there, or fetch the data again")
+
+
+def _wanted(have: Collection[int], total: str) -> range:
+    """The numbers of all shards of a set: the hub counts from 0, in five digits; others do, or begin with 1."""
+    number = int(total)
+    from_zero = 0 in have or (len(total) == _HUB_DIGITS and number not in have)
+    return range(number) if from_zero else range(1, number + 1)
 
 
 def _read(path: Path, columns: Collection[str], kind: type[Record]) -> Iterator[Record]:
@@ -341,6 +354,23 @@ def _read_json(path: Path, columns: Collection[str]) -> Iterator[Any]:
     yield from rows
 
 
+def _refuse_rows(place: int, cells: Sequence[str]) -> None:
+    """Refuse a cell of several lines that holds rows of the table, as where one opening quote is too many.
+
+    Honest texts have lines and commas, too. So every line has to have as many cells as it then would: the first those
+    from this one on, the last those up to it, all others a row's; and one of those says in another column what this row
+    says there, as rows with one label do.
+    """
+    first, *lines, last = cells[place].replace("\r\n", "\n").split("\n")
+    rows = [line.split(",") for line in lines]
+    if any(len(row) != len(cells) for row in rows):
+        return
+    alike = any(row[at] == cell for row in rows for at, cell in enumerate(cells) if at != place)
+    if alike and first.count(",") == len(cells) - 1 - place and last.count(",") == place:
+        told = f"a quote opens in it that is closed rows later, as if {lines[0]!r:.80} were text"
+        raise ValueError(f"{told}; if it is, write the table as .jsonl")
+
+
 def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
     """Cells are texts of any length: `NA` and `null` too, and an empty cell is an empty text.
 
@@ -356,6 +386,9 @@ def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
             cells = row or [""] * (len(names) == 1)
             if cells and len(cells) != len(names):
                 raise ValueError("it has more or fewer cells than the first line names")
+            for place, cell in enumerate(cells):
+                if "\n" in cell:
+                    _refuse_rows(place, cells)
             if cells:
                 yield dict(zip(names, cells, strict=True))
 

@@ -3,6 +3,8 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 
 from flare_ds.config import TaskConfig
 from flare_ds.data.digests import normalise
-from flare_ds.data.parallel import ParallelData, ParallelRow, Side, load_parallel
+from flare_ds.data.parallel import ParallelData, ParallelRow, Side, load_parallel, translation_jobs
 from flare_ds.exceptions import DataError
-from flare_ds.tasks import Row, Task
+from flare_ds.tasks import Row, TableTask, Task
 from flare_ds.tasks.base import Pool
+from tests.tasks.tables import write_table
 
 
 class Memory(Task):
@@ -219,6 +222,37 @@ def test_missing_row_is_named(language: str) -> None:
     assert "delete" not in caught.value.fix, "it may be the only copy"
 
 
+def test_a_gap_is_mended_in_every_language_and_not_by_splitting_each_by_itself() -> None:
+    task = plain()
+    del task.rows["pl"][5]
+    said = r"remove it in every language \(parallel: false is only for rows that are no translations"
+    with pytest.raises(DataError, match=said):
+        load(task)
+
+
+@pytest.mark.parametrize(
+    ("german", "changes", "told"),
+    [
+        ("{}", {}, True),
+        ("de-{}", {}, False),
+        ("{}", {"parallel": True}, False),
+        ("{}", {"id_column": None}, False),
+        ("{}", {"pools": ("train", "test"), "splits": {"train": "all", "test": "all"}}, False),
+    ],
+)
+def test_ids_that_recur_where_each_language_is_split_by_itself_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], german: str, changes: dict[str, Any], told: bool
+) -> None:
+    for language, name in (("en", "{}"), ("de", german)):
+        rows = [{"id": name.format(i), "text": f"{language} text {i}", "label": i % 2} for i in range(400)]
+        write_table(tmp_path / language / "all.csv", rows)
+    kind = {"languages": ("en", "de"), "pools": ("all",), "fields": ("text",), "labels": ("no", "yes")}
+    own = {"name": "own", "parallel": False, "id_column": "id", "template": "{text}:"}
+    settings = {"name": "own", "target_language": "de", "data_dir": str(tmp_path), "sides": "translated"}
+    translation_jobs(TableTask(**(kind | own | changes)), TaskConfig.model_validate(settings))
+    assert ("test rows in 'de' have ids of train rows in 'en'" in capsys.readouterr().err) is told
+
+
 def test_unexpected_row_is_named() -> None:
     task = plain()
     task.rows["en"].append(Row("r-999", {"text": "more"}, 0))
@@ -292,6 +326,27 @@ def test_passages_shared_with_held_out_rows_are_counted() -> None:
     }
     # Where one field ends and the next begins counts: `b | c x` is not `b c | x`.
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 5, "validation": 2, "test": 5}
+
+
+def test_a_field_that_the_prompt_does_not_say_hides_no_leak_and_no_empty_prompt() -> None:
+    class Asked(Pairs):
+        cluster_fields = ("passage",)
+
+        def prompt(self, fields: Mapping[str, str]) -> str:
+            return f"{fields['question']}?"
+
+    parts: dict[Pool, list[tuple[str, str]]] = {
+        "train": [("one", "a"), ("two", ""), ("three", "b")],
+        "validation": [("four", "c")],
+        "test": [("five", "A "), ("six", "")],
+    }
+    data = load(Asked(parts))
+    assert {split: ids(data, split) for split in data.splits} == {
+        "train": ["train2"],
+        "validation": ["validation0"],
+        "test": ["test0"],
+    }
+    assert (data.counts["dropped_text_of_a_test_row"], data.counts["dropped_empty_text"]) == (1, 2)
 
 
 def test_rows_that_share_a_passage_with_a_held_out_row_are_dropped_if_asked() -> None:

@@ -22,7 +22,7 @@ from tests.data.test_row_table import Fields
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 try:
-    RowTable.write((Row(str(n), {"text": "word " * 100}, 0) for n in range({rows})), Fields("text"))
+    RowTable.write((Row(str(n), {"text": "word " * 100}, 0) for n in range({rows})), Fields("text"), "en")
 except HostError as error:
     print(error)
 """
@@ -39,7 +39,7 @@ class Fields(Task):
         return []
 
     def prompt(self, fields: Mapping[str, str]) -> str:
-        return ""
+        return " ".join(fields.values())
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
@@ -55,7 +55,7 @@ ROW = st.builds(
 
 @given(st.lists(ROW, max_size=9), st.lists(ROW, max_size=5), st.randoms())
 def test_rows_come_back_in_any_order(one: list[Row], other: list[Row], draw) -> None:
-    tables = [RowTable.write(iter(rows), Fields("question", "id")) for rows in (one, other)]
+    tables = [RowTable.write(iter(rows), Fields("question", "id"), "en") for rows in (one, other)]
     rows, table = one + other, RowTable.concatenate(tables)
     assert list(table) == rows and table.ids.to_pylist() == [row.id for row in rows]
     places = [draw.randrange(-1, len(rows)) for _ in range(12)]
@@ -69,7 +69,7 @@ def test_fields_that_the_task_does_not_name_and_their_order_tell_no_rows_apart()
         {"text": "A  Text", "note": "b", "url": "1"},
         {"url": "2", "note": "b", "text": "a text"},
     ]
-    table = RowTable.write((Row(str(i), row, 0) for i, row in enumerate(fields)), Fields("text", "note"))
+    table = RowTable.write((Row(str(i), row, 0) for i, row in enumerate(fields)), Fields("text", "note"), "en")
     assert all(len(set(table.digests(name))) == 1 for name in ("order", "text", "passage"))
     assert len(set(table.percents)) == 1
 
@@ -79,7 +79,7 @@ def test_rows_that_say_nothing_where_rows_may_be_alike_have_nothing_in_common() 
     task = Fields("text", "title")
     task.split_fields = ("text",)
     rows = [Row(str(number), {"title": f"title {number % 400}", "text": " "}, 0) for number in range(500)]
-    percents = RowTable.write(iter(rows), task).percents
+    percents = RowTable.write(iter(rows), task, "en").percents
     assert len(set(percents)) > 90 and percents[:100].tolist() == percents[400:].tolist()
     clusters = [cluster_of(row.fields, task) for row in rows]
     assert len(set(clusters)) == 400 and clusters[:100] == clusters[400:]
@@ -87,9 +87,7 @@ def test_rows_that_say_nothing_where_rows_may_be_alike_have_nothing_in_common() 
 
 def test_rows_of_many_batches_are_found() -> None:
     rows = [Row(str(number), {"text": "word" * (number % 7)}, number) for number in range(3000)]
-    table = RowTable.concatenate(
-        [RowTable.write(rows[:1500], Fields("text")), RowTable.write(rows[1500:], Fields("text"))]
-    )
+    table = RowTable.concatenate([RowTable.write(some, Fields("text"), "en") for some in (rows[:1500], rows[1500:])])
     assert list(table) == rows and table.labels.tolist() == list(range(3000))
 
 

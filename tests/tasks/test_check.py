@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.tasks import TASKS, TableTask
 from flare_ds.tasks.base import Answer, Pool, Row, Task
 from flare_ds.tasks.check import check_task, checked_rows
+from flare_ds.tasks.probes import said_fields
 
 HALF = "\ud83d"
 GOOD = {"text": "a text", "note": "b"}
@@ -23,7 +25,7 @@ class Given(Task):
         return []
 
     def prompt(self, fields: Mapping[str, str]) -> str:
-        return f"{self.said}{fields['text']}:"
+        return f"{self.said}{fields['text']} {fields['note']}:"
 
 
 LABELLED, FREE = Given(("yes", "no")), Given(())
@@ -110,15 +112,55 @@ def test_half_a_character_in_a_task_is_refused(task: Task, said: str) -> None:
     ],
 )
 def test_an_attribute_that_means_nothing_is_refused(changes: dict[str, object], said: str) -> None:
-    class Both(Given):
-        def prompt(self, fields: Mapping[str, str]) -> str:
-            return f"{fields['text']} {fields['note']}:"
-
-    task = Both(("yes", "no"))
+    task = Given(("yes", "no"))
     assert check_task(task) is task
     vars(task).update(changes)
     with pytest.raises(ConfigError, match=said):
         check_task(task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "language"),
+    [
+        ({}, None),
+        ({"split_fields": ("text",)}, "en"),
+        ({"split_fields": ("text",), "cluster_fields": ("doc",)}, None),
+        ({"split_fields": ("text",), "template": {"en": "{doc} {text}:", "de": "{text}:"}}, "de"),
+    ],
+)
+def test_a_field_is_said_or_tells_what_was_drawn_together(changes: dict[str, object], language: str | None) -> None:
+    told = {"languages": ("en", "de"), "pools": ("all",), "fields": ("text", "doc"), "labels": ("yes", "no")}
+    task = TableTask(**({"name": "own", "template": "{text}:"} | told | changes))  # type: ignore[arg-type]
+    if language is None:
+        assert check_task(task) is task
+        return
+    with pytest.raises(ConfigError, match=f"its prompt in '{language}' does not say 'doc'\n.*take it out of fields"):
+        check_task(task)
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_the_tasks_that_come_with_it_say_all_of_their_fields(name: str) -> None:
+    task = TASKS.get(name)
+    for language in check_task(task).languages:
+        assert said_fields(task, language) == tuple(task.fields)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("{text[:9]}", ("text",)),
+        ("{text if note else text.upper()}", ("text", "note")),
+        ("{dict(a=1).get(note)}{len(text)}", ("text",)),
+        ("{text} {'1' if note == '1' else ''}", ("text", "note")),
+        ("{text} {note and ''}", ("text",)),
+    ],
+)
+def test_what_code_does_not_say_of_a_row_is_known(prompt: str, said: tuple[str, ...]) -> None:
+    class Code(Given):
+        def prompt(self, fields: Mapping[str, str]) -> str:
+            return str(eval(f'f"{prompt}"', {**fields}))
+
+    assert said_fields(Code(("yes", "no")), "en") == said
 
 
 @pytest.mark.parametrize("word", [" yes", "yes ", ""])

@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,18 @@ def test_translated_sides_need_the_source_and_a_tag_of_the_target() -> None:
     for task, tag, own in ((TYDIQA, "arb_Arab", "ar"), (TYDIQA, "swh_Latn", "sw"), (XNLI, "fra_Latn", "fr")):
         with pytest.raises(DataError, match=rf"is what task {task.name} calls '{own}'[\s\S]*target_language={own},"):
             check_languages(task, config(sides="translated", target_language=tag))
+    brazil = replace(XNLI, languages=("en", "pt-BR", "no"), nllb_tags={"pt-BR": "por_Latn"})
+    for task, code, own in (
+        (NUSAX, "id", "ind"),
+        (NUSAX, "jv", "jav"),
+        (NUSAX, "su", "sun"),
+        (brazil, "pt", "pt-BR"),
+        (brazil, "nb", "no"),
+    ):
+        with pytest.raises(DataError, match=rf"='{code}' is what task {task.name} calls '{own}'[\s\S]*={own},"):
+            check_languages(task, config(sides="translated", target_language=code))
+    for task, code in ((NUSAX, "bbc"), (NUSAX, "pl"), (brazil, "pt-BR"), (brazil, "no"), (brazil, "nn")):
+        check_languages(task, config(sides="translated", target_language=code))
     with pytest.raises(DataError, match=r"ind_Latn is translated from and into for .*=ind, .*=bbc"):
         check_languages(NUSAX, config(sides="translated", source_language="ind", target_language="bbc"))
     with pytest.raises(DataError, match="task multiemo has no language 'hi'"):

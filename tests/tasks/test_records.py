@@ -244,6 +244,9 @@ def test_two_forms_of_one_split_are_refused(tmp_path: Path) -> None:
         ("train-00000-of-00002-a09b74b3ef9c3b56", "train-00001-of-00002-0b9b74b3ef9c3b57"),
         ("train/0000", "train/0001"),
         ("train/new", "train/old"),
+        ("train/part9", "train/part10"),
+        ("train/9", "train/10"),
+        ("train/2024-9-1", "train/2024-10-1"),
     ],
 )
 def test_shards_are_one_table_in_their_order(tmp_path: Path, names: tuple[str, str]) -> None:
@@ -262,6 +265,12 @@ def test_shards_are_one_table_in_their_order(tmp_path: Path, names: tuple[str, s
         (["00000-of-00002"], "en lacks 1 of 2 shards: train-00001-of-00002.csv"),
         (["00005-of-00006"], "lacks 5 of 6 shards: train-00000-of-00006.csv, .*, train-00002-of-00006.csv, ..."),
         (["00001-of-00002-a09b74b3ef9c3b56"], "en lacks 1 of 2 shards: train-00000-of-00002.csv"),
+        (["0-of-3", "2-of-3"], "en lacks 1 of 3 shards: train-1-of-3.csv"),
+        (
+            ["01-of-12", "12-of-12"],
+            "lacks 10 of 12 shards: train-02-of-12.csv, train-03-of-12.csv, train-04-of-12.csv, ...",
+        ),
+        (["2-of-2"], "en lacks 1 of 2 shards: train-1-of-2.csv"),
         (["00000-of-00001", "00000-of-00002"], r"en holds train-\*-of-00001.csv and train-\*-of-00002.csv"),
     ],
 )
@@ -282,11 +291,53 @@ def test_shards_of_two_downloads_are_not_one_table(tmp_path: Path) -> None:
         read(TASK, tmp_path)
 
 
-def test_parts_that_are_numbered_otherwise_are_not_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("digits", [1, 2, 5])
+def test_parts_are_counted_from_zero_or_one_in_any_digits(tmp_path: Path, first: int, digits: int) -> None:
     (tmp_path / "en/train").mkdir(parents=True)
-    for number in (1, 2):
-        (tmp_path / f"en/train/part-{number}-of-2.csv").write_text(f"text,label\n{number},0\n")
-    assert len(read(TASK, tmp_path)) == 2
+    for number in range(first, first + 12):
+        path = tmp_path / f"en/train/part-{number:0{digits}d}-of-{12:0{digits}d}.csv"
+        path.write_text(f"text,label\n{number},0\n")
+    assert [row.fields["text"] for row in read(TASK, tmp_path)] == [str(n) for n in range(first, first + 12)]
+
+
+SWALLOWED = '5,"Great product,yes\n6,fine,yes\n7,ok,no\n9,size 5",no\n10,x,no\n'
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "id,text,label\n1,a,no\n" + SWALLOWED,
+        "id,text,label\r\n1,a,no\r\n" + SWALLOWED.replace("\n", "\r\n"),
+        'text,label\na,no\n"b,yes\nc,no\nd",no\n',
+        'label,text\nno,a\nyes,"b\nyes,c\nno,d"\n',
+        'text,label,more\na,no,\nb,yes,"c\nd,yes,e\nf,no,g"\n',
+    ],
+)
+def test_a_quote_that_swallows_rows_is_named_by_its_row(tmp_path: Path, table: str) -> None:
+    (tmp_path / "en").mkdir()
+    path = tmp_path / "en/train.csv"
+    path.write_text(table, encoding="utf-8", newline="")
+    with pytest.raises(DataError, match=f"row 1 of {path} cannot be read: a quote opens in it.*as .jsonl"):
+        read(TASK, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Dear all,\nfine, yes\nbye",
+        "Dear all, yes\nfine, yes\nbye",
+        "x=f(a,b)\ny=g(c,d)\nreturn",
+        "1,000\n2,000\nno more",
+        "one,yes\ntwo",
+        "a\n\nb",
+        "one,yes\n\ntwo,yes\nbye",
+    ],
+)
+def test_a_text_of_several_lines_with_commas_is_a_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en/train.csv").write_text(f'text,label\n"{text}",yes\n', encoding="utf-8")
+    assert [row.fields["text"] for row in read(TASK, tmp_path)] == [text]
 
 
 def test_a_key_that_nobody_reads_may_stand_twice(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from flare_ds.checksums import canonical_json, json_sha256
 from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.cache.format import FORMAT_VERSION
-from flare_ds.data.cache.probes import probed_prompts
 from flare_ds.data.cache.windows import WINDOWS_VERSION
 from flare_ds.data.parallel import ParallelData, Side, split_language
 from flare_ds.progress import bar
 from flare_ds.tasks.base import Task
+from flare_ds.tasks.probes import probed_prompts, unsaid_fields
 from flare_ds.tokenizing.chat import read_frame
 from flare_ds.tokenizing.fingerprint import tokenizer_fingerprint
 from flare_ds.tokenizing.mt_tokens import MT_TEXT_VERSION, load_mt_tokenizer
@@ -73,11 +73,15 @@ ANSWERED = "right_answers_of"
 """Whose free answers are right, where they are not the target's, as once they were in any case."""
 PROBES = "prompts_of_texts"
 """What a prompt in code does to texts, which the template does not show."""
+UNSAID = "unsaid_fields"
+"""Those that a prompt does not say, by language; once they told rows apart that are alike to a model. Only where there
+are any: the keys of all other caches are what they were."""
 
 
 def asked_fields(config: Config, task: Task) -> dict[str, Any]:
     """Those of the fields that the settings and the task say, without data or tokenizers."""
     settings = config.task
+    unsaid = {code: fields for code in settings.languages if (fields := unsaid_fields(task, code))}
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name,
@@ -103,6 +107,7 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         CLUSTERS: "the side that was read" if settings.is_translated and task.free_answers else None,
         ANSWERED: "the source" if config.answers_source and task.free_answers else None,
         PROBES: probed_prompts(task, settings.languages) if settings.is_code else None,
+        **({UNSAID: unsaid} if unsaid else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -115,7 +116,16 @@ def test_a_prompt_that_says_the_name_of_a_field_is_not_one_that_says_the_field()
     assert keys["{text} {title}"] == "{text} {title}" and keys["{{{text}}} {title}"] == "{{text}} {title}", "as ever"
 
 
+def test_fields_that_a_prompt_does_not_say_are_in_the_key_where_there_are_any() -> None:
+    assert asked("{text} {title}").keys() == asked("{text}").keys() - {"unsaid_fields"}
+    assert asked("{text} {{title}}")["unsaid_fields"] == {"en": ["title"]}
+
+
 def prompt_in_key(template: str) -> str:
+    return asked(template)["prompt_template"]
+
+
+def asked(template: str) -> dict[str, Any]:
     task = TableTask(name="a", languages=("en",), pools=("all",), fields=("text", "title"), template=template)
     config = parse_config(
         {
@@ -127,7 +137,7 @@ def prompt_in_key(template: str) -> str:
         },
         origin="test",
     )
-    return asked_fields(config, task)["prompt_template"]
+    return asked_fields(config, task)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +149,7 @@ def test_what_a_prompt_in_code_does_to_a_text_is_in_the_key(said: str) -> None:
 
     def fields(said: str, path: str | None) -> dict[str, object]:
         kind = type(
-            "Own", (Moods,), {"fields": ("text", "title"), "prompt": lambda _, of: eval(f'f"say {said}"', {**of})}
+            "Own", (Moods,), {"fields": ("text", "title"), "prompt": lambda _, of: eval(f'f"{said} {{title}}"', {**of})}
         )
         task = TaskConfig(name="moods", path=path, target_language="pl")
         return asked_fields(moods_config(Path("unused")).model_copy(update={"task": task}), kind())

@@ -1,7 +1,7 @@
-"""What the prompt of a task in Python does to a row's texts, told from what it makes of some.
+"""What the prompt of a task does to a row's texts, told from what it makes of some.
 
 Code may say a text in lower case, cut it, or look whether there is a title. None of that shows in the prompt around the
-fields' names, which the key has of every task.
+fields' names, which the key has of every task. And it may not say a field at all, as a template may not.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,30 @@ from flare_ds.tasks.base import Task
 
 _TEXTS = (" Two  Words,\tone ﬁne “quote” & a <b>tag</b> – 1.50\nhttp://x.org @you #it! ", "A long text. " * 10_000, "")
 _OTHERS = "word"
+_SAID = (*_TEXTS, _OTHERS, "0", "1", '["a", "b"]')
+"""What may be said differently: the texts, and what code may look up or take apart."""
 
 
 def probed_prompts(task: Task, languages: Iterable[str]) -> str:
     """Checksum of the prompts, in some languages, over rows of such texts."""
     rows = list(_rows(task))
     return json_sha256([[language, [_said(task, language, row) for row in rows]] for language in languages])
+
+
+def said_fields(task: Task, language: str) -> tuple[str, ...]:
+    """The fields whose text changes the prompt of a language, whether or not the others are empty."""
+    return tuple(field for field in task.fields if any(_changes(task, language, field, of) for of in (_OTHERS, "")))
+
+
+def unsaid_fields(task: Task, language: str) -> list[str]:
+    """The others."""
+    said = said_fields(task, language)
+    return [field for field in task.fields if field not in said]
+
+
+def _changes(task: Task, language: str, field: str, others: str) -> bool:
+    row = dict.fromkeys(task.fields, others)
+    return len({_said(task, language, row | {field: text}) for text in _SAID}) > 1
 
 
 def _rows(task: Task) -> Iterator[dict[str, str]]:
