@@ -27,7 +27,7 @@ def gpu_names(environ: Mapping[str, str], visible: int) -> list[str]:
     if not visible:
         return []
     named = [name.strip() for name in environ.get(gpu_variable(environ), "").split(",") if name.strip()]
-    if visible and named and all(name.startswith("MIG-") for name in named):
+    if named and all(name.startswith("MIG-") for name in named):
         return named
     return (named or list(map(str, range(visible))))[:visible]
 

@@ -156,8 +156,7 @@ def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[P
             raise ConfigError("--interactive reads its texts, and prints", fix="leave --source and --output out")
         return []
     if options.file is None:
-        given = given_pair(config, task, target=options.target, sources=options.source, translate=options.translate)
-        return [given]
+        return [given_pair(config, task, target=options.target, sources=options.source, translate=options.translate)]
     if options.source:
         raise ConfigError("--source is given beside --file", fix="write it into the file's column `source`")
     if options.output and _is_same(options.file, options.output):

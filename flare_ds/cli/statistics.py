@@ -54,13 +54,9 @@ def _examples(split: SplitSummary) -> str:
 
 def one_sided(cache: Cache) -> Iterator[str]:
     """A line where no training row has one of the labels, and for each held-out split that has one label alone."""
-    words_of = {
-        name: [
-            word for word, number in zip(cache.labels, _label_counts(cache, cache.split(name)), strict=True) if number
-        ]
-        for name in (cache.manifest.splits if cache.labels else ())
-    }
-    for name, words in words_of.items():
+    for name in cache.manifest.splits if cache.labels else ():
+        numbers = _label_counts(cache, cache.split(name))
+        words = [word for word, number in zip(cache.labels, numbers, strict=True) if number]
         if name == "train" and (absent := [word for word in cache.labels if word not in words]):
             yield f"train: no row has the label {', '.join(absent)}: does the task say what the table's labels mean?"
         if name != "train" and len(words) == 1:

@@ -11,8 +11,8 @@ from flare_ds.tasks.base import Task
 
 _TEXTS = (" Two  Words,\tone ﬁne “quote” & a <b>tag</b> – 1.50\nhttp://x.org @you #it! ", "A long text. " * 10_000, "")
 _OTHERS = "word"
-_SAID = (*_TEXTS, _OTHERS, "0", "1", '["a", "b"]')
-"""What may be said differently: the texts, and what code may look up or take apart."""
+_SAID = (_OTHERS, "0", "1", '["a", "b"]', *_TEXTS)
+"""What may be said differently: what code may look up or take apart, and the texts, the longest of which few need."""
 
 
 def probed_prompts(task: Task, languages: Iterable[str]) -> str:
@@ -34,7 +34,9 @@ def unsaid_fields(task: Task, language: str) -> list[str]:
 
 def _changes(task: Task, language: str, field: str, others: str) -> bool:
     row = dict.fromkeys(task.fields, others)
-    return len({_said(task, language, row | {field: text}) for text in _SAID}) > 1
+    first, *more = _SAID
+    said = _said(task, language, row | {field: first})
+    return any(_said(task, language, row | {field: text}) != said for text in more)
 
 
 def _rows(task: Task) -> Iterator[dict[str, str]]:
