@@ -153,6 +153,8 @@ def test_the_tasks_that_come_with_it_say_all_of_their_fields(name: str) -> None:
         ("{dict(a=1).get(note)}{len(text)}", ("text",)),
         ("{text} {'1' if note == '1' else ''}", ("text", "note")),
         ("{text} {note and ''}", ("text",)),
+        ("{text or note}", ("text", "note")),
+        ("{text if note else ''}", ("text", "note")),
     ],
 )
 def test_what_code_does_not_say_of_a_row_is_known(prompt: str, said: tuple[str, ...]) -> None:
