@@ -7,6 +7,7 @@ nesting, and aliases that repeat one another.
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,15 +58,26 @@ def _construct_scalar(loader: Any, node: ScalarNode) -> Any:
         raise ConstructorError(None, None, f"{node.value[:50]!r} is no {kind} of 64 bits", node.start_mark) from None
 
 
+@lru_cache(maxsize=4096)
+def _plain_tag(text: str) -> str:
+    """What a text without quotes is; kept, since a thousand configs say nearly the same."""
+    return next((tag for tag, form in _RESOLVERS if form.match(text)), f"{_TAG}str")
+
+
 class _Loader(_BASE):
     """PyYAML's safe loader with the scalars of YAML 1.2, and no tags beyond them."""
 
-    yaml_implicit_resolvers: ClassVar = {None: _RESOLVERS}
+    yaml_implicit_resolvers: ClassVar = {}
     yaml_constructors: ClassVar[dict] = {
         **{_TAG + kind: _construct_scalar for kind in _READ},
         **{_TAG + kind: _BASE.yaml_constructors[_TAG + kind] for kind in ("str", "seq", "map")},
         None: _BASE.yaml_constructors[None],
     }
+
+    def resolve(self, kind: type[Node], value: Any, implicit: Any) -> Any:
+        """The tag of a node that has none."""
+        is_plain = kind is ScalarNode and implicit[0]
+        return _plain_tag(value) if is_plain else super().resolve(kind, value, implicit)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -150,7 +162,8 @@ def _construct(text: str, origin: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _weigh(node, {}) > _MOST_VALUES:
+        # As many values as letters, unless there are aliases: those repeat what has a name, with &.
+        if ("&" in text or len(text) > _MOST_VALUES) and _weigh(node, {}) > _MOST_VALUES:
             problem = f"{origin} has more than {_MOST_VALUES} values, its aliases (*name) written out"
             raise ConfigError(problem, fix="write the settings without aliases")
         repeated = list(_repeated(node, ""))

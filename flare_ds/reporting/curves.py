@@ -14,6 +14,7 @@ from flare_ds.runs import RunResult
 COLUMNS = ("run", "language", "method", "seed", "step", "validation_score", "validation_loss")
 _ACROSS = 6
 """Panels beside each other; a picture may not be wider than 2^16 pixels."""
+_DASHES = ("-", "--", ":", "-.")
 Curve = Sequence[tuple[int, float, float | None]]
 """Step, score and loss of each validation; free answers have no loss."""
 
@@ -54,7 +55,7 @@ def _validations(run: RunResult) -> Curve:
 
 
 def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
-    """One panel a task, base and language, one colour a method, or each of its settings, one line a run.
+    """One panel a task, base and language, one colour a method, or each of its settings, one line a run; one legend for all.
 
     None without matplotlib or without curves.
     """
@@ -69,13 +70,15 @@ def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
     for (run, curve), label in zip(curves, labels, strict=True):
         panels.setdefault(about(run), {}).setdefault(label, []).append(curve)
     differing = [part for part, values in enumerate(zip(*panels, strict=True)) if len(set(values)) > 1] or [2]
-    colours = {label: f"C{i}" for i, label in enumerate(sorted(set(labels)))}
+    looks = {label: _look(i) for i, label in enumerate(sorted(set(labels)))}
     rows, columns = math.ceil(len(panels) / _ACROSS), min(len(panels), _ACROSS)
     figure = Figure(figsize=(4.5 * columns, 3.6 * rows), layout="constrained")
     for place, (parts, methods) in enumerate(sorted(panels.items()), start=1):
         panel, title = figure.add_subplot(rows, columns, place), " ".join(parts[part] for part in differing)
-        _draw(panel, methods, colours)
+        _draw(panel, methods, looks)
         panel.set(title=title, xlabel="optimizer steps", ylabel="validation score")
+    one_each = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
+    figure.legend(handles=[one_each[label] for label in looks], loc="outside right upper")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()
@@ -91,10 +94,14 @@ def _labels(runs: Sequence[RunResult]) -> list[str]:
     return [f"{method} ({name})" if method in several else method for _, method, name in named]
 
 
-def _draw(panel: Any, methods: Mapping[str, Sequence[Curve]], colours: Mapping[str, str]) -> None:
+def _look(number: int) -> dict[str, str]:
+    """Of a line: there are ten colours, then the dashes are others."""
+    return {"color": f"C{number % 10}", "linestyle": _DASHES[number // 10 % len(_DASHES)]}
+
+
+def _draw(panel: Any, methods: Mapping[str, Sequence[Curve]], looks: Mapping[str, Mapping[str, str]]) -> None:
     for method in sorted(methods):
         # One line that is broken between runs: a thousand of their own take minutes to draw.
         points = [point for curve in methods[method] for point in (*curve, (math.nan,) * 3)]
         steps, scores, _ = zip(*points, strict=True)
-        panel.plot(steps, scores, marker=".", color=colours[method], label=method)
-    panel.legend()
+        panel.plot(steps, scores, marker=".", label=method, **looks[method])

@@ -10,9 +10,8 @@ from flare_ds.human import human_age, human_size
 from flare_ds.markdown import DASH, table
 from flare_ds.sweep.changed import changed_runs, stale_runs
 from flare_ds.sweep.inputs import check_inputs
-from flare_ds.sweep.memory import CellMemory
 from flare_ds.sweep.nodes import PARTS, REPORT, Node, has_cache, nodes_of
-from flare_ds.sweep.plan import Plan, load_sweep
+from flare_ds.sweep.plan import Plan, PlannedRun, load_sweep
 from flare_ds.sweep.progress import left, typical_seconds
 from flare_ds.sweep.record import SweepRecord, record_of
 from flare_ds.sweep.slots import slots_of
@@ -35,7 +34,7 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
     plan = load_sweep(path, overrides)
     changed = changed_runs(plan)
     stale = {run.name for run in stale_runs(plan, changed)}
-    nodes, memory = nodes_of(plan, jobs, stale), CellMemory(plan)
+    nodes = nodes_of(plan, jobs, stale)
     check_inputs(nodes, path, only)
     record = record_of(nodes, plan.out, jobs)
     typical = typical_seconds(record)
@@ -50,10 +49,18 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
     able = waiting - lacking.keys()
     to_do = {node.name: node.runs for node in nodes if node.kind == "cells" and node.name in able}
     differs = {run.name: what for what, runs in changed.items() for run in runs}
-    sizes = {name: memory.of(runs) for name, runs in to_do.items()}
+    sizes = _memory(plan, to_do) if to_do else {}
     cells = {name: len(runs) for name, runs in to_do.items()}
     then = "; then the report" if REPORT in only else ""
     return f"{here}{_table(record, typical, differs, cells, sizes, lacking)}{then}{left(record, typical)}"
+
+
+def _memory(plan: Plan, to_do: Mapping[str, Sequence[PlannedRun]]) -> dict[str, float | None]:
+    """Bytes on each rank, by node; None: it cannot be told yet."""
+    from flare_ds.sweep.memory import CellMemory  # imports transformers' models, for two seconds
+
+    memory = CellMemory(plan)
+    return {name: memory.of(runs) for name, runs in to_do.items()}
 
 
 def _refusal(plan: Plan, jobs: int, to_do: Sequence[Node]) -> str:

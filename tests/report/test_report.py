@@ -86,10 +86,20 @@ def test_settings_of_one_method_are_told_apart_in_the_picture(tmp_path, monkeypa
                 run = write_run(tmp_path, f"{language}/{name}-seed{seed}", method, seed, target=language)
                 write_log(run, validation(20, 0.5))
     figure = figure_of(tmp_path, monkeypatch)
+    (legend,) = figure.legends
+    told = {t.get_text(): line.get_color() for t, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert list(told) == ["flare (flare)", "flare (flare_paper)", "lora"] and len({*told.values()}) == 3
     for panel in figure.axes:
-        told = [text.get_text() for text in panel.get_legend().get_texts()]
-        assert told == ["flare (flare)", "flare (flare_paper)", "lora"]
-    assert len({line.get_color() for panel in figure.axes for line in panel.get_lines()}) == 3
+        assert [line.get_color() for line in panel.get_lines()] == [*told.values()] and panel.get_legend() is None
+
+
+def test_no_two_lines_of_a_picture_look_alike(tmp_path, monkeypatch):
+    """As a grid over learning rates has them; there are ten colours."""
+    for rate in range(1, 24):
+        write_log(write_run(tmp_path, f"pl/lora-rate{rate}-seed1", "lora", 1, target="pl"), validation(20, 0.5))
+    (panel,) = figure_of(tmp_path, monkeypatch).axes
+    looks = {(line.get_color(), line.get_linestyle()) for line in panel.get_lines()}
+    assert len(looks) == len(panel.get_lines()) == 23
 
 
 def test_runs_are_held_without_what_no_table_needs(tmp_path):
