@@ -67,7 +67,7 @@ def _plain_tag(text: str) -> str:
 class _Loader(_BASE):
     """PyYAML's safe loader with the scalars of YAML 1.2, and no tags beyond them."""
 
-    yaml_implicit_resolvers: ClassVar = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}
     yaml_constructors: ClassVar[dict] = {
         **{_TAG + kind: _construct_scalar for kind in _READ},
         **{_TAG + kind: _BASE.yaml_constructors[_TAG + kind] for kind in ("str", "seq", "map")},

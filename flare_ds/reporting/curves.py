@@ -55,7 +55,7 @@ def _validations(run: RunResult) -> Curve:
 
 
 def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
-    """One panel a task, base and language, one colour a method, or each of its settings, one line a run; one legend for all.
+    """One panel a task, base and language, one colour a method, or each of its settings, one line a run; one legend.
 
     None without matplotlib or without curves.
     """
