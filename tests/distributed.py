@@ -14,6 +14,8 @@ from tests.ready_ranks import ReadyRank
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+_READ_WHEN_USED = ("FLARE_DS_", "CHAOS_")
+"""Variables of the package and of the tests; neither looks at its own before it runs."""
 Rank = subprocess.Popen | ReadyRank
 
 
@@ -49,12 +51,12 @@ def rank_environment(rank: int, world_size: int, port: str) -> dict[str, str]:
 def start_ranks(arguments: list[str], world_size: int, **environment: str) -> Sequence[Rank]:
     """Start `python -m ARGUMENTS` on every rank, with more environment variables if given.
 
-    Those start from nothing, since libraries read the environment as they are imported; the others are forked.
+    Those of libraries start from nothing, since these read them as they are imported; the others are forked.
     """
     port = free_port()
-    environments = [rank_environment(rank, world_size, port) for rank in range(world_size)]
-    if environment:
-        return [start_afresh(arguments, own | environment) for own in environments]
+    environments = [rank_environment(rank, world_size, port) | environment for rank in range(world_size)]
+    if any(not name.startswith(_READ_WHEN_USED) for name in environment):
+        return [start_afresh(arguments, own) for own in environments]
     return [ReadyRank(rank, arguments, own, shared_environment()) for rank, own in enumerate(environments)]
 
 
