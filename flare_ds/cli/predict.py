@@ -129,7 +129,7 @@ def _converse(
 
 
 def _tell(options: argparse.Namespace, config: Config, rows: "Sequence[ParallelRow]", said: "Sequence[Said]") -> None:
-    from flare_ds.evaluation.unfused import tell_unfused
+    from flare_ds.evaluation.given_rows import tell_unfused
     from flare_ds.runtime.process_group import rank
     from flare_ds.runtime.rank_zero import on_rank_zero
 

@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.card import write_card
 from flare_ds.adapters.files import check_settings, load_adapter
 from flare_ds.checksums import file_sha256
 from flare_ds.config import Config
-from flare_ds.data.cache import Cache
+from flare_ds.data.cache import Cache, CacheSplit
+from flare_ds.data.streams import source_streams
 from flare_ds.evaluation.answerable import with_whole_head
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.finite import refuse_not_finite
@@ -25,7 +27,6 @@ from flare_ds.evaluation.ranked import Ranked
 from flare_ds.evaluation.scores import Scores
 from flare_ds.evaluation.shown import show_test
 from flare_ds.evaluation.split import score_split
-from flare_ds.evaluation.unfused import unfused_examples
 from flare_ds.failures import warn
 from flare_ds.files import write_json
 from flare_ds.model_files.fingerprint import model_fingerprint
@@ -168,8 +169,14 @@ def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRow
 
 
 def _of_file(file: Path, config: Config, cache: Cache) -> dict[str, Any]:
-    alone = {"num_unfused": unfused_examples(config, cache.split("test"))} if config.needs_source else {}
+    alone = {"num_unfused": _unfused_examples(config, cache.split("test"))} if config.needs_source else {}
     return {"file": str(file.absolute()), "file_sha256": file_sha256(file), **alone}
+
+
+def _unfused_examples(config: Config, split: CacheSplit) -> int:
+    """How many examples have no source text; see `tell_unfused`."""
+    prompts = [split.prompt_lengths(stream) for stream in source_streams(len(config.sources_read))]
+    return len(np.unique(split.examples[~np.any(prompts, axis=0)]))
 
 
 def _how_well(scores: Scores, seconds: float) -> dict[str, Any]:

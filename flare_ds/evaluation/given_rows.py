@@ -20,6 +20,7 @@ import yaml
 from flare_ds.config import Config
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.exceptions import ConfigError, DataError, FlareError
+from flare_ds.failures import say
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_id
 from flare_ds.tasks.check import is_text
@@ -79,6 +80,14 @@ def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
     if not rows:
         raise DataError(f"{path} has no rows", fix="give it at least one")
     return rows
+
+
+def tell_unfused(config: Config, rows: Sequence[ParallelRow]) -> None:
+    """Say how many of a user's rows have no source that their method could read, if any have none."""
+    alone = sum(not any(row.sources) for row in rows) if config.needs_source else 0
+    if alone:
+        read = f"method={config.method} reads their targets alone, unfused"
+        say(f"{alone} of {len(rows)} rows have no source text: {read}")
 
 
 def asked_rows(

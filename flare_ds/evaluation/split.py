@@ -1,9 +1,8 @@
 """Scoring a split in the way its task and the settings ask for: label words, ranked or generated, or free answers."""
 
 from flare_ds.evaluation.answerable import generates
-from flare_ds.evaluation.answers import score_answers
+from flare_ds.evaluation.answers import score_answers, score_generated_labels
 from flare_ds.evaluation.asked import Asked
-from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.ranked import Ranked, score_labels
 from flare_ds.evaluation.scores import Scores
 from flare_ds.tasks.load import task_of

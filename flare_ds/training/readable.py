@@ -13,7 +13,7 @@ from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.streams import is_base
 from flare_ds.evaluation.answerable import generates
-from flare_ds.evaluation.sayable import check_label_words
+from flare_ds.exceptions import ConfigError
 from flare_ds.failures import warn
 from flare_ds.model_files.limits import check_ids, check_positions, embedding_rows
 
@@ -29,10 +29,10 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
         shape: the base on the meta device.
 
     Raises:
-        ConfigError: it cannot, with both numbers; or see `check_label_words`.
+        ConfigError: it cannot, with both numbers; or a label word is too long to be written.
     """
     if config.evaluate.answers == "generated" and cache.labels:
-        check_label_words(cache, config.generate.max_new_tokens)
+        _check_label_words(cache, config.generate.max_new_tokens)
     check_ids(_largest_id(cache, shape), shape, of=f"the cache {cache.path}")
     for split in cache.manifest.splits:
         longest = max(
@@ -41,6 +41,14 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
         )
         if warning := check_positions(shape, longest, of=f"the longest row of the {split} split"):
             warn(warning)
+
+
+def _check_label_words(cache: Cache, most: int) -> None:
+    """Refuse label words that are too long to be written, naming the longest."""
+    length, word = max((len(tokens), word) for word, tokens in zip(cache.labels, cache.label_tokens, strict=True))
+    if length > most:
+        problem = f"the label word {word!r} has {length} tokens, more than generate.max_new_tokens={most}"
+        raise ConfigError(problem, fix=f"set generate.max_new_tokens={length} or more")
 
 
 def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:

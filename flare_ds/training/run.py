@@ -13,10 +13,10 @@ from flare_ds.data.cache.format import FORMAT_VERSION
 from flare_ds.data.cache.key import CLUSTERS, PROBES, asked_fields
 from flare_ds.data.parallel import ParallelData
 from flare_ds.evaluation.answerable import check_answers
+from flare_ds.evaluation.given_rows import tell_unfused
 from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
-from flare_ds.evaluation.unfused import tell_unfused
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.published import mark_used

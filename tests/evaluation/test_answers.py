@@ -15,11 +15,10 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.data.cache.encode import form_of
 from flare_ds.evaluation import answers
-from flare_ds.evaluation.answers import best_windows, score_answers
+from flare_ds.evaluation.answers import best_windows, score_answers, unsayable
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.evaluate import _how_well
 from flare_ds.evaluation.generate import Decoded, generate_split
-from flare_ds.evaluation.sayable import unsayable
 from flare_ds.evaluation.scores import Scores
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.two_stream import build_model

@@ -10,9 +10,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from flare_ds.config import Config
 from flare_ds.evaluation.answerable import label_readings
-from flare_ds.evaluation.answers import Written
+from flare_ds.evaluation.answers import Written, score_generated_labels
 from flare_ds.evaluation.asked import Asked
-from flare_ds.evaluation.generated_labels import score_generated_labels
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import ConfigError
 from flare_ds.training.run import open_run
@@ -30,7 +29,7 @@ def scored(
 ) -> Scores:
     """What the scores are where the model writes such answers, of which those without a letter come to no end."""
     said = [Written(text, -1.0, bool(text.strip())) for text in written]
-    monkeypatch.setattr("flare_ds.evaluation.generated_labels.written", lambda *_, **__: said)
+    monkeypatch.setattr("flare_ds.evaluation.answers.written", lambda *_, **__: said)
     split = SimpleNamespace(labels=np.array(labels), ids=lambda row: f"r{row}", clusters=np.arange(len(labels)))
     cache = SimpleNamespace(split=lambda _: split, labels=list(words))
     return score_generated_labels(Asked(None, cache, None), "test", metric="macro_f1")  # type: ignore[arg-type]
