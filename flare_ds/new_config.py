@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from flare_ds.config import AdapterConfig, Config, ModelConfig, SourceConfig, TaskConfig, TrainConfig
+from flare_ds.config import AdapterConfig, Config, ModelConfig, TaskConfig
 from flare_ds.evaluation.answerable import check_answers
 from flare_ds.exceptions import ConfigError
 from flare_ds.methods import METHODS, Method
@@ -18,13 +16,6 @@ from flare_ds.tasks.base import TASKS, Task
 from flare_ds.tasks.load import check_languages, task_of
 from flare_ds.yaml_file import dump_yaml, read_yaml
 
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "model": ModelConfig,
-    "task": TaskConfig,
-    "source": SourceConfig,
-    "adapter": AdapterConfig,
-    "train": TrainConfig,
-}
 _MT_ENCODER = "facebook/nllb-200-distilled-600M"
 _COMMENT_AT = 44
 """Column."""
@@ -121,14 +112,16 @@ def _fused(base: str, method: Method) -> dict[str, Any]:
     return {} if fits else {"adapter": {"fused_modules": wanted}}
 
 
-def _lines(settings: Mapping[str, Any], model: type[BaseModel], indent: str = "") -> list[str]:
+def _lines(settings: Mapping[str, Any], model: Any, indent: str = "") -> list[str]:
+    """The settings of a section, each with what its field says."""
     lines: list[str] = []
     for name, value in settings.items():
+        field = model.model_fields[name]
         if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *_lines(value, _SECTIONS[name], indent + "  ")]
+            lines += [f"{indent}{name}:", *_lines(value, field.annotation, indent + "  ")]
         else:
             said = dump_yaml({name: value}).strip()
             if "\n" in said:
                 said = f"{name}: {json.dumps(value, ensure_ascii=False)}"
-            lines.append(f"{indent + said:<{_COMMENT_AT}}  # {model.model_fields[name].description}")
+            lines.append(f"{indent + said:<{_COMMENT_AT}}  # {field.description}")
     return lines

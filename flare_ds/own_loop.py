@@ -77,7 +77,9 @@ def adapt(
         problem = "adapter.train_head=true with train.objective='labels' trains a head of the label words alone"
         fix = "set train.objective=vocabulary (a loop of one's own has no label words), or adapter.train_head=false"
         raise ConfigError(problem, fix=fix)
-    config = _recomputing(hf_model, with_whole_head(config))
+    config = with_whole_head(config)
+    if any(getattr(module, "gradient_checkpointing", False) for module in hf_model.modules()):  # the model's own switch
+        config = config.having("train", gradient_checkpointing=True)
     recipe, adapter = config.recipe, config.adapter
     reads_target = recipe.reads == "target" and not recipe.late and config.streams_beside == config.sources <= 1
     if not (recipe.trains and reads_target) or adapter.span == "full":
@@ -263,14 +265,6 @@ def _run_settings(
         "train": {"steps": 1, "objective": "vocabulary", "seed": seed},
     }
     return parse_config(found, origin="the settings given to adapt")
-
-
-def _recomputing(hf_model: PreTrainedModel, config: Config) -> Config:
-    """The settings with the layers recomputed, where the model's own switch says so."""
-    if not any(getattr(module, "gradient_checkpointing", False) for module in hf_model.modules()):
-        return config
-    train = config.train.model_copy(update={"gradient_checkpointing": True})
-    return config.model_copy(update={"train": train})
 
 
 def _name_of(hf_model: PreTrainedModel) -> str | None:

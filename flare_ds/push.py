@@ -107,7 +107,7 @@ def _write(run: RunDirectory, config: Config, shared: Config, folder: Path, lice
     keep_task_file(config.task.path, folder)
     if config.task.path is not None:
         name = f"task{Path(config.task.path).suffix}"
-        shared = shared.model_copy(update={"task": shared.task.model_copy(update={"path": name})})
+        shared = shared.having("task", path=name)
         record = folder / "task_file.json"
         write_json(record, parse_object(record.read_bytes()) | {"path": name})
     base = run.record(BASE)

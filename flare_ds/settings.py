@@ -5,25 +5,24 @@ combination. How an override is read is said in `flare_ds.overrides`.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from flare_ds.config import Config
-from flare_ds.exceptions import ConfigError, DataError, FlareError, together
-from flare_ds.overrides import apply_overrides, is_text, keys_of
+from flare_ds.exceptions import ConfigError, DataError
+from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.paths import expanded
 from flare_ds.places import relocated
-from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import codes_of, nllb_tag
 from flare_ds.tasks.load import task_of
 from flare_ds.tasks.of_run import use_named_task, use_task_of_run
-from flare_ds.wrong_values import refused, worded
+from flare_ds.wrong_values import explain
 from flare_ds.yaml_file import read_yaml
 
 
@@ -102,7 +101,7 @@ def parse_config(settings: dict[str, Any], *, origin: str, section: str = "") ->
     Args:
         settings: by section.
         origin: the file they come from.
-        section: that of the file they are in, with a dot behind it; empty: they are all it holds.
+        section: see `explain`.
 
     Raises:
         ConfigError: naming each offending setting, its value, and the fix.
@@ -123,7 +122,7 @@ def _with_mt_language(config: Config) -> Config:
     if config.source.mt_encoder is None or config.source.mt_language is not None:
         return config
     tag = nllb_tag(task_of(config.task), config.task.target_language)
-    return config.model_copy(update={"source": config.source.model_copy(update={"mt_language": tag})})
+    return config.having("source", mt_language=tag)
 
 
 def _target_language(settings: Mapping[str, Any]) -> str | None:
@@ -140,44 +139,5 @@ def _with_mt_language_again(config: Config, before: str | None) -> Config:
     with suppress(DataError):  # it had no tag
         of_before = nllb_tag(task_of(config.task), before)
         if tag in (of_before, *codes_of(of_before)):
-            source = config.source.model_copy(update={"mt_language": None})
-            return _with_mt_language(config.model_copy(update={"source": source}))
+            return _with_mt_language(config.having("source", mt_language=None))
     return config
-
-
-def explain(error: ValidationError, model: type[BaseModel], origin: str, section: str = "") -> FlareError:
-    """All problems of a validation, said in our words.
-
-    Args:
-        error: what pydantic found.
-        model: the model that was to be built, whose keys are suggested.
-        origin: the file the settings come from.
-        section: see `parse_config`.
-    """
-    problems = (_problems(name, details, model, origin, section) for name, details in refused(error).items())
-    return together([problem for of_setting in problems for problem in of_setting], origin)
-
-
-def _problems(
-    path: tuple[str, ...], refusals: Sequence[Any], model: type[BaseModel], origin: str, section: str
-) -> Iterator[ConfigError]:
-    """What is wrong with one setting; where its types differ in what they refuse, in one sentence."""
-    details, name = refusals[0], ".".join(path)
-    value, kind = f"{details['input']!r:.200}", details["type"]
-    if kind == "extra_forbidden":
-        yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], keys_of(model, path[:-1])))
-    elif kind == "missing":
-        yield ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {section}{name}=VALUE")
-    elif kind == "value_error":
-        for told in details["ctx"]["error"].args:
-            problem, _, fix = told.rpartition("; ")
-            where = "" if problem.startswith(name) else f"setting {name}: "
-            yield ConfigError(f"{where}{problem} (in {origin})", fix=fix)
-    elif kind == "model_type":
-        problem = f"setting {name}={value} in {origin} is no section"
-        yield ConfigError(problem, fix=f"write the settings of {name} below it, indented, or leave it out")
-    elif kind == "string_type" and isinstance(details["input"], bool | int | float):
-        yield ConfigError(f"setting {name}={value} in {origin} is no text", fix=f'write {name}: "..." in quotes')
-    else:
-        problem, fix = worded(name, refusals, origin=origin)
-        yield ConfigError(f"setting {problem}", fix=fix)

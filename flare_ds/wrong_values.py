@@ -1,15 +1,17 @@
-"""What is wrong with a value, in plain words: pydantic's are of Python's types, once for each that it could be.
+"""What is wrong with settings, in plain words: pydantic's are of Python's types, once for each that it could be.
 
 evaluate.batch_size='big' is neither a whole number nor auto
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from flare_ds.exceptions import ConfigError, FlareError, together
+from flare_ds.overrides import keys_of
 from flare_ds.registry import suggestion
 
 _BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*|constrained-.*|int|float|str|bool|\[key\]")
@@ -28,6 +30,44 @@ _WANTED = {
 }
 """By the first word of pydantic's kinds of problem."""
 _BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+
+
+def explain(error: ValidationError, model: type[BaseModel], origin: str, section: str = "") -> FlareError:
+    """All problems of a validation, said in our words.
+
+    Args:
+        error: what pydantic found.
+        model: the model that was to be built, whose keys are suggested.
+        origin: the file the settings come from.
+        section: that of the file the settings are in, with a dot behind it; empty: they are all it holds.
+    """
+    problems = (_problems(name, details, model, origin, section) for name, details in refused(error).items())
+    return together([problem for of_setting in problems for problem in of_setting], origin)
+
+
+def _problems(
+    path: tuple[str, ...], refusals: Sequence[Any], model: type[BaseModel], origin: str, section: str
+) -> Iterator[ConfigError]:
+    """What is wrong with one setting; where its types differ in what they refuse, in one sentence."""
+    details, name = refusals[0], ".".join(path)
+    value, kind = f"{details['input']!r:.200}", details["type"]
+    if kind == "extra_forbidden":
+        yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], keys_of(model, path[:-1])))
+    elif kind == "missing":
+        yield ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {section}{name}=VALUE")
+    elif kind == "value_error":
+        for told in details["ctx"]["error"].args:
+            problem, _, fix = told.rpartition("; ")
+            where = "" if problem.startswith(name) else f"setting {name}: "
+            yield ConfigError(f"{where}{problem} (in {origin})", fix=fix)
+    elif kind == "model_type":
+        problem = f"setting {name}={value} in {origin} is no section"
+        yield ConfigError(problem, fix=f"write the settings of {name} below it, indented, or leave it out")
+    elif kind == "string_type" and isinstance(details["input"], bool | int | float):
+        yield ConfigError(f"setting {name}={value} in {origin} is no text", fix=f'write {name}: "..." in quotes')
+    else:
+        problem, fix = worded(name, refusals, origin=origin)
+        yield ConfigError(f"setting {problem}", fix=fix)
 
 
 def refused(error: ValidationError) -> dict[tuple[str, ...], list[ErrorDetails]]:

@@ -147,6 +147,10 @@ class Config(Section):
             ),
         ]
 
+    def having(self, section: str, **values: Any) -> "Config":
+        """These settings with others in one section; what follows from them is not asked again."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
     @property
     def recipe(self) -> Method:
         """What the run's method is made of."""

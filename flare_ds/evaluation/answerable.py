@@ -97,7 +97,7 @@ def with_whole_head(config: Config) -> Config:
             "only, so nothing else can be generated",
             fix="train with train.objective=vocabulary, or with adapter.train_head=false",
         )
-    return config.model_copy(update={"train": config.train.model_copy(update={"objective": "vocabulary"})})
+    return config.having("train", objective="vocabulary")
 
 
 def label_readings(words: Sequence[str]) -> dict[str, str]:

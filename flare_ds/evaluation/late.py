@@ -89,7 +89,7 @@ def settled(config: Config) -> Config:
             f"evaluate.late='fitted', but no weight was fitted while {config.run_dir} was trained",
             fix="give one, e.g. evaluate.late=1, or train a new run with evaluate.late=fitted",
         )
-    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"late": weight})})
+    return config.having("evaluate", late=weight)
 
 
 def added(own_nK: Scores, of_source_nK: Scores, has_source_n: NDArray[np.bool_], weight: float) -> Scores:

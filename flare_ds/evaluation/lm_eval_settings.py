@@ -14,7 +14,8 @@ from flare_ds.evaluation.late import settled
 from flare_ds.exceptions import ConfigError
 from flare_ds.runs import RunDirectory
 from flare_ds.runtime.states import for_free_text
-from flare_ds.settings import explain, load_config
+from flare_ds.settings import load_config
+from flare_ds.wrong_values import explain
 
 _logger = logging.getLogger("lm_eval.flare_ds")  # below lm-eval's own, whose handler and level it shares
 

@@ -46,8 +46,7 @@ def check_same_questions(config: Config, task: Task, tokenizer: PreTrainedTokeni
             language asked has label words that the run's head has no rows for.
     """
     recorded = RunDirectory(config.run_dir).record(CACHE).get("fields", {})
-    languages = {name: recorded[name] for name in _LANGUAGES if name in recorded}
-    own = config.model_copy(update={"task": config.task.model_copy(update=languages)})
+    own = config.having("task", **{name: recorded[name] for name in _LANGUAGES if name in recorded})
     asked = {name: value for name, value in asked_fields(own, task).items() if name in _COMPARED}
     now: dict[str, Any] = asked | chat_fields(config, tokenizer)
     now["tokenizer_sha256"] = tokenizer_fingerprint(tokenizer)

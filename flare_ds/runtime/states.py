@@ -66,7 +66,7 @@ def for_free_text(config: Config) -> Config:
     """The settings for a text that is in no cache: where its states would be stored, the source runs beside it."""
     if config.source.provider != "cached":
         return config
-    return config.model_copy(update={"source": config.source.model_copy(update={"provider": "lockstep"})})
+    return config.having("source", provider="lockstep")
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ from flare_ds.nested_settings import nested
 from flare_ds.overrides import apply_overrides, is_text
 from flare_ds.paths import expanded
 from flare_ds.registry import suggestion
-from flare_ds.settings import explain
 from flare_ds.sweep.axes import NAME, Grid
+from flare_ds.wrong_values import explain
 from flare_ds.yaml_file import read_yaml
 
 _SECTIONS = ("model", "task", "translate", "source", "adapter", "mixup", "train", "evaluate", "generate", "tracking")

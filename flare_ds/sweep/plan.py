@@ -82,8 +82,7 @@ class PlannedRun:
     @property
     def prepared(self) -> Config:
         """Its settings over that base: those with which its cache is asked for before the tuned one is there."""
-        model = self.config.model.model_copy(update={"base": self.tokenizer_base})
-        return self.config.model_copy(update={"model": model})
+        return self.config.having("model", base=self.tokenizer_base)
 
 
 @dataclass(frozen=True)
