@@ -1,11 +1,9 @@
-"""What this host has for its processes: GPUs by name, threads, and open files; and the memory that one has held."""
+"""What this host has for its processes: GPUs by name, cores, threads, open files; and the memory that one has held."""
 
 import os
 import resource
 from collections.abc import Mapping
 from contextlib import suppress
-
-from flare_ds.worker_process import available_cores
 
 
 def gpu_variable(environ: Mapping[str, str]) -> str:
@@ -39,6 +37,11 @@ def visible_gpus() -> int:
     import torch  # which most of those who ask about the host do not wait for
 
     return torch.cuda.device_count()
+
+
+def available_cores() -> int:
+    """The cores this process may run on; all of the host where a system, as macOS, does not say which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(processes: int, environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Running commands that start others: the output seen and kept, the whole process tree ended with us."""
+"""Processes that we start, and their whole trees, end with us; the output of commands is seen and kept."""
 
 import os
 import select
@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Event, Thread
 from typing import IO
 
 from flare_ds.exceptions import HostError
@@ -31,6 +32,18 @@ kill -s TERM -- "-$1"
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do kill -s 0 -- "-$1" || exit 0; sleep 1; done
 kill -s KILL -- "-$1"
 """
+
+
+def end_with_parent() -> None:
+    """From now on, end when the parent is gone: a pool does not notice that its parent was killed, and would wait."""
+    Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def search_path() -> str:
@@ -59,7 +72,7 @@ def run_logged(
     *,
     environment: Mapping[str, str] | None = None,
     shown: bool = True,
-    stop: threading.Event | None = None,
+    stop: Event | None = None,
 ) -> int:
     """Run a command; its output goes to the console and to the end of `log`.
 
@@ -84,7 +97,7 @@ def run_logged(
     with disk_errors(log), log.open("ab", buffering=0) as file:
         file.write(f"{COMMAND}{shlex.join(command)}\n".encode())
         with _own_group(command, environment or {}) as (process, output):
-            _follow(process, output, file, shown, stop or threading.Event())
+            _follow(process, output, file, shown, stop or Event())
             status = process.wait()
             # Whoever of the group closed its output and lives on would run beside the next command.
             if _lingers(process):
@@ -181,7 +194,7 @@ def end_lingering(leader: subprocess.Popen) -> None:
         _signal_group(leader, number)
 
 
-def _follow(process: subprocess.Popen, output: IO[bytes], log: IO[bytes], shown: bool, stop: threading.Event) -> None:
+def _follow(process: subprocess.Popen, output: IO[bytes], log: IO[bytes], shown: bool, stop: Event) -> None:
     """Take all output until nobody is left to write any, or the command has ended and the rest is only lingering."""
     deadline = float("inf")
     while time.monotonic() < deadline:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from flare_ds import markdown
 from flare_ds.files import write_text
-from flare_ds.reporting.beside_the_paper import against_paper
 from flare_ds.reporting.curves import write_curves
 from flare_ds.reporting.differences import comparisons, differences, seeds_apart
 from flare_ds.reporting.groups import grouped
 from flare_ds.reporting.over_languages import over_languages_table
+from flare_ds.reporting.paper import against_paper
 from flare_ds.reporting.table import score_table
 from flare_ds.reporting.validation import validation_table
 from flare_ds.runs import Unreadable, find_runs

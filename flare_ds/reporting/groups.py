@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from flare_ds.exceptions import DataError, FlareError
 from flare_ds.methods import METHODS
-from flare_ds.reporting.paper import untuned
 from flare_ds.runs import RunResult
 from flare_ds.runs.changes import FUSION, deciding
 from flare_ds.scoring.metrics import Outcome
@@ -129,6 +128,15 @@ def about(run: RunResult) -> tuple[str, str, str]:
     """Task, base (what it was before stage 1) and target language of a run."""
     task = run.config.task
     return task.name, Path(untuned(run.config.model.base)).name, task.target_language
+
+
+def untuned(base: str) -> str:
+    """What a base was before `flare-ds merge` tuned it; one that nothing was merged into is itself."""
+    record = Path(base) / "merged_from.json"
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["base"])
+    except (OSError, ValueError, KeyError):
+        return base
 
 
 def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:

@@ -8,12 +8,12 @@ from multiprocessing.sharedctypes import Synchronized
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import HostError
-from flare_ds.host import visible_gpus
+from flare_ds.host import available_cores, visible_gpus
 from flare_ds.model_files.hub import settle, settled
+from flare_ds.processes import end_with_parent
 from flare_ds.translation.batches import Batch
 from flare_ds.translation.engines import ENGINES
 from flare_ds.translation.worker import Probes, Worker
-from flare_ds.worker_process import available_cores, end_with_parent
 
 
 def enough_workers(translate: TranslateConfig, batches: int) -> int:

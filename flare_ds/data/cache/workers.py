@@ -11,8 +11,9 @@ from multiprocessing import get_context
 from flare_ds.data.cache.rows import EncodedRows, RowEncoder
 from flare_ds.data.parallel import ParallelRow
 from flare_ds.exceptions import HostError
+from flare_ds.host import available_cores
+from flare_ds.processes import end_with_parent
 from flare_ds.tasks.base import Split
-from flare_ds.worker_process import available_cores, end_with_parent
 
 Chunk = Sequence[ParallelRow]
 Encode = Callable[[Split, Iterable[Chunk]], Iterator[tuple[Chunk, EncodedRows]]]
