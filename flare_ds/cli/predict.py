@@ -1,15 +1,20 @@
-"""The verb predict: for a pair of texts a few lines to read, for a file of rows a file of predictions."""
+"""The verb predict: for a pair of texts a few lines to read, for a file of rows a file of predictions.
+
+With --interactive questions are answered one after another by a model that stays loaded. One is a line for each text
+that the method reads: the target's, then each source's. An empty source line lets the target be read alone; with
+--translate there is none. A terminal is asked by name; from a pipe the same lines are read without.
+"""
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from flare_ds.cli.arguments import add_config, add_verb, config_of, typed_path
 from flare_ds.cli.importing import libraries
 from flare_ds.config import Config
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, FlareError
 from flare_ds.failures import say
 from flare_ds.files import write_text
 from flare_ds.json_text import json_text
@@ -114,18 +119,35 @@ def _translated(translator: "RowTranslator", rows: "Sequence[ParallelRow]") -> "
 def _converse(
     config: Config, task: "Task", predictor: "Predictor", ask: "Ask", translator: "RowTranslator | None"
 ) -> None:
-    from flare_ds.cli.interactive import converse
+    """Answer until the lines end; a question that cannot be read or answered is told, and the next one is read."""
+    from flare_ds.evaluation.given_rows import asked_rows
     from flare_ds.runtime.process_group import world_size
 
     if world_size() > 1:
         raise ConfigError(f"--interactive on {world_size()} ranks", fix="start one process, or use --file")
     _ = predictor.running  # loaded before the first question
+    reads_target = translator is not None or config.recipe.reads != "source"
+    languages = () if translator else config.sources_read
+    for texts in _questions(["target"] * reads_target + [f"source ({code})" for code in languages], sys.stdin):
+        target, sources = (texts[0], texts[1:]) if reads_target else (None, texts)
+        try:
+            rows = asked_rows(config, task, target, sources if len(sources) > 1 else (sources or [None])[0])
+            print(_readable(ask(_translated(translator, rows) if translator else rows)[0]), flush=True)
+        except FlareError as error:
+            say(str(error))
 
-    def answer(row: "ParallelRow") -> str:
-        (asked,) = [row] if translator is None else _translated(translator, [row])
-        return _readable(ask([asked])[0])
 
-    converse(config, task, answer, sys.stdin, targets_alone=translator is not None)
+def _questions(names: Sequence[str], lines: TextIO) -> Iterator[list[str | None]]:
+    """The texts of each question; one that the end of the lines cut short is none."""
+    while True:
+        texts: list[str | None] = []
+        for name in names:
+            if lines.isatty():
+                print(f"{name}> ", end="", file=sys.stderr, flush=True)
+            if not (line := lines.readline()):
+                return
+            texts.append(line.strip() or None)
+        yield texts
 
 
 def _tell(options: argparse.Namespace, config: Config, rows: "Sequence[ParallelRow]", said: "Sequence[Said]") -> None:
