@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from flare_ds.batches.batching import MicroBatch, evaluation_batches
-from flare_ds.batches.collate import Batch, StoredStates, collate
+from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.joined import join
-from flare_ds.batches.rows_read import SplitRows, rows_read
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.batches.streams import longest, streams_of
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.evaluation.answerable import generates
@@ -33,12 +33,7 @@ def ranked_abreast(cells: Sequence[Asked], split_name: str, *, untrained: bool =
     """What each cell says of a split's rows, in their order; a collective.
 
     Cells go abreast where they have the same rows and label words; None stands for one that has no fellow, or whose
-    answers are written.
-
-    Args:
-        cells: over one base.
-        split_name: train, validation or test.
-        untrained: whether their adapters are as they were made.
+    answers are written. All are over one base; `untrained`: their adapters are as they were made.
     """
     found: list[Ranked | None] = [None] * len(cells)
     ids: dict[int, list[str]] = {}
@@ -131,8 +126,15 @@ class _Abreast:
         batches: dict[int, Batch] = {}
         for cell, rows, places, stored in zip(self.cells, self.rows, self.places, self.stored, strict=True):
             assert cell.number is not None
-            its_own = MicroBatch(places[micro_batch.rows], micro_batch.weights)
-            batches[cell.number] = _collated(cell, rows, its_own, stored)
+            batches[cell.number] = collate(
+                rows,
+                MicroBatch(places[micro_batch.rows], micro_batch.weights),
+                streams=streams_of(cell.config),
+                objective="labels",
+                pad_id=cell.cache.pad_id,
+                source_answers=cell.config.fuses_answers,
+                stored=stored,
+            )
         choices = [Choices(self.trie, cell.config) for cell in self.cells]
         methods = {number: cell.config.recipe for number, cell in zip(batches, self.cells, strict=True)}
         running = self.cells[0].running
@@ -143,15 +145,3 @@ class _Abreast:
                 own.add(path, logits_BNV)
         said = [own.label_scores().tolist() for own in choices]
         return [list(of_row) for of_row in zip(*said, strict=True)]
-
-
-def _collated(cell: Asked, rows: SplitRows, micro_batch: MicroBatch, stored: StoredStates | None) -> Batch:
-    return collate(
-        rows,
-        micro_batch,
-        streams=streams_of(cell.config),
-        objective="labels",
-        pad_id=cell.cache.pad_id,
-        source_answers=cell.config.fuses_answers,
-        stored=stored,
-    )
