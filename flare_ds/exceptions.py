@@ -83,10 +83,7 @@ class Asking:
             return None
 
     def tell(self, origin: str) -> None:
-        """Tell what is wrong, if anything is.
-
-        Args:
-            origin: where all of it was found.
+        """Raise all that is wrong, if anything is; see `together`.
 
         Raises:
             FlareError: all of it.

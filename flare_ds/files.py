@@ -32,11 +32,7 @@ _MORE_DESCRIPTORS = "have fewer files open (fewer runs in one job), or raise the
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Turn the want of a file descriptor into a HostError: what could not be opened for that is not damaged.
-
-    Args:
-        path: what is being opened, to be read.
-    """
+    """Turn the want of a file descriptor into a HostError: what could not be opened for that is not damaged."""
     try:
         yield
     except OSError as error:
@@ -46,12 +42,7 @@ def opening(path: Path) -> Iterator[None]:
 
 
 def readable_again(error: Exception, damaged: str) -> str:
-    """What to do about a file that could not be read: only one that is gone, or holds something else, is damaged.
-
-    Args:
-        error: what was met.
-        damaged: what to do about one that is.
-    """
+    """What to do about a file that could not be read: `damaged` only where it is gone, or holds something else."""
     if isinstance(error, PermissionError):
         return ASK_OWNER
     gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -83,9 +74,7 @@ def all_tensors(file: safe_open) -> "dict[str, Tensor]":
 def disk_errors(path: Path, *, elsewhere: str = "choose a place you may write to") -> Iterator[None]:
     """Turn a full disk or a place that cannot be written into a HostError naming `path`.
 
-    Args:
-        path: what is being written.
-        elsewhere: how to choose another place, as a sentence.
+    `elsewhere` says how to choose another place, as a sentence.
     """
     try:
         yield

@@ -17,10 +17,6 @@ def gpu_names(environ: Mapping[str, str], visible: int) -> list[str]:
     """The GPUs that a process was given, as `gpu_variable` names them for another.
 
     They are as many as it sees; only of slices of GPUs (MIG) does a process see one, however many it was given.
-
-    Args:
-        environ: of the process.
-        visible: how many it sees.
     """
     if not visible:
         return []

@@ -67,10 +67,6 @@ class TrainedModel:
     iterable), and answers come as a list, in their order. A source of None, or none at all, lets the model read the
     target alone. Threads may share it: they are answered one after the other.
 
-    Args:
-        config: of the run.
-        device: where the model lies.
-
     Attributes:
         config: the run's settings.
         labels: the label words; none where answers are free text.

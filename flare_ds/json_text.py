@@ -27,10 +27,7 @@ def _without_not_finite(value: Any) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read one JSON value.
-
-    Args:
-        text: as text, or in UTF-8.
+    """Read one JSON value, given as text or in UTF-8.
 
     Raises:
         ValueError: it is not JSON or not UTF-8, is nested too deep (pydantic says how deep), or holds half of a

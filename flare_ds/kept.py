@@ -137,13 +137,9 @@ def kept_in(directory: Path, kinds: Sequence[Kind]) -> list[Kept]:
 
 
 def caches_among(paths: Sequence[Path], kinds: Sequence[Kind]) -> list[tuple[Path, Kind | None]]:
-    """Paths of some kinds, finished, and those in directories of them; whatever else is there is passed over.
+    """Paths of some kinds, finished, and those in directories of them; whatever else a shell's `*` gives is left out.
 
     Each comes with its kind; None: what is not there, or has the name of a finished one and is of no kind.
-
-    Args:
-        paths: as a shell's `*` gives them.
-        kinds: those that are meant.
 
     Raises:
         CacheError: nothing is left.

@@ -16,15 +16,11 @@ from flare_ds.exceptions import Asking, ConfigError
 from flare_ds.yaml_file import parse_value
 
 IsText = Callable[[Sequence[str]], bool]
+"""Whether the setting of a key, given as its parts, is a text."""
 
 
 def apply_overrides(settings: dict[str, Any], overrides: Sequence[str], is_text: IsText) -> None:
-    """Set each `key=value` in a nested mapping; the later wins.
-
-    Args:
-        settings: of a YAML.
-        overrides: as they were typed.
-        is_text: whether the setting of a key, given as its parts, is a text.
+    """Set each `key=value` in the nested settings of a YAML; the later wins.
 
     Raises:
         ConfigError: they are no list of texts; one is not of that form, its key runs through a value, or its value

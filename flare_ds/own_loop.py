@@ -112,9 +112,7 @@ class Fused(NamedTuple):
 class FusedModel(nn.Module):
     """A frozen model with an adapter that trains; made by `flare_ds.adapt`.
 
-    Args:
-        two_streams: the model.
-        settings: the run's, or made from the adapter's. A model's `config` is to others what transformers means by it.
+    Its `settings` are the run's, or made from the adapter's: a model's `config` is what transformers means by it.
     """
 
     def __init__(self, two_streams: TwoStreamModel, settings: Config) -> None:

@@ -165,11 +165,7 @@ def _own_group(command: Sequence[str], own: Mapping[str, str]) -> Iterator[tuple
 
 @contextmanager
 def guarded(leader: subprocess.Popen) -> Iterator[None]:
-    """Meanwhile the end of this process, even by kill -9, is that of a process group.
-
-    Args:
-        leader: of the group, which is a session of its own.
-    """
+    """Meanwhile the end of this process, even by kill -9, is that of a group, whose leader began its session."""
     guard = subprocess.Popen(
         ["sh", "-c", _GUARD, "guard", str(leader.pid)],
         stdin=subprocess.PIPE,

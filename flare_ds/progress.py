@@ -16,11 +16,6 @@ def on_terminal() -> bool:
 
 
 def bar(items: Iterable[Any] | None = None, **how: Any) -> Any:
-    """A bar over items, or one that is moved by hand.
-
-    Args:
-        items: to go over.
-        how: as `tqdm` has it.
-    """
+    """A bar over items, or one that is moved by hand; `how` as `tqdm` has it."""
     seconds = {"mininterval": 0.2, "delay": 0.5} if on_terminal() else {"mininterval": IN_A_LOG, "delay": IN_A_LOG}
     return tqdm(items, file=sys.stderr, **(seconds | how))

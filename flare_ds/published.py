@@ -88,12 +88,7 @@ def publishing(directory: Path, check: Check, *, elsewhere: str, dead_after_s: f
 
 
 def build_name(directory: Path, tag: str) -> Path:
-    """What a directory is called while it is built.
-
-    Args:
-        directory: to be.
-        tag: 8 hexadecimal digits.
-    """
+    """What a directory is called while it is built; the tag is 8 hexadecimal digits."""
     return directory.with_name(f".{directory.name}.{tag}")
 
 

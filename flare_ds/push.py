@@ -39,16 +39,13 @@ _ENCODER = "source.mt_encoder"
 
 
 def push(config: Config, output: Path, *, base: str | None = None, licence: str | None = None) -> Path:
-    """Write the folder of a trained run.
+    """Write the folder of a trained run, and return it.
 
     Args:
         config: of the run.
         output: the new folder.
         base: the base's name on the hub; None: as `model.base` says, where that is one.
         licence: as the hub abbreviates it, e.g. apache-2.0.
-
-    Returns:
-        The folder.
 
     Raises:
         ConfigError: the method trains nothing, the settings are not the run's or not those of its scores, or the

@@ -18,9 +18,7 @@ _LARGEST = 2**20
 def read_text(path: Path, *, named: str) -> str:
     """Read a file of UTF-8, or of UTF-16 or UTF-32 that says so by its first bytes (PowerShell writes UTF-16).
 
-    Args:
-        path: the file.
-        named: what it is called in a message, e.g. "the config run.yaml".
+    Messages call it `named`, e.g. "the config run.yaml".
 
     Raises:
         ConfigError: it cannot be read, is in another encoding, or is too large to be settings.

@@ -33,12 +33,7 @@ def clusters(text: str) -> list[str]:
 
 
 def find_equivalent(text: str, context: str, *, any_case: bool = False) -> Iterator[tuple[int, int]]:
-    """Find where a text stands in another, however the letters of either are written; no letter is torn.
-
-    Args:
-        text: what is looked for.
-        context: where.
-        any_case: whether capitals are equal to small letters.
+    """Where a text stands in another, however the letters of either are written; no letter is torn.
 
     Yields:
         Its first character in the context, and one behind its last.
@@ -63,11 +58,7 @@ def _compared(text: str, any_case: bool) -> str:
 
 
 class Cuts:
-    """Where a text may be cut: between words, or between letters where no word ends nearby.
-
-    Args:
-        text: that is cut.
-    """
+    """Where a text may be cut: between words, or between letters where no word ends nearby."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -83,13 +83,7 @@ def refused(error: ValidationError) -> dict[tuple[str, ...], list[ErrorDetails]]
 
 
 def worded(name: str, refusals: Sequence[ErrorDetails], *, origin: str) -> tuple[str, str]:
-    """What is wrong with a value, and what to do.
-
-    Args:
-        name: of the setting.
-        refusals: why each type that it could have refuses it.
-        origin: where it was read.
-    """
+    """What is wrong with a value, which each type that it could have refuses, and what to do."""
     value = refusals[0]["input"]
     choices = [choice for refusal in refusals for choice in _choices(refusal)]
     wanted = [*(_wanted(refusal) for refusal in refusals if not _choices(refusal)), *choices]

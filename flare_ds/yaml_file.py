@@ -90,11 +90,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def read_yaml(path: Path, *, like: str = "one of launchers/configs/") -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Args:
-        path: the file.
-        like: what such a file can be begun from.
+    """Read a file that holds a YAML mapping; `like` says what one can be begun from.
 
     Raises:
         ConfigError: the file is missing, is not YAML, names a key twice, or is not a mapping.
@@ -107,11 +103,7 @@ def read_yaml(path: Path, *, like: str = "one of launchers/configs/") -> dict[st
 
 
 def parse_yaml(text: str, *, origin: str) -> Any:
-    """Read one YAML document.
-
-    Args:
-        text: the document.
-        origin: where it comes from, for messages.
+    """Read one YAML document; messages call it `origin`.
 
     Raises:
         ConfigError: it is not YAML, names a key twice, or is nested too deeply; naming the line.

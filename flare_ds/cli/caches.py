@@ -122,12 +122,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    """Say each field that differs, with its value on both sides; nothing where all are equal.
-
-    Args:
-        a: the `fields` of a manifest, or those a config wants.
-        b: the same of another.
-    """
+    """Say each field that differs between two manifests, or what configs want, with its value on both sides."""
     from flare_ds.data.cache.key import differing
 
     for name in differing(a, b):

@@ -25,14 +25,7 @@ MARK = "▸"
 
 @dataclass(frozen=True)
 class RowPrinter:
-    """Prints rows of one split.
-
-    Attributes:
-        console: where to, and how wide it is.
-        cache: what the split belongs to.
-        split: whose rows are printed.
-        tokenizers: by stream; tokens of a stream without one are printed as numbers.
-    """
+    """Prints rows of a split of a cache; the tokens of a stream that no tokenizer is given for as numbers."""
 
     console: Console
     cache: Cache

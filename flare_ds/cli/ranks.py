@@ -48,11 +48,7 @@ class Devices:
 
 
 def run_on_ranks(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """Run a verb on ranks of this host; what its settings say wrong is told before.
-
-    Args:
-        options: of the verb, parsed.
-        words: the same, as they were typed.
+    """Run a verb, parsed and as it was typed, on ranks of this host; what its settings say wrong is told before.
 
     Returns:
         The exit status of the first rank that did not end well, else 0; where a signal ended it 128 and its number.

@@ -19,12 +19,7 @@ _NARROWEST = 8
 def side_by_side(console: Console, texts: Sequence[Text]) -> Iterator[Text]:
     """Wrap each text into a column, and join the columns line by line.
 
-    Args:
-        console: what it is wrapped for; columns share its width.
-        texts: one a column.
-
-    Returns:
-        Lines no wider than the console, unless the columns would be narrower than a few cells.
+    Lines are no wider than the console, unless the columns would be narrower than a few cells.
     """
     width = max((console.width - len(SEPARATOR) * (len(texts) - 1)) // len(texts), _NARROWEST)
     columns = [text.wrap(console, width) for text in texts]

@@ -69,12 +69,7 @@ def _label_counts(cache: Cache, split: CacheSplit) -> np.ndarray:
 
 
 def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
-    """A line for each held-out split with free answers whose first has more tokens than are decoded.
-
-    Args:
-        cache: whose first right answers are looked at.
-        most: generate.max_new_tokens.
-    """
+    """A line for each held-out split with free answers whose first has more tokens than `most`, that are decoded."""
     for name in () if cache.labels else ("validation", "test"):
         split = cache.split(name)
         lengths_e = _answer_lengths(cache, split)[np.unique(split.examples, return_index=True)[1]]
@@ -158,14 +153,7 @@ def _describe_stream(split: CacheSplit, stream: str, language: str, cut: int) ->
 
 
 def histogram(lengths_k: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """Count lengths in bins of a round width, at most a dozen.
-
-    Args:
-        lengths_k: integer [k], k > 0.
-
-    Returns:
-        Where the first bin starts, how wide all are, and the counts: integer [b].
-    """
+    """Count lengths in bins of a round width, at most a dozen: where the first starts, how wide all are, counts [b]."""
     low, high = int(lengths_k.min()), int(lengths_k.max())
     widths = (digit * 10**power for power in range(20) for digit in (1, 2, 5))
     width = next(width for width in widths if high // width - low // width < _BINS)

@@ -55,11 +55,7 @@ def _without_late(config: Config) -> str:
 
 
 def refuse_to_write(config: Config, *, has_words: bool = True) -> None:
-    """Refuse to decode answers where label scores are added.
-
-    Args:
-        config: the run's settings.
-        has_words: whether the task has label words, which could be ranked instead.
+    """Refuse to decode answers where label scores are added; where the task `has_words`, these could be ranked instead.
 
     Raises:
         ConfigError: the settings add them.

@@ -27,16 +27,9 @@ Ask = Callable[[Batch, list[int]], Sequence[T]]
 
 
 def ask_each_row(ask: Ask[T], asked: Asked, split_name: str, *, written: int = 0) -> list[T]:
-    """Ask something of every row of a split; a collective, with the same result on every rank.
+    """Ask something of every row of a split; a collective, with the same n answers, in cache order, on every rank.
 
-    Args:
-        ask: what is asked.
-        asked: the model, and what it reads.
-        split_name: train, validation or test.
-        written: tokens that are decoded behind each row.
-
-    Returns:
-        The answers in cache order: n of them.
+    So many tokens are decoded (`written`) behind each row.
     """
     cache, config = asked.cache, asked.config
     return ask_rows(

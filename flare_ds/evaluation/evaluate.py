@@ -103,11 +103,6 @@ def as_asked(config: Config) -> Config:
 def open_trained(config: Config, *, shape: PreTrainedModel, label_tokens: list[list[int]]) -> RunningModel:
     """Open the base with the run's saved adapter (none for a method that trains nothing), without an optimizer.
 
-    Args:
-        config: the run's settings.
-        shape: the base on the meta device.
-        label_tokens: token ids of each label word.
-
     Raises:
         CheckpointError: see `load_adapter` and `check_settings`.
     """

@@ -13,20 +13,12 @@ NAMED = 8  # rows a message names
 
 
 def not_finite(scored: Iterable[tuple[str, Sequence[float]]]) -> list[str]:
-    """The ids of the rows of which a score is infinite or not a number.
-
-    Args:
-        scored: of each row its id and its scores.
-    """
+    """The ids of the rows, each given with its scores, of which one is infinite or not a number."""
     return [name for name, scores in scored if not all(map(math.isfinite, scores))]
 
 
 def refuse_not_finite(ids: Sequence[str], what: str) -> None:
-    """Refuse to go on with such rows.
-
-    Args:
-        ids: of the rows.
-        what: which rows they are among, for the message, e.g. `test rows`.
+    """Refuse to go on with such rows, if there are any; the message says `what` they are among, e.g. `test rows`.
 
     Raises:
         NotFiniteError: there is one.

@@ -60,14 +60,9 @@ def eos_ids(base: PreTrainedModel, trained: int | None) -> list[int]:
 
 
 def generate_split(asked: Asked, split_name: str) -> list[Decoded]:
-    """Decode an answer for every row of a split; a collective, with the same result on every rank.
+    """An answer decoded for every row of a split, in cache order; a collective, with the same result on every rank.
 
-    Args:
-        asked: the model, opened with the settings of `with_whole_head`, and what it reads; `generate` says how.
-        split_name: train, validation or test.
-
-    Returns:
-        The answer of each row in cache order.
+    The model was opened with the settings of `with_whole_head`; `generate` says how.
     """
     running, config = asked.running, asked.config
     eos = eos_ids(running.model.base, asked.cache.manifest.eos_id)
@@ -83,7 +78,7 @@ def generate_split(asked: Asked, split_name: str) -> list[Decoded]:
 def generate(
     running: RunningModel, batch: Batch, config: Config, *, eos: Sequence[int], rows: Sequence[int]
 ) -> list[Decoded]:
-    """Decode an answer for every target row of a batch; a collective where the model is sharded.
+    """An answer decoded for every target row of a batch; a collective where the model is sharded.
 
     Args:
         running: opened with the settings of `with_whole_head`.
@@ -91,9 +86,6 @@ def generate(
         config: the run's settings; `generate` says how.
         eos: tokens that end an answer.
         rows: a number for each of the B rows, from which its random draws follow.
-
-    Returns:
-        The answer of each row.
     """
     running.root.eval()
     batch = batch.to(running.device)

@@ -38,7 +38,7 @@ def given_pair(
 
     Args:
         config: of the run.
-        task: its task.
+        task: the run's.
         target: the text; may be left out where the method reads the source only.
         sources: the same text in each source language that the method reads, in the order of the config.
         translate: whether the target is to be translated, and no source is given.
@@ -65,12 +65,7 @@ def given_pair(
 
 
 def read_rows(config: Config, task: Task, path: Path) -> list[ParallelRow]:
-    """The rows of a file, in its order.
-
-    Args:
-        config: of the run; its method says what is read of a row.
-        task: its task.
-        path: .jsonl, .json, .csv or .parquet.
+    """The rows of a file (.jsonl, .json, .csv or .parquet), in its order; the run's method says what is read of one.
 
     Raises:
         DataError: the file cannot be read or has no rows, or a cell is not what it should be (naming file, row and

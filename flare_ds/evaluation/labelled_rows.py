@@ -24,12 +24,7 @@ from flare_ds.tasks.table import label_cells
 
 
 def read_labelled(config: Config, task: Task, path: Path) -> list[ParallelRow]:
-    """The rows of a file, in its order, with a side for each source language of the config, read or not.
-
-    Args:
-        config: of the run; its method says what is read of a row.
-        task: its task.
-        path: .jsonl, .json, .csv or .parquet.
+    """The rows of a file, see `read_rows`, with a side for each source language of the config, read or not.
 
     Raises:
         DataError: the file cannot be read or has no rows, an id stands twice, or a cell is not what it should be.

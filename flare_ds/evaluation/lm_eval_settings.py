@@ -23,12 +23,7 @@ _KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 
 
 def run_settings(run: str | None, batch_size: int | str, settings: Mapping[str, Any]) -> Config:
-    """The run's settings, with the whole base on every rank unless they are told otherwise.
-
-    Args:
-        run: a run directory, or a config.
-        batch_size: as lm-eval knows it; "auto": the run's.
-        settings: those that differ, by name.
+    """The run's settings, with the whole base on every rank unless they are told otherwise; see `FlareModel`.
 
     Raises:
         ConfigError: the run is not given, or a setting is not one; or the method cannot be asked by lm-eval.
@@ -73,11 +68,7 @@ def row_length(given: int | None, longest: int) -> int:
 
 
 def source_templates(config: Config, given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One for each source that the method reads; none where it runs unfused, which is said.
-
-    Args:
-        config: the run's settings.
-        given: doc_to_source.
+    """What `doc_to_source` gives each source that the method reads; nothing where it runs unfused, which is said.
 
     Raises:
         ConfigError: there are not as many as sources.
@@ -98,11 +89,7 @@ def source_templates(config: Config, given: str | Sequence[str] | None) -> tuple
 
 
 def decoding_settings(settings: Mapping[str, Any], config: Config) -> GenerateConfig:
-    """How requests want to be decoded, in our words.
-
-    Args:
-        settings: their generation_kwargs, as lm-eval normalises them.
-        config: the run's settings, for the seed.
+    """How requests want to be decoded, by their generation_kwargs as lm-eval normalises them; the seed is the run's.
 
     Raises:
         ConfigError: it wants something else than greedy decoding or sampling, or a setting is out of range.

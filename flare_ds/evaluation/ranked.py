@@ -42,11 +42,7 @@ class Ranked:
 def score_labels(asked: Asked, split_name: str, *, metric: Metric, ranked: Ranked | None = None) -> Scores:
     """Score the label words of every row of a split; a collective, with the same result on every rank.
 
-    Args:
-        asked: the model, and what it reads.
-        split_name: train, validation or test.
-        metric: the task's.
-        ranked: what the model says of the rows, where it was asked already.
+    `ranked` is what the model says of the rows, where it was asked already.
     """
     running, cache, config = asked.running, asked.cache, asked.config
     trie = LabelTrie(cache.label_tokens)
@@ -88,11 +84,8 @@ def score_labels(asked: Asked, split_name: str, *, metric: Metric, ranked: Ranke
 def label_scores(running: RunningModel, batch: Batch, trie: LabelTrie, config: Config) -> Tensor:
     """Log-probabilities [B, K] of the label words; a collective, of equally many forwards on every rank.
 
-    Args:
-        running: the model, in evaluation mode.
-        batch: which ends with the prompts.
-        trie: of the label words.
-        config: the run's settings; the objective says which logits the head gives.
+    The model is in evaluation mode, the batch ends with the prompts, and train.objective says which logits the head
+    gives.
     """
     batch, choices = batch.to(running.device), Choices(trie, config)
     for path in trie.paths:
@@ -101,12 +94,7 @@ def label_scores(running: RunningModel, batch: Batch, trie: LabelTrie, config: C
 
 
 class Choices:
-    """How likely each branch is at the places where label words part, collected from forward to forward.
-
-    Args:
-        trie: of the label words.
-        config: see `label_scores`.
-    """
+    """How likely each branch is at the places where label words part, collected from forward to forward."""
 
     def __init__(self, trie: LabelTrie, config: Config) -> None:
         self.trie, self.of_vocabulary = trie, config.train.objective == "vocabulary"

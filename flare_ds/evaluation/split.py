@@ -12,11 +12,7 @@ def score_split(asked: Asked, split_name: str, *, ranked: Ranked | None = None) 
     """Score every example of a split; a collective, with the same result on every rank.
 
     Validation under train.objective=labels ranks the label words, whatever `evaluate.answers` says of the test rows.
-
-    Args:
-        asked: the model, and what it reads.
-        split_name: train, validation or test.
-        ranked: see `score_labels`.
+    For `ranked` see `score_labels`.
     """
     task = task_of(asked.config.task)
     if not generates(asked.config):

@@ -26,10 +26,7 @@ _FIX = "see what it says above; check translate.engine and translate.model, or g
 class RowTranslator:
     """Translates the targets of rows; an engine for each source language is loaded when it is first needed, and kept.
 
-    Args:
-        config: of the run; its `translate` settings name the engine.
-        task: its task.
-        gpu: the number of the GPU that engines use, where there is one and they can.
+    The run's `translate` settings name the engine, which uses GPU number `gpu`, where there is one and it can.
 
     Raises:
         ConfigError: the method reads no source, the engine does not know the languages, or there is no such model.

@@ -20,12 +20,7 @@ Curve = Sequence[tuple[int, float, float | None]]
 
 
 def write_curves(runs: Sequence[RunResult], root: Path, out: Path) -> list[Path]:
-    """Write learning_curves.csv and, if matplotlib is installed, learning_curves.png.
-
-    Args:
-        runs: finished or not.
-        root: directory that the CSV's run names are relative to.
-        out: where the files go.
+    """Write learning_curves.csv, which calls runs by their paths below `root`, and, with matplotlib, a picture of them.
 
     Returns:
         The files written.

@@ -139,11 +139,7 @@ def _pairs(group: Group, lora: Group) -> list[tuple[RunResult, RunResult]]:
 
 
 def differences(found: Sequence[Comparison], left_out: Sequence[str]) -> str:
-    """The table of all comparisons, and what is not in it; empty where there is neither.
-
-    Args:
-        found: see `comparisons`.
-        left_out: see `seeds_apart`.
+    """The table of all `comparisons`, and what is not in it (`seeds_apart`); empty where there is neither.
 
     Raises:
         DataError: a run's files are damaged.
@@ -173,12 +169,7 @@ def _line(comparison: Comparison, p: float | None) -> tuple[str, ...]:
 
 
 def known(values_SN: NDArray[np.float64], sureness: Sureness) -> tuple[str, str, str]:
-    """What may be claimed of a mean: its interval, that by the seeds alone where they are few, and what is findable.
-
-    Args:
-        values_SN: what each row contributes under each seed.
-        sureness: of their mean, over seeds and rows.
-    """
+    """What may be claimed of a mean: its interval, that by the seeds alone where they are few, and what is findable."""
     alone = interval(over_seeds(values_SN)) if len(values_SN) < FEW else DASH
     return interval(sureness), alone, DASH if sureness.freedom == 0 else f"{sureness.findable:.3f}"
 

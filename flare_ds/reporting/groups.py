@@ -140,12 +140,7 @@ def untuned(base: str) -> str:
 
 
 def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
-    """The groups of some runs: by language, then in the order of the methods, then by path.
-
-    Args:
-        runs: by path.
-        root: directory that places are told from.
-    """
+    """The groups of some runs: by language, then in the order of the methods, then by path; places are below `root`."""
     lies = [_lies(run) for run in runs]
     contents = {where: run.contents for run, where in zip(runs, lies, strict=True) if run.contents is not None}
     groups: dict[str, list[RunResult]] = {}

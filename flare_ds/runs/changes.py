@@ -31,10 +31,7 @@ def deciding(config: Config) -> dict[str, Any]:
 def changes(saved: Config, wanted: Config, *, evaluated: bool = False) -> dict[str, tuple[Any, Any]]:
     """Deciding settings that differ: what was saved and what is wanted, by dotted name.
 
-    Args:
-        saved: of the run.
-        wanted: asked for now.
-        evaluated: whether the run is only to be scored, which may go otherwise than before.
+    A run that is only to be scored (`evaluated`) may be so otherwise than before.
     """
     before, now = flat(saved.deciding()), flat(wanted.deciding())
     if before == now:  # as of nearly all of a thousand cells

@@ -37,11 +37,7 @@ STATE, ADAPTER_WEIGHTS = Path("state/state.safetensors"), Path("adapter/adapter_
 
 
 class RunDirectory:
-    """One run directory, there or not yet.
-
-    Args:
-        path: where it is.
-    """
+    """One run directory, there or not yet."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -227,10 +223,7 @@ class RunDirectory:
         return f"trained {steps} of {of}" if steps else "not started"
 
     def train_log(self, last_bytes: int | None = None) -> list[dict[str, Any]]:
-        """The complete lines of train_log.jsonl; none if training has not started.
-
-        Args:
-            last_bytes: only those that lie in so many bytes at its end; None: all.
+        """The complete lines of train_log.jsonl, or of its last bytes; none if training has not started.
 
         Raises:
             DataError: one of them is damaged.
@@ -250,12 +243,7 @@ class RunDirectory:
             raise DataError(f"cannot read {path}: {error}", fix=fix) from error
 
     def begin(self, config: Config, records: dict[str, dict[str, Any]]) -> None:
-        """Write what the run is, unless it has begun; of one that has, only housekeeping that was accepted.
-
-        Args:
-            config: its settings, checked.
-            records: the other records, by file name.
-        """
+        """Write what the run is, its records by file name; of one that has begun only accepted housekeeping."""
         if self.begun:
             # What was only scored, with other settings than its own, keeps its own: metrics.json tells the others.
             if differs(self.config, at_place(config)) and not changes(self.config, config):

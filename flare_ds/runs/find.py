@@ -20,12 +20,7 @@ _WATCHED = ("wandb", "mlruns")
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A run that is there but cannot be read.
-
-    Attributes:
-        directory: where it is.
-        problem: what is wrong.
-    """
+    """A run that is there but cannot be read, and why."""
 
     directory: Path
     problem: str

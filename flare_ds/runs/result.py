@@ -26,12 +26,7 @@ _SCORED = ("id", "cluster", "answers", "exact_match", "label", "prediction")
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run directory.
-
-    Attributes:
-        directory: where it is.
-        config: its saved, resolved config.
-    """
+    """One run directory, with its saved, resolved config."""
 
     directory: Path
     config: Config
@@ -126,21 +121,14 @@ class RunResult:
 
     @property
     def clusters(self) -> NDArray[np.int64] | None:
-        """The cluster of each test example, in the order of `outcomes`; None: an earlier version wrote none.
-
-        Raises:
-            DataError: predictions.parquet is missing or damaged.
-        """
+        """The cluster of each test example, in the order and with the errors of `outcomes`; None: none was written."""
         return self._scored[1]
 
     @property
     def answers(self) -> NDArray[np.int64] | None:
-        """A number for the right answers of each test example, in the order of `outcomes`, equal where they are.
+        """A number for the right answers of each test example, as `clusters`; equal where they are.
 
         None: there are label words, or nobody wrote them. It means nothing in another process.
-
-        Raises:
-            DataError: predictions.parquet is missing or damaged.
         """
         return self._scored[2]
 

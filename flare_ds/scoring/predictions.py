@@ -36,11 +36,7 @@ def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_predictions(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The records of a scored split.
-
-    Args:
-        path: of predictions.parquet.
-        columns: those that are wanted, of which the file may lack some; None: all.
+    """The records of a scored split; all columns, or those that are wanted, of which the file may lack some.
 
     Raises:
         OSError: there is no such file.

@@ -81,9 +81,7 @@ class Sureness:
 def over_seeds_and_rows(values_SN: NDArray[np.float64], clusters_N: ArrayLike | None = None) -> Sureness:
     """Sureness of the mean when seeds and rows are both drawn; with one seed, of rows alone.
 
-    Args:
-        values_SN: what each row contributes under each seed.
-        clusters_N: the cluster of each row; None: each row is one.
+    Without clusters each row is one.
     """
     values_SC = values_SN if clusters_N is None else of_clusters(values_SN, clusters_N)
     seeds, clusters = values_SC.shape

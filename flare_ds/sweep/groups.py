@@ -13,11 +13,6 @@ def grouped(plan: Plan, jobs: int, done: Collection[str]) -> Iterator[tuple[Plan
     They are in the plan's order, but those of one data order come together, since they can read the same source texts.
     `auto` shares them out among the jobs, so that none is idle; those that are done are shared out by themselves. Which
     of them really join is found where they are trained (`flare_ds.training.together`).
-
-    Args:
-        plan: the sweep, resolved.
-        jobs: how many run at once.
-        done: names of cells that need not be run.
     """
     for same in alike(plan.cells, lambda cell: (_joins(cell) if plan.together != 1 else cell.name, cell.name in done)):
         cells = sorted(same, key=lambda cell: cell.config.train.order_seed)

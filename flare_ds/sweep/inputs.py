@@ -10,12 +10,7 @@ from flare_ds.tracking.trackers import check_trackers
 
 
 def check_inputs(nodes: Sequence[Node], path: str | Path, only: Collection[str] = KINDS) -> None:
-    """Refuse a sweep that would fail for want of a directory or a package.
-
-    Args:
-        nodes: of its plan.
-        path: its YAML.
-        only: the kinds of nodes that are to be run.
+    """Refuse a sweep, `only` these kinds of its nodes, that would fail for want of a directory or a package.
 
     Raises:
         FlareError: all that is not there, each once; what finished nodes have read may be gone.

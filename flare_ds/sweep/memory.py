@@ -24,11 +24,7 @@ from flare_ds.sweep.plan import Plan, PlannedRun
 
 
 class CellMemory:
-    """The memory of a plan's cells; each base and each cache is opened once.
-
-    Args:
-        plan: the sweep, resolved.
-    """
+    """The memory of a plan's cells; each base and each cache is opened once."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -37,11 +33,7 @@ class CellMemory:
         self._longest: dict[tuple, int] = {}
 
     def of(self, runs: Sequence[PlannedRun]) -> float | None:
-        """Bytes that cells take on each rank while they train together; None: it cannot be told yet.
-
-        Args:
-            runs: the cells of one command, over one base.
-        """
+        """Bytes that the cells of one command take on each rank while they train; None: it cannot be told yet."""
         first, caches = runs[0], [self._cache(run) for run in runs]
         found = [cache for cache in caches if cache is not None]
         ranks = self._sharing(first.config)

@@ -82,10 +82,7 @@ class Node:
 def nodes_of(plan: Plan, jobs: int = 1, again: Collection[str] = ()) -> list[Node]:
     """All nodes of a plan, in the order in which one job after another would run them.
 
-    Args:
-        plan: the sweep, resolved.
-        jobs: how many run at once.
-        again: names of runs that are to be moved aside first.
+    Runs that are to be made `again` are moved aside first.
     """
     nodes: dict[str, Node] = {}
     caches: dict[str, str] = {}  # by run: the node that makes its cache

@@ -121,11 +121,7 @@ class Plan:
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
-    """Read a sweep YAML, apply `key=value` overrides, and resolve and check every run.
-
-    Args:
-        path: the YAML file.
-        overrides: e.g. `["grid.languages=[pl, es]", "base.train.steps=10"]`.
+    """Read a sweep YAML, apply overrides such as `grid.languages=[pl, es]`, and resolve and check every run.
 
     Raises:
         ConfigError: a setting of the sweep or of a run is unknown, mistyped, out of range or set in the wrong place,
@@ -147,17 +143,11 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
 @dataclass(frozen=True)
 class _Resolver:
-    """Makes runs of what a sweep says.
-
-    Attributes:
-        config: what it says.
-        origin: the YAML's name.
-        guessed: what `model.dtype: auto` has become here, where a run has it.
-    """
+    """Makes runs of what a sweep says."""
 
     config: SweepConfig
-    origin: str
-    guessed: set[str] = field(default_factory=set)
+    origin: str  # the YAML's name
+    guessed: set[str] = field(default_factory=set)  # what `model.dtype: auto` has become here, where a run has it
 
     def plan(self) -> Plan:
         config, stages1 = self.config, dict[tuple[str | None, str | None], PlannedRun]()

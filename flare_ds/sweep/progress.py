@@ -33,10 +33,7 @@ def progress_of(out: Path) -> str | None:
 def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
     """How far a sweep is: what runs, what failed and why, how many are left and for how long.
 
-    Args:
-        record: of the sweep.
-        out: its directory.
-        alive: whether a process works on it; otherwise what was running was stopped.
+    Unless it is `alive`, no process works on it, and what was running was stopped.
     """
     lines = []
     for name in record.of_state("running"):

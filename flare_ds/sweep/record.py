@@ -86,11 +86,7 @@ class SweepRecord:
         return [name for name, node in self.nodes.items() if node.state == state]
 
     def blocked(self, by: Collection[str] | None = None) -> dict[str, str]:
-        """Nodes that wait in vain, each with the first node that is the reason.
-
-        Args:
-            by: names of nodes that will not be finished; None: those that failed.
-        """
+        """Nodes that wait in vain for those that failed, or for others that will not end well; each with the first."""
         found = {name: name for name in (self.of_state("failed") if by is None else by)}
         for name, node in self.nodes.items():  # what is needed comes first
             if node.state == "waiting" and (reason := next((found[need] for need in node.needs if need in found), "")):
@@ -124,13 +120,7 @@ def read_record(out: Path) -> SweepRecord | None:
 
 
 def record_of(nodes: Iterable[Node], out: Path, jobs: int) -> SweepRecord:
-    """The record a sweep begins with: what is finished, and how long that took, where an earlier one tells.
-
-    Args:
-        nodes: of the plan, in their order.
-        out: directory of the sweep.
-        jobs: how many run at once.
-    """
+    """The record a sweep begins with: what is finished, and how long that took, where an earlier one in `out` tells."""
     try:
         before = read_record(out)
     except DataError:  # it says nothing that cannot be found out again

@@ -40,11 +40,7 @@ def of_step(values: Mapping[str, Any], *, ranks: int) -> dict[str, float]:
 
     Operations are counted 2 for each weight and token that a forward reads, 2 more for the backward, which has no
     gradients of frozen weights: 4N a target token and 2N a source token, where training all weights takes 6N. What
-    checkpointing computes again does not count.
-
-    Args:
-        values: as train_log.jsonl has them.
-        ranks: of the job.
+    checkpointing computes again does not count. The values are those of a line of train_log.jsonl.
     """
     seconds = values["step_seconds"]
     shown = {
@@ -69,13 +65,7 @@ PARTS = ("data_seconds", "forward_backward_seconds", "optimizer_seconds")
 
 
 def of_validation(metric: float, figures: Mapping[str, float], language: str) -> dict[str, float]:
-    """The curves of a validation.
-
-    Args:
-        metric: the score that adapters are compared by.
-        figures: all that was measured, by name.
-        language: the target's.
-    """
+    """The curves of a validation: the score that adapters are compared by, and all that was measured."""
     here, named = f"by_language/{language}", {name: value for name, value in figures.items() if name != "loss"}
     shown = {"score/validation": metric, f"{here}/score": metric}
     shown |= {f"score/validation_{name}": value for name, value in named.items()}

@@ -18,11 +18,7 @@ _KEY = "flare_ds.run"
 
 
 class OnMlflow(Tracker):
-    """Logs to one run there, by a client of its own: one process may watch several runs.
-
-    Args:
-        config: the run's settings.
-    """
+    """Logs to one run there, by a client of its own: one process may watch several runs."""
 
     is_service = True
 

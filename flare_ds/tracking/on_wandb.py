@@ -18,11 +18,7 @@ _STEP = "step"
 
 
 class OnWandb(Tracker):
-    """Logs to one run there.
-
-    Args:
-        config: the run's settings.
-    """
+    """Logs to one run there."""
 
     is_service = True
 

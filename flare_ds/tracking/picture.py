@@ -20,12 +20,7 @@ _MOST_V = 200
 
 
 def is_due(validations: int, *, drawn: int) -> bool:
-    """Whether the image is to be drawn anew: after each of the first validations, later at steps that grow with them.
-
-    Args:
-        validations: so far.
-        drawn: how many there were when it was drawn last.
-    """
+    """Whether the image, last `drawn` at so many validations, is due: at each of the first, later at growing steps."""
     return 10 * validations >= 11 * drawn
 
 
