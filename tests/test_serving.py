@@ -26,7 +26,7 @@ from flare_ds.models.merge import merge_run
 from flare_ds.push import push
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
-from flare_ds.training.begin import begin_run
+from flare_ds.training.run import begin_run
 from tests.distributed import REPOSITORY, run_ranks
 from tests.evaluation.test_predict import held_out, write_adapter
 from tests.qa_world import qa_settings

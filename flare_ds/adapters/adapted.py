@@ -28,8 +28,8 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from flare_ds.adapters.bottleneck import Fusion
 from flare_ds.adapters.down_projection import down_projection
+from flare_ds.adapters.fusion import Fusion
 from flare_ds.adapters.passes import Pass, current
 from flare_ds.exceptions import CheckpointError, ConfigError
 
@@ -38,9 +38,6 @@ class AdaptedLinear:
     """Stands in for the forward of one of PEFT's LoRA layers.
 
     No module inside is called, so that under ZeRO-3 the layer's hooks run once and not for each of its parts.
-
-    Args:
-        layer: it.
 
     Attributes:
         fusions: what adapters that fuse here train besides A and B, by their names.

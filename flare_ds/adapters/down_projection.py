@@ -16,13 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 def down_projection(x: Tensor, a_RD: Tensor, dropout: float = 0.0) -> Tensor:
-    """[..., D] in any precision in, [..., R] in A's out.
-
-    Args:
-        x: the input.
-        a_RD: A.
-        dropout: the share of x's elements that is left out.
-    """
+    """[..., D] in any precision in, [..., R] in A's out; the share `dropout` of x's elements is left out."""
     return _DownProjection.apply(x, a_RD, dropout)
 
 

@@ -1,14 +1,14 @@
-"""Fusion functions: how a source and a target meet inside LoRA's bottleneck (paper, section "Fusion functions").
+"""How a source and a target meet inside LoRA's bottleneck (paper, section "Fusion functions").
 
     S = A·source, T = A·target        both [B, L, R]: one source vector already chosen for each target position
     φ(S, T)                           [B, L, R], goes on through B
 
 A function is a module, made for a bottleneck of width R: most hold nothing, the gate holds R numbers, cross-attention
 three R x R maps, which train and are saved with the adapter. None calls a module: under ZeRO-3 that would be hooks, and
-another order of them while the source's share is measured.
+another order of them while the source's share is measured. What a fused layer holds besides A and B is a `Fusion`.
 
-Legend: B rows, L positions, C >= L positions so far (more than L when decoding with a cache), R width of the
-bottleneck, H heads, K = R / H.
+Legend: S sources, B rows, L positions, C >= L positions so far (more than L when decoding with a cache), M source
+columns, D width of the layer's input, R of the bottleneck, H heads, K = R / H.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from flare_ds.adapters.alignment import Alignment
+from flare_ds.config import AdapterConfig
 from flare_ds.registry import Registry
 
 FusionFunction = Callable[[int, int], nn.Module]
@@ -77,13 +79,7 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(r, r, dtype=torch.float32)
 
     def forward(self, source_BLR: Tensor, target_BCR: Tensor, real_BC: Tensor) -> Tensor:
-        """Attend from each source vector [B, L, R] to the target so far [B, C, R], whose last L positions it meets.
-
-        Args:
-            source_BLR: S.
-            target_BCR: T of all positions so far.
-            real_BC: which of them are not padding.
-        """
+        """Attend from each source vector [B, L, R] to the target so far [B, C, R], whose last L positions it meets."""
         query, so_far = source_BLR.shape[1], target_BCR.shape[1]
         own_LC = torch.ones(query, so_far, dtype=torch.bool, device=real_BC.device).tril(so_far - query)
         # A position may always ask itself, so that padding, whose result is dropped, never divides by zero.
@@ -129,3 +125,34 @@ for _function in (add_relu, add, mul, mul_relu):
     FUSIONS.add(_function.__name__, _elementwise(_function))
 FUSIONS.add("gate", Gate)
 FUSIONS.add("cross_attention", CrossAttention)
+
+
+class Fusion(nn.Module):
+    """What a fused layer holds besides A and B.
+
+    Attributes:
+        source_down: the source's own A, which begins as PEFT begins A; None: it goes through the target's.
+        function: φ.
+        source_scores_S: SCALE times them, their softmax weighs the sources; None: they weigh the same.
+    """
+
+    def __init__(self, adapter: AdapterConfig, sources: int, width: int) -> None:
+        super().__init__()
+        own = adapter.source_down == "own"
+        self.source_down = nn.Linear(width, adapter.r, bias=False, dtype=torch.float32) if own else None
+        self.function = FUSIONS.get(adapter.fusion)(adapter.r, adapter.fusion_heads)
+        self.sources = sources
+        learned = adapter.source_weights == "learned" and sources > 1
+        self.source_scores_S = nn.Parameter(torch.zeros(sources, dtype=torch.float32)) if learned else None
+
+    @property
+    def a_RD(self) -> Tensor | None:
+        """The source's own A."""
+        return None if self.source_down is None else self.source_down.weight
+
+    def fuse(self, source_SBMR: Tensor, target_BCR: Tensor, alignment: Alignment) -> Tensor:
+        """The fused bottleneck [B, L, R] of the last L target positions; T itself where there is no partner."""
+        scores_S = source_SBMR.new_zeros(self.sources) if self.source_scores_S is None else self.source_scores_S
+        source_BLR = alignment.combine(source_SBMR, (SCALE * scores_S).softmax(0))
+        fused_BLR = self.function.forward(source_BLR, target_BCR, alignment.real_BC)
+        return torch.where(alignment.partner_BL[..., None], fused_BLR, target_BCR[:, -source_BLR.shape[1] :])

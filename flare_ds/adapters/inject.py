@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flare_ds.adapters.adapted import AdaptedLinear
-from flare_ds.adapters.bottleneck import Fusion
 from flare_ds.adapters.decoder import decoder_layers, input_norm, linears_of
-from flare_ds.adapters.fusion import FUSIONS
+from flare_ds.adapters.fusion import FUSIONS, Fusion
 from flare_ds.adapters.passes import ADAPTER
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.exceptions import ConfigError

@@ -36,8 +36,9 @@ from flare_ds.models.head import use_head
 from flare_ds.models.joint_head import CellHeads, use_cell_heads
 from flare_ds.models.joint_layer import Forward, JointLayer, UnderWay
 from flare_ds.models.loading import load_base
+from flare_ds.models.mt_encoder import make_projection
 from flare_ds.models.source_pass import Beside
-from flare_ds.models.two_stream import TwoStreamModel, projection_of
+from flare_ds.models.two_stream import TwoStreamModel
 
 
 class JointModel(nn.Module):
@@ -54,7 +55,8 @@ class JointModel(nn.Module):
         super().__init__()
         self.model, self.host_rows = cells[0].model, cells[0].host_rows
         self.cells = tuple(cells)
-        self.beside_adapters = nn.ModuleList(part for cell in cells for part in cell.beside_adapter)
+        beside = [part for cell in cells for part in (cell.projection, cell.mixing)]
+        self.beside_adapters = nn.ModuleList(part for part in beside if part is not None)
         self.draws = {number: OwnDraws() for number, cell in enumerate(cells) if cell.config.adapter.dropout}
         self.under_way, layers = UnderWay(), decoder_layers(self.base)
         for layer, *readers in zip(layers, *(cell.streams.layers for cell in cells), strict=True):
@@ -149,7 +151,7 @@ def build_joint_model(
     host_rows = read_on_host(base, configs[0].model.base)
     return JointModel(
         [
-            TwoStreamModel(model, config, projection_of(base, config), host_rows, among=name)
+            TwoStreamModel(model, config, make_projection(base, config), host_rows, among=name)
             for config, name in zip(configs, names, strict=True)
         ]
     )

@@ -18,8 +18,8 @@ from flare_ds.batches.joined import JointBatch
 from flare_ds.models.draws import OwnDraws
 from flare_ds.models.layer_calls import SHARED, LayerCall, hidden_of, with_hidden
 from flare_ds.models.partitioned import Passes
-from flare_ds.models.plain_streams import PlainLayer
-from flare_ds.models.source_pass import Beside, Left, SideBySide, SourcePass, Wanted
+from flare_ds.models.source_pass import Beside, Left, SourcePass, Wanted
+from flare_ds.models.streams import PlainLayer, SideBySide
 
 Reader = PlainLayer | SideBySide
 
@@ -59,11 +59,8 @@ class JointLayer:
     """Stands in for one decoder layer's forward.
 
     Args:
-        layer: it.
         readers: what each cell's streams would have stand in for it.
         under_way: what is told to all layers of the model.
-        is_first: whether it is the first layer.
-        is_last: whether it is the last.
     """
 
     def __init__(

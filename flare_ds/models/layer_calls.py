@@ -68,7 +68,7 @@ class LayerCall:
 
     def part(self, given: Mapping[str, Any], rows: slice, everybody: int, *, columns: slice = _ALL) -> dict[str, Any]:
         """Named arguments of some of the rows, without stores; arguments and errors of `split`."""
-        return _cut({name: self._of_rows(name, value, rows, everybody) for name, value in given.items()}, columns)
+        return {name: _cut(name, self._of_rows(name, one, rows, everybody), columns) for name, one in given.items()}
 
     def _of_rows(self, name: str, value: Any, rows: slice, everybody: int) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -118,15 +118,13 @@ class LayerCall:
         )
 
 
-def _cut(given: Mapping[str, Any], columns: slice) -> dict[str, Any]:
-    """Named arguments of some rows, for some of their columns."""
-    return dict(given) if columns == _ALL else {name: _cut_one(name, value, columns) for name, value in given.items()}
-
-
-def _cut_one(name: str, value: Any, columns: slice) -> Any:
-    if name in _BY_ROW and isinstance(value, tuple):
-        return tuple(_cut_one(name, one, columns) for one in value)
-    if name not in _BY_ROW or not isinstance(value, Tensor):
+def _cut(name: str, value: Any, columns: slice) -> Any:
+    """A named argument for some of its columns."""
+    if columns == _ALL or name not in _BY_ROW:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_cut(name, one, columns) for one in value)
+    if not isinstance(value, Tensor):
         return value
     if name == "attention_mask" and value.ndim == 4:  # what each column sees of each
         return value[..., columns, columns]

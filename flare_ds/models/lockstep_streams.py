@@ -6,9 +6,8 @@
                  target:  adapters on, fused with the sources' states     t'   while the layer's weights are live
     norm, head   [B, L, D]         the target only (decoding with span=full: all rows)
 
-Each decoder layer keeps its place and its parameter names; only its `forward` is rebound. That works at the level
-of the Hugging Face decoder layer, so no model file is copied, and under ZeRO-3 each frozen weight is gathered once
-for all streams (one root forward a step; PAPER's two-forward step gathers it three times).
+All works at the level of the Hugging Face decoder layer, so no model file is copied, and under ZeRO-3 each frozen
+weight is gathered once for all streams (one root forward a step; PAPER's two-forward step gathers it three times).
 
 Where the source states are stored (source.provider=cached, method flare_mt) only the target's rows run, and each layer
 is handed its state. A batch without sources meets plain LoRA. With gradient checkpointing the target's pass through a
@@ -35,8 +34,8 @@ from flare_ds.adapters.passes import ADAPTER, Pass, alone
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, STORES
-from flare_ds.models.plain_streams import Streams
-from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
+from flare_ds.models.source_pass import Beside, Left, Wanted
+from flare_ds.models.streams import SideBySide, Streams
 
 
 @dataclass
@@ -64,17 +63,13 @@ class Sources:
 class LockstepStreams(Streams):
     """Runs all streams through the decoder layers of one model.
 
-    Args:
-        model: the base with its adapter.
-        config: the run's settings.
-        projection: brings an MT encoder's states to the base's width (flare_mt).
-        adapter: the adapter's name.
-
     Attributes:
         fused: the layers that fuse, by full name.
-        past_BCR: when decoding with span=full, what the fused layers remember; see `Pass`.
+        remembered: when decoding with span=full, what the fused layers add to; `past_BCR` of a `Pass`.
         energy: while measuring, what they add to; see `Pass`.
     """
+
+    remembered: dict[LoraLayer, Tensor] | None
 
     def __init__(
         self, model: PeftModel, config: Config, projection: nn.Linear | None = None, adapter: str = ADAPTER
@@ -82,7 +77,6 @@ class LockstepStreams(Streams):
         self.align, self.span, self.adapter = config.adapter.align, config.adapter.span, adapter
         self.projection = projection
         self.fused = fused_layers(model, adapter)
-        self.past_BCR: dict[LoraLayer, Tensor] | None = None
         self.energy: dict[LoraLayer, Tensor] | None = None
         layers = decoder_layers(model.get_base_model())
         self.layers = [
@@ -111,18 +105,12 @@ class LockstepStreams(Streams):
         measured = self.energy is not None and bool(batch.weights_B.any())  # the latter waits for the device
         return Sources(alignment, beside, measured, stored)
 
-    def first_column(self, batch: Batch) -> int:
-        """The first that a row of the target fills."""
-        return batch.columns[1].start
-
     @contextmanager
     def decoding(self) -> Iterator[None]:
         """Let the fused layers remember the target's bottleneck between the forwards inside, if all of them fuse."""
-        self.past_BCR = {} if self.span == "full" else None
-        try:
+        with super().decoding():
+            self.remembered = {} if self.span == "full" else None
             yield
-        finally:
-            self.past_BCR = None
 
     @contextmanager
     def measuring(self) -> Iterator[dict[str, Tensor]]:
@@ -146,25 +134,16 @@ class LockstepStreams(Streams):
 class _LockstepLayer(SideBySide):
     """Takes the target's rows through one decoder layer, fused with the sources."""
 
+    streams: LockstepStreams
+
     def __init__(self, streams: LockstepStreams, layer: nn.Module, number: int, config: Config, is_last: bool) -> None:
-        super().__init__(layer, is_last=is_last)
-        self.streams = streams
+        wanted = Wanted(output=config.pairing == "output", inputs=config.pairing == "module")
+        super().__init__(layer, streams, wanted=wanted, is_last=is_last)
         self.number = number
         self.checkpointing = config.train.gradient_checkpointing
         self.pairing = config.pairing
         self.fused = list(fused_layers(layer, streams.adapter).values())
         self.norm = input_norm(layer) if config.norms_source and self.fused else None
-
-    @property
-    def beside(self) -> Beside | None:
-        """See `SideBySide.beside`."""
-        sources = self.streams.sources
-        return None if sources is None else sources.beside
-
-    @property
-    def wanted(self) -> Wanted:
-        """See `SideBySide.wanted`."""
-        return Wanted(output=self.pairing == "output", inputs=self.pairing == "module")
 
     def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
         """See `SideBySide.read`."""
@@ -206,6 +185,6 @@ class _LockstepLayer(SideBySide):
             adapter=streams.adapter,
             source_XMD=source_XMD,
             alignment=alignment,
-            past_BCR=streams.past_BCR,
+            past_BCR=streams.remembered,
             energy=streams.energy if streams.sources.measured else None,
         )

@@ -6,9 +6,8 @@
     layers k+1 ...     [B, L, D]    the target's rows; with a loss the source's too, up to the head
     norm, head
 
-As in lockstep each decoder layer keeps its place and its parameter names; only its `forward` is rebound. When decoding,
-the source ends with the prefill: what it offers is kept for the positions to come, and its keys and values leave the
-target's cache layer by layer.
+When decoding, the source ends with the prefill: what it offers is kept for the positions to come, and its keys and
+values leave the target's cache layer by layer.
 
 The loss of a row, where n is the number of tokens in the target's answer (1 for label words):
 
@@ -37,8 +36,8 @@ from flare_ds.config import Config
 from flare_ds.models.layer_calls import SHARED, cache_of, hidden_of, with_hidden
 from flare_ds.models.loss import among_branches, answer_losses, batch_loss
 from flare_ds.models.mixup import Memory, Mixing, mixing_layer
-from flare_ds.models.plain_streams import PlainLayer, Streams
 from flare_ds.models.source_pass import Left
+from flare_ds.models.streams import PlainLayer, Streams
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,12 @@ class MixedSource:
 class MixupStreams(Streams):
     """Runs both streams through the decoder layers of one model.
 
-    Args:
-        model: the base with its adapter.
-        mixing: the mixing layer.
-        config: the run's settings.
-        adapter: the adapter's name.
-
     Attributes:
         last_XD: what the head read at the last prompt position, of source and target.
-        memory: when decoding, what the source of the prompts offers; None: it is forgotten after the forward.
+        remembered: when decoding, what the source of the prompts offers; None: it is forgotten after the forward.
     """
+
+    remembered: Memory | None
 
     def __init__(self, model: PeftModel, mixing: Mixing, config: Config, adapter: str = ADAPTER) -> None:
         base = model.get_base_model()
@@ -79,8 +74,6 @@ class MixupStreams(Streams):
         self.behind = mixing_layer(base, config.mixup.layer)  # type: ignore[arg-type]
         self.one_word = config.train.objective == "labels"
         self.last_XD: Tensor | None = None
-        self.memory: Memory | None = None
-        self.is_decoding = False
         recompute = config.train.gradient_checkpointing
         self.layers = [
             _MixupLayer(self, layer, number, adapter, recompute=recompute)
@@ -96,6 +89,10 @@ class MixupStreams(Streams):
         real_BP = batch.attention_mask[:rows, : batch.prompt_columns].bool()
         return MixedSource(real_BP, keep=batch.source_targets_SBN is not None)
 
+    def first_column(self, batch: Batch) -> int:
+        """All of them go through the layers: both streams do so in one call."""
+        return 0
+
     @contextmanager
     def reading(self, source: MixedSource | None, *, at_head: slice = slice(None)) -> Iterator[None]:
         """See `Streams.reading`; what the head read is forgotten, too."""
@@ -103,23 +100,14 @@ class MixupStreams(Streams):
             yield
         self.last_XD = None
 
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Let the forwards inside remember the source of the first."""
-        self.is_decoding = True
-        try:
-            yield
-        finally:
-            self.is_decoding, self.memory = False, None
-
     def mix(self, state_XLD: Tensor) -> Tensor:
         """The states that go on to the next layer: [X, L, D] with the source rows, otherwise [B, L, D]."""
         if self.sources is None:
-            return state_XLD if self.memory is None else self.mixing(state_XLD, self.memory)
+            return state_XLD if self.remembered is None else self.mixing(state_XLD, self.remembered)
         source_BLD, target_BLD = state_XLD.split(self.sources.rows)
         memory = self.mixing.remember(source_BLD[:, : self.sources.real_BP.shape[1]], self.sources.real_BP)
         if self.is_decoding:
-            self.memory = memory
+            self.remembered = memory
         mixed_BLD = self.mixing(target_BLD, memory)
         return torch.cat([source_BLD, mixed_BLD]) if self.sources.keep else mixed_BLD
 

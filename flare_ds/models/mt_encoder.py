@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from flare_ds.config import SourceConfig
+from flare_ds.config import Config, SourceConfig
 from flare_ds.model_files.hub import revision
 from flare_ds.model_files.seq2seq import load_seq2seq
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, unusable
@@ -22,11 +22,6 @@ from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, unusable
 
 class MTEncoder:
     """A frozen encoder and its tokenizer.
-
-    Args:
-        source: names the model and the language tag.
-        dtype: precision of its weights and states.
-        device: where it runs.
 
     Raises:
         ConfigError: the model cannot be loaded, or does not know the tag.
@@ -68,12 +63,16 @@ def mt_width(source: SourceConfig) -> int:
         raise unusable(source, error) from error
 
 
-def make_projection(source: SourceConfig, width: int, *, seed: int) -> nn.Linear:
-    """A fresh fp32 linear layer from the encoder's width to the base's; a function of the seed alone.
+def make_projection(base: PreTrainedModel, config: Config) -> nn.Linear | None:
+    """A fresh fp32 linear layer from the encoder's width to the base's, where the method reads an encoder's states.
+
+    It is a function of train.seed alone.
 
     Raises:
         ConfigError: see `mt_width`.
     """
+    if not config.reads_mt_encoder:
+        return None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Linear(mt_width(source), width, dtype=torch.float32)
+        torch.manual_seed(config.train.seed)
+        return nn.Linear(mt_width(config.source), base.config.get_text_config().hidden_size, dtype=torch.float32)

@@ -11,9 +11,9 @@ the base alone, whose keys and values stand before the target's own:
 
     mask of a target position at p:   the key is real,  at q <= p,  and p - q < window where the layer has one
 
-With B = 0 the target's states are those of the joint row (input_fusion) under the base alone. As in lockstep each
-decoder layer keeps its place and its names, both streams run while its weights are there, and no model file is copied.
-Where the source's keys and values are stored (source.provider=cached), only the target's rows run.
+With B = 0 the target's states are those of the joint row (input_fusion) under the base alone. As in lockstep both
+streams run while a layer's weights are there, and no model file is copied. Where the source's keys and values are
+stored (source.provider=cached), only the target's rows run.
 
 Positions, not columns, say what a window covers: padding stands between the source's columns and the target's. When
 decoding, the source's keys and values stay in the target's cache, before its own; so that cache keeps all columns.
@@ -22,8 +22,6 @@ Legend: S sources, B rows a stream, X = S·B, L columns of a batch, M of a sourc
 target's so far, Q columns that ask, D width, H heads, K width of a head; stored_BMND: N layers, D of keys and values.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -38,8 +36,8 @@ from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.layer_calls import CACHES, OTHER_VERSION, cache_of
-from flare_ds.models.plain_streams import Streams
-from flare_ds.models.source_pass import Beside, Left, SideBySide, Wanted
+from flare_ds.models.source_pass import Beside, Left, Wanted
+from flare_ds.models.streams import SideBySide, Streams
 
 
 @dataclass
@@ -87,19 +85,14 @@ class Prefix:
 class PrefixStreams(Streams):
     """Runs the source's rows and the target's through the decoder layers of one model.
 
-    Args:
-        base: the model, with an adapter in it.
-        config: the run's settings.
-        adapter: the adapter's name.
-
     Attributes:
-        remembered_BP: when decoding, which of the sources' columns in the cache are not padding.
+        remembered: when decoding, which of the sources' columns in the cache are not padding [B, P].
     """
+
+    remembered: Tensor | None
 
     def __init__(self, base: PreTrainedModel, config: Config, adapter: str = ADAPTER) -> None:
         layers, self.adapter = decoder_layers(base), adapter
-        self.remembered_BP: Tensor | None = None
-        self.is_decoding = False
         reach, recompute = windows(base.config.get_text_config(), len(layers)), config.train.gradient_checkpointing
         self.heads = key_heads(base)
         self.layers = [
@@ -113,20 +106,16 @@ class PrefixStreams(Streams):
         if batch.stored_BMKD is not None:
             (lengths_B,), columns = batch.source_lengths_SB, batch.stored_BMKD.shape[1]
             source_BP = torch.arange(columns, device=mask_XL.device) >= columns - lengths_B[:, None]
-            self.remembered_BP = source_BP if self.is_decoding else None
+            self.remembered = source_BP if self.is_decoding else None
             return Prefix(source_BP, mask_XL, mask_XL.shape[1], stored_BMND=batch.stored_BMKD)
         if len(batch.source_lengths_SB):
             source, target = batch.columns
             source_BP, target_BL = _in_line(mask_XL[:-rows, source], rows), mask_XL[-rows:, target]
-            self.remembered_BP = source_BP if self.is_decoding else None
+            self.remembered = source_BP if self.is_decoding else None
             return Prefix(source_BP, target_BL, target_BL.shape[1], Beside(len(mask_XL) - rows, batch.columns))
-        if self.remembered_BP is None:
+        if self.remembered is None:
             return None
-        return Prefix(self.remembered_BP, mask_XL[-rows:], batch.input_ids.shape[1])
-
-    def first_column(self, batch: Batch) -> int:
-        """The first that a row of the target fills."""
-        return batch.columns[1].start if len(batch.source_lengths_SB) else 0
+        return Prefix(self.remembered, mask_XL[-rows:], batch.input_ids.shape[1])
 
     def positions(self, batch: Batch, sources: Prefix | None) -> Tensor:
         """The positions of a batch's columns: each stream's go on where the one before it ends."""
@@ -142,18 +131,11 @@ class PrefixStreams(Streams):
         """A cache for the target's keys and values that keeps every column, in sliding layers too."""
         return DynamicCache()
 
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Let the forwards inside go on behind the source of the first."""
-        self.is_decoding = True
-        try:
-            yield
-        finally:
-            self.is_decoding, self.remembered_BP = False, None
-
 
 class _PrefixLayer(SideBySide):
     """Takes the target's rows through one decoder layer, behind the source's keys and values."""
+
+    streams: PrefixStreams
 
     def __init__(
         self,
@@ -165,19 +147,8 @@ class _PrefixLayer(SideBySide):
         is_last: bool,
         recompute: bool,
     ) -> None:
-        super().__init__(layer, is_last=is_last)
-        self.streams, self.number, self.window, self.recompute = streams, number, window, recompute
-
-    @property
-    def beside(self) -> Beside | None:
-        """See `SideBySide.beside`."""
-        prefix: Prefix | None = self.streams.sources
-        return None if prefix is None else prefix.beside
-
-    @property
-    def wanted(self) -> Wanted:
-        """See `SideBySide.wanted`."""
-        return Wanted(keys=True)
+        super().__init__(layer, streams, wanted=Wanted(keys=True), is_last=is_last)
+        self.number, self.window, self.recompute = number, window, recompute
 
     def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
         """See `SideBySide.read`."""
@@ -186,15 +157,16 @@ class _PrefixLayer(SideBySide):
             if self.window not in prefix.masks:
                 prefix.masks[self.window] = _as(given["attention_mask"], prefix.mask(self.window), hidden_states)
             given["attention_mask"] = prefix.masks[self.window]
-        if prefix is not None and (left is not None or prefix.stored_BMND is not None):
             kept = self._stored(prefix.stored_BMND) if left is None else self._keys(left, ~prefix.source_BP)
-            before = _Before(*kept, cache_of(given))
-            given |= dict.fromkeys([name for name in CACHES if name in given], before)
+            if kept is not None:  # else they are in the cache already
+                before = _Before(*kept, cache_of(given))
+                given |= dict.fromkeys([name for name in CACHES if name in given], before)
         return self.call.run(hidden_states, given, alone(self.streams.adapter), recompute=self.recompute)
 
-    def _stored(self, stored_BMND: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The source's keys and values as they were stored, zeros where padding is."""
-        assert stored_BMND is not None
+    def _stored(self, stored_BMND: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The source's keys and values as they were stored, if they were, zeros where padding is."""
+        if stored_BMND is None:
+            return None
         both_BMHK = stored_BMND[:, :, self.number].unflatten(-1, (2 * self.streams.heads, -1))
         keys_BMHK, values_BMHK = both_BMHK.split(self.streams.heads, 2)
         return keys_BMHK.transpose(1, 2), values_BMHK.transpose(1, 2)
@@ -225,8 +197,6 @@ class _Before:
     """Stands in the place of a cache in the target's pass; it writes nothing of its own, so a pass may be repeated.
 
     Attributes:
-        keys_BHPK: the sources'.
-        values_BHPK: the sources'.
         past: takes them and the target's when decoding; None: nobody does.
     """
 

@@ -26,10 +26,6 @@ _ALL_POSITIONS = ((_ROWS, _COLUMNS), (_ROWS * _COLUMNS,))
 def check_streams(shape: PreTrainedModel, config: Config) -> None:
     """Check that the layers of a base can be run for several texts side by side, each with what is its own.
 
-    Args:
-        shape: the base on the meta device.
-        config: the run's settings: whether texts run side by side, and which modules meet a source.
-
     Raises:
         ConfigError: a layer takes something that is of no known kind, or a fused module does not read every position
             of every row once.

@@ -2,27 +2,21 @@
 
     layer i     sources   s' = layer(s)          once, whoever reads them
                    |  what is left: s, s', what fused modules read, keys and values
-                target    t' = layer(t)          in one pass for each adapter: `SideBySide.read`
+                target    t' = layer(t)          in one pass for each adapter: `flare_ds.models.streams.SideBySide`
 
-A `SideBySide` layer is how one method takes the target's rows through a decoder layer. Alone it stands in for the
-layer's forward and runs the sources of its own batch; among the cells of a job (`flare_ds.models.joint`) these run once
-for all, and each cell reads of them the rows and columns of its own batch.
-
-Legend: X source rows, M their columns, B target rows, L columns, D width, H heads, K width of a head.
+Legend: X source rows, M their columns, D width, H heads, K width of a head.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from flare_ds.adapters.passes import Pass, during
-from flare_ds.models.layer_calls import CACHES, SHARED, LayerCall, hidden_of, with_hidden
+from flare_ds.models.layer_calls import CACHES, SHARED, LayerCall, hidden_of
 
 
 @dataclass
@@ -105,12 +99,7 @@ class ReadKeys:
 
 
 class SourcePass:
-    """Takes sources one decoder layer on.
-
-    Args:
-        layer: it, with its adapters inside.
-        call: how it is called.
-    """
+    """Takes sources one decoder layer on."""
 
     def __init__(self, layer: nn.Module, call: LayerCall) -> None:
         self.call = call
@@ -133,63 +122,3 @@ class SourcePass:
             with during(Pass(adapted=False, inputs=takes_inputs, enough=None if wanted.output else enough)):
                 beside.state_XMD = hidden_of(self.call.forward(before_XMD, **given))
         return Left(before_XMD, beside.state_XMD, inputs, keys)  # type: ignore[arg-type]
-
-
-class SideBySide(ABC):
-    """Stands in for one decoder layer's forward: the sources of a batch, if it has any, and then the target's rows.
-
-    Args:
-        layer: the layer.
-        is_last: whether it is the last.
-
-    Attributes:
-        call: how it is called.
-    """
-
-    def __init__(self, layer: nn.Module, *, is_last: bool) -> None:
-        self.call, self.is_last = LayerCall(layer), is_last
-        self.sources = SourcePass(layer, self.call)
-
-    @property
-    @abstractmethod
-    def beside(self) -> Beside | None:
-        """The source rows of the forward under way; None: the target's rows alone."""
-
-    @property
-    @abstractmethod
-    def wanted(self) -> Wanted:
-        """What `read` reads of this layer's pass over the sources."""
-
-    @abstractmethod
-    def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
-        """Take the target's rows through the layer.
-
-        Args:
-            hidden_states: [B, L, D].
-            left: what the sources left in this layer; None: they were not read here.
-            given: what else the layer is called with.
-
-        Returns:
-            What the layer returns.
-        """
-
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Take [X + B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
-        given, beside = self.call.named(args, kwargs), self.beside
-        if beside is None:
-            return self.read(hidden_states, None, given)
-        if beside.state_XMD is None:
-            self.call.check_state(hidden_states)
-            source, target = beside.columns
-            beside.state_XMD = hidden_states[: beside.rows, source].contiguous()
-            hidden_states = hidden_states[beside.rows :, target].contiguous()
-        everybody = beside.rows + hidden_states.shape[0]
-        of_sources, of_target = self.call.split(given, beside.rows, everybody, columns=beside.columns)
-        wanted = self.wanted | Wanted(output=not self.is_last or beside.keep)  # behind the last layer nobody reads it
-        output = self.read(hidden_states, self.sources(beside, of_sources, wanted), of_target)
-        if not self.is_last:
-            return output
-        if beside.keep:
-            return with_hidden(output, torch.cat([beside.state_XMD, hidden_of(output)]))
-        # Some models look at the number of columns when they choose those that the head reads.
-        return with_hidden(output, F.pad(hidden_of(output), (0, 0, beside.columns[1].start, 0)))

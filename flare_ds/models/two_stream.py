@@ -26,8 +26,8 @@ from flare_ds.models.lockstep_streams import LockstepStreams
 from flare_ds.models.mixup import make_mixing
 from flare_ds.models.mixup_streams import MixupStreams
 from flare_ds.models.mt_encoder import make_projection
-from flare_ds.models.plain_streams import PlainStreams, Streams
 from flare_ds.models.prefix_streams import PrefixStreams
+from flare_ds.models.streams import PlainStreams, Streams
 
 
 class TwoStreamModel(nn.Module):
@@ -104,11 +104,6 @@ class TwoStreamModel(nn.Module):
             if parameter.requires_grad and (mine in name or not name.startswith("model."))
         }
 
-    @property
-    def beside_adapter(self) -> list[nn.Module]:
-        """What trains beside the adapter, outside the base."""
-        return [part for part in (self.projection, self.mixing) if part is not None]
-
     def seed(self, seeds: Mapping[int, int]) -> None:
         """Begin the random numbers of dropout anew; of the one cell there is."""
         torch.manual_seed(seeds[0])
@@ -123,12 +118,7 @@ class TwoStreamModel(nn.Module):
         return self
 
     def forward(
-        self,
-        batch: Batch,
-        *,
-        sources: Any = None,
-        past: Cache | None = None,
-        with_loss: bool = False,
+        self, batch: Batch, *, sources: Any = None, past: Cache | None = None, with_loss: bool = False
     ) -> Tensor:
         """Logits [B, N, K] at the columns that predict the answers, or the loss that is made of them.
 
@@ -157,12 +147,7 @@ class TwoStreamModel(nn.Module):
 
 
 def build_model(config: Config, *, label_tokens: list[list[int]], device: torch.device | None = None) -> TwoStreamModel:
-    """Load the base (partitioned where a ZeRO-3 config is live), add a fresh adapter, choose the head.
-
-    Args:
-        config: the run's settings.
-        label_tokens: token ids of each label word.
-        device: of the base, see `load_base`.
+    """Load the base as `load_base` does, add a fresh adapter, choose the head.
 
     Raises:
         ConfigError: the base or the MT encoder cannot be loaded; or see `check_adapter`.
@@ -177,11 +162,4 @@ def build_model(config: Config, *, label_tokens: list[list[int]], device: torch.
         label_tokens=label_tokens if config.train.objective == "labels" else None,
         trained=config.adapter.train_head and config.recipe.trains,
     )
-    return TwoStreamModel(model, config, projection_of(base, config), read_on_host(base, config.model.base))
-
-
-def projection_of(base: PreTrainedModel, config: Config) -> nn.Linear | None:
-    """A fresh projection of an MT encoder's states to the base's width, where the method reads them."""
-    if not config.reads_mt_encoder:
-        return None
-    return make_projection(config.source, base.config.get_text_config().hidden_size, seed=config.train.seed)
+    return TwoStreamModel(model, config, make_projection(base, config), read_on_host(base, config.model.base))

@@ -27,11 +27,6 @@ def computes_with() -> dict[str, str]:
 def check_agreement(store: dist.Store, rank: int, world_size: int) -> None:
     """Refuse a job whose ranks compute with different things; a collective, before there is a group to be formed.
 
-    Args:
-        store: what the ranks have met at.
-        rank: of this process.
-        world_size: how many there are.
-
     Raises:
         HostError: they do, on every rank; it names every value, and the hosts that have it.
     """

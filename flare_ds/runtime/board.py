@@ -20,14 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Notice:
-    """What ends the job.
-
-    Attributes:
-        rank: who found it.
-        host: where that is.
-        message: what the user is told.
-        status: the exit status of every rank.
-    """
+    """What ends the job: who found it and where, what the user is told, and the exit status of every rank."""
 
     rank: int
     host: str
@@ -36,13 +29,7 @@ class Notice:
 
 
 class Board:
-    """The board of a job.
-
-    Args:
-        store: that all ranks reach.
-        rank: this process's.
-        world_size: how many there are.
-    """
+    """The board of a job, in a store that all ranks reach."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
         self.store, self.rank, self.world_size = store, rank, world_size

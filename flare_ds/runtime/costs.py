@@ -37,8 +37,6 @@ class Costs:
     """Counts what a micro-batch costs.
 
     Args:
-        config: the run's settings.
-        shape: the base on the meta device.
         labels: how many tokens tell the label words apart.
     """
 
@@ -51,7 +49,7 @@ class Costs:
         pairs = [4 * text.num_attention_heads * _head_width(layer, text) for layer in layers]
         meets_inputs = config.sources > 0 and config.pairing == "input"
         self.per_pair, self.per_source_pair = sum(pairs), sum(pairs[: -1 if meets_inputs else None])
-        linears = _linears(shape)
+        linears = [named for layer in layers for named in _named_linears(layer)]
         adapted = _named(linears, config.adapter.target_modules)
         fused = _named(linears, config.adapter.fused_modules if config.sources else [])
         self.frozen = _elements(linear for _, linear in linears)
@@ -112,12 +110,8 @@ def _head_width(layer: nn.Module, text: PreTrainedConfig) -> int:
     return next((width for width in own if isinstance(width, int)), text.hidden_size // text.num_attention_heads)
 
 
-def _linears(shape: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
-    """The linear layers of the decoder layers, by the last part of their names."""
-    return [linear for layer in decoder_layers(shape) for linear in _named_linears(layer)]
-
-
 def _named_linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of a decoder layer, by the last part of their names."""
     return [(name.rpartition(".")[2], linear) for name, linear in linears_of(layer).items()]
 
 

@@ -50,12 +50,7 @@ _OFF: tuple[Any, ...] = (None, False, {"enabled": False}, {"device": "none"}, -1
 
 
 def problems(settings: dict[str, Any], config: Config) -> Iterator[ConfigError]:
-    """What a JSON says that cannot work, or would not be read.
-
-    Args:
-        settings: the JSON.
-        config: the run's settings.
-    """
+    """What the settings of a JSON say that cannot work, or would not be read."""
     origin, from_yaml = config.deepspeed, _from_yaml(config)
     yield from _misplaced(settings, (*_SERVES, *from_yaml), _REFUSED, origin)
     for name, (key, value) in from_yaml.items():

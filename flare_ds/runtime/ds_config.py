@@ -46,11 +46,7 @@ def with_chosen_deepspeed(config: Config) -> Config:
 
 
 def resolve_ds_config(configs: Sequence[Config], shape: PreTrainedModel) -> dict[str, Any]:
-    """The DeepSpeed configuration of a job.
-
-    Args:
-        configs: of its cells, which share all that is read here but their ranks r.
-        shape: the base on the meta device.
+    """The DeepSpeed configuration of a job, whose cells share all that is read here but their ranks r.
 
     Raises:
         ConfigError: see `read_ds_config` and `copy_size`.

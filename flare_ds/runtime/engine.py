@@ -81,12 +81,7 @@ class RunningModel:
 
 @dataclass(frozen=True)
 class AskedCell:
-    """The root of one cell of a joint model.
-
-    Attributes:
-        root: that all cells' forwards go through.
-        cell: its number.
-    """
+    """The root of one cell of a joint model, by its number, in that of all cells."""
 
     root: "DeepSpeedEngine | JointModel"
     cell: int
@@ -105,10 +100,7 @@ class Engine(ABC):
 
     Args:
         root: see `RunningModel`; batches of a joint model are joint.
-        model: the model inside it.
         learners: what each cell trains of it, in the order of their numbers.
-        optimizer: of all cells.
-        zero_init: see `RunningModel`.
 
     Attributes:
         name: in the records.
@@ -194,11 +186,7 @@ def is_bounded(norm: float) -> bool:
 
 
 def check_model(config: Config, shape: PreTrainedModel) -> None:
-    """Refuse what cannot be built on a base, before that is loaded.
-
-    Args:
-        config: the run's settings.
-        shape: the base on the meta device.
+    """Refuse what cannot be built on a base, before that is loaded: its shape tells.
 
     Raises:
         ConfigError: see `check_adapter`, `check_mixup` and `check_streams`.

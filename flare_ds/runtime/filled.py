@@ -56,11 +56,7 @@ def filled_model(
 ) -> TwoStreamModel | JointModel:
     """Build the model of one cell, or the joint one of several, and put in the adapters' values that there are yet.
 
-    Args:
-        configs: the cells' settings.
-        label_tokens: token ids of each label word.
-        adapters: of each cell, what gives the values to start from, by parameter name; None: a fresh adapter.
-        device: of the base, see `load_base`; what is fresh beside it may lie on the host yet.
+    What is fresh beside the base may lie on the host yet; for the arguments see `open_model` and `load_base`.
 
     Raises:
         ConfigError: see `build_model`.

@@ -26,8 +26,6 @@ class Place:
     """This process among the ranks of its job.
 
     Attributes:
-        rank: its number.
-        world_size: how many ranks there are.
         local_rank: its number among those of this host.
         address: of the host of rank 0.
         port: where rank 0 waits for the others.

@@ -142,11 +142,7 @@ def estimate_memory(
 def joint_memory(configs: Sequence[Config], shape: PreTrainedModel, loads: Sequence[Load], *, whole: bool) -> Size:
     """What the largest micro-batches of cells that train together, or of one alone, take on this rank.
 
-    Args:
-        configs: the settings of each.
-        shape: the base on the meta device.
-        loads: the micro-batch of each.
-        whole: whether the rank holds the whole base.
+    `whole` says whether it holds the whole base.
     """
     needed = joint_bytes(configs, shape, loads, ranks=None if whole else world_size())
     return Size(needed, _available(device()))
@@ -165,16 +161,16 @@ def joint_bytes(
 
 
 def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: bool) -> None:
-    """Refuse a micro-batch that cannot fit, before anything is loaded; for the arguments see `joint_memory`.
+    """Refuse a micro-batch that cannot fit, before anything is loaded; see `joint_memory`.
 
     Raises:
         HostError: naming the setting, what it needs, what there is, and the largest value that fits.
     """
-    size = joint_memory([config], shape, [load], whole=whole)
-    if size.fits:
-        return
     ranks = None if whole else world_size()
     estimate = estimate_memory(config, shape, streams=load.streams, ranks=ranks, columns=load.columns)
+    size = Size(estimate.bytes(load.tokens), _available(device()))
+    if size.fits:
+        return
     fitting = int((size.available - estimate.fixed) // estimate.per_token)
     fix = f"set {load.setting}={fitting // load.tokens_each} (a step stays as it is: the rest is accumulated)"
     if fitting < load.row_tokens:

@@ -69,14 +69,8 @@ def open_engine(
 ) -> Engine:
     """Load the base, add the adapter of each cell, make their optimizer; a collective.
 
-    Whether the settings fit the base is known by then: see `check_model`.
-
-    Args:
-        configs: the cells' settings.
-        shape: the base on the meta device.
-        label_tokens: token ids of each label word.
-        whole: see `trains_whole`.
-        adapters: of each cell as in `open_model`.
+    Whether the settings fit the base is known by then: see `check_model`. For the arguments see `open_model` and
+    `trains_whole`.
 
     Raises:
         ConfigError: see `open_sharded_engine` and `build_model`.
@@ -94,11 +88,6 @@ def open_engine(
 def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
     """Whether every rank is to hold the whole base while it trains; rank 0 says so, and why; a collective.
 
-    Args:
-        config: the run's settings.
-        shape: the base on the meta device.
-        load: the largest micro-batch.
-
     Raises:
         HostError: what is to be held does not fit.
     """
@@ -113,17 +102,14 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
 
 def holds_whole(config: Config, shape: PreTrainedModel, load: Load) -> tuple[bool, str]:
     """The same for a run alone, and why; nothing is refused or told."""
-    sizes = agreed(joint_memory, [config], shape, [load], whole=True)
-    return _decide(config, [str(size) for size in gather_objects(sizes) if not size.fits], str(sizes))
-
-
-def _decide(config: Config, too_large: list[str], sizes: str) -> tuple[bool, str]:
     wanted = config.train.whole_model
     if wanted != "auto":
         return wanted, f"train.whole_model={str(wanted).lower()}"
     if world_size() == 1:
         return True, "there is one rank, which would share it with nobody"
-    return not too_large, f"it {too_large[0] if too_large else sizes}"
+    size = agreed(joint_memory, [config], shape, [load], whole=True)
+    too_large = next((other for other in gather_objects(size) if not other.fits), None)
+    return too_large is None, f"it {too_large or size}"
 
 
 def _is_whole(config: Config, shape: PreTrainedModel) -> bool:

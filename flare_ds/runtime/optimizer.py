@@ -13,12 +13,7 @@ from flare_ds.config import TrainConfig
 
 @dataclass(frozen=True)
 class Learner:
-    """What one cell trains of a model, and how.
-
-    Attributes:
-        train: its optimisation.
-        parameters: what it trains, by name.
-    """
+    """What one cell trains of a model, by name, and how."""
 
     train: TrainConfig
     parameters: dict[str, nn.Parameter]

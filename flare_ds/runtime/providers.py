@@ -37,12 +37,7 @@ from flare_ds.runtime.rank_zero import agreed
 
 
 class _OfBase:
-    """What the frozen base makes of every source prompt, by itself.
-
-    Args:
-        config: the run's settings.
-        cache: the run's token cache.
-    """
+    """What the frozen base makes of every source prompt, by itself."""
 
     def __init__(self, config: Config, cache: Cache) -> None:
         # The bare base with the small head: neither adapter nor vocabulary matters to the states.
@@ -69,11 +64,7 @@ class BaseStates(_OfBase):
     """The frozen base's own states of every source prompt: the input or the output of each of its layers.
 
     The states are taken at the layers themselves. Hugging Face's `hidden_states` end in the state *after* the final
-    norm, which is not what the last layer of the target sees in lockstep.
-
-    Args:
-        config: the run's settings; adapter.pairing says which side of a layer.
-        cache: the run's token cache.
+    norm, which is not what the last layer of the target sees in lockstep. adapter.pairing says which side of a layer.
     """
 
     def __init__(self, config: Config, cache: Cache) -> None:
@@ -122,10 +113,6 @@ class BaseKeys(_OfBase):
     They are those before which a source_prefix row stands (`flare_ds.models.prefix_streams`): rotated already, as the
     prompt begins at position 0. Of a position, each layer keeps its heads' keys, then its heads' values.
 
-    Args:
-        config: the run's settings.
-        cache: the run's token cache.
-
     Raises:
         ConfigError: the base's layers do not keep keys of one size.
     """
@@ -168,10 +155,6 @@ def key_width(layers: Sequence[nn.Module]) -> int:
 
 class EncoderStates:
     """An MT encoder's last hidden states of every target text, whose tokens are a stream of the cache.
-
-    Args:
-        config: the run's settings.
-        cache: the run's token cache.
 
     Raises:
         ConfigError: there is no such encoder.

@@ -19,11 +19,6 @@ Problem = FlareError | RankFailed
 def on_rank_zero(work: Callable[P, T], *about: P.args, **how: P.kwargs) -> T:
     """Do `work` on rank 0 and give its result to every rank; a collective.
 
-    Args:
-        work: what is done.
-        about: its arguments.
-        how: those that are named.
-
     Raises:
         FlareError: what rank 0 met, on every rank.
         RankFailed: rank 0 met another error.
@@ -38,11 +33,6 @@ def on_rank_zero(work: Callable[P, T], *about: P.args, **how: P.kwargs) -> T:
 
 def agreed(check: Callable[P, T], *about: P.args, **how: P.kwargs) -> T:
     """Do on every rank what can go otherwise on each: read a file, look at this GPU; a collective.
-
-    Args:
-        check: what is done.
-        about: its arguments.
-        how: those that are named.
 
     Returns:
         What this rank's own check gives.

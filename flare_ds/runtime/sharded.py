@@ -33,7 +33,7 @@ from flare_ds.runtime.ds_config import resolve_ds_config
 from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel, is_bounded
 from flare_ds.runtime.filled import filled_model, learners_of
 from flare_ds.runtime.letting_go import remember
-from flare_ds.runtime.optimizer import CellsAdamW, Learner
+from flare_ds.runtime.optimizer import CellsAdamW
 from flare_ds.runtime.process_group import added_up, rank, world_size
 from flare_ds.runtime.rank_zero import agreed
 
@@ -43,18 +43,6 @@ class ShardedEngine(Engine):
 
     name = "zero3"
     root: deepspeed.DeepSpeedEngine
-
-    def __init__(
-        self,
-        root: deepspeed.DeepSpeedEngine,
-        model: TwoStreamModel | JointModel,
-        learners: Sequence[Learner],
-        optimizer: CellsAdamW,
-        zero_init: HfDeepSpeedConfig,
-    ) -> None:
-        super().__init__(root, model, learners, optimizer, zero_init)
-        for cell in range(len(learners)):
-            self._begin(cell, updates=0)  # AdamW makes them in the first step, but a state may be saved before that
 
     def accumulate(self, batch: Batch | JointBatch, *, targets: Sequence[int], last: bool) -> Tensor:
         """See `Engine.accumulate`."""
@@ -73,13 +61,13 @@ class ShardedEngine(Engine):
 
     def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int, cell: int = 0) -> None:
         """See `Engine.restore`."""
-        self._begin(cell, updates)
+        self.begin(cell, updates)
         for name, parameter in self.learners[cell].parameters.items():
             for kind in MOMENTS:
                 safe_set_local_optimizer_state(parameter, _share(moments[kind][name], parameter), kind)
 
-    def _begin(self, cell: int, updates: int) -> None:
-        """Make the moments of a cell, which are 0."""
+    def begin(self, cell: int, updates: int = 0) -> None:
+        """Make the moments of a cell, which are 0: AdamW does so in the first step, but a state may be saved before."""
         zero = self.root.optimizer
         for number, flat in enumerate(zero.fp32_partitioned_groups_flat):
             if self.optimizer.param_groups[zero.sub_group_to_group_id[number]]["cell"] == cell:
@@ -99,7 +87,6 @@ class ShardedEngine(Engine):
         return norms
 
     def _update(self) -> None:
-        """See `Engine`."""
         self.root.step()
 
     def _gathered(self, share_of: Callable[[nn.Parameter], Tensor], cell: int) -> Iterator[tuple[str, Tensor]]:
@@ -151,7 +138,10 @@ def open_sharded_engine(
     logger.addFilter(_is_news)
     root, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     remember(root, zero_init)
-    return ShardedEngine(root, model, learners, optimizer, zero_init)
+    engine = ShardedEngine(root, model, learners, optimizer, zero_init)
+    for cell in range(len(learners)):
+        engine.begin(cell)
+    return engine
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
 from flare_ds.exceptions import ToBeContinued
 from flare_ds.failures import leave
@@ -26,34 +25,34 @@ _SAME_S = 5.0
 
 
 class StopRequest:
-    """Listens for requests to stop while it is entered, from the main thread."""
+    """Listens for requests to stop."""
 
     def __init__(self) -> None:
         self.signal = ""
         """The name of the signal that asked; empty as long as none has."""
         self._leaving = False
 
-    def __enter__(self) -> "StopRequest":
-        """Listen from now on; elsewhere than in the main thread Python takes no signals."""
-        self._listening = threading.current_thread() is threading.main_thread()
-        if self._listening:
-            reader, self._writer = os.pipe()
-            os.set_blocking(self._writer, False)
-            self._before = {number: signal.signal(number, lambda *_: None) for number in _ASKING}
-            self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
-        return self
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Listen within this; elsewhere than in the main thread Python takes no signals.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Listen no more; a rank that leaves because it was asked is not to be cut short by the next request."""
-        if not self._listening:
+        A rank that leaves because it was asked is not to be cut short by the next request.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
             return
-        signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._writer)
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if self._leaving else handler)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        handlers = {number: signal.signal(number, lambda *_: None) for number in _ASKING}
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            os.close(writer)
+            for number, handler in handlers.items():
+                signal.signal(number, signal.SIG_IGN if self._leaving else handler)
 
     def leave_if_asked(self, told: str) -> None:
         """Leave if any rank was asked to; a collective.
@@ -93,7 +92,7 @@ def stopping() -> Iterator[StopRequest]:
     if _request is not None:
         yield _request
         return
-    with StopRequest() as _request:
+    with StopRequest().listening() as _request:
         try:
             yield _request
         finally:

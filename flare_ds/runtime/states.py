@@ -71,13 +71,9 @@ def for_free_text(config: Config) -> Config:
 
 @dataclass(frozen=True)
 class FreeTextStates:
-    """What the MT encoder says of texts that are in no cache.
+    """What the MT encoder says of texts that are in no cache, given as tokens of its own tokenizer.
 
     Encoded when they are asked for, one at a time: the states of a large file would not fit into memory.
-
-    Args:
-        encoder: of method flare_mt.
-        texts: tokens of its own tokenizer.
     """
 
     encoder: MTEncoder

@@ -59,11 +59,7 @@ class Pace:
 
 
 class Watchdog:
-    """Watches the work of one rank.
-
-    Args:
-        job: ended when the work stands still.
-    """
+    """Watches the work of one rank, whose job is ended when that stands still."""
 
     def __init__(self, job: Job) -> None:
         self.job = job

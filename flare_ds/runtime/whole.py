@@ -24,12 +24,7 @@ from flare_ds.runtime.process_group import rank, world_size
 
 
 class WholeEngine(Engine):
-    """Trains a whole model.
-
-    Args:
-        model: on this rank's device, with the same adapters on every rank.
-        learners: see `Engine`.
-    """
+    """Trains a whole model, which lies on this rank's device, with the same adapters on every rank."""
 
     name = "whole"
 
@@ -68,7 +63,6 @@ class WholeEngine(Engine):
         return torch.stack([get_total_norm(gradients) for gradients in of_cells]).tolist()
 
     def _update(self) -> None:
-        """See `Engine`."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
 

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.process_group import rank
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.states import prepare_states
-from flare_ds.training.begin import begin_run
 from flare_ds.training.feed import Feed
 from flare_ds.training.records import Records
+from flare_ds.training.run import begin_run
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
 from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter
 from flare_ds.training.summary import write_summary
@@ -36,8 +35,7 @@ class Cell:
 
     Args:
         config: the run's settings; `config.method` must train something.
-        cache: the run's token cache.
-        shape: its base on the meta device, for which the settings were checked.
+        shape: the base on the meta device, for which they were checked.
 
     Attributes:
         failure: why it can train no more; None: it can.
@@ -50,7 +48,7 @@ class Cell:
     number: int
     states: StateStore | None
     failure: NotFiniteError | None = None
-    _saved: tuple[Progress, dict[str, Tensor]] | None = None
+    _saved: dict[str, Tensor] | None = None
 
     def __init__(self, config: Config, cache: Cache, shape: PreTrainedModel) -> None:
         assert config.recipe.trains, "open_run has refused it"
@@ -65,9 +63,8 @@ class Cell:
     @property
     def saved_adapter(self) -> AdapterSource | None:
         """What gives the adapter's values in the saved state; None: there is none."""
-        if self._saved is None:
+        if (tensors := self._saved) is None:
             return None
-        _, tensors = self._saved
         return lambda parameters: saved_adapter(self.state_path, tensors, parameters)
 
     @property
@@ -87,15 +84,13 @@ class Cell:
         self.states = prepare_states(self.config, self.cache, begun=begun)
         self.feed.stored = None if self.states is None else self.states.split("train")
         if goes_on:
-            self._saved = agreed(load_state, self.state_path, self.progress.fingerprint)
-            self.progress, _ = self._saved
+            self.progress, self._saved = agreed(load_state, self.state_path, self.progress.fingerprint)
 
     def join(self, engine: Engine, number: int) -> None:
         """Be trained by an engine, which was opened with the saved adapter."""
         self.engine, self.number, self.saved_at = engine, number, time.monotonic()
         if self._saved is not None:
-            _, tensors = self._saved
-            engine.restore(moments(tensors), self.progress.step - self.progress.skipped, number)
+            engine.restore(moments(self._saved), self.progress.step - self.progress.skipped, number)
             self._saved = None
 
     def begin(self) -> None:
@@ -123,7 +118,7 @@ class Cell:
 
     def score_start(self, seen: Seen | None) -> None:
         """Score the adapter as it is before the first step; see `Validation.before_training`."""
-        self._or_fail(partial(self.validation.before_training, seen))
+        self._or_fail(self.validation.before_training, seen)
 
     @property
     def ended(self) -> bool:
@@ -145,12 +140,7 @@ class Cell:
         return seconds is not None and time.monotonic() - self.saved_at >= seconds
 
     def after_step(self, values: dict[str, Any], seconds: float) -> None:
-        """Record a step just done.
-
-        Args:
-            values: what is recorded of it.
-            seconds: that it took.
-        """
+        """Record a step just done: what was measured in it, and the seconds that it took."""
         progress = self.progress
         progress.step += 1
         progress.seconds += seconds
@@ -160,7 +150,7 @@ class Cell:
         if skipped is not None:
             said = said_of_skipped(progress.step, skipped, of_loss=not math.isfinite(values["loss"]))
             self.records.say(said)
-            self._or_fail(partial(on_rank_zero, partial(refuse_to_go_on, progress, said)))
+            self._or_fail(refuse_to_go_on, progress, said)
 
     @property
     def is_due(self) -> bool:
@@ -189,15 +179,14 @@ class Cell:
         """Write `training.json` of a run that has ended, unless there is nothing to show."""
         self.records.close()
         if self.failure is None:
-            self._or_fail(partial(on_rank_zero, partial(refuse_untrained, self.progress)))
+            self._or_fail(refuse_untrained, self.progress)
         if self.failure is None:
-            trained = self.engine.learners[self.number].parameters.values()
-            written = partial(write_summary, self.run_dir, self.progress, trained=trained, engine=self.engine.name)
-            on_rank_zero(partial(written, steps=self.steps))
+            trained, made_by = self.engine.learners[self.number].parameters.values(), self.engine.name
+            on_rank_zero(write_summary, self.run_dir, self.progress, trained=trained, engine=made_by, steps=self.steps)
 
-    def _or_fail(self, asked: Callable[[], object]) -> None:
+    def _or_fail(self, asked: Callable[..., object], *about: object) -> None:
         """Keep, on every rank alike, why the run cannot go on; those beside it do."""
         try:
-            asked()
+            asked(*about)
         except NotFiniteError as error:
             self.failure = on_every_rank(NotFiniteError(f"{self.run_dir}: {error.problem}", fix=error.fix))

@@ -126,10 +126,7 @@ def _trained(config: Config, shape: PreTrainedModel, cache: Cache | None) -> str
         model = inject_adapter(shape, config.adapter, sources=config.sources, seed=config.train.seed)
         if config.adapter.train_head and not head_unknown:
             use_head(shape, label_tokens=cache.label_tokens if cache and ranked else None, trained=True)
-        projection = None
-        if config.reads_mt_encoder:
-            projection = make_projection(config.source, shape.config.get_text_config().hidden_size, seed=1)
-        number = count_trainable(TwoStreamModel(model, config, projection))
+        number = count_trainable(TwoStreamModel(model, config, make_projection(shape, config)))
     return f"{number:,} parameters" + (", and the head's of the label words" if head_unknown else "")
 
 

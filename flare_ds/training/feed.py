@@ -46,11 +46,6 @@ class Portion:
 class Feed:
     """The training rows of a run, as its steps take them.
 
-    Args:
-        config: the run's settings.
-        cache: its tokens.
-        shape: its base on the meta device.
-
     Attributes:
         steps: how many the run has.
         stored: the source states of the rows, where they were computed before.

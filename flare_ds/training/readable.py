@@ -23,11 +23,6 @@ def check_readable(config: Config, cache: Cache, shape: PreTrainedModel) -> None
 
     Warns where the base can read them, but was not trained with rows so long.
 
-    Args:
-        config: the run's settings.
-        cache: the run's tokens.
-        shape: the base on the meta device.
-
     Raises:
         ConfigError: it cannot, with both numbers; or a label word is too long to be written.
     """

@@ -1,11 +1,13 @@
 """Opening a run on every rank: its directory held, everything asked that can refuse it, its cache found.
 
 Which cache it reads is recorded: by the run itself (cache.json) once it has begun, and before that beside the caches
-(see `flare_ds.data.cache.requests`). So neither the raw data nor what translated them need be there any more.
+(see `flare_ds.data.cache.requests`). So neither the raw data nor what translated them need be there any more. A run
+begins, and its records are written, after everything that can refuse it, before its first step.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, build_cache, differences, open_cache, prepare_cache, remembered, stored
@@ -18,20 +20,22 @@ from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
+from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.published import mark_used
 from flare_ds.runs import RunDirectory
-from flare_ds.runs.directory import CACHE, STATE, at_place
+from flare_ds.runs.directory import BASE, CACHE, STATE, VERSIONS, at_place
 from flare_ds.runs.hub_names import settle_hub_names
-from flare_ds.runtime.ds_config import read_ds_config
+from flare_ds.runtime.ds_config import read_ds_config, with_chosen_deepspeed
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.same_files import check_same_files
 from flare_ds.tasks.load import task_of
+from flare_ds.tasks.of_run import keep_task_file
 from flare_ds.tracking.trackers import check_trackers
-from flare_ds.training.begin import begin_run
 from flare_ds.training.readable import check_readable
 from flare_ds.training.state import fingerprint, read_progress
+from flare_ds.versions import versions
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256", "answers")
 """Fields of a cache in which a trained run may be evaluated on another; answers: where in its window one stands that
@@ -64,10 +68,6 @@ def open_run(config: Config, *, train: bool) -> Cache:
 def open_beside(config: Config, rows: OtherRows) -> Cache:
     """Hold the directory of a run that can be scored, and open the cache of other rows than its own.
 
-    Args:
-        config: the run's settings.
-        rows: which rows.
-
     Raises:
         CheckpointError: the run has not been trained; or see `open_run`.
         ConfigError: the rows ask something else than the run was trained to answer; or see `open_run`.
@@ -75,6 +75,24 @@ def open_beside(config: Config, rows: OtherRows) -> Cache:
         FlareError: see `open_run`.
     """
     return _open(config, lambda run: _checked_beside(run, config, rows))
+
+
+def begin_run(config: Config, cache: Cache) -> None:
+    """Write what a run is; of one that has begun, only other housekeeping. For rank 0.
+
+    What `deepspeed: auto` means here is written, so that a resume elsewhere shows what changes.
+
+    Raises:
+        ConfigError: it has begun with another task file.
+        HostError: the disk is full or not writable.
+    """
+    records: dict[str, dict[str, Any]] = {
+        CACHE: {"key": cache.key, "fields": cache.manifest.fields},
+        BASE: {"name": config.model.base, "fingerprint": model_fingerprint(config.model.base)},
+        VERSIONS: versions(),
+    }
+    keep_task_file(config.task.path, Path(config.run_dir))
+    RunDirectory(config.run_dir).begin(with_chosen_deepspeed(config), records)
 
 
 def _open(config: Config, checked: Callable[[RunDirectory], Path]) -> Cache:

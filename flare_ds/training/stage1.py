@@ -148,11 +148,7 @@ def _score(config: Config, cache: Cache, base: str) -> Scores:
     """Score a base alone on the validation rows."""
     model = config.model.model_copy(update={"base": base})
     config = config.model_copy(update={"method": "zero_shot", "model": model})
-    running = open_model(
-        config,
-        shape=agreed(load_shape, model),
-        label_tokens=cache.label_tokens,
-    )
+    running = open_model(config, shape=agreed(load_shape, model), label_tokens=cache.label_tokens)
     scores = validate(Asked(running, cache, config))
     on_rank_zero(refuse_not_finite, scores.not_finite, f"validation rows by {base}")
     del running

@@ -72,14 +72,7 @@ def save_state(path: Path, engine: Engine, progress: Progress, cell: int = 0) ->
 
 
 def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor]]:
-    """Read a state file.
-
-    Args:
-        path: of the file.
-        fingerprint: that of the run.
-
-    Returns:
-        The progress, and all tensors by their prefixed names.
+    """Read a state file: the progress, and all tensors by their prefixed names.
 
     Raises:
         CheckpointError: the file is damaged, or may not be read, or belongs to other data or settings.
@@ -95,10 +88,6 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
 
 def read_progress(path: Path, fingerprint: str) -> Progress:
     """Read where a run stands, without its tensors.
-
-    Args:
-        path: of the file.
-        fingerprint: that of the run.
 
     Raises:
         CheckpointError: see `load_state`.

@@ -5,20 +5,23 @@ loss of the job           =  sum of the cells' own means: each adapter gets its 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.joined import JointBatch, join
 from flare_ds.models.joint import JointModel
 from flare_ds.runtime.engine import Engine
-from flare_ds.runtime.process_group import rank
+from flare_ds.runtime.process_group import added_up, gather_objects, rank
 from flare_ds.tracking.figures import PARTS
 from flare_ds.training.cell import Cell
 from flare_ds.training.feed import Portion
 from flare_ds.training.schedule import learning_rate
-from flare_ds.training.tally import Tally
 
 
 def take_step(
@@ -39,7 +42,7 @@ def take_step(
     # Dropout of this step, whatever came before.
     engine.model.seed({c.number: hash((c.config.train.seed, c.progress.step, rank())) % 2**63 for c in cells})
     engine.root.train()
-    tallies, watch = {cell: Tally() for cell in cells}, _Watch()
+    tallies, watch = {cell: _Tally() for cell in cells}, _Watch()
     for portions in _portions(cells):
         watch.lap("data_seconds")
         losses = engine.accumulate(
@@ -76,7 +79,7 @@ def _batch(engine: Engine, portions: Mapping[Cell, Portion]) -> Batch | JointBat
     return portion.batch
 
 
-def _values(cell: Cell, tally: Tally, rate: float, norm: float | None) -> dict[str, Any]:
+def _values(cell: Cell, tally: "_Tally", rate: float, norm: float | None) -> dict[str, Any]:
     """What is recorded of a cell's step."""
     values: dict[str, Any] = tally.read()
     rows, targets = cell.feed.rows(cell.progress.step), cell.feed.targets(cell.progress.step)
@@ -85,6 +88,40 @@ def _values(cell: Cell, tally: Tally, rate: float, norm: float | None) -> dict[s
         return values
     found = tally.suspects() or rows.tolist()
     return {**values, "skipped_rows": [cell.cache.split("train").ids(row) for row in found]}
+
+
+class _Tally:
+    """What a step adds up to, over its micro-batches and all ranks: on the device, in one reduction, read once."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.rows: list[list[int]] = []
+        self.counts: Counter[str] = Counter()
+
+    def add(self, portion: Portion, loss: Tensor) -> None:
+        """Note a micro-batch and its loss sum, which is not waited for."""
+        self.losses.append(loss)
+        self.rows.append(portion.rows)
+        self.counts.update(portion.costs)
+
+    def over_ranks(self, wishes: Mapping[str, bool]) -> None:
+        """Add up losses, costs and what each rank wishes to be done after the step; a collective, not waited for."""
+        self.counts.update(wishes)
+        loss = torch.stack(self.losses).double().sum()
+        # A float64 holds counts up to 9e15 exactly.
+        counts = torch.tensor([*self.counts.values()], dtype=torch.float64).to(loss.device, non_blocking=True)
+        self.sums = added_up(torch.cat([loss[None], counts]))
+
+    def read(self) -> dict[str, float]:
+        """The sums by name; waits for the device."""
+        loss, *counts = self.sums.tolist()
+        return {"loss": loss, **dict(zip(self.counts, map(int, counts), strict=True))}
+
+    def suspects(self) -> list[int]:
+        """Rows, of all ranks, of micro-batches whose loss is not finite; a collective that takes its time."""
+        finite = torch.stack(self.losses).isfinite().tolist()
+        mine = [row for rows, good in zip(self.rows, finite, strict=True) if not good for row in rows]
+        return sorted(row for rows in gather_objects(mine) for row in rows)
 
 
 class _Watch:

@@ -68,17 +68,7 @@ def see_abreast(validations: "Sequence[Validation]", *, untrained: bool = False)
 
 
 class Validation:
-    """The validations of a run that trains.
-
-    Args:
-        config: the run's settings.
-        cache: its tokens.
-        states: its stored source states, if its provider stores them.
-        engine: that trains it.
-        cell: its number there.
-        progress: where it stands; told what is found.
-        records: told what is found.
-    """
+    """The validations of a run that an engine trains; its progress and its records are told what is found."""
 
     def __init__(
         self,
@@ -102,10 +92,7 @@ class Validation:
         return Path(self.config.run_dir) / "adapter"
 
     def before_training(self, seen: Seen | None) -> None:
-        """Score the adapter that changes nothing yet; it is never the best.
-
-        Args:
-            seen: see `after_step`.
+        """Score the adapter that changes nothing yet; it is never the best; for `seen` see `after_step`.
 
         Raises:
             NotFiniteError: the base cannot even score these rows, so no validation could.

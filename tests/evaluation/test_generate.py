@@ -192,7 +192,7 @@ def test_a_mixed_source_ends_at_the_mixing_layer_and_is_remembered() -> None:
     generate(RunningModel(model, model), batch, config, eos=[], rows=range(4))
     assert passes == [[8] + [4] * (NEW - 1), [4] * NEW]
     assert read == [batch.prompt_columns]
-    assert model.streams.memory is None
+    assert model.streams.remembered is None
 
 
 def test_stored_states_are_read_in_the_prefill_only() -> None:

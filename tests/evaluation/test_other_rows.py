@@ -30,7 +30,7 @@ from flare_ds.runs.find import find_runs
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
 from flare_ds.training import run
-from flare_ds.training.begin import begin_run
+from flare_ds.training.run import begin_run
 from tests.distributed import run_ranks
 from tests.evaluation.test_predict import held_out, write_adapter
 from tests.forms import PAPER_FORM

@@ -29,7 +29,7 @@ from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.engine import trainable_parameters
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
-from flare_ds.training.begin import begin_run
+from flare_ds.training.run import begin_run
 from tests.distributed import run_ranks, shared_environment, start_afresh
 from tests.forms import PAPER_FORM
 from tests.mt import write_mt_model

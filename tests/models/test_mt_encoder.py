@@ -14,8 +14,8 @@ from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.collate import NO_TARGET
 from flare_ds.config import SourceConfig
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.mt_encoder import MTEncoder
-from flare_ds.models.two_stream import TwoStreamModel, projection_of
+from flare_ds.models.mt_encoder import MTEncoder, make_projection
+from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, mt_text, tokenize_texts
 from tests.by_hand import ProjectedBase, make_batch, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.mt import LANGUAGES, write_mt_model
@@ -100,7 +100,7 @@ def test_the_projection_follows_from_the_seed(source: SourceConfig) -> None:
     base, config, state = small_model("llama")[0], make_config(method="flare_mt"), torch.get_rng_state()
     config = config.model_copy(update={"source": source})
     seeds = [config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})}) for seed in (1, 1, 2)]
-    first, same, other = (projection_of(base, one) for one in seeds)
+    first, same, other = (make_projection(base, one) for one in seeds)
     assert first is not None and same is not None and other is not None
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.weight, same.weight) and not torch.equal(first.weight, other.weight)

@@ -23,7 +23,7 @@ def wait_for(reached: Callable[[], object]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_a_request_and_one_right_behind_it_the_same(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with StopRequest() as stop:
+    with StopRequest().listening() as stop:
         assert stop.signal == ""
         os.kill(os.getpid(), number)
         wait_for(lambda: stop.signal)
@@ -64,7 +64,7 @@ SECOND = """
 import ctypes
 from flare_ds.runtime import signals
 signals._SAME_S = 0.2
-with signals.StopRequest() as stop:
+with signals.StopRequest().listening() as stop:
     print("ready", flush=True)
     while True:
         ctypes.CDLL(None).sleep(60)  # a call that returns to Python only after long, as a collective does

@@ -23,7 +23,7 @@ from flare_ds.exceptions import NotFiniteError
 from flare_ds.json_text import json_text
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.models.loss import share_of_mean
-from flare_ds.models.plain_streams import PlainStreams
+from flare_ds.models.streams import PlainStreams
 from flare_ds.runtime.engine import make_room
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained
 from flare_ds.training.state import Progress

@@ -20,7 +20,7 @@ from flare_ds.models.loading import load_tokenizer
 from flare_ds.settings import load_config
 from flare_ds.tasks.load import task_of
 from flare_ds.training import run
-from flare_ds.training.begin import begin_run
+from flare_ds.training.run import begin_run
 from tests.qa_world import qa_settings, translate_each_anew
 from tests.toy import WORDS, toy_settings, word_tokenizer, write_data, write_model
 

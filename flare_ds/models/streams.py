@@ -1,9 +1,13 @@
-"""How the rows of a batch go through the base: what a model asks of its streams, and the plain way, one text a row.
+"""How the rows of a batch go through the base: what a model asks of its streams, and what stands in for its layers.
 
 PlainStreams      lora, input_fusion, what trains nothing          the target's rows alone
 LockstepStreams   flare, flare_mt                                  beside the sources', fused in the bottleneck
 MixupStreams      x_mixup                                          beside the source's, mixed at one layer
 PrefixStreams     source_prefix                                    behind the source's keys and values
+
+Each decoder layer keeps its place and its parameter names; only its `forward` is rebound.
+
+Legend: X source rows, B target rows, L columns, D width.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
@@ -18,9 +24,9 @@ from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.passes import ADAPTER, alone
 from flare_ds.batches.collate import Batch
 from flare_ds.config import Config
-from flare_ds.models.layer_calls import LayerCall
+from flare_ds.models.layer_calls import LayerCall, hidden_of, with_hidden
 from flare_ds.models.loss import batch_loss
-from flare_ds.models.source_pass import Left, Wanted
+from flare_ds.models.source_pass import Beside, Left, SourcePass, Wanted
 
 
 class Streams(ABC):
@@ -29,10 +35,14 @@ class Streams(ABC):
     Attributes:
         layers: what stands in for the forward of each decoder layer.
         sources: what the target's rows meet in the forward under way; None: they are read alone.
+        is_decoding: whether later forwards go on behind this one.
+        remembered: what these need of earlier ones besides the cache, in this method's own words.
     """
 
     layers: Sequence[Callable[..., Any]]
     sources: Any = None
+    is_decoding = False
+    remembered: Any = None
 
     @abstractmethod
     def sources_of(self, batch: Batch) -> Any:
@@ -40,7 +50,7 @@ class Streams(ABC):
 
     def first_column(self, batch: Batch) -> int:
         """The first column of the target that goes through the layers, and into its cache when decoding."""
-        return 0
+        return batch.columns[1].start
 
     def positions(self, batch: Batch, sources: Any) -> Tensor:
         """The positions of the columns of a batch: each row's own, from 0, unless its streams say otherwise."""
@@ -66,8 +76,12 @@ class Streams(ABC):
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Keep, between the forwards inside, what later ones need of earlier ones: here nothing but the cache."""
-        yield
+        """Keep, between the forwards inside, what later ones need of earlier ones."""
+        self.is_decoding = True
+        try:
+            yield
+        finally:
+            self.is_decoding, self.remembered = False, None
 
     @contextmanager
     def measuring(self) -> Iterator[dict[str, Tensor]]:
@@ -80,13 +94,7 @@ class Streams(ABC):
 
 
 class PlainStreams(Streams):
-    """The target's rows through the layers as they are.
-
-    Args:
-        base: the model, with or without an adapter in it.
-        config: the run's settings.
-        adapter: the adapter's name.
-    """
+    """The target's rows through the layers as they are."""
 
     def __init__(self, base: PreTrainedModel, config: Config, adapter: str = ADAPTER) -> None:
         recompute = config.train.gradient_checkpointing
@@ -100,8 +108,6 @@ class PlainLayer:
     """Takes rows through one decoder layer as they are.
 
     Args:
-        layer: the layer.
-        adapter: the name of the adapter that is on.
         recompute: whether the backward pass calls it again.
     """
 
@@ -117,3 +123,55 @@ class PlainLayer:
     def read(self, hidden_states: Tensor, _left: Left | None, given: dict[str, Any]) -> Any:
         """The same, of rows that no source stands beside."""
         return self.call.run(hidden_states, given, alone(self.adapter), recompute=self.recompute)
+
+
+class SideBySide(ABC):
+    """Stands in for one decoder layer's forward: the sources of a batch, if it has any, and then the target's rows.
+
+    This is how one method takes the target's rows through a decoder layer. Alone it runs the sources of its own batch;
+    among the cells of a job (`flare_ds.models.joint`) these run once for all, and each cell reads of them the rows and
+    columns of its own batch.
+
+    Args:
+        streams: whose sources tell the rows that stand beside the target's.
+        wanted: what `read` reads of this layer's pass over the sources.
+    """
+
+    def __init__(self, layer: nn.Module, streams: Streams, *, wanted: Wanted, is_last: bool) -> None:
+        self.call, self.streams, self.wanted, self.is_last = LayerCall(layer), streams, wanted, is_last
+        self.sources = SourcePass(layer, self.call)
+
+    @abstractmethod
+    def read(self, hidden_states: Tensor, left: Left | None, given: dict[str, Any]) -> Any:
+        """Take the target's rows through the layer.
+
+        Args:
+            hidden_states: [B, L, D].
+            left: what the sources left in this layer; None: they were not read here.
+            given: what else the layer is called with.
+
+        Returns:
+            What the layer returns.
+        """
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Take [X + B, L, D] in the first layer, then [B, L, D] of the target; return the target's [B, L, D]."""
+        given, sources = self.call.named(args, kwargs), self.streams.sources
+        beside: Beside | None = None if sources is None else sources.beside
+        if beside is None:
+            return self.read(hidden_states, None, given)
+        if beside.state_XMD is None:
+            self.call.check_state(hidden_states)
+            source, target = beside.columns
+            beside.state_XMD = hidden_states[: beside.rows, source].contiguous()
+            hidden_states = hidden_states[beside.rows :, target].contiguous()
+        everybody = beside.rows + hidden_states.shape[0]
+        of_sources, of_target = self.call.split(given, beside.rows, everybody, columns=beside.columns)
+        wanted = self.wanted | Wanted(output=not self.is_last or beside.keep)  # behind the last layer nobody reads it
+        output = self.read(hidden_states, self.sources(beside, of_sources, wanted), of_target)
+        if not self.is_last:
+            return output
+        if beside.keep:
+            return with_hidden(output, torch.cat([beside.state_XMD, hidden_of(output)]))
+        # Some models look at the number of columns when they choose those that the head reads.
+        return with_hidden(output, F.pad(hidden_of(output), (0, 0, beside.columns[1].start, 0)))
