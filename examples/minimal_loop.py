@@ -1,8 +1,8 @@
-"""A training loop of one's own around a fused adapter, in plain PyTorch: no launcher, no config, no DeepSpeed.
+"""A training loop of your own for a fused adapter, in plain PyTorch: no launcher, no config, no DeepSpeed.
 
     python examples/minimal_loop.py MODEL ROWS OUTPUT [LEARNING_RATE]
 
-MODEL is a directory or hub name that transformers can load; each line of ROWS is a row:
+MODEL is a directory or hub name that transformers can load. Each line of the file ROWS is a row:
 {"target": "Czekałem tygodniami", "source": "I waited for weeks", "label": "negative"}
 A fifth of the rows is held out. The adapter is written to OUTPUT, and read back.
 """
@@ -22,23 +22,23 @@ ADAPTER = {"r": 8, "target_modules": "all-linear"}
 
 
 def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-    """Rows of unequal length, filled up on the right."""
+    """Rows of unequal length, padded on the right."""
     longest = max(map(len, rows))
     return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
 
 
 def prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What is asked of a text, in either language."""
+    """The prompt of a text, in either language, as token ids."""
     return tokenizer(f"Review: {text}\nSentiment:")["input_ids"]
 
 
 def answer(label: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that continue a prompt."""
+    """The answer after a prompt, as token ids."""
     return tokenizer(f" {label}", add_special_tokens=False)["input_ids"]
 
 
 def batch_of(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
-    """Both streams: the target's prompts with their answers, and the source's prompts; a row may have no source."""
+    """A batch: the target's prompts with their answers, and the source's prompts; a row may have no source."""
     pairs = [(prompt(row["target"], tokenizer), answer(row["label"], tokenizer)) for row in rows]
     sources = [prompt(row["source"], tokenizer) if row.get("source") else [] for row in rows]
     return {
@@ -52,9 +52,9 @@ def batch_of(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> dict[str, 
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, rows: list[dict], labels: list[str], tokenizer: PreTrainedTokenizerBase) -> float:
-    """How often the first token of the right label is the likeliest of all labels' first tokens."""
+    """How often the right label's first token is the most likely of all labels' first tokens."""
     first = [answer(label, tokenizer)[0] for label in labels]
-    assert len(set(first)) == len(labels), "this tokenizer begins two labels alike: choose other words"
+    assert len(set(first)) == len(labels), "two labels begin with the same token: choose other words"
     model.eval()
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     logits = torch.cat([model(**batch_of(part, tokenizer)).logits[:, 0] for part in parts])
@@ -63,7 +63,7 @@ def accuracy(model: torch.nn.Module, rows: list[dict], labels: list[str], tokeni
 
 
 def main(base: str, rows_file: str, output: str, learning_rate: str = "5e-4") -> None:
-    """Train, save, and read back what was saved."""
+    """Train and save an adapter, then read it back."""
     rows = [json.loads(line) for line in Path(rows_file).read_text(encoding="utf-8").strip("\n").split("\n")]
     draw = random.Random(0)
     draw.shuffle(rows)
