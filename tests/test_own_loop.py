@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 import flare_ds
@@ -269,6 +272,48 @@ def test_an_adapter_of_which_a_part_lies_elsewhere_is_not_saved(root: Path, tmp_
         flare_ds.ConfigError, match=r"lora_A.* has the shape \(0,\) now, and had \(4, 64\) .*\n  fix: gather"
     ):
         model.save_adapter(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def sharded(layer: nn.Module) -> nn.Module:
+    return FullyShardedDataParallel(layer, use_orig_params=True, device_id=torch.device("cpu"))
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("wrap", [sharded, checkpoint_wrapper, torch.compile])
+def test_an_adapter_is_saved_whole_from_layers_that_are_wrapped(
+    root: Path, tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    """Each wrapper puts its own word into the names of what it holds."""
+    toy_settings(root)
+    model, other = (flare_ds.adapt(hf_model(root), {"r": 4}, seed=seed) for seed in (1, 2))
+    wanted = {name: parameter.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for wrapped in (model, other):
+        layers = wrapped.two_streams.base.model.layers
+        for number, layer in enumerate(layers):
+            layers[number] = wrap(layer)
+    model.save_adapter(tmp_path / "adapter")
+    other.load_adapter(tmp_path / "adapter")
+    found = [parameter for parameter in other.parameters() if parameter.requires_grad]
+    assert len(found) == len(wanted) and all(map(torch.equal, found, wanted.values()))
+
+
+def test_an_adapter_that_is_no_longer_in_the_model_is_not_saved_as_nothing(root: Path, tmp_path: Path) -> None:
+    toy_settings(root)
+    model = flare_ds.adapt(hf_model(root), {"r": 4})
+    model.save_adapter(tmp_path / "whole")
+    layers = model.two_streams.base.model.layers
+    layers[0] = nn.Sequential(layers[0])
+    for call, place in ((model.save_adapter, "adapter"), (model.load_adapter, "whole")):
+        with pytest.raises(flare_ds.ConfigError, match=r"layers\.0\..*lora_A.* no parameter .* has.*\n  fix: take"):
+            call(tmp_path / place)
     assert not (tmp_path / "adapter").exists()
 
 
