@@ -20,7 +20,17 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import flare_ds
 from flare_ds.adapters import adapted
@@ -30,6 +40,7 @@ from flare_ds.runs import RunDirectory
 from flare_ds.settings import config_of
 from flare_ds.tasks.load import task_of
 from tests.distributed import run_ranks
+from tests.models.architectures import COMMON, FEED_FORWARD, VISION
 from tests.small_models import small_model
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_model
 
@@ -451,6 +462,34 @@ def test_an_adapter_is_saved_whole_whatever_the_loop_has_frozen(root: Path, tmp_
         other.load_adapter(tmp_path / place)
         found = {name: parameter for name, parameter in other.named_parameters() if parameter.requires_grad}
         assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def llava() -> PreTrainedModel:
+    """A decoder inside a model that also reads images, which transformers does not list with causal models."""
+    torch.manual_seed(0)
+    text, vision = LlamaConfig(**FEED_FORWARD | COMMON), CLIPVisionConfig(**VISION)
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=63, image_seq_length=4)
+    return LlavaForConditionalGeneration(config).eval()
+
+
+@torch.no_grad()
+def test_a_decoder_inside_a_model_of_another_kind_is_adapted() -> None:
+    rows = {name: tensor for name, tensor in batch(3).items() if name != "labels"}
+    model = flare_ds.adapt(llava(), {"r": 4}).eval()
+    expected = llava()(input_ids=rows["input_ids"]).logits[:, -1:]
+    torch.testing.assert_close(model(**rows).logits, expected, atol=1e-5, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    assert (model(**rows).logits - model(input_ids=rows["input_ids"]).logits).abs().max() > 1e-3
+
+
+def test_a_model_keeps_the_settings_that_it_was_loaded_with(root: Path) -> None:
+    toy_settings(root)
+    model = hf_model(root)
+    before = (model.config._attn_implementation, model.config.dtype)
+    flare_ds.adapt(model)
+    assert (model.config._attn_implementation, model.config.dtype) == before == ("sdpa", torch.float32)
 
 
 def test_threads_share_a_loaded_model(run: tuple) -> None:

@@ -7,11 +7,12 @@ values; what they are called with is then seen in the first forward of the run, 
 Legend: X rows, L columns, D width of a state.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.config import Config
@@ -39,10 +40,7 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
         return
     if reads_keys:
         windows(shape.config.get_text_config(), len(decoder_layers(shape)))
-    with torch.device("meta"):
-        copy = AutoModelForCausalLM.from_config(
-            shape.config, attn_implementation="eager", dtype=torch.bfloat16, trust_remote_code=False
-        ).eval()
+    copy = _without_weights(shape)
     read: dict[str, list[torch.Size]] = {}
     for number, layer in enumerate(decoder_layers(copy)):
         if config.streams_beside or reads_keys:
@@ -54,6 +52,14 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
                 module.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.append(inputs[0].shape))
     if _runs(copy):
         _check_read(read)
+
+
+def _without_weights(shape: PreTrainedModel) -> PreTrainedModel:
+    """A copy to be tried out, of the model's own class; not made by transformers, which might shard it (ZeRO-3)."""
+    settings = deepcopy(shape.config)  # a model writes into its settings
+    settings._attn_implementation = "eager"
+    with torch.device("meta"):
+        return type(shape)(settings).bfloat16().eval()
 
 
 class _Check:

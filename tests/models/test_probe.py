@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.probe import check_streams
+from flare_ds.runtime.engine import check_model
 from tests.by_hand import make_config
 from tests.models.architectures import ARCHITECTURES, COMMON, FEED_FORWARD, MOE, small_base
 from tests.models.test_architectures import config_of
@@ -31,6 +34,18 @@ def on_meta(kind: str, settings: dict[str, Any]) -> PreTrainedModel:
 def test_those_that_work_pass(name: str) -> None:
     for method in ("flare", "x_mixup"):
         check_streams(small_base(name, ARCHITECTURES[name].attentions[0]), config_of(name, method=method))
+
+
+@pytest.mark.parametrize("method", ["flare", "lora"])
+def test_what_is_tried_out_is_not_shared_out_where_zero3_is_on(method: str) -> None:
+    """As in a loop of one's own, whose model DeepSpeed shards from the start."""
+    shape = on_meta("llama", {})
+    live = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
+    try:
+        check_model(make_config(method=method), shape)
+    finally:
+        unset_hf_deepspeed_config()
+    assert live.is_zero3()
 
 
 def test_states_of_several_copies_are_refused() -> None:
@@ -61,14 +76,14 @@ class RoutedExpert(torch.nn.Module):
 
 
 def test_modules_that_tokens_are_routed_to_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape, make = on_meta("qwen2", {}), AutoModelForCausalLM.from_config
+    shape = on_meta("qwen2", {})
+    make = type(shape).__init__
 
-    def with_experts(*args: Any, **kwargs: Any) -> PreTrainedModel:
-        model = make(*args, **kwargs)
-        model.model.layers[1].mlp = RoutedExpert(model.model.layers[1]).to(torch.bfloat16)
-        return model
+    def with_experts(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+        make(model, config)
+        model.model.layers[1].mlp = RoutedExpert(model.model.layers[1])
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_config", with_experts)
+    monkeypatch.setattr(type(shape), "__init__", with_experts)
     with pytest.raises(ConfigError, match=r"names 'down_proj', but mlp.down_proj of layer 1 does not read every"):
         check_streams(shape, make_config(fused_modules=["o_proj", "down_proj"]))
     check_streams(shape, make_config(fused_modules=["o_proj"]))
