@@ -33,7 +33,7 @@ from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
-from flare_ds.models.probe import check_streams
+from flare_ds.models.probe import check_injection, check_streams
 from flare_ds.models.stored_weights import changed_weight
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import let_go, trainable_parameters
@@ -89,6 +89,7 @@ def adapt(
             fix="use method=flare with source.provider=lockstep, one source language and adapter.span=prompt; or lora",
         )
     check_adapter(hf_model, config)
+    check_injection(hf_model, config)
     check_streams(hf_model, config)
     choose_attention_kernels()
     peft_model = inject_adapter(hf_model, adapter, sources=config.sources, seed=config.train.seed)

@@ -40,7 +40,7 @@ from flare_ds.runs import RunDirectory
 from flare_ds.settings import config_of
 from flare_ds.tasks.load import task_of
 from tests.distributed import run_ranks
-from tests.models.architectures import COMMON, FEED_FORWARD, VISION
+from tests.models.architectures import ATTENTION, COMMON, FEED_FORWARD, VISION, small_experts
 from tests.small_models import small_model
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_model
 
@@ -490,6 +490,12 @@ def test_a_model_keeps_the_settings_that_it_was_loaded_with(root: Path) -> None:
     before = (model.config._attn_implementation, model.config.dtype)
     flare_ds.adapt(model)
     assert (model.config._attn_implementation, model.config.dtype) == before == ("sdpa", torch.float32)
+
+
+def test_a_model_whose_experts_peft_would_adapt_is_refused_and_its_attention_is_not() -> None:
+    with pytest.raises(flare_ds.ConfigError, match=r"'all-linear'.* no linear layer.*\n  fix: .*q_proj,k_proj"):
+        flare_ds.adapt(small_experts("qwen3_moe"), {"r": 4, "fused_modules": ["o_proj"]})
+    flare_ds.adapt(small_experts("qwen3_moe"), {"r": 4, "target_modules": ATTENTION, "fused_modules": ["o_proj"]})
 
 
 def test_threads_share_a_loaded_model(run: tuple) -> None:

@@ -12,7 +12,7 @@ from flare_ds.exceptions import ConfigError
 from flare_ds.models.probe import check_streams
 from flare_ds.runtime.engine import check_model
 from tests.by_hand import make_config
-from tests.models.architectures import ARCHITECTURES, COMMON, FEED_FORWARD, MOE, small_base
+from tests.models.architectures import ARCHITECTURES, ATTENTION, COMMON, EXPERTS, FEED_FORWARD, MOE, small_base
 from tests.models.test_architectures import config_of
 
 ALTUP = {
@@ -61,6 +61,38 @@ def test_layers_that_leave_something_to_the_next_are_refused() -> None:
     shape = on_meta("glm_moe_dsa", MOE | sparse | heads | {"topk_group": 1, "num_key_value_heads": 4})
     with pytest.raises(ConfigError, match=r"GlmMoeDsaDecoderLayer of model.base takes 'prev_topk_indices'"):
         check_streams(shape, make_config())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_adapters_on_linear_layers_pass(name: str) -> None:
+    for target_modules in ("all-linear", list(ARCHITECTURES[name].fused)):
+        shape = small_base(name, ARCHITECTURES[name].attentions[0])
+        check_model(config_of(name, method="lora", target_modules=target_modules), shape)
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.parametrize("method", ["lora", "flare"])
+def test_an_adapter_on_stacked_experts_is_refused_before_anything_is_loaded(kind: str, method: str) -> None:
+    """PEFT knows no linear layers there, and so adapts the experts' weights and the router by means of its own."""
+    fused = {"fused_modules": ["o_proj"], "pairing": "module"}
+    config, shape = make_config(method=method, target_modules="all-linear", **fused), on_meta(kind, EXPERTS[kind])
+    if kind == "qwen2_moe":  # which PEFT rewrites nothing for, so that its experts stay as they are
+        check_model(config, shape)
+        return
+    with pytest.raises(ConfigError, match=r"'all-linear'.*layers\.0\.mlp.* no linear layer.*\n  fix: .*q_proj,k_proj"):
+        check_model(config, shape)
+    check_model(make_config(method=method, target_modules=ATTENTION, **fused), shape)
+
+
+def test_names_that_peft_takes_for_experts_are_refused() -> None:
+    """A dense layer among those with experts would lose its adapter."""
+    heads = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    routed = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+    shape = on_meta("deepseek_v3", MOE | heads | routed | {"num_key_value_heads": 4})
+    for names in (["gate_proj", "up_proj"], ["o_proj", "down_proj"], ["up_proj"]):
+        with pytest.raises(ConfigError, match=rf"adapter\.target_modules=.*{names[-1]}"):
+            check_model(make_config(method="lora", target_modules=names), shape)
+    check_model(make_config(method="lora", target_modules=["o_proj"]), shape)
 
 
 class RoutedExpert(torch.nn.Module):
