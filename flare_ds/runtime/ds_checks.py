@@ -46,6 +46,13 @@ _ZERO_REFUSED = {
     "zero_quantized_nontrainable_weights": _QUANTIZED,
     "zero_quantized_gradients": _QUANTIZED,
 }
+_FILLED = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+    *("communication_data_type", "zero_allow_untested_optimizer", "reduce_bucket_size", "zero_hpz_partition_size"),
+    *("stage3_max_reuse_distance", "stage3_max_live_parameters", "stage3_prefetch_bucket_size"),
+    *("stage3_param_persistence_threshold", "stage"),
+)
+"""Where "auto" may stand, or is refused as any other word; elsewhere DeepSpeed drops it, and takes its own default."""
 _OFF: tuple[Any, ...] = (None, False, {"enabled": False}, {"device": "none"}, -1)
 
 
@@ -134,3 +141,6 @@ def _misplaced(
             yield ConfigError(f"{section}{key} in {origin} cannot be used: {reason}", fix=f"remove it; {fix}")
         elif key not in refused and key not in known:
             yield ConfigError(f"{section}{key} in {origin} would not be read", fix=suggestion(key, known))
+        elif value == "auto" and key not in refused and key not in _FILLED:
+            problem = f'{section}{key}="auto" in {origin}, but nobody fills it in'
+            yield ConfigError(problem, fix="write a value, or remove it: DeepSpeed has a default")
