@@ -86,6 +86,7 @@ def read_ds_config(config: Config) -> dict[str, Any]:
         raise together(wrong, config.deepspeed)
     if settings.get("bf16", {}).get("enabled") == "auto":
         settings["bf16"]["enabled"] = config.model.dtype == "bfloat16"
+    settings.pop("compile", None)  # it is off, but DeepSpeed fails where it is by the name of another version's switch
     # Under bf16 DeepSpeed would sum the adapters' gradients in it, over micro-steps and over ranks.
     return settings | {"communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}
 
