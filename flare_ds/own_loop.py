@@ -33,7 +33,7 @@ from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
-from flare_ds.models.probe import check_streams
+from flare_ds.models.probe import check_injection, check_streams
 from flare_ds.models.stored_weights import changed_weight
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import let_go, trainable_parameters
@@ -41,6 +41,8 @@ from flare_ds.settings import parse_config
 
 _NAMELESS = "a model that was made in memory"
 _SAVE_BASE = "save the model with save_pretrained, and adapt what from_pretrained loads from there"
+_WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
+"""What FSDP, torch's checkpoint_wrapper and torch.compile put into the names of what they wrap."""
 
 
 def adapt(
@@ -89,6 +91,7 @@ def adapt(
             fix="use method=flare with source.provider=lockstep, one source language and adapter.span=prompt; or lora",
         )
     check_adapter(hf_model, config)
+    check_injection(hf_model, config)
     check_streams(hf_model, config)
     choose_attention_kernels()
     peft_model = inject_adapter(hf_model, adapter, sources=config.sources, seed=config.train.seed)
@@ -189,7 +192,7 @@ class FusedModel(nn.Module):
 
         Raises:
             ConfigError: the model is not as it lies in a directory or on the hub, so nothing tells which it is; or the
-                adapter's parameters are sharded.
+                adapter's parameters are sharded, or in the model by other names than they had.
             HostError: the disk is full or not writable.
         """
         if self.settings.model.base == _NAMELESS:
@@ -209,6 +212,7 @@ class FusedModel(nn.Module):
 
         Raises:
             CheckpointError: its files are missing or damaged, or it is of other settings or another base.
+            ConfigError: the adapter's parameters are in the model by other names than they had.
         """
         check_settings(Path(directory), self.settings)
         parameters = self._trained()
@@ -216,7 +220,16 @@ class FusedModel(nn.Module):
             parameters[name].data.copy_(values)
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.two_streams.named_parameters() if name in self._shapes}
+        """The adapter's parameters by the names that they were made with, all of them."""
+        parameters = {_unwrapped(name): parameter for name, parameter in self.two_streams.named_parameters()}
+        if missing := self._shapes.keys() - parameters.keys():
+            problem = f"{min(missing)} was made by adapt, but no parameter of the model has that name now"
+            raise ConfigError(problem, fix="take off what was put around its layers, or save state_dict()")
+        return {name: parameters[name] for name in self._shapes}
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _check_base(hf_model: PreTrainedModel, base: str) -> None:

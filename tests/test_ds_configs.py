@@ -10,7 +10,8 @@ from deepspeed.runtime.config import DeepSpeedConfig, DtypeEnum
 
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
-from flare_ds.runtime.ds_config import copy_size, read_ds_config
+from flare_ds.runtime.ds_config import copy_size, read_ds_config, resolve_ds_config
+from tests.small_models import small_model
 from tests.test_config_conflicts import SETTINGS
 
 DIRECTORY = Path(__file__).parents[1] / "ds_configs"
@@ -103,6 +104,9 @@ def changed(**zero: Any) -> dict[str, Any]:
     [
         changed(zero_hpz_partition_size=8, reduce_bucket_size="auto", stage3_prefetch_bucket_size=10),
         changed(zero_quantized_weights=False, offload_optimizer={"device": "none"}, offload_param=None),
+        changed(offload_param={"device": "none", "pin_memory": True}) | {"compile": {"enabled": False}},
+        changed() | {"prescale_gradients": False, "gradient_predivide_factor": 1.0},
+        changed() | {"zero_force_ds_cpu_optimizer": False, "activation_checkpointing": {"cpu_checkpointing": False}},
         changed() | {"fp16": {"enabled": False}, "bf16": {"enabled": "auto"}, "steps_per_print": 10},
         changed() | {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 2, "gradient_clipping": 0.5},
         {"zero_optimization": {"stage": 3}},
@@ -129,6 +133,21 @@ def test_gradients_are_float32_whatever_the_model_is(tmp_path: Path) -> None:
     assert DtypeEnum(config.grad_accum_dtype).value is torch.float32
 
 
+@pytest.mark.parametrize(("kind", "elements"), [("cpu", 5_000_000), ("cuda", 50_000_000)])
+def test_a_bucket_of_auto_is_the_shipped_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, elements: int
+) -> None:
+    """DeepSpeed would drop the word, and take 500 M elements in float32: 2 GB."""
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(changed(reduce_bucket_size="auto")), encoding="utf-8")
+    monkeypatch.setattr("flare_ds.runtime.ds_config.device", lambda: torch.device(kind))
+    config = Config.model_validate(SETTINGS | {"deepspeed": str(path), "model": {"base": "m", "dtype": "float32"}})
+    found = resolve_ds_config([config], small_model("llama")[0])["zero_optimization"]
+    assert found["reduce_bucket_size"] == elements and "auto" not in found.values()
+    shipped = read(DIRECTORY / f"zero3_fp32{'_cpu' if kind == 'cpu' else ''}.json")
+    assert shipped["zero_optimization"]["reduce_bucket_size"] == elements
+
+
 REFUSED: list[tuple[str | dict[str, Any], list[str]]] = [
     *(
         (changed(stage=stage), [f"zero_optimization.stage={stage!r}", '"stage": 3'])
@@ -144,6 +163,13 @@ REFUSED: list[tuple[str | dict[str, Any], list[str]]] = [
     ),
     (changed(stage3_prefetch_buckets=1), ["stage3_prefetch_buckets", "did you mean 'stage3_prefetch_bucket_size'"]),
     (changed(reduce_bucket_size="big"), ["zero_optimization.reduce_bucket_size", "integer"]),
+    (changed(sub_group_size="auto"), ['zero_optimization.sub_group_size="auto"', "nobody fills it in", "remove it"]),
+    (changed() | {"steps_per_print": "auto"}, ['steps_per_print="auto"', "nobody fills it in"]),
+    (changed(stage=2), ["train.whole_model=true"]),
+    (changed(offload_param={"device": "cpu", "pin_memory": True}), ["zero_optimization.offload_param"]),
+    (changed() | {"prescale_gradients": True}, ["prescale_gradients", "reduce_scatter"]),
+    (changed() | {"gradient_predivide_factor": 2.0}, ["gradient_predivide_factor", "reduce_scatter"]),
+    (changed() | {"compile": {"deepcompile": True}}, ["compile in", "nothing is compiled here"]),
     (changed(reduce_bucket_size=-1), ["zero_optimization.reduce_bucket_size", "greater"]),
     (changed() | {"optimizer": {"type": "AdamW", "params": {"lr": 0.5}}}, ["optimizer", "train.learning_rate"]),
     (changed() | {"scheduler": {"type": "WarmupLR"}}, ["scheduler", "train.schedule"]),

@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import flare_ds
 from flare_ds.adapters import adapted
@@ -27,6 +40,7 @@ from flare_ds.runs import RunDirectory
 from flare_ds.settings import config_of
 from flare_ds.tasks.load import task_of
 from tests.distributed import run_ranks
+from tests.models.architectures import ATTENTION, COMMON, FEED_FORWARD, VISION, small_experts
 from tests.small_models import small_model
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_model
 
@@ -272,6 +286,48 @@ def test_an_adapter_of_which_a_part_lies_elsewhere_is_not_saved(root: Path, tmp_
     assert not (tmp_path / "adapter").exists()
 
 
+def sharded(layer: nn.Module) -> nn.Module:
+    return FullyShardedDataParallel(layer, use_orig_params=True, device_id=torch.device("cpu"))
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("wrap", [sharded, checkpoint_wrapper, torch.compile])
+def test_an_adapter_is_saved_whole_from_layers_that_are_wrapped(
+    root: Path, tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    """Each wrapper puts its own word into the names of what it holds."""
+    toy_settings(root)
+    model, other = (flare_ds.adapt(hf_model(root), {"r": 4}, seed=seed) for seed in (1, 2))
+    wanted = {name: parameter.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for wrapped in (model, other):
+        layers = wrapped.two_streams.base.model.layers
+        for number, layer in enumerate(layers):
+            layers[number] = wrap(layer)
+    model.save_adapter(tmp_path / "adapter")
+    other.load_adapter(tmp_path / "adapter")
+    found = [parameter for parameter in other.parameters() if parameter.requires_grad]
+    assert len(found) == len(wanted) and all(map(torch.equal, found, wanted.values()))
+
+
+def test_an_adapter_that_is_no_longer_in_the_model_is_not_saved_as_nothing(root: Path, tmp_path: Path) -> None:
+    toy_settings(root)
+    model = flare_ds.adapt(hf_model(root), {"r": 4})
+    model.save_adapter(tmp_path / "whole")
+    layers = model.two_streams.base.model.layers
+    layers[0] = nn.Sequential(layers[0])
+    for call, place in ((model.save_adapter, "adapter"), (model.load_adapter, "whole")):
+        with pytest.raises(flare_ds.ConfigError, match=r"layers\.0\..*lora_A.* no parameter .* has.*\n  fix: take"):
+            call(tmp_path / place)
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_a_trainer_of_transformers_trains_it(root: Path, tmp_path: Path) -> None:
     class Saving(TrainerCallback):
         def on_train_end(self, *_: object, model: flare_ds.own_loop.FusedModel, **__: object) -> None:
@@ -406,6 +462,40 @@ def test_an_adapter_is_saved_whole_whatever_the_loop_has_frozen(root: Path, tmp_
         other.load_adapter(tmp_path / place)
         found = {name: parameter for name, parameter in other.named_parameters() if parameter.requires_grad}
         assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def llava() -> PreTrainedModel:
+    """A decoder inside a model that also reads images, which transformers does not list with causal models."""
+    torch.manual_seed(0)
+    text, vision = LlamaConfig(**FEED_FORWARD | COMMON), CLIPVisionConfig(**VISION)
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=63, image_seq_length=4)
+    return LlavaForConditionalGeneration(config).eval()
+
+
+@torch.no_grad()
+def test_a_decoder_inside_a_model_of_another_kind_is_adapted() -> None:
+    rows = {name: tensor for name, tensor in batch(3).items() if name != "labels"}
+    model = flare_ds.adapt(llava(), {"r": 4}).eval()
+    expected = llava()(input_ids=rows["input_ids"]).logits[:, -1:]
+    torch.testing.assert_close(model(**rows).logits, expected, atol=1e-5, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    assert (model(**rows).logits - model(input_ids=rows["input_ids"]).logits).abs().max() > 1e-3
+
+
+def test_a_model_keeps_the_settings_that_it_was_loaded_with(root: Path) -> None:
+    toy_settings(root)
+    model = hf_model(root)
+    before = (model.config._attn_implementation, model.config.dtype)
+    flare_ds.adapt(model)
+    assert (model.config._attn_implementation, model.config.dtype) == before == ("sdpa", torch.float32)
+
+
+def test_a_model_whose_experts_peft_would_adapt_is_refused_and_its_attention_is_not() -> None:
+    with pytest.raises(flare_ds.ConfigError, match=r"'all-linear'.* no linear layer.*\n  fix: .*q_proj,k_proj"):
+        flare_ds.adapt(small_experts("qwen3_moe"), {"r": 4, "fused_modules": ["o_proj"]})
+    flare_ds.adapt(small_experts("qwen3_moe"), {"r": 4, "target_modules": ATTENTION, "fused_modules": ["o_proj"]})
 
 
 def test_threads_share_a_loaded_model(run: tuple) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -144,6 +145,13 @@ def _load_config(model: ModelConfig) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(model.base, revision=revision(model.base), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreadable("cannot read", model, error) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = (config.architectures or [type(config).__name__])[0]
+        raise ConfigError(
+            f"model.base={model.base!r} holds a {kind}, which transformers has as no causal language model",
+            fix="give a decoder-only model such as Llama or Gemma; a decoder inside a larger model (LLaVA, say) can be "
+            "loaded by that model's own class and given to flare_ds.adapt",
+        )
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(
             f"model.base={model.base!r} is stored quantised, which is not how ZeRO-3 can share it out",

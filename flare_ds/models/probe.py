@@ -1,4 +1,4 @@
-"""One forward of the base without its weights: how its layers are called, and what their linear layers read.
+"""The base without its weights, tried out: how its layers are called, what their linear layers read, what PEFT adapts.
 
 Nothing is computed: every tensor is on the meta device. So a base whose layers cannot be run for two texts side by
 side is refused before it is loaded. A few kinds (those that look at values to route or to skip) do not run without
@@ -7,20 +7,28 @@ values; what they are called with is then seen in the first forward of the run, 
 Legend: X rows, L columns, D width of a state.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import LoraLayer
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flare_ds.adapters.decoder import decoder_layers
+from flare_ds.adapters.inject import adapted_linears, inject_adapter
 from flare_ds.config import Config
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.layer_calls import CACHES, SHARED, LayerCall
 from flare_ds.models.prefix_streams import no_keys, windows
+from flare_ds.texts import one_line
 
 _ROWS, _COLUMNS = 2, 3
 _ALL_POSITIONS = ((_ROWS, _COLUMNS), (_ROWS * _COLUMNS,))
+_ATTENTION_ALONE = (
+    "name the attention's modules alone, e.g. adapter.target_modules=[q_proj,k_proj,v_proj,o_proj], and for flare "
+    "adapter.fused_modules=[o_proj]"
+)
 
 
 def check_streams(shape: PreTrainedModel, config: Config) -> None:
@@ -35,10 +43,7 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
         return
     if reads_keys:
         windows(shape.config.get_text_config(), len(decoder_layers(shape)))
-    with torch.device("meta"):
-        copy = AutoModelForCausalLM.from_config(
-            shape.config, attn_implementation="eager", dtype=torch.bfloat16, trust_remote_code=False
-        ).eval()
+    copy = _without_weights(shape)
     read: dict[str, list[torch.Size]] = {}
     for number, layer in enumerate(decoder_layers(copy)):
         if config.streams_beside or reads_keys:
@@ -50,6 +55,43 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
                 module.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.append(inputs[0].shape))
     if _runs(copy):
         _check_read(read)
+
+
+def check_injection(shape: PreTrainedModel, config: Config) -> None:
+    """Check that PEFT puts the adapter on the linear layers that are named, and on nothing else.
+
+    In many bases with experts it takes `all-linear`, and the names of an MLP, for the experts' stacked weights and
+    their router, whose forwards are no linear layer's.
+
+    Args:
+        shape: the base on the meta device, or loaded.
+        config: the run's settings, of a method that trains.
+
+    Raises:
+        ConfigError: it would adapt something else, leave one of them out, or refuses.
+    """
+    adapter, copy = config.adapter, _without_weights(shape)
+    wanted, named = set(adapted_linears(copy, adapter)), f"adapter.target_modules={adapter.target_modules!r}"
+    try:
+        with torch.device("meta"):
+            inject_adapter(copy, adapter, sources=0, seed=config.train.seed)
+    except ValueError as error:
+        raise ConfigError(f"PEFT does not take {named}: {one_line(str(error))}", fix=_ATTENTION_ALONE) from error
+    adapted = {name for name, module in copy.named_modules() if isinstance(module, LoraLayer)}
+    kind = f"of a {type(shape).__name__}"
+    if others := adapted - wanted:
+        problem = f"with {named} PEFT adapts {min(others)} {kind}, which is no linear layer"
+        raise ConfigError(problem, fix=_ATTENTION_ALONE)
+    if left_out := wanted - adapted:
+        raise ConfigError(f"with {named} PEFT leaves out {min(left_out)} {kind}", fix=_ATTENTION_ALONE)
+
+
+def _without_weights(shape: PreTrainedModel) -> PreTrainedModel:
+    """A copy to be tried out, of the model's own class; not made by transformers, which might shard it (ZeRO-3)."""
+    settings = deepcopy(shape.config)  # a model writes into its settings
+    settings._attn_implementation = "eager"
+    with torch.device("meta"):
+        return type(shape)(settings).bfloat16().eval()
 
 
 class _Check:

@@ -14,10 +14,12 @@ Attention costs every pair of columns 4 operations a layer and unit of its heads
 backward. Where a source stream has a gradient (x_mixup) it costs what the row does. The head is counted where it is
 computed: at the positions that predict answers.
 
-Not counted: what train.gradient_checkpointing computes again; looking up embeddings; norms, rotary tables,
-activations and softmax; what a fusion function computes between A and B; loss, clipping and optimizer; stored source
-states, which are computed before the first step. Counted, though nobody needs them: the gradients of the very first
-layer's inputs.
+Of experts that transformers keeps stacked in one weight, a token goes through as many as the base's config says.
+
+Not counted: other experts, and the router; what train.gradient_checkpointing computes again; looking up embeddings;
+norms, rotary tables, activations and softmax; what a fusion function computes between A and B; loss, clipping and
+optimizer; stored source states, which are computed before the first step. Counted, though nobody needs them: the
+gradients of the very first layer's inputs.
 
 Legend: S source streams that run, B rows, L columns, N answer positions, M columns of stored states, D their width.
 """
@@ -52,8 +54,9 @@ class Costs:
         linears = [named for layer in layers for named in _named_linears(layer)]
         adapted = _named(linears, config.adapter.target_modules)
         fused = _named(linears, config.adapter.fused_modules if config.sources else [])
-        self.frozen = _elements(linear for _, linear in linears)
-        self.frozen_of_source = self.frozen - _elements(_unread(layers[-1], config))
+        experts = [_experts(layer, text) for layer in layers]
+        self.frozen = _elements(linear for _, linear in linears) + sum(experts)
+        self.frozen_of_source = self.frozen - _elements(_unread(layers[-1], config)) - meets_inputs * experts[-1]
         self.adapter = config.adapter.r * sum(linear.in_features + linear.out_features for linear in adapted)
         self.source_down = config.adapter.r * sum(linear.in_features for linear in fused)
         self.runs = Workload(config)
@@ -108,6 +111,15 @@ def _head_width(layer: nn.Module, text: PreTrainedConfig) -> int:
     """The width of a layer's heads, which layers of one model may differ in."""
     own = (getattr(module, "head_dim", None) for module in layer.modules())
     return next((width for width in own if isinstance(width, int)), text.hidden_size // text.num_attention_heads)
+
+
+def _experts(layer: nn.Module, text: PreTrainedConfig) -> int:
+    """The elements of a layer's stacked experts that a token goes through: each weight holds all experts' [E, ., .]."""
+    names = ("num_experts_per_tok", "top_k_experts", "moe_topk")
+    a_token = next((number for name in names if isinstance(number := getattr(text, name, None), int)), 0)
+    stacks = [module for module in layer.modules() if hasattr(module, "is_transposed")]  # transformers marks them so
+    weights = [weight for stack in stacks for weight in stack.parameters(recurse=False) if weight.ndim == 3]
+    return a_token * sum(weight[0].numel() for weight in weights)
 
 
 def _named_linears(layer: nn.Module) -> list[tuple[str, nn.Linear]]:

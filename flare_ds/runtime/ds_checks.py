@@ -16,8 +16,9 @@ from flare_ds.runtime.timeouts import check_timeouts
 _SERVES = (
     *("bf16", "communication_data_type", "data_types", "zero_optimization", "zero_allow_untested_optimizer"),
     *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger"),
-    *("timers", "disable_python_gc", "tensorboard", "wandb", "csv_monitor", "comet"),
+    *("timers", "disable_python_gc", "tensorboard", "wandb", "csv_monitor", "comet", "zero_force_ds_cpu_optimizer"),
 )
+_SCALED = ("stage 3 scales no gradients before it sums them with reduce_scatter", "they are averaged either way")
 _REFUSED = {
     "optimizer": ("the optimizer is AdamW, made from the YAML", "set train.learning_rate and train.weight_decay"),
     "scheduler": ("the learning rate follows the YAML", "set train.schedule and train.warmup_ratio"),
@@ -25,6 +26,9 @@ _REFUSED = {
     "amp": ("a model runs in bfloat16 or float32", "set model.dtype"),
     "torch_autocast": ("a model runs in bfloat16 or float32", "set model.dtype"),
     "activation_checkpointing": ("it would not be read", "set train.gradient_checkpointing"),
+    "compile": ("nothing is compiled here", "nothing is lost by it"),
+    "prescale_gradients": _SCALED,
+    "gradient_predivide_factor": _SCALED,
 }
 _QUANTIZED = ("the adapter would train on weights or gradients that are rounded on their way", "set model.quantization")
 _OFFLOADED = ("a saved adapter is read into the ranks' shards, which must lie where the model runs", "use more ranks")
@@ -46,7 +50,15 @@ _ZERO_REFUSED = {
     "zero_quantized_nontrainable_weights": _QUANTIZED,
     "zero_quantized_gradients": _QUANTIZED,
 }
-_OFF: tuple[Any, ...] = (None, False, {"enabled": False}, {"device": "none"}, -1)
+_FILLED = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+    *("communication_data_type", "zero_allow_untested_optimizer", "reduce_bucket_size", "zero_hpz_partition_size"),
+    *("stage3_max_reuse_distance", "stage3_max_live_parameters", "stage3_prefetch_bucket_size"),
+    *("stage3_param_persistence_threshold", "stage"),
+)
+"""Where "auto" may stand, or is refused as any other word; elsewhere DeepSpeed drops it, and takes its own default."""
+_NEUTRAL = {"gradient_predivide_factor": 1.0}
+"""What switches nothing on, of a key where nothing is off."""
 
 
 def problems(settings: dict[str, Any], config: Config) -> Iterator[ConfigError]:
@@ -82,7 +94,7 @@ def _rounding(settings: dict[str, Any], origin: str) -> Iterator[ConfigError]:
             problem = f"{name}={value!r} in {origin}, but an adapter and its gradients are float32 throughout"
             yield ConfigError(problem, fix="remove it; float32 is filled in")
     for name, value in settings.get("bf16", {}).items():
-        if name != "enabled" and value not in _OFF:
+        if name != "enabled" and not _is_off(value):
             problem = f"bf16.{name}={value!r} in {origin}, but an adapter and its gradients are float32 throughout"
             yield ConfigError(problem, fix="remove it")
 
@@ -106,7 +118,8 @@ def _zero_problems(zero: dict[str, Any], origin: str) -> Iterator[ConfigError]:
     yield from wrong
     if zero.get("stage") != 3:
         problem = f"zero_optimization.stage={zero.get('stage')!r} in {origin}, but the base is sharded by stage 3 alone"
-        yield ConfigError(problem, fix='write "stage": 3')
+        fix = 'write "stage": 3; or set train.whole_model=true, where each rank holds the whole base without DeepSpeed'
+        yield ConfigError(problem, fix=fix)
     try:
         DeepSpeedZeroConfig(**{key: value for key, value in zero.items() if not wrong and value != "auto"})
     except (ValidationError, AssertionError, TypeError, ValueError) as error:
@@ -124,8 +137,18 @@ def _misplaced(
     section: str = "",
 ) -> Iterator[ConfigError]:
     for key, value in settings.items():
-        if key in refused and value not in _OFF:
+        if key in refused and value != _NEUTRAL.get(key) and not _is_off(value):
             reason, fix = refused[key]
             yield ConfigError(f"{section}{key} in {origin} cannot be used: {reason}", fix=f"remove it; {fix}")
         elif key not in refused and key not in known:
             yield ConfigError(f"{section}{key} in {origin} would not be read", fix=suggestion(key, known))
+        elif value == "auto" and key not in refused and key not in _FILLED:
+            problem = f'{section}{key}="auto" in {origin}, but nobody fills it in'
+            yield ConfigError(problem, fix="write a value, or remove it: DeepSpeed has a default")
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a setting switches nothing on: a section has a switch of its own, or all in it is off."""
+    if isinstance(value, dict) and value:
+        return value.get("enabled", value.get("device")) in (False, "none") or all(map(_is_off, value.values()))
+    return value in (None, False, -1)

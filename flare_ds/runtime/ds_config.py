@@ -1,12 +1,14 @@
 """The DeepSpeed settings: which JSON, and in it what depends on the model and the run.
 
-A shipped JSON says how to shard and in which precision; `"auto"` stands where the value follows from the base:
+A shipped JSON says how to shard and in which precision; `"auto"` may stand where the value follows from the base, or
+from the machine:
 
     stage3_max_reuse_distance            1.2 layers   a layer stays gathered between its source and its target use
     stage3_max_live_parameters           3.5 layers   the one at work, the next, and the last ones until their backward
     stage3_prefetch_bucket_size          1 layer
     stage3_param_persistence_threshold   just over the largest adapter matrix: adapters are never partitioned away
     zero_hpz_partition_size              the ranks of a host, where there are several hosts
+    reduce_bucket_size                   50 M elements on GPUs, 5 M on CPUs, as in the shipped JSONs
 
 The micro-batch size always comes from the YAML; we clip ourselves; micro-steps are counted by the trainer.
 """
@@ -80,6 +82,7 @@ def read_ds_config(config: Config) -> dict[str, Any]:
         raise together(wrong, config.deepspeed)
     if settings.get("bf16", {}).get("enabled") == "auto":
         settings["bf16"]["enabled"] = config.model.dtype == "bfloat16"
+    settings.pop("compile", None)  # it is off, but DeepSpeed fails where it is by the name of another version's switch
     # Under bf16 DeepSpeed would sum the adapters' gradients in it, over micro-steps and over ranks.
     return settings | {"communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}
 
@@ -141,6 +144,7 @@ def _sizes(configs: Sequence[Config], shape: PreTrainedModel) -> dict[str, int]:
     layer = max(stored_size(layer, config.model).elements for layer in decoder_layers(shape))
     widest = max(max(p.shape) for layer in decoder_layers(shape) for p in layer.parameters())
     return {
+        "reduce_bucket_size": 5_000_000 if device().type == "cpu" else 50_000_000,
         "stage3_max_reuse_distance": int(1.2 * layer),
         "stage3_max_live_parameters": int(3.5 * layer),
         "stage3_prefetch_bucket_size": layer,

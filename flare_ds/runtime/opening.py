@@ -46,7 +46,7 @@ def open_model(
         adapter: gives the values to start from, by parameter name; None: a fresh adapter.
 
     Raises:
-        ConfigError: see `check_adapter`, `check_mixup`, `check_streams`, `open_sharded` and `build_model`.
+        ConfigError: see `check_model`, `open_sharded` and `build_model`.
         HostError: it is to be whole, but does not fit.
     """
     join_if_launched()

@@ -15,6 +15,8 @@ from flare_ds.adapters.inject import inject_adapter, lora_config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import build, make_batch, make_config, make_rows
+from tests.models.architectures import ATTENTION, EXPERTS, small_experts
+from tests.oracle import Row
 from tests.small_models import VOCAB, small_model
 
 IDS = torch.arange(24).view(3, 8) % VOCAB
@@ -55,6 +57,34 @@ def test_equals_peft_bit_by_bit(dtype: torch.dtype, settings: dict[str, Any]) ->
     expected, found = map(numbers, pair(dtype, **settings))
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_attention_beside_experts_equals_peft(kind: str) -> None:
+    """So is flare where there is no source; with one, B = 0 leaves the base as it is."""
+    settings = {"target_modules": ATTENTION, "fused_modules": ["o_proj"], "pairing": "module"}
+    lora, flare = (make_config(method=method, **settings) for method in ("lora", "flare"))
+    pefts = small_experts(kind)
+    plain = pefts(input_ids=IDS).logits
+    models = [
+        get_peft_model(pefts, lora_config(lora.adapter, pefts)),
+        inject_adapter(small_experts(kind), lora.adapter, sources=0, seed=7),
+        inject_adapter(small_experts(kind), flare.adapter, sources=1, seed=7),
+    ]
+    streams = TwoStreamModel(models[2], flare).eval()
+    rows = [Row(row[:6], row[6:], [(row[::-1], row[:1])]) for row in IDS.tolist()]
+    torch.testing.assert_close(streams(make_batch(rows, flare))[:, :2], plain[:, 5:7], rtol=1e-4, atol=1e-5)
+    for model in models:
+        draw = torch.Generator().manual_seed(3)
+        assert len([name for name, _ in model.named_parameters() if "lora_" in name]) == 2 * len(ATTENTION) * 2
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = 0.3 * torch.randn(parameter.shape, generator=draw)
+    expected, *found = [model.eval()(input_ids=IDS).logits for model in models]
+    assert not torch.allclose(expected, plain, atol=1e-2)
+    assert [torch.equal(one, expected) for one in found] == [True, True]
+    assert (streams(make_batch(rows, flare))[:, :2] - expected[:, 5:7]).abs().max() > 1e-2, "the source is read"
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

@@ -64,6 +64,12 @@ GEMMA4 = FEED_FORWARD | {
     "hidden_size_per_layer_input": 8,
 }
 MOE = FEED_FORWARD | {"moe_intermediate_size": 8, "num_experts": 4, "num_experts_per_tok": 2}
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": FEED_FORWARD | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": MOE | {"shared_expert_intermediate_size": 12},
+    "qwen3_moe": MOE | {"head_dim": 8},
+}
+"""Kinds whose experts lie stacked in one weight, with settings of a small one."""
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -123,6 +129,7 @@ ARCHITECTURES = {
     # positions are learned; its norm has another name than everybody else's; the MLP flattens rows and columns
     "opt": Architecture("opt", {"ffn_dim": 24, "word_embed_proj_dim": 16}, layers="model.decoder.layers", norm=None),
 }
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ATTENTIONS = [(name, attention) for name, one in ARCHITECTURES.items() for attention in one.attentions]
 
 
@@ -137,6 +144,15 @@ def small_base(name: str, attention: str = "sdpa", **overrides: Any) -> PreTrain
             parameter.data += 0.1 * torch.randn_like(parameter)
         else:
             parameter.data *= 10  # far from the linear regime, so a wrong term shows
+    return model.eval()
+
+
+def small_experts(kind: str) -> PreTrainedModel:
+    """A random fp32 model of two layers with experts, the same at every call."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**COMMON | EXPERTS[kind]))
+    for parameter in model.parameters():
+        parameter.data *= 1 if parameter.ndim == 1 else 10
     return model.eval()
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LlavaConfig, PreTrainedConfig, T5Config
 
 from flare_ds.config import ModelConfig, SourceConfig
 from flare_ds.exceptions import CheckpointError, ConfigError
@@ -210,6 +210,16 @@ def test_weights_in_another_form_are_not_read_where_safetensors_are(tmp_path: Pa
         (tmp_path / name).write_bytes(b"nothing")
     loaded = load_base(ModelConfig(base=str(tmp_path), dtype="float32"))
     assert torch.equal(loaded.get_output_embeddings().weight, model.get_output_embeddings().weight)
+
+
+@pytest.mark.parametrize(("kind", "holder"), [(LlavaConfig, "LlavaForConditionalGeneration"), (T5Config, "T5Config")])
+def test_a_base_that_is_no_causal_model_is_told_as_what_it_is(
+    tmp_path: Path, kind: type[PreTrainedConfig], holder: str
+) -> None:
+    kind(architectures=[holder] if holder.endswith("Generation") else None).save_pretrained(tmp_path)
+    for load in (load_shape, load_base):
+        with pytest.raises(ConfigError, match=rf"holds a {holder}, .*no causal.*\n  fix: .*Llama.* flare_ds\.adapt"):
+            load(ModelConfig(base=str(tmp_path)))
 
 
 def test_an_attention_that_a_base_lacks_is_told_with_the_one_it_has(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.probe import check_streams
+from flare_ds.runtime.engine import check_model
 from tests.by_hand import make_config
-from tests.models.architectures import ARCHITECTURES, COMMON, FEED_FORWARD, MOE, small_base
+from tests.models.architectures import ARCHITECTURES, ATTENTION, COMMON, EXPERTS, FEED_FORWARD, MOE, small_base
 from tests.models.test_architectures import config_of
 
 ALTUP = {
@@ -33,6 +36,18 @@ def test_those_that_work_pass(name: str) -> None:
         check_streams(small_base(name, ARCHITECTURES[name].attentions[0]), config_of(name, method=method))
 
 
+@pytest.mark.parametrize("method", ["flare", "lora"])
+def test_what_is_tried_out_is_not_shared_out_where_zero3_is_on(method: str) -> None:
+    """As in a loop of one's own, whose model DeepSpeed shards from the start."""
+    shape = on_meta("llama", {})
+    live = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
+    try:
+        check_model(make_config(method=method), shape)
+    finally:
+        unset_hf_deepspeed_config()
+    assert live.is_zero3()
+
+
 def test_states_of_several_copies_are_refused() -> None:
     shape = on_meta("gemma3n_text", ALTUP)
     with pytest.raises(ConfigError, match=r"Gemma3nTextDecoderLayer .* takes a state of shape \(4, 2, 3, 16\)"):
@@ -48,6 +63,38 @@ def test_layers_that_leave_something_to_the_next_are_refused() -> None:
         check_streams(shape, make_config())
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_adapters_on_linear_layers_pass(name: str) -> None:
+    for target_modules in ("all-linear", list(ARCHITECTURES[name].fused)):
+        shape = small_base(name, ARCHITECTURES[name].attentions[0])
+        check_model(config_of(name, method="lora", target_modules=target_modules), shape)
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.parametrize("method", ["lora", "flare"])
+def test_an_adapter_on_stacked_experts_is_refused_before_anything_is_loaded(kind: str, method: str) -> None:
+    """PEFT knows no linear layers there, and so adapts the experts' weights and the router by means of its own."""
+    fused = {"fused_modules": ["o_proj"], "pairing": "module"}
+    config, shape = make_config(method=method, target_modules="all-linear", **fused), on_meta(kind, EXPERTS[kind])
+    if kind == "qwen2_moe":  # which PEFT rewrites nothing for, so that its experts stay as they are
+        check_model(config, shape)
+        return
+    with pytest.raises(ConfigError, match=r"'all-linear'.*layers\.0\.mlp.* no linear layer.*\n  fix: .*q_proj,k_proj"):
+        check_model(config, shape)
+    check_model(make_config(method=method, target_modules=ATTENTION, **fused), shape)
+
+
+def test_names_that_peft_takes_for_experts_are_refused() -> None:
+    """A dense layer among those with experts would lose its adapter."""
+    heads = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    routed = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+    shape = on_meta("deepseek_v3", MOE | heads | routed | {"num_key_value_heads": 4})
+    for names in (["gate_proj", "up_proj"], ["o_proj", "down_proj"], ["up_proj"]):
+        with pytest.raises(ConfigError, match=rf"adapter\.target_modules=.*{names[-1]}"):
+            check_model(make_config(method="lora", target_modules=names), shape)
+    check_model(make_config(method="lora", target_modules=["o_proj"]), shape)
+
+
 class RoutedExpert(torch.nn.Module):
     """Reads the tokens that were sent to it; a test on the meta device sends it some."""
 
@@ -61,14 +108,14 @@ class RoutedExpert(torch.nn.Module):
 
 
 def test_modules_that_tokens_are_routed_to_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape, make = on_meta("qwen2", {}), AutoModelForCausalLM.from_config
+    shape = on_meta("qwen2", {})
+    make = type(shape).__init__
 
-    def with_experts(*args: Any, **kwargs: Any) -> PreTrainedModel:
-        model = make(*args, **kwargs)
-        model.model.layers[1].mlp = RoutedExpert(model.model.layers[1]).to(torch.bfloat16)
-        return model
+    def with_experts(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+        make(model, config)
+        model.model.layers[1].mlp = RoutedExpert(model.model.layers[1])
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_config", with_experts)
+    monkeypatch.setattr(type(shape), "__init__", with_experts)
     with pytest.raises(ConfigError, match=r"names 'down_proj', but mlp.down_proj of layer 1 does not read every"):
         check_streams(shape, make_config(fused_modules=["o_proj", "down_proj"]))
     check_streams(shape, make_config(fused_modules=["o_proj"]))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
@@ -16,6 +17,7 @@ from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.costs import Costs
 from tests.forms import PAPER_FORM
+from tests.models.architectures import ATTENTION
 from tests.toy import toy_settings, word_tokenizer, write_model
 
 LABEL_TOKENS = [[4], [5], [6]]
@@ -38,6 +40,9 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     "flare, pairing=module in q and v": ("flare", {"r": 16, **PAPER_FORM, "pairing": "module"}, {}),
     "flare, an A of the source's own": ("flare", {"r": 16}, {}),
     "x_mixup": ("x_mixup", {"r": 16}, {}),
+    "lora, experts": ("lora", {"target_modules": ATTENTION}, {}),
+    "flare, experts": ("flare", {"r": 16, "target_modules": ATTENTION, "fused_modules": ["o_proj"]}, {}),
+    "flare, pairing=input, experts": ("flare", PAPER_FORM | {"target_modules": ATTENTION, "pairing": "input"}, {}),
 }
 
 
@@ -63,7 +68,12 @@ class Rows:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("costs")
     # A head that is large beside the layers, so that one computed at too many positions shows.
-    write_model(root / "model", layers=8, tokenizer=word_tokenizer([f"word{number}" for number in range(4000)]))
+    tokenizer = word_tokenizer([f"word{number}" for number in range(4000)])
+    write_model(root / "model", layers=8, tokenizer=tokenizer)
+    tokenizer.save_pretrained(root / "experts")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+    routed = {"num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 3, "pad_token_id": None}
+    MixtralForCausalLM(MixtralConfig(vocab_size=len(tokenizer), **sizes | routed)).save_pretrained(root / "experts")
     return root
 
 
@@ -72,6 +82,8 @@ def config_of(root: Path, case: str) -> Config:
     settings = toy_settings(root, method=method, **train) | {"adapter": adapter}
     if case.endswith("two sources"):
         settings["task"]["extra_source_languages"] = ["de"]
+    if case.endswith("experts"):
+        settings["model"]["base"] = str(root / "experts")
     settings["model"]["attention"] = "eager"  # torch does not count the fused attention of a CPU
     return Config.model_validate(settings)
 
@@ -94,6 +106,8 @@ def test_operations_are_those_that_torch_counts(root: Path, case: str) -> None:
     batch = batch_of(config)
     once = config.model_copy(update={"train": config.train.model_copy(update={"gradient_checkpointing": False})})
     model = build_model(once, label_tokens=LABEL_TOKENS).train()
+    if case.endswith("experts"):
+        model.base.set_experts_implementation("eager")  # torch does not count grouped products either
     with FlopCounterMode(display=False) as counter:
         model(batch, with_loss=True).backward()
     counted = Costs(config, load_shape(config.model), labels=3).of(batch)["flops"]
