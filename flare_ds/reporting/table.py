@@ -4,6 +4,7 @@ Below it stands what a reader has to know of the data to read it rightly.
 """
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, clusters_of, decl
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import over_seeds_and_rows
+from flare_ds.tasks.base import Metric
 
 _SCORES = ("score", "deviation", "95 % interval")
 _COSTS = {
@@ -30,7 +32,7 @@ _ANSWERS = {
     "not_a_label": "of the answers generated are no label word",
 }
 """Shares among the figures of metrics.json that bound the score, and what each is a share of."""
-_METRICS = ("accuracy", "macro_f1", "exact_match", "f1")
+_METRICS = (*get_args(Metric), "f1")
 """What a score may be, among the figures of metrics.json."""
 _FLOPS = f"FLOPs / {REFERENCE}'s"
 
