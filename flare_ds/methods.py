@@ -23,6 +23,7 @@ from flare_ds.exceptions import ConfigError
 from flare_ds.registry import Registry
 
 Reads = Literal["target", "source", "joint", "behind"]
+Fuses = Literal["bottleneck", "mixup", "keys"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Method:
 
     reads: Reads = "target"
     states: Literal["source", "mt_encoder"] | None = None
-    fuses: Literal["bottleneck", "mixup", "keys"] | None = None
+    fuses: Fuses | None = None
     trains: bool = True
     late: bool = False
 
