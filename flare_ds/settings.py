@@ -26,6 +26,9 @@ from flare_ds.tasks.of_run import use_named_task, use_task_of_run
 from flare_ds.wrong_values import refused, worded
 from flare_ds.yaml_file import read_yaml
 
+_ELSEWHERE = {"modules_to_save": "train_head", "rank": "r", "lora_r": "r"}
+"""Settings by the names that others give them, where the nearest of ours is another one."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust_task_code: bool = False) -> Config:
     """Read a YAML file, apply `key=value` overrides, check everything.
@@ -165,7 +168,8 @@ def _problems(
     details, name = refusals[0], ".".join(path)
     value, kind = f"{details['input']!r:.200}", details["type"]
     if kind == "extra_forbidden":
-        yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], keys_of(model, path[:-1])))
+        ours = _ELSEWHERE.get(path[-1], path[-1])
+        yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(ours, keys_of(model, path[:-1])))
     elif kind == "missing":
         yield ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {section}{name}=VALUE")
     elif kind == "value_error":
