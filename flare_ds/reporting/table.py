@@ -48,6 +48,7 @@ def score_table(groups: Sequence[Group]) -> str:
     notes = [
         _footnote([run for group in groups for run in group.finished]),
         *_repeat_notes(groups),
+        *_code_notes(groups),
         *_answer_notes(groups),
         *_source_notes(groups),
     ]
@@ -139,6 +140,23 @@ def _repeat_notes(groups: Sequence[Group]) -> list[str]:
     """Runs that do not count, because another with the same settings and seed does."""
     repeats = [f"{run.directory.name} ({' '.join(group.name)})" for group in groups for run in group.repeats]
     return [f"Left out, as the same seed stands beside it: {', '.join(repeats)}."] if repeats else []
+
+
+def _code_notes(groups: Sequence[Group]) -> list[str]:
+    """Lines whose runs, or whose runs and lora's, were not all made by the same code, as far as they tell."""
+    apart = [
+        " ".join(group.name)
+        for group in groups
+        if group.finished
+        and _differ_in_code([run for one in (group, *references(group, groups)) for run in one.finished])
+    ]
+    which = "`code` in their versions.json and metrics.json tells which"
+    said = f"Begun or scored by different code of flare_ds, in the line or against {REFERENCE}"
+    return [f"{said}: {', '.join(apart)}; {which}."] if apart else []
+
+
+def _differ_in_code(runs: Sequence[RunResult]) -> bool:
+    return any(len(set(codes) - {None}) > 1 for codes in zip(*(run.code for run in runs), strict=True))
 
 
 def _answer_notes(groups: Sequence[Group]) -> list[str]:
