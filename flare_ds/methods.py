@@ -13,14 +13,17 @@
     late            target           the source's label scores  its own ones  the adapter
 
 Everything else asks these attributes, never a method's name: a further method of these pieces is a further entry here.
+Pieces that do not go together are refused: what reads the attributes would leave one out, and run another method.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from flare_ds.exceptions import ConfigError
 from flare_ds.registry import Registry
 
 Reads = Literal["target", "source", "joint", "behind"]
+Fuses = Literal["bottleneck", "mixup", "keys"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,30 @@ class Method:
             attention reads.
         trains: whether it trains an adapter on the target language.
         late: whether, once it is trained, the frozen base's label scores of the source are added to its own.
+
+    Raises:
+        ConfigError: these pieces do not go together.
     """
 
     reads: Reads = "target"
     states: Literal["source", "mt_encoder"] | None = None
-    fuses: Literal["bottleneck", "mixup", "keys"] | None = None
+    fuses: Fuses | None = None
     trains: bool = True
     late: bool = False
+
+    def __post_init__(self) -> None:
+        in_bottleneck = self.fuses == "bottleneck"
+        for broken, fix in (
+            ((self.states is None) != (self.fuses is None), "give both states and fuses, or neither"),
+            (self.states == "mt_encoder" and not in_bottleneck, "use fuses='bottleneck' with states='mt_encoder'"),
+            (
+                (self.reads == "behind") != (self.fuses == "keys"),
+                "give both reads='behind' and fuses='keys'; or none",
+            ),
+            ((in_bottleneck or self.fuses == "mixup") and not self.trains, f"fuses={self.fuses!r} needs trains=True"),
+        ):
+            if broken:
+                raise ConfigError(f"{self} is made of pieces that do not go together", fix=fix)
 
     @property
     def adapts_source(self) -> bool:

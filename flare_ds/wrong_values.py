@@ -29,6 +29,8 @@ _WANTED = {
     "too": "a list with at least one item",
 }
 """By the first word of pydantic's kinds of problem."""
+_ELSEWHERE = {"modules_to_save": "train_head", "rank": "r", "lora_r": "r"}
+"""Settings by the names that others give them, where the nearest of ours is another one."""
 _BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
 
 
@@ -52,7 +54,8 @@ def _problems(
     details, name = refusals[0], ".".join(path)
     value, kind = f"{details['input']!r:.200}", details["type"]
     if kind == "extra_forbidden":
-        yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(path[-1], keys_of(model, path[:-1])))
+        ours = _ELSEWHERE.get(path[-1], path[-1])
+        yield ConfigError(f"unknown setting {name!r} in {origin}", fix=suggestion(ours, keys_of(model, path[:-1])))
     elif kind == "missing":
         yield ConfigError(f"setting {name!r} is missing in {origin}", fix=f"add it, or pass {section}{name}=VALUE")
     elif kind == "value_error":

@@ -45,6 +45,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("override", "expected"),
     [
         ("train.lerning_rate=0.1", "unknown setting 'train.lerning_rate'.*did you mean 'learning_rate'"),
+        ("adapter.modules_to_save=[lm_head]", "unknown setting 'adapter.modules_to_save'.*did you mean 'train_head'"),
+        ("adapter.rank=4", "unknown setting 'adapter.rank'.*did you mean 'r'"),
         ("train.steps=0", "train.steps=0"),
         ("train.steps=many", "train.steps='many'"),
         ("adapter.pairing=outptu", "adapter.pairing='outptu'"),

@@ -18,7 +18,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from flare_ds.methods import METHODS
+from flare_ds.exceptions import ConfigError
+from flare_ds.methods import METHODS, Method
 from tests.distributed import run_ranks
 from tests.mt import write_mt_model
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_config, write_model
@@ -96,6 +97,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = write_config(stage1(root))
     run_ranks(["tests.methods_worker", str(first), str(root / "tuned"), *map(str, configs)], 2)
     return root
+
+
+@pytest.mark.parametrize(
+    ("pieces", "fix"),
+    [
+        ({"states": "source"}, "give both states and fuses"),
+        ({"fuses": "bottleneck"}, "give both states and fuses"),
+        ({"states": "mt_encoder", "fuses": "mixup"}, "use fuses='bottleneck'"),
+        ({"reads": "behind", "states": "mt_encoder", "fuses": "keys"}, "use fuses='bottleneck'"),
+        ({"reads": "behind", "states": "source", "fuses": "bottleneck"}, "give both reads='behind' and fuses='keys'"),
+        ({"states": "source", "fuses": "keys"}, "give both reads='behind' and fuses='keys'"),
+        ({"states": "source", "fuses": "bottleneck", "trains": False}, "fuses='bottleneck' needs trains=True"),
+        ({"states": "source", "fuses": "mixup", "trains": False}, "fuses='mixup' needs trains=True"),
+    ],
+)
+def test_pieces_that_would_run_as_another_method_are_refused(pieces: dict, fix: str) -> None:
+    with pytest.raises(ConfigError, match=f"do not go together\n  fix: .*{fix}"):
+        Method(**pieces)
 
 
 def read(root: Path, name: str) -> dict:

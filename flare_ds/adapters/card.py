@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from huggingface_hub import EvalResult, ModelCardData
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +21,7 @@ from flare_ds.exceptions import CheckpointError
 from flare_ds.files import open_tensors, opening, readable_again, write_text
 from flare_ds.json_text import parse_object
 from flare_ds.markdown import DASH, table
-from flare_ds.tasks.base import Task
+from flare_ds.tasks.base import Metric, Task
 
 CARD = "README.md"
 _METRICS = {
@@ -31,6 +31,7 @@ _METRICS = {
     "f1": ("f1", "F1"),
 }
 """Figures the card tells: what the hub calls each, and what a reader does."""
+assert set(get_args(Metric)) <= _METRICS.keys(), "a metric has a name on the card"
 
 
 class _Kept(BaseModel):

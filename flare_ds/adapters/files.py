@@ -195,8 +195,13 @@ def saved_settings(directory: Path) -> dict[str, Any]:
             raise ValueError(f"{SECTION} is no object")
         # Files of the first version hold the adapter's settings alone, under their short names.
         saved = section if "method" in section else {"method": "flare"} | {f"adapter.{k}": section[k] for k in section}
-        if saved["method"] not in list(METHODS):
+        if not isinstance(saved["method"], str):
             raise ValueError(f"method is {saved['method']!r}")
+        if saved["method"] not in METHODS:
+            raise CheckpointError(
+                f"{path} is of method {saved['method']!r}, which this version of flare_ds does not know",
+                fix=f"use the version, or the fork, that made it (this one knows {', '.join(METHODS)})",
+            )
         return saved
     except (OSError, ValueError, KeyError) as error:
         fix = readable_again(error, damaged=made_anew(directory))

@@ -5,15 +5,19 @@ so may what the keys of the matrices tell anyway (which modules have an adapter)
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from flare_ds.config import AdapterConfig, Config
+from flare_ds.methods import Fuses
 
 _PLAIN = ("adapter.r", "adapter.alpha", "adapter.rslora", "adapter.train_head")
 _FUSED = tuple(f"adapter.{name}" for name in AdapterConfig.model_fields if name not in ("dropout", "target_modules"))
 _SOURCE = ("task.source_language", "task.extra_source_languages")
 _MIXED = ("mixup.layer", "mixup.heads", "mixup.ratio", "task.source_language")
 _MT = ("source.mt_encoder", "source.mt_language")
+_COMPARED = {"bottleneck": _FUSED + _SOURCE, "mixup": _PLAIN + _MIXED, "keys": _PLAIN + _SOURCE, None: _PLAIN}
+"""By where states meet the row, see `compared_settings`."""
+assert _COMPARED.keys() == {*get_args(Fuses), None}, "where states meet says what its adapters depend on"
 _RECORDED = (*(f"adapter.{name}" for name in AdapterConfig.model_fields), *_SOURCE, *_MIXED, *_MT, "train.objective")
 
 
@@ -43,9 +47,7 @@ def untold_setting(name: str) -> Any:
 
 def compared_settings(config: Config) -> tuple[str, ...]:
     """The settings that must be the same when an adapter is loaded, see `compared`; by name."""
-    names = {"bottleneck": _FUSED + _SOURCE, "mixup": _PLAIN + _MIXED, "keys": _PLAIN + _SOURCE, None: _PLAIN}[
-        config.recipe.fuses
-    ]
+    names = _COMPARED[config.recipe.fuses]
     if config.reads_mt_encoder:
         names += _MT
     if config.adapter.train_head:

@@ -83,6 +83,7 @@ def _config(options: argparse.Namespace) -> None:
 
 def config_schema() -> dict[str, Any]:
     """The settings of a run as a JSON schema, for editors; which of them go together it does not say."""
+    from flare_ds.adapters.fusion import FUSIONS
     from flare_ds.config import Config
     from flare_ds.methods import METHODS
     from flare_ds.tasks.base import TASKS
@@ -91,5 +92,6 @@ def config_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A run of flare_ds"
     schema["properties"]["method"]["enum"] = list(METHODS)
+    schema["$defs"]["AdapterConfig"]["properties"]["fusion"]["enum"] = list(FUSIONS)
     schema["$defs"]["TaskConfig"]["properties"]["name"]["examples"] = list(TASKS)
     return schema

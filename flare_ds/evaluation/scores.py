@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flare_ds.scoring.metrics import Outcome, outcome, score
+from flare_ds.scoring.metrics import OF_WORDS, Outcome, outcome, score
 from flare_ds.tasks.base import Metric
 
 
@@ -54,5 +54,4 @@ class Scores:
 
 def label_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Accuracy and macro F1 of records that hold a label and a prediction."""
-    metrics: tuple[Metric, ...] = ("accuracy", "macro_f1")
-    return {metric: score(metric, [outcome(metric, record) for record in records]) for metric in metrics}
+    return {metric: score(metric, [outcome(metric, record) for record in records]) for metric in OF_WORDS}

@@ -4,6 +4,7 @@ Below it stands what a reader has to know of the data to read it rightly.
 """
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, clusters_of, decl
 from flare_ds.runs import RunResult
 from flare_ds.scoring.metrics import contributions
 from flare_ds.scoring.sureness import over_seeds_and_rows
+from flare_ds.tasks.base import Metric
 
 _SCORES = ("score", "deviation", "95 % interval")
 _COSTS = {
@@ -30,7 +32,7 @@ _ANSWERS = {
     "not_a_label": "of the answers generated are no label word",
 }
 """Shares among the figures of metrics.json that bound the score, and what each is a share of."""
-_METRICS = ("accuracy", "macro_f1", "exact_match", "f1")
+_METRICS = (*get_args(Metric), "f1")
 """What a score may be, among the figures of metrics.json."""
 _FLOPS = f"FLOPs / {REFERENCE}'s"
 
@@ -46,6 +48,7 @@ def score_table(groups: Sequence[Group]) -> str:
     notes = [
         _footnote([run for group in groups for run in group.finished]),
         *_repeat_notes(groups),
+        *_code_notes(groups),
         *_answer_notes(groups),
         *_source_notes(groups),
     ]
@@ -137,6 +140,23 @@ def _repeat_notes(groups: Sequence[Group]) -> list[str]:
     """Runs that do not count, because another with the same settings and seed does."""
     repeats = [f"{run.directory.name} ({' '.join(group.name)})" for group in groups for run in group.repeats]
     return [f"Left out, as the same seed stands beside it: {', '.join(repeats)}."] if repeats else []
+
+
+def _code_notes(groups: Sequence[Group]) -> list[str]:
+    """Lines whose runs, or whose runs and lora's, were not all made by the same code, as far as they tell."""
+    apart = [
+        " ".join(group.name)
+        for group in groups
+        if group.finished
+        and _differ_in_code([run for one in (group, *references(group, groups)) for run in one.finished])
+    ]
+    which = "`code` in their versions.json and metrics.json tells which"
+    said = f"Begun or scored by different code of flare_ds, in the line or against {REFERENCE}"
+    return [f"{said}: {', '.join(apart)}; {which}."] if apart else []
+
+
+def _differ_in_code(runs: Sequence[RunResult]) -> bool:
+    return any(len(set(codes) - {None}) > 1 for codes in zip(*(run.code for run in runs), strict=True))
 
 
 def _answer_notes(groups: Sequence[Group]) -> list[str]:

@@ -24,6 +24,7 @@ from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
 from flare_ds.runs.changes import changes, differs
 from flare_ds.settings import parse_config, saved_config
+from flare_ds.versions import code_of
 
 CONFIG, CACHE, BASE, VERSIONS = "config.yaml", "cache.json", "base.json", "versions.json"
 TRAINING, TRAIN_LOG, METRICS = "training.json", "train_log.jsonl", "metrics.json"
@@ -133,6 +134,14 @@ class RunDirectory:
             DataError: it is damaged.
         """
         return self.read(name) if (self.path / name).exists() else {}
+
+    @property
+    def code(self) -> str | None:
+        """The code it was begun by, see `flare_ds.versions`; None: nobody tells."""
+        try:
+            return code_of(self.record(VERSIONS))
+        except DataError:
+            return None
 
     def lock(self) -> bool:
         """Hold it until this process ends, or `unlock`; whether it was not held before.

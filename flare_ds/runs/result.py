@@ -18,6 +18,7 @@ from flare_ds.runs.directory import BASE, CACHE, METRICS, TRAINING, VALIDATION_M
 from flare_ds.scoring.metrics import Outcome, outcome
 from flare_ds.scoring.predictions import PREDICTIONS, read_predictions
 from flare_ds.texts import one_line
+from flare_ds.versions import code_of
 
 METRICS_SCHEMA = 3
 _SCORED = ("id", "cluster", "answers", "exact_match", "label", "prediction")
@@ -76,6 +77,11 @@ class RunResult:
         base, fields = self._run.record(BASE).get("fingerprint"), self._run.record(CACHE).get("fields", {})
         rows = [str(fields[name]) for name in ("rows_sha256", "answers") if fields.get(name)]
         return (base, " ".join(rows)) if base and fields.get("rows_sha256") else None
+
+    @property
+    def code(self) -> tuple[str | None, str | None]:
+        """The code that it was begun by, and that it was scored by; None: an earlier version did not tell."""
+        return self._run.code, code_of(self.metrics.get("versions"))
 
     @cached_property
     def metrics(self) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """All ranks of a job agree on what they compute with, before they form a group and load anything.
 
-A host whose driver is ill would join over another backend, and everyone wait; one with another version of a package
-would compute something else, and nobody notice.
+A host whose driver is ill would join over another backend, and everyone wait; one with another version of a package,
+or with other code of this one, would compute something else, and nobody notice.
 """
 
 import json
@@ -18,7 +18,7 @@ _KEY = "flare_ds/computes_with"
 
 
 def computes_with() -> dict[str, str]:
-    """This rank's accelerator, backend and package versions, by name."""
+    """This rank's accelerator, backend, package versions and code, by name."""
     accelerator = get_accelerator()
     found = {"accelerator": accelerator.device_name(), "backend": accelerator.communication_backend_name()}
     return found | {name: version for name, version in versions().items() if name not in _MAY_DIFFER}

@@ -43,6 +43,8 @@ Kind = Literal["adapter", "exp_avg", "exp_avg_sq"]
 MOMENTS: tuple[Kind, ...] = ("exp_avg", "exp_avg_sq")
 KINDS: tuple[Kind, ...] = ("adapter", *MOMENTS)
 """What a trained matrix and its optimizer hold, as AdamW names it."""
+_CARRIED = {"step", *MOMENTS}
+"""What of an optimizer's state a resume brings back."""
 OfSources = dict[tuple[Path, str, int], list[list[float]]]
 """Label scores that the frozen base gave the sources of rows, by cache, split and number of rows."""
 
@@ -158,6 +160,7 @@ class Engine(ABC):
         norms = dict(zip(rates, found, strict=True))
         self.optimizer.prepare(self.learners, rates, norms)
         self._update()
+        assert all(state.keys() <= _CARRIED for state in self.optimizer.state.values()), "a resume would lose more"
         return {cell: norm if math.isfinite(norm) else None for cell, norm in norms.items()}
 
     @abstractmethod

@@ -24,8 +24,8 @@ Shape suffixes: N examples, S systems (runs of different seeds, say), F numbers 
 K clusters, V distinct clusters, C classes.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,7 @@ def outcome(metric: Metric, record: Mapping[str, Any]) -> Outcome:
     Raises:
         KeyError: the row lacks a field.
     """
-    if metric == "exact_match":
-        return bool(record["exact_match"])
-    return record["prediction"], record["label"]
+    return _KINDS[metric].outcome(record)
 
 
 def score(metric: Metric, outcomes: Sequence[Outcome]) -> float:
@@ -85,11 +83,11 @@ def contributions(metric: Metric, systems: Sequence[Sequence[Outcome]]) -> NDArr
     A score that is a mean is made of its examples' numbers. Macro F1 is linearised where it stands: an example gives
     the score plus its numbers' distance from their mean along the gradient, which is its influence on the score.
     """
-    numbers_NSF = _numbers(metric, systems)
-    if metric != "macro_f1":
+    numbers_NSF, gradient = _numbers(metric, systems), _KINDS[metric].gradient
+    if gradient is None:
         return numbers_NSF[..., 0].T
     means_SF = numbers_NSF.mean(0)
-    influence_NS = ((numbers_NSF - means_SF) * _macro_f1_gradient(means_SF)).sum(-1)
+    influence_NS = ((numbers_NSF - means_SF) * gradient(means_SF)).sum(-1)
     return (_scores(metric, means_SF) + influence_NS).T
 
 
@@ -108,11 +106,20 @@ def _numbers(metric: Metric, systems: Sequence[Sequence[Outcome]]) -> NDArray[np
     """What each example gives for each system: [N, S, F]."""
     examples = len(systems[0])
     assert examples and all(len(system) == examples for system in systems), [len(system) for system in systems]
-    if metric == "exact_match":
-        return np.array(systems, np.float64).T[:, :, None]
+    return _KINDS[metric].numbers(systems)
+
+
+def _matches(systems: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+    return np.array(systems, np.float64).T[:, :, None]
+
+
+def _right_words(systems: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+    said_SN, true_SN, _ = _label_numbers(systems)
+    return (said_SN == true_SN).astype(np.float64).T[:, :, None]
+
+
+def _right_said_true(systems: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
     said_SN, true_SN, classes = _label_numbers(systems)
-    if metric == "accuracy":
-        return (said_SN == true_SN).astype(np.float64).T[:, :, None]
     said_NSC, true_NSC = (numbers_SN.T[..., None] == np.arange(classes) for numbers_SN in (said_SN, true_SN))
     return np.concatenate([said_NSC & true_NSC, said_NSC, true_NSC], axis=-1).astype(np.float64)
 
@@ -131,12 +138,52 @@ def _label_numbers(systems: Sequence[Sequence[Any]]) -> tuple[NDArray[np.int64],
 
 def _scores(metric: Metric, means_xSF: NDArray[np.float64]) -> NDArray[np.float64]:
     """The score of each system from the mean of its examples' numbers: [..., S]."""
-    if metric != "macro_f1":
-        return means_xSF[..., 0]
+    return _KINDS[metric].score(means_xSF)
+
+
+def _mean_itself(means_xSF: NDArray[np.float64]) -> NDArray[np.float64]:
+    return means_xSF[..., 0]
+
+
+def _macro_f1(means_xSF: NDArray[np.float64]) -> NDArray[np.float64]:
     right_xSC, said_xSC, true_xSC = np.split(means_xSF, 3, axis=-1)
     occurs_xSC = said_xSC + true_xSC > 0
     f1_xSC = 2 * right_xSC / np.where(occurs_xSC, said_xSC + true_xSC, 1)
     return f1_xSC.sum(-1) / occurs_xSC.sum(-1)
+
+
+class _Kind(NamedTuple):
+    """What a metric is made of.
+
+    Attributes:
+        outcome: what it sees of a row of predictions.parquet.
+        numbers: what each example gives for each system: [N, S, F].
+        score: of the mean of these numbers; [..., S, F] gives [..., S].
+        gradient: of the score by that mean, [S, F] of [S, F]; None: it is the mean itself.
+    """
+
+    outcome: Callable[[Mapping[str, Any]], Outcome]
+    numbers: Callable[[Sequence[Sequence[Any]]], NDArray[np.float64]]
+    score: Callable[[NDArray[np.float64]], NDArray[np.float64]] = _mean_itself
+    gradient: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
+
+
+def _match(record: Mapping[str, Any]) -> Outcome:
+    return bool(record["exact_match"])
+
+
+def _words(record: Mapping[str, Any]) -> Outcome:
+    return record["prediction"], record["label"]
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "accuracy": _Kind(_words, _right_words),
+    "macro_f1": _Kind(_words, _right_said_true, _macro_f1, _macro_f1_gradient),
+    "exact_match": _Kind(_match, _matches),
+}
+assert _KINDS.keys() == set(get_args(Metric)), "a metric is named in Metric, and made here"
+OF_WORDS = tuple(metric for metric in get_args(Metric) if _KINDS[metric].outcome is _words)
+"""The metrics of what is answered by label words."""
 
 
 def _resampled(

@@ -22,7 +22,8 @@ class Trackers(Tracker):
 
     def __init__(self, config: Config, *, first_step: int | None = None) -> None:
         self._run_dir = config.run_dir
-        self.all = [_opened(name, config, first_step) for name in config.tracking.to]
+        opening = [_TRACKERS[name][1] for name in config.tracking.to]
+        self.all = [opened(config, first_step) for opened in opening]
         if first_step is not None:
             self.text("config", f"```yaml\n{config.to_yaml()}```", first_step)
 
@@ -55,19 +56,32 @@ class Trackers(Tracker):
                 say(f"{name} shows no more of {self._run_dir} in this launch: {why}")
 
 
-def _opened(name: str, config: Config, first_step: int | None) -> Tracker:
-    """One of them; its package is imported here alone: the others start without it."""
-    if name == "wandb":
-        from flare_ds.tracking.on_wandb import OnWandb
-
-        return OnWandb(config)
-    if name == "mlflow":
-        from flare_ds.tracking.on_mlflow import OnMlflow
-
-        return OnMlflow(config)
+def _on_tensorboard(config: Config, first_step: int | None) -> Tracker:
     from flare_ds.tracking.on_tensorboard import OnTensorBoard
 
     return OnTensorBoard(config, first_step=first_step)
+
+
+def _on_wandb(config: Config, first_step: int | None) -> Tracker:
+    from flare_ds.tracking.on_wandb import OnWandb
+
+    return OnWandb(config)
+
+
+def _on_mlflow(config: Config, first_step: int | None) -> Tracker:
+    from flare_ds.tracking.on_mlflow import OnMlflow
+
+    return OnMlflow(config)
+
+
+_TRACKERS: Mapping[str, tuple[str, Callable[[Config, int | None], Tracker]]] = {
+    "tensorboard": ("tensorboard", _on_tensorboard),
+    "wandb": ("wandb", _on_wandb),
+    "mlflow": ("mlflow", _on_mlflow),
+}
+"""By name, which is its extra's too: the module that it needs, and what opens it.
+
+That module is imported there alone: the others start without it."""
 
 
 def check_trackers(config: Config) -> None:
@@ -77,5 +91,6 @@ def check_trackers(config: Config) -> None:
         ConfigError: naming the package, and how it is installed.
     """
     for name in config.tracking.to:
-        if missing := lacking(name, name):
+        module, _ = _TRACKERS[name]
+        if missing := lacking(name, module):
             raise ConfigError(f"tracking.to names {missing}", fix=f"{install(name)}, or take it out")

@@ -23,7 +23,7 @@ from flare_ds.runtime.rank_zero import agreed, on_rank_zero
 from flare_ds.runtime.states import prepare_states
 from flare_ds.training.feed import Feed
 from flare_ds.training.records import Records
-from flare_ds.training.run import begin_run
+from flare_ds.training.run import begin_run, warn_of_other_code
 from flare_ds.training.skipped import count_step, refuse_to_go_on, refuse_untrained, said_of_skipped
 from flare_ds.training.state import Progress, fingerprint, load_state, moments, save_state, saved_adapter
 from flare_ds.training.summary import write_summary
@@ -101,6 +101,7 @@ class Cell:
         self.records = Records(self.config, first_step=first, steps=self.steps, enabled=rank() == 0)
         if rank() == 0 and first:
             tqdm.write(f"continuing {self.run_dir} after step {first}")
+            warn_of_other_code(self.run_dir)
         self.validation = Validation(
             self.config,
             self.cache,

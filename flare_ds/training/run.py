@@ -20,6 +20,7 @@ from flare_ds.evaluation.labelled_rows import read_labelled
 from flare_ds.evaluation.other_rows import OtherRows
 from flare_ds.evaluation.same_questions import check_same_questions, check_same_split
 from flare_ds.exceptions import CacheError, CheckpointError, ConfigError, FlareError
+from flare_ds.failures import warn
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.published import mark_used
@@ -35,7 +36,7 @@ from flare_ds.tasks.of_run import keep_task_file
 from flare_ds.tracking.trackers import check_trackers
 from flare_ds.training.readable import check_readable
 from flare_ds.training.state import fingerprint, read_progress
-from flare_ds.versions import versions
+from flare_ds.versions import code, versions
 
 _WHICH_ROWS = ("train_rows", "validation_rows", "test_rows", "rows_sha256", "answers")
 """Fields of a cache in which a trained run may be evaluated on another; answers: where in its window one stands that
@@ -93,6 +94,13 @@ def begin_run(config: Config, cache: Cache) -> None:
     }
     keep_task_file(config.task.path, Path(config.run_dir))
     RunDirectory(config.run_dir).begin(with_chosen_deepspeed(config), records)
+
+
+def warn_of_other_code(run_dir: Path) -> None:
+    """Say that a run which goes on was begun by other code of this package; an earlier version did not tell its own."""
+    begun = RunDirectory(run_dir).code
+    if begun not in (None, code()):
+        warn(f"{run_dir} was begun by other code of flare_ds ({begun}, this is {code()}): what comes of it is of both")
 
 
 def _open(config: Config, checked: Callable[[RunDirectory], Path]) -> Cache:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flare_ds.adapters.files import check_settings, load_adapter
+from flare_ds.adapters.files import check_settings, load_adapter, saved_settings
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
 from flare_ds.models.two_stream import TwoStreamModel
@@ -258,6 +258,13 @@ def test_another_method_is_refused(trained: Trained) -> None:
     for kind in ("lora", "lora_words"):
         with pytest.raises(CheckpointError, match="holds an adapter of plain LoRA, not of method=flare"):
             check_settings(trained[kind][2], trained["flare"][0])
+
+
+def test_an_adapter_of_an_unknown_method_is_another_versions_and_nothing_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"flare_ds": {"method": "flare_2"}}))
+    with pytest.raises(CheckpointError, match=r"is of method 'flare_2'.*\n  fix: use the version, or the fork") as told:
+        saved_settings(tmp_path)
+    assert "delete" not in str(told.value)
 
 
 def test_settings_an_older_file_does_not_tell_are_the_defaults(trained: Trained, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
+from flare_ds.adapters.fusion import FUSIONS
 from flare_ds.cli import main
 from flare_ds.cli.configs import config_schema
 from flare_ds.evaluation.answerable import check_answers
@@ -226,3 +227,5 @@ def test_the_schema_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_p
     for section, name, value in (("train", "stps", 3), ("train", "steps", 0), ("model", "dtype", "half")):
         assert not check.is_valid(settings | {section: settings[section] | {name: value}})
     assert not check.is_valid(settings | {"method": "flair"})
+    assert all(check.is_valid(settings | {"adapter": {"fusion": function}}) for function in FUSIONS)
+    assert not check.is_valid(settings | {"adapter": {"fusion": "add_rleu"}})

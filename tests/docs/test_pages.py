@@ -20,7 +20,12 @@ from tests.docs.commands import typed
 from tests.docs.world import RUN, make_world
 from tests.toy import REPOSITORY
 
-ELSEWHERE = {"README": "test_readme.py", "serving": "test_serving.py", "python": "test_python_page.py"}
+ELSEWHERE = {
+    "README": "test_readme.py",
+    "serving": "test_serving.py",
+    "python": "test_python_page.py",
+    "extending": "docs/test_extending_page.py",
+}
 """Pages whose blocks a test of their own runs."""
 TYPED = [page for page in PAGES if page.stem not in ELSEWHERE]
 LANGUAGES = ("bash", "python", "yaml", "json", "csv", "text")

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,36 @@ def test_one_seed_is_reported_as_its_files_say(tmp_path):
     ]
     assert (tmp_path / "report.md").read_text() == text
     assert f"tensorboard --logdir {tmp_path}" in text
+
+
+def write_codes(run: Path, begun: str | None, scored: str | None) -> None:
+    """None: as an earlier version leaves it."""
+    (run / "versions.json").write_text(json.dumps({"flare_ds": "1"} | ({"code": begun} if begun else {})))
+    metrics = json.loads((run / "metrics.json").read_text())
+    versions = {"flare_ds": "1"} | ({"code": scored} if scored else {})
+    (run / "metrics.json").write_text(json.dumps(metrics | {"versions": versions}))
+
+
+@pytest.mark.parametrize(
+    ("lora", "flare", "noted"),
+    [
+        ([("a", "a"), ("a", "a")], [("a", "a"), ("a", "a")], []),
+        ([("a", "b"), ("a", "b")], [("a", "b"), (None, "b")], []),  # trained, then all scored by one other
+        ([(None, None), ("a", "a")], [(None, None), (None, None)], []),
+        ([("a", "a"), ("a", "a")], [("a", "a"), ("b", "a")], ["flare"]),
+        ([("a", "a"), ("a", "a")], [("a", "a"), ("a", "b")], ["flare"]),
+        ([("a", "a"), ("a", "a")], [("b", "b"), ("b", "b")], ["flare"]),
+        ([("a", "a"), ("b", "a")], [("a", "a"), ("a", "a")], ["lora", "flare"]),
+    ],
+)
+def test_runs_of_different_code_are_told_where_they_stand_in_one_line_or_are_compared(tmp_path, lora, flare, noted):
+    for method, codes in (("lora", lora), ("flare", flare)):
+        for seed, of_run in enumerate(codes, start=1):
+            write_codes(write_run(tmp_path, f"pl/{method}-seed{seed}", method, seed, [True, False]), *of_run)
+    text = report(tmp_path).text
+    assert ("different code" in text) == bool(noted)
+    named = ", ".join(f"multiemo base pl {method}" for method in noted)
+    assert not noted or f"in the line or against lora: {named};" in text
 
 
 def test_methods_that_train_nothing_count_once_whatever_their_seeds(tmp_path):

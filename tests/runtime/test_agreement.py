@@ -23,6 +23,7 @@ def test_ranks_that_agree_are_let_through() -> None:
         "transformers",
         "peft",
         "flare_ds",
+        "code",
     } == computes_with().keys()
 
 

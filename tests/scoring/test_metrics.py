@@ -114,6 +114,13 @@ def test_macro_f1_counts_each_class_alike():
     assert score("macro_f1", pairs) == pytest.approx((2 * 0.98 / 1.98 + 0) / 2)
 
 
+def test_a_metric_that_has_only_a_name_is_no_other_one():
+    pairs = [("positive", "positive"), ("negative", "positive")]
+    for ask in (score, lambda metric, pairs: contributions(metric, [pairs]), lambda metric, pairs: outcome(metric, {})):
+        with pytest.raises(KeyError, match="mcc"):
+            ask("mcc", pairs)
+
+
 def test_outcomes_are_what_the_metric_sees_of_a_line():
     line = {"prediction": "yes", "label": "no"}
     assert outcome("accuracy", line) == outcome("macro_f1", line) == ("yes", "no")

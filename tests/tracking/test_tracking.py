@@ -126,6 +126,14 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch:
         check_trackers(config_of(tmp_path, to=["wandb"]))
 
 
+def test_a_tracker_that_has_only_a_name_is_no_other_one(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    unknown = config.model_copy(update={"tracking": config.tracking.model_copy(update={"to": ("comet",)})})
+    for ask in (check_trackers, Trackers):
+        with pytest.raises(KeyError, match="comet"):
+            ask(unknown)
+
+
 def asked(port: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://localhost:{port}/data/{path}", data, {"Content-Type": "application/json"})

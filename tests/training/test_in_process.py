@@ -1,5 +1,6 @@
 """`flare_ds.train`: a run is trained in this process, which is afterwards as it was."""
 
+import json
 import os
 import shlex
 import shutil
@@ -80,6 +81,17 @@ def test_a_run_that_has_begun_goes_on_with_its_layers_computed_again(root: Path)
     assert load_config(again).train.gradient_checkpointing
     made[1]["train"]["gradient_checkpointing"] = False
     assert flare_ds.train(made[1]) == again
+
+
+def test_a_run_that_other_code_began_goes_on_and_says_so(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = settings(root, "other code")
+    made["train"] |= {"steps": 4, "validate_every": 4}
+    config = load_config(write_config(made))
+    broken_off([config], 3)
+    begun = Path(config.run_dir) / "versions.json"
+    begun.write_text(json.dumps(json.loads(begun.read_text()) | {"code": "other"}))
+    assert RunDirectory(flare_ds.train(made)).trained
+    assert capfd.readouterr().err.count("was begun by other code of flare_ds (other, this is") == 1
 
 
 def test_what_trains_nothing_is_sent_to_where_it_is_asked(root: Path) -> None:
