@@ -14,6 +14,7 @@ from flare_ds.data.split import JoinedRows, count
 from flare_ds.tasks.base import Row, Split, Task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.sides import read_language
+from flare_ds.translation.engines import Direction
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.store import find_translation, read_translation
 
@@ -27,10 +28,13 @@ def make_jobs(task: Task, config: TaskConfig, rows: Mapping[Split, JoinedRows]) 
     jobs: dict[Split, TranslationJob] = {}
     for split, joined in rows.items():
         language = read_language(task, config, split)
-        (other,) = {config.source_language, config.target_language} - {language}
-        tags = nllb_tag(task, language), nllb_tag(task, other)
-        jobs[split] = TranslationJob(split, *tags, joined[language], task.long_field)
+        direction = Direction(nllb_tag(task, language), nllb_tag(task, _other(config, language)))
+        jobs[split] = TranslationJob(split, direction, joined[language], task.long_field)
     return jobs
+
+
+def _other(config: TaskConfig, language: str) -> str:
+    return config.source_language if language == config.target_language else config.target_language
 
 
 def pair_with_translations(
@@ -53,10 +57,9 @@ def pair_with_translations(
     paired: dict[Split, Candidates] = {}
     for split, job in jobs.items():
         language = read_language(task, config, split)
-        back = language == config.target_language
-        (other,) = {config.source_language, config.target_language} - {language}
-        translations = read_translation(found[split], job.rows)
-        paired[split] = _pair(task, other, job, rows[split][language], translations, translate.drop, counts, back=back)
+        own, said = rows[split][language], read_translation(found[split], job.rows)
+        other, back = _other(config, language), language == config.target_language
+        paired[split] = _pair(task, other, job, own, said, translate.drop, counts, back=back)
     return paired, tuple(found.values())
 
 
