@@ -18,9 +18,10 @@ import torch
 from flare_ds.batches.batching import MicroBatch, evaluation_batches
 from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.joined import join
-from flare_ds.batches.rows_read import SplitRows, rows_read
-from flare_ds.batches.streams import longest, streams_of
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.workload import longest, streams_of
 from flare_ds.data.label_trie import LabelTrie
+from flare_ds.data.row_answers import Rows
 from flare_ds.evaluation.answerable import generates
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.batch_size import batch_limits
@@ -145,7 +146,7 @@ class _Abreast:
         return [list(of_row) for of_row in zip(*said, strict=True)]
 
 
-def _collated(cell: Asked, rows: SplitRows, micro_batch: MicroBatch, stored: StoredStates | None) -> Batch:
+def _collated(cell: Asked, rows: Rows, micro_batch: MicroBatch, stored: StoredStates | None) -> Batch:
     return collate(
         rows,
         micro_batch,
