@@ -1,6 +1,7 @@
 """Rows whose other side is a machine translation: what is to be translated, and how the two sides are paired."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.data.parallel_row import Candidates, ParallelRows
 from flare_ds.data.row_table import RowTable
-from flare_ds.data.split import JoinedRows, count
+from flare_ds.data.split import JoinedRows
 from flare_ds.tasks.base import Row, Split, Task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.sides import read_language
@@ -42,7 +43,7 @@ def pair_with_translations(
     config: TaskConfig,
     rows: Mapping[Split, JoinedRows],
     translate: TranslateConfig,
-    counts: dict[str, int],
+    counts: Counter[str],
 ) -> tuple[dict[Split, Candidates], tuple[Path, ...]]:
     """Put the translation of each row beside it; what cannot be used is dropped and counted.
 
@@ -70,7 +71,7 @@ def _pair(
     own: RowTable,
     translations: Iterable[Row | None],
     drop: Sequence[str],
-    counts: dict[str, int],
+    counts: Counter[str],
     *,
     back: bool,
 ) -> Candidates:
@@ -86,8 +87,7 @@ def _pair(
         """The translations of the rows that stay; which these are is noted."""
         for number, (row, other) in enumerate(zip(job.rows, translations, strict=True)):
             problems = list(_problems(job, row, other, drop, back=back))
-            for problem in problems:
-                count(counts, problem, 1)
+            counts.update(problems)
             if any(problem.startswith("dropped") for problem in problems):
                 continue
             kept.append(number)

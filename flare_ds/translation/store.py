@@ -37,14 +37,7 @@ _COMMAND = "flare-ds translate CONFIG"
 
 
 class Manifest(BaseModel):
-    """Everything about a translation but its texts.
-
-    Attributes:
-        fields: what the key was made of.
-        rows_bytes: size of rows.jsonl.
-        rows_sha256: its checksum.
-        report: what is wrong with the translations, counted.
-    """
+    """Everything about a translation but its texts; `fields` are what the key was made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
