@@ -38,10 +38,11 @@ from datasets import Dataset, load_from_disk
 from memory import anonymous_memory, peak_memory, resident_memory
 from world import WORDS, Pairs, pairs_config, word_tokenizer
 
+from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache import CacheSplit, Manifest, open_cache, prepare_cache, remembered
 from flare_ds.data.cache.format import FORMAT, FORMAT_VERSION, MANIFEST, Section, SplitSummary
-from flare_ds.data.cache.key import asked_fields, content_key, rows_fingerprint
+from flare_ds.data.cache.key import asked_fields, rows_fingerprint
 from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream
 from flare_ds.data.cache.split_writer import SplitWriter
@@ -133,7 +134,7 @@ def manifest_of(summary: SplitSummary, sections: dict[str, Section], asked: dict
     return Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
-        key=content_key(fields),
+        key=json_sha256(fields),
         fields=fields,
         streams=dict(zip(STREAMS, Pairs.languages, strict=True)),
         labels=[*Pairs.labels],

@@ -25,7 +25,7 @@ from transformers import AutoConfig
 from workload import RandomRows, make_config, run_ranks, write_model
 
 from flare_ds.batches.collate import Batch
-from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import streams_of
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.evaluation.batches import ask_rows

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from workload import METHODS, method_batch, method_config, run_ranks, write_encoder, write_model
 
-from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import streams_of
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model
 from flare_ds.runtime.engine import trainable_parameters

@@ -25,7 +25,7 @@ from workload import RandomRows, make_config, run_ranks, write_model
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.joined import join
-from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import streams_of
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.runtime.joining import join_if_launched

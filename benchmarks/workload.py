@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, M2M100Config
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
-from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import streams_of
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.mt_encoder import mt_width

@@ -69,14 +69,7 @@ def evaluation_batches(
         micro-batches, by padded tokens     a b c d e f g
         on three ranks                      a d g | b e . | c f .       . a filler of weight 0
 
-    Args:
-        lengths: length in tokens of every row: int [N].
-        world_size: number of ranks.
-        batch_size: most rows in a batch.
-        batch_tokens: most padded tokens in a batch (None: any number); a longer row goes alone.
-
-    Returns:
-        For each rank, its micro-batches in order, equally many.
+    What is given and returned is as for `split_step`.
     """
     (batches,) = split_step(
         np.arange(len(lengths)),

@@ -32,16 +32,9 @@ def cut(lengths: Sequence[int], *, tokens: int | None, rows: int | None) -> list
 
 
 def cut_evenly(lengths: Sequence[int], pieces: int, *, tokens: int | None, rows: int) -> list[tuple[int, int]]:
-    """Cut into at most so many pieces whose largest, in padded tokens, is as small as it can be.
+    """Cut into at most so many pieces (`cut` makes no more) whose largest, in padded tokens, is as small as it can be.
 
-    Args:
-        lengths: tokens of each row, descending.
-        pieces: at least as many as `cut` makes.
-        tokens: as for `cut`.
-        rows: most rows in a piece.
-
-    Returns:
-        Start and end of each piece.
+    What else is given, and what is returned, is as for `cut`.
     """
     if not lengths:
         return []

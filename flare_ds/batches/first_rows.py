@@ -14,11 +14,7 @@ from flare_ds.data.cache import Cache, CacheSplit
 
 @dataclass(frozen=True)
 class FirstRows(Cache):
-    """The first rows of each split of a cache, and what else belongs to the last of their examples.
-
-    Attributes:
-        rows: how many; None: all.
-    """
+    """The first rows of each split of a cache (None: all), and what else belongs to the last of their examples."""
 
     rows: int | None
 

@@ -101,12 +101,7 @@ class JointBatch:
 
 
 def join(batches: Mapping[int, Batch], methods: Mapping[int, Method]) -> JointBatch:
-    """Lay out the batches of several cells as one.
-
-    Args:
-        batches: by the cells' numbers, on the host.
-        methods: by the same numbers.
-    """
+    """Lay out the batches of several cells, which are on the host, as one; both by the cells' numbers."""
     prompts = max(batch.prompt_columns for batch in batches.values())
     behind = max(batch.input_ids.shape[1] - batch.prompt_columns for batch in batches.values())
     sources, own, shares = dict[_Line, int](), list[_Line](), dict[int, Share]()

@@ -12,8 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from flare_ds.batches.collate import StoredStates
-from flare_ds.batches.rows_read import SplitRows
-from flare_ds.data.row_answers import NOTHING
+from flare_ds.data.row_answers import NOTHING, Rows
 
 _STREAM = 2  # of the seed; the order of the rows has others
 
@@ -26,14 +25,9 @@ def dropped_rows(rows: int, share: float, *, seed: int, step: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class WithoutSources:
-    """Rows of which some have lost their sources.
+    """Rows of which some have lost their sources: those that `dropped_n` marks."""
 
-    Attributes:
-        rows: as a cache has them.
-        dropped_n: which have.
-    """
-
-    rows: SplitRows
+    rows: Rows
     dropped_n: np.ndarray
 
     @property
@@ -69,7 +63,7 @@ class WithoutSources:
 
 @dataclass(frozen=True)
 class WithoutStates:
-    """Stored states of sources, of which some rows have lost theirs; attributes as in `WithoutSources`."""
+    """Stored states of sources, of which those rows have lost theirs."""
 
     stored: StoredStates
     dropped_n: np.ndarray

@@ -10,14 +10,40 @@
 Legend: n rows of a split.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from flare_ds.batches.collate import Batch
-from flare_ds.batches.rows_read import SplitRows
-from flare_ds.batches.streams import longest, streams_of
 from flare_ds.config import Config
+from flare_ds.data.row_answers import Rows
+from flare_ds.data.streams import source_streams
+
+
+def streams_of(config: Config) -> tuple[str, ...]:
+    """The streams a method runs: sources, unless their states are stored, and what it reads in the target's place."""
+    return (*source_streams(config.streams_beside), "target")
+
+
+def longest(lengths: Callable[[str], np.ndarray], streams: tuple[str, ...]) -> np.ndarray:
+    """The largest of what `lengths` says of each stream: int [n]."""
+    return np.max([lengths(stream) for stream in streams], axis=0)
+
+
+def positions(rows: Rows, config: Config, lengths: Callable[[str], np.ndarray]) -> np.ndarray:
+    """How many positions of the base each row needs; what goes on behind its sources begins where they end: int [n].
+
+    Args:
+        rows: as the config's method reads them.
+        config: the run's settings.
+        lengths: of each stream, with or without its answers.
+    """
+    longest_n = longest(lengths, streams_of(config))
+    if config.recipe.reads != "behind":
+        return longest_n
+    before_n = np.sum([rows.prompt_lengths(stream) for stream in source_streams(len(config.sources_read))], 0)
+    return np.maximum(longest_n, before_n + lengths("target"))
 
 
 @dataclass(frozen=True)
@@ -70,7 +96,7 @@ class Workload:
             return Grid(*batch.input_ids.shape)
         return Grid(len(batch.weights_B), _width(batch.columns[1], batch))
 
-    def padded_tokens(self, split: SplitRows, *, behind: int = 0) -> np.ndarray:
+    def padded_tokens(self, split: Rows, *, behind: int = 0) -> np.ndarray:
         """Tokens each row takes at most in a forward in which it is the longest, over all streams that run: int [n].
 
         columns = the row's longest prompt + the split's longest answer     since prompts end, and answers start,

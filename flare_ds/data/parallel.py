@@ -8,6 +8,7 @@
 Rows lie on disk; a sequence of them reads one at a time.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.data.digests import among
 from flare_ds.data.parallel_row import Candidates, ParallelData, ParallelRow, ParallelRows, Side
 from flare_ds.data.row_table import digests
-from flare_ds.data.split import HELD_OUT, JoinedRows, count, deal, is_cut, pools_of, read_joined
+from flare_ds.data.split import HELD_OUT, JoinedRows, deal, is_cut, pools_of, read_joined
 from flare_ds.data.translated import make_jobs, pair_with_translations
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.failures import warn
@@ -53,7 +54,7 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
             not there yet.
     """
     check_languages(task, config)
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     whole = _deal(task, config, counts)
     kept = _capped(whole, config)
     translations: tuple[Path, ...] = ()
@@ -66,7 +67,7 @@ def load_parallel(task: Task, config: TaskConfig, translate: TranslateConfig | N
     if config.drop_shared_passages:
         clean = _without_leaks("passage", clean, whole, counts)
     _count_shared_passages(clean, counts)
-    return ParallelData({split: rows.rows for split, rows in clean.items()}, counts, translations)
+    return ParallelData({split: rows.rows for split, rows in clean.items()}, dict(counts), translations)
 
 
 def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
@@ -81,7 +82,7 @@ def translation_jobs(task: Task, config: TaskConfig) -> list[TranslationJob]:
         problem = f"task.sides={config.sides!r} from {config.source_language!r} into {config.target_language!r}"
         fix = "set task.sides=translated and another task.target_language"
         raise ConfigError(f"{problem}: nothing is to be translated", fix=fix)
-    return list(make_jobs(task, config, _capped(_deal(task, config, {}), config)).values())
+    return list(make_jobs(task, config, _capped(_deal(task, config, Counter()), config)).values())
 
 
 def parts_read(task: Task, config: TaskConfig) -> list[tuple[str, Pool]]:
@@ -99,7 +100,7 @@ def _capped(splits: Mapping[Split, JoinedRows], config: TaskConfig) -> dict[Spli
     }
 
 
-def _deal(task: Task, config: TaskConfig, counts: dict[str, int]) -> dict[Split, JoinedRows]:
+def _deal(task: Task, config: TaskConfig, counts: Counter[str]) -> dict[Split, JoinedRows]:
     """The rows of each split: in all languages; or, where a side is translated, in the language that is not."""
     dealt: dict[Split, JoinedRows] = {}
     for languages, splits in _read_together(task, config).items():
@@ -184,7 +185,7 @@ def _own(rows: JoinedRows, config: TaskConfig) -> Candidates:
 
 
 def _without_leaks(
-    name: str, candidates: Mapping[Split, Candidates], whole: Mapping[Split, JoinedRows], counts: dict[str, int]
+    name: str, candidates: Mapping[Split, Candidates], whole: Mapping[Split, JoinedRows], counts: Counter[str]
 ) -> dict[Split, Candidates]:
     """Drop rows with the text or passage of a held-out row, be that one within its cap or not."""
     clean = dict(candidates)
@@ -193,14 +194,14 @@ def _without_leaks(
         seen = np.concatenate([all_rows.ravel(), kept_rows.ravel()])
         for split in exposed:
             leaks = among(clean[split].digests(name), seen)
-            count(counts, f"dropped_{name}_of_a_{held_out}_row", int(leaks.sum()))
+            counts[f"dropped_{name}_of_a_{held_out}_row"] += int(leaks.sum())
             clean[split] = clean[split].without(leaks)
     return clean
 
 
-def _count_shared_passages(rows: Mapping[Split, Candidates], counts: dict[str, int]) -> None:
+def _count_shared_passages(rows: Mapping[Split, Candidates], counts: Counter[str]) -> None:
     """Count the held-out rows whose long field is also that of a row they are held out from."""
     for held_out, exposed in HELD_OUT.items():
         for split in exposed:
             shared = among(rows[held_out].digests("passage"), rows[split].digests("passage"))
-            count(counts, f"{held_out}_rows_with_a_passage_of_a_{split}_row", int(shared.sum()))
+            counts[f"{held_out}_rows_with_a_passage_of_a_{split}_row"] += int(shared.sum())

@@ -51,13 +51,7 @@ class ParallelRow:
 
 @dataclass(frozen=True)
 class ParallelRows(Lookup[ParallelRow]):
-    """Rows of one split, each put together when it is looked up.
-
-    Attributes:
-        sources: the rows in each source language.
-        target: as many rows, in the target language.
-        translated: whether these are translations of the first source.
-    """
+    """Rows of one split, each put together when it is looked up; attributes as of a `ParallelRow`."""
 
     sources: tuple[RowTable, ...]
     target: RowTable

@@ -4,7 +4,7 @@
     vocabulary    all tokens but the last       every token, among the whole vocabulary
     labels        up to the last node           the word's branch at each node of its way, among that node's branches
 
-Legend: B rows, N answer positions, K tokens in which label words part.
+Legend: n rows of a split, B rows, N answer positions, K tokens in which label words part.
 """
 
 from typing import Protocol
@@ -20,7 +20,10 @@ NOTHING = np.empty(0, np.int64)
 
 
 class Rows(Protocol):
-    """What a batch is made from: a split of a cache, or free text."""
+    """What a batch is made from: a split of a cache, rows at hand, or a view of either."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -32,13 +35,15 @@ class Rows(Protocol):
     def answer(self, stream: str, row: int) -> np.ndarray:
         """Answer tokens of one row."""
 
+    def prompt_lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt, told without reading them: int [n]."""
+
+    def lengths(self, stream: str) -> np.ndarray:
+        """Tokens in each prompt and answer together, likewise: int [n]."""
+
 
 class TokenAnswers:
-    """Answers of which every token is predicted.
-
-    Args:
-        split: the rows.
-    """
+    """Answers of which every token is predicted."""
 
     def __init__(self, split: Rows) -> None:
         self._split = split

@@ -11,6 +11,7 @@ different splits.
 Legend: n rows, l languages.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -41,7 +42,7 @@ def some(rows: JoinedRows, which: np.ndarray) -> JoinedRows:
 
 
 def read_joined(
-    task: Task, data_dir: str | None, languages: Sequence[str], pool: Pool, counts: dict[str, int]
+    task: Task, data_dir: str | None, languages: Sequence[str], pool: Pool, counts: Counter[str]
 ) -> JoinedRows:
     """Read one pool in several languages and join the rows by id; rows with an empty text are dropped and counted.
 
@@ -67,15 +68,10 @@ def read_joined(
         whole &= covered
     joined = {language: side.take(places[language][whole]) for language, side in sides.items()}
     filled = (digests(joined.values(), "text") != b"").all(axis=1)
-    count(counts, "rows_read", len(ids))
-    count(counts, "dropped_not_in_a_language", int((~whole).sum()))
-    count(counts, "dropped_empty_text", int((~filled).sum()))
+    counts["rows_read"] += len(ids)
+    counts["dropped_not_in_a_language"] += int((~whole).sum())
+    counts["dropped_empty_text"] += int((~filled).sum())
     return some(joined, np.flatnonzero(filled))
-
-
-def count(counts: dict[str, int], name: str, number: int) -> None:
-    """Add to one of the counts."""
-    counts[name] = counts.get(name, 0) + number
 
 
 def deal(task: Task, pools: Mapping[Pool, JoinedRows]) -> dict[Split, JoinedRows]:

@@ -73,12 +73,6 @@ class StoreId:
 class StateSplit:
     """The states of one split's rows; nothing is read before it is asked for.
 
-    Args:
-        directory: of the store.
-        name: of the split.
-        shape: (K, D).
-        dtype: of the states.
-
     Raises:
         CacheError: a file is gone or damaged.
     """
@@ -149,10 +143,6 @@ def find_store(store: StoreId, cache_dir: Path) -> StateStore | None:
 
 def open_store(path: Path, *, key: str) -> StateStore:
     """Open a store's directory, checking the manifest, where rows begin, and the size of every file.
-
-    Args:
-        path: its directory.
-        key: what the store should be of.
 
     Raises:
         CacheError: there is no manifest, it is damaged or of another version or key, or a file is missing or damaged.

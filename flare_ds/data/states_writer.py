@@ -155,7 +155,9 @@ class StoreWriter:
         """
         with disk_errors(self.path, elsewhere=_ELSEWHERE):
             for split, offsets in self.layout.offsets.items():
-                _save(offsets, offsets_file(self._partial, split))
+                file = offsets_file(self._partial, split)
+                np.save(file, offsets, allow_pickle=False)
+                sync(file)
             write_manifest(self._partial / MANIFEST, self._manifest())
             publish(self._partial, self.path, partial(open_store, key=self.store.key))
         return open_store(self.path, key=self.store.key)
@@ -175,9 +177,3 @@ class StoreWriter:
     def discard(self) -> None:
         """Remove what a build left that was not published."""
         shutil.rmtree(self._partial, ignore_errors=True)
-
-
-def _save(offsets: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, offsets, allow_pickle=False)
-    sync(path)

@@ -4,7 +4,7 @@
     target                the same in the target language                    for the base
     mt                    the target text alone                              for an MT encoder
 
-A new stream is an entry of `token_streams`; one that the base does not read has its name among FURTHER, too.
+A new stream is an entry of `token_streams`.
 """
 
 from collections.abc import Iterable
@@ -14,28 +14,17 @@ from flare_ds.config import Config
 from flare_ds.data.parallel_row import ParallelRow, Side
 
 MT = "mt"
-FURTHER = (MT,)
-"""Streams whose tokens are another tokenizer's, and that no answer follows; in their order."""
+"""The stream whose tokens are another tokenizer's, and that no answer follows."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One of them.
-
-    Attributes:
-        name: of the stream.
-        language: of its texts.
-        source: number of the source side that it says; None: it says the target side.
-    """
+    """One of them."""
 
     name: str
     language: str
     source: int | None = None
-
-    @property
-    def is_base(self) -> bool:
-        """Whether the base reads it: prompts in its tokens, and answers behind them."""
-        return is_base(self.name)
+    """Number of the source side that it says; None: it says the target side."""
 
     def text_of(self, row: ParallelRow) -> Side | None:
         """What it says of a row, if anything."""
@@ -43,12 +32,7 @@ class Stream:
 
 
 def token_streams(config: Config, *, mt: bool) -> list[Stream]:
-    """The streams of a config's rows.
-
-    Args:
-        config: its task says which languages there are.
-        mt: whether an MT encoder reads the target text, too.
-    """
+    """The streams of a config's rows; with that of an MT encoder, where one reads the target text, too."""
     languages = config.task.source_languages if config.has_source else ()
     names = source_streams(len(languages))
     streams = [
@@ -64,13 +48,12 @@ def source_streams(sources: int) -> tuple[str, ...]:
 
 
 def is_base(stream: str) -> bool:
-    """Whether the base reads the stream of that name."""
-    return stream not in FURTHER
+    """Whether the base reads the stream of that name: prompts in its tokens, and answers behind them."""
+    return stream != MT
 
 
 def are_streams(names: Iterable[str]) -> bool:
     """Whether these can be the streams of a cache, in their order."""
     names = list(names)
-    of_base = [name for name in names if is_base(name)]
-    further = [name for name in FURTHER if name in names]
-    return names == [*source_streams(len(of_base) - 1), "target", *further]
+    sources = len(names) - names.count(MT) - 1
+    return names == [*source_streams(sources), "target", *([MT] if MT in names else [])]

@@ -1,6 +1,7 @@
 """Rows whose other side is a machine translation: what is to be translated, and how the two sides are paired."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 from flare_ds.config import TaskConfig, TranslateConfig
 from flare_ds.data.parallel_row import Candidates, ParallelRows
 from flare_ds.data.row_table import RowTable
-from flare_ds.data.split import JoinedRows, count
+from flare_ds.data.split import JoinedRows
 from flare_ds.tasks.base import Row, Split, Task
 from flare_ds.tasks.languages import nllb_tag
 from flare_ds.tasks.sides import read_language
+from flare_ds.translation.engines import Direction
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.store import find_translation, read_translation
 
@@ -27,10 +29,13 @@ def make_jobs(task: Task, config: TaskConfig, rows: Mapping[Split, JoinedRows]) 
     jobs: dict[Split, TranslationJob] = {}
     for split, joined in rows.items():
         language = read_language(task, config, split)
-        (other,) = {config.source_language, config.target_language} - {language}
-        tags = nllb_tag(task, language), nllb_tag(task, other)
-        jobs[split] = TranslationJob(split, *tags, joined[language], task.long_field)
+        direction = Direction(nllb_tag(task, language), nllb_tag(task, _other(config, language)))
+        jobs[split] = TranslationJob(split, direction, joined[language], task.long_field)
     return jobs
+
+
+def _other(config: TaskConfig, language: str) -> str:
+    return config.source_language if language == config.target_language else config.target_language
 
 
 def pair_with_translations(
@@ -38,7 +43,7 @@ def pair_with_translations(
     config: TaskConfig,
     rows: Mapping[Split, JoinedRows],
     translate: TranslateConfig,
-    counts: dict[str, int],
+    counts: Counter[str],
 ) -> tuple[dict[Split, Candidates], tuple[Path, ...]]:
     """Put the translation of each row beside it; what cannot be used is dropped and counted.
 
@@ -53,10 +58,9 @@ def pair_with_translations(
     paired: dict[Split, Candidates] = {}
     for split, job in jobs.items():
         language = read_language(task, config, split)
-        back = language == config.target_language
-        (other,) = {config.source_language, config.target_language} - {language}
-        translations = read_translation(found[split], job.rows)
-        paired[split] = _pair(task, other, job, rows[split][language], translations, translate.drop, counts, back=back)
+        own, said = rows[split][language], read_translation(found[split], job.rows)
+        other, back = _other(config, language), language == config.target_language
+        paired[split] = _pair(task, other, job, own, said, translate.drop, counts, back=back)
     return paired, tuple(found.values())
 
 
@@ -67,7 +71,7 @@ def _pair(
     own: RowTable,
     translations: Iterable[Row | None],
     drop: Sequence[str],
-    counts: dict[str, int],
+    counts: Counter[str],
     *,
     back: bool,
 ) -> Candidates:
@@ -83,8 +87,7 @@ def _pair(
         """The translations of the rows that stay; which these are is noted."""
         for number, (row, other) in enumerate(zip(job.rows, translations, strict=True)):
             problems = list(_problems(job, row, other, drop, back=back))
-            for problem in problems:
-                count(counts, problem, 1)
+            counts.update(problems)
             if any(problem.startswith("dropped") for problem in problems):
                 continue
             kept.append(number)

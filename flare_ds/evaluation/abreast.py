@@ -19,7 +19,7 @@ from flare_ds.batches.batching import MicroBatch, evaluation_batches
 from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.joined import join
 from flare_ds.batches.rows_read import rows_read
-from flare_ds.batches.streams import longest, streams_of
+from flare_ds.batches.workload import longest, streams_of
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.evaluation.answerable import generates
 from flare_ds.evaluation.asked import Asked

@@ -8,8 +8,8 @@ Legend: n rows.
 
 import numpy as np
 
-from flare_ds.batches.rows_read import SplitRows
 from flare_ds.config import Config
+from flare_ds.data.row_answers import Rows
 from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.memory import largest_forward
 from flare_ds.runtime.process_group import gather_objects
@@ -22,7 +22,7 @@ _BATCHES = 16
 
 def batch_limits(
     running: RunningModel,
-    rows: SplitRows,
+    rows: Rows,
     config: Config,
     lengths_n: np.ndarray,
     *,

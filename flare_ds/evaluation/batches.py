@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from flare_ds.batches.batching import MicroBatch, evaluation_batches
 from flare_ds.batches.collate import Batch, StoredStates, collate
-from flare_ds.batches.rows_read import SplitRows, rows_read
-from flare_ds.batches.streams import longest, streams_of
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.workload import longest, streams_of
 from flare_ds.config import Config
+from flare_ds.data.row_answers import Rows
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.batch_size import batch_limits
 from flare_ds.progress import bar
@@ -48,7 +49,7 @@ def ask_each_row(ask: Ask[T], asked: Asked, split_name: str, *, written: int = 0
 def ask_rows(
     ask: Ask[T],
     running: RunningModel,
-    rows: SplitRows,
+    rows: Rows,
     config: Config,
     *,
     streams: tuple[str, ...],

@@ -19,8 +19,8 @@ from scipy.optimize import minimize_scalar
 
 from flare_ds.adapters.files import saved_figures
 from flare_ds.adapters.passes import Pass, during
-from flare_ds.batches.rows_read import SplitRows
 from flare_ds.config import Config
+from flare_ds.data.row_answers import Rows
 from flare_ds.exceptions import CheckpointError
 from flare_ds.runs import RunDirectory
 from flare_ds.runs.directory import CONFIG
@@ -36,7 +36,7 @@ def base_alone() -> AbstractContextManager[None]:
 
 
 def late_scores(
-    ask: Callable[[Config], ArrayLike], rows: SplitRows, config: Config, labels_n: NDArray[np.integer] | None = None
+    ask: Callable[[Config], ArrayLike], rows: Rows, config: Config, labels_n: NDArray[np.integer] | None = None
 ) -> tuple[Scores, dict[str, float]]:
     """Log-probabilities [n, K] of the label words of some rows, with those of their sources where the settings say so.
 

@@ -35,8 +35,7 @@ from torch import Tensor
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.rows_read import rows_read
-from flare_ds.batches.streams import streams_of
-from flare_ds.data.cache.encode import tokenize_behind
+from flare_ds.batches.workload import streams_of
 from flare_ds.evaluation.answerable import refuse_to_write
 from flare_ds.evaluation.batches import Ask, ask_rows
 from flare_ds.evaluation.evaluate import open_trained
@@ -51,6 +50,7 @@ from flare_ds.runtime.gathered_base import base_gathered
 from flare_ds.runtime.joining import join_process_group
 from flare_ds.runtime.process_group import world_size
 from flare_ds.runtime.rank_zero import agreed, on_rank_zero
+from flare_ds.tokenizing.plain_text import encode_behind
 
 T = TypeVar("T")
 LogLikelihood = tuple[float, bool]
@@ -212,7 +212,7 @@ class FlareModel(LM):
 
     def _stop_tokens(self, stops: list[str]) -> list[int]:
         """The stop strings that are one token: nothing behind them need be decoded."""
-        tokens = tokenize_behind(self.tokenizer, stops)
+        tokens = encode_behind(self.tokenizer, stops)
         return [ids[0] for stop, ids in zip(stops, tokens, strict=True) if len(ids) == 1 and self._text(ids) == stop]
 
     def _text(self, tokens: list[int]) -> str:

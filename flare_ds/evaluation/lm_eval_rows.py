@@ -23,10 +23,11 @@ from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.batches.rows_at_hand import RowsAtHand
-from flare_ds.data.cache.encode import PlainForm, tokenize
+from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.streams import source_streams
 from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.registry import suggestion
+from flare_ds.tokenizing.plain_text import encode_texts
 
 Tokens = tuple[int, ...]
 
@@ -119,7 +120,7 @@ class RequestEncoder:
 
     def windows(self, text: str) -> list[TokenRow]:
         """The rows that together score each token of a text once, with as much before it as fits; they fuse nothing."""
-        (tokens,) = tokenize(self.tokenizer, [text], special_tokens=False)
+        (tokens,) = encode_texts(self.tokenizer, [text], add_special_tokens=False)
         windows = get_rolling_token_windows(tokens, prefix_token=self.start, max_seq_len=self.longest, context_len=1)
         return [TokenRow(tuple(context), tuple(scored)) for context, scored in map(make_disjoint_window, windows)]
 

@@ -19,7 +19,7 @@ import torch
 from flare_ds.batches.collate import Batch
 from flare_ds.batches.rows_at_hand import RowsAtHand
 from flare_ds.batches.rows_read import rows_read
-from flare_ds.batches.streams import positions, streams_of
+from flare_ds.batches.workload import positions, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache.rows import FURTHER_CUT, EncodedStream, RowEncoder
 from flare_ds.data.label_trie import LabelTrie

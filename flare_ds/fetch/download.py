@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,13 +34,8 @@ class Package:
     shared: bool = False
 
 
-def download(packages: Sequence[Package], directory: Path, say: Callable[[str], None]) -> list[Path]:
+def download(packages: Sequence[Package], directory: Path) -> list[Path]:
     """Bring every file into `directory`; one that is there already (an earlier call, or by hand) is only checked.
-
-    Args:
-        packages: what to bring.
-        directory: where to.
-        say: told that another process brings the same file.
 
     Returns:
         the files, in the order of `packages`.
@@ -50,7 +45,7 @@ def download(packages: Sequence[Package], directory: Path, say: Callable[[str], 
         HostError: the disk is full.
     """
     for package in packages:
-        waiting = partial(say, f"{package.file}: another process is downloading it; waiting")
+        waiting = partial(print, f"{package.file}: another process is downloading it; waiting", file=sys.stderr)
         path = directory / package.file
         with one_at_a_time(path, waiting):
             if not path.exists():

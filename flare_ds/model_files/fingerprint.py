@@ -34,9 +34,6 @@ def model_fingerprint(name: str) -> str:
     tensors, so that it takes no longer for a large model: training that changed a matrix changed the middle of it.
     A process computes it once, as long as the files stay as they are.
 
-    Args:
-        name: directory of a saved model, or a hub name.
-
     Raises:
         ConfigError: there is no model of that name, or it cannot be read.
         CheckpointError: its index names files that are not there.

@@ -22,11 +22,6 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, *, setting: s
     Control tokens that no text becomes, such as Gemma 3's for images, may lie behind the embedding's last row. More
     rows than tokens is usual.
 
-    Args:
-        tokenizer: the model's.
-        name: of the model: a directory or a hub name.
-        setting: that gives this name.
-
     Raises:
         ConfigError: it has not.
     """

@@ -15,8 +15,8 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flare_ds.config import Config, SourceConfig
+from flare_ds.model_files.complete import load_seq2seq
 from flare_ds.model_files.hub import revision
-from flare_ds.model_files.seq2seq import load_seq2seq
 from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, unusable
 
 

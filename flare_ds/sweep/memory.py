@@ -10,8 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from flare_ds.batches.rows_read import rows_read
-from flare_ds.batches.streams import streams_of
-from flare_ds.batches.workload import Workload
+from flare_ds.batches.workload import Workload, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, remembered
 from flare_ds.data.label_trie import LabelTrie

@@ -160,13 +160,7 @@ T = TypeVar("T")
 
 
 def in_language(what: str, said: Mapping[str, T], language: str, task: str) -> T:
-    """What a task says in one language, where it says it by language.
-
-    Args:
-        what: which key of the task this is.
-        said: it, by language.
-        language: that is asked for.
-        task: its name.
+    """What a task says in one language under a key, `what`, that speaks by language.
 
     Raises:
         DataError: it is not said in that language.

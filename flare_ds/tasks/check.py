@@ -113,10 +113,7 @@ def _prompt(task: Task, language: str, fields: Mapping[str, str]) -> str:
 def checked_rows(rows: Iterable[Row], task: Task, name: str) -> Iterator[Row]:
     """The rows a task has read, each looked at; warns of a long field that is not the one the answers stand in.
 
-    Args:
-        rows: as the task gives them.
-        task: whose they are.
-        name: what they are, for messages.
+    Messages call them by `name`.
 
     Raises:
         DataError: one of them (named by its number and id) is not what `Row` says.

@@ -45,10 +45,6 @@ in mind."""
 def nllb_tag(task: Task, code: str) -> str:
     """What NLLB calls a language: the task's own tag, the usual one, a substitute, or the code if it is a tag itself.
 
-    Args:
-        task: whose `nllb_tags` go first.
-        code: of the language, e.g. `pl`.
-
     Raises:
         DataError: nothing is known for that code.
     """
@@ -74,9 +70,5 @@ def own_code(task: Task, code: str) -> str | None:
 
 
 def codes_of(tag: str) -> list[str]:
-    """The usual codes of an NLLB tag; none where it has none.
-
-    Args:
-        tag: e.g. `nob_Latn`, which is `nb` and `no`.
-    """
+    """The usual codes of an NLLB tag: `nob_Latn` is `nb` and `no`; none where it has none."""
     return [code for code, known in _TAGS.items() if known == tag]

@@ -20,11 +20,7 @@ _untrusted: set[str] = set()
 
 
 def keep_task_file(path: str | None, run_dir: Path) -> None:
-    """Copy the task file into a run's directory; one that has begun goes on with no other.
-
-    Args:
-        path: `task.path`.
-        run_dir: of the run.
+    """Copy the file that `task.path` means into a run's directory; one that has begun goes on with no other.
 
     Raises:
         ConfigError: the run has begun with another task file.

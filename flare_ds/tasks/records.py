@@ -123,7 +123,9 @@ def open_hub(name: str, config: str | None, split: str, revision: str | None, co
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         fix = f"check the connection to the hub, {_USE_FILES}"
         raise DataError(f"cannot load {origin} from the hub: {error}", fix=fix) from error
-    return Records(origin, _classes(table.features), _hub_records(table, origin, columns))
+    labels = ((name, kind) for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel))
+    classes = {column: kind.names for column, kind in labels}
+    return Records(origin, classes, _hub_records(table, origin, columns))
 
 
 def _hub_records(table: Any, origin: str, columns: Collection[str]) -> Iterator[Record]:
@@ -286,12 +288,6 @@ def _parquet_classes(path: Path) -> dict[str, Sequence[str]]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         problem = f"{path} does not say what its classes are: {error!r:.100}"
         raise DataError(problem, fix="write it again with the package datasets, or without its metadata") from error
-
-
-def _classes(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    from datasets import ClassLabel
-
-    return {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
 
 
 def _whole(digits: str) -> int | float:

@@ -32,13 +32,7 @@ _SETTINGS: dict[str, Any] = {"enable_thinking": False}
 
 @dataclass(frozen=True)
 class ChatFrame:
-    """What stands around a text and its answer.
-
-    Attributes:
-        head: before the text.
-        tail: between the text and the answer.
-        end: the token behind the answer; None: there is none.
-    """
+    """What stands around a text and its answer, as drawn above; not every template ends an answer."""
 
     head: str
     tail: str
@@ -88,10 +82,6 @@ class ChatForm:
     """Tokenizes prompts and answers as the turns of a chat. White space around a text is left out.
 
     Spaces at the end of the head and of the tail belong to what follows them, as most tokenizers have it.
-
-    Attributes:
-        tokenizer: of the base.
-        frame: of its chat template.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -101,7 +91,7 @@ class ChatForm:
     def prefix_ids(self) -> list[int]:
         """The tokens that every prompt starts with; line breaks are cut otherwise where nothing follows them."""
         for text in BEFORE:
-            (whole,), (own,) = self._encode([self._head + text]), encode_behind(self.tokenizer, [text], **WHOLE)
+            (whole,), (own,) = self._encode([self._head + text]), encode_behind(self.tokenizer, [text])
             if whole[-len(own) :] == own:
                 return whole[: -len(own)]
         return self._encode([self._head])[0]
@@ -118,7 +108,7 @@ class ChatForm:
     @cached_property
     def newline_ids(self) -> list[int]:
         """A line break between two texts."""
-        return encode_behind(self.tokenizer, ["\n"], **WHOLE)[0]
+        return encode_behind(self.tokenizer, ["\n"])[0]
 
     @property
     def eos_id(self) -> int | None:
@@ -156,7 +146,7 @@ class ChatForm:
             if stands_there and control.count(ids) == around:
                 found[row] = ids[len(prefix) : end]
         alone = [row for row in range(len(texts)) if row not in found]
-        found |= dict(zip(alone, encode_behind(self.tokenizer, [texts[row] for row in alone], **WHOLE), strict=True))
+        found |= dict(zip(alone, encode_behind(self.tokenizer, [texts[row] for row in alone]), strict=True))
         return [found[row] for row in range(len(texts))]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """What an MT encoder reads: the target text, tokenized by its own tokenizer as a text of the target language."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,7 +10,6 @@ from flare_ds.exceptions import ConfigError
 from flare_ds.registry import suggestion
 from flare_ds.tasks.languages import NLLB_TAG
 from flare_ds.texts import one_line
-from flare_ds.tokenizing.plain_text import encode_texts
 
 _FIX = "give an M2M100 or NLLB model: a directory written by save_pretrained, or a hub name this machine can reach"
 _SENTENCE_END = re.compile(r"[.!?…:;。！？؟।॥][\"'”’»」』)\]]*$")
@@ -46,11 +45,6 @@ def load_mt_tokenizer(source: SourceConfig) -> PreTrainedTokenizerBase:
     check_tokenizer(tokenizer, str(source.mt_encoder), setting="source.mt_encoder")
     tokenizer.src_lang = source.mt_language
     return tokenizer
-
-
-def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, longest: int) -> list[list[int]]:
-    """Token ids of each text, tag and end mark included; a longer text loses its end."""
-    return encode_texts(tokenizer, texts, truncation=True, max_length=longest, verbose=False)
 
 
 def mt_text(fields: Mapping[str, str]) -> str:

@@ -23,15 +23,10 @@ BEFORE = (":", "x", ".", "ab")
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **settings: Any) -> list[list[int]]:
-    """Token ids of each text, of whose own none is a control token.
-
-    Args:
-        tokenizer: of any kind.
-        texts: what is tokenized.
-        settings: further arguments of the tokenizer.
-    """
+    """Token ids of each text, of whose own none is a control token; nothing is padded or, if not asked, truncated."""
     if not texts:
         return []
+    settings = WHOLE | settings
     *encoded, empty = tokenizer([*texts, ""], **settings)["input_ids"]
     control = control_tokens(tokenizer)
     around = control.count(empty)
@@ -45,12 +40,9 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **set
 
 
 def encode_behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **settings: Any) -> list[list[int]]:
-    """Token ids of each text as it follows another: without what a tokenizer puts in front of the texts it is given.
+    """Token ids of each text as it follows another that does not end in white space.
 
-    Args:
-        tokenizer: of any kind.
-        texts: what follows a text that does not end in white space.
-        settings: further arguments of the tokenizer.
+    So without special tokens, and without what a tokenizer puts in front of the texts it is given.
     """
     settings = {**settings, "add_special_tokens": False}
     found: dict[int, list[int]] = {}

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from flare_ds.batches.batching import MicroBatch, split_step
 from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.plan import number_of_steps, open_order
-from flare_ds.batches.rows_read import SplitRows, rows_read
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.batches.source_dropout import WithoutSources, WithoutStates, dropped_rows
-from flare_ds.batches.streams import streams_of
-from flare_ds.batches.workload import Workload
+from flare_ds.batches.workload import Workload, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie
+from flare_ds.data.row_answers import Rows
 from flare_ds.runtime.costs import Costs
 from flare_ds.runtime.memory import Load, largest_load
 from flare_ds.runtime.process_group import rank, world_size
@@ -135,5 +135,5 @@ class Feed:
         return Portion(batch, counting, self.costs.of(batch), last=place + 1 == len(micro_batches))
 
 
-_Read = tuple[SplitRows, StoredStates | None]
+_Read = tuple[Rows, StoredStates | None]
 """Rows as a step reads them, and their stored states."""

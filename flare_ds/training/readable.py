@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from flare_ds.batches.rows_read import SplitRows, rows_read
-from flare_ds.batches.streams import positions
+from flare_ds.batches.rows_read import rows_read
+from flare_ds.batches.workload import positions
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.data.label_trie import LabelTrie
+from flare_ds.data.row_answers import Rows
 from flare_ds.data.streams import is_base
 from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import ConfigError
@@ -59,7 +60,7 @@ def _largest_id(cache: Cache, shape: PreTrainedModel) -> int:
     return largest
 
 
-def _longest_row(config: Config, rows: SplitRows, split: str, label_tokens: Sequence[Sequence[int]]) -> int:
+def _longest_row(config: Config, rows: Rows, split: str, label_tokens: Sequence[Sequence[int]]) -> int:
     """Positions of a split's longest row, with its answer where that is read or written."""
     if split == "train" and config.train.objective == "vocabulary" and config.recipe.trains:
         return int(positions(rows, config, rows.lengths).max()) - 1  # the last token is only predicted

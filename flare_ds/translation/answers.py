@@ -22,14 +22,7 @@ from flare_ds.translation.segments import Span
 
 @dataclass(frozen=True)
 class Mark:
-    """A pair of marks.
-
-    Attributes:
-        opening: what is written before an answer.
-        closing: what is written behind it.
-        also_opening: what a translator may write for `opening`.
-        also_closing: what a translator may write for `closing`.
-    """
+    """A pair of marks that is written around an answer, and what a translator may write for each of them."""
 
     opening: str
     closing: str
@@ -60,11 +53,7 @@ def mark(sentence: str, answer: Span) -> str | None:
 
 
 def unmark(translation: str, sentence: str) -> tuple[str, Span] | None:
-    """Take the marks out of the translation of a marked sentence.
-
-    Args:
-        translation: of what `mark` made.
-        sentence: that was marked.
+    """Take the marks out of the translation of what `mark` made of a sentence.
 
     Returns:
         The translation without marks, and where the answer stands in it; None if the marks did not survive as one
@@ -91,13 +80,8 @@ def unmark(translation: str, sentence: str) -> tuple[str, Span] | None:
 def find(answer: str, text: str, within: Sequence[Span]) -> Span | None:
     """Find an answer in a text as whole words, whatever the case and the Unicode form of its letters.
 
-    Args:
-        answer: what is looked for.
-        text: where.
-        within: spans of the text, the likeliest first.
-
     Returns:
-        The first place in the first span that has it; None: there is none.
+        The first place in the first of some spans of the text that has it; None: there is none.
     """
     wanted = answer.strip()
     anywhere = _WITHOUT_SPACES.search(wanted) is not None

@@ -25,13 +25,7 @@ _PROBES = 8
 
 @dataclass(frozen=True)
 class Batch:
-    """Segments that are translated at once.
-
-    Attributes:
-        direction: from which language into which.
-        segments: what is translated.
-        directory: the translations' file goes into.
-    """
+    """Segments that are translated at once; the file of their translations goes into `directory`."""
 
     direction: Direction
     segments: tuple[str, ...]
@@ -83,15 +77,7 @@ def in_order(segments: Sequence[str]) -> list[str]:
 def make_batches(
     ordered: Sequence[str], said: Mapping[str, Said | None], size: int, direction: Direction, directory: Path
 ) -> list[Batch]:
-    """Cut what is not translated yet into batches.
-
-    Args:
-        ordered: all segments (`in_order`).
-        said: see `said_so_far`.
-        size: segments of a batch.
-        direction: from which language into which.
-        directory: the batches' files go into.
-    """
+    """Cut what is not translated yet (`said_so_far`) of all segments (`in_order`) into batches of so many."""
     todo = [segment for segment in ordered if segment not in said]
     return [Batch(direction, tuple(todo[start : start + size]), directory) for start in range(0, len(todo), size)]
 

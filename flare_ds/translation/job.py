@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flare_ds.tasks.base import Row, Split
+from flare_ds.translation.engines import Direction
 
 
 @dataclass(frozen=True)
@@ -12,14 +13,12 @@ class TranslationJob:
 
     Attributes:
         split: which split they belong to.
-        from_language: the language the rows are in, as an NLLB tag.
-        to_language: the language of the other side, as an NLLB tag.
+        direction: from the language the rows are in into that of the other side.
         rows: what is translated: every field, and where the answers stand in the long field.
         long_field: the field the answers stand in.
     """
 
     split: Split
-    from_language: str
-    to_language: str
+    direction: Direction
     rows: Sequence[Row]
     long_field: str

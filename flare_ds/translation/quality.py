@@ -1,6 +1,7 @@
 """The quality report of a translation: what can be told wrong without understanding it, counted over all rows."""
 
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from statistics import median
@@ -50,44 +51,35 @@ class Report(BaseModel):
 
 
 class Inspector:
-    """Looks at the rows of one job, one after the other.
-
-    Args:
-        to_language: NLLB tag of the language translated into.
-    """
+    """Looks at the rows of one job, one after the other; `to_language` is the NLLB tag of what they became."""
 
     def __init__(self, to_language: str) -> None:
         self._speaks, self._told_by = _language_check(to_language)
         self._ratios = array("d")
-        self._counts = dict.fromkeys(Report.model_fields, 0)
-        del self._counts["languages_told_by"]
+        self._counts = Counter(dict.fromkeys(Report.model_fields.keys() - {"languages_told_by"}, 0))
 
     def add(self, row: Row, translated: Row) -> None:
         """Look at a row and its translation."""
         text, translation = "\n".join(row.fields.values()), "\n".join(translated.fields.values())
         letters = sum(character.isalpha() for character in text)
-        self._count(rows=1, copied_through=letters > 0 and text == translation)
-        self._count(**dict.fromkeys(translated.marks, 1))
-        self._count(other_language=letters > 0 and not self._speaks(translation))
+        self._counts.update(rows=1, copied_through=letters > 0 and text == translation)
+        self._counts.update(translated.marks)
+        self._counts.update(other_language=letters > 0 and not self._speaks(translation))
         if letters >= _ENOUGH:
             self._ratios.append(len(translation) / len(text))
         placed = [new for old, new in zip(row.answers, translated.answers, strict=True) if old.start is not None]
         lost = sum(answer.start is None for answer in placed)
-        self._count(answers=len(placed), answers_not_found=lost, no_answer_found=0 < lost == len(placed))
+        self._counts.update(answers=len(placed), answers_not_found=lost, no_answer_found=0 < lost == len(placed))
 
     def add_failed(self, *, empty: bool) -> None:
         """Count a row without a translation."""
-        self._count(rows=1, failed=1, empty=empty)
+        self._counts.update(rows=1, failed=1, empty=empty)
 
     def report(self) -> Report:
         """What was seen."""
         usual = median(self._ratios) if self._ratios else 1.0
         odd = sum(not usual / _OUTLIER <= ratio <= usual * _OUTLIER for ratio in self._ratios)
-        return Report.model_validate(self._counts | {"odd_length": odd, "languages_told_by": self._told_by})
-
-    def _count(self, **numbers: int) -> None:
-        for name, number in numbers.items():
-            self._counts[name] += int(number)
+        return Report.model_validate({**self._counts, "odd_length": odd, "languages_told_by": self._told_by})
 
 
 def _language_check(tag: str) -> tuple[Speaks, str]:

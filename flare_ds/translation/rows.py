@@ -56,8 +56,8 @@ def translate_row(row: Row, long_field: str, translations: Translations) -> Row:
     else:
         context = _Context.of(row, long_field)
         fields[long_field], starts = context.translate(row.answers[0], translations)
-        place = _Place(context, fields[long_field], starts, translations)
-        row = replace(row, answers=tuple(place.answer(answer) for answer in row.answers))
+        answers = [_answer(answer, context, fields[long_field], starts, translations) for answer in row.answers]
+        row = replace(row, answers=tuple(answers))
     return replace(row, fields={name: fields[name] for name in row.fields})
 
 
@@ -108,31 +108,21 @@ class _Context:
         return segments.replace(self.text, self.sentences, texts)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A translated context, and where each of its sentences starts."""
-
-    context: _Context
-    text: str
-    starts: list[int]
-    translations: Translations
-
-    def answer(self, answer: Answer) -> Answer:
-        """The answer in the translated context: where its marks were, or where its own translation stands."""
-        number = self.context.sentence(answer)
-        unmarked = self.context.unmark(answer, self.translations)
-        spans = [(0, len(self.text))]
-        if number is not None:
-            start, end = self.starts[number], [*self.starts, len(self.text)][number + 1]
-            spans.insert(0, (start, end))
-            if unmarked and self.text.startswith(unmarked[0], start):
-                first, last = (start + place for place in unmarked[1])
-                return Answer(self.text[first:last], first)
-        found = find(unmarked[0][slice(*unmarked[1])], self.text, spans) if unmarked else None
-        if found is None:
-            own = _translate(answer.text, self.translations)
-            found = None if answer.start is None else find(own, self.text, spans)
-        return Answer(own, None) if found is None else Answer(self.text[slice(*found)], found[0])
+def _answer(answer: Answer, context: _Context, text: str, starts: list[int], translations: Translations) -> Answer:
+    """The answer in the translated context: where its marks were, or where its own translation stands."""
+    number, unmarked = context.sentence(answer), context.unmark(answer, translations)
+    spans = [(0, len(text))]
+    if number is not None:
+        start, end = starts[number], [*starts, len(text)][number + 1]
+        spans.insert(0, (start, end))
+        if unmarked and text.startswith(unmarked[0], start):
+            first, last = (start + place for place in unmarked[1])
+            return Answer(text[first:last], first)
+    found = find(unmarked[0][slice(*unmarked[1])], text, spans) if unmarked else None
+    if found is None:
+        own = _translate(answer.text, translations)
+        found = None if answer.start is None else find(own, text, spans)
+    return Answer(own, None) if found is None else Answer(text[slice(*found)], found[0])
 
 
 def _answer_spans(row: Row) -> list[Span]:

@@ -74,9 +74,9 @@ def _translate(tasks: "Sequence[_Task]", translate: TranslateConfig, workers: in
     """Translate those of their segments that are not translated yet."""
     probes, batches = dict[Direction, list[str]](), list[Batch]()
     for task in tasks:
-        probes[task.direction] = [*probes.get(task.direction, ()), *probes_of(task.segments)]
-        said = said_so_far(task.said)
-        batches += make_batches(task.segments, said, translate.batch_size, task.direction, task.said)
+        direction, said = task.job.direction, said_so_far(task.said)
+        probes[direction] = [*probes.get(direction, ()), *probes_of(task.segments)]
+        batches += make_batches(task.segments, said, translate.batch_size, direction, task.said)
     every, todo = sum(len(task.segments) for task in tasks), sum(len(batch.segments) for batch in batches)
     with bar(total=every, initial=every - todo, desc="translate", unit="sentence") as shown:
         for batch, _ in zip(batches, run_batches(batches, probes, translate, workers), strict=True):
@@ -112,11 +112,6 @@ class _Task:
         return cls(job, fields, place_of(fields, translate))
 
     @property
-    def direction(self) -> Direction:
-        """From which language into which."""
-        return Direction(self.job.from_language, self.job.to_language)
-
-    @property
     def said(self) -> Path:
         """Where the files of its finished batches lie."""
         return _partial(self.directory) / "said"
@@ -139,7 +134,7 @@ class _Task:
 
     def _write(self, directory: Path) -> None:
         said = said_so_far(self.said)
-        inspector = Inspector(self.job.to_language)
+        inspector = Inspector(self.job.direction.to_language)
         size, checksum = write_rows(directory / ROWS, self._rows(said, inspector))
         report = inspector.report()
         if report.rows and report.failed == report.rows:

@@ -44,12 +44,7 @@ def segment(text: str, whole: Sequence[Span] = ()) -> list[Span]:
 
 
 def replace(text: str, spans: Sequence[Span], translations: Sequence[str]) -> tuple[str, list[int]]:
-    """Put a translation in the place of each span.
-
-    Args:
-        text: that was segmented.
-        spans: of `segment`.
-        translations: of each span.
+    """Put a translation in the place of each span that `segment` found in a text.
 
     Returns:
         The translated text, and where each translation starts in it.

@@ -25,7 +25,7 @@ from flare_ds.files import disk_errors, opening, readable_again, sync
 from flare_ds.json_text import parse_json
 from flare_ds.kept import About, Kind
 from flare_ds.tasks.base import Answer, Row
-from flare_ds.translation.engines import ENGINES, Direction
+from flare_ds.translation.engines import ENGINES
 from flare_ds.translation.job import TranslationJob
 from flare_ds.translation.quality import Report
 
@@ -37,14 +37,7 @@ _COMMAND = "flare-ds translate CONFIG"
 
 
 class Manifest(BaseModel):
-    """Everything about a translation but its texts.
-
-    Attributes:
-        fields: what the key was made of.
-        rows_bytes: size of rows.jsonl.
-        rows_sha256: its checksum.
-        report: what is wrong with the translations, counted.
-    """
+    """Everything about a translation but its texts; `fields` are what the key was made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -66,18 +59,17 @@ def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any
         ConfigError: the engine does not know the languages, or there is no such model.
         HostError: this machine lacks what the engine needs.
     """
-    direction = Direction(job.from_language, job.to_language)
     texts = hashlib.sha256()
     for row in job.rows:
         texts.update(canonical_json([dict(row.fields), [[answer.text, answer.start] for answer in row.answers]]))
     return {
         "format_version": FORMAT_VERSION,
-        **direction._asdict(),
+        **job.direction._asdict(),
         "rows": len(job.rows),
         "rows_sha256": texts.hexdigest(),
         "long_field": job.long_field,
         "engine": translate.engine,
-        **ENGINES.get(translate.engine).identity(translate, direction),
+        **ENGINES.get(translate.engine).identity(translate, job.direction),
     }
 
 
@@ -97,9 +89,7 @@ def find_translation(job: TranslationJob, translate: TranslateConfig) -> Path:
     """
     directory = place_of(key_fields(job, translate), translate)
     if not directory.exists():
-        problem = (
-            f"the {job.split} rows are not translated yet ({job.from_language}->{job.to_language}): no {directory}"
-        )
+        problem = f"the {job.split} rows are not translated yet ({job.direction}): no {directory}"
         raise DataError(problem, fix=_COMMAND)
     published.mark_used(directory)
     return directory

@@ -15,8 +15,7 @@ from flare_ds.batches.batching import split_step
 from flare_ds.batches.collate import collate
 from flare_ds.batches.order import RowOrder, TokenOrder
 from flare_ds.batches.plan import number_of_steps, open_order
-from flare_ds.batches.streams import streams_of
-from flare_ds.batches.workload import Workload
+from flare_ds.batches.workload import Workload, streams_of
 from flare_ds.config import Config
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
 from flare_ds.exceptions import CheckpointError, ConfigError, HostError

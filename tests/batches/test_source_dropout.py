@@ -11,10 +11,11 @@ from torch import Tensor
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, StoredStates, collate
 from flare_ds.batches.order import RowOrder
-from flare_ds.batches.rows_read import SplitRows, rows_read
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.batches.source_dropout import WithoutSources, WithoutStates, dropped_rows
-from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import streams_of
 from flare_ds.data.cache import Cache, open_cache, prepare_cache
+from flare_ds.data.row_answers import Rows
 from flare_ds.methods import METHODS
 from flare_ds.models.loading import load_shape, load_tokenizer
 from flare_ds.settings import parse_config
@@ -55,7 +56,7 @@ def test_the_share_is_as_asked_and_the_draw_follows_from_seed_and_step() -> None
     assert abs(drawn[0][first].mean() - 0.3) < 0.03, "a row that comes early is dropped no more often than another"
 
 
-def batch_of(rows: SplitRows, method: str, objective: str, stored: StoredStates | None = None) -> Batch:
+def batch_of(rows: Rows, method: str, objective: str, stored: StoredStates | None = None) -> Batch:
     config = make_config(method=method, objective=objective)
     streams = ("target",) if stored else streams_of(config)
     return collate(

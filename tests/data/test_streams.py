@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flare_ds.data.parallel_row import ParallelRow, Side
-from flare_ds.data.streams import are_streams, token_streams
+from flare_ds.data.streams import are_streams, is_base, token_streams
 from tests.data.cache.moods import moods_config
 
 ROW = ParallelRow("1", 0, (Side({"text": "one"}), None), Side({"text": "eins"}))
@@ -17,7 +17,7 @@ def test_streams_say_their_side_of_a_row(tmp_path: Path, mt: bool) -> None:
     streams = token_streams(moods_config(tmp_path, extra_source_languages=["fr"]), mt=mt)
     assert [stream.text_of(ROW) for stream in streams] == [*ROW.sources, *[ROW.target] * (1 + mt)]
     assert [stream.language for stream in streams][:3] == ["en", "fr", "de"]
-    assert [stream.is_base for stream in streams] == [True, True, True, False][: len(streams)]
+    assert [is_base(stream.name) for stream in streams] == [True, True, True, False][: len(streams)]
 
 
 @pytest.mark.parametrize("mt", [False, True])

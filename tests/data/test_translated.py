@@ -63,7 +63,7 @@ class Machine:
 
     @classmethod
     def say(cls, job: TranslationJob, row: Row, number: int) -> Row:
-        fields = {name: f"{job.to_language}({text})" for name, text in row.fields.items()}
+        fields = {name: f"{job.direction.to_language}({text})" for name, text in row.fields.items()}
         if cls.overheard and job.split == "train" and number == 5:
             fields = dict(cls_text(cls.overheard))
         if cls.never_stood:
@@ -105,7 +105,7 @@ def make(target: str, **settings: object) -> TaskConfig:
 
 def test_source_rows_are_trained_on_and_the_targets_own_are_tested() -> None:
     data = load(Questions())
-    assert {split: (job.from_language, job.to_language) for split, job in Machine.asked.items()} == {
+    assert {split: job.direction for split, job in Machine.asked.items()} == {
         "train": ("eng_Latn", "fin_Latn"),
         "validation": ("eng_Latn", "fin_Latn"),
         "test": ("fin_Latn", "eng_Latn"),
@@ -170,7 +170,7 @@ def test_no_row_is_trained_on_in_one_language_and_tested_in_another() -> None:
 
 def test_a_target_the_data_set_lacks_is_translated_throughout() -> None:
     data = load(Questions(), "pt")
-    assert {(job.from_language, job.to_language) for job in Machine.asked.values()} == {("eng_Latn", "por_Latn")}
+    assert {job.direction for job in Machine.asked.values()} == {("eng_Latn", "por_Latn")}
     assert all(row.target.fields["context"].startswith("por_Latn(en test") for row in data.splits["test"])
 
 

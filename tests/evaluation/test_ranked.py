@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, StoredStates, collate
-from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import streams_of
 from flare_ds.config import Config
 from flare_ds.data.label_trie import LabelTrie
 from flare_ds.data.row_answers import Rows

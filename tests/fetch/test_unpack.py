@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from flare_ds.exceptions import FetchError
 from flare_ds.fetch.convert import convert_gguf
-from flare_ds.fetch.unpack import extract, unpack_model, unpack_multiemo, unpack_squad_hi, unpack_vitaminc
+from flare_ds.fetch.sources import DATA
+from flare_ds.fetch.unpack import unpack_model, unpack_tasks
 from flare_ds.tasks.multiemo import MultiEmo
 from flare_ds.tasks.squad_hi import SquadHi
 from flare_ds.tasks.vitaminc import VitaminC
@@ -44,7 +45,7 @@ def test_multiemo_files_come_out_of_the_archive_under_the_names_the_task_reads(t
     archive = make_archive(tmp_path / "a.tar.gz", {f"{root}/hotels_sentence_en/task.json": b"no"} | members)
     directory = tmp_path / "out"
     directory.mkdir()
-    unpack_multiemo([archive], directory)
+    DATA.get("multiemo").unpack([archive], directory)
     assert len(list(directory.iterdir())) == 21
     assert [row.fields["text"] for row in MultiEmo().read(str(directory), "pl", "all")] == [
         "medicine pl",
@@ -64,16 +65,17 @@ def test_the_other_tasks_files_come_out_of_the_same_archive_unchanged(tmp_path: 
     }
     archive = make_archive(tmp_path / "a.tar.gz", members)
     (tmp_path / "out").mkdir()
-    unpack_squad_hi([archive], tmp_path / "out")
-    unpack_vitaminc([archive], tmp_path / "out")
+    for name in ("squad_hi", "vitaminc"):
+        DATA.get(name).unpack([archive], tmp_path / "out")
     found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert found == {SquadHi.english_file: b"squad", SquadHi.hindi_file: b"hindi", VitaminC.file: b"claims"}
 
 
 def test_a_member_that_is_not_there_is_named(tmp_path: Path) -> None:
-    archive = make_archive(tmp_path / "a.tar.gz", {"there": b"1"})
-    with pytest.raises(FetchError, match=r"a\.tar\.gz lacks 1 files, among them absent"):
-        extract({"there": "one", "absent": "two"}, archive, tmp_path)
+    root = "bigbench-1.0.0/bigbench/benchmark_tasks"
+    archive = make_archive(tmp_path / "a.tar.gz", {f"{root}/there": b"1"})
+    with pytest.raises(FetchError, match=rf"a\.tar\.gz lacks 1 files, among them {root}/absent"):
+        unpack_tasks({"there": "one", "absent": "two"}, [archive], tmp_path)
     assert (tmp_path / "one").read_bytes() == b"1"
 
 

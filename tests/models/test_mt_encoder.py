@@ -16,7 +16,8 @@ from flare_ds.config import SourceConfig
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.mt_encoder import MTEncoder, make_projection
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, mt_text, tokenize_texts
+from flare_ds.tokenizing.mt_tokens import load_mt_tokenizer, mt_text
+from flare_ds.tokenizing.plain_text import encode_texts
 from tests.by_hand import ProjectedBase, make_batch, make_config, make_oracle, make_rows, oracle_base, short_name
 from tests.mt import LANGUAGES, write_mt_model
 from tests.oracle import Row
@@ -42,13 +43,13 @@ def load(source: SourceConfig) -> MTEncoder:
 def test_a_text_carries_the_tag_of_its_own_language(source: SourceConfig) -> None:
     for language in LANGUAGES:
         tokenizer = load_mt_tokenizer(source.model_copy(update={"mt_language": language}))
-        (tokens,) = tokenize_texts(tokenizer, ["word1"], longest=20)
+        (tokens,) = encode_texts(tokenizer, ["word1"], truncation=True, max_length=20)
         assert tokenizer.convert_ids_to_tokens(tokens) == [language, *"▁word1", "</s>"]
 
 
 def test_a_long_text_loses_its_end_and_keeps_its_marks(source: SourceConfig) -> None:
     tokenizer = load_mt_tokenizer(source)
-    (tokens,) = tokenize_texts(tokenizer, ["word1 word2 word3"], longest=8)
+    (tokens,) = encode_texts(tokenizer, ["word1 word2 word3"], truncation=True, max_length=8)
     assert tokenizer.convert_ids_to_tokens(tokens) == ["pol_Latn", *"▁word1", "</s>"]
 
 
@@ -68,7 +69,7 @@ def test_m2m100_has_tags_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     M2M100Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "spm.model")).save_pretrained(tmp_path / "m2m")
     tokenizer = load_mt_tokenizer(make_source(tmp_path / "m2m", "pl"))
-    (tokens,) = tokenize_texts(tokenizer, ["word1"], longest=20)
+    (tokens,) = encode_texts(tokenizer, ["word1"], truncation=True, max_length=20)
     assert tokenizer.convert_ids_to_tokens(tokens[:1] + tokens[-1:]) == ["__pl__", "</s>"]
     with pytest.raises(ConfigError, match="mt_language='pol'") as refused:
         load_mt_tokenizer(make_source(tmp_path / "m2m", "pol"))
@@ -82,7 +83,7 @@ def test_what_is_no_mt_model_is_refused(tmp_path: Path) -> None:
 
 def test_states_are_those_of_each_text_alone(source: SourceConfig) -> None:
     encoder = load(source)
-    texts = tokenize_texts(encoder.tokenizer, TEXTS, longest=20)
+    texts = encode_texts(encoder.tokenizer, TEXTS, truncation=True, max_length=20)
     alone = AutoModelForSeq2SeqLM.from_pretrained(source.mt_encoder).eval().get_encoder()
     for text, states_n1D in zip(texts, encoder.states(texts), strict=True):
         expected = alone(input_ids=torch.tensor([text])).last_hidden_state[0, :, None]

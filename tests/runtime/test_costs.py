@@ -11,7 +11,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import Batch, collate
 from flare_ds.batches.rows_read import rows_read
-from flare_ds.batches.streams import streams_of
+from flare_ds.batches.workload import streams_of
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
 from flare_ds.models.two_stream import build_model

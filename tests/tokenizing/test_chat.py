@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from flare_ds.data.cache.encode import PromptEncoder, form_of, label_tokens, tokenize_answers
+from flare_ds.data.cache.encode import form_of, label_tokens, prompt_windows, tokenize_answers
 from flare_ds.data.cache.windows import Wanted
 from flare_ds.exceptions import ConfigError
 from flare_ds.tokenizing.chat import ChatForm, read_frame
@@ -119,9 +119,9 @@ def test_every_prompt_begins_and_ends_alike_so_that_two_can_be_joined(kind: str)
 def test_cutting_a_long_text_cuts_no_template(kind: str, room: int) -> None:
     tokenizer, chat = TOKENIZERS[kind], form(kind)
     blank = len(chat.prompts([MOODS.prompt({"text": ""})])[0])
-    encoder = PromptEncoder(MOODS, "en", chat, blank + room)
+    windows = prompt_windows(MOODS, "en", chat, blank + room)
     text = "the soup was cold and the waiter was rude, and the soup was cold"
-    (window,) = encoder.windows.fit([Wanted({"text": text})])
+    (window,) = windows.fit([Wanted({"text": text})])
     assert 0 < window.end < len(text) and len(window.prompt) <= blank + room
     shown = MOODS.prompt({"text": text[window.start : window.end]})
     assert window.prompt == said(tokenizer, shown, add_generation_prompt=True)

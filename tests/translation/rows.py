@@ -9,6 +9,7 @@ import pytest
 
 from flare_ds.config import TranslateConfig
 from flare_ds.tasks.base import Answer, Row, Split
+from flare_ds.translation.engines import Direction
 from flare_ds.translation.job import TranslationJob
 
 PROGRAM = """\
@@ -75,7 +76,7 @@ def settings(directory: Path, **values: object) -> TranslateConfig:
 
 def job(rows: list[Row], *, to_language: str = "spa_Latn", split: Split = "train") -> TranslationJob:
     """A job from English; the answers stand in the field `text`."""
-    return TranslationJob(split, "eng_Latn", to_language, rows, "text")
+    return TranslationJob(split, Direction("eng_Latn", to_language), rows, "text")
 
 
 def random_rows(number: int, *, seed: int = 0) -> list[Row]:

@@ -8,7 +8,7 @@ A prompt never ends in eos; what answers it continues it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations
 
 from transformers import PreTrainedTokenizerBase
@@ -18,16 +18,12 @@ from flare_ds.data.cache.windows import Fields, Windows
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Task
 from flare_ds.tokenizing.chat import ChatForm, read_frame
-from flare_ds.tokenizing.plain_text import WHOLE, encode_behind, encode_texts
+from flare_ds.tokenizing.plain_text import encode_behind, encode_texts
 
 
 @dataclass(frozen=True)
 class PlainForm:
-    """Tokenizes prompts as plain texts.
-
-    Attributes:
-        tokenizer: of the base.
-    """
+    """Tokenizes prompts as plain texts."""
 
     tokenizer: PreTrainedTokenizerBase
 
@@ -44,7 +40,7 @@ class PlainForm:
     @cached_property
     def newline_ids(self) -> list[int]:
         """A line break between two prompts."""
-        return tokenize_behind(self.tokenizer, ["\n"])[0]
+        return encode_behind(self.tokenizer, ["\n"])[0]
 
     @property
     def eos_id(self) -> int | None:
@@ -53,16 +49,16 @@ class PlainForm:
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt, special tokens included, but a final eos."""
-        return [self._without_final_eos(prompt) for prompt in tokenize(self.tokenizer, texts, special_tokens=True)]
+        return [self._without_final_eos(prompt) for prompt in encode_texts(self.tokenizer, texts)]
 
     def words(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of a space and each text, as they follow a prompt."""
-        return tokenize_behind(self.tokenizer, [f" {text}" for text in texts])
+        return encode_behind(self.tokenizer, [f" {text}" for text in texts])
 
     @cached_property
     def _front(self) -> int:
         """How many special tokens stand before a text; they stay, even if one of them is eos as well (OPT's)."""
-        (whole,), (text,) = (tokenize(self.tokenizer, ["x"], special_tokens=around) for around in (True, False))
+        (whole,), (text,) = (encode_texts(self.tokenizer, ["x"], add_special_tokens=own) for own in (True, False))
         return next((start for start in range(len(whole)) if whole[start : start + len(text)] == text), 0)
 
     def _without_final_eos(self, prompt: list[int]) -> list[int]:
@@ -81,43 +77,19 @@ Framing = Form | Manifest
 def form_of(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
     """How the prompts of a run are tokenized.
 
-    Args:
-        tokenizer: of the base.
-        chat: task.chat.
-
     Raises:
         ConfigError: see `read_frame`.
     """
     return ChatForm(tokenizer, read_frame(tokenizer)) if chat else PlainForm(tokenizer)
 
 
-@dataclass(frozen=True)
-class PromptEncoder:
-    """Tokenizes the prompts of one task in one language; picklable, so that worker processes can hold one."""
-
-    task: Task
-    language: str
-    form: Form
-    max_prompt_tokens: int
-
-    @property
-    def windows(self) -> Windows:
-        """Chooses what prompts show of texts that are too long."""
-        return Windows(self.tokenize_prompts, self.task.long_field, self.max_prompt_tokens)
-
-    def tokenize_prompts(self, fields: Sequence[Fields]) -> list[list[int]]:
-        """Token ids of each row's prompt, however long."""
-        return self.form.prompts([self.task.prompt_in(self.language, row) for row in fields])
+def prompt_windows(task: Task, language: str, form: Form, most_tokens: int) -> Windows:
+    """Chooses what a task's prompts in one language show of texts that are too long; worker processes can hold it."""
+    return Windows(partial(_prompts, task, language, form), task.long_field, most_tokens)
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
-    """Token ids of each text; nothing is padded or truncated, and text that looks like a control token stays text."""
-    return encode_texts(tokenizer, texts, add_special_tokens=special_tokens, **WHOLE)
-
-
-def tokenize_behind(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text as it continues a prompt, without special tokens."""
-    return encode_behind(tokenizer, texts, **WHOLE)
+def _prompts(task: Task, language: str, form: Form, fields: Sequence[Fields]) -> list[list[int]]:
+    return form.prompts([task.prompt_in(language, row) for row in fields])
 
 
 def tokenize_answers(form: Form, answers: Sequence[str]) -> list[list[int]]:

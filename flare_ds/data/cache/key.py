@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from flare_ds.checksums import canonical_json, json_sha256
+from flare_ds.checksums import canonical_json
 from flare_ds.config import Config, TaskConfig
 from flare_ds.data.cache.encode import PlainForm
 from flare_ds.data.cache.format import FORMAT_VERSION
@@ -122,11 +122,6 @@ def _prompt_around(task: Task, language: str) -> str:
     blank = {name: "{" + name + "}" for name in task.fields}
     marked = task.prompt_in(language, {name: "{\0" + name + "}" for name in task.fields})
     return marked if any(text in marked for text in blank.values()) else task.prompt_in(language, blank)
-
-
-def content_key(fields: Mapping[str, Any]) -> str:
-    """The sha256 of the fields, as lower-case hex."""
-    return json_sha256(dict(fields))
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

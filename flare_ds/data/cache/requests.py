@@ -39,12 +39,9 @@ _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", 
 
 
 def remember(config: Config, key: str, translations: Iterable[Path]) -> None:
-    """Note the key that answered a config; where nothing can be written, the next run reads the data again.
+    """Note the key of the cache that answered a config, and the directories of the translations it was made from.
 
-    Args:
-        config: whose cache it is.
-        key: of the cache.
-        translations: directories of those that it was made from.
+    Where nothing can be written, the next run reads the data again.
     """
     try:
         manifests = {directory.name: file_sha256(directory / MANIFEST) for directory in translations}

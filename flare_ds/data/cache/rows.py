@@ -4,7 +4,7 @@ Legend: e examples, n rows made of them, t tokens.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -12,22 +12,17 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from flare_ds.config import Config
-from flare_ds.data.cache.encode import (
-    PromptEncoder,
-    form_of,
-    label_tokens,
-    tokenize,
-    tokenize_answers,
-    vocabulary_size,
-)
+from flare_ds.data.cache.encode import form_of, label_tokens, prompt_windows, tokenize_answers, vocabulary_size
 from flare_ds.data.cache.format import token_dtype
 from flare_ds.data.cache.reading import ExampleReader, Reading
+from flare_ds.data.cache.windows import Windows
 from flare_ds.data.parallel import ParallelRow, Side
-from flare_ds.data.streams import Stream, token_streams
+from flare_ds.data.streams import Stream, is_base, token_streams
 from flare_ds.exceptions import DataError
 from flare_ds.tasks.base import Split, Task
 from flare_ds.texts import one_line
-from flare_ds.tokenizing.mt_tokens import mt_text, tokenize_texts
+from flare_ds.tokenizing.mt_tokens import mt_text
+from flare_ds.tokenizing.plain_text import encode_texts
 
 FURTHER_CUT = "test_rows_of_which_other_fields_are_cut"
 """How rows are counted that would not fit if only their long field were cut."""
@@ -103,13 +98,12 @@ class RowEncoder:
         self._mt_vocabulary_size = vocabulary_size(mt_tokenizer) if mt_tokenizer is not None else 0
         self.streams = token_streams(config, mt=mt_tokenizer is not None)
         self._label_answers = tokenize_answers(self.form, self.words)
-        prompts = {
-            stream.name: PromptEncoder(task, stream.language, self.form, self.max_prompt_tokens)
+        windows = {
+            stream.name: prompt_windows(task, stream.language, self.form, self.max_prompt_tokens)
             for stream in self.streams
-            if stream.is_base
+            if is_base(stream.name)
         }
-        self._check_templates(prompts)
-        windows = {stream: encoder.windows for stream, encoder in prompts.items()}
+        self._check_templates(windows.values())
         self._reader = ExampleReader(windows, task.free_answers)
 
     def encode(self, split: Split, rows: Sequence[ParallelRow]) -> EncodedRows:
@@ -124,7 +118,7 @@ class RowEncoder:
             self._count_unanswerable(split, rows, readings, counts)
         said = [stream for stream in self.streams if stream.source is None or stream.source < len(rows[0].sources)]
         streams = {
-            stream.name: (self._prompts if stream.is_base else self._texts)(split, stream, rows, readings)
+            stream.name: (self._prompts if is_base(stream.name) else self._texts)(split, stream, rows, readings)
             for stream in said
         }
         examples_n = np.array([reading.example for reading in readings], np.int64)
@@ -135,11 +129,11 @@ class RowEncoder:
         return token_dtype(self._tokens_known(stream))
 
     def _tokens_known(self, stream: Stream) -> int:
-        return self.vocabulary_size if stream.is_base else self._mt_vocabulary_size
+        return self.vocabulary_size if is_base(stream.name) else self._mt_vocabulary_size
 
-    def _check_templates(self, prompts: Mapping[str, PromptEncoder]) -> None:
+    def _check_templates(self, windows: Iterable[Windows]) -> None:
         blank = dict.fromkeys(self.task.fields, "")
-        longest = max(len(encoder.tokenize_prompts([blank])[0]) for encoder in prompts.values())
+        longest = max(len(prompt) for one in windows for prompt in one.tokenize([blank]))
         if longest >= self.max_prompt_tokens:
             problem = (
                 f"the prompt of task {self.task.name} has {longest} tokens without any text, but "
@@ -209,10 +203,10 @@ class RowEncoder:
         if self.task.free_answers:
             shown = [self._reader.shown(side, reading) for side, reading in zip(sides, readings, strict=True)]
         texts = [mt_text(fields) for fields in shown]
-        prompts = tokenize(tokenizer, texts, special_tokens=True)
+        prompts = encode_texts(tokenizer, texts)
         too_long = [row for row, prompt in enumerate(prompts) if len(prompt) > self.max_prompt_tokens]
         for row in too_long:
-            (prompts[row],) = tokenize_texts(tokenizer, [texts[row]], longest=self.max_prompt_tokens)
+            (prompts[row],) = encode_texts(tokenizer, [texts[row]], truncation=True, max_length=self.max_prompt_tokens)
         return self._pack(stream, prompts, [[] for _ in prompts], len(too_long))
 
     def _pack(self, stream: Stream, prompts: Tokens, answers: Tokens, truncated: int) -> EncodedStream:

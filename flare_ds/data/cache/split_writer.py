@@ -21,14 +21,9 @@ from flare_ds.tasks.base import Task
 
 
 class SplitWriter:
-    """Writes the sections of one split side by side.
+    """Writes the sections of one split side by side; `dtypes` are those of the tokens of each stream.
 
-    Args:
-        directory: of the cache.
-        split: its name.
-        dtypes: of the tokens of each stream.
-        task: whose rows they are.
-        answers_source: whether right is what answers the first source, where a row has one.
+    With `answers_source` right is what answers the first source, where a row has one.
 
     Raises:
         HostError: the disk is full or the directory is not writable; so do `append` and `finish`.

@@ -21,22 +21,15 @@ def check_values(cache: Cache, split: CacheSplit) -> None:
     Raises:
         CacheError: naming the section that holds one that cannot be.
     """
-    steps = np.diff(split.examples)
-    _refuse(split, "examples", bool(((steps < 0) | (steps > 1)).any()), "its examples are not numbered in order")
+    steps, known = np.diff(split.examples), cache.manifest.vocabulary_size
+    if ((steps < 0) | (steps > 1)).any():
+        raise split.damaged("examples", "its examples are not numbered in order")
     for stream in cache.streams:
-        lengths_n, prompts_n = split.lengths(stream), split.prompt_lengths(stream)
-        _refuse(
-            split, f"{stream}.prompt_lengths", bool((prompts_n > lengths_n).any()), "a prompt is longer than its row"
-        )
-        if is_base(stream):  # the manifest tells no other vocabulary
-            largest = split.largest_id(stream)
-            known = cache.manifest.vocabulary_size
-            _refuse(split, f"{stream}.tokens", largest >= known, f"it holds token {largest} of {known}")
-
-
-def _refuse(split: CacheSplit, part: str, wrong: bool, why: str) -> None:
-    if wrong:
-        raise split.damaged(part, why)
+        if (split.prompt_lengths(stream) > split.lengths(stream)).any():
+            raise split.damaged(f"{stream}.prompt_lengths", "a prompt is longer than its row")
+        # The manifest tells the base's vocabulary alone.
+        if is_base(stream) and (largest := split.largest_id(stream)) >= known:
+            raise split.damaged(f"{stream}.tokens", f"it holds token {largest} of {known}")
 
 
 def _about(path: Path) -> About:

@@ -26,13 +26,7 @@ WINDOWS_VERSION = 2
 
 @dataclass(frozen=True)
 class Window:
-    """Part of a text, and the prompt that shows it.
-
-    Attributes:
-        start: its first character.
-        end: one behind its last.
-        prompt: token ids.
-    """
+    """Part of a text, from its character `start` up to `end`, and the tokens of the prompt that shows it."""
 
     start: int
     end: int
@@ -92,13 +86,7 @@ class _Growth:
 
 @dataclass(frozen=True)
 class Windows:
-    """Chooses windows of the long field of rows.
-
-    Attributes:
-        tokenize: the prompts of rows, as token ids.
-        long_field: the field that is shown in part.
-        most_tokens: the longest prompt.
-    """
+    """Chooses windows of the long field of rows whose prompts, which `tokenize` makes, have at most `most_tokens`."""
 
     tokenize: Callable[[Sequence[Fields]], list[list[int]]]
     long_field: str

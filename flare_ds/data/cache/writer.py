@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from flare_ds.checksums import json_sha256
 from flare_ds.config import Config
 from flare_ds.data.cache.format import ELSEWHERE, FORMAT, FORMAT_VERSION, MANIFEST, Manifest, Section, SplitSummary
-from flare_ds.data.cache.key import content_key, differences, key_fields
+from flare_ds.data.cache.key import differences, key_fields
 from flare_ds.data.cache.reader import open_cache
 from flare_ds.data.cache.requests import remember
 from flare_ds.data.cache.rows import RowEncoder
@@ -59,7 +60,7 @@ def build_cache(
         _check_has_rows(config, split, len(rows), data.counts)
     fields = key_fields(config, task, data, tokenizer)
     sources = "+".join(config.task.source_languages)
-    name = f"{task.name}-{sources}-{config.task.target_language}-{content_key(fields)[:16]}"
+    name = f"{task.name}-{sources}-{config.task.target_language}-{json_sha256(fields)[:16]}"
     directory = Path(config.cache_dir) / name
     if not _is_ready(directory, fields):
         mt_tokenizer = load_mt_tokenizer(config.source) if config.caches_mt else None
@@ -129,7 +130,7 @@ def _manifest(
     return Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
-        key=content_key(fields),
+        key=json_sha256(fields),
         fields=fields,
         streams={stream.name: stream.language for stream in encoder.streams},
         labels=list(encoder.words),

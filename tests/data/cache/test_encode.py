@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from flare_ds.data.cache.encode import PlainForm, PromptEncoder, label_tokens, tokenize_answers
+from flare_ds.data.cache.encode import PlainForm, label_tokens, prompt_windows, tokenize_answers
 from flare_ds.data.cache.format import token_dtype
 from flare_ds.data.cache.rows import RowEncoder
 from flare_ds.data.cache.windows import Wanted
@@ -22,9 +22,9 @@ from tests.data.cache.texts import byte_tokenizer
 @pytest.mark.parametrize("limit", [24, 25, 40])
 def test_a_long_prompt_is_cut_as_little_as_possible(limit: int) -> None:
     tokenizer = byte_tokenizer()
-    encoder = PromptEncoder(MOODS, "en", PlainForm(tokenizer), limit)
+    chooser = prompt_windows(MOODS, "en", PlainForm(tokenizer), limit)
     texts = [string.ascii_lowercase * 2, "", "short", "żółć" * 9, "x" * 9, "x" * 10, "x" * 11]
-    windows = encoder.windows.fit([Wanted({"text": text}) for text in texts])
+    windows = chooser.fit([Wanted({"text": text}) for text in texts])
     expected = []
     for text in texts:
         prefixes = [MOODS.prompt({"text": text[:end]}).encode() for end in range(len(text) + 1)]
@@ -33,8 +33,8 @@ def test_a_long_prompt_is_cut_as_little_as_possible(limit: int) -> None:
 
 
 def test_a_prompt_begins_with_bos_and_never_ends_in_eos() -> None:
-    encoder = PromptEncoder(MOODS, "en", PlainForm(word_tokenizer()), 100)
-    (prompt,) = encoder.tokenize_prompts([{"text": "red blue"}])
+    windows = prompt_windows(MOODS, "en", PlainForm(word_tokenizer()), 100)
+    (prompt,) = windows.tokenize([{"text": "red blue"}])
     assert [WORDS[token] for token in prompt] == ["<bos>", "say", ":", "red", "blue", "mood", ":"]
 
 
@@ -48,8 +48,8 @@ def test_a_bos_that_is_eos_as_well_stays_in_front_of_every_prompt(template: str)
 
 
 def test_text_that_looks_like_a_control_token_stays_text() -> None:
-    encoder = PromptEncoder(MOODS, "en", PlainForm(word_tokenizer()), 100)
-    (prompt,) = encoder.tokenize_prompts([{"text": "<bos> red <eos>"}])
+    windows = prompt_windows(MOODS, "en", PlainForm(word_tokenizer()), 100)
+    (prompt,) = windows.tokenize([{"text": "<bos> red <eos>"}])
     control = {WORDS.index("<bos>"), WORDS.index("<eos>")}
     assert prompt[0] in control and not control.intersection(prompt[1:])
     assert WORDS.index("<eos>") not in tokenize_answers(PlainForm(byte_tokenizer()), ["a <eos>"])[0][:-1]
