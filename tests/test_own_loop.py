@@ -292,9 +292,12 @@ def sharded(layer: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def process_group() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    formed = not dist.is_initialized()  # another test may have left one of this process alone
+    if formed:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    if formed:
+        dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("process_group")

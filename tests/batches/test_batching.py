@@ -97,7 +97,7 @@ def test_ranks_that_evaluate_side_by_side_have_about_equally_much_to_do(
     assert [length for of_batch in by_length for length in of_batch] == sorted(lengths)
 
 
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 3), st.integers(3, 9), budgets)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 3), st.integers(3, 9), budgets)
 def test_the_largest_micro_batch_is_as_small_as_any_cut_makes_it(
     lengths: list[int], world_size: int, most: int, most_tokens: int | None
 ) -> None:
