@@ -84,7 +84,7 @@ def load_study(sweep: Path, questions: Path, overrides: Sequence[str] = ()) -> S
     for question in asked:
         for name in ((v, seed) for v in (*question.variants, question.against) for seed in question.seeds):
             if name not in runs:
-                raise ConfigError(f"{sweep} has no cell {name}", fix="add it to grid or grids, or mend the question")
+                raise ConfigError(f"{sweep} has no cell {name}", fix="add it to grid or grids, or correct the question")
     variants = read_sweep(sweep, overrides).variants
     said = {name: " ".join(f"{key}={value}" for key, value in flat(own).items()) for name, own in variants.items()}
     return Study(said, runs, asked)

@@ -47,7 +47,7 @@ class ConfigError(FlareError):
 
 
 def together(
-    errors: Sequence[FlareError], origin: str, *, fix: str = "mend them all; nothing has been done yet"
+    errors: Sequence[FlareError], origin: str, *, fix: str = "correct all of them; nothing has been done yet"
 ) -> FlareError:
     """One error that tells them all: the only one as it is, several as a list.
 

@@ -129,7 +129,7 @@ def _status(error: BaseException) -> int:
 
 
 def _word(error: BaseException) -> str:
-    return "interrupted; the same command continues" if isinstance(error, KeyboardInterrupt) else str(error)
+    return "interrupted; run the same command again to continue" if isinstance(error, KeyboardInterrupt) else str(error)
 
 
 def _with_fix(error: BaseException) -> BaseException:
@@ -138,10 +138,11 @@ def _with_fix(error: BaseException) -> BaseException:
     if torch is None or not isinstance(error, torch.OutOfMemoryError):
         return error
     fix = (
-        "in training lower train.micro_batch_size (a step stays as it is: the rest is accumulated), or set "
-        "train.gradient_checkpointing=true; elsewhere lower evaluate.batch_size; or free the GPU (nvidia-smi)"
+        "for training, lower train.micro_batch_size (gradients are accumulated, so train.batch_size stays the same) or "
+        "set train.gradient_checkpointing=true; for evaluation, set a smaller evaluate.batch_size; or free the GPU "
+        "(nvidia-smi)"
     )
-    return HostError(f"the GPU is full: {str(error).strip()}", fix=fix)
+    return HostError(f"the GPU is out of memory: {str(error).strip()}", fix=fix)
 
 
 def described(error: BaseException) -> tuple[str, str]:

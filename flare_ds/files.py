@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16,64}\.tmp")
 _LEFT_AFTER_S = 24 * 3600
-ASK_OWNER = "ask whoever owns it to let you read it"
-_LOOK_AT_DISK = "look at the disk it lies on, and run the same command again"
+ASK_OWNER = "ask its owner for permission to read it"
+_LOOK_AT_DISK = "check the disk it is on, then run the same command again"
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-_MORE_DESCRIPTORS = "have fewer files open (fewer runs in one job), or raise the limit, e.g. `ulimit -n 65536`"
+_MORE_DESCRIPTORS = "raise the limit on open files, e.g. `ulimit -n 65536`, or train fewer runs in one job"
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _of_the_system(error: SafetensorError) -> OSError:
     return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
-OTHER_TMPDIR = "set TMPDIR to a directory you may write to, with room"
+OTHER_TMPDIR = "set TMPDIR to a writable directory with free space"
 
 
 def check_temporary() -> None:

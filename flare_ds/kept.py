@@ -166,7 +166,7 @@ def kept_at(path: Path, kinds: Sequence[Kind]) -> Kept:
     kept = _look_at(path, kinds)
     if kept is None:
         if path.is_symlink() and path.exists():
-            raise CacheError(f"{path} is a link to {path.resolve()}", fix="name that; the link stays")
+            raise CacheError(f"{path} is a link to {path.resolve()}", fix="give that directory; the link is kept")
         problem = f"{path} is not a cache directory" if path.exists() else f"there is no cache at {path}"
         listing = shlex.join(["flare-ds", "cache", "ls", str(path.absolute().parent)])
         raise CacheError(problem, fix=f"list the caches there: `{listing}`")

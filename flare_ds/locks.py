@@ -96,7 +96,7 @@ def hold(path: Path, *, doing: str) -> bool:
     if holder is not None:
         raise HostError(
             f"{holder or 'another process'} {doing}",
-            fix=f"wait for it to end, or end it; if it is surely gone, delete {path}",
+            fix=f"wait for it to end, or stop it; if it is certainly gone, delete {path}",
         )
     return True
 

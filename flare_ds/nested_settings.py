@@ -26,7 +26,7 @@ def nested(settings: Mapping[Any, Any], place: str = "") -> dict[Any, Any]:
         layers.append(layer)
     for name, times in Counter(name for layer in layers for name in flat(layer)).items():
         if times > 1:
-            raise ConfigError(f"{place}{name} stands twice, in a section and with dots", fix="keep one of the two")
+            raise ConfigError(f"{place}{name} is set twice, in its section and with dots", fix="keep one of the two")
     return merged(*layers)
 
 

@@ -48,15 +48,15 @@ def new_config(*, task: str, base: str, method: str, languages: Sequence[str] = 
         **_fused(base, recipe),
         "train": _train(found),
     }
-    config = parse_config(settings, origin="what is asked for")
+    config = parse_config(settings, origin="the given options")
     check_languages(found, config.task)
     check_answers(config, found)
     return "\n".join([_HEAD, *_lines(settings, Config), ""])
 
 
 _HEAD = """\
-# One run. `flare-ds check` this file, then `flare-ds train` it. What is not said here has its default:
-# `flare-ds config --schema` names all settings."""
+# Settings of one run. Check them with `flare-ds check FILE`, then train with `flare-ds train FILE`.
+# All others keep their defaults; `flare-ds config --schema` lists them."""
 
 
 def _named(task: str) -> tuple[Task, dict[str, str]]:
@@ -71,8 +71,8 @@ def _languages(task: Task, named: Sequence[str]) -> tuple[str, str]:
     if len(named) == 2:
         return named[0], named[1]
     if not named and len(task.languages) == 1:
-        problem = f"task {task.name} has {task.languages[0]} alone, so the target is to be machine-translated"
-        raise ConfigError(problem, fix=f"say which it is: --languages {task.languages[0]},TARGET")
+        problem = f"task {task.name} has only {task.languages[0]}, so the target side has to be machine-translated"
+        raise ConfigError(problem, fix=f"name the target language: --languages {task.languages[0]},TARGET")
     if named:
         problem = f"--languages names {len(named)} languages, not a source and a target"
         raise ConfigError(problem, fix=f"e.g. --languages en,pl (task {task.name} has: {', '.join(task.languages)})")

@@ -40,7 +40,7 @@ from flare_ds.runtime.engine import let_go, trainable_parameters
 from flare_ds.settings import parse_config
 
 _NAMELESS = "a model that was made in memory"
-_SAVE_BASE = "save the model with save_pretrained, and adapt what from_pretrained loads from there"
+_SAVE_BASE = "save the model with save_pretrained, load it with from_pretrained, and adapt that"
 _WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
 """What FSDP, torch's checkpoint_wrapper and torch.compile put into the names of what they wrap."""
 
@@ -136,8 +136,8 @@ class FusedModel(nn.Module):
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuse to be pickled: what stands in for the layers' forwards would be read back as their forwards."""
-        fix = "keep what save_adapter(DIRECTORY) writes, or state_dict()"
-        raise ConfigError("an adapted model cannot be pickled, as torch.save would", fix=fix)
+        fix = "use save_adapter(DIRECTORY), or save its state_dict()"
+        raise ConfigError("an adapted model cannot be pickled, so torch.save cannot save it", fix=fix)
 
     def forward(
         self,
@@ -197,12 +197,12 @@ class FusedModel(nn.Module):
         """
         if self.settings.model.base == _NAMELESS:
             why = "the model was made in memory, or changed since it was loaded"
-            fix = f"{_SAVE_BASE}; state_dict() holds what is trained until then"
-            raise ConfigError(f"nothing tells which base the adapter is for: {why}", fix=fix)
+            fix = f"{_SAVE_BASE}; to keep this adapter, save its state_dict()"
+            raise ConfigError(f"cannot tell which base the adapter belongs to: {why}", fix=fix)
         tensors = {name: tensor.detach().cpu() for name, tensor in self._trained().items()}
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != self._shapes[name] or hasattr(tensor, "full_tensor"):
-                problem = f"{name} has the shape {tuple(tensor.shape)} now, and had {self._shapes[name]} as it was made"
+                problem = f"{name} has shape {tuple(tensor.shape)} now, but had {self._shapes[name]} when it was made"
                 raise ConfigError(problem, fix="gather the parameters first, or train without sharding them")
         peft_model = self.two_streams.peft_model
         save_adapter(Path(directory), tensors, peft_model, self.settings, label_tokens={}, validation={})
@@ -265,8 +265,8 @@ def _run_settings(
     """A run that has nothing but its base, as it is to be run, and its adapter."""
     adapter = settings.model_dump() if isinstance(settings, AdapterConfig) else dict(settings)
     if of_a_run := [name for name in adapter if str(name).partition(".")[0] == "adapter"]:
-        fix = "name an adapter's settings alone, e.g. {'r': 8}, or give a run's whole Config"
-        raise ConfigError(f"adapt was given {of_a_run[0]!r}, the name of a run's setting", fix=fix)
+        fix = "leave out the prefix `adapter`, e.g. {'r': 8}, or give the whole Config of a run"
+        raise ConfigError(f"adapt takes the settings of an adapter, not {of_a_run[0]!r} as in a run's config", fix=fix)
     found = {
         "method": "flare",
         "run_dir": ".",

@@ -24,13 +24,13 @@ def expanded(text: str) -> str:
     if not path.strip():
         raise ConfigError(f"path {text!r} is empty", fix="name a file or a directory")
     if path.startswith("~") or "~" in Path(path).parts:
-        raise ConfigError(f"path {text!r} names a home that is not there", fix="write the whole path, from / on")
+        raise ConfigError(f"path {text!r}: there is no such home directory", fix="write the absolute path")
     if path.startswith("-") or str(Path(path)).startswith("-"):
         problem = f"path {text!r} begins with a dash, as the options of a command do"
-        raise ConfigError(problem, fix="choose another name, or write the whole path, from / on")
+        raise ConfigError(problem, fix="choose another name, or write the absolute path")
     odd = _UNPRINTABLE.search(path)
     if odd:
-        raise ConfigError(f"path {text!r} holds {odd[0]!r}, which is no letter of a name", fix="choose another name")
+        raise ConfigError(f"path {text!r} has {odd[0]!r}, which a path may not contain", fix="choose another name")
     return path
 
 

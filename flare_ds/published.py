@@ -213,7 +213,7 @@ def check_contents(directory: Path, files: Mapping[str, FileRecord]) -> None:
         HostError: too many files are open.
     """
     if not files or not all(file.sha256 for file in files.values()):
-        raise ValueError(f"{directory} has a manifest without checksums, as it is of an older version")
+        raise ValueError(f"{directory} has a manifest without checksums: an older version wrote it")
     changed = []
     total = sum(file.bytes for file in files.values())
     with bar(total=total, desc="verify", unit="B", unit_scale=True) as progress:

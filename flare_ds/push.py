@@ -54,7 +54,7 @@ def push(config: Config, output: Path, *, base: str | None = None, licence: str 
     """
     run = RunDirectory(config.run_dir)
     if not config.recipe.trains:
-        raise ConfigError(f"method={config.method} trains nothing", fix="push the base itself: it is all there is")
+        raise ConfigError(f"method={config.method} trains nothing", fix="there is no adapter to push; share the base")
     run.check_trained(config)
     check_new(output)
     settled(config)
@@ -71,10 +71,10 @@ def _shared(config: Config, base: str | None) -> Config:
     """The settings without this machine's places."""
     name = base or config.model.base
     if not _HUB_NAME.fullmatch(name) or (base is None and Path(name).exists()):
-        problem = f"the base {name!r} has no name on the hub that is known here, and nobody else has that directory"
-        raise ConfigError(problem, fix="put it there, and give its name: --base OWNER/NAME")
+        problem = f"the base {name!r} is not known by a name on the Hugging Face hub, so others could not load it"
+        raise ConfigError(problem, fix="give its name there: --base OWNER/NAME; if it has none, upload it first")
     if config.source.mt_encoder is not None and is_path(config.source.mt_encoder):
-        problem = f"source.mt_encoder={config.source.mt_encoder!r} is a directory, which nobody else has"
+        problem = f"source.mt_encoder={config.source.mt_encoder!r} is a local directory, which others do not have"
         raise ConfigError(problem, fix="give its name on the hub: source.mt_encoder=facebook/nllb-200-distilled-600M")
     settings = config.model_dump(mode="json")
     settings |= {"run_dir": ".", "cache_dir": Config.model_fields["cache_dir"].default}

@@ -33,7 +33,8 @@ def shipped_file(name: str) -> Path:
     """
     if name not in shipped_names():
         known = suggestion(name, [AUTO, *shipped_names()])
-        raise ConfigError(f"no settings {name!r} come with flare_ds", fix=f"{known}, or a path with a / or .json in it")
+        problem = f"deepspeed={name!r} is none of the DeepSpeed settings that come with flare_ds"
+        raise ConfigError(problem, fix=f"{known}, or a path with a / or .json in it")
     return _directory() / f"{name}.json"
 
 

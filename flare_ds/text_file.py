@@ -41,6 +41,6 @@ def _refusal(error: UnicodeDecodeError, named: str) -> ConfigError:
     line = error.object[: error.start].decode(error.encoding, "replace").count("\n") + 1
     byte = error.object[error.start]
     return ConfigError(
-        f"{named} is not {error.encoding.upper()}: byte 0x{byte:02x} in line {line} begins no character",
+        f"{named} is not {error.encoding.upper()}: byte 0x{byte:02x} in line {line} is not a valid character",
         fix="save it as UTF-8: in the editor, or iconv -f latin1 -t utf-8 OLD > NEW where it is Latin-1",
     )

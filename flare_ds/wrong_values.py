@@ -64,10 +64,10 @@ def _problems(
             where = "" if problem.startswith(name) else f"setting {name}: "
             yield ConfigError(f"{where}{problem} (in {origin})", fix=fix)
     elif kind == "model_type":
-        problem = f"setting {name}={value} in {origin} is no section"
+        problem = f"setting {name}={value} in {origin} is not a section"
         yield ConfigError(problem, fix=f"write the settings of {name} below it, indented, or leave it out")
     elif kind == "string_type" and isinstance(details["input"], bool | int | float):
-        yield ConfigError(f"setting {name}={value} in {origin} is no text", fix=f'write {name}: "..." in quotes')
+        yield ConfigError(f"setting {name}={value} in {origin} is not a text", fix=f'put it in quotes: {name}: "..."')
     else:
         problem, fix = worded(name, refusals, origin=origin)
         yield ConfigError(f"setting {problem}", fix=fix)

@@ -23,7 +23,7 @@ _DEEPEST = 50
 _MOST_VALUES = 100_000
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times faster, where it is built in
 _TAG = "tag:yaml.org,2002:"
-_QUOTE = "mend that line; a text with one of : # % @ ` * & ! [ ] { } in it goes in quotes"
+_QUOTE = "correct that line; put text that has one of : # % @ ` * & ! [ ] { } in it in quotes"
 
 _PLAIN = {  # what a text without quotes may be, other than a text
     "merge": "<<",
@@ -112,7 +112,7 @@ def parse_yaml(text: str, *, origin: str) -> Any:
     if odd:
         line = text.count("\n", 0, odd.start()) + 1
         raise ConfigError(
-            f"{origin} has {odd[0]!r} in line {line}, which is no text", fix="remove it, or save as UTF-8"
+            f"{origin} has {odd[0]!r} in line {line}, which YAML does not allow", fix="remove it, or save as UTF-8"
         )
     try:
         return _construct(text, origin)
@@ -138,7 +138,7 @@ def parse_value(text: str, *, origin: str) -> Any:
     node = yaml.compose(text, Loader=_Loader)
     if node is not None and node.end_mark.index < len(text.rstrip()):
         dropped = text[node.end_mark.index :].strip()
-        raise ConfigError(f"{origin}: YAML drops {dropped!r}, a comment", fix="remove it, or put the text in quotes")
+        raise ConfigError(f"{origin}: YAML reads {dropped!r} as a comment", fix="remove it, or put the text in quotes")
     return value
 
 
@@ -156,7 +156,7 @@ def _construct(text: str, origin: str) -> Any:
             return None
         # As many values as letters, unless there are aliases: those repeat what has a name, with &.
         if ("&" in text or len(text) > _MOST_VALUES) and _weigh(node, {}) > _MOST_VALUES:
-            problem = f"{origin} has more than {_MOST_VALUES} values, its aliases (*name) written out"
+            problem = f"{origin} has more than {_MOST_VALUES} values once its aliases (*name) are expanded"
             raise ConfigError(problem, fix="write the settings without aliases")
         repeated = list(_repeated(node, ""))
         if repeated:
@@ -197,7 +197,7 @@ def _repeated(node: Node, name: str) -> Iterator[str]:
         inner = f"{name}.{key.value}" if name else str(key.value)
         line = key.start_mark.line + 1
         if isinstance(key, ScalarNode) and key.value in lines:
-            yield f"key {inner!r} stands twice, in lines {lines[key.value]} and {line}"
+            yield f"key {inner!r} occurs twice, in lines {lines[key.value]} and {line}"
         lines[str(key.value)] = line
         yield from _repeated(value, inner)
     for item in node.value if isinstance(node, yaml.SequenceNode) else ():

@@ -229,7 +229,7 @@ explain_pip_failure() { # LOG
         die "no network: pip cannot reach its package index" \
             "check the connection and pip's settings (HTTPS_PROXY, PIP_INDEX_URL) and run the same command again; it continues"
     fi
-    die "pip failed: $(grep -m 1 '^ERROR' "$1" || tail -n 1 "$1")" "read $1, mend that, and run the same command again"
+    die "pip failed: $(grep -m 1 '^ERROR' "$1" || tail -n 1 "$1")" "read $1, correct that, and run the same command again"
 }
 
 build_cpu_communication() {

@@ -28,7 +28,7 @@ interrupted() {
         kill -TERM "$sweep" 2>/dev/null || true
         wait "$sweep" || true
     fi
-    say "interrupted; the same command continues"
+    say "interrupted; run the same command again to continue"
     exit 130
 }
 trap interrupted INT TERM

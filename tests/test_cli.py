@@ -183,15 +183,18 @@ def test_arguments_that_mean_nothing(arguments: list[str], capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trian", "run.yaml"], "'trian' is none of them: did you mean 'train'?"),
+        (["trian", "run.yaml"], "invalid choice: 'trian'; did you mean 'train'?"),
         (["cache", "list"], "did you mean 'ls'?"),
         (
             ["prepare", "run.yaml", "--worker", "2", "--worker-count=3"],
-            "cannot read --worker-count=3: did you mean '--workers'?",
+            "unrecognized argument --worker-count=3: did you mean '--workers'?",
         ),
-        (["prepare", "run.yaml", "task.test_rows=9", "--id", "3"], "cannot read --id: use one of: --help, --task-path"),
+        (
+            ["prepare", "run.yaml", "task.test_rows=9", "--id", "3"],
+            "unrecognized argument --id: use one of: --help, --task-path",
+        ),
         (["inspect", "run.yaml", "--split", "tset"], "did you mean 'test'?"),
-        (["fetch", "data", "multiemo", "more"], "cannot read more"),
+        (["fetch", "data", "multiemo", "more"], "unrecognized arguments: more"),
     ],
     ids=str,
 )
@@ -293,8 +296,11 @@ def test_translate_with_nothing_to_do(root: Path, capsys: pytest.CaptureFixture[
     ("arguments", "expected"),
     [
         (["--file", "nowhere.jsonl"], "nowhere.jsonl is no file that ends in"),
-        (["--file", "rows.jsonl", "--source", "text"], "--source is given beside --file"),
-        (["--target", "text", "--source", "text", "--output", "said.csv"], "--output='said.csv' is of no known form"),
+        (["--file", "rows.jsonl", "--source", "text"], "--source cannot be combined with --file"),
+        (
+            ["--target", "text", "--source", "text", "--output", "said.csv"],
+            "--output='said.csv' has an unknown file extension",
+        ),
         (["--source", "text"], "method=flare reads the target text"),
         (["--target", "text"], "method=flare needs a source text for each of: en; got []"),
     ],

@@ -188,7 +188,7 @@ REFUSED: list[tuple[str | dict[str, Any], list[str]]] = [
     (changed(stage=2, cpu_offload=True) | {"scheduler": {}}, ["3 problems", "scheduler", "cpu_offload", "stage=2"]),
     ({}, ["zero_optimization.stage=None"]),
     ("[1]", ["holds no settings", "[1]"]),
-    ('{"zero_optimization": {"stage": 3, "stage": 2}}', ["'stage' stands twice"]),
+    ('{"zero_optimization": {"stage": 3, "stage": 2}}', ["'stage' occurs twice"]),
     ('{"gradient_clipping": NaN}', ["NaN"]),
     ('{\n "stage": 3, // zero\n}', ["line 2", "no comments"]),
     ("[" * 100_000, ["nested too deeply"]),

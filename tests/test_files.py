@@ -61,7 +61,7 @@ def test_what_cannot_be_opened_for_want_of_descriptors_is_not_called_damaged(run
     assert left if refused is None else "ulimit -n" in refused.fix
 
 
-@pytest.mark.parametrize(("number", "fix"), [(errno.EACCES, ASK_OWNER), (errno.EIO, "look at the disk it lies on")])
+@pytest.mark.parametrize(("number", "fix"), [(errno.EACCES, ASK_OWNER), (errno.EIO, "check the disk it is on")])
 @pytest.mark.parametrize("what", READERS)
 def test_what_the_system_does_not_let_us_read_is_not_called_damaged(
     run: Path, monkeypatch: pytest.MonkeyPatch, what: str, number: int, fix: str

@@ -151,7 +151,7 @@ def test_a_number_where_a_text_belongs(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SETTINGS | {"run_dir": 2024, "adapter": None}), encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
         load_config(tmp_path / "run.yaml")
-    assert "run_dir=2024" in refused.value.problem and 'run_dir: "..." in quotes' in refused.value.problem
+    assert "run_dir=2024" in refused.value.problem and 'in quotes: run_dir: "..."' in refused.value.problem
     assert "adapter=None" in refused.value.problem and "indented" in refused.value.problem
 
 

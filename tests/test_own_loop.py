@@ -138,9 +138,9 @@ def test_the_loss_is_that_of_the_answers_tokens(run: tuple) -> None:
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora" in name for name in with_gradient)
-    with pytest.raises(flare_ds.DataError, match="labels of row 1 mark no answer"):
+    with pytest.raises(flare_ds.DataError, match="labels of row 1 do not mark an answer"):
         model(ids, mask, labels=torch.where(torch.arange(len(ids))[:, None] == 1, -100, labels))
-    with pytest.raises(flare_ds.DataError, match="labels of row 0 are not its input_ids"):
+    with pytest.raises(flare_ds.DataError, match="labels of row 0 differ from its input_ids"):
         model(ids, mask, labels=labels + (labels == 6))
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
     with pytest.raises(flare_ds.ConfigError, match=r"unknown setting 'adapter\.rank'"):
         flare_ds.adapt(hf_model(root), {"rank": 4})
     for of_a_run in ({"adapter.r": 3}, {"adapter": {"r": 3}}):
-        with pytest.raises(flare_ds.ConfigError, match=r"'adapter.*\n  fix: name an adapter's settings alone"):
+        with pytest.raises(flare_ds.ConfigError, match=r"'adapter.*\n  fix: leave out the prefix"):
             flare_ds.adapt(hf_model(root), of_a_run)
     for method in ("zero_shot", "translate_test", "zero_shot_both", "input_fusion", "x_mixup", "source_prefix", "late"):
         with pytest.raises(flare_ds.ConfigError, match=f"method={method} .* cannot be run in a loop"):
@@ -172,7 +172,7 @@ def test_what_cannot_be_adapted_is_refused(root: Path) -> None:
     head = config_of(toy_settings(root) | {"adapter": {"train_head": True}})
     with pytest.raises(flare_ds.ConfigError, match="trains a head of the label words alone"):
         flare_ds.adapt(hf_model(root), head)
-    with pytest.raises(flare_ds.ConfigError, match=r"nothing tells which base the adapter is for: .* made in memory"):
+    with pytest.raises(flare_ds.ConfigError, match=r"cannot tell which base the adapter belongs to: .* made in memory"):
         flare_ds.adapt(small_model("llama")[0]).save_adapter(root / "nameless")
 
 
@@ -280,7 +280,7 @@ def test_an_adapter_of_which_a_part_lies_elsewhere_is_not_saved(root: Path, tmp_
     model = flare_ds.adapt(hf_model(root), {"r": 4})
     next(parameter for parameter in model.parameters() if parameter.requires_grad).data = torch.empty(0)
     with pytest.raises(
-        flare_ds.ConfigError, match=r"lora_A.* has the shape \(0,\) now, and had \(4, 64\) .*\n  fix: gather"
+        flare_ds.ConfigError, match=r"lora_A.* has shape \(0,\) now, but had \(4, 64\) .*\n  fix: gather"
     ):
         model.save_adapter(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
@@ -372,7 +372,10 @@ def test_pefts_switches_are_heard(root: Path, method: str) -> None:
     peft_model.add_adapter("second", LoraConfig(r=4, target_modules=["q_proj"]))
     torch.testing.assert_close(model(**asked).logits, adapted)
     peft_model.set_adapter("second")
-    with pytest.raises(flare_ds.ConfigError, match=r"'second' is active.*\n  fix: .*set_adapter\('default'\)"):
+    with pytest.raises(
+        flare_ds.ConfigError,
+        match=r"active adapter 'second' was not made by flare_ds.*\n  fix: .*set_adapter\('default'\)",
+    ):
         model(**asked)
 
 
@@ -415,14 +418,23 @@ def test_a_model_takes_one_adapter(root: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"source_input_ids": torch.ones(5, 6, dtype=torch.long)}, "source_input_ids has 5 rows, input_ids 3"),
-        ({"source_input_ids": torch.ones(2, 6, dtype=torch.long)}, "source_input_ids has 2 rows, input_ids 3"),
-        ({"attention_mask": torch.ones(3, 5)}, r"attention_mask is \[3, 5\], input_ids \[3, 6\]"),
-        ({"source_attention_mask": torch.ones(4, 6)}, r"source_attention_mask is \[4, 6\], source_input_ids \[3, 6\]"),
-        ({"labels": torch.ones(3, 7, dtype=torch.long)}, r"labels is \[3, 7\], input_ids \[3, 6\]"),
-        ({"input_ids": torch.ones(6, dtype=torch.long)}, r"input_ids is \[6\], not rows and columns"),
-        ({"input_ids": torch.full((3, 6), 99_999)}, r"row 0 of input_ids has the token 99999, and the model knows \d+"),
-        ({"source_input_ids": torch.full((3, 6), -1)}, "row 0 of source_input_ids has the token -1"),
+        ({"source_input_ids": torch.ones(5, 6, dtype=torch.long)}, "source_input_ids has 5 rows, but input_ids has 3"),
+        ({"source_input_ids": torch.ones(2, 6, dtype=torch.long)}, "source_input_ids has 2 rows, but input_ids has 3"),
+        ({"attention_mask": torch.ones(3, 5)}, r"attention_mask has shape \[3, 5\], but input_ids has shape \[3, 6\]"),
+        (
+            {"source_attention_mask": torch.ones(4, 6)},
+            r"source_attention_mask has shape \[4, 6\], but source_input_ids has shape \[3, 6\]",
+        ),
+        (
+            {"labels": torch.ones(3, 7, dtype=torch.long)},
+            r"labels has shape \[3, 7\], but input_ids has shape \[3, 6\]",
+        ),
+        ({"input_ids": torch.ones(6, dtype=torch.long)}, r"input_ids has shape \[6\], not \[rows, columns\]"),
+        (
+            {"input_ids": torch.full((3, 6), 99_999)},
+            r"row 0 of input_ids has token id 99999, but the model has only \d+",
+        ),
+        ({"source_input_ids": torch.full((3, 6), -1)}, "row 0 of source_input_ids has token id -1"),
         (
             {"source_input_ids": None, "source_attention_mask": torch.ones(3, 6)},
             "source_attention_mask is given, but no source_input_ids",

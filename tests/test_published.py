@@ -134,7 +134,7 @@ def test_a_link_is_not_removed_but_what_it_leads_to(made: dict[str, Path], capsy
     link.symlink_to(made["fetched"])
     assert main(["cache", "verify", str(link)]) == 0
     assert main(["cache", "rm", "--yes", str(link)]) == 1
-    assert f"is a link to {made['fetched']}\n  fix: name that" in capsys.readouterr().err
+    assert f"is a link to {made['fetched']}\n  fix: give that directory" in capsys.readouterr().err
     assert main(["cache", "rm", "--yes", str(made["fetched"])]) == 0 and not link.exists()
 
 
@@ -245,7 +245,7 @@ UNREAD = [
 ]
 
 
-@pytest.mark.parametrize(("number", "fix"), [(errno.EACCES, ASK_OWNER), (errno.EIO, "look at the disk it lies on")])
+@pytest.mark.parametrize(("number", "fix"), [(errno.EACCES, ASK_OWNER), (errno.EIO, "check the disk it is on")])
 def test_nothing_that_the_system_does_not_let_us_read_is_to_be_deleted(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str
 ) -> None:

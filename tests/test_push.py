@@ -70,7 +70,9 @@ def test_a_base_of_the_hub_that_lies_in_a_directory_is_taken(
     capsys.readouterr()
     assert flare_ds.load(folder, "cpu", overrides=[f"model.base={tmp_path / 'fetched'}"]).labels
     told = capsys.readouterr().err
-    assert re.search(rf"warning: .* was trained on commit {FIRST} of the hub; whether .* cannot be told", told)
+    assert re.search(
+        rf"warning: .* was trained on commit {FIRST} of the hub; it is unknown whether .* holds that", told
+    )
     (folder / "base.json").unlink()  # as folders were before
     main(SECOND)
     with pytest.raises(CheckpointError, match=f"that was commit {FIRST}, this is {SECOND}\n.*--revision {FIRST}"):
@@ -90,7 +92,7 @@ def test_an_encoder_has_its_name_on_the_hub_in_all_files(tmp_path: Path, method:
     config = trained(tmp_path, method=method, source={"mt_encoder": str(encoder), "mt_language": "pol_Latn"})
     if method == "lora":
         encoder.rename(tmp_path / "gone")
-    with pytest.raises(ConfigError, match=r"source\.mt_encoder='.*nllb' is a directory"):
+    with pytest.raises(ConfigError, match=r"source\.mt_encoder='.*nllb' is a local directory"):
         push(config, tmp_path / "pushed", base=NAME)
     named = load_config(config.run_dir, ["source.mt_encoder=facebook/nllb-200"])
     folder = push(named, tmp_path / "pushed", base=NAME)
@@ -113,7 +115,7 @@ def test_scores_of_other_settings_are_not_shown(tmp_path: Path) -> None:
     assert f"evaluate.late=3.0, or score it again: flare-ds evaluate {run.path} evaluate.late=null" in refused.value.fix
     folder = push(load_config(run.path, ["evaluate.late=3"]), tmp_path / "pushed", base=NAME)
     card = (folder / "README.md").read_text()
-    assert "value: 0.875" in card and "3 times that is added" in card and load_config(folder).late == 3
+    assert "value: 0.875" in card and "plus 3 times the log-probability" in card and load_config(folder).late == 3
 
 
 def test_a_folders_card_has_commands_for_where_it_is_read(tmp_path: Path) -> None:

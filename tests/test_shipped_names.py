@@ -58,7 +58,7 @@ def test_an_unknown_name_lists_the_names() -> None:
     with pytest.raises(ConfigError) as refused:
         config_of("zero3_bf61")
     for part in [
-        "setting deepspeed: no settings 'zero3_bf61'",
+        "deepspeed='zero3_bf61' is none of the DeepSpeed settings",
         "did you mean 'zero3_bf16'",
         "auto",
         *(file.stem for file in FILES),

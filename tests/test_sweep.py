@@ -119,9 +119,9 @@ def test_methods_that_read_the_data_differently_get_their_own_cache(bench):
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("base.train.steps=80", r"(?s)pl/lora-seed1.*train\.steps=40, now train\.steps=80"),
-        ("stage1.train.steps=80", r"stage1 .*train\.steps=60, now train\.steps=80"),
-        ("methods.flare.adapter.r=4", r"pl/flare-seed1, .*adapter\.r=8, now adapter\.r=4"),
+        ("base.train.steps=80", r"(?s)pl/lora-seed1.*train\.steps=40, but the sweep now has train\.steps=80"),
+        ("stage1.train.steps=80", r"stage1 .*train\.steps=60, but the sweep now has train\.steps=80"),
+        ("methods.flare.adapter.r=4", r"pl/flare-seed1, .*adapter\.r=8, but the sweep now has adapter\.r=4"),
     ],
 )
 def test_a_run_with_other_settings_is_refused_before_anything_runs(bench, override, problem):
@@ -144,7 +144,7 @@ def test_settings_that_finished_runs_do_not_read_are_free(bench):
     assert sweep(bench.path, ["base.adapter.fusion=add", "base.train.source_dropout=0.2", "base.generate.seed=2"]) == 0
     done = [call for call in bench.calls() if not call.startswith("prepare")]
     assert done == expected_calls(["pl/flare-seed1", "pl/flare-seed2"])
-    with pytest.raises(ConfigError, match=r"fusion='add', now adapter\.fusion='mul'") as error:
+    with pytest.raises(ConfigError, match=r"fusion='add', but the sweep now has adapter\.fusion='mul'") as error:
         sweep(bench.path, ["base.adapter.fusion=mul", "base.train.source_dropout=0.2"])  # flare reads it
     assert "stage1" not in str(error.value) and "lora" not in str(error.value)
 
@@ -155,7 +155,8 @@ def test_all_that_differs_is_said_at_once(bench):
         sweep(bench.path, ["base.train.learning_rate=0.1", "methods.flare.adapter.r=4"])
     for cell in ("stage1", "pl/lora-seed1", "pl/lora-seed2", "pl/flare-seed2"):
         assert f"{bench.out}/{cell}" in error.value.problem
-    assert "learning_rate=0.0005, now" in error.value.problem and "adapter.r=8, now" in error.value.problem
+    for change in ("learning_rate=0.0005, but the sweep now has", "adapter.r=8, but the sweep now has"):
+        assert change in error.value.problem
     assert "delete" not in error.value.fix, "the directory of the sweep holds more than what has changed"
 
 
@@ -255,7 +256,7 @@ def test_what_is_not_finished_goes_on_with_smaller_batches(bench, monkeypatch):
         ("out=$NO_SUCH_PLACE/out", "setting out: .*NO_SUCH_PLACE is not set"),
         ("base.cache_dir=$NO_SUCH_PLACE/x", "setting cache_dir: .*NO_SUCH_PLACE is not set"),
         ("grid.seeds=[]", r"grid\.seeds=\[\]"),
-        ("grid.seeds=[1, 1]", "names a cell twice"),
+        ("grid.seeds=[1, 1]", "has the same value twice"),
         ("grid.languages=[en]", "flare"),
         ("base.task.source_language=xx", "no language 'xx'"),
         ("base.task.name=multiemu", "did you mean 'multiemo'"),

@@ -32,10 +32,10 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(bench: Bench) -> 
     grown = ["methods.lora.train.steps=41", "grid.methods=[lora, flare]", "grid.seeds=[1, 2, 3]"]
     shown = re.sub(" +", " ", dry_run(bench.path, grown))
     needs = "prepare en-pl, stage1"
-    assert f"| pl/lora-seed1 | {needs} | changed: train.steps=40, now train.steps=41 is asked for |" in shown
+    assert f"| pl/lora-seed1 | {needs} | changed: train.steps=40, but the sweep now has train.steps=41 |" in shown
     assert f"| pl/lora-seed3 | {needs} | to do | 2 hours |" in shown
     assert "about 6 hours left, and 3 whose time is not known" in shown
-    refused = "moves what is changed aside (without it the sweep is refused)"
+    refused = "moves changed runs aside (without it, the sweep is refused)"
     assert f"\nto do, with --rerun changed, which {refused}: 1 prepare, 6 cells" in shown
     assert record.read_text() == json.dumps(content)
     shown = re.sub(" +", " ", dry_run(bench.path, ["grid.methods=[zero_shot, lora]", "stage1.train.steps=61"]))

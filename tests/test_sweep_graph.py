@@ -135,22 +135,25 @@ def test_variants_tasks_and_models(bench: Bench) -> None:
     ("override", "problem"),
     [
         ("grid.adapter.rr=[1]", r"'adapter\.rr'"),
-        ("grid.adapter.r=[]", r"adapter\.r=\[\] has no value"),
-        ("grid.adapter.r=[8, 8]", "or one twice"),
-        ("grid.deepspeed=[auto, zero3]", r"deepspeed=.* is no axis: .*fix: write deepspeed: \[\{deepspeed: \.\.\.\}"),
-        ("grid.rank=[8, 16]", r"rank=.* is no axis: .*fix: write rank: \[\{SECTION\.SETTING: \.\.\.\}, \{SECTION"),
-        ("grid.r=[8, 16]", r"r=.* is no axis: .*fix: write adapter\.r: \[\.\.\.\]"),
+        ("grid.adapter.r=[]", r"adapter\.r=\[\] is empty or repeats"),
+        ("grid.adapter.r=[8, 8]", "is empty or repeats a value"),
+        (
+            "grid.deepspeed=[auto, zero3]",
+            r"deepspeed=.* is not an axis: .*fix: write deepspeed: \[\{deepspeed: \.\.\.\}",
+        ),
+        ("grid.rank=[8, 16]", r"rank=.* is not an axis: .*fix: write rank: \[\{SECTION\.SETTING: \.\.\.\}, \{SECTION"),
+        ("grid.r=[8, 16]", r"r=.* is not an axis: .*fix: write adapter\.r: \[\.\.\.\]"),
         ("grid.batch_size=[8]", r"fix: write translate\.batch_size: \[\.\.\.\] or train\.batch_size: \[\.\.\.\] or"),
         ("grid.seed=[8]", r"unknown setting 'grid\.seed' .*did you mean 'seeds'"),
         ("grid.train.steps=3", r"setting grid: train\.steps=3 is no list of values"),
-        ("grid.rank=[{adapter.r: 4}, {adapter: {r: 8}, adapter.r: 16}]", r"grid\.rank\.adapter\.r stands twice"),
+        ("grid.rank=[{adapter.r: 4}, {adapter: {r: 8}, adapter.r: 16}]", r"grid\.rank\.adapter\.r is set twice"),
         ("variants.x.adapter.r=4", r"variants\.x in .* names no method"),
         ("grid.train.seed=[1]", "use seeds instead"),
         ("grid.model.base=[a, b]", "use models instead"),
         ("grid.task.source_language=[en]", "use tasks instead"),
         ("grid.tasks=[xnli]", "'xnli', which is not in tasks"),
         ("variants.x={method: flair}", "did you mean 'flare'"),
-        ("variants.a/b={method: flare}", "names a directory"),
+        ("variants.a/b={method: flare}", "is used as a directory name"),
         ("variants.lora={method: flare}", r"variants\.lora in .* has the name of a method, but is method=flare"),
         ("variants.lora={method: lora, train: {seed: 3}}", r"variants\.lora\.train\.seed=3"),
         ("grids=[{languages: [pl], methods: [lora], seeds: [1], adapter.alpha: [3]}, {languages: [pl]}]", "grids"),
@@ -259,7 +262,7 @@ def test_parts_run_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Non
     assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()]
     with pytest.raises(SystemExit):
         main(["sweep", str(bench.path), "--only", "fetch"])
-    assert "'fetch' is no part of a sweep" in capfd.readouterr().err
+    assert "'fetch' is not a stage" in capfd.readouterr().err
 
 
 def test_one_translation_is_made_once_however_it_is_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +316,7 @@ def test_what_auto_became_is_told_where_cells_may_run_elsewhere(
 
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    told = r"^flare-ds: model\.dtype=auto is (bfloat16|float32) by what this host .*\n  fix: set base\.model\.dty.*\n$"
+    told = r"^flare-ds: model\.dtype=auto becomes (bfloat16|float32) on this host.*\n  fix: set base\.model\.dty.*\n$"
     assert re.fullmatch(told, said()) and re.fullmatch(told, said("base.model.dtype=auto"))
     assert re.fullmatch(told, said("methods.lora.model.dtype=float32")), "the others have it"
     assert said("base.model.dtype=float32") == said("launch=null", "ranks=2") == ""
@@ -345,7 +348,7 @@ def test_a_setting_is_one_setting_with_dots_and_in_a_section(bench: Bench) -> No
         before = bench.settings[part]
         bench.settings[part] = before | more
         bench.write()
-        with pytest.raises(ConfigError, match=re.escape(f"{name} stands twice, in a section and with dots")):
+        with pytest.raises(ConfigError, match=re.escape(f"{name} is set twice, in its section and with dots")):
             load_sweep(bench.path)
         bench.settings[part] = before
     bench.settings["grid"] |= {"rank": [{"adapter.r": 8}, {"adapter.r": 16}]}
@@ -435,7 +438,7 @@ def test_what_was_run_with_other_settings_is_moved_aside(bench: Bench, capfd: py
     assert sweep(bench.path, ["methods.flare.adapter.r=4"], rerun_changed=True) == 0
     changed = ["pl/flare-seed1", "pl/flare-seed2"]
     assert bench.calls()[1:] == expected_calls(changed), "and nothing else"
-    assert "pl/flare-seed1, pl/flare-seed2: adapter.r=8, now adapter.r=4 is asked for" in capfd.readouterr().out
+    assert "pl/flare-seed1, pl/flare-seed2: adapter.r=8, but the sweep now has adapter.r=4" in capfd.readouterr().out
     (aside,) = (bench.out / ".aside").iterdir()
     assert (aside / "pl/flare-seed1/adapter/adapter_model.safetensors").read_bytes() == before
     assert load_config(bench.out / "pl/flare-seed1").adapter.r == 4
@@ -504,7 +507,7 @@ def test_a_cell_of_another_base_than_stage_1_then_makes_is_not_finished(bench: B
     shutil.rmtree(bench.out / "base")
     (bench.out / "stage1/adapter/adapter_model.safetensors").write_bytes(b"trained on, elsewhere")
     assert sweep(bench.path, ["grid.methods=[lora]"]) == 1
-    with pytest.raises(ConfigError, match=r"pl/lora-seed1.* model.base of other contents than .*/base has now"):
+    with pytest.raises(ConfigError, match=r"pl/lora-seed1.* model.base=.*/base before its contents changed"):
         sweep(bench.path)
 
 

@@ -72,8 +72,8 @@ def refusal(read: object, path: Path, override: str) -> ConfigError:
             "='q' in FILE is neither a list nor all-linear",
             "e.g. adapter.target_modules=[q]",
         ),
-        ("adapter.target_modules=[1]", "adapter.target_modules.0=1 in FILE is no text", "in quotes"),
-        ("train=3", "train=3 in FILE is no section", "indented"),
+        ("adapter.target_modules=[1]", "adapter.target_modules.0=1 in FILE is not a text", "in quotes"),
+        ("train=3", "train=3 in FILE is not a section", "indented"),
     ],
 )
 def test_of_a_run(run: Path, override: str, problem: str, fix: str) -> None:

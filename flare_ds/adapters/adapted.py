@@ -76,7 +76,7 @@ class AdaptedLinear:
             problem = f"adapter {merged[0]!r} is merged into the base's weights, and would count twice"
             return ConfigError(problem, fix="call unmerge_adapter()")
         foreign = sorted(set(self.layer.active_adapters) - self.own)
-        problem = f"adapter {foreign[0]!r} is active, which flare_ds has not made"
+        problem = f"the active adapter {foreign[0]!r} was not made by flare_ds"
         return ConfigError(problem, fix=f"call set_adapter({min(self.own)!r})")
 
     def _b_OR(self, this: Pass) -> Tensor:

@@ -186,8 +186,8 @@ def _added(config: Config, figures: Mapping[str, Any]) -> str:
         return ""
     weight = figures.get("late", 0.0) if config.late == "fitted" else config.late
     return (
-        f" To each label word's log-probability {weight:g} times that is added which the frozen base gives it "
-        f"behind the text in `{config.task.source_language}` (late)."
+        f" The score of a label word is its log-probability plus {weight:g} times the log-probability that the frozen "
+        f"base gives it after the text in `{config.task.source_language}` (late)."
     )
 
 

@@ -115,7 +115,7 @@ def made_anew(directory: Path) -> str:
     run = directory.parent
     if not (run / "config.yaml").is_file():  # a loop of one's own may keep its adapter anywhere
         return "restore it from a copy, or make it again"
-    return f"restore it from a copy, or delete {run} and train it again, by the YAML it was made from"
+    return f"restore it from a copy, or delete {run} and train again from the YAML it was made from"
 
 
 def read_kept(directory: Path) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def check_settings(directory: Path, config: Config) -> None:
     if _kind(saved["method"]) != _kind(config.method):
         raise CheckpointError(
             f"{directory} holds an adapter of {_kind(saved['method'])}, not of method={config.method}",
-            fix="correct method",
+            fix="set method to the one the adapter was trained with",
         )
     for name in compared_settings(config):
         found = saved.get(name, untold_setting(name))
@@ -222,14 +222,14 @@ def _from_peft(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_keys(path: Path, *, wanted: set[str], found: set[str]) -> None:
     problems = [
-        f"{what} {len(keys)} of its matrices, first {min(keys)!r}"
-        for what, keys in (("lacks", wanted - found), ("adds to it", found - wanted))
+        f"{len(keys)} {what} (first {min(keys)!r})"
+        for what, keys in (("missing", wanted - found), ("unexpected", found - wanted))
         if keys
     ]
     if problems:
         raise CheckpointError(
-            f"the adapter {path} does not fit the model: of {len(wanted)} matrices {len(wanted & found)} match; it "
-            + " and ".join(problems),
+            f"the adapter {path} does not fit the model: of {len(wanted)} matrices {len(wanted & found)} match; "
+            + ", ".join(problems),
             fix="use the base model and the adapter settings it was trained with",
         )
 

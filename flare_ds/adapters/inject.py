@@ -139,7 +139,8 @@ def _linears(base: PreTrainedModel) -> dict[str, nn.Linear]:
 def _check_widths(base: PreTrainedModel, config: Config) -> None:
     """A state that all fused modules of a layer meet is as wide as the model, so they have to be."""
     width = base.config.get_text_config().hidden_size
-    handing, instead = f"method={config.method}", "name modules that do, e.g. adapter.fused_modules=[q_proj,v_proj]"
+    handing = f"method={config.method}"
+    instead = "name modules of that width, e.g. adapter.fused_modules=[q_proj,v_proj]"
     if not config.reads_mt_encoder:
         handing += f" with adapter.pairing={config.adapter.pairing!r}"
         instead += "; or set adapter.pairing=module, where each module meets the source's input to that same module"

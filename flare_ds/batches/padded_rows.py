@@ -44,7 +44,7 @@ def padded_rows(
     _check_tokens("input_ids", rows, tokens)
     _check_tokens("source_input_ids", sources.get("source", []), tokens)
     if empty := [number for number, row in enumerate(rows) if not len(row)]:
-        raise DataError(f"row {empty[0]} of input_ids has no token", fix="leave it out, or look at attention_mask")
+        raise DataError(f"row {empty[0]} of input_ids has no tokens", fix="leave it out, or check attention_mask")
     if labels_BL is None:
         return RowsAtHand(sources | {"target": rows}, None)
     marked = enumerate(zip(rows, _unpadded(labels_BL, mask_BL), strict=True))
@@ -64,13 +64,14 @@ def _check_shapes(
     ids, source = "input_ids", "source_input_ids"
     for name, found in ((ids, ids_BL), (source, source_BM)):
         if found is not None and found.ndim != 2:
-            raise DataError(f"{name} is {[*found.shape]}, not rows and columns", fix="give a batch, also of one row")
+            problem = f"{name} has shape {[*found.shape]}, not [rows, columns]"
+            raise DataError(problem, fix="pass a batch, also for a single row: unsqueeze(0)")
     if source_BM is None and source_mask_BM is not None:
         raise DataError(f"source_attention_mask is given, but no {source}", fix="give both, or neither")
     if source_BM is not None and len(source_BM) != len(ids_BL):
         raise DataError(
-            f"{source} has {len(source_BM)} rows, {ids} {len(ids_BL)}",
-            fix="give one source a row; of a row without one source_attention_mask is 0",
+            f"{source} has {len(source_BM)} rows, but {ids} has {len(ids_BL)}",
+            fix="give one source per row; for a row without a source, set its source_attention_mask to 0",
         )
     for name, found, of, wanted in (
         ("attention_mask", mask_BL, ids, ids_BL),
@@ -78,7 +79,8 @@ def _check_shapes(
         ("source_attention_mask", source_mask_BM, source, source_BM),
     ):
         if found is not None and wanted is not None and found.shape != wanted.shape:
-            raise DataError(f"{name} is {[*found.shape]}, {of} {[*wanted.shape]}", fix="give both the same shape")
+            problem = f"{name} has shape {[*found.shape]}, but {of} has shape {[*wanted.shape]}"
+            raise DataError(problem, fix="give both the same shape")
 
 
 def _check_tokens(name: str, rows: list[np.ndarray], known: int) -> None:
@@ -86,8 +88,8 @@ def _check_tokens(name: str, rows: list[np.ndarray], known: int) -> None:
         unknown_n = row[(row < 0) | (row >= known)]
         if len(unknown_n):
             raise DataError(
-                f"row {number} of {name} has the token {unknown_n[0]}, and the model knows {known}",
-                fix="use the model's own tokenizer; padding is what the mask says, whatever stands there",
+                f"row {number} of {name} has token id {unknown_n[0]}, but the model has only {known} tokens",
+                fix="use the model's own tokenizer; padding may have any id where the attention mask is 0",
             )
 
 
@@ -102,9 +104,9 @@ def _answer(number: int, row: np.ndarray, labels: np.ndarray) -> slice:
     (places,) = np.nonzero(labels != NO_TARGET)
     if not len(places) or not places[0] or len(places) != places[-1] + 1 - places[0]:
         raise DataError(
-            f"labels of row {number} mark no answer behind a prompt",
-            fix=f"give the ids of one run of tokens, and {NO_TARGET} before and behind it",
+            f"labels of row {number} do not mark an answer after a prompt",
+            fix=f"set labels to the token ids of one contiguous answer, and to {NO_TARGET} before and after it",
         )
     if (labels[places] != row[places]).any():
-        raise DataError(f"labels of row {number} are not its input_ids there", fix="they are not to be shifted")
+        raise DataError(f"labels of row {number} differ from its input_ids", fix="do not shift the labels")
     return slice(int(places[0]), int(places[-1]) + 1)

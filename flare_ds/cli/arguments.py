@@ -14,7 +14,7 @@ from flare_ds.settings import load_config
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_OVERRIDES = "settings that differ; a text is taken as it is written, else a value is read as in the YAML"
+_OVERRIDES = "settings to change; values are parsed as in YAML, but texts are taken literally"
 _CONFIGS = {
     "config": "YAML of a run, or a run directory",
     "run": "run directory",
@@ -23,7 +23,7 @@ _CONFIGS = {
     "yaml": "YAML of a sweep",
 }
 """What each of these positional arguments is."""
-_RANKS = "start N ranks on this host, one a GPU; or on all visible GPUs; without GPUs, on the CPU"
+_RANKS = "start N ranks on this host, one per GPU (all: on every visible GPU); without GPUs, N on the CPU"
 ALL = "all"
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -74,7 +74,7 @@ def add_config(parser: argparse.ArgumentParser, name: str = "config", *, task_se
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Let a verb run the code of a task that a run directory names."""
-    trust = "run the Python task that a run directory names: only if you trust who made it"
+    trust = "run the Python code of the task of a run directory; only if you trust its author"
     parser.add_argument("--trust-task-code", action="store_true", help=trust)
 
 

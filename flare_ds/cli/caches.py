@@ -37,7 +37,7 @@ def add_verbs(verbs: "Verbs") -> None:
     verify = add_verb(own, "verify", _verify, summary, ["flare-ds cache verify tokenized_cache"])
     several = "cache directories, or directories of caches"
     add_list(verify, "caches", "+", type=typed_path, metavar="CACHE", help=several)
-    summary = "how two caches, or the caches that configs want, differ; exit code 1 if they do"
+    summary = "show how two caches, or those of two configs, differ; exit code 1 if they do"
     diff = add_verb(own, "diff", _diff, summary, [f"flare-ds cache diff {one} run.yaml"])
     for name in ("a", "b"):
         diff.add_argument(name, type=typed_path, metavar=name.upper(), help="cache directory, run directory or config")
@@ -47,11 +47,12 @@ def add_verbs(verbs: "Verbs") -> None:
 
 def _add_rm(verbs: "Verbs") -> None:
     examples = ["flare-ds cache rm --unfinished", "flare-ds cache rm --older-than 30 --in /shared/caches --yes"]
-    rm = add_verb(verbs, "rm", _rm, "remove caches; their files go a day later, as runs may still read them", examples)
+    summary = "remove caches; their files are deleted a day later, since runs may still read them"
+    rm = add_verb(verbs, "rm", _rm, summary, examples)
     add_list(rm, "caches", "*", type=typed_path, metavar="CACHE", help="cache directories")
     which = rm.add_mutually_exclusive_group()
-    which.add_argument("--unfinished", action="store_true", help="what killed builds left an hour ago or more")
-    old = "what was written and used longer ago, but nothing that was fetched"
+    which.add_argument("--unfinished", action="store_true", help="what killed builds left behind, if it is an hour old")
+    old = "caches not written or used for DAYS days; fetched models and data are kept"
     which.add_argument("--older-than", type=at_least(0), metavar="DAYS", help=old)
     rm.add_argument(
         "--in",
@@ -59,7 +60,7 @@ def _add_rm(verbs: "Verbs") -> None:
         type=typed_path,
         default=_DEFAULT_DIRECTORY,
         metavar="DIR",
-        help="where they are looked for (default: %(default)s)",
+        help="directory to look for them in (default: %(default)s)",
     )
     rm.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -184,5 +185,5 @@ def _agreed(number: int) -> bool:
         ConfigError: there is not.
     """
     if not sys.stdin.isatty():
-        raise ConfigError(f"nobody is there to agree to the removal of {number} caches", fix="add --yes")
+        raise ConfigError(f"cannot ask whether to remove {number} caches: no terminal", fix="add --yes")
     return input(f"remove {number} caches? [y/N] ").strip().lower() in ("y", "yes")

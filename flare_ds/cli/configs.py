@@ -28,11 +28,11 @@ def add_verbs(verbs: "Verbs") -> None:
         type=lambda text: text.split(","),
         default=[],
         metavar="SOURCE,TARGET",
-        help="codes (default: English and the next one of the task)",
+        help="language codes (default: English and the task's next one)",
     )
     data = "directory with the task's files (default: where `flare-ds fetch data` puts them; else the hub)"
     new.add_argument("--data", type=typed_path, metavar="DIR", help=data)
-    summary = "say what is wrong with a config, or print it resolved and what it would do; nothing is run"
+    summary = "check a config without running it: print its problems, or the resolved config and what it would do"
     check = add_verb(verbs, "check", _check, summary, ["flare-ds check run.yaml train.steps=100"])
     add_config(check)
     summary = "print the JSON schema of a config, for editors"
@@ -56,7 +56,7 @@ def _new(options: argparse.Namespace) -> None:
         data_dir=data and str(data),
     )
     if options.file.exists():
-        raise ConfigError(f"{options.file} is there already", fix="choose another name, or delete it")
+        raise ConfigError(f"{options.file} exists already", fix="choose another name, or delete it")
     write_text(options.file, text)
     if data == fetched and fetched is not None and not fetched.is_dir():
         say(f"the data is still to be fetched: flare-ds fetch data {options.task}")

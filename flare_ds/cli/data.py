@@ -39,12 +39,12 @@ def add_verbs(verbs: "Verbs") -> None:
     fetch = add_verb(verbs, "fetch", _fetch, summary, examples)
     fetch.add_argument("kind", metavar="model|data", help="which of the two")
     fetch.add_argument("name", metavar="NAME", help="as `flare-ds models` and `flare-ds tasks` list them")
-    link_help = "put a link to it there, under the name that a config has, and print that"
+    link_help = "link PLACE, the path your config has, to it, and print PLACE"
     fetch.add_argument("--link", type=typed_path, metavar="PLACE", help=link_help)
 
 
 def _add_inspect(verbs: "Verbs") -> None:
-    summary = "show rows of a cache decoded side by side, and what lengths, cuts and drops it has"
+    summary = "show decoded rows of a cache side by side, and statistics of lengths, cuts and dropped rows"
     examples = [
         "flare-ds inspect run.yaml --split test --rows 3",
         "flare-ds inspect run.yaml --id products-4711",
@@ -61,12 +61,12 @@ def _add_inspect(verbs: "Verbs") -> None:
         "--tokenizer",
         type=typed_path,
         metavar="DIR",
-        help="of the base model, where a cache is given and no config; without it tokens are shown as numbers",
+        help="base model whose tokenizer decodes a cache given without a config (default: show token ids)",
     )
 
 
 def _add_workers(parser: argparse.ArgumentParser, help: str) -> None:
-    help = f"processes {help} (default: auto, as many as this machine has enough to do for)"
+    help = f"processes {help} (default: auto, by the amount of work and the cores or GPUs here)"
     parser.add_argument("--workers", type=_workers, metavar="N|auto", help=help)
 
 
@@ -152,7 +152,7 @@ def _cache_of_config(options: argparse.Namespace) -> "tuple[Cache, dict[str, Pre
     """The cache of a config, built if it is not there; and the tokenizer of each stream."""
     config = config_of(options)
     if options.tokenizer is not None:
-        problem = f"--tokenizer {options.tokenizer} beside a config, whose model.base={config.model.base!r} has one"
+        problem = f"--tokenizer {options.tokenizer} with a config, whose model.base={config.model.base!r} has its own"
         raise ConfigError(problem, fix="leave --tokenizer out, or name a cache directory")
 
     from flare_ds.data.cache import open_cache, prepare_cache

@@ -105,5 +105,5 @@ def check_tokenizer(cache: Cache, tokenizer: PreTrainedTokenizerBase, name: str)
     """
     found, wanted = tokenizer_fingerprint(tokenizer), cache.manifest.fields["tokenizer_sha256"]
     if found != wanted:
-        problem = f"--tokenizer {name} (tokenizer_sha256 {found[:16]}) did not make {cache.path} ({wanted[:16]})"
+        problem = f"{cache.path} was made with tokenizer_sha256 {wanted[:16]}, but --tokenizer {name} has {found[:16]}"
         raise CacheError(problem, fix="give the base model it was prepared for, or leave --tokenizer out")

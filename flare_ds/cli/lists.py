@@ -19,10 +19,11 @@ def add_verbs(verbs: "Verbs") -> None:
     add_verb(verbs, "tasks", _tasks, summary, ["flare-ds tasks"])
     summary = "list the architectures that were checked, and the models that can be fetched"
     add_verb(verbs, "models", _models, summary, ["flare-ds models"])
-    summary = "say of each run below a directory, and of a sweep, how far it is, what it scored, what is wrong with it"
+    summary = "show progress, score and problems of each run below a directory, and of a sweep"
     status = add_verb(verbs, "status", _status, summary, ["flare-ds status runs"])
-    status.add_argument("directory", type=typed_path, metavar="DIR", help="a run, a sweep's `out`, or what holds them")
-    summary = "print what a shell needs to complete our verbs and options"
+    where = "a run, a sweep's `out`, or a directory that contains them"
+    status.add_argument("directory", type=typed_path, metavar="DIR", help=where)
+    summary = "print a shell's completion script for flare-ds"
     examples = ["flare-ds completion bash"]
     completion = add_verb(verbs, "completion", _completion, summary, examples)
     completion.add_argument("shell", choices=_SHELLS, help="which one")

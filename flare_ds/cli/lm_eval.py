@@ -15,7 +15,7 @@ def add_verbs(verbs: "Verbs") -> None:
     """Declare it."""
     summary = "lm-evaluation-harness's own command line, with `--model flare_ds --model_args run=RUN`"
     verb = add_verb(verbs, "lm-eval", _lm_eval, summary, [], on_every_rank=True)
-    help = "lm-eval's own; `--ranks N` or `--ranks all` among them is ours"
+    help = "passed on to lm-eval, except `--ranks N` or `--ranks all`, which starts the ranks"
     verb.add_argument("arguments", nargs=argparse.REMAINDER, action=_Arguments, metavar="ARGUMENTS", help=help)
     verb.prefix_chars = "\0"  # no word behind it is an option of ours, --help included
 

@@ -59,16 +59,16 @@ class Parser(argparse.ArgumentParser):
         wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if wrong:
             choices = re.findall(r"[^ ,']+", wrong[2])
-            message = f"{wrong[1]!r} is none of them: {suggestion(wrong[1], choices)}"
+            message = f"{message[: wrong.start()]}invalid choice: {wrong[1]!r}; {suggestion(wrong[1], choices)}"
         super().error(message)
 
     def refuse(self, words: list[str]) -> NoReturn:
         """End because of words that belong to nothing; of an unknown option, with what was probably meant."""
         option = next((word for word in words if word.startswith("-")), None)
         if option is None:
-            self.error(f"cannot read {' '.join(words)}")
+            self.error(f"unrecognized arguments: {' '.join(words)}")
         known = ["--help", *re.findall(r"--[\w-]+", self.format_usage())]
-        self.error(f"cannot read {option}: {suggestion(option.partition('=')[0], known)}")
+        self.error(f"unrecognized argument {option}: {suggestion(option.partition('=')[0], known)}")
 
 
 def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -35,7 +35,7 @@ _FORMS = (".jsonl", ".parquet")
 
 def add_predict(verbs: "Verbs") -> None:
     """Declare it."""
-    summary = "label words, or with --generate an answer: for one text, for a pair, or for each row of a file"
+    summary = "predict the label word, or with --generate an answer, of one text, a pair, or each row of a file"
     examples = [
         'flare-ds predict runs/pl-flare --source "I waited for weeks" --target "Czekałem tygodniami"',
         "flare-ds predict runs/hi-lora --generate --target '{question: ..., context: ...}'",
@@ -61,16 +61,16 @@ def add_predict(verbs: "Verbs") -> None:
     given.add_argument(
         "--interactive",
         action="store_true",
-        help="keep the model, and read questions line by line until the input ends: the target's text, then each "
-        "source's (empty: none)",
+        help="load the model once, then read one text a line until the input ends: the target's, then each source's "
+        "(empty line: none)",
     )
-    source_help = "the same in the source language, where the method reads it; once for each"
+    source_help = "the same in a source language, for methods that read it; repeat for several languages"
     predict.add_argument("--source", action="append", default=[], metavar="TEXT", help=source_help)
-    translate_help = "translate texts that come without a source, by the engine that the translate settings name"
+    translate_help = "machine-translate texts given without a source, by the `translate` settings"
     predict.add_argument("--translate", action="store_true", help=translate_help)
     output_help = "where predictions go, as .jsonl or .parquet (default: they are printed)"
     predict.add_argument("--output", type=typed_path, metavar="FILE", help=output_help)
-    predict.add_argument("--generate", action="store_true", help="decode an answer, as the generate settings say")
+    predict.add_argument("--generate", action="store_true", help="generate an answer, by the `generate` settings")
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -124,7 +124,7 @@ def _converse(
     from flare_ds.runtime.process_group import world_size
 
     if world_size() > 1:
-        raise ConfigError(f"--interactive on {world_size()} ranks", fix="start one process, or use --file")
+        raise ConfigError(f"--interactive needs one process, not {world_size()} ranks", fix="start one, or use --file")
     _ = predictor.running  # loaded before the first question
     reads_target = translator is not None or config.recipe.reads != "source"
     languages = () if translator else config.sources_read
@@ -170,17 +170,17 @@ def _given(options: argparse.Namespace, config: Config, task: "Task") -> "list[P
 
     if options.output and options.output.suffix not in _FORMS:
         fix = f"choose a name that ends in {' or '.join(_FORMS)}"
-        raise ConfigError(f"--output={str(options.output)!r} is of no known form", fix=fix)
+        raise ConfigError(f"--output={str(options.output)!r} has an unknown file extension", fix=fix)
     if options.translate and options.source:
-        raise ConfigError("--translate is given beside --source", fix="leave one of them out")
+        raise ConfigError("--translate cannot be combined with --source", fix="leave one of them out")
     if options.interactive:
         if options.source or options.output:
-            raise ConfigError("--interactive reads its texts, and prints", fix="leave --source and --output out")
+            raise ConfigError("--interactive takes no --source and no --output", fix="leave them out")
         return []
     if options.file is None:
         return [given_pair(config, task, target=options.target, sources=options.source, translate=options.translate)]
     if options.source:
-        raise ConfigError("--source is given beside --file", fix="write it into the file's column `source`")
+        raise ConfigError("--source cannot be combined with --file", fix="put it in the file's column `source`")
     if options.output and _is_same(options.file, options.output):
         problem = f"--output={str(options.output)!r} is the file that --file={str(options.file)!r} reads"
         raise ConfigError(problem, fix="give --output another name: its texts would be lost")

@@ -91,7 +91,7 @@ def devices_for(wanted: int | str, environ: Mapping[str, str], visible_gpus: Cal
     if visible:
         return _gpus(wanted, environ, visible)
     if kind == "cuda":
-        fix = "ask for GPUs, or say that the CPU is meant: DS_ACCELERATOR=cpu"
+        fix = "request GPUs, or set DS_ACCELERATOR=cpu to use the CPU"
         raise HostError("DS_ACCELERATOR=cuda, but no GPU is visible to torch here", fix=fix)
     return _cpu(wanted, environ, "" if kind == "cpu" else "no GPU is visible: ")
 
@@ -100,7 +100,7 @@ def _gpus(wanted: int | str, environ: Mapping[str, str], visible: int) -> Device
     number = visible if wanted == ALL else int(wanted)
     if number > visible:
         problem = f"--ranks {number}, but {visible} GPUs are visible here"
-        raise ConfigError(problem, fix=f"use --ranks {ALL}; or say that the CPU is meant: DS_ACCELERATOR=cpu")
+        raise ConfigError(problem, fix=f"use --ranks {ALL}, or set DS_ACCELERATOR=cpu to use the CPU")
     names = gpu_names(environ, visible)[:number]
     own = {"DS_ACCELERATOR": "cuda", gpu_variable(environ): ",".join(names), **threads(number, environ)}
     return Devices(tuple(names), own, f"using {number} of {visible} GPUs ({', '.join(names)})")
@@ -108,8 +108,8 @@ def _gpus(wanted: int | str, environ: Mapping[str, str], visible: int) -> Device
 
 def _cpu(wanted: int | str, environ: Mapping[str, str], why: str) -> Devices:
     if wanted == ALL:
-        problem = f"{why}--ranks {ALL} counts GPUs, and how many ranks share a CPU is a question of memory"
-        raise ConfigError(problem, fix="say how many: --ranks 2")
+        problem = f"{why}--ranks {ALL} starts one rank per GPU, and on the CPU their number has to be given"
+        raise ConfigError(problem, fix="give as many as fit into memory, e.g. --ranks 2")
     number, given = int(wanted), threads(int(wanted), environ)
     told = f"{why}{number} ranks on the CPU, OMP_NUM_THREADS={given['OMP_NUM_THREADS']} each"
     return Devices(tuple(map(str, range(number))), {"DS_ACCELERATOR": "cpu", **given}, told)
@@ -128,14 +128,14 @@ def _launch(words: Sequence[str], devices: Devices) -> int:
                 code = _first_failure(ranks)
         except OSError as error:
             problem = f"cannot start all of {len(devices.names)} ranks: {error.strerror}"
-            raise HostError(problem, fix="let more processes run here (ulimit -u), or take fewer --ranks") from error
+            raise HostError(problem, fix="raise the limit on processes (ulimit -u), or use fewer --ranks") from error
         finally:
             _end_together(ranks)
     if code >= 0:
         return code
     if -code not in _SIGNALS:
-        memory = "; where nobody sent it the kernel did, for memory" if -code == signal.SIGKILL else ""
-        say(f"signal {-code} ({signal.strsignal(-code)}) has ended a rank{memory}")
+        memory = "; if nobody sent it, the kernel did: out of memory" if -code == signal.SIGKILL else ""
+        say(f"a rank was ended by signal {-code} ({signal.strsignal(-code)}){memory}")
     return 128 - code
 
 

@@ -67,9 +67,9 @@ def _add_sweep(verbs: "Verbs") -> None:
     sweep = add_verb(verbs, "sweep", _sweep, "run every cell of a grid", examples)
     add_config(sweep, "yaml", task_section="base.task")
     sweep.add_argument("--dry-run", action="store_true", help="show the stages in order, and run nothing")
-    only_help = "run these stages alone, of translate, prepare, stage1, cells and report (default: all)"
+    only_help = "run only these stages: translate, prepare, stage1, cells, report (default: all)"
     sweep.add_argument("--only", type=_parts, metavar="PART,PART", help=only_help)
-    jobs_help = "stages at once, each on GPUs of its own or with its share of the cores (default: 1)"
+    jobs_help = "stages run in parallel, each on its own GPUs or its share of the cores (default: 1)"
     sweep.add_argument("--jobs", type=at_least(1, most=1024), default=1, metavar="N", help=jobs_help)
     rerun_help = "move what was run with other settings aside, into OUT/.aside/DATE, and run it again"
     sweep.add_argument("--rerun", choices=("changed",), help=rerun_help)
@@ -81,7 +81,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
     parts = tuple(text.split(","))
     if wrong := [part for part in parts if part not in PARTS]:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r:.50} is no part of a sweep; name some of {', '.join(PARTS)}")
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r:.50} is not a stage; use one or more of {', '.join(PARTS)}")
     return parts
 
 
@@ -96,13 +96,14 @@ def _add_evaluate(verbs: "Verbs") -> None:
     evaluate = add_verb(verbs, "evaluate", _evaluate, summary, examples, on_every_rank=True)
     add_config(evaluate, "run_or_config")
     rows = evaluate.add_mutually_exclusive_group()
-    rows.add_argument("--split", choices=("validation", "test"), help="of the data, into metrics-SPLIT.json")
+    split_help = "split of the data to score; written to metrics-SPLIT.json"
+    rows.add_argument("--split", choices=("validation", "test"), help=split_help)
     file_help = (
         "rows with the columns target, source, label (or answers) and id (.jsonl, .json, .csv, .parquet), "
-        "as for predict --file; into metrics-file-NAME.json"
+        "as for predict --file; written to metrics-file-NAME.json"
     )
     rows.add_argument("--file", type=typed_path, metavar="FILE", help=file_help)
-    language_help = "target language in place of the run's: how well its adapter transfers; into metrics-LANG.json"
+    language_help = "another target language, to see how well the adapter transfers; written to metrics-LANG.json"
     evaluate.add_argument("--language", metavar="LANG", help=language_help)
 
 
@@ -112,8 +113,8 @@ def _add_push(verbs: "Verbs") -> None:
     push = add_verb(verbs, "push", _push, summary, examples)
     add_config(push, "run")
     push.add_argument("--output", required=True, type=typed_path, metavar="DIR", help="new folder")
-    push.add_argument("--base", metavar="NAME", help="of the base on the hub, where model.base is a directory")
-    push.add_argument("--license", metavar="ID", help="as the hub abbreviates it, e.g. apache-2.0 (default: not said)")
+    push.add_argument("--base", metavar="NAME", help="name of the base on the hub, if model.base is a directory")
+    push.add_argument("--license", metavar="ID", help="license as the hub names it, e.g. apache-2.0 (default: none)")
 
 
 def _stage1_config(options: argparse.Namespace) -> "Config":
@@ -133,7 +134,7 @@ def _stage1(options: argparse.Namespace) -> None:
     if rank() == 0:
         print(
             f"{result.output}: validation {result.metric} {result.merged:.4f} on {result.validation_examples} examples "
-            f"(untuned base {result.untuned:.4f}, best adapter {result.tuned:.4f}); for what follows:\n"
+            f"(untuned base {result.untuned:.4f}, best adapter {result.tuned:.4f}); use it with\n"
             f"model.base={result.output}"
         )
 
@@ -166,7 +167,7 @@ def _read_runs(options: argparse.Namespace) -> "list[Config | FlareError]":
         for task, (first, content) in meant.items():
             if task_sha256(task) != content:
                 problem = f"{first} and {path} began with different contents of task.path={task!r}"
-                raise ConfigError(problem, fix="train them by a command each; in a sweep, with together=1")
+                raise ConfigError(problem, fix="train each by a command of its own; in a sweep, set together=1")
     errors = [one for one in read if isinstance(one, FlareError)]
     if len(errors) == len(read):
         raise errors[0]
@@ -197,7 +198,7 @@ def _train(options: argparse.Namespace) -> None:
         except FlareError as error:
             refused.append(error)
     if refused:
-        raise together(refused, "the runs named", fix="mend them, and train them again")
+        raise together(refused, "the given runs", fix="correct these, and run the same command again")
 
 
 def _opened(read: "list[Config | FlareError]") -> "tuple[list[tuple[Config, Cache]], list[FlareError]]":

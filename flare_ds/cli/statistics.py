@@ -75,8 +75,8 @@ def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
         lengths_e = _answer_lengths(cache, split)[np.unique(split.examples, return_index=True)[1]]
         if number := int((lengths_e > most).sum()):
             yield (
-                f"{name}: of {number:,} of {len(lengths_e):,} examples the first right answer has more tokens than "
-                f"generate.max_new_tokens={most}; {lengths_e.max()} would do for all"
+                f"{name}: {number:,} of {len(lengths_e):,} examples have a first right answer with more tokens than "
+                f"generate.max_new_tokens={most}; {lengths_e.max()} would be enough for all"
             )
 
 

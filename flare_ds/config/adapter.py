@@ -11,10 +11,10 @@ class SourceConfig(Section):
     """Where what the target meets of its source comes from (methods flare, source_prefix and flare_mt)."""
 
     provider: Literal["lockstep", "cached"] = Field(
-        "lockstep", description="the base beside the target, or what it made of the source stored once"
+        "lockstep", description="source states: computed along with the target's, or computed once and stored (cached)"
     )
     mt_encoder: TypedPath | None = Field(None, description="M2M100 or NLLB model: directory or hub name (flare_mt)")
-    mt_language: str | None = Field(None, description="its tag of the target language, e.g. pol_Latn (null: NLLB's)")
+    mt_language: str | None = Field(None, description="the encoder's target language, e.g. pol_Latn (null: NLLB's tag)")
     max_store_gb: float = Field(20.0, gt=0, description="largest store of states on disk (flare_mt, cached)")
 
 
@@ -37,21 +37,23 @@ class AdapterConfig(Section):
     )
     fusion: str = Field("add_relu", description="fusion function")
     fusion_heads: int = Field(1, ge=1, description="heads of cross_attention; they divide r")
-    pairing: Literal["module", "output", "input"] = Field("module", description="which source state a layer sees")
-    source_norm: bool = Field(True, description="source through the layer's input norm (output, input)")
+    pairing: Literal["module", "output", "input"] = Field(
+        "module", description="source state that is fused: the same module's input, or its layer's output or input"
+    )
+    source_norm: bool = Field(True, description="apply the layer's input norm to it (pairing output and input)")
     align: Literal["right", "left", "stretch"] = Field("right", description="which source position meets which target")
     span: Literal["prompt", "full"] = Field("prompt", description="fuse the prompt only, or the answer too")
     source_down: Literal["own", "shared"] = Field(
         "own", description="the source goes through an A of its own, or through the target's"
     )
     source_weights: Literal["mean", "learned"] = Field("mean", description="how several sources are combined")
-    train_head: bool = Field(False, description="the output matrix trains too")
+    train_head: bool = Field(False, description="also train the output matrix (lm_head)")
 
 
 class MixupConfig(Section):
     """The mixing layer, and what its method adds to the loss (method x_mixup); its rank is adapter.r."""
 
-    layer: int | None = Field(None, ge=1, description="mixes behind that many decoder layers (null: half of them)")
+    layer: int | None = Field(None, ge=1, description="mix after this many decoder layers (null: half of them)")
     heads: int = Field(8, ge=1, description="heads of its attention; they divide the model's width")
     ratio: float = Field(0.5, gt=0, le=1, description="largest share of the source in a mixed state")
     source_weight: float = Field(0.4, ge=0, lt=1, description="share of the source's own answers in the task loss")

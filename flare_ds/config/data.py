@@ -18,7 +18,7 @@ class ModelConfig(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
         validate_default=True,
-        description="precision of the frozen weights (auto: bfloat16 where this machine multiplies it)",
+        description="precision of the frozen weights (auto: bfloat16 if the hardware supports it, else float32)",
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="bitsandbytes storage of frozen weights")
@@ -38,9 +38,7 @@ class TaskConfig(Section):
     data_dir: TypedPath | None = Field(None, description="directory that holds the task's files (null: the hub)")
     source_language: str = Field("en", description="language we transfer from")
     target_language: str = Field(description="language we transfer to; equal to the source for stage 1")
-    extra_source_languages: tuple[str, ...] = Field(
-        (), description="more languages read beside it (flare, source_prefix)"
-    )
+    extra_source_languages: tuple[str, ...] = Field((), description="further source languages (flare, source_prefix)")
     sides: Literal["own", "translated"] = Field(
         "own", description="the other side of a row: the data set's own, or machine-translated (flare-ds translate)"
     )
@@ -91,7 +89,7 @@ class TranslateConfig(Section):
     max_new_tokens: int = Field(256, ge=8, description="longest translated sentence")
     drop: tuple[Mark, ...] = Field(
         (),
-        description="drop train and validation rows whose translation was cut_off, is caught in a loop, or lacks "
-        "what the model has no token for (unknown)",
+        description="drop train and validation rows whose translation was cut off (cut_off), repeats itself (loop), or "
+        "leaves out text that the model has no token for (unknown)",
     )
     directory: TypedPath = Field("translations", description="where finished translations live")

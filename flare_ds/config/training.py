@@ -11,13 +11,15 @@ class TrainConfig(Section):
     """The optimisation."""
 
     steps: int | None = Field(None, ge=1, description="optimizer steps")
-    epochs: float | None = Field(None, gt=0, description="how often every example comes, instead of train.steps")
-    batch_size: int = Field(16, ge=1, description="examples an optimizer step, over all ranks")
+    epochs: float | None = Field(None, gt=0, description="passes over the training rows, instead of train.steps")
+    batch_size: int = Field(16, ge=1, description="examples per optimizer step, over all ranks")
     batch_tokens: int | None = Field(
-        None, ge=1, description="tokens a step instead, of all languages; a step's examples are of similar length"
+        None, ge=1, description="tokens per step, over all languages, instead of batch_size; groups similar lengths"
     )
-    micro_batch_size: int = Field(8, ge=1, description="most examples in a forward pass on one rank")
-    micro_batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
+    micro_batch_size: int = Field(8, ge=1, description="maximum examples per forward pass on one rank")
+    micro_batch_tokens: int | None = Field(
+        None, ge=1, description="maximum padded tokens per forward pass, over all streams (null: no limit)"
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate")
     learning_rate_ratio: float = Field(1.0, gt=0, description="learning rate of B over that of A (LoRA+)")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
@@ -25,7 +27,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping by global norm")
     whole_model: Literal["auto", True, False] = Field(
-        "auto", description="each rank holds the whole base (auto: one that works alone; several where it fits)"
+        "auto", description="each rank holds the whole base (auto: if there is one rank, or if it fits); else ZeRO-3"
     )
     objective: Literal["labels", "vocabulary"] = Field("labels", description="softmax over label words, or over all")
     gradient_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory")
@@ -40,12 +42,12 @@ class TrainConfig(Section):
         "seeds and languages share it",
     )
     validate_every: int = Field(20, ge=1, description="steps between validations (best adapter kept)")
-    validate_rows: int | None = Field(None, ge=1, description="first rows of the validation split scored (null: all)")
+    validate_rows: int | None = Field(None, ge=1, description="score only the first N validation rows (null: all)")
     patience: int | None = Field(
-        None, ge=1, description="validations in a row without a better score that end the training (null: never)"
+        None, ge=1, description="stop after N validations in a row without a better score (null: never)"
     )
     save_every: int = Field(20, ge=1, description="steps between resumable checkpoints")
-    save_seconds: float | None = Field(600.0, gt=0, description="most seconds between them (null: by steps alone)")
+    save_seconds: float | None = Field(600.0, gt=0, description="maximum seconds between checkpoints (null: no limit)")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -72,15 +74,17 @@ class EvaluateConfig(Section):
     )
     late: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = Field(
         None,
-        description="weight of the base's label scores of the source, added to the method's own (null: 1 for late; "
-        "fitted: the likeliest for the validation rows)",
+        description="weight of the frozen base's label scores given the source text, added to the method's own (null: "
+        "1 for method late, else not added; fitted: maximum likelihood on the validation rows)",
     )
     batch_size: PositiveInt | Literal["auto"] = Field(
-        "auto", description="most examples in a forward pass on one rank (auto: by tokens, as many as are good and fit)"
+        "auto", description="maximum examples per forward pass on one rank (auto: by tokens, for speed and free memory)"
     )
-    batch_tokens: int | None = Field(None, ge=1, description="most padded tokens in it, all streams (null: any)")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="maximum padded tokens per forward pass, over all streams (null: no limit)"
+    )
     whole_model: Literal["auto", True, False] = Field(
-        "auto", description="each rank holds the whole base (auto: one that works alone; several where it fits twice)"
+        "auto", description="each rank holds the whole base (auto: one rank, or if it fits twice); else ZeRO-3"
     )
 
 
@@ -91,7 +95,7 @@ class GenerateConfig(Section):
     temperature: float = Field(0.0, ge=0, description="0: greedy; otherwise tokens are sampled")
     top_k: int = Field(0, ge=0, description="sample among the k best tokens (0: all)")
     top_p: float = Field(1.0, gt=0, le=1, description="sample among the best tokens of this total probability")
-    seed: int = Field(1, ge=0, description="of the sampling")
+    seed: int = Field(1, ge=0, description="seed of the sampling")
 
 
 class TrackingConfig(Section):

@@ -128,7 +128,8 @@ def _tell_same_ids(task: Task, dealt: Mapping[Split, JoinedRows]) -> None:
     if source != target and same > len(test) * _MANY:
         warn(
             f"task {task.name}: {same} of {len(test)} test rows in {target!r} have ids of train rows in {source!r}. If "
-            "equal ids are translations of one another, what is tested was trained on: set parallel: true in the task"
+            "rows with equal ids are translations of one another, the model is tested on what it was trained on: set "
+            "parallel: true in the task"
         )
 
 

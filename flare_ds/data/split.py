@@ -26,9 +26,9 @@ from flare_ds.tasks.check import checked_rows
 HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
 """Splits whose texts must not be seen, and the splits they must not be seen in."""
 _FIX = (
-    "all languages must come from the same release; in files of your own mend that row, or remove it in every language "
-    "(parallel: false is only for rows that are no translations of one another: it would train on what is tested in "
-    "another language)"
+    "take all languages from the same release; in your own files, correct that row or remove it from every language "
+    "(parallel: false is only for rows that are not translations of one another: else test rows of one language are "
+    "trained on in another)"
 )
 
 

@@ -105,8 +105,8 @@ def label_readings(words: Sequence[str]) -> dict[str, str]:
     readings = {as_compared(word): word for word in words}
     if len(readings) < len(words) or "" in readings:
         raise ConfigError(
-            f"evaluate.answers='generated', but case, punctuation and spacing are all that tells the label words "
-            f"{list(words)} apart",
+            f"evaluate.answers='generated', but the label words {list(words)} differ in nothing but case, punctuation "
+            "or spacing",
             fix="set evaluate.answers=ranked",
         )
     return readings

@@ -139,7 +139,7 @@ def unsayable(golds: Sequence[Sequence[str]], form: Form, most: int) -> float:
     if number := sum(length > most for length in shortest):
         _warn(
             f"{number:,} of {len(golds):,} right answers have more tokens than generate.max_new_tokens={most} and can "
-            f"never be said; {max(shortest)} would do for all"
+            f"never be generated; {max(shortest)} would be enough for all"
         )
     return number / len(golds)
 

@@ -140,7 +140,7 @@ def _show(scores: Scores, config: Config, cache: Cache) -> None:
     try:
         show_test(scores, config, cache)
     except Exception as error:  # of whatever kind, as each tracker's package has its own
-        warn(f"{config.run_dir} is scored, but not shown: {one_line(repr(error))}")
+        warn(f"{config.run_dir} is scored, but tracking its scores failed: {one_line(repr(error))}")
 
 
 def _what_was_scored(run_dir: Path, config: Config, cache: Cache, rows: OtherRows) -> dict[str, Any]:

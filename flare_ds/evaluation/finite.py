@@ -26,7 +26,7 @@ def refuse_not_finite(ids: Sequence[str], what: str) -> None:
     if ids:
         raise NotFiniteError(
             f"the model's scores of {len(ids)} {what} are not finite: {listed(ids)}",
-            fix="look for what is odd about these rows; if it is all of them, about the base or the adapter; "
+            fix="inspect these rows or, if all rows are affected, the base and the adapter; "
             "try model.dtype=float32 or model.attention=eager",
         )
 

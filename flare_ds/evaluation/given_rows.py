@@ -124,7 +124,7 @@ def _several(name: str, texts: Any) -> list[Any]:
     if texts is None:
         return []
     if not isinstance(texts, Iterable):
-        raise ConfigError(f"{name}={texts!r:.200} is no text, and no list of texts", fix="give one of these")
+        raise ConfigError(f"{name}={texts!r:.200} is neither a text nor a list of texts", fix="give one of these")
     if hasattr(texts, "columns"):  # going over a table gives their names, or their contents
         problem = f"{name} is a {type(texts).__name__}, a table and no list of texts"
         raise ConfigError(problem, fix="give one of its columns, e.g. table['text']")
@@ -136,7 +136,7 @@ def _asked(config: Config, task: Task, number: str, target: Any, source: Any) ->
     texts: Any = source if len(languages) > 1 and source is not None else [source] * len(languages)
     if not isinstance(texts, list | tuple) or len(texts) != len(languages):
         fix = f"give a list with a text for each of: {', '.join(languages)}"
-        raise ConfigError(f"source[{number}]={source!r:.200} is not one text a language", fix=fix)
+        raise ConfigError(f"source[{number}]={source!r:.200} does not have one text per language", fix=fix)
     sides = tuple(_python_text(task, text, f"source[{number}]") for text in texts)
     side = _python_text(task, target, f"target[{number}]")
     if side is None and config.recipe.reads == "source":
@@ -187,7 +187,7 @@ def _sources(config: Config, task: Task, record: Record) -> tuple[Side | None, .
 
 
 def _option(task: Task, text: str, option: str) -> Side:
-    problem = f"{option}={text!r:.200} does not say {' and '.join(task.fields)} of task {task.name}"
+    problem = f"{option}={text!r:.200} does not give {' and '.join(task.fields)} of task {task.name}"
     fix = f"pass {option} '{task.text_form()}'"
     side = _text(task, text, lambda: ConfigError(problem, fix=fix))
     if side is None:

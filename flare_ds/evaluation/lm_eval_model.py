@@ -117,7 +117,7 @@ class FlareModel(LM):
         if world_size() > 1:
             # A rank that finds in its store what another does not would ask other rows, and all would wait for ever.
             raise ConfigError(
-                f"lm-eval's --use_cache keeps a store a rank, but the {world_size()} ranks must be asked the same",
+                f"lm-eval's --use_cache keeps one cache per rank, but all {world_size()} ranks need the same requests",
                 fix="leave --use_cache out, or run on one rank",
             )
         if self.encoder.templates:
@@ -136,7 +136,7 @@ class FlareModel(LM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each text."""
         if self.encoder.templates:
-            warn("texts without a context (loglikelihood_rolling) have no prompt that a source could meet: unfused")
+            warn("texts without a context (loglikelihood_rolling) have no prompt to fuse with: they are scored unfused")
         texts = [self.encoder.windows(request.args[0]) for request in requests]
         scores = iter(self._log_likelihoods([row for windows in texts for row in windows]))
         return [sum(next(scores)[0] for _ in windows) for windows in texts]
@@ -208,7 +208,7 @@ class FlareModel(LM):
         lost = [row.lost for row in rows if row.lost]
         if lost:
             what = f"{len(lost)} of {len(rows)} rows do not fit in {self.encoder.longest} tokens"
-            warn(f"{what}: their prompts lose their beginning, up to {max(lost)} tokens (max_length, num_fewshot)")
+            warn(f"{what}: up to {max(lost)} tokens are cut from the start of a prompt (max_length, num_fewshot)")
 
     def _stop_tokens(self, stops: list[str]) -> list[int]:
         """The stop strings that are one token: nothing behind them need be decoded."""

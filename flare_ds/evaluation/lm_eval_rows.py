@@ -129,7 +129,7 @@ class RequestEncoder:
         rooms = self._rooms([len(tokens) for tokens in texts], self.longest - behind)
         if min(rooms) <= len(self.form.prefix_ids):
             problem = f"an answer of {behind + 1} tokens leaves no room for the prompt in {self.longest} tokens"
-            raise DataError(f"{problem} ({request.task_name})", fix="a larger max_length, or a smaller max_gen_toks")
+            raise DataError(f"{problem} ({request.task_name})", fix="raise max_length, or lower max_gen_toks")
         lost = sum(max(len(tokens) - room, 0) for tokens, room in zip(texts, rooms, strict=True))
         prompt, *sources = [self._cut(tokens, room) for tokens, room in zip(texts, rooms, strict=True)]
         return TokenRow(prompt, answer, tuple(sources), lost)

@@ -63,7 +63,8 @@ def row_length(given: int | None, longest: int) -> int:
     if given is None:
         return longest
     if not isinstance(given, int) or not 2 <= given <= longest:
-        raise ConfigError(f"max_length={given!r} is not a whole number from 2 to {longest}", fix="correct it")
+        problem = f"max_length={given!r} is not a whole number from 2 to {longest}"
+        raise ConfigError(problem, fix="set max_length in --model_args to one, or leave it out")
     return given
 
 

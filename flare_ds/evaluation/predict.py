@@ -120,7 +120,7 @@ class Predictor:
             running = self._alone(self.alone_on)
         run = RunDirectory(self.config.run_dir)
         if rank() == 0 and (problem := run.under_way(self.config)):
-            warn(f"{problem}: the best adapter so far answers")
+            warn(f"{problem}: its best adapter so far is used")
         running.root.eval()
         return running
 
@@ -202,7 +202,7 @@ class Predictor:
         """The tokens of rows behind which so many are written, the last only predicted; and whose window each is."""
         encoded = self.encoder.encode("test", rows)
         if rank() == 0 and (cut := encoded.counts.get(FURTHER_CUT)):
-            warn(f"{cut} rows do not fit unless all of their texts are cut")
+            warn(f"{cut} rows fit only after all of their texts were truncated")
         texts = RowsAtHand({name: _prompts(stream) for name, stream in encoded.streams.items()}, None)
         for config in self.config.readings:
             read = rows_read(texts, config, self.encoder.form)

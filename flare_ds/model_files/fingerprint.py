@@ -73,10 +73,10 @@ def check_same_base(known: str | None, base: str, *, what: str) -> None:
         return
     if is_commit(known) and not is_commit(now):  # fetched, and maybe moved to where no hub is
         _warn_once(
-            f"{what} on commit {known} of the hub; whether the directory model.base={base!r} is that cannot be told"
+            f"{what} on commit {known} of the hub; it is unknown whether the directory model.base={base!r} holds that"
         )
         return
-    how, fix = "its contents differ", "give that base's place: model.base=DIRECTORY"
+    how, fix = "its contents differ", "set model.base to the directory of that base"
     if is_commit(known):
         how = f"that was commit {known}, this is {now}"
         fix = f"fetch it (hf download NAME --revision {known} --local-dir DIRECTORY), and set model.base=DIRECTORY"

@@ -11,7 +11,7 @@ from flare_ds.model_files.hub import revision
 
 _OWN = ("bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id", "pad_token_id", "cls_token_id")
 _MEND = (
-    "give the tokenizer that belongs to the base, or the base a row for each token: "
+    "use the tokenizer that belongs to the base, or enlarge the base's embedding: "
     "model.resize_token_embeddings(len(tokenizer)), then save_pretrained"
 )
 
@@ -33,7 +33,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, *, setting: s
     said = beyond.keys() - (special - {getattr(tokenizer, role, None) for role in _OWN})
     if said:
         first = min(said)
-        raise _too_few_rows(f"{setting}={name!r}", f"its tokenizer makes {beyond[first]!r} number {first}", rows)
+        raise _too_few_rows(f"{setting}={name!r}", f"its tokenizer gives {beyond[first]!r} the id {first}", rows)
 
 
 def embedding_rows(shape: PreTrainedModel) -> int:
@@ -71,15 +71,15 @@ def check_positions(shape: PreTrainedModel, longest: int, *, of: str) -> str | N
     fixed = _fixed_angles(text)
     if fixed is not None and longest > fixed:
         follow = (
-            f"beyond {fixed} the positions of model.base ({type(shape).__name__}) follow the longest row of a batch"
+            f"beyond {fixed} the positions of model.base ({type(shape).__name__}) depend on the longest row of a batch"
         )
-        return f"{of} has {longest} tokens, but {follow}: what is said of a row depends on those beside it"
+        return f"{of} has {longest} tokens, but {follow}: the prediction for a row depends on the others in its batch"
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     if positions is None or longest <= positions:
         return None
     problem = f"{of} has {longest} tokens, but model.base ({type(shape).__name__}) has {positions} positions"
     if _computes_positions(shape):
-        return f"{problem}: it was not trained with longer rows, and what it makes of them may be poor"
+        return f"{problem}: it was not trained on longer rows, so its predictions may be worse"
     raise ConfigError(problem, fix="lower task.max_prompt_tokens (or generate.max_new_tokens), or use another base")
 
 

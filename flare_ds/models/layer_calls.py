@@ -27,7 +27,7 @@ _ALL = slice(None)
 CACHES = ("past_key_values", "cache", "layer_past")
 SHARED = "shared_kv_states"
 """Keys and values that a layer leaves to later layers of the same forward."""
-OTHER_VERSION = f"or another transformers than {__version__}: constraints.txt has the one that all is tested with"
+OTHER_VERSION = f"or, in place of transformers {__version__}, install the version in constraints.txt, which is tested"
 """What helps where a release calls its layers otherwise."""
 STORES = (*CACHES, SHARED)
 
@@ -113,7 +113,7 @@ class LayerCall:
 
     def _unknown(self, what: str) -> ConfigError:
         return ConfigError(
-            f"each {self.kind} of model.base {what}: it is not known how two texts would each have their own",
+            f"each {self.kind} of model.base {what}, which flare_ds cannot split between two texts",
             fix=f"use another base, or a method that reads one text at a time (lora, input_fusion); {OTHER_VERSION}",
         )
 

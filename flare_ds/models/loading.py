@@ -154,7 +154,7 @@ def _load_config(model: ModelConfig) -> PreTrainedConfig:
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(
-            f"model.base={model.base!r} is stored quantised, which is not how ZeRO-3 can share it out",
-            fix="give the model it was made from, with model.quantization=nf4 or int8",
+            f"model.base={model.base!r} is stored quantized, and ZeRO-3 cannot shard it in that form",
+            fix="give the unquantized model it was made from, with model.quantization=nf4 or int8",
         )
     return config

@@ -236,7 +236,7 @@ def windows(config: PreTrainedConfig, layers: int) -> list[int | None]:
         return [window] * layers
     if other := set(kinds) - {"full_attention", "sliding_attention"}:
         raise ConfigError(
-            f"model.base has layers of {', '.join(sorted(other))}, before whose keys no source can stand",
+            f"model.base has {', '.join(sorted(other))} layers, where no source keys can be put before the target's",
             fix="use another base, or method=input_fusion, which reads both texts in one row",
         )
     return [window if kind == "sliding_attention" else None for kind in kinds]
@@ -245,6 +245,6 @@ def windows(config: PreTrainedConfig, layers: int) -> list[int | None]:
 def no_keys(layer: str, why: str = "keeps no keys and values of its own") -> ConfigError:
     """Why a base cannot be asked so."""
     return ConfigError(
-        f"each {layer} of model.base {why}, so no source's can stand before a target's",
+        f"each {layer} of model.base {why}, so the source's keys cannot be put before the target's",
         fix=f"use another base, or method=input_fusion, which reads both texts in one row; {OTHER_VERSION}",
     )

@@ -39,13 +39,13 @@ _COLUMNS = (
     "p (Holm)",
 )
 _NOTE = (
-    "Intervals are for other test rows and, where there are several seeds, for other seeds too (analysis of variance, "
-    "Student's t), on this very base: what one that was tuned anew would give is not in them. "
-    f"With fewer than {FEW} seeds, `by the seeds alone` is Student's t over their differences on these very rows: "
-    "where it is much wider, trust it. With one seed nothing is known of another. p counts among all lines of this "
-    "table (Holm). findable: the smallest true difference that such an experiment finds four times in five. A smaller "
-    "one is often missed, so an interval that holds 0 does not show that there is none; whether one is there the "
-    "interval says. It is for the interval: a p that counts among many lines finds it less often."
+    "The 95 % intervals cover other test rows and, where there are several seeds, other seeds too (analysis of "
+    "variance, Student's t). They hold for this very base: how a base tuned anew would differ is not included. "
+    f"With fewer than {FEW} seeds, `by the seeds alone` is Student's t over the seeds' differences on these very rows; "
+    "where it is much wider, trust it instead. One seed says nothing about other seeds. p is corrected for all lines "
+    "of this table (Holm). findable: the smallest true difference that such an experiment detects four times in five "
+    "(80 % power). Smaller ones are often missed, so an interval that contains 0 does not show that there is no "
+    "difference. findable refers to the interval; p, corrected for many lines, detects such a difference less often."
 )
 UNLIKE = "scored on different test rows or by other metrics"
 

@@ -27,12 +27,13 @@ _COLUMNS = (
     "first",
 )
 _NOTE = (
-    "in these: the 95 % interval of the mean over just these languages, for other seeds and rows; a row that several "
-    "languages have in translation is one draw, as is a seed. by the seeds alone, findable: as above, of this mean. in "
-    "ones like these: if the languages, too, were drawn from such; what seeds and rows do to all of them alike is in "
-    "it. first: how likely the method has the best mean score of lora and those here that have the most languages, if "
-    "seeds and rows were drawn anew; a method that lacks a language of theirs has a dash and is not among them. Dashes "
-    f"unless all of these have {FEW} seeds in common."
+    "in these: the 95 % interval of the mean over exactly these languages, for other seeds and rows; rows that are "
+    "translations of one another count as one draw, and so does a seed. by the seeds alone, findable: as above, for "
+    "this mean. in ones like these: the interval if the languages, too, were a random draw from similar ones; effects "
+    "of seeds and rows that the languages share are included. first: the probability that the method has the best "
+    "mean score among lora and the methods here that cover the most languages, if seeds and rows were drawn again; a "
+    "method that lacks one of those languages has a dash and does not compete. All are dashes unless all of these have "
+    f"{FEW} seeds in common."
 )
 Family = dict[str, dict[str, Comparison]]
 """The comparisons of each kind of group in each language, of one task and base."""

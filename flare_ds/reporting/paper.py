@@ -45,11 +45,12 @@ _NAMES = {
 """What each model is called on the hub, or a directory that holds it."""
 _COLUMNS = ("task", "model", "method", "languages", "ours", "the paper's")
 _NOTE = (
-    "In points, averaged over languages. The paper's (FLARE, ACL 2025, main table) are its authors' figures for all of "
-    "a task's languages, from their translations, seeds and training; ours are the mean of the scores above. So this "
-    "says whether ours are in its range, not which is better. Its label words are written, ours are ranked unless "
-    "evaluate.answers=generated; and it trains longer, on NF4 bases (docs/departures.md). Its flare "
-    "has pairing=output, fused_modules=[q_proj, v_proj] and source_down=shared, which are not the defaults here."
+    "In points, averaged over languages. The paper's figures (FLARE, ACL 2025, main table) cover all languages of a "
+    "task, with its authors' translations, seeds and training; ours are the means of the scores above. So this shows "
+    "whether ours are in the paper's range, not which is better. In the paper the model generates the label word, here "
+    "label words are ranked unless evaluate.answers=generated; and the paper trains longer, on NF4 bases "
+    "(docs/departures.md). Its flare has pairing=output, fused_modules=[q_proj, v_proj] and source_down=shared, which "
+    "are not the defaults here."
 )
 
 

@@ -27,9 +27,9 @@ _COSTS = {
 """Columns that training.json fills: the key there, and how it is written."""
 _NOTHING_TRAINED = {"trained_parameters": "0", "examples": "0"}
 _ANSWERS = {
-    "cut_off": "of the answers generated came to no end within generate.max_new_tokens",
+    "cut_off": "of the generated answers did not end within generate.max_new_tokens",
     "unsayable": "of the test examples have no right answer that fits into generate.max_new_tokens",
-    "not_a_label": "of the answers generated are no label word",
+    "not_a_label": "of the generated answers are not a label word",
 }
 """Shares among the figures of metrics.json that bound the score, and what each is a share of."""
 _METRICS = (*get_args(Metric), "f1")
@@ -129,17 +129,17 @@ def _footnote(finished: Sequence[RunResult]) -> str:
     return (
         f"Score: {metrics} on {' or '.join(f'{n:,}' for n in rows)} test rows, mean over seeds; deviation: standard "
         "deviation over seeds (n - 1). Intervals: for other test rows and, where there are several seeds, for other "
-        f"seeds too (one seed: bootstrap over test rows). {together}Examples: seen in training, each as "
-        "often as it was. Tokens a step: of all streams, without and with padding. Step time: median, in seconds. "
-        "Tokens/s: of the training, all ranks together. Runs that train in one job have equal shares of its time: "
-        "these say nothing of a method. FLOPs: of a training step."
+        f"seeds too (one seed: bootstrap over test rows). {together}Examples: seen in training, repetitions "
+        "included. Tokens a step: of all streams, without and with padding. Step time: median, in seconds. "
+        "Tokens/s: in training, over all ranks. Runs trained in one job are each given an equal share of its time, so "
+        "their times do not compare methods. FLOPs: of a training step."
     )
 
 
 def _repeat_notes(groups: Sequence[Group]) -> list[str]:
     """Runs that do not count, because another with the same settings and seed does."""
     repeats = [f"{run.directory.name} ({' '.join(group.name)})" for group in groups for run in group.repeats]
-    return [f"Left out, as the same seed stands beside it: {', '.join(repeats)}."] if repeats else []
+    return [f"Left out, because another run has the same settings and seed: {', '.join(repeats)}."] if repeats else []
 
 
 def _code_notes(groups: Sequence[Group]) -> list[str]:
@@ -190,12 +190,12 @@ def _source_side(run: RunResult) -> str | None:
         return None
     if original == task.target_language:
         side = f"the {task.source_language} side is itself a translation of the {original} rows"
-        read = "a translation of the very text"
+        read = "a translation of the test text itself"
     elif original == task.source_language:
         side = f"the rows are translations of the {original} side"
-        read = "the original of the very text"
+        read = "the original of the test text"
     else:
         side = f"both sides are translations of the {original} rows"
-        read = "the very text in another translation of its original"
+        read = "another translation of the test text's original"
     others = f" (unless the files in {task.data_dir} hold other texts)" if task.data_dir else ""
-    return f"{side}{others}, so translate_test reads {read}; the other methods that read the source do, too."
+    return f"{side}{others}, so translate_test reads {read}; so do the other methods that read the source."

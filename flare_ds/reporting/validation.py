@@ -9,11 +9,11 @@ from flare_ds.reporting.groups import ABOUT, REFERENCE, Group, references
 
 _COLUMNS = (*ABOUT, "seeds", "score", "deviation", f"method − {REFERENCE}", "by seed")
 _NOTE = (
-    "Each trained run's best validation, which is chosen by these very rows, and so too high for a result: it is there "
-    "to choose settings by. Mean over seeds; deviation: standard deviation over seeds (n - 1). Rows: "
-    "train.validate_rows; of a method that trains nothing all of the split, so a dash where that is another number. "
-    "Label words that are trained on (train.objective: labels) are ranked here, whatever evaluate.answers says, so a "
-    "dash beside what is written."
+    "The best validation score of each trained run. It was selected on these very rows, so it is too high to report as "
+    "a result: use it to choose settings. Mean over seeds; deviation: standard deviation over seeds (n - 1). Rows: "
+    "train.validate_rows; a method that trains nothing is scored on the whole split, so its difference is a dash where "
+    "the numbers of rows differ. Runs trained with train.objective: labels rank the label words here, whatever "
+    "evaluate.answers says, so their difference from generated answers is a dash, too."
 )
 
 

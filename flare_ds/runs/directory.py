@@ -167,7 +167,7 @@ class RunDirectory:
             HostError: naming the process.
         """
         if (writer := self.writer) is not None:
-            fix = f"wait for it to end, or end it; if it is surely gone, delete {self.path / _LOCK}"
+            fix = f"wait for it to end, or stop it; if it is certainly gone, delete {self.path / _LOCK}"
             raise HostError(f"{writer[0]} is writing the run {self.path}", fix=fix)
 
     def check(self, config: Config, *, train: bool) -> None:

@@ -52,7 +52,7 @@ class RunResult:
         try:
             return self.config if asked is None else Config.model_validate(asked)
         except ValidationError as error:
-            problem = f"the settings in {self.directory / METRICS} are none: {one_line(str(error))}"
+            problem = f"the settings in {self.directory / METRICS} are invalid: {one_line(str(error))}"
             raise DataError(problem, fix=self._evaluate_again) from None
 
     @property
@@ -168,7 +168,7 @@ class RunResult:
         if not self._run.trained:
             return self._run.progress(self.config)
         scored = (self.directory / METRICS).is_file()
-        return "trained; its scores are of another adapter" if scored else "trained, not evaluated"
+        return "trained; its scores belong to another adapter" if scored else "trained, not evaluated"
 
     def read_all(self) -> None:
         """Read all that a report reads.

@@ -93,7 +93,7 @@ def _status(place: Path) -> Status:
     state = "scored" if run.finished or beside else "trained" if trained else "stopped" if run.begun else "planned"
     remark = f"{writer[0]}, seen {human_age(writer[1])} ago" if writer else ""
     if scored is not None and state == "trained":
-        remark = remark or "its scores are of another adapter"
+        remark = remark or "its scores belong to another adapter"
     last = next((line for line in reversed(log) if "validation_score" in line), None)
     return Status(
         place,

@@ -48,5 +48,5 @@ def compare(everyone: list[tuple[str, dict[str, str]]]) -> None:
         if len(hosts) > 1:
             problems.append(f"{name} is " + ", but ".join(f"{value} on {', '.join(at)}" for value, at in hosts.items()))
     if problems:
-        fix = "give every host the same environment, and look at nvidia-smi on one without its GPUs"
-        raise on_every_rank(HostError(f"the ranks do not compute with the same: {'; '.join(problems)}", fix=fix))
+        fix = "give every host the same environment; run nvidia-smi on a host whose GPUs are not seen"
+        raise on_every_rank(HostError(f"the ranks differ in software or device: {'; '.join(problems)}", fix=fix))

@@ -141,7 +141,7 @@ def _misplaced(
             reason, fix = refused[key]
             yield ConfigError(f"{section}{key} in {origin} cannot be used: {reason}", fix=f"remove it; {fix}")
         elif key not in refused and key not in known:
-            yield ConfigError(f"{section}{key} in {origin} would not be read", fix=suggestion(key, known))
+            yield ConfigError(f"{section}{key} in {origin} would be ignored", fix=suggestion(key, known))
         elif value == "auto" and key not in refused and key not in _FILLED:
             problem = f'{section}{key}="auto" in {origin}, but nobody fills it in'
             yield ConfigError(problem, fix="write a value, or remove it: DeepSpeed has a default")

@@ -106,7 +106,7 @@ def copy_size(wanted: int | Literal["auto"], host_of_rank: Sequence[str], origin
         return wanted
     on_host = [len(list(together)) for _, together in groupby(host_of_rank)]
     if len(set(on_host)) > 1 or len(on_host) > len(set(host_of_rank)):
-        problem = f"{setting}, but the ranks stand as {', '.join(host_of_rank)}: not equally many on each host, in turn"
+        problem = f"{setting} needs equally many consecutive ranks on each host, but has: {', '.join(host_of_rank)}"
         raise ConfigError(problem, fix="start equally many ranks on each host, or set deepspeed=auto")
     return on_host[0] if len(on_host) > 1 else 1
 
@@ -118,7 +118,7 @@ def _read(path: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"deepspeed={path!r} is nested too deeply", fix="see ds_configs/README.md") from error
     except ValueError as error:  # JSONDecodeError is one
-        fix = "mend the place named above; JSON has no comments, and no comma before a closing bracket"
+        fix = "correct the place named above; JSON has no comments, and no comma before a closing bracket"
         raise ConfigError(f"deepspeed={path!r} is not valid JSON: {error}", fix=fix) from error
     if not isinstance(settings, dict):
         raise ConfigError(
@@ -131,7 +131,7 @@ def _section(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     section = dict(pairs)
     twice = sorted({key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1})
     if twice:
-        raise ValueError(f"key {twice[0]!r} stands twice in one section")
+        raise ValueError(f"key {twice[0]!r} occurs twice in one section")
     return section
 
 

@@ -53,7 +53,7 @@ def join(place: Place) -> None:
         _form(place, store)
     except (RuntimeError, ValueError) as error:
         fix = "check that every host reaches every other one (firewall; NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME)"
-        problem = f"the ranks met at {place.address}:{place.port}, but form no group: {error}"
+        problem = f"the ranks met at {place.address}:{place.port}, but cannot form a process group: {error}"
         raise HostError(problem, fix=fix) from error
     get_accelerator().set_device(place.local_rank)  # before anything is loaded onto a GPU
     work_on(torch.device(get_accelerator().current_device_name()))

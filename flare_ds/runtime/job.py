@@ -61,14 +61,14 @@ class Job:
         if not self._ending.acquire(blocking=False):
             time.sleep(60)
         if silent:
-            who = f"no sign of life from {self.named(silent)}: stopped, or in a call that holds the interpreter"
+            who = f"no sign of life from {self.named(silent)}: stopped, or in a call that holds the GIL"
         elif behind:
-            who = f"{self.named(behind)} is behind"
+            who = f"waiting for {self.named(behind)}"
         else:
-            who = "all ranks live and are equally far"
+            who = "all ranks are alive and at the same point"
         faulthandler.dump_traceback(all_threads=True, file=sys.__stderr__ or 2)
         fix = "see the stacks of every rank above; DEEPSPEED_TIMEOUT=MINUTES in the environment allows more time"
-        told = f"[{self.named([self.rank])}] {what} has stood still for {seconds:.0f} s; {who}\n  fix: {fix}"
+        told = f"[{self.named([self.rank])}] {what} has made no progress for {seconds:.0f} s; {who}\n  fix: {fix}"
         self._post(told, STALLED)
 
     def _cause(self, error: BaseException) -> Notice | None:
@@ -91,7 +91,7 @@ class Job:
             return None
         was = "was" if len(ranks) == 1 else "were"
         told = f"{self.named(ranks)} {was} ended from outside (killed, out of memory) or by a crash in native code"
-        fix = "look at that host's log (dmesg tells of memory); the same command continues"
+        fix = "check that host's log (dmesg shows out-of-memory kills), then run the same command again to continue"
         return self.board.post(Notice(self.rank, self.hosts[self.rank], f"{told}\n  fix: {fix}", FAILED))
 
     def _post(self, message: str, status: int, *, before: str = "") -> NoReturn:

@@ -19,7 +19,7 @@ from flare_ds.runtime.launched import Place
 from flare_ds.runtime.timeouts import setup_seconds
 
 _FIRST_WORD_S, _NEXT_WORD_S, _LOOK_S = 5.0, 60.0, 0.1
-_OTHER_PORT = "give this one another port: MASTER_PORT in the environment, or --master_port of the launcher"
+_OTHER_PORT = "give this job another port: MASTER_PORT in the environment, or --master_port of the launcher"
 
 
 def meet(place: Place) -> dist.Store:
@@ -61,14 +61,14 @@ class _Arrivals:
         )
         store = dist.PrefixStore(f"flare_ds/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", tcp)
         if store.add(f"arrived/{place.rank}", 1) > 1 and not of_torchrun:
-            problem = f"a rank {place.rank} has come to {place.address}:{place.port} already"
-            raise HostError(f"{problem}: of another job, or two have this number", fix=_OTHER_PORT)
+            problem = f"another rank {place.rank} has already joined at {place.address}:{place.port}"
+            raise HostError(f"{problem}: it belongs to another job, or two processes have this rank", fix=_OTHER_PORT)
         self.here = store.add("arrived", 1)
         while self.here < place.world_size:
             if time.monotonic() > deadline:
                 absent = place.world_size - self.here
                 raise HostError(
-                    f"{self.missed}: {absent} of {place.world_size} did not come within {self.patience:.0f} s",
+                    f"{self.missed}: {absent} of {place.world_size} did not join within {self.patience:.0f} s",
                     fix=f"start all of them at once; to run alone, unset what the environment says: {place.told_by}",
                 )
             time.sleep(_LOOK_S)

@@ -172,11 +172,11 @@ def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: b
     if size.fits:
         return
     fitting = int((size.available - estimate.fixed) // estimate.per_token)
-    fix = f"set {load.setting}={fitting // load.tokens_each} (a step stays as it is: the rest is accumulated)"
+    fix = f"set {load.setting}={fitting // load.tokens_each} (the step stays the same: gradients are accumulated)"
     if fitting < load.row_tokens:
         fix = _less(config, "train", whole=whole)
         if fitting > 0 and not config.train.gradient_checkpointing:
-            fix = f"set train.gradient_checkpointing=true, which computes each layer again; or {fix}"
+            fix = f"set train.gradient_checkpointing=true, which recomputes each layer in the backward pass; or {fix}"
     raise HostError(f"{load.setting}={load.value} {size} (longest row: {load.columns} tokens)", fix=fix)
 
 

@@ -94,8 +94,8 @@ def trains_whole(config: Config, shape: PreTrainedModel, load: Load) -> bool:
     whole, why = holds_whole(config, shape, load)
     agreed(check_memory, config, shape, load, whole=whole)
     if rank() == 0:
-        idle = f"; deepspeed={config.deepspeed} plays no part" if whole and config.deepspeed != AUTO else ""
-        held = "the whole base on each rank" if whole else f"the base shared by the ranks ({world_size()}, ZeRO-3)"
+        idle = f"; deepspeed={config.deepspeed} is ignored" if whole and config.deepspeed != AUTO else ""
+        held = "each rank holds the whole base" if whole else f"the base is sharded over {world_size()} ranks (ZeRO-3)"
         print(f"{held}: {why}{idle}", file=sys.stderr, flush=True)
     return whole
 
@@ -106,7 +106,7 @@ def holds_whole(config: Config, shape: PreTrainedModel, load: Load) -> tuple[boo
     if wanted != "auto":
         return wanted, f"train.whole_model={str(wanted).lower()}"
     if world_size() == 1:
-        return True, "there is one rank, which would share it with nobody"
+        return True, "there is one rank"
     size = agreed(joint_memory, [config], shape, [load], whole=True)
     too_large = next((other for other in gather_objects(size) if not other.fits), None)
     return too_large is None, f"it {too_large or size}"

@@ -132,7 +132,7 @@ def first_object(mine: object) -> Any:
     if world_size() == 1:
         return mine
     holder = [mine]
-    with _patience("rank 0 has worked alone for"):
+    with _patience("the other ranks have waited for rank 0 for"):
         dist.broadcast_object_list(holder, src=0, group=_side)
     return holder[0]
 
@@ -164,7 +164,7 @@ def _patience(what: str) -> Iterator[None]:
         if not re.search("timed out", str(error), re.IGNORECASE):
             raise
         fix = (
-            "let one process do what takes long first (`flare-ds prepare`, `flare-ds merge`), or allow more time: "
+            "run the slow part first in one process (`flare-ds prepare`, `flare-ds merge`), or allow more time: "
             "FLARE_DS_SETUP_SECONDS=N in the environment of every rank"
         )
         raise HostError(f"{what} {setup_seconds():.0f} s", fix=fix) from error

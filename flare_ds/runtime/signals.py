@@ -62,7 +62,7 @@ class StopRequest:
         """
         if by := next(filter(None, gather_objects(self.signal)), None):
             self._leaving = True  # whatever signal comes now
-            raise ToBeContinued(f"{by}: {told}, the same command goes on")
+            raise ToBeContinued(f"{by}: {told}; run the same command again to continue")
 
     def _listen(self, reader: int) -> None:
         first = 0.0
@@ -81,7 +81,7 @@ _request: StopRequest | None = None
 """The one that this process listens for."""
 _between_batches = False
 """Whether one leaves between two batches of rows, too."""
-ALL_SAVED = "stopped; what is trained is saved"
+ALL_SAVED = "stopped; all training so far is saved"
 """What is said where a job leaves that was asked to, but for training."""
 
 

@@ -71,7 +71,7 @@ class Grid(Section):
                 raise ValueError(f"{key}={values!r:.200} is no list of values; write {key}: [{values!r:.200}]")
         for key, values in other.items():
             if isinstance(values, list) and not get_close_matches(key, own):  # those are typed wrong, and told so
-                problem = f"{key}={values!r:.200} is no axis: without a dot in its name one is a list of settings"
+                problem = f"{key}={values!r:.200} is not an axis: one without a dot in its name is a list of settings"
                 raise ValueError(f"{problem}; write {_as_axis(key)}")
         return {key: written[key] for key in own & written.keys()} | other | {"axes": axes}
 
@@ -79,7 +79,7 @@ class Grid(Section):
     @classmethod
     def _no_repeats(cls, values: list[Any] | None) -> list[Any] | None:
         if values is not None and len(set(values)) < len(values):
-            raise ValueError(f"{values} names a cell twice; keep each value once")
+            raise ValueError(f"{values} has the same value twice; keep each value once")
         return values
 
     @field_validator("languages")
@@ -87,7 +87,7 @@ class Grid(Section):
     def _names_of_directories(cls, languages: list[str]) -> list[str]:
         for language in languages:
             if not re.fullmatch(r"\w[\w.@-]*", language):
-                raise ValueError(f"{language!r:.200} is no code of a language; write codes such as pl or pt-BR")
+                raise ValueError(f"{language!r:.200} is not a language code; write codes such as pl or pt-BR")
         return languages
 
     @field_validator("axes")
@@ -95,7 +95,7 @@ class Grid(Section):
     def _have_values(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for name, values in axes.items():
             if not values or any(value in values[:place] for place, value in enumerate(values)):
-                raise ValueError(f"{name}={values!r:.200} has no value, or one twice; give a list of different ones")
+                raise ValueError(f"{name}={values!r:.200} is empty or repeats a value; give a list of different values")
         set_by: dict[str, str] = {}
         for name, values in axes.items():
             for setting in dict.fromkeys(setting for value in _choices(name, values) for setting in value):

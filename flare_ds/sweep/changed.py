@@ -50,7 +50,7 @@ def refuse_changed(plan: Plan) -> None:
     said = [f"{', '.join(str(run.directory) for run in runs)} was run with {what}" for what, runs in changed.items()]
     raise ConfigError(
         ";\n  ".join(said),
-        fix=f"{_back(changed)}, choose another `out`, or let --rerun changed move what is there aside",
+        fix=f"{_back(changed)}, choose another `out`, or move those runs aside and run them again: --rerun changed",
     )
 
 
@@ -109,13 +109,13 @@ def _settled(run: PlannedRun) -> Config:
 
 def _settings(run: PlannedRun) -> list[str]:
     differ = changes(run.owner.config, run.config) if run.owner.begun else {}
-    return [f"{name}={before!r}, now {name}={now!r} is asked for" for name, (before, now) in differ.items()]
+    return [f"{name}={before!r}, but the sweep now has {name}={now!r}" for name, (before, now) in differ.items()]
 
 
 def _base(run: PlannedRun) -> list[str]:
     """What became of the base that a run has begun on, where that is no more."""
     if run.is_of_another_base:
-        return [f"model.base of other contents than {run.config.model.base} has now"]
+        return [f"model.base={run.config.model.base} before its contents changed"]
     maker = run.maker
     if maker is None or maker.merged.exists() or maker.owner.begun or not run.owner.begun:
         return []  # a stage 1 that has begun makes the same again, or is itself among those that have changed

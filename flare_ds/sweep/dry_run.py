@@ -104,5 +104,5 @@ def _table(
     named = {"cells": f"{sum(cells.values())} cells in {counts['cells']} commands"}
     to_do = ", ".join(named.get(kind, f"{number} {kind}") for kind, number in counts.items()) or "nothing"
     shown = table(("stage", "needs", "state", "time", "memory"), lines)
-    aside = ", with --rerun changed, which moves what is changed aside (without it the sweep is refused)"
+    aside = ", with --rerun changed, which moves changed runs aside (without it, the sweep is refused)"
     return f"{shown}\n\nto do{aside if changed else ''}: {to_do}"

@@ -55,8 +55,8 @@ class SweepConfig(Section):
 
     base: Settings = Field(description="settings of every run")
     out: TypedPath = Field(description="directory of the sweep")
-    ranks: PositiveInt | Literal["all"] | None = Field(None, description="ranks of this host for each run, or all GPUs")
-    launch: str | None = Field(None, min_length=1, description="how a command on several ranks starts, instead")
+    ranks: PositiveInt | Literal["all"] | None = Field(None, description="ranks of this host per run (all: one a GPU)")
+    launch: str | None = Field(None, min_length=1, description="command that starts several ranks, instead of `ranks`")
     stage1: Settings | None = Field(None, description="settings that differ for the task adapter")
     grid: Grid
     grids: list[Grid] = Field(default_factory=list, description="further grids, after the first")
@@ -73,7 +73,7 @@ class SweepConfig(Section):
     def _names_of_directories(cls, named: dict[str, Settings]) -> dict[str, Settings]:
         for name in named:
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r:.200} names a directory; write letters, digits and . _ - + @")
+                raise ValueError(f"{name!r:.200} is used as a directory name; use only letters, digits and . _ - + @")
         return named
 
     @field_validator("launch")

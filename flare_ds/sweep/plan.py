@@ -215,7 +215,7 @@ class _Resolver:
         if not self.guessed or self.config.launch is None or cpu_is_meant or visible_gpus():
             return
         for dtype in self.guessed:
-            told = f"model.dtype=auto is {dtype} by what this host multiplies, which sees no GPU"
+            told = f"model.dtype=auto becomes {dtype} on this host, which sees no GPU"
             fix = "set base.model.dtype if launch starts runs on other hosts, or DS_ACCELERATOR=cpu if not"
             say(f"{told}\n  fix: {fix}")
 

@@ -48,6 +48,6 @@ def _too_few(jobs: int, ranks: int | str | None, each: int, gpus: int, *, seen_b
     if seen_by_one < gpus:
         problem += f", slices (MIG) of which a process sees {seen_by_one}"
     if each > seen_by_one:
-        fix = "use ranks=all; or say that the CPU is meant: DS_ACCELERATOR=cpu"
+        fix = "use ranks=all, or set DS_ACCELERATOR=cpu to use the CPU"
         return ConfigError(problem, fix=fix if jobs == 1 else f"use at most ranks={seen_by_one}")
     return ConfigError(problem, fix=f"use at most --jobs {gpus // each}{', or fewer ranks' if ranks else ''}")

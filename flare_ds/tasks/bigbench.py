@@ -75,7 +75,7 @@ def as_record(value: Any, where: str) -> Record:
         DataError: it is something else.
     """
     if not isinstance(value, dict):
-        raise DataError(f"{where} is not an object: {value!r:.100}", fix=f"mend or remove it, or {_FETCH_ANEW}")
+        raise DataError(f"{where} is not an object: {value!r:.100}", fix=f"correct or remove it, or {_FETCH_ANEW}")
     return FetchedRecord(where, value)
 
 

@@ -88,15 +88,15 @@ def _check_prompt(task: Task, language: str) -> None:
         raise ConfigError(f"task {task.name} has the prompt {prompt!r}, which is not valid Unicode", fix=_WHOLE)
     if prompt == bare:
         problem = f"task {task.name} has the prompt {prompt!r} for every row of language {language!r}"
-        fix = f"say a field of the row in it, such as {{{task.long_field}}} in a template, in single braces"
+        fix = f"use a field of the row in it, such as {{{task.long_field}}} in a template, in single braces"
         raise ConfigError(problem, fix=fix)
     drawn = {*task.split_fields, *task.cluster_fields}
     if idle := [field for field in unsaid_fields(task, language) if field not in drawn]:
         problem = (
-            f"task {task.name} has fields={task.fields!r}, but its prompt in {language!r} does not say {idle[0]!r}"
+            f"task {task.name} has fields={task.fields!r}, but its prompt in {language!r} does not use {idle[0]!r}"
         )
-        fix = "say it, take it out of fields, or name it in split_fields or cluster_fields if it tells what was drawn"
-        raise ConfigError(problem, fix=f"{fix} together")
+        fix = "use it in the prompt, remove it from fields, or, if it only tells which rows belong together, name it in"
+        raise ConfigError(problem, fix=f"{fix} split_fields or cluster_fields")
 
 
 def _prompt(task: Task, language: str, fields: Mapping[str, str]) -> str:
@@ -122,7 +122,7 @@ def checked_rows(rows: Iterable[Row], task: Task, name: str) -> Iterator[Row]:
     for number, row in enumerate(_numbered(rows, name)):
         if problem := _problem(row, task):
             where = f"row {number} of {name}, id {getattr(row, 'id', None)!r:.80},"
-            raise DataError(f"{where} has {problem}", fix="mend what the task reads, or its `read` (docs/tasks.md)")
+            raise DataError(f"{where} has {problem}", fix="correct the task's data, or its `read` (docs/tasks.md)")
         answered.update(_answered_in(row, task))
         yield row
     ((field, often),) = answered.most_common(1)

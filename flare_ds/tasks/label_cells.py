@@ -68,12 +68,12 @@ class LabelCells:
         """
         value = record[column]
         if isinstance(value, int | float) and not isinstance(value, bool) and value in self._unclear:
-            problem = f"{record.where} has {column}={value!r}, which may be a label word or the place of one"
-            raise DataError(problem, fix="say in the task's label_values which word each value is")
+            problem = f"{record.where} has {column}={value!r}, which may be a label word or the index of one"
+            raise DataError(problem, fix="give the label word of each value in the task's label_values")
         index = self._meant(value)
         if index is None:
             known = ", ".join(dict.fromkeys([*self._texts, *map(str, self._numbers)]))
-            fix = "mend or remove that row, or say in the task's label_values which word each value is"
+            fix = "correct or remove that row, or give the label word of each value in the task's label_values"
             if value in _UNTOLD:
                 fix = (
                     f"{fix}; if the split comes without labels, set the task's pools or splits to those that have them"

@@ -87,8 +87,8 @@ def _check_direction(task: Task, config: TaskConfig) -> None:
     """Refuse languages without a tag, and two that are one to a translator: it would copy the text at best."""
     source, target = config.source_language, config.target_language
     if (tag := nllb_tag(task, source)) == nllb_tag(task, target):
-        problem = f"{tag} is translated from and into for task.source_language={source}, task.target_language={target}"
-        raise DataError(problem, fix="choose another of the two, or set task.sides=own")
+        problem = f"task.source_language={source} and task.target_language={target} are both {tag} to the translator"
+        raise DataError(problem, fix="change one of the two, or set task.sides=own")
 
 
 def _check_own(task: Task, config: TaskConfig) -> None:
@@ -179,5 +179,6 @@ def _import(path: Path) -> ModuleType:
             exec(compile(source, str(path), "exec"), vars(module))
         except Exception as error:
             del sys.modules[name]
-            raise ConfigError(f"{path} fails: {type(error).__name__}: {error}", fix="run it with python") from error
+            problem = f"importing task.path={str(path)!r} failed: {type(error).__name__}: {error}"
+            raise ConfigError(problem, fix=f"for the traceback, run: python {path}") from error
     return sys.modules[name]

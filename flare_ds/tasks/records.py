@@ -49,8 +49,8 @@ class Record:
     where: str
     values: Mapping[str, Any]
     named: ClassVar[str] = (
-        "the columns must be those of the hub, or as the task names them: those of fields in columns, the others in "
-        "id_column, label_column and answers_column"
+        "name the columns as on the hub, or set their names in the task: columns for fields, and id_column, "
+        "label_column and answers_column for the others"
     )
     again: ClassVar[str] = ""
 
@@ -82,13 +82,13 @@ class Record:
         """The error that says that a value is not what it should be."""
         value = repr(self.values[column])
         problem = f"{self.where} has {column}={value:.100}, not {expected}"
-        return DataError(problem, fix=f"mend or remove that row{self.again}")
+        return DataError(problem, fix=f"correct or remove that row{self.again}")
 
 
 class GivenRecord(Record):
     """One line of a file that the user gave beside the task's own tables: nobody fetched it."""
 
-    named = "call the column so"
+    named = "rename the column to that"
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _read(path: Path, columns: Collection[str], kind: type[Record]) -> Iterator[
         except StopIteration:
             return
         except (OSError, ValueError, csv.Error, ArrowException, RecursionError) as error:
-            raise DataError(f"{where} cannot be read: {error}", fix="mend the file") from error
+            raise DataError(f"{where} cannot be read: {error}", fix="correct the file") from error
         if not isinstance(row, dict):
             raise DataError(f"{where} is not an object with columns: {row!r:.100}", fix="write one object a row")
         yield kind(where, row)
@@ -325,7 +325,7 @@ def _open_text(path: Path, newline: str | None = None) -> TextIO:
     """
     with path.open("rb") as file:
         if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE):
-            raise DataError(f"{path} is UTF-16", fix="save it as UTF-8: where you choose, not as 'Unicode text'")
+            raise DataError(f"{path} is UTF-16", fix="save it as UTF-8 (in Excel: CSV UTF-8, not Unicode Text)")
     return path.open(encoding="utf-8-sig", errors=_BAD_BYTES, newline=newline)
 
 
@@ -343,7 +343,7 @@ def _read_json(path: Path, columns: Collection[str]) -> Iterator[Any]:
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
-        problem = f"{path} goes on behind its first value: {error}"
+        problem = f"{path} has more data after its first JSON value: {error}"
         raise DataError(problem, fix=f"if every line is a row, call it {path.stem}.jsonl") from error
     if not isinstance(rows, list):
         raise ValueError(f"it holds {type(rows).__name__}, not an array of rows")
@@ -363,8 +363,8 @@ def _refuse_rows(place: int, cells: Sequence[str]) -> None:
         return
     alike = any(row[at] == cell for row in rows for at, cell in enumerate(cells) if at != place)
     if alike and first.count(",") == len(cells) - 1 - place and last.count(",") == place:
-        told = f"a quote opens in it that is closed rows later, as if {lines[0]!r:.80} were text"
-        raise ValueError(f"{told}; if it is, write the table as .jsonl")
+        told = f"a quote that opens in it closes only rows later, so that {lines[0]!r:.80} is read as part of a cell"
+        raise ValueError(f"{told}; if that is meant, write the table as .jsonl")
 
 
 def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
@@ -381,7 +381,7 @@ def _read_csv(path: Path, columns: Collection[str]) -> Iterator[Any]:
         for row in rows:
             cells = row or [""] * (len(names) == 1)
             if cells and len(cells) != len(names):
-                raise ValueError("it has more or fewer cells than the first line names")
+                raise ValueError("its number of cells differs from the header line's")
             for place, cell in enumerate(cells):
                 if "\n" in cell:
                     _refuse_rows(place, cells)

@@ -269,7 +269,7 @@ def _fields_of(template: str) -> set[str]:
     try:
         parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
-        raise ValueError(f"template={template!r}: {error}; write a brace that is meant as one twice") from None
+        raise ValueError(f"template={template!r}: {error}; double each brace that is meant literally") from None
     if any(spec or conversion for _, _, spec, conversion in parts):  # a width of 2000000000 fills the memory
         raise ValueError(f"template={template!r} formats a field; write its name alone: {{text}}")
     return {str(name) for _, name, _, _ in parts}

@@ -58,12 +58,12 @@ def read_frame(tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
         )
     except Exception as error:  # a template is a program of somebody's
         problem = f"the chat template of {name} fails: {type(error).__name__}: {error}"
-        raise ConfigError(problem, fix="mend chat_template.jinja, or set task.chat=false") from error
+        raise ConfigError(problem, fix="correct chat_template.jinja, or set task.chat=false") from error
     head, *behind = str(said).split(_TEXT)
     tail, *ends = behind[0].split(_ANSWER) if len(behind) == 1 else ("",)
     if len(ends) != 1:
-        problem = f"the chat template of {name} does not show the user's text and then the assistant's as they are"
-        raise ConfigError(problem, fix="mend chat_template.jinja, or set task.chat=false")
+        problem = f"the chat template of {name} does not render the user's text and then the assistant's unchanged"
+        raise ConfigError(problem, fix="correct chat_template.jinja, or set task.chat=false")
     found = control_tokens(tokenizer).pattern.match(ends[0].lstrip())
     return ChatFrame(head, tail, found[0] if found else tokenizer.eos_token)
 

@@ -53,7 +53,7 @@ class Trackers(Tracker):
                     raise
                 self.all.remove(tracker)
                 name, why = type(tracker).__name__.removeprefix("On"), one_line(repr(error))
-                say(f"{name} shows no more of {self._run_dir} in this launch: {why}")
+                say(f"{name} failed and is off for {self._run_dir} until the next launch: {why}")
 
 
 def _on_tensorboard(config: Config, first_step: int | None) -> Tracker:

@@ -111,9 +111,9 @@ def _training(config: Config, shape: PreTrainedModel, cache: Cache | None) -> li
 
 
 _HELD: dict[Any, str] = {
-    True: "the whole base on each rank; deepspeed={} plays no part",
-    False: "the base shared by the ranks (ZeRO-3, deepspeed={})",
-    "auto": "the whole base on a rank that works alone, or on several where it fits; else ZeRO-3 (deepspeed={})",
+    True: "each rank holds the whole base; deepspeed={} is ignored",
+    False: "the base is sharded over the ranks (ZeRO-3, deepspeed={})",
+    "auto": "each rank holds the whole base if there is only one rank, or if it fits; else ZeRO-3 (deepspeed={})",
 }
 """By train.whole_model."""
 

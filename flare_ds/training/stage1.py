@@ -174,8 +174,8 @@ def _refused(config: Config, result: Stage1) -> CheckpointError:
     fix = "train longer (train.steps) or with another train.learning_rate"
     if result.tuned > result.untuned:
         fix = (
-            "the adapter was lost on its way to the base, perhaps rounded off in the precision of its files: save the "
-            "base in float32, and name that"
+            "merging lost what the adapter had gained, perhaps by rounding to the precision of the base's files: save "
+            "the base in float32, and set model.base to that"
         )
     return CheckpointError(
         f"the merged base of {config.run_dir} has {result.metric} {result.merged:.4f} on {result.validation_examples} "

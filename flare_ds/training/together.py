@@ -77,7 +77,7 @@ def train_together(
         for alike in _alike(runs):
             _over_one_base(alike, evaluate, outcome)
     if outcome.failures:
-        raise together(outcome.failures, "the runs", fix="mend them, and train them again")
+        raise together(outcome.failures, "the runs", fix="correct these, and run the same command again")
 
 
 @dataclass

@@ -125,11 +125,11 @@ def test_peft_alone_says_the_same_or_refuses(trained: Trained, tmp_path: Path) -
 Change = Callable[[dict[str, Tensor]], object]
 DOWN = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
 MISFITS: dict[str, tuple[Change, str]] = {
-    "missing": (lambda w: w.pop(DOWN), rf"of 28 matrices 27 match; it lacks 1 of its matrices, first '{DOWN}'"),
-    "extra": (lambda w: w.update(more=torch.ones(1)), "28 match; it adds to it 1 of its matrices, first 'more'"),
+    "missing": (lambda w: w.pop(DOWN), rf"of 28 matrices 27 match; 1 missing \(first '{DOWN}'\)"),
+    "extra": (lambda w: w.update(more=torch.ones(1)), r"28 match; 1 unexpected \(first 'more'\)"),
     "misnamed": (
         lambda w: w.update({DOWN.replace("model.model.", ""): w.pop(DOWN)}),
-        "27 match; it lacks 1 .* and adds",
+        "27 match; 1 missing .*, 1 unexpected",
     ),
     "none matches": (lambda w: [w.update({"x." + key: w.pop(key)}) for key in list(w)], "of 28 matrices 0 match"),
     "rank": (

@@ -71,7 +71,7 @@ def test_check_says_who_will_hold_the_base(root: Path, tmp_path: Path, capsys: p
     assert main(["new", str(file), "--task", "multiemo", "--model", str(root / "base dir"), *data]) == 0
     words = ["check", str(file), f"run_dir={tmp_path / 'run'}", f"deepspeed={wrong}"]
     assert main([*words, "train.whole_model=true"]) == 0
-    assert f"engine    the whole base on each rank; deepspeed={wrong} plays no part" in capsys.readouterr().err
+    assert f"engine    each rank holds the whole base; deepspeed={wrong} is ignored" in capsys.readouterr().err
     for may_share in ("auto", "false"):
         assert main([*words, f"train.whole_model={may_share}"]) == 1
         assert "zero_optimization.stage=None" in capsys.readouterr().err
@@ -117,13 +117,13 @@ def test_what_new_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     file = tmp_path / "run.yaml"
     file.write_text("mine")
     words = ["new", str(file), "--model", "m", "--task"]
-    for more, told in ((["multiemo"], "is there already"), (["multemo"], "did you mean 'multiemo'")):
+    for more, told in ((["multiemo"], "exists already"), (["multemo"], "did you mean 'multiemo'")):
         assert main([*words, *more]) == 1
         assert told in capsys.readouterr().err
     assert file.read_text() == "mine"
     with pytest.raises(ConfigError, match="names 1 languages"):
         new_config(task="multiemo", base="m", method="lora", languages=["pl"])
-    with pytest.raises(ConfigError, match="has en alone") as refused:
+    with pytest.raises(ConfigError, match="has only en") as refused:
         new_config(task="vitaminc", base="m", method="lora")
     assert "--languages en,TARGET" in refused.value.fix
     with pytest.raises(DataError, match="no NLLB tag is known for language 'xx'"):

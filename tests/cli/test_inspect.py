@@ -147,7 +147,7 @@ def test_drops_are_told_with_their_reasons() -> None:
 def test_what_fits_only_a_cache_or_only_a_config(root: Path, cache: Cache, capsys: Said) -> None:
     assert "no settings to override" in refused(capsys, cache.path, "task.test_rows=3")
     assert "no settings to override" in refused(capsys, cache.path, "--task-path", "my.yaml")
-    assert "beside a config" in refused(capsys, root / "run.yaml", "--tokenizer", root / "model")
+    assert "with a config, whose model.base=" in refused(capsys, root / "run.yaml", "--tokenizer", root / "model")
 
 
 def test_neither_a_cache_nor_a_config(tmp_path: Path, capsys: Said) -> None:

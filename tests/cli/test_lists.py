@@ -103,7 +103,7 @@ def test_status_says_how_far_each_run_is(runs: Path, capsys: pytest.CaptureFixtu
     assert validation.endswith(" at 3") and score.startswith("accuracy 0.") and changed.endswith(" ago")
     assert found["pl/stopped"][3] == "3 of 3" and found["pl/planned"][3] == "0 of 7"
     assert found["pl/trained"][5] == found["pl/other-adapter"][5] == "-"
-    assert found["pl/other-adapter"][-1] == "its scores are of another adapter"
+    assert found["pl/other-adapter"][-1] == "its scores belong to another adapter"
     assert f"process {os.getpid()} on host " in found["held"][-1] and found["held"][5] == score
     for name in ("log", "config", "metrics"):
         assert f"no-{name}" in found[f"pl/no-{name}"][-1], "the line names the file"

@@ -51,7 +51,7 @@ def test_ranks_share_the_cores_and_one_that_a_signal_ends_is_no_success(tmp_path
     process = start(tmp_path, "--model", "flare_ds", "a b")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == 128 + signal.SIGKILL and "signal 9 (Killed) has ended a rank" in said
+    assert process.returncode == 128 + signal.SIGKILL and "a rank was ended by signal 9 (Killed)" in said
     assert "2 ranks on the CPU" in said
     for rank in ("0", "1"):
         words, given = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -68,7 +68,7 @@ def test_a_rank_that_fails_ends_the_others_and_its_status_is_told(
     monkeypatch.setenv("FAILS", "1")
     process = start(tmp_path)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == 3 and "has ended a rank" not in said
+    assert process.returncode == 3 and "a rank was ended" not in said
 
 
 def test_ranks_of_which_one_cannot_be_started_all_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +131,8 @@ def test_how_memory_is_allocated_is_the_users_word(ranks: list[str], monkeypatch
     ("wanted", "environ", "visible", "problem"),
     [
         (3, {}, 2, "--ranks 3, but 2 GPUs are visible here"),
-        ("all", {}, 0, "no GPU is visible: --ranks all counts GPUs"),
-        ("all", {"DS_ACCELERATOR": "cpu"}, 2, "--ranks all counts GPUs"),
+        ("all", {}, 0, "no GPU is visible: --ranks all starts one rank per GPU"),
+        ("all", {"DS_ACCELERATOR": "cpu"}, 2, "--ranks all starts one rank per GPU"),
         (1, {"DS_ACCELERATOR": "cuda"}, 0, "DS_ACCELERATOR=cuda, but no GPU is visible"),
         (1, {"DS_ACCELERATOR": "xpu"}, 0, "DS_ACCELERATOR=xpu"),
     ],

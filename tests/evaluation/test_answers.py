@@ -190,7 +190,7 @@ def test_a_long_text_on_the_command_line_is_answered_as_in_the_cache(learned: Pa
     (output,) = run_ranks(["flare_ds", "predict", str(learned), *both], 1)
     assert output.strip().splitlines()[-1] == line["prediction"]
     (refused,) = run_ranks(["flare_ds", "predict", str(learned), "--source", "x", "--target", "x"], 1, expect=1)
-    assert "does not say text and question of task who" in refused
+    assert "does not give text and question of task who" in refused
 
 
 def test_the_best_adapter_is_kept(learned: Path) -> None:

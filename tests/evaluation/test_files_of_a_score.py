@@ -32,7 +32,7 @@ def test_a_tracker_that_fails_costs_no_score(
 
     monkeypatch.setattr(shown, "Trackers", unreachable)
     assert main(["evaluate", str(run_yaml)]) == 0
-    assert "is scored, but not shown: ConnectionError('no route')" in capsys.readouterr().err
+    assert "is scored, but tracking its scores failed: ConnectionError('no route')" in capsys.readouterr().err
     assert RunDirectory(run_yaml.with_suffix("")).finished
 
 

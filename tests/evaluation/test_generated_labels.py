@@ -96,7 +96,7 @@ def test_by_hand(text: str, prediction: str | None, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("words", [["A+", "A-"], ["yes", "YES"], ["!", "a"]])
 def test_label_words_that_punctuation_or_case_tells_apart_are_only_ranked(words: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"evaluate\.answers='generated'.*apart") as error:
+    with pytest.raises(ConfigError, match=r"evaluate\.answers='generated'.* differ in nothing but case") as error:
         label_readings(words)
     assert "evaluate.answers=ranked" in error.value.fix
 

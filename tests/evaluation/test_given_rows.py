@@ -118,7 +118,7 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, method: str, line: s
     [("id,Target\n1,first\n", "id, Target"), ("id,source\n1,a\n", "id, source")],
 )
 def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, text: str, has: str) -> None:
-    told = rf"row 0 of .* has no text in column target \(it has: {has}\)\n  fix: call the column so$"
+    told = rf"row 0 of .* has no text in column target \(it has: {has}\)\n  fix: rename the column to that$"
     with pytest.raises(DataError, match=told):
         read(tmp_path, text, config_of(), ".csv")
 
@@ -132,7 +132,7 @@ def test_a_file_with_other_marks_between_its_cells_is_told_so(tmp_path: Path) ->
     ("text", "suffix"), [('{"target": 5}', ".jsonl"), ('{"target": ', ".jsonl"), ("nothing", ".parquet")]
 )
 def test_a_file_of_the_users_own_is_not_to_be_fetched_again(tmp_path: Path, text: str, suffix: str) -> None:
-    with pytest.raises(DataError, match=r"\n  fix: (mend|write)") as error:
+    with pytest.raises(DataError, match=r"\n  fix: (correct|write)") as error:
         read(tmp_path, text, config_of(), suffix)
     assert "fetch" not in error.value.fix
 
@@ -154,8 +154,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (config_of(), None, ["b"], "method=flare reads the target text"),
         (config_of("lora"), " ", [], "--target is empty"),
         (config_of("flare"), "a", ["\n"], "--source is empty"),
-        (config_of("lora", task="xnli"), "a", [], "does not say premise and hypothesis of task xnli"),
-        (config_of("lora", task="xnli"), "{premise: a}", [], "does not say premise and hypothesis"),
+        (config_of("lora", task="xnli"), "a", [], "does not give premise and hypothesis of task xnli"),
+        (config_of("lora", task="xnli"), "{premise: a}", [], "does not give premise and hypothesis"),
     ],
 )
 def test_what_a_pair_lacks_is_said(config: Config, target: str | None, sources: list[str], told: str) -> None:
@@ -198,8 +198,8 @@ def test_python_asks_with_several_sources_and_of_several_fields() -> None:
         ("flare", ["a", "b"], ["c"], "2 texts in target, but 1 in source"),
         ("flare", ["a", " "], None, r"target\[1\] holds no text"),
         ("flare", ["a", {"txt": "b"}], None, r"target\[1\]=\{'txt': 'b'\} is no text of task multiemo"),
-        ("flare", 5, None, "target=5 is no text, and no list of texts"),
-        ("flare", ["a"], 5, "source=5 is no text, and no list of texts"),
+        ("flare", 5, None, "target=5 is neither a text nor a list of texts"),
+        ("flare", ["a"], 5, "source=5 is neither a text nor a list of texts"),
         ("flare", "a", 5, r"source\[0\]=5 is no text of task multiemo"),
         ("translate_test", None, ["b", ""], r"target\[1\] holds no text"),
         ("lora", pd.DataFrame({"text": ["a"], "label": [1]}), None, r"target is a DataFrame.*\n  fix: .*\['text'\]"),
@@ -213,5 +213,5 @@ def test_what_python_cannot_ask_is_named(method: str, target: object, source: ob
 
 @pytest.mark.parametrize("source", ["b", ["b"], ["b", "c", "d"]])
 def test_a_text_for_each_source_language_is_wanted(source: object) -> None:
-    with pytest.raises(ConfigError, match=r"source\[0\]=.* is not one text a language"):
+    with pytest.raises(ConfigError, match=r"source\[0\]=.* does not have one text per language"):
         asked(config_of(extra_source_languages=["de"]), "a", source)

@@ -144,7 +144,7 @@ def test_how_many_rows_are_cut_is_said(root: Path, found: dict[str, Any]) -> Non
     lost = [context - (24 - behind), context - (24 - 2)]  # two tokens are to be written
     assert lost[0] > 0
     assert [message.partition(" (")[0] for message in found["short"]] == [
-        f"1 of 2 rows do not fit in 24 tokens: their prompts lose their beginning, up to {most} tokens" for most in lost
+        f"1 of 2 rows do not fit in 24 tokens: up to {most} tokens are cut from the start of a prompt" for most in lost
     ]
 
 
@@ -350,7 +350,7 @@ def test_the_store_of_answers_is_refused_where_it_would_mix_up_documents() -> No
 
 def test_the_store_of_answers_is_refused_on_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flare_ds.evaluation.lm_eval_model.world_size", lambda: 2)
-    with pytest.raises(ConfigError, match="the 2 ranks must be asked the same"):
+    with pytest.raises(ConfigError, match="all 2 ranks need the same requests"):
         FlareModel.set_cache_hook(SimpleNamespace(encoder=encoder()), None)  # type: ignore[arg-type]
 
 

@@ -328,7 +328,7 @@ def test_that_a_run_is_not_trained_to_its_end_is_told(tmp_path: Path, capsys: py
     assert "has not ended" not in capsys.readouterr().err
     (Path(config.run_dir) / "training.json").unlink()
     (Path(config.run_dir) / "train_log.jsonl").write_text('{"step": 3}\n')
-    told = f"warning: the training of {config.run_dir} has not ended (trained 3 of 4 steps): the best adapter so far"
+    told = f"warning: the training of {config.run_dir} has not ended (trained 3 of 4 steps): its best adapter so far"
     for again in (lambda: main(ask), lambda: flare_ds.load(config.run_dir, "cpu")):
         again()
         assert capsys.readouterr().err.count(told) == 1

@@ -31,4 +31,4 @@ def test_a_rank_that_is_done_does_not_wait_for_one_that_goes_on_no_more(how: str
     if how == "stopped":
         assert f"no sign of life from rank 1 on {host}" in message
     else:
-        assert f"[rank 1 on {host}] going over the test rows has stood still" in message, "it says so itself"
+        assert f"[rank 1 on {host}] going over the test rows has made no progress" in message, "it says so itself"

@@ -192,7 +192,7 @@ def test_a_question_of_a_conversation_is_its_target_alone(
 
 def test_what_translate_does_not_go_with_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(run), "--translate", "--source", "a", "--target", "b"]) == 1
-    assert "--translate is given beside --source" in capsys.readouterr().err
+    assert "--translate cannot be combined with --source" in capsys.readouterr().err
     assert main(["predict", str(run), "--translate"]) == 1
     assert "--translate has nothing to translate" in capsys.readouterr().err
     assert main(["predict", str(run), "method=zero_shot", "--translate", "--target", "b"]) == 1

@@ -275,7 +275,7 @@ def test_a_quickstart_that_is_told_to_end_lets_the_sweep_save(number: int, clone
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and (clone / "seen/saved").exists()
-    assert told.splitlines()[-1] == "interrupted; the same command continues"
+    assert told.splitlines()[-1] == "interrupted; run the same command again to continue"
 
 
 def test_quickstart_ends_at_a_fetch_that_fails(clone: Path, tmp_path: Path) -> None:

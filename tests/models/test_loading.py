@@ -141,7 +141,7 @@ def test_a_base_that_is_stored_quantised_is_refused(tmp_path: Path) -> None:
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
     for load in (load_base, load_shape):
-        with pytest.raises(ConfigError, match="stored quantised"):
+        with pytest.raises(ConfigError, match="stored quantized"):
             load(ModelConfig(base=str(tmp_path)))
 
 

@@ -109,7 +109,7 @@ def test_a_difference_below_findable_may_be_there_and_no_note_denies_it(tmp_path
     line = differences(text)["flare", "1"]
     assert bounds(line)[0] > 0 and float(line["method − lora"]) < float(line["findable"])
     assert "is not shown to be there" not in text
-    assert "an interval that holds 0 does not show that there is none" in text
+    assert "an interval that contains 0 does not show that there is no difference" in text
 
 
 def test_a_method_without_a_seed_in_common_with_lora_is_named(tmp_path):
@@ -139,7 +139,7 @@ def test_what_lacks_a_language_is_not_counted_among_the_first(tmp_path):
                 write_run(tmp_path, f"{language}/{method}-seed{seed}", method, seed, right, target=language)
     text = report(tmp_path).text
     assert {method: line["first"] for method, line in over_languages(text).items()} == {"flare": "100%", "x_mixup": "-"}
-    assert "a method that lacks a language of theirs has a dash and is not among them" in text
+    assert "a method that lacks one of those languages has a dash and does not compete" in text
 
 
 def test_over_languages_the_mean_and_who_is_first(tmp_path):

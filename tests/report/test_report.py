@@ -204,4 +204,4 @@ def test_scores_of_another_adapter_are_not_shown(tmp_path):
     directory = write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True])
     (directory / "adapter/adapter_model.safetensors").write_bytes(b"better")
     (line,) = methods(report(tmp_path).text)
-    assert line["score"] == "unfinished: trained; its scores are of another adapter"
+    assert line["score"] == "unfinished: trained; its scores belong to another adapter"

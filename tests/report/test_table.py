@@ -237,8 +237,7 @@ def test_answers_that_could_not_be_right_are_told_where_there_are_any(tmp_path):
         line for line in report(tmp_path).text.splitlines() if line.startswith(("cut_off:", "unsayable:", "not_a"))
     ]
     assert notes == [
-        "cut_off: 37.5% (multiemo base pl lora) of the answers generated came to no end within "
-        "generate.max_new_tokens.",
+        "cut_off: 37.5% (multiemo base pl lora) of the generated answers did not end within generate.max_new_tokens.",
         "unsayable: 12.5% (multiemo base pl flare) of the test examples have no right answer that fits into "
         "generate.max_new_tokens.",
     ]

@@ -132,6 +132,6 @@ def test_a_rank_without_a_gpu_of_its_number_is_told_so(
 def test_a_full_gpu_is_told_with_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     trace, message = described(error)
-    assert not trace and "the GPU is full: CUDA out of memory. Tried" in message
+    assert not trace and "the GPU is out of memory: CUDA out of memory. Tried" in message
     assert end(error, on_every_rank=False) == 1
     assert "train.gradient_checkpointing=true" in capsys.readouterr().err

@@ -40,7 +40,9 @@ def test_a_rank_that_leaves_because_it_was_asked_is_not_cut_short() -> None:
             between_batches()
             os.kill(os.getpid(), signal.SIGUSR1)
             wait_for(lambda: stop.signal)
-            with pytest.raises(ToBeContinued, match="SIGUSR1: stopped; what is trained is saved, the same command"):
+            with pytest.raises(
+                ToBeContinued, match="SIGUSR1: stopped; all training so far is saved; run the same command again"
+            ):
                 between_batches()
         os.kill(os.getpid(), signal.SIGTERM)
     finally:

@@ -134,7 +134,7 @@ def test_a_field_is_said_or_tells_what_was_drawn_together(changes: dict[str, obj
     if language is None:
         assert check_task(task) is task
         return
-    with pytest.raises(ConfigError, match=f"its prompt in '{language}' does not say 'doc'\n.*take it out of fields"):
+    with pytest.raises(ConfigError, match=f"its prompt in '{language}' does not use 'doc'\n.*remove it from fields"):
         check_task(task)
 
 

@@ -157,15 +157,15 @@ def test_a_validation_part_that_is_not_read_is_told(tmp_path: Path, capsys: pyte
 def test_only_who_has_fetched_a_row_is_told_to_delete_it(tmp_path: Path) -> None:
     """A table of one's own may be the only one there is."""
     write_lines(tmp_path / "en/train.jsonl", {"text": 5, "label": 0})
-    with pytest.raises(DataError, match=r"text=5, not a text\n  fix: mend or remove that row$"):
+    with pytest.raises(DataError, match=r"text=5, not a text\n  fix: correct or remove that row$"):
         read(TASK, tmp_path)
     (tmp_path / "en/train.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"cannot be read: .*\n  fix: mend the file$"):
+    with pytest.raises(DataError, match=r"cannot be read: .*\n  fix: correct the file$"):
         read(TASK, tmp_path)
     (tmp_path / "en/train.jsonl").write_text("")
     with pytest.raises(DataError, match=r"holds no row of language 'en'\n  fix: write its rows there$"):
         read(TASK, tmp_path)
-    with pytest.raises(DataError, match=r"mend or remove that row, or delete the directory of the data"):
+    with pytest.raises(DataError, match=r"correct or remove that row, or delete the directory of the data"):
         as_record({"text": 5}, "row 0 of a fetched file").text("text")
 
 
@@ -192,8 +192,8 @@ def test_floats_that_are_whole_are_labels(tmp_path: Path) -> None:
         ("train.json", "[", "cannot be read"),
         ("train.csv", 'text,label\na,0\n"b', "row 1 of .* cannot be read"),
         ("train.csv", 'text,label\n"a"b,0\n', "row 0 of .* cannot be read"),
-        ("train.csv", "text,label\na,0\nb\n", "row 1 of .* more or fewer cells"),
-        ("train.csv", "text,label\na,0,1\n", "row 0 of .* more or fewer cells"),
+        ("train.csv", "text,label\na,0\nb\n", "row 1 of .* number of cells differs"),
+        ("train.csv", "text,label\na,0,1\n", "row 0 of .* number of cells differs"),
         ("train.csv", "text,label,text\na,0,b\n", "row 0 of .* cannot be read: it has 'text' twice"),
         ("train.jsonl", '{"text": "a", "label": 0, "text": "b"}\n', "row 0 of .* cannot be read: it has 'text' twice"),
         ("train.json", '[{"text": "a", "label": 0, "label": 1}]', "row 0 of .* cannot be read: it has 'label' twice"),
@@ -318,7 +318,9 @@ def test_a_quote_that_swallows_rows_is_named_by_its_row(tmp_path: Path, table: s
     (tmp_path / "en").mkdir()
     path = tmp_path / "en/train.csv"
     path.write_text(table, encoding="utf-8", newline="")
-    with pytest.raises(DataError, match=f"row 1 of {path} cannot be read: a quote opens in it.*as .jsonl"):
+    with pytest.raises(
+        DataError, match=f"row 1 of {path} cannot be read: a quote that opens in it closes only rows later.*as .jsonl"
+    ):
         read(TASK, tmp_path)
 
 
@@ -437,7 +439,7 @@ def test_a_cell_means_what_is_seen_in_every_form(
 @pytest.mark.parametrize("cells", [[1], [0], [2.0]])
 def test_a_number_that_may_be_a_word_or_a_place_is_refused(tmp_path: Path, suffix: str, cells: list) -> None:
     words = ["1", "2", "many"]
-    with pytest.raises(DataError, match=r"may be a label word or the place of one\n  fix: .*label_values"):
+    with pytest.raises(DataError, match=r"may be a label word or the index of one\n  fix: .*label_values"):
         labels_in(tmp_path, suffix, words, cells)
     values = {0: "1", 1: "2", "2": "many"}
     assert labels_in(tmp_path, suffix, words, cells, label_values=values) == [int(cell) for cell in cells]

@@ -159,11 +159,11 @@ def test_the_form_of_an_ordinary_template_is_not_touched_by_the_date() -> None:
         ("{% for m in messages %}", "fails: TemplateSyntaxError"),
         ("{{ messages[0]['content'].x.y }}", "fails: UndefinedError"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "fails: SecurityError"),
-        ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "does not show"),
-        ("{{ messages[0]['content'] }}", "does not show"),
-        ("{% for m in messages %}{{ m['content'] | tojson }}{% endfor %}", "does not show"),
-        ("{{ messages[1]['content'] + messages[0]['content'] }}", "does not show"),
-        ("{% for m in messages + messages %}{{ m['content'] }}{% endfor %}", "does not show"),
+        ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "does not render"),
+        ("{{ messages[0]['content'] }}", "does not render"),
+        ("{% for m in messages %}{{ m['content'] | tojson }}{% endfor %}", "does not render"),
+        ("{{ messages[1]['content'] + messages[0]['content'] }}", "does not render"),
+        ("{% for m in messages + messages %}{{ m['content'] }}{% endfor %}", "does not render"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused(template: str | None, problem: str) -> None:

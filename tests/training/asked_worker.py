@@ -23,7 +23,7 @@ def asked(*arguments: object) -> object:
 
 
 def from_python(config: str) -> int:
-    with pytest.raises(flare_ds.ToBeContinued, match="SIGTERM: stopped; what is trained is saved"):
+    with pytest.raises(flare_ds.ToBeContinued, match="SIGTERM: stopped; all training so far is saved"):
         flare_ds.train(config)
     return 75
 

@@ -42,7 +42,7 @@ class Fault:
 
 
 GONE = rf"rank R on {HOST} was ended from outside .* or by a crash in native code"
-SILENT = rf"training has stood still for \d+ s; no sign of life from rank R on {HOST}"
+SILENT = rf"training has made no progress for \d+ s; no sign of life from rank R on {HOST}"
 OWN = rf"\[rank R on {HOST}\] "
 FAULTS = (
     Fault("killed", GONE),

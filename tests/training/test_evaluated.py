@@ -42,6 +42,6 @@ def test_a_job_that_is_asked_to_stop_while_it_scores_is_continued(tmp_path: Path
     ranks[1].send_signal(signal.SIGUSR1)
     said = [rank.communicate(timeout=300)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [TO_BE_CONTINUED] * 2, said
-    assert "SIGUSR1: stopped; what is trained is saved, the same command goes on" in said[0]
+    assert "SIGUSR1: stopped; all training so far is saved; run the same command again to continue" in said[0]
     assert not (tmp_path / "run/metrics.json").exists()
     assert "on 101 test examples" in run_ranks(command, 2)[0]

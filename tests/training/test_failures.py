@@ -76,7 +76,7 @@ def test_ranks_that_do_not_come_are_told_and_given_up(
     monkeypatch.setenv("FLARE_DS_SETUP_SECONDS", "1")
     port = free_port()
     told_by = f"RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
-    with pytest.raises(HostError, match="1 of 2 did not come within 1 s") as gave_up:
+    with pytest.raises(HostError, match="1 of 2 did not join within 1 s") as gave_up:
         meet(Place(0, 2, 0, "127.0.0.1", port, told_by))
     assert told_by in gave_up.value.fix
     said = capsys.readouterr().err
@@ -97,7 +97,8 @@ def test_a_second_job_at_the_same_address_is_told_and_leaves_the_first_alone() -
 
 
 @pytest.mark.parametrize(
-    ("how", "problem"), [("works", "rank 0 has worked alone for 6 s"), ("comes_late", "not all ranks came within 6 s")]
+    ("how", "problem"),
+    [("works", "the other ranks have waited for rank 0 for 6 s"), ("comes_late", "not all ranks came within 6 s")],
 )
 def test_a_wait_for_rank_0_that_is_given_up_says_what_to_do(how: str, problem: str) -> None:
     outputs = run_ranks(["tests.training.alone_worker", how], 2, expect=1, timeout=200)
@@ -229,6 +230,6 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_continued(root: Path) -
     ):
         outputs = run_ranks(["tests.training.asked_worker", *words], ranks, expect=75)
         if words[0] != "python":
-            assert told(outputs[0])[-1] == f"flare-ds: SIGTERM: {ALL_SAVED}, the same command goes on"
+            assert told(outputs[0])[-1] == f"flare-ds: SIGTERM: {ALL_SAVED}; run the same command again to continue"
     assert len({*(root / "cache").rglob("manifest.json")} - before) == 3, "a second run is not even read"
     assert not [*root.glob("asked*/train_log.jsonl")] and not (root / "tuned").exists()

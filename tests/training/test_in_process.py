@@ -126,6 +126,6 @@ def test_signals_do_what_they_did_when_a_training_was_asked_to_stop(root: Path) 
     before = [signal.getsignal(number) for number in asked]
     threading.Thread(target=ask, daemon=True).start()
     made["train"]["steps"] = 2000
-    with pytest.raises(flare_ds.ToBeContinued, match="the same command goes on"):
+    with pytest.raises(flare_ds.ToBeContinued, match="run the same command again to continue"):
         flare_ds.train(made)
     assert [signal.getsignal(number) for number in asked] == before

@@ -94,7 +94,7 @@ def test_a_token_without_an_embedding_is_refused_with_both_numbers(
     base = grown(tmp_path / "base", **more)
     untrained = ["method=zero_shot"] if verb == "evaluate" else []
     said = message(capsys, verb, run_yaml, f"model.base={base}", f"run_dir={tmp_path}/run", *untrained)
-    assert f"makes '{token}' number {rows}, but the embedding of model.base='{base}' has {rows} rows" in said
+    assert f"gives '{token}' the id {rows}, but the embedding of model.base='{base}' has {rows} rows" in said
     assert "resize_token_embeddings" in said and not (tmp_path / "run").exists()
 
 
@@ -117,14 +117,14 @@ def test_tokens_that_no_text_becomes_may_lie_behind_the_embedding(root: Path, tm
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<image>", special=True)]})
     check_tokenizer(tokenizer, str(root / "model"), setting="model.base")
     tokenizer.add_tokens(["@user"])
-    with pytest.raises(ConfigError, match=r"makes '@user' number.*source.mt_encoder="):
+    with pytest.raises(ConfigError, match=r"gives '@user' the id .*source.mt_encoder="):
         check_tokenizer(tokenizer, str(root / "model"), setting="source.mt_encoder")
     LlamaConfig(vocab_size=1000).save_pretrained(tmp_path)
     check_tokenizer(tokenizer, str(tmp_path), setting="model.base")
 
 
 def test_predict_refuses_such_a_tokenizer_too(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="makes '@user' number"):
+    with pytest.raises(ConfigError, match="gives '@user' the id "):
         load_tokenizer(ModelConfig(base=str(grown(tmp_path / "base"))))
 
 
@@ -232,7 +232,7 @@ def test_positions_that_follow_the_longest_row_of_a_batch_are_warned_of(paramete
     shape.config.rope_parameters = parameters
     assert check_positions(shape, fixed or 64, of="the row") is None
     warning = check_positions(shape, (fixed or 64) + 1, of="the row")
-    assert warning and ("depends on those beside it" in warning) == (fixed is not None)
+    assert warning and ("depends on the others in its batch" in warning) == (fixed is not None)
 
 
 def test_bases_without_a_number_of_positions_take_any_row() -> None:

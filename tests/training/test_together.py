@@ -352,7 +352,7 @@ def test_runs_that_are_refused_leave_the_others_to_train(root: Path) -> None:
     finally:
         held.unlock()
     assert trained.trained and not (held.begun or wrong.path.exists())
-    told = said[said.index("flare-ds: 3 problems in the runs named") :]
+    told = said[said.index("flare-ds: 3 problems in the given runs") :]
     assert f"1. {damaged}/config.yaml is " in told
     assert f"is writing the run {held.path}" in told and "method=zero_shot trains nothing" in told
     assert "Traceback" not in said
@@ -388,7 +388,7 @@ def test_an_adapter_that_cannot_be_read_leaves_the_others_to_be_scored(root: Pat
     weights = cut / "adapter" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-100])
     (wrong / "adapter/adapter_config.json").write_text("{}")
-    told = rf"(?s)2 problems.*{weights}.*delete {cut} and train it .*delete {wrong} and train it "
+    told = rf"(?s)2 problems.*{weights}.*delete {cut} and train again .*delete {wrong} and train again "
     with pytest.raises(CheckpointError, match=told):
         train_together([(config, open_run(config, train=True)) for config in cells], evaluate=True)
     make_room()

@@ -128,7 +128,7 @@ def test_a_process_alone_needs_neither_deepspeed_nor_a_group(root: Path) -> None
     command = [sys.executable, "-c", ALONE, str(write_config(settings))]
     done = subprocess.run(command, env=shared_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "the whole base on each rank: there is one rank" in done.stderr
-    assert "deepspeed=nowhere/to-be.json plays no part" in done.stderr
+    assert "each rank holds the whole base: there is one rank" in done.stderr
+    assert "deepspeed=nowhere/to-be.json is ignored" in done.stderr
     assert json.loads((root / "alone/training.json").read_text())["engine"] == "whole"
     assert "whole_model: auto" in (root / "alone/config.yaml").read_text()

@@ -114,7 +114,7 @@ def label_tokens(labels: Sequence[str], form: Form) -> list[list[int]]:
     ]
     for word, other, equal in alike:
         if equal or form.eos_id is None:
-            how = "equal" if equal else "begin"
+            how = "equal" if equal else "are a prefix of"
             problem = f"the tokens of label word {word!r} {how} those of {other!r}"
             fix = "choose label words that this tokenizer tells apart, or another base model"
             raise DataError(problem, fix=fix)

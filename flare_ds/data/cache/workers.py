@@ -46,9 +46,9 @@ def encode_in(workers: int, encoder: RowEncoder) -> Iterator[Encode]:
         try:
             yield lambda split, chunks: _in_order(pool, 2 * workers, split, chunks)
         except BrokenProcessPool as error:
-            problem = f"one of the {workers} processes that tokenize was killed, perhaps for want of memory"
-            fix = "tokenize first: `flare-ds prepare CONFIG --workers 1`; a script of your own has to call flare_ds "
-            raise HostError(problem, fix=f"{fix}below `if __name__ == '__main__':`") from error
+            problem = f"one of the {workers} processes that tokenize was killed, perhaps because memory ran out"
+            fix = "run `flare-ds prepare CONFIG --workers 1` first; in your own script, call flare_ds "
+            raise HostError(problem, fix=f"{fix}under `if __name__ == '__main__':`") from error
 
 
 def _in_order(

@@ -77,7 +77,8 @@ def build_cache(
 def _check_has_rows(config: Config, split: str, rows: int, counts: Mapping[str, int]) -> None:
     if not rows:
         problem = f"the {split} split of task {config.task.name} has no rows (read and dropped: {dict(counts)})"
-        raise DataError(problem, fix="check task.data_dir and the caps: this is too little data to train and test on")
+        fix = "check task.data_dir, and raise task.train_rows, task.validation_rows and task.test_rows if they are set"
+        raise DataError(problem, fix=fix)
 
 
 def _is_ready(directory: Path, fields: dict[str, Any]) -> bool:

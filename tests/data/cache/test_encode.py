@@ -76,7 +76,7 @@ def test_a_label_word_that_begins_another_is_told_by_eos(labels: tuple[str, ...]
     assert tokens == tokenize_answers(PlainForm(tokenizer), labels)
     assert LabelTrie(tokens).tokens == [tokens[labels.index(word)][5] for word in labels]
     tokenizer.eos_token = None
-    with pytest.raises(DataError, match=r"'good' begin those of 'goodness'"):
+    with pytest.raises(DataError, match=r"'good' are a prefix of those of 'goodness'"):
         label_tokens(labels, PlainForm(tokenizer))
 
 
