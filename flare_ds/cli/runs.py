@@ -67,7 +67,7 @@ def _add_sweep(verbs: "Verbs") -> None:
     sweep = add_verb(verbs, "sweep", _sweep, "run every cell of a grid", examples)
     add_config(sweep, "yaml", task_section="base.task")
     sweep.add_argument("--dry-run", action="store_true", help="show the stages in order, and run nothing")
-    only_help = "run only these stages: translate, prepare, stage1, cells, report (default: all)"
+    only_help = "run only these parts: translate, prepare, stage1, cells, report (default: all)"
     sweep.add_argument("--only", type=_parts, metavar="PART,PART", help=only_help)
     jobs_help = "stages run in parallel, each on its own GPUs or its share of the cores (default: 1)"
     sweep.add_argument("--jobs", type=at_least(1, most=1024), default=1, metavar="N", help=jobs_help)

@@ -18,7 +18,8 @@ class ModelConfig(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
         validate_default=True,
-        description="precision of the frozen weights (auto: bfloat16 if the hardware supports it, else float32)",
+        description="precision of the frozen weights (auto: bfloat16 if the hardware multiplies it natively, else "
+        "float32)",
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="bitsandbytes storage of frozen weights")

@@ -18,7 +18,7 @@ class TrainConfig(Section):
     )
     micro_batch_size: int = Field(8, ge=1, description="maximum examples per forward pass on one rank")
     micro_batch_tokens: int | None = Field(
-        None, ge=1, description="maximum padded tokens per forward pass, over all streams (null: no limit)"
+        None, ge=1, description="maximum padded tokens per forward pass, over the streams that run (null: no limit)"
     )
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate")
     learning_rate_ratio: float = Field(1.0, gt=0, description="learning rate of B over that of A (LoRA+)")
@@ -81,7 +81,7 @@ class EvaluateConfig(Section):
         "auto", description="maximum examples per forward pass on one rank (auto: by tokens, for speed and free memory)"
     )
     batch_tokens: int | None = Field(
-        None, ge=1, description="maximum padded tokens per forward pass, over all streams (null: no limit)"
+        None, ge=1, description="maximum padded tokens per forward pass, over the streams that run (null: no limit)"
     )
     whole_model: Literal["auto", True, False] = Field(
         "auto", description="each rank holds the whole base (auto: one rank, or if it fits twice); else ZeRO-3"
