@@ -15,6 +15,9 @@ def test_a_changed_line_is_other_code_and_a_copy_is_not(tmp_path: Path, monkeypa
     monkeypatch.setattr(versions, "__file__", str(copied / "versions.py"))
     assert code.__wrapped__() == code() == versions.versions()["code"]
     (copied / "notes.txt").write_text("no code")
+    (copied / "adapters/.#fusion.py").symlink_to("someone@host.1234")  # Emacs locks what is not saved yet
+    (copied / ".ipynb_checkpoints").mkdir()
+    (copied / ".ipynb_checkpoints/copy.py").write_text("a copy")
     assert code.__wrapped__() == code()
     with (copied / "adapters/fusion.py").open("a") as file:
         file.write("# another line\n")

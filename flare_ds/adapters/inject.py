@@ -23,8 +23,12 @@ def lora_config(adapter: AdapterConfig, base: PreTrainedModel) -> LoraConfig:
 
     Only the decoder layers are adapted: what stands before them is read by the source as well, which knows no adapter.
     """
-    inside = _linears(base)
-    outside = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and name not in inside]
+    inside, outside = _linears(base), []
+    layers = {module for layer in decoder_layers(base) for module in layer.modules()}
+    names = {name.rpartition(".")[2] for name in inside}  # an image tower's may be alike, and no linear layers
+    for name, module in base.named_modules():
+        if module not in layers and (isinstance(module, nn.Linear) or name.rpartition(".")[2] in names):
+            outside.append(name)
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=adapter.r,

@@ -73,7 +73,9 @@ def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
         _draw(panel, methods, looks)
         panel.set(title=title, xlabel="optimizer steps", ylabel="validation score")
     one_each = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
-    figure.legend(handles=[one_each[label] for label in looks], loc="outside right upper")
+    legend = figure.legend(handles=[one_each[label] for label in looks], loc="outside right upper").get_window_extent()
+    wide, high = (size / figure.dpi for size in (legend.width, legend.height))
+    figure.set_size_inches(4.5 * columns + wide, max(3.6 * rows, high + 0.2))
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()

@@ -41,12 +41,16 @@ def compare(everyone: list[tuple[str, dict[str, str]]]) -> None:
         HostError: see `check_agreement`.
     """
     problems = []
-    for name in everyone[0][1]:
+    for name in dict.fromkeys(name for _, found in everyone for name in found):
         hosts: dict[str, list[str]] = {}
-        for rank, (host, found) in enumerate(everyone):
-            hosts.setdefault(found[name], []).append(f"{host} (rank {rank})")
+        for rank, (host, found) in enumerate(everyone):  # another version of this package may tell less
+            hosts.setdefault(found.get(name, "not told"), []).append(f"{host} (rank {rank})")
         if len(hosts) > 1:
-            problems.append(f"{name} is " + ", but ".join(f"{value} on {', '.join(at)}" for value, at in hosts.items()))
+            what = "the code of flare_ds" if name == "code" else name
+            problems.append(f"{what} is " + ", but ".join(f"{value} on {', '.join(at)}" for value, at in hosts.items()))
     if problems:
-        fix = "give every host the same environment; run nvidia-smi on a host whose GPUs are not seen"
+        fix = (
+            "give every host the same environment and the same checkout of flare_ds (after an edit on NFS, wait a minute); "
+            "run nvidia-smi on a host whose GPUs are not seen"
+        )
         raise on_every_rank(HostError(f"the ranks differ in software or device: {'; '.join(problems)}", fix=fix))

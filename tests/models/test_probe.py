@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora.layer import LoraLayer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from flare_ds.adapters.inject import inject_adapter
 from flare_ds.exceptions import ConfigError
 from flare_ds.models.probe import check_streams
 from flare_ds.runtime.engine import check_model
@@ -68,6 +70,20 @@ def test_adapters_on_linear_layers_pass(name: str) -> None:
     for target_modules in ("all-linear", list(ARCHITECTURES[name].fused)):
         shape = small_base(name, ARCHITECTURES[name].attentions[0])
         check_model(config_of(name, method="lora", target_modules=target_modules), shape)
+
+
+def test_a_tower_whose_modules_are_named_like_the_decoders_is_passed_by() -> None:
+    """Those of Gemma 4 wrap a linear layer, and PEFT takes none of them."""
+    with torch.device("meta"):
+        settings = CONFIG_MAPPING["gemma4"](vision_config={"model_type": "gemma4_vision"})
+        shape = AutoModelForCausalLM.from_config(settings)
+    for target_modules in ("all-linear", ["q_proj", "k_proj", "v_proj", "o_proj"]):
+        config = make_config(method="lora", target_modules=target_modules)
+        check_model(config, shape)
+        with torch.device("meta"):
+            injected = inject_adapter(AutoModelForCausalLM.from_config(settings), config.adapter, sources=0, seed=1)
+        adapted = [name for name, module in injected.named_modules() if isinstance(module, LoraLayer)]
+        assert adapted and not [name for name in adapted if "vision" in name]
 
 
 @pytest.mark.parametrize("kind", EXPERTS)

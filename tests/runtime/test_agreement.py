@@ -35,6 +35,12 @@ def test_every_difference_is_named_with_its_hosts() -> None:
     assert "backend is nccl on" in str(caught.value) and "torch" not in str(caught.value)
 
 
+def test_a_host_whose_version_tells_less_is_refused() -> None:
+    for ranks in ([MINE, MINE | {"code": "0123"}], [MINE | {"code": "0123"}, MINE]):
+        with pytest.raises(HostError, match=r"the code of flare_ds is .*(not told|0123) on .*, but .*\n  fix: .*checkout"):
+            compare([("a", ranks[0]), ("b", ranks[1])])
+
+
 def test_a_host_with_another_version_is_refused(tmp_path: Path) -> None:
     """Two ranks, the second of which finds another peft first."""
     other = tmp_path / "peft-99.0.dist-info/METADATA"
