@@ -50,7 +50,7 @@ def compare(everyone: list[tuple[str, dict[str, str]]]) -> None:
             problems.append(f"{what} is " + ", but ".join(f"{value} on {', '.join(at)}" for value, at in hosts.items()))
     if problems:
         fix = (
-            "give every host the same environment and the same checkout of flare_ds (after an edit on NFS, wait a minute); "
+            "give every host the same environment and the same checkout of flare_ds (on NFS an edit takes a minute); "
             "run nvidia-smi on a host whose GPUs are not seen"
         )
         raise on_every_rank(HostError(f"the ranks differ in software or device: {'; '.join(problems)}", fix=fix))

@@ -37,7 +37,9 @@ def test_every_difference_is_named_with_its_hosts() -> None:
 
 def test_a_host_whose_version_tells_less_is_refused() -> None:
     for ranks in ([MINE, MINE | {"code": "0123"}], [MINE | {"code": "0123"}, MINE]):
-        with pytest.raises(HostError, match=r"the code of flare_ds is .*(not told|0123) on .*, but .*\n  fix: .*checkout"):
+        with pytest.raises(
+            HostError, match=r"the code of flare_ds is .*(not told|0123) on .*, but .*\n  fix: .*checkout"
+        ):
             compare([("a", ranks[0]), ("b", ranks[1])])
 
 
