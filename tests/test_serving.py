@@ -178,7 +178,7 @@ def test_a_task_of_ones_own_and_languages_of_the_hub_go_along(root: Path) -> Non
         ([], "/models/tuned", "--base OWNER/NAME"),
         (["method=zero_shot"], "o/n", "method=zero_shot trains nothing"),
         (["run_dir=nowhere"], "o/n", "has not ended"),
-        (["source.mt_encoder=."], "o/n", "source.mt_encoder='.' is a directory"),
+        (["source.mt_encoder=."], "o/n", "source.mt_encoder='.' is a local directory"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(root: Path, overrides: list[str], base: str | None, told: str) -> None:
