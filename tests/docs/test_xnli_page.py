@@ -15,6 +15,8 @@ RESULTS = REPOSITORY / "docs/results.md"
 PAGE = REPOSITORY / "docs/results/xnli.md"
 ROWS = REPOSITORY / "docs/results/xnli_rows.csv"
 METHODS = ("zero_shot", "translate_test", "lora", "input_fusion", "flare", "source_prefix")
+ENGLISH = "lora_on_english"
+NAMED = {"source_prefix": "source_prefix (ours)", ENGLISH: "lora on the English alone"}
 FUSED = ("flare", "source_prefix", "input_fusion")
 
 
@@ -64,12 +66,15 @@ def test_the_report_on_these_rows_is_the_page(tmp_path: Path, rows: list[dict[st
 def test_scores_and_differences_follow_from_the_rows(rows: list[dict[str, str]], section: str) -> None:
     premises = [int(row["premise"]) for row in rows]
     assert (len(rows), len(set(premises))) == (2000, 1314)
-    for method in METHODS:
-        named = "source_prefix (ours)" if method == "source_prefix" else method
+    for method in (*METHODS, ENGLISH):
+        named = NAMED.get(method, method)
         means = [right(rows, method).mean(), *(right(rows, method).mean(axis=1) if len(runs(rows, method)) > 1 else ())]
         assert f"| {named} | {' | '.join(f'{mean:.3f}' for mean in means)} |".replace("0.", ".") in section
     for one, other in [
         *((method, "translate_test") for method in FUSED),
+        *((method, ENGLISH) for method in FUSED),
+        (ENGLISH, "lora"),
+        (ENGLISH, "translate_test"),
         ("source_prefix", "flare"),
         ("flare", FUSED[2]),
     ]:
