@@ -30,9 +30,9 @@ def code() -> str:
     """
     package, sha256 = Path(__file__).parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        if path.name.startswith(".") or path.parent.name.startswith("."):  # an editor's: a lock, or a copy
-            continue
-        sha256.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path.relative_to(package).as_posix()
+        if "/." not in f"/{name}":  # hidden is an editor's: a lock, or a copy
+            sha256.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return sha256.hexdigest()[:12]
 
 

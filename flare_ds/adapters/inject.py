@@ -23,12 +23,13 @@ def lora_config(adapter: AdapterConfig, base: PreTrainedModel) -> LoraConfig:
 
     Only the decoder layers are adapted: what stands before them is read by the source as well, which knows no adapter.
     """
-    inside, outside = _linears(base), []
-    layers = {module for layer in decoder_layers(base) for module in layer.modules()}
-    names = {name.rpartition(".")[2] for name in inside}  # an image tower's may be alike, and no linear layers
-    for name, module in base.named_modules():
-        if module not in layers and (isinstance(module, nn.Linear) or name.rpartition(".")[2] in names):
-            outside.append(name)
+    inside = {module for layer in decoder_layers(base) for module in layer.modules()}
+    names = {name.rpartition(".")[2] for name in _linears(base)}  # an image tower's may be alike, and no linear layers
+    outside = [
+        name
+        for name, module in base.named_modules()
+        if module not in inside and (isinstance(module, nn.Linear) or name.rpartition(".")[2] in names)
+    ]
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=adapter.r,

@@ -67,7 +67,7 @@ def _picture(curves: Sequence[tuple[RunResult, Curve]]) -> bytes | None:
     differing = [part for part, values in enumerate(zip(*panels, strict=True)) if len(set(values)) > 1] or [2]
     looks = {label: _look(i) for i, label in enumerate(sorted(set(labels)))}
     rows, columns = math.ceil(len(panels) / _ACROSS), min(len(panels), _ACROSS)
-    figure = Figure(figsize=(4.5 * columns, 3.6 * rows), layout="constrained")
+    figure = Figure(layout="constrained")
     for place, (parts, methods) in enumerate(sorted(panels.items()), start=1):
         panel, title = figure.add_subplot(rows, columns, place), " ".join(parts[part] for part in differing)
         _draw(panel, methods, looks)

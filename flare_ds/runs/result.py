@@ -78,7 +78,7 @@ class RunResult:
         rows = [str(fields[name]) for name in ("rows_sha256", "answers") if fields.get(name)]
         return (base, " ".join(rows)) if base and fields.get("rows_sha256") else None
 
-    @property
+    @cached_property
     def code(self) -> tuple[str | None, str | None]:
         """The code that it was begun by, and that it was scored by; None: an earlier version did not tell."""
         return self._run.code, code_of(self.metrics.get("versions"))
