@@ -5,6 +5,7 @@
     translate_test  source           –                          –             nothing
     zero_shot_both  source + target  –                          –             nothing
     lora            target           –                          –             the adapter
+    source_lora     source           –                          –             the adapter
     input_fusion    source + target  –                          –             the adapter
     x_mixup         target           the source's states        one layer     the adapter, the mixing layer
     flare           target           the source's states        bottleneck    the adapter
@@ -93,6 +94,7 @@ for _name, _method in {
     "translate_test": Method(reads="source", trains=False),
     "zero_shot_both": Method(reads="joint", trains=False),
     "lora": Method(),
+    "source_lora": Method(reads="source"),
     "input_fusion": Method(reads="joint"),
     "x_mixup": Method(states="source", fuses="mixup"),
     "flare": Method(states="source", fuses="bottleneck"),

@@ -27,8 +27,8 @@ from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_config, write_
 TOLD_IN_POLISH = dict(zip(LABELS, ("wspaniały", "okropny", "zwyczajny", "mieszany"), strict=True))
 TELLING = {"source": {"en": SIGNAL}, "target": {"pl": TOLD_IN_POLISH}}
 CAN_LEARN = {
-    "source": {"translate_test", "zero_shot_both", "input_fusion", "x_mixup", "flare", "source_prefix", "late"},
-    "target": {"lora", "input_fusion", "x_mixup", "flare", "flare_mt", "source_prefix", "late"},
+    "source": set(METHODS) - {"zero_shot", "lora", "flare_mt"},
+    "target": set(METHODS) - {"zero_shot", "translate_test", "zero_shot_both", "source_lora"},
 }
 CHANCE = 0.40  # four labels, 103 test rows: .25 with a standard error of .043
 

@@ -177,6 +177,8 @@ def _function(config: Config) -> str:
     if recipe.fuses == "keys":
         made = f"the keys and values that the frozen base makes of {reads}"
         return f"{lora} Its attention reads {made} before its own (source_prefix)."
+    if recipe.reads == "source":
+        return f"{lora} In its place it reads {reads} (source_lora)."
     return f"{lora} It reads {reads} in front of it (input_fusion)." if recipe.reads == "joint" else lora
 
 

@@ -8,7 +8,7 @@
                                      several sources, where there is any
 
 So one cache serves every method, and nothing behind it (batches, training, scoring) knows which one runs. Answers are
-the target's in any case.
+the target's, but where the source alone is read, the source's.
 
 Legend: n rows, p tokens of a prompt.
 """
@@ -58,7 +58,9 @@ class _Fused:
 
     def answer(self, stream: str, row: int) -> np.ndarray:
         """Tokens of an answer."""
-        return self._rows.answer(stream, row)
+        (first, *_) = self._sources
+        answers_source = stream == "target" and self._reads == "source" and len(self._rows.prompt(first, row))
+        return self._rows.answer(first if answers_source else stream, row)
 
     def prompt_lengths(self, stream: str) -> np.ndarray:
         """Tokens in each prompt: int [n]."""
@@ -72,5 +74,11 @@ class _Fused:
 
     def lengths(self, stream: str) -> np.ndarray:
         """Tokens in each prompt and answer together: int [n]."""
-        answers_n = self._rows.lengths(stream) - self._rows.prompt_lengths(stream)
+        answers_n = self._answer_lengths(stream)
+        if stream == "target" and self._reads == "source":
+            (first, *_) = self._sources
+            answers_n = np.where(self._rows.prompt_lengths(first) > 0, self._answer_lengths(first), answers_n)
         return self.prompt_lengths(stream) + answers_n
+
+    def _answer_lengths(self, stream: str) -> np.ndarray:
+        return self._rows.lengths(stream) - self._rows.prompt_lengths(stream)

@@ -20,13 +20,14 @@ TARGETS = [[1, 30], [1, 31, 32], [1, 33, 34, 35]]
 READ = {
     "lora": TARGETS,
     "translate_test": [[1, 20, 21], [1, 31, 32], [1, 22]],
+    "source_lora": [[1, 20, 21], [1, 31, 32], [1, 22]],
     "input_fusion": [[1, 20, 21, 7, 8, 30], [1, 31, 32], [1, 22, 7, 8, 33, 34, 35]],
     "source_prefix": [[7, 8, 30], [1, 31, 32], [7, 8, 33, 34, 35]],
 }
 
 
 class ThreeRows:
-    """Rows of one answer token each; the second has no source."""
+    """Rows whose answers have one token, their sources' two; the second has no source."""
 
     labels = np.array([2, 0, 1])
     streams = {"source": SOURCES, "target": TARGETS}  # noqa: RUF012 - never changed
@@ -38,13 +39,13 @@ class ThreeRows:
         return np.array(self.streams[stream][row], np.uint16)
 
     def answer(self, stream: str, row: int) -> np.ndarray:
-        return np.array([40 + row])
+        return np.array([40 + row] if stream == "target" else [50 + row, 60])
 
     def prompt_lengths(self, stream: str) -> np.ndarray:
         return np.array([len(prompt) for prompt in self.streams[stream]])
 
     def lengths(self, stream: str) -> np.ndarray:
-        return self.prompt_lengths(stream) + 1
+        return self.prompt_lengths(stream) + (1 if stream == "target" else 2)
 
 
 def with_method(config: Config, method: str) -> Config:
@@ -57,10 +58,14 @@ def test_prompts_and_their_lengths(tmp_path: Path, method: str) -> None:
     rows = rows_read(ThreeRows(), with_method(moods_config(tmp_path), method), tokens)
     assert [rows.prompt("target", row).tolist() for row in range(3)] == READ[method]
     assert rows.prompt_lengths("target").tolist() == [len(prompt) for prompt in READ[method]]
-    assert rows.lengths("target").tolist() == [len(prompt) + 1 for prompt in READ[method]]
+    answers = [rows.answer("target", row).tolist() for row in range(3)]
+    reads_source = method in ("translate_test", "source_lora")
+    assert answers == ([[50, 60], [41], [52, 60]] if reads_source else [[40], [41], [42]])
+    whole = [len(prompt) + len(answer) for prompt, answer in zip(READ[method], answers, strict=True)]
+    assert rows.lengths("target").tolist() == whole
     assert [rows.prompt("source", row).tolist() for row in range(3)] == SOURCES
-    assert rows.lengths("source").tolist() == [4, 1, 3]
-    assert [rows.answer("target", row).tolist() for row in range(3)] == [[40], [41], [42]]
+    assert rows.lengths("source").tolist() == [5, 2, 4]
+    assert rows.answer("source", 0).tolist() == [50, 60]
     assert rows.labels.tolist() == [2, 0, 1] and len(rows) == 3
 
 

@@ -16,6 +16,7 @@ METHODS = (
     "zero_shot",
     "translate_test",
     "zero_shot_both",
+    "source_lora",
     "lora",
     "input_fusion",
     "x_mixup",

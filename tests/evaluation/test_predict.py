@@ -43,6 +43,7 @@ PAIRS = ("translate_test", "input_fusion", "flare", "flare_mt")
 UNFUSED = {
     "translate_test": "zero_shot",
     "zero_shot_both": "zero_shot",
+    "source_lora": "lora",
     "input_fusion": "lora",
     "x_mixup": "lora",
     "flare": "lora",

@@ -29,6 +29,7 @@ WIDTH, TEXTS = 6, (4, 7, 1, 3)
 READ: dict[str, Callable[[list[int], list[int]], list[int]]] = {
     "zero_shot": lambda _, target: target,
     "translate_test": lambda source, target: source or target,
+    "source_lora": lambda source, target: source or target,
     "input_fusion": lambda source, target: [*source, 7, 8, *target] if source else target,
 }
 
@@ -112,7 +113,7 @@ def test_scores_are_those_of_the_oracle(method: str, name: str, objective: str) 
     assert expected_BK.std(0).min() > 1e-3, "rows differ"
 
 
-@pytest.mark.parametrize("method", ["input_fusion", "flare_mt"])
+@pytest.mark.parametrize("method", ["source_lora", "input_fusion", "flare_mt"])
 def test_loss_and_gradients_are_those_of_the_oracle(method: str) -> None:
     config, model, given, scores, oracle = world(method, "several nodes", "labels")
     trie = LabelTrie(given.words)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flare_ds.batches.rows_read import rows_read
 from flare_ds.config import Config
 from flare_ds.data.cache import build_cache, open_cache, prepare_cache, verify
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream, RowEncoder
@@ -323,18 +324,26 @@ def test_a_cache_numbers_examples_and_counts_windows_and_dropped_rows(quiz_root:
 
 
 def test_right_is_what_answers_the_text_that_is_read(quiz_root: Path) -> None:
-    """translate_test writes in the source's language: the target's answers would make all that it says wrong."""
+    """translate_test writes in the source's language: the target's answers would make all that it says wrong.
+
+    A lora that is trained on the source has to learn its answers, too.
+    """
     settings = make_settings(quiz_root, free_answers=True, max_prompt_tokens=80)
     caches = {}
-    for method, language in (("lora", "pl"), ("input_fusion", "pl"), ("translate_test", "en")):
-        caches[method] = cache = open_cache(
-            prepare_cache(Config.model_validate(settings | {"method": method}), TOKENIZER)
-        )
+    for method, language in (("lora", "pl"), ("input_fusion", "pl"), ("translate_test", "en"), ("source_lora", "en")):
+        config = Config.model_validate(settings | {"method": method})
+        caches[method] = cache = open_cache(prepare_cache(config, TOKENIZER))
+        train, said = cache.split("train"), {record["id"]: record for record in table("train", 300)[language]}
+        rows = rows_read(train, config, cache.manifest)
+        for row in range(len(train)):
+            learned = TOKENIZER.decode(rows.answer("target", row), skip_special_tokens=True)
+            assert learned.split() == said[train.ids(row)]["answers"][0]["text"].split()
         for name in ("validation", "test"):
             split, records = cache.split(name), {record["id"]: record for record in table(name, 20)[language]}
             for row in range(len(split)):
                 assert split.golds(row) == [answer["text"] for answer in records[split.ids(row)]["answers"]]
     assert caches["lora"].key == caches["input_fusion"].key != caches["translate_test"].key
+    assert caches["translate_test"].key == caches["source_lora"].key
 
 
 def test_a_row_without_a_source_is_answered_in_the_targets_words(quiz_root: Path) -> None:
