@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from flare_ds.adapters.down_projection import down_projection
 from flare_ds.adapters.fusion import Fusion
 from flare_ds.adapters.passes import Pass, current
+from flare_ds.adapters.up_projection import up_projection
 from flare_ds.exceptions import CheckpointError, ConfigError
 
 
@@ -66,8 +67,7 @@ class AdaptedLinear:
         result: Tensor = layer.base_layer.forward(x)
         if this.adapted and this.adapter in layer.lora_A and not layer.disable_adapters:
             bottleneck = self._bottleneck(x, this).reshape(*x.shape[:-1], -1)
-            update = nn.functional.linear(bottleneck, self._b_OR(this))
-            return update.mul_(layer.scaling[this.adapter]).add_(result).to(result.dtype)
+            return up_projection(result, bottleneck, self._b_OR(this), layer.scaling[this.adapter])
         return result
 
     def _switched(self) -> ConfigError:
@@ -131,5 +131,5 @@ def merge_refused() -> CheckpointError:
     """Why a fusion adapter stays an adapter."""
     return CheckpointError(
         "a fusion adapter cannot be merged: its output depends on the source text as well as on the target's",
-        fix="keep it as an adapter (evaluate RUN, predict RUN); method=lora, input_fusion and late merge",
+        fix="keep it as an adapter (evaluate RUN, predict RUN); method=lora, source_lora, input_fusion and late merge",
     )

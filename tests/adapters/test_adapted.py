@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from flare_ds.adapters.decoder import decoder_layers
 from flare_ds.adapters.down_projection import down_projection
 from flare_ds.adapters.inject import inject_adapter, lora_config
+from flare_ds.adapters.up_projection import up_projection
 from flare_ds.exceptions import CheckpointError
 from flare_ds.models.two_stream import TwoStreamModel
 from tests.by_hand import build, make_batch, make_config, make_rows
@@ -96,6 +97,13 @@ def test_the_gradient_of_the_down_projection(dropout: float) -> None:
     draw = torch.Generator().manual_seed(1)
     x, a_RD = (torch.randn(shape, dtype=torch.float64, generator=draw) for shape in ((2, 5, 6), (3, 6)))
     assert torch.autograd.gradcheck(projected, (x.requires_grad_(), a_RD.requires_grad_()))
+
+
+def test_the_gradient_of_the_up_projection() -> None:
+    draw = torch.Generator().manual_seed(1)
+    sizes = ((2, 5, 6), (2, 5, 3), (6, 3))
+    given = [torch.randn(shape, dtype=torch.float64, generator=draw, requires_grad=True) for shape in sizes]
+    assert torch.autograd.gradcheck(lambda *parts: up_projection(*parts, 0.7), given)
 
 
 def kept_bytes(model: nn.Module, *inputs: Any) -> int:
