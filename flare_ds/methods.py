@@ -77,8 +77,8 @@ class Method:
 
     @property
     def trains_on_source(self) -> bool:
-        """Whether a row is read with its source while the method trains."""
-        return self.trains and (self.reads != "target" or self.states == "source")
+        """Whether a row is read with its source while the method trains, and could be read without it."""
+        return self.trains and (self.reads in ("joint", "behind") or self.states == "source")
 
     @property
     def needs_source(self) -> bool:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from flare_ds.data.cache.format import Manifest, SplitSummary
+from flare_ds.data.cache.key import ANSWERED
 from flare_ds.data.cache.reader import Cache, CacheSplit
 from flare_ds.data.cache.verification import check_values
+from flare_ds.data.label_trie import LabelTrie
 from flare_ds.exceptions import CacheError
 from flare_ds.human import human_size
 
@@ -43,7 +45,16 @@ def summary(cache: Cache) -> list[str]:
         cut = ", ".join(f"{number:,} of {stream}" for stream, number in split.truncated.items() if number)
         lines.append(f"{name}: {_examples(split)}; prompts cut: {cut or 'none'}")
     size = sum(section.bytes for section in manifest.sections.values())
-    return [*lines, *describe_counts(manifest), f"size: {human_size(size)}"]
+    return [*lines, *describe_counts(manifest), *_several_passes(cache), f"size: {human_size(size)}"]
+
+
+def _several_passes(cache: Cache) -> Iterator[str]:
+    passes = len(LabelTrie(cache.label_tokens).paths) if cache.labels else 1
+    if passes > 1:
+        yield (
+            f"label words share beginnings, so scoring a row takes {passes} forward passes "
+            "(train.validate_rows and train.validate_every say how much is scored in training)"
+        )
 
 
 def _examples(split: SplitSummary) -> str:
@@ -81,9 +92,11 @@ def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
 
 
 def _answer_lengths(cache: Cache, split: CacheSplit) -> np.ndarray:
-    """Tokens of each row's answer to the target, without the eos: int [n]."""
-    ends = cache.manifest.eos_id is not None
-    return split.lengths("target") - split.prompt_lengths("target") - ends
+    """Tokens of the answer to what is answered of each row, without the eos: int [n]."""
+    answers = {name: split.lengths(name) - split.prompt_lengths(name) for name in ("source", "target")}
+    answers_source = cache.manifest.fields.get(ANSWERED) is not None
+    of_source_n = split.prompt_lengths("source") > 0 if answers_source else False
+    return np.where(of_source_n, answers["source"], answers["target"]) - (cache.manifest.eos_id is not None)
 
 
 def describe(cache: Cache) -> Iterator[str]:

@@ -67,7 +67,7 @@ def merge_run(config: Config, output: Path) -> Path:
     """Write the run's base with its task adapter merged in.
 
     Args:
-        config: of a finished run with method lora.
+        config: of a finished run whose adapter does not fuse.
         output: the new model directory; must not exist.
 
     Raises:

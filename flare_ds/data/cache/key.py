@@ -70,7 +70,8 @@ SPLIT = "split_language"
 CLUSTERS = "clusters_of"
 """Whose texts say what was drawn together, where the target's once did: a translated passage had many wordings."""
 ANSWERED = "right_answers_of"
-"""Whose free answers are right, where they are not the target's, as once they were in any case."""
+"""Whose free answers are right, and whose text is read through several windows, where it is not the target's, as once
+it was in any case."""
 PROBES = "prompts_of_texts"
 """What a prompt in code does to texts, which the template does not show."""
 UNSAID = "unsaid_fields"
@@ -105,7 +106,7 @@ def asked_fields(config: Config, task: Task) -> dict[str, Any]:
         "mt_text_version": MT_TEXT_VERSION if config.caches_mt else None,
         SPLIT: split_language(task, settings),
         CLUSTERS: "the side that was read" if settings.is_translated and task.free_answers else None,
-        ANSWERED: "the source" if config.answers_source and task.free_answers else None,
+        ANSWERED: "the source, through its windows" if config.answers_source and task.free_answers else None,
         PROBES: probed_prompts(task, settings.languages) if settings.is_code else None,
         **({UNSAID: unsaid} if unsaid else {}),
     }

@@ -6,6 +6,8 @@
                                                       same place
     evaluation    windows side by side, a row each    one window for each of them, around the same place
 
+Where the source is answered in the target's place, source and target change places in the last line.
+
 A place is where something stands in a text, as a share of its length. In training the answer stands anywhere in its
 window, at a share that is the row's own, and the same in every stream: were it always the middle, a model would learn
 to look there, and at test it is there as seldom as anywhere. What still does not fit is dropped from training and
@@ -48,10 +50,12 @@ class ExampleReader:
     Attributes:
         windows: finds windows of its long field in each stream, whose prompts may be in a language of their own.
         free_answers: whether its answers are free text.
+        answered: the stream whose text is answered, where an example has it; else the target's is.
     """
 
     windows: Mapping[str, Windows]
     free_answers: bool
+    answered: str = "target"
 
     def read(self, split: Split, rows: Sequence[ParallelRow]) -> list[Reading]:
         """One reading of each example, or several side by side; some may be longer than is allowed."""
@@ -60,9 +64,8 @@ class ExampleReader:
         else:
             shares = [_share_of(row.id) if self.free_answers else 0.5 for row in rows]
             readings = [Reading(number, self._place(split, row), shares[number]) for number, row in enumerate(rows)]
-            self._add("target", split, [row.target for row in rows], readings)
-        for number, stream in enumerate(source_streams(len(rows[0].sources))):
-            self._add(stream, split, [rows[reading.example].sources[number] for reading in readings], readings)
+        for stream in ("target", *source_streams(len(rows[0].sources))):
+            self._add(stream, split, [_sides(rows[reading.example])[stream] for reading in readings], readings)
         return readings
 
     def fits(self, reading: Reading) -> bool:
@@ -71,11 +74,11 @@ class ExampleReader:
 
     def squeeze(self, row: ParallelRow) -> ParallelRow:
         """A row whose other fields are cut where they leave too little room for the long one."""
-        sources = tuple(
-            None if side is None else self._squeeze(stream, side)
-            for stream, side in zip(source_streams(len(row.sources)), row.sources, strict=True)
+        target, *sources = (
+            None if side is None else self._squeeze(stream, side) for stream, side in _sides(row).items()
         )
-        return replace(row, sources=sources, target=self._squeeze("target", row.target))
+        assert target is not None
+        return replace(row, sources=tuple(sources), target=target)
 
     def _squeeze(self, stream: str, side: Side) -> Side:
         crowded = self._is_crowded(stream, side)
@@ -83,9 +86,7 @@ class ExampleReader:
 
     def is_crowded(self, row: ParallelRow) -> bool:
         """Whether a prompt of a row does not fit even without any of its long field."""
-        streams = (*source_streams(len(row.sources)), "target")
-        sides = zip(streams, (*row.sources, row.target), strict=True)
-        return any(side is not None and self._is_crowded(stream, side) for stream, side in sides)
+        return any(side is not None and self._is_crowded(stream, side) for stream, side in _sides(row).items())
 
     def _is_crowded(self, stream: str, side: Side) -> bool:
         windows = self.windows[stream]
@@ -93,16 +94,17 @@ class ExampleReader:
         return len(prompt) > windows.most_tokens
 
     def holds_answer(self, split: Split, row: ParallelRow, reading: Reading) -> bool:
-        """Whether the target prompt shows a right answer whole; in training, the one that is trained on."""
-        window = reading.windows["target"]
-        answers = row.target.answers[:1] if split == "train" else row.target.answers
+        """Whether the answered prompt shows a right answer whole; in training, the one that is trained on."""
+        stream, side = self._answered(row)
+        window = reading.windows[stream]
+        answers = side.answers[:1] if split == "train" else side.answers
         return any(
             answer.start is not None and window.start <= answer.start and answer.start + len(answer.text) <= window.end
             for answer in answers
         )
 
     def slides(self, split: Split) -> bool:
-        """Whether targets of a split are read through several windows where they are long."""
+        """Whether what is answered in a split is read through several windows where it is long."""
         return self.free_answers and split != "train"
 
     def text(self, side: Side) -> str:
@@ -115,20 +117,28 @@ class ExampleReader:
         return self.windows["target"].shown(side.fields, window.start, window.end)
 
     def _slide(self, rows: Sequence[ParallelRow]) -> list[Reading]:
-        slid = self.windows["target"].slide([row.target.fields for row in rows])
-        lengths = [max(1, len(self.text(row.target))) for row in rows]
-        return [
-            Reading(number, window.middle / lengths[number], windows={"target": window})
-            for number, windows in enumerate(slid)
-            for window in windows
-        ]
+        answered, readings = [self._answered(row) for row in rows], []
+        for stream in sorted({stream for stream, _ in answered}):
+            sides = {number: side for number, (name, side) in enumerate(answered) if name == stream}
+            slid = self.windows[stream].slide([side.fields for side in sides.values()])
+            for (number, side), windows in zip(sides.items(), slid, strict=True):
+                length = max(1, len(self.text(side)))
+                readings += [Reading(number, window.middle / length, windows={stream: window}) for window in windows]
+        return sorted(readings, key=lambda reading: reading.example)
+
+    def _answered(self, row: ParallelRow) -> tuple[str, Side]:
+        """The stream that is answered of a row, and its side."""
+        side = _sides(row).get(self.answered)
+        return ("target", row.target) if side is None else (self.answered, side)
 
     def _add(self, stream: str, split: Split, sides: Sequence[Side | None], readings: Sequence[Reading]) -> None:
-        """Add a stream to readings: as much as fits of the side that each has there."""
-        pairs = zip(sides, readings, strict=True)
-        wanted = [self._wanted(split, side, reading) for side, reading in pairs if side is not None]
-        windows = iter(self.windows[stream].fit(wanted))
-        for side, reading in zip(sides, readings, strict=True):
+        """Add a stream to readings that do not show it yet: as much as fits of the side that each has there."""
+        lacking = [
+            (side, reading) for side, reading in zip(sides, readings, strict=True) if stream not in reading.windows
+        ]
+        wanted = [self._wanted(split, side, reading) for side, reading in lacking if side is not None]
+        windows = iter(self.windows[stream].fit(wanted) if wanted else ())
+        for side, reading in lacking:
             reading.windows[stream] = _NOTHING if side is None else next(windows)
 
     def _wanted(self, split: Split, side: Side, reading: Reading) -> Wanted:
@@ -149,6 +159,11 @@ class ExampleReader:
         if split != "train" or not side.answers or side.answers[0].start is None:
             return None
         return side.answers[0]
+
+
+def _sides(row: ParallelRow) -> dict[str, Side | None]:
+    """What a row has in each stream."""
+    return {"target": row.target, **dict(zip(source_streams(len(row.sources)), row.sources, strict=True))}
 
 
 def _share_of(row_id: str) -> float:

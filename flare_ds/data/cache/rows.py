@@ -104,7 +104,7 @@ class RowEncoder:
             if is_base(stream.name)
         }
         self._check_templates(windows.values())
-        self._reader = ExampleReader(windows, task.free_answers)
+        self._reader = ExampleReader(windows, task.free_answers, "source" if self.answers_source else "target")
 
     def encode(self, split: Split, rows: Sequence[ParallelRow]) -> EncodedRows:
         """Encode some rows of one split. One that cannot be made to fit is dropped; of a test row more is cut instead.
@@ -175,7 +175,7 @@ class RowEncoder:
         windows = [reading.windows[stream.name] for reading in readings]
         lengths_e = [0 if side is None else len(self._reader.text(side)) for side in sides]
         cut = [w.end - w.start < lengths_e[r.example] for w, r in zip(windows, readings, strict=True)]
-        if stream.source is None and self._reader.slides(split):  # what one row leaves out, others of the example show
+        if stream.name == self._reader.answered and self._reader.slides(split):  # others show what one row leaves out
             seen = {r.example: w.end for w, r in zip(windows, readings, strict=True)}
             cut = [end < lengths_e[example] for example, end in seen.items()]
         answers = [answers_e[reading.example] for reading in readings]

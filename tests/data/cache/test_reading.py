@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flare_ds.batches.rows_read import rows_read
+from flare_ds.cli.statistics import too_long_to_say
 from flare_ds.config import Config
 from flare_ds.data.cache import build_cache, open_cache, prepare_cache, verify
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream, RowEncoder
@@ -81,13 +82,14 @@ def shown(stream: EncodedStream) -> list[str]:
     return [prompt.removesuffix("\nwho?\n>") for prompt in prompts(stream)]
 
 
-def with_limit(limit: int) -> Config:
+def with_limit(limit: int, method: str = "flare") -> Config:
     config = moods_config(Path("unused"), target_language="pl")
-    return config.model_copy(update={"task": config.task.model_copy(update={"max_prompt_tokens": limit})})
+    task = config.task.model_copy(update={"max_prompt_tokens": limit})
+    return config.model_copy(update={"task": task, "method": method})
 
 
-def encode(split: str, rows: Sequence[ParallelRow], limit: int = LIMIT) -> EncodedRows:
-    return RowEncoder(Quiz(), TOKENIZER, with_limit(limit)).encode(split, rows)
+def encode(split: str, rows: Sequence[ParallelRow], limit: int = LIMIT, method: str = "flare") -> EncodedRows:
+    return RowEncoder(Quiz(), TOKENIZER, with_limit(limit, method)).encode(split, rows)
 
 
 def room(side: Side) -> int:
@@ -170,24 +172,30 @@ def test_a_training_row_whose_answer_does_not_fit_is_dropped(long_side: str) -> 
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_windows_of_an_example_show_all_of_its_text_and_its_source_beside_it(split: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "read", "other"), [("flare", "target", "source"), ("source_lora", "source", "target")]
+)
+def test_windows_of_an_example_show_all_of_what_is_answered_and_the_rest_beside_it(
+    split: str, method: str, read: str, other: str
+) -> None:
     rows = [example(number) for number in range(60)]
-    encoded = encode(split, rows)
-    targets, sources = shown(encoded.streams["target"]), shown(encoded.streams["source"])
-    assert encoded.streams["target"].truncated == 0
+    encoded = encode(split, rows, method=method)
+    parts, others = shown(encoded.streams[read]), shown(encoded.streams[other])
+    assert encoded.streams[read].truncated == 0 and "no_prompt_shows" not in str(encoded.counts)
     first, cut = 0, 0
     for row, windows in zip(rows, encoded.windows_e.tolist(), strict=True):
-        text, source, at, seen = row.target.fields["text"], row.sources[0].fields["text"], 0, 0
-        assert (windows > 1) == (len(text.encode()) > room(row.target))
-        for part, beside in zip(targets[first : first + windows], sources[first : first + windows], strict=True):
+        sides = {"target": row.target, "source": row.sources[0]}
+        text, whole, at, seen = sides[read].fields["text"], sides[other].fields["text"], 0, 0
+        assert (windows > 1) == (len(text.encode()) > room(sides[read]))
+        for part, beside in zip(parts[first : first + windows], others[first : first + windows], strict=True):
             at = text.index(part, at)
             assert at <= seen
             seen = at + len(part)
-            assert stands_near((at + seen) / 2 / len(text) * len(source), beside, source)
-            cut += beside != source
+            assert stands_near((at + seen) / 2 / len(text) * len(whole), beside, whole)
+            cut += beside != whole
         assert seen == len(text)
         first += windows
-    assert encoded.streams["source"].truncated == cut > 0
+    assert encoded.streams[other].truncated == cut > 0
 
 
 def test_evaluation_never_looks_where_the_answer_is() -> None:
@@ -199,12 +207,15 @@ def test_evaluation_never_looks_where_the_answer_is() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_row_without_a_source_has_nothing_there(split: str) -> None:
+@pytest.mark.parametrize("method", ["flare", "source_lora"])
+def test_a_row_without_a_source_has_nothing_there(split: str, method: str) -> None:
     rows = [replace(example(number), sources=(None,)) if number % 2 else example(number) for number in range(6)]
-    encoded = encode(split, rows)
+    encoded = encode(split, rows, method=method)
     numbers = np.repeat(np.arange(6), encoded.windows_e)
     assert ((encoded.streams["source"].lengths_n == 0) == (numbers % 2 == 1)).all()
     assert (encoded.streams["target"].lengths_n > 0).all()
+    alone = encode(split, rows[1::2])
+    assert encoded.windows_e[1::2].tolist() == alone.windows_e.tolist(), "read through as many as without the others"
 
 
 def crowded(row: ParallelRow, question: str, *, source: bool) -> ParallelRow:
@@ -338,6 +349,9 @@ def test_right_is_what_answers_the_text_that_is_read(quiz_root: Path) -> None:
         for row in range(len(train)):
             learned = TOKENIZER.decode(rows.answer("target", row), skip_special_tokens=True)
             assert learned.split() == said[train.ids(row)]["answers"][0]["text"].split()
+        held_out = rows_read(cache.split("test"), config, cache.manifest)
+        longest = max(len(held_out.answer("target", row)) for row in range(len(held_out))) - 1  # without the eos
+        assert any(line.endswith(f"; {longest} would be enough for all") for line in too_long_to_say(cache, 0))
         for name in ("validation", "test"):
             split, records = cache.split(name), {record["id"]: record for record in table(name, 20)[language]}
             for row in range(len(split)):
