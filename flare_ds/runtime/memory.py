@@ -7,6 +7,7 @@ cannot fit, which on a CPU would end in the kernel killing a rank without a word
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import torch
@@ -60,6 +61,7 @@ class Load:
         tokens_each: padded tokens that one more of it is.
         row_tokens: padded tokens of the longest row, over the streams that run.
         streams: how many run, the target's included.
+        rows: most rows that a step has for a rank; None: as many as fit into its tokens.
     """
 
     setting: str
@@ -67,6 +69,7 @@ class Load:
     tokens_each: int
     row_tokens: int
     streams: int
+    rows: int | None = None
 
     @property
     def columns(self) -> int:
@@ -76,15 +79,17 @@ class Load:
     @property
     def tokens(self) -> int:
         """Its padded tokens; a row is not cut."""
-        return max(self.row_tokens, self.value * self.tokens_each)
+        allowed = max(self.row_tokens, self.value * self.tokens_each)
+        return allowed if self.rows is None else min(allowed, self.rows * self.row_tokens)
 
 
-def largest_load(train: TrainConfig, *, row_tokens: int, streams: int) -> Load:
-    """The largest micro-batch that the settings allow; for the arguments see `Load`."""
+def largest_load(train: TrainConfig, *, row_tokens: int, streams: int, ranks: int) -> Load:
+    """The largest micro-batch that the settings allow, of a step that so many ranks share; see `Load`."""
     by_size, by_tokens = train.micro_batch_size, train.micro_batch_tokens
+    rows = ceil(train.batch_size / ranks) if train.batch_tokens is None else None
     if by_tokens is not None and by_tokens < by_size * row_tokens:
-        return Load("train.micro_batch_tokens", by_tokens, 1, row_tokens, streams)
-    return Load("train.micro_batch_size", by_size, row_tokens, row_tokens, streams)
+        return Load("train.micro_batch_tokens", by_tokens, 1, row_tokens, streams, rows)
+    return Load("train.micro_batch_size", by_size, row_tokens, row_tokens, streams, rows)
 
 
 @dataclass(frozen=True)

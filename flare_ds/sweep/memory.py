@@ -44,10 +44,12 @@ class CellMemory:
 
     def _sharing(self, config: Config) -> int | None:
         """How many ranks share the base; None: each holds it whole; 0: it is not known."""
-        if config.train.whole_model is not False:
-            return None
-        ranks = self.plan.ranks
-        return visible_gpus() if ranks == "all" else ranks or 0
+        return None if config.train.whole_model is not False else self._ranks
+
+    @property
+    def _ranks(self) -> int:
+        """How many train; 0: it is not known."""
+        return visible_gpus() if self.plan.ranks == "all" else self.plan.ranks or 0
 
     def _shape(self, run: PlannedRun) -> PreTrainedModel | None:
         """The base on the meta device; the tuned base, not there yet, has the shape of the untuned one."""
@@ -74,4 +76,5 @@ class CellMemory:
             split = rows_read(cache.split("train"), config, cache.manifest)
             behind = LabelTrie(cache.label_tokens).depth
             self._longest[key] = int(Workload(config).padded_tokens(split, behind=behind).max())
-        return largest_load(config.train, row_tokens=self._longest[key], streams=len(streams))
+        row_tokens, ranks = self._longest[key], self._ranks or 1
+        return largest_load(config.train, row_tokens=row_tokens, streams=len(streams), ranks=ranks)

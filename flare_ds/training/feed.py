@@ -74,7 +74,8 @@ class Feed:
     @property
     def load(self) -> Load:
         """The largest micro-batch."""
-        return largest_load(self.config.train, row_tokens=int(self.lengths.max()), streams=len(self.streams))
+        row_tokens, streams = int(self.lengths.max()), len(self.streams)
+        return largest_load(self.config.train, row_tokens=row_tokens, streams=streams, ranks=world_size())
 
     def rows(self, step: int) -> np.ndarray:
         """Row numbers of a step, of all ranks."""

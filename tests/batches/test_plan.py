@@ -219,8 +219,8 @@ def test_the_memory_check_knows_the_largest_micro_batch(
     monkeypatch.setattr(memory, "_available", lambda on: 1.5e9)
 
     def check(**train: int) -> None:
-        config = make_config(root, **train)
-        load = memory.largest_load(config.train, row_tokens=60, streams=2)
+        config = make_config(root, batch_size=10**9, **train)
+        load = memory.largest_load(config.train, row_tokens=60, streams=2, ranks=1)
         memory.check_memory(config, shape, load, whole=False)
 
     check(micro_batch_size=10**9, micro_batch_tokens=1000)

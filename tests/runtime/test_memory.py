@@ -123,7 +123,7 @@ def test_who_holds_the_base(
     config = config.model_copy(update={"train": train, "deepspeed": "zero3_fp32_cpu"})
     monkeypatch.setattr(opening, "world_size", lambda: ranks)
     monkeypatch.setattr(memory, "world_size", lambda: 10 * ranks)
-    load = largest_load(config.train, row_tokens=8, streams=2)
+    load = largest_load(config.train, row_tokens=8, streams=2, ranks=1)
     if free is None:
         one, other = (memory.joint_memory([config], shape, [load], whole=held).needed for held in (True, False))
         free = (one + other) / 2
@@ -136,11 +136,30 @@ def test_who_holds_the_base(
     assert ("deepspeed=zero3_fp32_cpu is ignored" in told) == whole
 
 
+@pytest.mark.parametrize(
+    ("train", "ranks", "tokens"),
+    [
+        ({"batch_size": 16, "micro_batch_size": 8}, 1, 8 * 60),
+        ({"batch_size": 16, "micro_batch_size": 8}, 8, 2 * 60),  # a step has no more rows for a rank
+        ({"batch_size": 17, "micro_batch_size": 8}, 8, 3 * 60),
+        ({"batch_size": 16, "micro_batch_size": 1}, 8, 60),
+        ({"batch_size": 16, "micro_batch_size": 8, "micro_batch_tokens": 100}, 8, 100),
+        ({"batch_size": 16, "micro_batch_size": 8, "micro_batch_tokens": 400}, 8, 2 * 60),
+        ({"batch_size": 16, "micro_batch_size": 8, "batch_tokens": 4000}, 8, 8 * 60),  # rows as many as fit
+    ],
+)
+def test_a_micro_batch_is_no_larger_than_a_ranks_share_of_a_step(
+    toy: tuple[Config, PreTrainedModel], train: dict[str, int], ranks: int, tokens: int
+) -> None:
+    settings = toy[0].train.model_copy(update=train)
+    assert largest_load(settings, row_tokens=60, streams=2, ranks=ranks).tokens == tokens
+
+
 def test_what_does_not_fit_is_refused_with_what_would(
     toy: tuple[Config, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, shape = toy
-    load = largest_load(config.train, row_tokens=8, streams=2)
+    load = largest_load(config.train, row_tokens=8, streams=2, ranks=1)
 
     def fix(*, whole: bool, free: float, ranks: int) -> str:
         monkeypatch.setattr(memory, "_available", lambda on: free)
