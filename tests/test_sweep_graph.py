@@ -667,6 +667,17 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
     assert progress(SweepRecord(2, nodes), tmp_path, alive=True) == running
     (tmp_path / "a/config.yaml").write_text("train: [")
     assert progress(SweepRecord(2, nodes), tmp_path, alive=True).splitlines()[1] == running.splitlines()[-1]
+    many_runs = nodes["a"].__class__("cells", "", [], [f"r{number:02}" for number in range(40)], "x", "running")
+    for name in many_runs.runs[:30]:
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))
+        if int(name[1:]) < 25:
+            (tmp_path / name / "training.json").write_text("{}")
+    assert progress(SweepRecord(2, {"job": many_runs}), tmp_path, alive=True).splitlines()[1:-1] == [
+        "         25 of 40 runs trained",
+        *(f"         r{number}: step 4 of 40, 0.50 s a step, loss 0.250" for number in range(25, 30)),
+        "         and 10 more runs",
+    ], "those at work, wherever they stand among the job's"
     SweepRecord(2, nodes).write(tmp_path)
     assert read_record(tmp_path) == SweepRecord(2, nodes)
     (tmp_path / "sweep.json").write_text("{}")

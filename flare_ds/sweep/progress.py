@@ -4,6 +4,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from flare_ds.exceptions import FlareError
@@ -40,8 +41,7 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
         node = record.nodes[name]
         since = human_age(time.time() - (node.started or time.time()))
         lines.append(f"{'running' if alive else 'stopped'}  {name}" + (f", for {since}" if alive else ""))
-        lines += [f"         {line}" for line in (_step(out / run, run) for run in node.runs[:_RUNS]) if line]
-        lines += [f"         and {len(node.runs) - _RUNS} more runs"] * (len(node.runs) > _RUNS)
+        lines += [f"         {line}" for line in _runs(node, out)]
     lines += [f"failed   {name}: {record.nodes[name].reason}" for name in record.of_state("failed")]
     counts = Counter(node.state if alive or node.state != "running" else "stopped" for node in record.nodes.values())
     blocked = len(record.blocked())
@@ -49,6 +49,15 @@ def progress(record: SweepRecord, out: Path, *, alive: bool) -> str:
     counts["blocked by a failed one"] = blocked
     said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     return "\n".join([*lines, f"{len(record.nodes)} stages: {said}{left(record, typical_seconds(record))}"])
+
+
+def _runs(node: NodeRecord, out: Path) -> list[str]:
+    """How many runs of a job are trained, and how far those are that are not."""
+    todo = [run for run in node.runs if not RunDirectory(out / run).trained]
+    shown = list(islice(filter(None, (_step(out / run, run) for run in todo)), _RUNS))
+    count = [f"{len(node.runs) - len(todo)} of {len(node.runs)} runs trained"] * (len(node.runs) > 1)
+    more = [f"and {len(todo) - len(shown)} more runs"] * (len(todo) > len(shown) > 0)
+    return [*count, *shown, *more]
 
 
 def _step(run: Path, name: str) -> str:
