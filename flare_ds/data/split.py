@@ -26,9 +26,10 @@ from flare_ds.tasks.check import checked_rows
 HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"test": ("train", "validation"), "validation": ("train",)}
 """Splits whose texts must not be seen, and the splits they must not be seen in."""
 _FIX = (
-    "take all languages from the same release; in your own files, correct that row or remove it from every language "
-    "(parallel: false is only for rows that are not translations of one another: else test rows of one language are "
-    "trained on in another)"
+    "take all languages from the same release; in your own files, correct that row or remove it from every language; "
+    "if a language has only some of the rows, say so in `covers` of a task in Python (docs/tasks.md). (parallel: "
+    "false is only for rows that are not translations of one another: else test rows of one language are trained on "
+    "in another)"
 )
 
 
@@ -160,7 +161,11 @@ def _check_labels(
     if (differ := found != right).any():
         row = int(differ.argmax())
         problem = f"task {task.name}: the row with id {_quoted(side.ids[row])} has label {_word(task, found[row])}"
-        raise DataError(f"{problem} in {language!r} but {_word(task, right[row])} in {first!r}", fix=_FIX)
+        problem += (
+            f" in {language!r} but {_word(task, right[row])} in {first!r} ({differ.sum():,} of {len(side):,} differ)"
+        )
+        numbers = "if a table has numbers as labels, list the task's labels in their order, or set label_values"
+        raise DataError(problem, fix=f"{_FIX}; {numbers}")
 
 
 def _quoted(row_id: pa.Scalar) -> str:

@@ -10,7 +10,6 @@ from flare_ds.evaluation.qa import unpunctuated
 from flare_ds.exceptions import ConfigError
 from flare_ds.tasks.base import Task
 from flare_ds.tasks.load import task_of
-from flare_ds.texts import one_line
 
 
 def check_answers(config: Config, task: Task) -> None:
@@ -114,4 +113,4 @@ def label_readings(words: Sequence[str]) -> dict[str, str]:
 
 def as_compared(text: str) -> str:
     """A label word, or what was written in its place: case, ASCII punctuation and spacing do not count."""
-    return one_line(unpunctuated(text))
+    return "".join(unpunctuated(text).split())

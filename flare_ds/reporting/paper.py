@@ -48,7 +48,7 @@ _NOTE = (
     "In points, averaged over languages. The paper's figures (FLARE, ACL 2025, main table) cover all languages of a "
     "task, with its authors' translations, seeds and training; ours are the means of the scores above. So this shows "
     "whether ours are in the paper's range, not which is better. In the paper the model generates the label word, here "
-    "label words are ranked unless evaluate.answers=generated; and the paper trains longer, on NF4 bases "
+    "label words are ranked unless evaluate.answers=generated; and the paper trains longer, on all rows, on NF4 bases "
     "(docs/departures.md). Its flare has pairing=output, fused_modules=[q_proj, v_proj] and source_down=shared, which "
     "are not the defaults here."
 )

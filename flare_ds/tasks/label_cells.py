@@ -40,6 +40,7 @@ class LabelCells:
         label_values: Mapping[bool | int | str, str],
         classes: Sequence[str] | None,
     ) -> None:
+        self._classes = classes
         words = {composed(word): index for of_language in labels for index, word in enumerate(of_language)}
         places: dict[float, int] = {index: index for index in range(len(labels[0]))}
         declared = {spelled(value): words[composed(word)] for value, word in label_values.items()}
@@ -78,8 +79,15 @@ class LabelCells:
                 fix = (
                     f"{fix}; if the split comes without labels, set the task's pools or splits to those that have them"
                 )
-            raise DataError(f"{record.where} has {column}={value!r:.100}, not one of {known}", fix=fix)
+            raise DataError(
+                f"{record.where} has {column}={value!r:.100}{self._named(value)}, not one of {known}", fix=fix
+            )
         return index
+
+    def _named(self, value: object) -> str:
+        """What the table itself calls an integer."""
+        names = self._classes or ()
+        return f" (class {names[value]!r})" if isinstance(value, int) and 0 <= value < len(names) else ""
 
     def _meant(self, value: object) -> int | None:
         """What a cell means, if it means anything: the word it says, or else the number or truth value it holds."""

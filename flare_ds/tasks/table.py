@@ -128,7 +128,8 @@ class TableTask(Task):
             (
                 one_table and set(self.id_prefixes) != set(self.languages),
                 f"config={self.config!r} is one table for {len(self.languages)} languages",
-                "give each language its id_prefixes and set id_column, or put {language} into config",
+                "give each language its id_prefixes and set id_column, or put {language} into config; of a table with "
+                "a column for each language, write a table for each language first (docs/tasks.md)",
             ),
             (
                 bool(self.id_prefixes) and (self.parallel or self.id_column is None),
@@ -227,13 +228,18 @@ class TableTask(Task):
     def _read_columns(self) -> set[str]:
         answer = self.answers_column if self.free_answers else self.label_column
         fields = {self.columns.get(field, field) for field in self.fields}
-        return fields | {answer} | (set() if self.id_column is None else {self.id_column})
+        return fields | {answer, self.id_column or "id"}  # an id that is not told is looked for, to say so
 
     def _rows(self, records: Records, language: str, pool: Pool) -> Iterator[Row]:
         prefix = self.id_prefixes.get(language, "")
         labels = label_cells(self, language, records.classes.get(self.label_column))
         found = False
         for number, record in enumerate(records):
+            if number == 0 and (language, pool) == self._first and "id" in record.values:
+                warn(
+                    f"{records.origin} has a column 'id' that is not read: rows of two languages are paired by their "
+                    "number; to pair them by their ids, set id_column: id in the task"
+                )
             row_id = f"{pool}-{number}" if self.id_column is None else read_id(record, self.id_column)
             if row_id.startswith(prefix):
                 found = True
@@ -241,6 +247,11 @@ class TableTask(Task):
         if not found:
             problem = f"{records.origin} holds no row of language {language!r}"
             raise DataError(problem, fix=f"its ids should begin with {prefix!r}" if prefix else "write its rows there")
+
+    @property
+    def _first(self) -> tuple[str, Pool] | None:
+        """The table that tells whether ids are there that nobody reads."""
+        return (self.languages[0], self.pools[0]) if self.parallel and self.id_column is None else None
 
     def _row(self, record: Record, row_id: str, labels: LabelCells) -> Row:
         fields = {field: record.text(self.columns.get(field, field)) for field in self.fields}

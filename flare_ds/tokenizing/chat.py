@@ -28,6 +28,10 @@ _DAY = datetime(2024, 7, 26)
 _DATE_PARTS = "aAbBdHIjmMpSyY"
 _SETTINGS: dict[str, Any] = {"enable_thinking": False}
 """Behind the prompt stands the answer, not the thoughts that lead to it."""
+_NO_TEMPLATE = (
+    "put the chat_template.jinja that the base was tuned with into its directory, give an instruct base, or set "
+    "task.chat=false"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def read_frame(tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
         template = tokenizer.get_chat_template()
     except ValueError:
         problem = f"task.chat=true, but the tokenizer of {name} has no chat template"
-        raise ConfigError(problem, fix="give an instruct base, or set task.chat=false") from None
+        raise ConfigError(problem, fix=_NO_TEMPLATE) from None
     turns = [{"role": "user", "content": _TEXT}, {"role": "assistant", "content": _ANSWER}]
     try:
         said = tokenizer.apply_chat_template(

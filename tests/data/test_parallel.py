@@ -225,7 +225,7 @@ def test_missing_row_is_named(language: str) -> None:
 def test_a_gap_is_mended_in_every_language_and_not_by_splitting_each_by_itself() -> None:
     task = plain()
     del task.rows["pl"][5]
-    said = r"remove it from every language \(parallel: false is only for rows that are not translations"
+    said = r"remove it from every language; .* `covers` .*\(parallel: false is only for rows that are not translations"
     with pytest.raises(DataError, match=said):
         load(task)
 

@@ -154,6 +154,21 @@ def test_a_validation_part_that_is_not_read_is_told(tmp_path: Path, capsys: pyte
         assert (told in capsys.readouterr().err) == warns
 
 
+def test_ids_that_nobody_reads_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows by their number would be other pairs, with the same labels where both tables are sorted by label."""
+    for suffix in ("csv", "parquet", "jsonl"):
+        directory = tmp_path / suffix
+        for split in ("train", "test"):
+            write_table(directory / f"en/{split}.{suffix}", [{"id": f"{split}-7", "text": "a", "label": 0}])
+        for task, warns in (
+            (TASK, True),
+            (replace(TASK, id_column="id"), False),
+            (replace(TASK, parallel=False), False),
+        ):
+            read(task, directory)
+            assert capsys.readouterr().err.count("has a column 'id' that is not read") == warns, suffix
+
+
 def test_only_who_has_fetched_a_row_is_told_to_delete_it(tmp_path: Path) -> None:
     """A table of one's own may be the only one there is."""
     write_lines(tmp_path / "en/train.jsonl", {"text": 5, "label": 0})
@@ -393,7 +408,7 @@ def test_label_values_add_to_the_label_words(tmp_path: Path) -> None:
 def test_class_names_that_are_no_label_words_are_refused(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["wrong", "right"])})
     write_table(tmp_path / "en/train.parquet", [{"text": "a", "label": 0}], features)
-    with pytest.raises(DataError, match=r"row 0 of .* has label=0, not one of no, yes"):
+    with pytest.raises(DataError, match=r"row 0 of .* has label=0 \(class 'wrong'\), not one of no, yes"):
         read(TASK, tmp_path)
 
 

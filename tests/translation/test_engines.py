@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -200,6 +201,20 @@ def test_ctranslate2_says_token_for_token_what_nllb_says(model: Path, tmp_path: 
             expected = translate("nllb", model, direction, sentences, max_new_tokens=tokens)
             converted = translate("ctranslate2", tmp_path / "converted", direction, sentences, max_new_tokens=tokens)
             assert converted == expected
+
+
+def test_ctranslate2_without_its_cuda_says_what_to_install(model: Path) -> None:
+    """Not a line for each sentence, and then that the engine is broken."""
+    engine = object.__new__(ENGINES.get("ctranslate2"))
+    engine._tokenizer, target = load_tokenizer(TranslateConfig(model=str(model)), TO_POLISH)
+    engine._target, engine._settings = engine._tokenizer.convert_ids_to_tokens(target), {}
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
+
+    engine._translator = SimpleNamespace(translate_batch=fails)
+    with pytest.raises(HostError, match=r"no CUDA 12.*\n  fix: pip install nvidia-cublas-cu12"):
+        engine.translate(["a"])
 
 
 def test_ctranslate2_tells_how_to_convert_a_model(model: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.config import TranslateConfig
-from flare_ds.exceptions import ConfigError
+from flare_ds.exceptions import ConfigError, HostError
 from flare_ds.host import visible_gpus
 from flare_ds.translation.engines.base import ENGINES, Direction, Engine, Said, missing_package
 from flare_ds.translation.engines.nllb import Nllb, load_tokenizer
@@ -18,6 +18,10 @@ from flare_ds.translation.engines.nllb import Nllb, load_tokenizer
 _FIX = (
     f"convert a model: ct2-transformers-converter --model {TranslateConfig().model} --output_dir DIR "
     "--copy_files tokenizer.json tokenizer_config.json; and set translate.model=DIR"
+)
+_CUDA_12 = (
+    "pip install nvidia-cublas-cu12, and put the folder of its libcublas.so.12 into LD_LIBRARY_PATH (torch may bring "
+    "another CUDA); or use translate.engine=nllb, or translate on the CPU (DS_ACCELERATOR=cpu)"
 )
 
 
@@ -48,14 +52,23 @@ class CTranslate2(Engine):
         return Nllb.identity(translate, direction)
 
     def translate(self, sentences: Sequence[str]) -> list[Said | None]:
-        """Translate one batch."""
+        """Translate one batch.
+
+        Raises:
+            HostError: the CUDA that the engine was built for is not there.
+        """
         from flare_ds.tokenizing.plain_text import encode_texts
 
         tokens = [self._tokenizer.convert_ids_to_tokens(ids) for ids in encode_texts(self._tokenizer, sentences)]
         prefix = [[self._target]] * len(tokens)
-        results = self._translator.translate_batch(
-            tokens, target_prefix=prefix, return_end_token=True, **self._settings
-        )
+        try:
+            results = self._translator.translate_batch(
+                tokens, target_prefix=prefix, return_end_token=True, **self._settings
+            )
+        except RuntimeError as error:
+            if "libcublas" not in str(error):
+                raise
+            raise HostError(f"translate.engine=ctranslate2 has no CUDA 12: {error}", fix=_CUDA_12) from error
         said = [result.hypotheses[0][1:] for result in results]  # behind the tag, which may be no special token
         ids: Any = [self._tokenizer.convert_tokens_to_ids(words) for words in said]
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
