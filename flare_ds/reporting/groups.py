@@ -163,7 +163,8 @@ def grouped(runs: Sequence[RunResult], root: Path) -> list[Group]:
 def _lies(run: RunResult) -> str:
     """Where a run finds what it reads: runs made in two places may find the same at each."""
     config = run.config
-    return json.dumps([config.model.base, config.task.path, config.task.data_dir, config.translate.model_dump()])
+    read = config.task.model_dump(), config.translate.model_dump(), config.answers_source
+    return json.dumps([config.model.base, *read], default=str)
 
 
 def _group(runs: list[RunResult]) -> Group:

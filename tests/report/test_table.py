@@ -132,6 +132,16 @@ def test_costs_that_a_run_did_not_count_are_dashes(tmp_path):
     assert line["tokens/s"] == "502"
 
 
+def test_a_run_that_has_not_begun_reads_what_its_language_reads(tmp_path):
+    """Else it would be another group than the finished seeds of its setting, wherever there are two languages."""
+    for language in ("de", "es", "pl"):
+        begun = write_run(tmp_path, f"{language}/lora-seed1", "lora", 1, [True, False], target=language)
+        write_records(begun, rows=language)
+        write_run(tmp_path, f"{language}/lora-seed2", "lora", 2, target=language)
+    named = [(line["language"], line["method"]) for line in methods(report(tmp_path).text)]
+    assert named == [("de", "lora"), ("de", "lora"), ("es", "lora"), ("es", "lora"), ("pl", "lora"), ("pl", "lora")]
+
+
 def test_unfinished_runs_stand_in_the_table(tmp_path):
     write_run(tmp_path, "pl/lora-seed1", "lora", 1, [True, False])
     write_log(write_run(tmp_path, "pl/lora-seed2", "lora", 2), {"step": 17, "loss": 1.0}, torn='{"step": 18, "lo')
