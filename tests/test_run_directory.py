@@ -84,7 +84,11 @@ def test_refused_commands_end_on_every_rank_and_change_no_byte(root: Path, tmp_p
 
 
 LATE = {
-    "HostError: train.micro_batch_size=": ["train.micro_batch_size=1000000000000"],
+    "HostError: train.micro_batch_size=": [
+        "run_dir=NEW",
+        "train.micro_batch_size=1000000000000",
+        "train.batch_size=1000000000000",
+    ],
     "ConfigError: train.batch_tokens=3": ["run_dir=NEW", "train.batch_tokens=3"],
     "ConfigError: the source states take": [
         "run_dir=NEW",

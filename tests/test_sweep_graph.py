@@ -734,13 +734,14 @@ def test_more_ranks_than_gpus_are_refused_before_anything_is_made_or_looked_for(
 def test_a_finished_sweep_is_reported_where_there_are_fewer_gpus(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(bench.path) == 0
+    precision = "base.model.dtype=float32"  # `auto` is another on another device
+    assert sweep(bench.path, [precision]) == 0
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     capsys.readouterr()
-    assert sweep(bench.path, ["launch=null", "ranks=2"]) == 0
+    assert sweep(bench.path, ["launch=null", "ranks=2", precision]) == 0
     assert "| lora" in capsys.readouterr().out
-    assert "cannot run here" not in dry_run(bench.path, ["launch=null", "ranks=2"])
+    assert "cannot run here" not in dry_run(bench.path, ["launch=null", "ranks=2", precision])
 
 
 def test_each_job_has_a_slice_of_a_gpu_of_which_a_process_sees_one(monkeypatch: pytest.MonkeyPatch) -> None:
