@@ -36,12 +36,38 @@ def test_what_both_texts_tell_untrained_follows_from_the_rows(tmp_path: Path) ->
     assert lines(section) == lines(report(tmp_path).text) and len(lines(section)) == len(LANGUAGES) + 1
 
 
-def write_cell(root: Path, language: str, name: str, method: str, seed: int) -> None:
+def test_the_report_in_bfloat16_and_its_means_follow_from_the_rows(tmp_path: Path) -> None:
+    page = (PAGE.parent / "nusax_bf16.md").read_text(encoding="utf-8")
+    section = (REPOSITORY / "docs/results.md").read_text(encoding="utf-8").partition("### Again in bfloat16")[2]
+    section = section.partition("\n## ")[0]
+    rows = PAGE.parent / "nusax_bf16_rows.csv"
+    shown = [[*line.values()] for line in tables(section)[0]]
+    methods = ("zero_shot", "zero_shot_both", "lora", "flare", "source_prefix", "source_lora", "translate_test")
+    assert [line[0].split(":")[0].split(" ")[0] for line in shown] == [*methods]
+    for language, method in product(("nij", "bbc", "mad", "bug"), methods):
+        column = f"{'nij' if method == 'translate_test' else language}/{method}-seed1"
+        write_cell(tmp_path, language, f"{method}-seed1", method, 1, rows=rows, column=column)
+    found = report(tmp_path).text
+    assert lines(page) == lines(found) and len(lines(page)) == 6 * 5
+    for line in shown:
+        named = next(method for method in methods if line[0].split(":")[0].split(" ")[0] == method)
+        scores = [told["score"] for language in ("nij", "bbc", "mad", "bug")
+                  for told in tables(found)[0] if (told["language"], told["method"]) == (language, named)]  # fmt: skip
+        assert line[1:5] == [score.removeprefix("0") for score in scores]
+        over = [told for table in tables(found) if "languages" in table[0] for told in table if told["method"] == named]
+        low, high = over[0]["in these"].split(" to ") if over else ("", "")
+        said = f"{over[0]['mean − lora']} ({low} to {high})" if over else "–"
+        assert line[5] == said.replace("0.", ".").replace("-", "−")
+
+
+def write_cell(
+    root: Path, language: str, name: str, method: str, seed: int, *, rows: Path = ROWS, column: str | None = None
+) -> None:
     """A run that says what the cell said of each row."""
     run = write_run(root, f"{language}/{name}", method, seed, [True], name="nusax", target=language)
-    with ROWS.open(encoding="utf-8") as file:
+    with rows.open(encoding="utf-8") as file:
         said = [
-            {"id": row["id"], "label": row["label"], "prediction": row[f"{language}/{name}"]}
+            {"id": row["id"], "label": row["label"], "prediction": row[column or f"{language}/{name}"]}
             for row in csv.DictReader(file)
         ]
     write_scores(run, "macro_f1", score("macro_f1", [(one["prediction"], one["label"]) for one in said]), said)

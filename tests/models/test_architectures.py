@@ -243,7 +243,8 @@ def test_keys_and_values_kept_while_decoding_change_no_token(name: str, settings
         found += [decoder.step(said_XN[:, k], torch.ones(len(said_XN), dtype=torch.bool)) for k in range(2)]
     with torch.no_grad():
         expected_BNV = model(at_once)
-    torch.testing.assert_close(torch.stack(found, 1)[-2:], expected_BNV, atol=1e-5, rtol=1e-5)
+    # On a processor with AVX-512 gemma4 differs by 2.3e-5; in fp64 by 4e-16, so it is rounding.
+    torch.testing.assert_close(torch.stack(found, 1)[-2:], expected_BNV, atol=5e-5, rtol=1e-5)
 
 
 def test_names_that_a_model_lacks_are_refused_with_those_it_has() -> None:
