@@ -93,10 +93,11 @@ def too_long_to_say(cache: Cache, most: int) -> Iterator[str]:
 
 def _answer_lengths(cache: Cache, split: CacheSplit) -> np.ndarray:
     """Tokens of the answer to what is answered of each row, without the eos: int [n]."""
-    answers = {name: split.lengths(name) - split.prompt_lengths(name) for name in ("source", "target")}
-    answers_source = cache.manifest.fields.get(ANSWERED) is not None
-    of_source_n = split.prompt_lengths("source") > 0 if answers_source else False
-    return np.where(of_source_n, answers["source"], answers["target"]) - (cache.manifest.eos_id is not None)
+    answers_n = split.lengths("target") - split.prompt_lengths("target")
+    if cache.manifest.fields.get(ANSWERED) is not None:
+        prompts_n = split.prompt_lengths("source")
+        answers_n = np.where(prompts_n > 0, split.lengths("source") - prompts_n, answers_n)
+    return answers_n - (cache.manifest.eos_id is not None)
 
 
 def describe(cache: Cache) -> Iterator[str]:

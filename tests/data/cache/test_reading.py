@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flare_ds.batches.rows_read import rows_read
-from flare_ds.cli.statistics import too_long_to_say
+from flare_ds.cli.statistics import summary, too_long_to_say
 from flare_ds.config import Config
 from flare_ds.data.cache import build_cache, open_cache, prepare_cache, verify
 from flare_ds.data.cache.rows import EncodedRows, EncodedStream, RowEncoder
@@ -358,6 +358,33 @@ def test_right_is_what_answers_the_text_that_is_read(quiz_root: Path) -> None:
                 assert split.golds(row) == [answer["text"] for answer in records[split.ids(row)]["answers"]]
     assert caches["lora"].key == caches["input_fusion"].key != caches["translate_test"].key
     assert caches["translate_test"].key == caches["source_lora"].key
+
+
+def test_answers_of_one_language_are_measured_too(quiz_root: Path) -> None:
+    """In stage 1 there is no source."""
+    settings = make_settings(quiz_root, free_answers=True, max_prompt_tokens=80, target_language="en")
+    cache = open_cache(prepare_cache(Config.model_validate(settings | {"method": "lora"}), TOKENIZER))
+    assert list(cache.streams) == ["target"]
+    assert [line.partition(":")[0] for line in too_long_to_say(cache, 0)] == ["validation", "test"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "passes"),
+    [
+        ([[1], [2], [3]], None),  # told apart by their first
+        ([[1, 2], [1, 3], [4]], None),  # one path, on which both nodes lie
+        ([[1, 2], [1, 3], [4, 5], [4, 6]], 2),
+        ([[1, 2, 3], [1, 2, 4], [1, 5, 6], [1, 5, 7], [8]], 2),
+    ],
+)
+def test_how_many_passes_label_words_take_is_told(
+    quiz_root: Path, monkeypatch: pytest.MonkeyPatch, tokens: list[list[int]], passes: int | None
+) -> None:
+    cache = open_cache(prepare_cache(make_config(quiz_root, free_answers=True, max_prompt_tokens=80), TOKENIZER))
+    monkeypatch.setattr(type(cache), "labels", [str(number) for number in range(len(tokens))])
+    monkeypatch.setattr(type(cache), "label_tokens", tokens)
+    told = [line for line in summary(cache) if "share beginnings" in line]
+    assert told == [] if passes is None else f"takes {passes} forward passes" in told[0]
 
 
 def test_a_row_without_a_source_is_answered_in_the_targets_words(quiz_root: Path) -> None:
