@@ -136,7 +136,8 @@ def main() -> None:
     for name, size in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=size, help=f"(default {size})")
     given = parser.parse_args()
-    print(json.dumps({**vars(given), "variants": measure(given)}, indent=2))
+    shown = vars(given) | {"model": Path(given.model or "a small random Llama").name}
+    print(json.dumps({**shown, "variants": measure(given)}, indent=2))
 
 
 if __name__ == "__main__":

@@ -667,7 +667,7 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
     assert progress(SweepRecord(2, nodes), tmp_path, alive=True) == running
     (tmp_path / "a/config.yaml").write_text("train: [")
     assert progress(SweepRecord(2, nodes), tmp_path, alive=True).splitlines()[1] == running.splitlines()[-1]
-    many_runs = nodes["a"].__class__("cells", "", [], [f"r{number:02}" for number in range(40)], "x", "running")
+    many_runs = NodeRecord("cells", "", [], [f"r{number:02}" for number in range(40)], "x", "running")
     for name in many_runs.runs[:30]:
         shutil.copytree(tmp_path / "a", tmp_path / name)
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))

@@ -69,7 +69,7 @@ class Load:
     tokens_each: int
     row_tokens: int
     streams: int
-    rows: int | None = None
+    rows: int | None
 
     @property
     def columns(self) -> int:

@@ -5,6 +5,7 @@ It is the estimate by which a run refuses a batch that cannot fit, and by which 
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -46,7 +47,7 @@ class CellMemory:
         """How many ranks share the base; None: each holds it whole; 0: it is not known."""
         return None if config.train.whole_model is not False else self._ranks
 
-    @property
+    @cached_property
     def _ranks(self) -> int:
         """How many train; 0: it is not known."""
         return visible_gpus() if self.plan.ranks == "all" else self.plan.ranks or 0

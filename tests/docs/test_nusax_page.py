@@ -49,8 +49,7 @@ def test_the_report_in_bfloat16_and_its_means_follow_from_the_rows(tmp_path: Pat
         write_cell(tmp_path, language, f"{method}-seed1", method, 1, rows=rows, column=column)
     found = report(tmp_path).text
     assert lines(page) == lines(found) and len(lines(page)) == 6 * 5
-    for line in shown:
-        named = next(method for method in methods if line[0].split(":")[0].split(" ")[0] == method)
+    for line, named in zip(shown, methods, strict=True):
         scores = [told["score"] for language in ("nij", "bbc", "mad", "bug")
                   for told in tables(found)[0] if (told["language"], told["method"]) == (language, named)]  # fmt: skip
         assert line[1:5] == [score.removeprefix("0") for score in scores]

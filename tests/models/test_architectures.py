@@ -233,6 +233,8 @@ def test_keys_and_values_kept_while_decoding_change_no_token(name: str, settings
     """Column by column is what all columns at once are: no stream reads what another wrote."""
     config = config_of(name, **settings)
     model = build(name, ARCHITECTURES[name].attentions[0], config).eval()
+    if name == "gemma4":  # in fp32 its rounding alone comes to 2.3e-5 on some processors
+        model = model.double()
     rows = make_rows(1, [([(9, 3)], (6, 3)), ([(3, 3)], (8, 3))])
     at_once = replace(make_batch(rows, config), source_targets_SBN=None)
     decoder = Decoder(RunningModel(model, model), at_once, along=settings.get("span") == "full")
@@ -243,8 +245,7 @@ def test_keys_and_values_kept_while_decoding_change_no_token(name: str, settings
         found += [decoder.step(said_XN[:, k], torch.ones(len(said_XN), dtype=torch.bool)) for k in range(2)]
     with torch.no_grad():
         expected_BNV = model(at_once)
-    # On a processor with AVX-512 gemma4 differs by 2.3e-5; in fp64 by 4e-16, so it is rounding.
-    torch.testing.assert_close(torch.stack(found, 1)[-2:], expected_BNV, atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.stack(found, 1)[-2:], expected_BNV, atol=1e-5, rtol=1e-5)
 
 
 def test_names_that_a_model_lacks_are_refused_with_those_it_has() -> None:

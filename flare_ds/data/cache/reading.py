@@ -64,8 +64,9 @@ class ExampleReader:
         else:
             shares = [_share_of(row.id) if self.free_answers else 0.5 for row in rows]
             readings = [Reading(number, self._place(split, row), shares[number]) for number, row in enumerate(rows)]
-        for stream in ("target", *source_streams(len(rows[0].sources))):
-            self._add(stream, split, [_sides(rows[reading.example])[stream] for reading in readings], readings)
+        sides = [_sides(row) for row in rows]
+        for stream in sides[0]:
+            self._add(stream, split, [sides[reading.example][stream] for reading in readings], readings)
         return readings
 
     def fits(self, reading: Reading) -> bool:
