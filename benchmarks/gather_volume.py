@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from deepspeed import DeepSpeedEngine
-from deepspeed.comm.torch import TorchBackend
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from two_forwards import TwoForwards
 from workload import REPOSITORY, make_batch, make_config, run_ranks, write_model
@@ -37,6 +36,7 @@ from flare_ds.models.loss import loss_sum
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import Engine
+from flare_ds.runtime.gathers import gathers
 from flare_ds.runtime.opening import open_engine
 from flare_ds.runtime.process_group import rank
 
@@ -47,25 +47,6 @@ VOCABULARY, ROWS, LENGTH = 512, 2, 16
 DEEPSPEED = "trace_warnings.json"  # beside the model
 
 
-class GatherCounter:
-    """Counts what passes through DeepSpeed's all-gathers."""
-
-    def __init__(self) -> None:
-        self.elements = self.calls = 0
-        for name in ("all_gather_into_tensor", "all_gather"):
-            setattr(TorchBackend, name, self._counted(getattr(TorchBackend, name)))
-
-    def _counted(self, gather: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(backend: TorchBackend, *args: Any, **kwargs: Any) -> Any:
-            output = next(iter(kwargs.values())) if kwargs else args[0]
-            parts = output if isinstance(output, list) else [output]
-            self.calls += 1
-            self.elements += sum(part.numel() for part in parts)
-            return gather(backend, *args, **kwargs)
-
-        return counted
-
-
 def write_deepspeed_config(directory: Path) -> None:
     """Write the shipped JSON with the trace's warnings on, before any rank reads it."""
     settings = json.loads((REPOSITORY / "ds_configs/zero3_fp32_cpu.json").read_text())
@@ -73,7 +54,7 @@ def write_deepspeed_config(directory: Path) -> None:
     (directory / DEEPSPEED).write_text(json.dumps(settings))
 
 
-def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]:
+def measure(variant: str, model: Path) -> dict[str, Any]:
     """Train a few steps and count the last ones."""
     unset_hf_deepspeed_config()  # of the variant before
     config = make_config(
@@ -88,7 +69,7 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
     assert isinstance(fused, TwoStreamModel), "one run alone"
     forward = TwoForwards(fused) if variant == "two_forwards" else lambda root, batch: root(batch)
     elements = sum(full_numel(parameter) for parameter in fused.parameters() if not parameter.requires_grad)
-    losses, gathered, calls = [], 0, 0
+    counts, losses, gathered, calls = gathers(), list[float](), 0, 0
     for step in range(1, LAST + 1):
         if step == FIRST:
             gathered = calls = 0
@@ -96,9 +77,10 @@ def measure(variant: str, model: Path, counter: GatherCounter) -> dict[str, Any]
         with contextlib.redirect_stdout(warnings if step >= FIRST else sys.stderr):
             if variant == "lockstep_validating" and step >= FIRST:
                 validate(running)
-            before = counter.elements, counter.calls
+            before = counts["gathered_elements"], counts["gathers"]
             losses.append(train_step(running, forward))
-        gathered, calls = gathered + counter.elements - before[0], calls + counter.calls - before[1]
+        gathered += counts["gathered_elements"] - before[0]
+        calls += counts["gathers"] - before[1]
     steps = LAST - FIRST + 1
     return {
         "elements_gathered_a_step": gathered / steps,
@@ -131,8 +113,7 @@ def train_step(running: Engine, forward: Callable[..., Any]) -> float:
 
 def worker(model: str, out: str) -> None:
     """One rank."""
-    counter = GatherCounter()
-    found = {variant: measure(variant, Path(model), counter) for variant in VARIANTS}
+    found = {variant: measure(variant, Path(model)) for variant in VARIANTS}
     if rank() == 0:
         Path(out).write_text(json.dumps(found))
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gather_volume import GatherCounter
 from transformers import AutoConfig
 from workload import RandomRows, make_config, run_ranks, write_model
 
@@ -28,6 +27,7 @@ from flare_ds.batches.joined import join
 from flare_ds.batches.workload import streams_of
 from flare_ds.config import Config
 from flare_ds.models.loading import load_shape
+from flare_ds.runtime.gathers import gathers
 from flare_ds.runtime.joining import join_if_launched
 from flare_ds.runtime.opening import open_engine
 from flare_ds.runtime.process_group import rank, world_size
@@ -57,7 +57,6 @@ def worker(method: str, cells: str, given: str, out: str) -> None:
     join_if_launched()
     sizes, number = json.loads(given), int(cells)
     config = make_config(Path(sizes["model"]), method=method, batch=sizes["batch"], dtype=sizes["dtype"])
-    counter = GatherCounter() if world_size() > 1 else None
     engine = open_engine(
         [config] * number,
         shape=load_shape(config.model),
@@ -77,13 +76,13 @@ def worker(method: str, cells: str, given: str, out: str) -> None:
     seconds, losses, gathered = [], [], 0
     targets = sum(int((batch.answers_BN >= 0).sum()) for batch in of_cells[0]) * world_size()
     for step in range(sizes["steps"] + WARM_UP):
-        before, start = counter.elements if counter else 0, time.perf_counter()
+        before, start = gathers()["gathered_elements"], time.perf_counter()
         for place, rows in enumerate(joined, 1):
             loss = engine.accumulate(rows.to(engine.device), targets=[targets] * number, last=place == len(joined))
         engine.step(dict.fromkeys(range(number), config.train.learning_rate))
         losses.append(loss.tolist())
         seconds.append((time.perf_counter() - start) / number)
-        gathered = counter.elements - before if counter and step else gathered
+        gathered = gathers()["gathered_elements"] - before if step else gathered
     if rank() == 0:
         found = {"seconds": seconds[WARM_UP:], "loss": losses[-1][0], "gathered": gathered}
         Path(out).write_text(json.dumps(found))

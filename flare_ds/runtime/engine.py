@@ -171,6 +171,10 @@ class Engine(ABC):
     def restore(self, moments: Mapping[Kind, Mapping[str, Tensor]], updates: int, cell: int = 0) -> None:
         """Give the optimizer the moments, by kind and parameter name, that it had after so many updates of a cell."""
 
+    def gathered(self) -> dict[str, int]:
+        """How often, and how many bytes, this rank gathered so far; nothing where it holds the base."""
+        return {}
+
     @abstractmethod
     def _norms(self, cells: list[int]) -> list[float]:
         """The global norms of the cells' gradients."""

@@ -32,10 +32,12 @@ from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.ds_config import resolve_ds_config
 from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel, is_bounded
 from flare_ds.runtime.filled import filled_model, learners_of
+from flare_ds.runtime.gathers import gathers
 from flare_ds.runtime.letting_go import remember
 from flare_ds.runtime.optimizer import CellsAdamW
 from flare_ds.runtime.process_group import added_up, rank, world_size
 from flare_ds.runtime.rank_zero import agreed
+from flare_ds.tracking.figures import GATHERED
 
 
 class ShardedEngine(Engine):
@@ -65,6 +67,10 @@ class ShardedEngine(Engine):
         for name, parameter in self.learners[cell].parameters.items():
             for kind in MOMENTS:
                 safe_set_local_optimizer_state(parameter, _share(moments[kind][name], parameter), kind)
+
+    def gathered(self) -> dict[str, int]:
+        """See `Engine.gathered`; what the optimizer and the adapters gather is among it."""
+        return {name: gathers()[name] for name in GATHERED}
 
     def begin(self, cell: int, updates: int = 0) -> None:
         """Make the moments of a cell, which are 0: AdamW does so in the first step, but a state may be saved before."""

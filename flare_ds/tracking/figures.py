@@ -8,7 +8,7 @@ when something is wrong (speed, step, time).
     score/...         the task's metric and what else is measured
     source/...        how much of the adapter's update is due to the source
     speed/...         tokens, examples and operations a second
-    step/...          learning rate, norm of the gradient before clipping, padding
+    step/...          learning rate, norm of the gradient before clipping, padding, gathered weights
     time/...          seconds of a step and of its parts
 """
 
@@ -57,11 +57,16 @@ def of_step(values: Mapping[str, Any], *, ranks: int) -> dict[str, float]:
         "time/step": seconds,
         **{f"time/{name.removesuffix('_seconds')}": values[name] for name in PARTS if name in values},
     }
+    if "gathered_bytes" in values:
+        shown |= {"step/gathers": values["gathers"], "step/gathered_gb": values["gathered_bytes"] / 1e9}
     return {name: float(value) for name, value in shown.items() if value is not None}
 
 
 PARTS = ("data_seconds", "forward_backward_seconds", "optimizer_seconds")
 """Of a step, as the host spends them; a GPU may still be at work."""
+
+GATHERED = ("gathers", "gathered_bytes")
+"""Of a step, by rank 0, where the ranks share the base."""
 
 
 def of_validation(metric: float, figures: Mapping[str, float], language: str) -> dict[str, float]:

@@ -42,7 +42,7 @@ def take_step(
     # Dropout of this step, whatever came before.
     engine.model.seed({c.number: hash((c.config.train.seed, c.progress.step, rank())) % 2**63 for c in cells})
     engine.root.train()
-    tallies, watch = {cell: _Tally() for cell in cells}, _Watch()
+    tallies, watch, before = {cell: _Tally() for cell in cells}, _Watch(), engine.gathered()
     for portions in _portions(cells):
         watch.lap("data_seconds")
         losses = engine.accumulate(
@@ -60,7 +60,8 @@ def take_step(
     rates = {c.number: learning_rate(c.progress.step, c.config.train, steps=c.steps) for c in cells}
     norms = engine.step(rates)
     watch.lap("optimizer_seconds")
-    parts = {name: seconds / len(cells) for name, seconds in watch.spent.items()}
+    gathered = {name: count - before[name] for name, count in engine.gathered().items()}
+    parts = {name: spent / len(cells) for name, spent in (watch.spent | gathered).items()}
     found = [_values(cell, tallies[cell], rates[cell.number], norms[cell.number]) | parts for cell in cells]
     return found, {name: found[0].pop(name) for name in wished}
 

@@ -6,12 +6,9 @@ Sharded, its base is gathered once for all tokens, and then for each. Run as
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from deepspeed.comm.torch import TorchBackend
 from torch import Tensor, nn
 
 from flare_ds.config import Config
@@ -23,6 +20,7 @@ from flare_ds.models.loading import load_shape
 from flare_ds.models.partitioned import is_partitioned
 from flare_ds.runtime import gathered_base
 from flare_ds.runtime.engine import RunningModel
+from flare_ds.runtime.gathers import gathers
 from flare_ds.runtime.opening import open_model
 from flare_ds.runtime.process_group import rank
 from flare_ds.settings import load_config
@@ -40,19 +38,7 @@ def random_adapter(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: 0.1 * torch.randn(parameter.shape, generator=generator) for name, parameter in parameters.items()}
 
 
-def count_gathers() -> list[str]:
-    """From now on a name is added for each gather."""
-    seen: list[str] = []
-
-    def counted(name: str, gather: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *arguments, **named: seen.append(name) or gather(*arguments, **named)
-
-    for name in ("all_gather_into_tensor", "all_gather"):
-        setattr(TorchBackend, name, counted(name, getattr(TorchBackend, name)))
-    return seen
-
-
-def answers(config: Config, cache: Cache, whole: bool, seen: list[str]) -> tuple[list[list[int]], int]:
+def answers(config: Config, cache: Cache, whole: bool) -> tuple[list[list[int]], int]:
     """What is answered, and how often was gathered for it, without what loading takes."""
     evaluate = config.evaluate.model_copy(update={"whole_model": whole})
     running: RunningModel = open_model(
@@ -64,9 +50,9 @@ def answers(config: Config, cache: Cache, whole: bool, seen: list[str]) -> tuple
     frozen = [parameter for name, parameter in running.model.named_parameters() if "base_layer" in name]
     assert frozen and all(is_partitioned(parameter) != whole for parameter in frozen)
     assert running.sharded != whole
-    seen.clear()
+    before = gathers()["gathers"]
     tokens = [answer.tokens for answer in generate_split(Asked(running, cache, config), "test")]
-    return tokens, len(seen)
+    return tokens, gathers()["gathers"] - before
 
 
 def main(config_path: str, out: str) -> None:
@@ -74,15 +60,14 @@ def main(config_path: str, out: str) -> None:
     cache = open_run(config, train=True)
     configs = [Config.model_validate(config.model_dump() | settings) for settings in SETTINGS]
     # The whole models first: transformers shards while a sharded model is open.
-    seen = count_gathers()
-    told = {"whole": [answers(config, cache, True, seen) for config in configs]}
+    told = {"whole": [answers(config, cache, True) for config in configs]}
     for name, fits in {"gathered once": True, "gathered for each token": False}.items():
         gathered_base.fits_whole_beside = lambda model, fits=fits: fits
-        told[name] = [answers(config, cache, False, seen) for config in configs]
+        told[name] = [answers(config, cache, False) for config in configs]
     found = {name: [tokens for tokens, _ in of_configs] for name, of_configs in told.items()}
-    gathers = {name: sum(count for _, count in of_configs) for name, of_configs in told.items() if name != "whole"}
+    needed = {name: sum(count for _, count in of_configs) for name, of_configs in told.items() if name != "whole"}
     if rank() == 0:
-        Path(out).write_text(json.dumps([found, gathers]))
+        Path(out).write_text(json.dumps([found, needed]))
 
 
 if __name__ == "__main__":

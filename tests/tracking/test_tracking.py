@@ -62,7 +62,13 @@ def test_a_step_says_its_speed() -> None:
     assert shown["step/skipped"] == 0
     assert (shown["time/step"], shown["time/data"]) == (0.5, 0.1)
     assert shown["memory/peak_gb"] > 0.01
+    assert "step/gathers" not in shown, "this rank holds the base"
     assert "step/gradient_norm" not in of_step({**STEP, "grad_norm": None, "skipped_rows": ["a"]}, ranks=1)
+
+
+def test_a_step_says_what_it_gathered() -> None:
+    shown = of_step({**STEP, "gathers": 24.0, "gathered_bytes": 3e9}, ranks=2)
+    assert (shown["step/gathers"], shown["step/gathered_gb"]) == (24, 3)
 
 
 def test_the_picture_has_a_row_a_module_and_a_column_a_validation() -> None:

@@ -8,9 +8,12 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.batches.batching import MicroBatch
@@ -25,6 +28,18 @@ from flare_ds.training.state import save_state
 from tests.training.alone import Trainer
 
 STEPS = 10
+
+
+class SeenGathers(TorchDispatchMode):
+    """What torch's dispatcher sees of all-gathers, whoever calls them."""
+
+    calls = bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "allgather" in func._schema.name:
+            self.calls += 1
+            self.bytes += sum(leaf.nbytes for leaf in tree_leaves(args[0]) if isinstance(leaf, Tensor))
+        return func(*args, **(kwargs or {}))
 
 
 def frozen_checksum(model: TwoStreamModel) -> str:
@@ -82,7 +97,9 @@ def run(config: Config) -> dict:
     model = trainer.engine.model
     before, fresh = frozen_checksum(model), trainer.engine.tensors("adapter")
     check_engine(trainer)
-    steps = [trainer.step(step) for step in range(STEPS)]
+    steps = [trainer.step(step) for step in range(STEPS - 1)]
+    with SeenGathers() as seen:
+        steps.append(trainer.step(STEPS - 1))
     trainer.progress.skipped = sum("skipped_rows" in step for step in steps)
     micro_steps = trainer.engine.root.micro_steps / STEPS
     check_engine(trainer)
@@ -106,6 +123,8 @@ def run(config: Config) -> dict:
         "logits": logits.flatten().tolist(),
         "trained": sorted(tensors),
         "micro_steps": micro_steps,
+        "gathered": [steps[-1]["gathers"], steps[-1]["gathered_bytes"]],
+        "seen": [seen.calls, seen.bytes],
     }
 
 

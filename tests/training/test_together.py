@@ -30,7 +30,7 @@ from flare_ds.runtime import memory
 from flare_ds.runtime.ds_config import with_chosen_deepspeed
 from flare_ds.runtime.engine import Engine, make_room
 from flare_ds.settings import load_config
-from flare_ds.tracking.figures import PARTS
+from flare_ds.tracking.figures import GATHERED, PARTS
 from flare_ds.training import state, together, validation
 from flare_ds.training import steps as module
 from flare_ds.training.cell import Cell
@@ -261,9 +261,9 @@ def test_a_cell_that_fails_leaves_the_others_as_they_are(root: Path) -> None:
         else:
             train_together(runs, evaluate=True)
         make_room()
-        timed = ("step_seconds", *PARTS)
+        shared = ("step_seconds", *PARTS, *GATHERED)
         found.append(
-            [[{k: v for k, v in line.items() if k not in timed} for line in log(root / r)] for r in names.values()]
+            [[{k: v for k, v in line.items() if k not in shared} for line in log(root / r)] for r in names.values()]
         )
         for run in names.values():
             assert {"metrics.json", "training.json"} <= {path.name for path in (root / run).iterdir()}

@@ -123,6 +123,7 @@ def test_ranks_equal_plain_torch(root: Path, name: str, world_size: int) -> None
     # Adam takes the same step for a gradient of any scale, so losses alone would not show a wrong normalisation.
     np.testing.assert_allclose(found["grad_norms"], expected["grad_norms"], rtol=1e-3)
     np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4, rtol=1e-4)
+    assert found["gathered"] == found["seen"] and (found["seen"][1] > 0) == (world_size > 1)
     if world_size == 2 and name in MICRO_STEPS:
         assert found["micro_steps"] == MICRO_STEPS[name]
     extra = {part for part in ("lora_fusion", "lm_head", "mixing") if any(part in key for key in found["trained"])}
