@@ -655,10 +655,14 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
     (tmp_path / "a/config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))
     running = progress(SweepRecord(2, nodes), tmp_path, alive=True)
     assert running.splitlines() == [
-        "running  a, for 59 minutes",
+        "running  a, for 59 minutes, about 18 seconds of steps left",
         "         a: step 4 of 40, 0.50 s a step, loss 0.250",
         "4 stages: 1 done, 1 running, 2 waiting; about 3 hours left, and 1 whose time is not known",
     ], "an hour of it, and two of the next, which waits for it: two jobs help nothing"
+    alone = {name: nodes[name] for name in ("a", "never")}
+    assert progress(SweepRecord(2, alone), tmp_path, alive=True).endswith(
+        "about 18 seconds left, and 1 whose time is not known"
+    )
     many = {f"m{number}": node("waiting", needs=[]) for number in range(6)}
     assert "about 7 hours left" in progress(SweepRecord(2, nodes | many), tmp_path, alive=True), "15 hours of work"
     assert progress(SweepRecord(2, nodes), tmp_path, alive=False).startswith("stopped  a\n")
@@ -673,11 +677,17 @@ def test_progress_of_what_runs(tmp_path: Path) -> None:
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))
         if int(name[1:]) < 25:
             (tmp_path / name / "training.json").write_text("{}")
-    assert progress(SweepRecord(2, {"job": many_runs}), tmp_path, alive=True).splitlines()[1:-1] == [
+    told = progress(SweepRecord(2, {"job": many_runs}), tmp_path, alive=True).splitlines()
+    assert told[0].endswith("about 4 minutes of steps left"), "5 runs of 18 s, and 10 that have not begun of 20 s"
+    assert told[1:-1] == [
         "         25 of 40 runs trained",
         *(f"         r{number}: step 4 of 40, 0.50 s a step, loss 0.250" for number in range(25, 30)),
         "         and 10 more runs",
     ], "those at work, wherever they stand among the job's"
+    for name in many_runs.runs[5:25]:
+        (tmp_path / name / "training.json").unlink()
+    told = progress(SweepRecord(2, {"job": many_runs}), tmp_path, alive=True).splitlines()
+    assert told[0].endswith("about 10 minutes of steps left"), "35 runs abreast of 18 s: ten of them are looked at"
     SweepRecord(2, nodes).write(tmp_path)
     assert read_record(tmp_path) == SweepRecord(2, nodes)
     (tmp_path / "sweep.json").write_text("{}")

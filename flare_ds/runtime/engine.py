@@ -134,7 +134,14 @@ class Engine(ABC):
         return RunningModel(AskedCell(self.root, cell), self.model.cells[cell], self.zero_init, self.of_sources)
 
     @abstractmethod
-    def accumulate(self, batch: Batch | JointBatch, *, targets: Sequence[int], last: bool) -> Tensor:
+    def accumulate(
+        self,
+        batch: Batch | JointBatch,
+        *,
+        targets: Sequence[int],
+        last: bool,
+        forwarded: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """Forward and backward of a micro-batch; waits for nothing.
 
         Args:
@@ -142,6 +149,7 @@ class Engine(ABC):
             targets: of each cell in the batch, what the loss of its whole step, over all ranks and micro-batches, is
                 the mean over.
             last: whether it is the step's last micro-batch, behind which the ranks' gradients are put together.
+            forwarded: called between the two.
 
         Returns:
             The losses summed over each cell's answers, on the device: [C].

@@ -46,10 +46,18 @@ class ShardedEngine(Engine):
     name = "zero3"
     root: deepspeed.DeepSpeedEngine
 
-    def accumulate(self, batch: Batch | JointBatch, *, targets: Sequence[int], last: bool) -> Tensor:
+    def accumulate(
+        self,
+        batch: Batch | JointBatch,
+        *,
+        targets: Sequence[int],
+        last: bool,
+        forwarded: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """See `Engine.accumulate`."""
         self.root.set_gradient_accumulation_boundary(last)
         losses: Tensor = self.root(batch, with_loss=True).view(-1)
+        forwarded()
         self.root.backward(share_of_mean(losses, step_targets=targets, world_size=world_size()))
         if not last:
             self.root.step()  # counts the micro-step

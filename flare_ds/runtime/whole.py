@@ -5,7 +5,7 @@ no group, and DeepSpeed is not imported.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -36,11 +36,19 @@ class WholeEngine(Engine):
                 parameter.grad = torch.zeros_like(parameter)
         self.averaged = _averaged(model) if world_size() > 1 else None
 
-    def accumulate(self, batch: Batch | JointBatch, *, targets: Sequence[int], last: bool) -> Tensor:
+    def accumulate(
+        self,
+        batch: Batch | JointBatch,
+        *,
+        targets: Sequence[int],
+        last: bool,
+        forwarded: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """See `Engine.accumulate`."""
         forward = self.averaged or self.model
         with nullcontext() if last or self.averaged is None else self.averaged.no_sync():
             losses: Tensor = forward(batch, with_loss=True).view(-1)
+            forwarded()
             share_of_mean(losses, step_targets=targets, world_size=world_size()).backward()
         return losses.detach()
 

@@ -52,7 +52,7 @@ def dry_run(path: str | Path, overrides: Sequence[str] = (), *, jobs: int = 1, o
     sizes = _memory(plan, to_do) if to_do else {}
     cells = {name: len(runs) for name, runs in to_do.items()}
     then = "; then the report" if REPORT in only else ""
-    return f"{here}{_table(record, typical, differs, cells, sizes, lacking)}{then}{left(record, typical)}"
+    return f"{here}{_table(record, typical, differs, cells, sizes, lacking)}{then}{left(record, typical, {})}"
 
 
 def _memory(plan: Plan, to_do: Mapping[str, Sequence[PlannedRun]]) -> dict[str, float | None]:

@@ -62,7 +62,7 @@ def of_step(values: Mapping[str, Any], *, ranks: int) -> dict[str, float]:
     return {name: float(value) for name, value in shown.items() if value is not None}
 
 
-PARTS = ("data_seconds", "forward_backward_seconds", "optimizer_seconds")
+PARTS = ("data_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds")
 """Of a step, as the host spends them; a GPU may still be at work."""
 
 GATHERED = ("gathers", "gathered_bytes")

@@ -7,6 +7,7 @@ loss of the job           =  sum of the cells' own means: each adapter gets its 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -49,10 +50,11 @@ def take_step(
             _batch(engine, portions).to(engine.device),
             targets=[cell.feed.targets(cell.progress.step) for cell in portions],
             last=all(portion.last for portion in portions.values()),
+            forwarded=partial(watch.lap, "forward_seconds"),
         )
         for (cell, portion), loss in zip(portions.items(), losses, strict=True):
             tallies[cell].add(portion, loss)
-        watch.lap("forward_backward_seconds")
+        watch.lap("backward_seconds")
     watch.lap("data_seconds")  # the first rows of the next step
     wished, nothing = wishes(), dict[str, bool]()
     for place, tally in enumerate(tallies.values()):

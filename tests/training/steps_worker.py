@@ -7,6 +7,7 @@ parameters' names to CONFIG with the suffix `.json`.
 import hashlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from flare_ds.training.state import save_state
 from tests.training.alone import Trainer
 
 STEPS = 10
+DELAY = 0.2  # seconds
 
 
 class SeenGathers(TorchDispatchMode):
@@ -98,8 +100,11 @@ def run(config: Config) -> dict:
     before, fresh = frozen_checksum(model), trainer.engine.tensors("adapter")
     check_engine(trainer)
     steps = [trainer.step(step) for step in range(STEPS - 1)]
+    slow = model.register_forward_hook(lambda *_: time.sleep(DELAY))
     with SeenGathers() as seen:
         steps.append(trainer.step(STEPS - 1))
+    slow.remove()
+    assert steps[-1]["forward_seconds"] >= DELAY
     trainer.progress.skipped = sum("skipped_rows" in step for step in steps)
     micro_steps = trainer.engine.root.micro_steps / STEPS
     check_engine(trainer)
