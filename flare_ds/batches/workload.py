@@ -96,6 +96,12 @@ class Workload:
             return Grid(*batch.input_ids.shape)
         return Grid(len(batch.weights_B), _width(batch.columns[1], batch))
 
+    def words(self, split: Rows) -> int:
+        """Answer positions of the row with the most that are predicted over the whole vocabulary, in all streams."""
+        answering = self.streams if self.mixes else ("target",)
+        longest_answer = max(int((split.lengths(one) - split.prompt_lengths(one)).max()) for one in answering)
+        return len(answering) * longest_answer if self._predicts_words else 0
+
     def padded_tokens(self, split: Rows, *, behind: int = 0) -> np.ndarray:
         """Tokens each row takes at most in a forward in which it is the longest, over all streams that run: int [n].
 

@@ -28,6 +28,8 @@ _RUNTIME = 1e9
 """What a process needs beside the model."""
 _TRAINED = 20
 """Bytes a trained element: in fp32 itself, its gradient, its two moments, and what is sent between ranks."""
+_LOGIT = 16
+"""Bytes a logit takes from the head to the loss, or to the word that is chosen; see benchmarks/head_memory.py."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Load:
         tokens_each: padded tokens that one more of it is.
         row_tokens: padded tokens of the longest row, over the streams that run.
         streams: how many run, the target's included.
+        words: answer positions of the row with the most that are predicted over the whole vocabulary.
         rows: most rows that a step has for a rank; None: as many as fit into its tokens.
     """
 
@@ -69,6 +72,7 @@ class Load:
     tokens_each: int
     row_tokens: int
     streams: int
+    words: int
     rows: int | None
 
     @property
@@ -83,13 +87,13 @@ class Load:
         return allowed if self.rows is None else min(allowed, self.rows * self.row_tokens)
 
 
-def largest_load(train: TrainConfig, *, row_tokens: int, streams: int, ranks: int) -> Load:
+def largest_load(train: TrainConfig, *, row_tokens: int, streams: int, ranks: int, words: int = 0) -> Load:
     """The largest micro-batch that the settings allow, of a step that so many ranks share; see `Load`."""
     by_size, by_tokens = train.micro_batch_size, train.micro_batch_tokens
     rows = ceil(train.batch_size / ranks) if train.batch_tokens is None else None
     if by_tokens is not None and by_tokens < by_size * row_tokens:
-        return Load("train.micro_batch_tokens", by_tokens, 1, row_tokens, streams, rows)
-    return Load("train.micro_batch_size", by_size, row_tokens, row_tokens, streams, rows)
+        return Load("train.micro_batch_tokens", by_tokens, 1, row_tokens, streams, words, rows)
+    return Load("train.micro_batch_size", by_size, row_tokens, row_tokens, streams, words, rows)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Size:
 
 
 def estimate_memory(
-    config: Config, shape: PreTrainedModel, *, streams: int, ranks: int | None, columns: int = 0
+    config: Config, shape: PreTrainedModel, *, streams: int, ranks: int | None, columns: int = 0, words: int = 0
 ) -> Estimate:
     """Estimate a training rank's peak memory.
 
@@ -120,6 +124,7 @@ def estimate_memory(
         streams: how many run, the target's included.
         ranks: how many share the base; None: each holds it whole.
         columns: of the longest row in one stream, for each of which eager attention keeps a number a head and token.
+        words: of its positions, how many are predicted over the whole vocabulary; needs `columns`.
     """
     layers, weights = decoder_layers(shape), _weights(config, shape)
     # A fp32 copy of each projection's and each norm's input, and the activations between them.
@@ -132,6 +137,7 @@ def estimate_memory(
         per_trained_token = len(layers) * itemsize * width + max(inside) + maps
     # What meets the target in the bottleneck keeps little; what trains beside it keeps as much as the target.
     per_column = runs.trained * per_trained_token + 0.2 * (runs.met + runs.reads_keys) * sum(inside)
+    per_column += _LOGIT * text.vocab_size * words / max(columns, 1)
     trained: float = _TRAINED * _trained_elements(config, shape)
     if ranks is None:
         held = weights + trained
@@ -158,7 +164,7 @@ def joint_bytes(
 ) -> float:
     """What the largest micro-batches of cells that train together take on a rank; see `estimate_memory`."""
     estimates = [
-        estimate_memory(config, shape, streams=load.streams, ranks=ranks, columns=load.columns)
+        estimate_memory(config, shape, streams=load.streams, ranks=ranks, columns=load.columns, words=load.words)
         for config, load in zip(configs, loads, strict=True)
     ]
     kept = sum(load.tokens * estimate.per_token for load, estimate in zip(loads, estimates, strict=True))
@@ -172,7 +178,7 @@ def check_memory(config: Config, shape: PreTrainedModel, load: Load, *, whole: b
         HostError: naming the setting, what it needs, what there is, and the largest value that fits.
     """
     ranks = None if whole else world_size()
-    estimate = estimate_memory(config, shape, streams=load.streams, ranks=ranks, columns=load.columns)
+    estimate = estimate_memory(config, shape, streams=load.streams, ranks=ranks, columns=load.columns, words=load.words)
     size = Size(estimate.bytes(load.tokens), _available(device()))
     if size.fits:
         return
@@ -240,7 +246,7 @@ def largest_forward(
     width, heads = text.hidden_size, text.num_attention_heads
     inside = 4 * (16 * width + 4 * max(4 * width, getattr(text, "intermediate_size", None) or 0))
     pairs = 8 * heads * row_tokens if config.model.attention == "eager" else 0
-    head = 16 * text.vocab_size * max(logits, written > 0) / row_tokens
+    head = _LOGIT * text.vocab_size * max(logits, written > 0) / row_tokens
     pair = 2 * getattr(torch, config.model.dtype).itemsize * width // heads
     kept = layers * pair * (getattr(text, "num_key_value_heads", None) or heads) * (1 + written / row_tokens)
     fitting = int(_available(on) / 2 / (inside + pairs + head + kept * (written > 0)))

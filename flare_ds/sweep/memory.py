@@ -30,7 +30,7 @@ class CellMemory:
         self.plan = plan
         self._shapes: dict[str, PreTrainedModel | None] = {}
         self._caches: dict[Any, Cache | None] = {}
-        self._longest: dict[tuple, int] = {}
+        self._longest: dict[tuple, tuple[int, int]] = {}
 
     def of(self, runs: Sequence[PlannedRun]) -> float | None:
         """Bytes that the cells of one command take on each rank while they train; None: it cannot be told yet."""
@@ -76,6 +76,7 @@ class CellMemory:
         if key not in self._longest:
             split = rows_read(cache.split("train"), config, cache.manifest)
             behind = LabelTrie(cache.label_tokens).depth
-            self._longest[key] = int(Workload(config).padded_tokens(split, behind=behind).max())
-        row_tokens, ranks = self._longest[key], self._ranks or 1
-        return largest_load(config.train, row_tokens=row_tokens, streams=len(streams), ranks=ranks)
+            runs = Workload(config)
+            self._longest[key] = int(runs.padded_tokens(split, behind=behind).max()), runs.words(split)
+        (row_tokens, words), ranks = self._longest[key], self._ranks or 1
+        return largest_load(config.train, row_tokens=row_tokens, streams=len(streams), ranks=ranks, words=words)

@@ -74,8 +74,13 @@ class Feed:
     @property
     def load(self) -> Load:
         """The largest micro-batch."""
-        row_tokens, streams = int(self.lengths.max()), len(self.streams)
-        return largest_load(self.config.train, row_tokens=row_tokens, streams=streams, ranks=world_size())
+        return largest_load(
+            self.config.train,
+            row_tokens=int(self.lengths.max()),
+            streams=len(self.streams),
+            ranks=world_size(),
+            words=Workload(self.config).words(self.split),
+        )
 
     def rows(self, step: int) -> np.ndarray:
         """Row numbers of a step, of all ranks."""

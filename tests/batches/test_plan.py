@@ -146,11 +146,13 @@ class TwoRows:
 def test_the_longest_answer_that_is_read_counts(root: Path, objective: str, span: str, columns: list[int]) -> None:
     config = make_config(root, objective=objective, adapter={"span": span})
     assert Workload(config).padded_tokens(TwoRows()).tolist() == [2 * count for count in columns]
+    assert Workload(config).words(TwoRows()) == (3 if objective == "vocabulary" else 0), "the target's are predicted"
 
 
 def test_x_mixup_reads_the_sources_answers_too(root: Path) -> None:
     config = make_config(root, method="x_mixup", objective="vocabulary")
     assert Workload(config).padded_tokens(TwoRows()).tolist() == [2 * (7 + 5), 2 * (9 + 5)]
+    assert Workload(config).words(TwoRows()) == 2 * 6, "and predicts them"
 
 
 def test_epochs_become_steps(root: Path, cache: Cache) -> None:

@@ -58,6 +58,16 @@ def test_eager_attention_keeps_a_map_of_each_head(toy: tuple[Config, PreTrainedM
             assert own - sdpa == pytest.approx(kept * 8 * heads * 100 * texts)
 
 
+def test_words_that_are_predicted_over_the_vocabulary_take_their_logits(toy: tuple[Config, PreTrainedModel]) -> None:
+    """Of every row, from the head to the loss: 16 bytes each (benchmarks/head_memory.py)."""
+    config, shape = toy
+    loads = [largest_load(config.train, row_tokens=60, streams=2, ranks=1, words=words) for words in (0, 5)]
+    labels, words = (memory.joint_bytes([config], shape, [load], ranks=None) for load in loads)
+    rows = config.train.micro_batch_size
+    assert words - labels == pytest.approx(rows * 5 * shape.config.vocab_size * 16)
+    assert memory.joint_bytes([config] * 3, shape, [loads[1]] * 3, ranks=None) - words > 2 * (words - labels)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_cost_of_attention_follows_from_the_layers(name: str) -> None:
     base = small_base(name, ARCHITECTURES[name].attentions[0])
