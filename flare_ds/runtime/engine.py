@@ -31,6 +31,7 @@ from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.probe import check_injection, check_streams
 from flare_ds.models.two_stream import TwoStreamModel
+from flare_ds.runtime.free_memory import give_back
 from flare_ds.runtime.letting_go import let_go_of_shared
 from flare_ds.runtime.optimizer import CellsAdamW, Learner
 from flare_ds.runtime.process_group import device
@@ -226,6 +227,7 @@ def let_go() -> None:
     """Let the memory of models go that nobody holds any more but themselves."""
     gc.collect()  # an engine and its hooks, or layers and what stands in for their forwards, hold one another
     torch.cuda.empty_cache()  # does nothing where no GPU was used
+    give_back()
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
