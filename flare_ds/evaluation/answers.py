@@ -22,7 +22,6 @@ Legend: n rows of the split, E examples.
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from statistics import fmean
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from flare_ds.data.cache.encode import Form, form_of
 from flare_ds.evaluation.answerable import as_compared, label_readings
 from flare_ds.evaluation.asked import Asked
 from flare_ds.evaluation.finite import not_finite
-from flare_ds.evaluation.generate import generate_split
+from flare_ds.evaluation.generate import Written, generate_split
 from flare_ds.evaluation.qa import exact_match, token_f1
 from flare_ds.evaluation.scores import Scores, label_figures
 from flare_ds.failures import warn
@@ -68,8 +67,9 @@ def score_answers(asked: Asked, split_name: str, *, metric: Metric) -> Scores:
             }
         )
     figures = {name: fmean(record[name] for record in records) for name in ("exact_match", "f1")}
-    cut_off = fmean(not said[row].ended for row in best)
-    figures = {**figures, "cut_off": cut_off, "unsayable": too_long}
+    figures["cut_off"] = fmean(not said[row].ended for row in best)
+    figures["empty"] = fmean(not said[row].text for row in best)
+    figures["unsayable"] = too_long
     return Scores(metric, "generated", figures, records, not_finite_answers(split, said))
 
 
@@ -106,29 +106,16 @@ def best_windows(examples_n: NDArray[np.integer], log_probabilities_n: Sequence[
     return order_n[first_E]
 
 
-def not_finite_answers(split: CacheSplit, said: Sequence["Written"]) -> list[str]:
+def not_finite_answers(split: CacheSplit, said: Sequence[Written]) -> list[str]:
     """The ids of the rows whose answer has no finite log-probability: what was written there means nothing."""
     return not_finite((split.ids(row), [answer.log_probability]) for row, answer in enumerate(said))
-
-
-class Written(NamedTuple):
-    """An answer in words, the mean log-probability of its tokens, and whether it came to its end."""
-
-    text: str
-    log_probability: float
-    ended: bool = True
-
-    @property
-    def record(self) -> dict[str, str | float]:
-        """The columns of a file of predictions."""
-        return {"prediction": self.text, "log_probability": self.log_probability}
 
 
 def written(asked: Asked, split_name: str) -> list[Written]:
     """What the model writes behind every row of a split, in cache order; a collective, see `generate_split`."""
     tokenizer = _tokenizer(asked.config.model)
     decoded = generate_split(asked, split_name)
-    return [Written(answer.text(tokenizer), answer.log_probability, answer.ended) for answer in decoded]
+    return [answer.written(tokenizer) for answer in decoded]
 
 
 def unsayable(golds: Sequence[Sequence[str]], form: Form, most: int) -> float:

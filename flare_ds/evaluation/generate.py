@@ -10,6 +10,7 @@ Legend: S sources, B rows a stream, X rows that decode: the target's B, or (S+1)
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,24 +27,50 @@ from flare_ds.runtime.engine import RunningModel
 from flare_ds.runtime.gathered_base import base_gathered
 
 
+class Written(NamedTuple):
+    """An answer in words, the mean log-probability of its tokens, and whether it came to its end."""
+
+    text: str
+    log_probability: float
+    ended: bool = True
+
+    @property
+    def record(self) -> dict[str, str | float]:
+        """The columns of a file of predictions."""
+        return {"prediction": self.text, "log_probability": self.log_probability}
+
+
 @dataclass(frozen=True)
 class Decoded:
-    """An answer as the model said it.
+    """What the model said behind a prompt.
 
     Attributes:
         tokens: without the eos.
-        log_probability: mean over its tokens and the eos, if it came to one, whatever the temperature.
+        log_probabilities: of each, and of the eos, if it came to one; whatever the temperature.
         ended: whether it came to an eos, rather than being cut at generate.max_new_tokens.
     """
 
     tokens: list[int]
-    log_probability: float
+    log_probabilities: list[float]
     ended: bool = True
 
-    def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The answer in words. It is one line: what an untrained model says behind it is no part of it."""
-        said = tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(said).strip().partition("\n")[0].rstrip()
+    @property
+    def log_probability(self) -> float:
+        """Their mean."""
+        return statistics.fmean(self.log_probabilities)
+
+    def written(self, tokenizer: PreTrainedTokenizerBase) -> Written:
+        """The answer, which ends with its line: what an untrained model says behind that is no part of it."""
+        broken = "\n" in self._said(tokenizer, len(self.tokens)).lstrip()
+        counts = range(1, len(self.tokens) + 1) if broken else ()
+        end = next((count for count in counts if "\n" in self._said(tokenizer, count).lstrip()), None)
+        text, *_ = self._said(tokenizer, len(self.tokens) if end is None else end).strip().split("\n")
+        return Written(text.rstrip(), statistics.fmean(self.log_probabilities[:end]), self.ended or broken)
+
+    def _said(self, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
+        """The first tokens in words."""
+        tokens = self.tokens[:count]
+        return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def eos_ids(base: PreTrainedModel, trained: int | None) -> list[int]:
@@ -123,4 +150,4 @@ def _anyone(running: RunningModel, alive_B: Tensor) -> bool:
 def _decoded(tokens: list[int], log_probabilities: list[float], eos: Sequence[int]) -> Decoded:
     """The answer up to the first eos, which counts in its probability."""
     end = next((place for place, token in enumerate(tokens) if token in eos), len(tokens))
-    return Decoded(tokens[:end], statistics.fmean(log_probabilities[: end + 1]), end < len(tokens))
+    return Decoded(tokens[:end], log_probabilities[: end + 1], end < len(tokens))

@@ -181,7 +181,7 @@ class Predictor:
 
         def ask(batch: Batch, numbers: list[int]) -> list[Written]:
             decoded = generate(self.running, batch, self.config, eos=eos, rows=numbers)
-            return [Written(answer.text(self.tokenizer), answer.log_probability, answer.ended) for answer in decoded]
+            return [answer.written(self.tokenizer) for answer in decoded]
 
         with base_gathered(self.running):
             said = self._ask(ask, texts, self.config, written=self.config.generate.max_new_tokens)

@@ -68,7 +68,7 @@ class RowTranslator:
 
     def _translated(self, sides: Sequence[Side], place: int) -> Iterator[Side | None]:
         rows = [Row("", side.fields) for side in sides]
-        ordered = in_order([segment for row in rows for segment in segments_of(row, self._long_field)])
+        ordered = in_order([segment for row in rows for segment in segments_of(row, self._long_field, held_out=True)])
         said = dict[str, str | None]()
         with bar(total=len(ordered), desc="translate", unit="sentence") as shown:
             for start in range(0, len(ordered), self._size):
@@ -82,6 +82,6 @@ class RowTranslator:
 
 def _put_together(row: Row, side: Side, long_field: str, said: Mapping[str, str | None]) -> Side | None:
     try:
-        return replace(side, fields=translate_row(row, long_field, said).fields)
+        return replace(side, fields=translate_row(row, long_field, said, held_out=True).fields)
     except UntranslatedError:
         return None

@@ -28,6 +28,7 @@ _COSTS = {
 _NOTHING_TRAINED = {"trained_parameters": "0", "examples": "0"}
 _ANSWERS = {
     "cut_off": "of the generated answers did not end within generate.max_new_tokens",
+    "empty": "of the generated answers are empty, which no right answer is",
     "unsayable": "of the test examples have no right answer that fits into generate.max_new_tokens",
     "not_a_label": "of the generated answers are not a label word",
 }
@@ -50,6 +51,7 @@ def score_table(groups: Sequence[Group]) -> str:
         *_repeat_notes(groups),
         *_code_notes(groups),
         *_answer_notes(groups),
+        *_language_notes(groups),
         *_source_notes(groups),
     ]
     return "\n\n".join([table((*ABOUT, "seeds", *_SCORES, *others, *_COSTS, _FLOPS), lines), *notes])
@@ -168,6 +170,19 @@ def _answer_notes(groups: Sequence[Group]) -> list[str]:
         if said:
             notes.append(f"{name}: {', '.join(said)} {meaning}.")
     return notes
+
+
+def _language_notes(groups: Sequence[Group]) -> list[str]:
+    """Lines whose free answers are in another language than lora's, with which they are compared."""
+    apart = [
+        f"{' '.join(group.name)} ({run.config.answer_language}, not {language})"
+        for group in groups
+        for run in group.finished[:1]
+        for language in {one.config.answer_language for other in references(group, groups) for one in other.finished}
+        if run.answers is not None and language != run.config.answer_language
+    ]
+    said = "scored on right answers in another language, so the difference is partly the languages'"
+    return [f"Against {REFERENCE}, {said}: {', '.join(apart)}."] if apart else []
 
 
 def _source_notes(groups: Sequence[Group]) -> list[str]:

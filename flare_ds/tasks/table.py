@@ -72,11 +72,13 @@ class TableTask(Task):
     template: str | Mapping[str, str] = Field(
         description="the prompt, with {field}s, for all languages or by language; a space and the answer continue it"
     )
-    split_fields: tuple[str, ...] = Field(
-        default_factory=lambda data: data["fields"], description="those that decide a split made by us"
-    )
     long_field: str = Field(
         default_factory=lambda data: data["fields"][0], description="the one that is cut when too long"
+    )
+    split_fields: tuple[str, ...] = Field(
+        default_factory=lambda data: data["fields"] if data["labels"] else (data["long_field"],),
+        description="those that decide a split made by us (default: all; of free answers the long field, as several "
+        "questions are about one passage)",
     )
     cluster_fields: tuple[str, ...] = Field(
         default=(), description="rows alike in these count as one draw in intervals (default: the long field)"

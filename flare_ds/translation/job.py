@@ -22,3 +22,8 @@ class TranslationJob:
     direction: Direction
     rows: Sequence[Row]
     long_field: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the texts must not depend on the answers."""
+        return self.split != "train"

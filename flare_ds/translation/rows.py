@@ -1,4 +1,9 @@
-"""A row as the segments a translator reads, and the row in the other language made of their translations."""
+"""A row as the segments a translator reads, and the row in the other language made of their translations.
+
+Of a row to train on, the sentence of the answer is the one translated with marks around it, so that the answer is
+found again. Marks change the wording about what they enclose, so the text of a held-out row, where a method would read
+this as a hint, is translated as if nobody knew the answer; the marked sentence only says what to look for in it.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,11 +28,11 @@ class UntranslatedError(Exception):
         self.empty = empty
 
 
-def segments_of(row: Row, long_field: str) -> Iterator[str]:
+def segments_of(row: Row, long_field: str, *, held_out: bool) -> Iterator[str]:
     """Everything a translator has to read for `translate_row` to put a row together; may repeat itself."""
+    context = _Context.of(row, long_field, held_out=held_out)
     for name, text in row.fields.items():
-        yield from _plain(text, _answer_spans(row) if name == long_field else [])
-    context = _Context.of(row, long_field)
+        yield from (text[slice(*place)] for place in context.sentences) if name == long_field else _plain(text)
     for answer in row.answers:
         yield from _plain(answer.text)
         marked = context.mark(answer)
@@ -35,13 +40,14 @@ def segments_of(row: Row, long_field: str) -> Iterator[str]:
             yield marked
 
 
-def translate_row(row: Row, long_field: str, translations: Translations) -> Row:
+def translate_row(row: Row, long_field: str, translations: Translations, *, held_out: bool) -> Row:
     """Put a row together from the translations of its segments.
 
     Args:
         row: in the language it was written in.
         long_field: the field its answers stand in.
         translations: of at least `segments_of` this row.
+        held_out: whether its text must not depend on its answers.
 
     Returns:
         The row in the other language. The text of an answer that was not found again is the answer's own
@@ -51,11 +57,10 @@ def translate_row(row: Row, long_field: str, translations: Translations) -> Row:
         UntranslatedError: a segment of it has no translation.
     """
     fields = {name: _translate(text, translations) for name, text in row.fields.items() if name != long_field}
-    if not row.answers:
-        fields[long_field] = _translate(row.fields[long_field], translations)
-    else:
-        context = _Context.of(row, long_field)
-        fields[long_field], starts = context.translate(row.answers[0], translations)
+    context = _Context.of(row, long_field, held_out=held_out)
+    marked = next(iter(row.answers), None) if not held_out else None
+    fields[long_field], starts = context.translate(marked, translations)
+    if row.answers:
         answers = [_answer(answer, context, fields[long_field], starts, translations) for answer in row.answers]
         row = replace(row, answers=tuple(answers))
     return replace(row, fields={name: fields[name] for name in row.fields})
@@ -63,15 +68,15 @@ def translate_row(row: Row, long_field: str, translations: Translations) -> Row:
 
 @dataclass(frozen=True)
 class _Context:
-    """The long field of a row with answers: its text, and its sentences, none of which ends within an answer."""
+    """The long field of a row: its text, and its sentences, none of which ends within an answer to train on."""
 
     text: str
     sentences: list[Span]
 
     @classmethod
-    def of(cls, row: Row, long_field: str) -> "_Context":
+    def of(cls, row: Row, long_field: str, *, held_out: bool) -> "_Context":
         text = row.fields[long_field]
-        return cls(text, segments.segment(text, _answer_spans(row)))
+        return cls(text, segments.segment(text, [] if held_out else _answer_spans(row)))
 
     def sentence(self, answer: Answer) -> int | None:
         """The number of the sentence an answer stands in; None: its place is unknown, or in no sentence."""
@@ -98,9 +103,10 @@ class _Context:
         start, end = self.sentences[number]
         return unmark(translated, self.text[start:end])
 
-    def translate(self, first: Answer, translations: Translations) -> tuple[str, list[int]]:
-        """The translated text, in which the sentence of the first answer is the one whose marks were removed."""
-        unmarked, number = self.unmark(first, translations), self.sentence(first)
+    def translate(self, marked: Answer | None, translations: Translations) -> tuple[str, list[int]]:
+        """The translated text, and where its sentences begin; the answer's is the one whose marks were removed."""
+        unmarked = None if marked is None else self.unmark(marked, translations)
+        number = None if marked is None else self.sentence(marked)
         texts = [
             unmarked[0] if unmarked and place == number else _one(self.text[start:end], translations)
             for place, (start, end) in enumerate(self.sentences)
@@ -129,8 +135,8 @@ def _answer_spans(row: Row) -> list[Span]:
     return [(answer.start, answer.start + len(answer.text)) for answer in row.answers if answer.start is not None]
 
 
-def _plain(text: str, whole: list[Span] | None = None) -> Iterator[str]:
-    for start, end in segments.segment(text, whole or []):
+def _plain(text: str) -> Iterator[str]:
+    for start, end in segments.segment(text):
         yield text[start:end]
 
 

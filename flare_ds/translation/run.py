@@ -119,7 +119,7 @@ class _Task:
     @cached_property
     def segments(self) -> list[str]:
         """All rows cut into sentences, which takes long where there are many: not asked for once it is finished."""
-        return in_order([segment for row in self.job.rows for segment in segments_of(row, self.job.long_field)])
+        return in_order([segment for row in self.job.rows for segment in self._segments_of(row)])
 
     def finish(self) -> None:
         """Make the finished translation of what was said, unless it is there; then drop that.
@@ -151,7 +151,7 @@ class _Task:
         }
         for row in bar(self.job.rows, desc=f"{self.job.split} rows", unit="row"):
             try:
-                translated = translate_row(row, self.job.long_field, translations)
+                translated = translate_row(row, self.job.long_field, translations, held_out=self.job.held_out)
             except UntranslatedError as error:
                 inspector.add_failed(empty=error.empty)
                 yield None
@@ -160,8 +160,11 @@ class _Task:
                 inspector.add(row, marked)
                 yield marked
 
+    def _segments_of(self, row: Row) -> Iterator[str]:
+        return segments_of(row, self.job.long_field, held_out=self.job.held_out)
+
     def _marks(self, row: Row, translated: Row, flawed: Mapping[Mark, Set[str]]) -> Iterator[Mark]:
-        own = set(segments_of(row, self.job.long_field)) if any(flawed.values()) else set[str]()
+        own = set(self._segments_of(row)) if any(flawed.values()) else set[str]()
         yield from (mark for mark, segments in flawed.items() if not segments.isdisjoint(own))
         if any(loops(text, of=row.fields[name]) for name, text in translated.fields.items()):
             yield "loop"

@@ -59,8 +59,9 @@ def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any
         ConfigError: the engine does not know the languages, or there is no such model.
         HostError: this machine lacks what the engine needs.
     """
-    texts = hashlib.sha256()
+    texts, has_answers = hashlib.sha256(), False
     for row in job.rows:
+        has_answers = has_answers or bool(row.answers)
         texts.update(canonical_json([dict(row.fields), [[answer.text, answer.start] for answer in row.answers]]))
     return {
         "format_version": FORMAT_VERSION,
@@ -68,6 +69,7 @@ def key_fields(job: TranslationJob, translate: TranslateConfig) -> dict[str, Any
         "rows": len(job.rows),
         "rows_sha256": texts.hexdigest(),
         "long_field": job.long_field,
+        **({"held_out": True} if job.held_out and has_answers else {}),
         "engine": translate.engine,
         **ENGINES.get(translate.engine).identity(translate, job.direction),
     }

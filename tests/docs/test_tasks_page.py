@@ -1,13 +1,14 @@
 """docs/tasks.md: its examples run as they are printed, and its tables say what the tasks are."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from flare_ds.config import TaskConfig
-from flare_ds.tasks import TASKS, Row, TableTask
+from flare_ds.tasks import TASKS, Answer, Row, TableTask
 from flare_ds.tasks.load import task_of
 from tests.docs.blocks import blocks
 from tests.toy import REPOSITORY
@@ -40,6 +41,23 @@ def test_the_yaml_example(directory: Path) -> None:
     ]
     (first, _) = task.read(data_dir, "en", "test")
     assert task.prompt(first.fields) == "Title: Two goals\nText: They won in the last minute.\nTopic:"
+
+
+def test_the_example_with_free_answers(directory: Path) -> None:
+    """Questions about one passage stay in one split, though nobody says so."""
+    config = TaskConfig(name="xquad", path="xquad.yaml", data_dir="data", sides="own", target_language="hi")
+    task = task_of(config)
+    (directory / "data/xquad.hi").mkdir()
+    asked = [{"id": str(n), "context": "Rome is old.", "question": f"{n}?"} for n in range(2)]
+    records = [one | {"answers": {"text": ["Rome"], "answer_start": [0]}} for one in asked]
+    (directory / "data/xquad.hi/validation.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    first, second = task.read(config.data_dir, "hi", "all")
+    assert task.prompt(second.fields) == "Context: Rome is old.\nQuestion: 1?\nAnswer:"
+    assert first == Row("0", {"context": "Rome is old.", "question": "0?"}, None, (Answer("Rome", 0),))
+    assert task.split_fields == ("context",) == (task.long_field,) and task.metric == "exact_match"
+    said = {"name": "a", "languages": ("en",), "pools": ("all",), "fields": ("b", "c"), "template": "{b}{c}"}
+    labelled = TableTask(**said, labels=("d", "e"))
+    assert labelled.split_fields == ("b", "c")
 
 
 def test_the_python_example(directory: Path) -> None:

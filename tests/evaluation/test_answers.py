@@ -55,8 +55,8 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
         ids=lambda row: "aabccc"[row],
         golds=lambda row: golds[[0, 0, 1, 2, 2, 2][row]],
     )
-    cut_off = ([0, 1], -0.6, False), ([0], -0.3, False)  # the first does not speak for its example
-    decoded = [([3], -2.0, False), ([2, 0], -0.5), ([3], -9.0), ([2], -0.4), *cut_off[::-1]]
+    cut_off = ([0, 1], [-0.6], False), ([0], [-0.3], False)  # the first does not speak for its example
+    decoded = [([3], [-2.0], False), ([2, 0], [-0.5]), ([3], [-9.0]), ([], [-0.4]), *cut_off[::-1]]
     tokenizer = word_tokenizer(WORDS)
     first = tokenizer.convert_tokens_to_ids(WORDS[0])
     decoded = [([first + word for word in words], *rest) for words, *rest in decoded]
@@ -80,7 +80,10 @@ def test_each_example_is_scored_once(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert scores.outcomes == [True, True, False]
     monkeypatch.setattr(answers, "unsayable", lambda *_: pytest.fail("the right answers are tokenized again"))
     again = score_answers(Asked(None, cache, config), "test", metric="exact_match")  # type: ignore[arg-type]
-    assert again.figures == scores.figures
+    assert again.figures == scores.figures and scores.figures["empty"] == 0
+    silent = [Decoded([], [-1.0])] * 3 + [Decoded(*answer) for answer in decoded[3:]]
+    monkeypatch.setattr(answers, "generate_split", lambda *_, **__: silent)
+    assert score_answers(Asked(None, cache, config), "test", metric="exact_match").figures["empty"] == approx(2 / 3)  # type: ignore[arg-type]
 
 
 def test_an_answer_as_long_as_what_is_decoded_can_be_said() -> None:
@@ -146,7 +149,7 @@ def test_a_qa_task_is_learned_from_cache_to_score(learned: Path, settings: dict)
     assert before.score < 0.1 and metrics["score"] > 0.75
     assert metrics["score"] == approx(np.mean([line["exact_match"] for line in lines]))
     figures = {name: np.mean([line[name] for line in lines]) for name in ("exact_match", "f1")}
-    assert metrics["figures"] == approx({**figures, "cut_off": 0, "unsayable": 0})
+    assert metrics["figures"] == approx({**figures, "cut_off": 0, "empty": 0, "unsayable": 0})
     lo, hi = metrics["confidence_interval"]
     assert lo <= metrics["score"] <= hi
     raw = read_lines(Path(settings["task"]["data_dir"]) / "pl/test.jsonl")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,8 +79,7 @@ def by_full_forwards(
             if token in eos:
                 break
             answer.append(token)
-        mean = sum(log_probabilities) / len(log_probabilities)
-        answers.append(Decoded(answer, mean, ended=len(answer) < NEW))
+        answers.append(Decoded(answer, log_probabilities, ended=len(answer) < NEW))
     return answers
 
 
@@ -345,22 +345,30 @@ def test_who_holds_a_base_that_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
+    ("said", "text", "counted"),
     [
-        ("word1 word2 <eos>", "word1 word2"),
-        ("word1 , word2", "word1 , word2"),
-        ("word3 <line> word4", "word3"),
-        ("<line> word3 <line>", "word3"),
-        ("", ""),
+        ("word1 word2 <eos>", "word1 word2", 4),
+        ("word1 , word2", "word1 , word2", 4),
+        ("word3 <line> word4", "word3", 2),
+        ("word3 word4 <line> word4 <line> word1", "word3 word4", 3),
+        ("<line> word3 <line>", "word3", 3),
+        ("<line>", "", 2),
+        ("", "", 1),
     ],
 )
-def test_an_answer_in_words_is_one_line(said: str, text: str) -> None:
+def test_an_answer_in_words_is_one_line(said: str, text: str, counted: int) -> None:
+    """As likely as what it says and what ends it, the line's break or the eos; nothing behind it counts."""
     words = ["<eos>", "<unk>", "<line>", *(f"▁{word}" for word in (",", *FILLER))]
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("<line>", "\n"), decoders.Metaspace()])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", clean_up_tokenization_spaces=True)
     numbers = [words.index(word if word[0] == "<" else f"▁{word}") for word in said.split()]
-    assert Decoded(numbers, 0.0).text(fast) == text
+    likely = [-(2.0**place) for place in range(len(numbers) + 1)]
+    broken = counted <= len(numbers)
+    for ended in (True, False) if numbers else (True,):
+        last = counted if ended or broken else len(numbers)
+        found = Decoded(numbers, likely[: len(numbers) + ended], ended).written(fast)
+        assert found == (text, pytest.approx(statistics.fmean(likely[:last])), ended or broken)
 
 
 def test_eos_tokens() -> None:

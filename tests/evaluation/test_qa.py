@@ -141,7 +141,7 @@ def test_a_tokenizer_that_composes_letters_costs_no_match() -> None:
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     gold = "cafe\u0301"
     (trained,) = tokenize_answers(PlainForm(tokenizer), [gold])
-    said = Decoded(trained[:-1], -1.0).text(tokenizer)
+    said = Decoded(trained[:-1], [-1.0]).written(tokenizer).text
     assert said != gold and exact_match(said, [gold]) and token_f1(said, [gold]) == 1
 
 

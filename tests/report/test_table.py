@@ -237,6 +237,17 @@ def test_where_the_source_texts_come_from_is_said(tmp_path, task, target, said):
     assert "translate_test reads" not in report(tmp_path).text, "the sources were translated for the test"
 
 
+def test_free_answers_in_another_language_than_those_they_are_compared_with_are_told(tmp_path):
+    for method in ("lora", "flare", "translate_test"):
+        run = write_run(tmp_path, f"{method}-seed1", method, 1, [True])
+        write_scores(run, "exact_match", 1.0, [{"id": "r0", "answers": ["x"], "exact_match": 1.0, "f1": 1.0}])
+    (note,) = (line for line in report(tmp_path).text.splitlines() if "in another language" in line)
+    assert note.endswith("partly the languages': multiemo base pl translate_test (en, not pl).")
+    for method in ("lora", "flare", "translate_test"):
+        write_run(tmp_path / "labels", f"{method}-seed1", method, 1, [True])
+    assert "in another language" not in report(tmp_path / "labels").text, "label words are the same labels"
+
+
 def test_answers_that_could_not_be_right_are_told_where_there_are_any(tmp_path):
     rows = [{"id": "r0", "exact_match": 1.0, "f1": 1.0}]
     figures = {("lora", 1): (0.25, 0.0), ("lora", 2): (0.5, 0.0), ("flare", 1): (0.0, 0.125), ("zero_shot", 1): (0, 0)}

@@ -20,8 +20,9 @@ def say(text: str) -> str:
     return " ".join(word.replace("a", "aa").replace("e", "ee").upper() for word in text.split())
 
 
-def translate(row: Row, *, engine: Callable[[str], str] = say) -> Row:
-    return translate_row(row, "text", {segment: engine(segment) for segment in segments_of(row, "text")})
+def translate(row: Row, *, engine: Callable[[str], str] = say, held_out: bool = False) -> Row:
+    said = {segment: engine(segment) for segment in segments_of(row, "text", held_out=held_out)}
+    return translate_row(row, "text", said, held_out=held_out)
 
 
 def row(text: str, *answers: Answer) -> Row:
@@ -144,13 +145,37 @@ def test_only_whole_words_are_found() -> None:
 
 def test_a_sentence_without_translation_fails_its_row() -> None:
     one = row("We saw Ann. She saw us.", Answer("Ann", 7))
-    translations: dict[str, str | None] = {segment: say(segment) for segment in segments_of(one, "text")}
+    translations: dict[str, str | None] = {
+        segment: say(segment) for segment in segments_of(one, "text", held_out=False)
+    }
     assert set(translations) == {'We saw "Ann".', "We saw Ann.", "She saw us.", "Who?", "Ann"}
     # What is needed only where the marks are lost may be missing.
-    assert translate_row(one, "text", translations | {"We saw Ann.": None, "Ann": None}).answers[0].start == 9
+    assert (
+        translate_row(one, "text", translations | {"We saw Ann.": None, "Ann": None}, held_out=False).answers[0].start
+        == 9
+    )
     for missing, empty in (("She saw us.", False), ("Who?", True)):
         with pytest.raises(UntranslatedError) as raised:
-            translate_row(one, "text", translations | {missing: "" if empty else None})
+            translate_row(one, "text", translations | {missing: "" if empty else None}, held_out=False)
         assert raised.value.empty == empty
     with pytest.raises(UntranslatedError):
-        translate_row(one, "text", translations | {'We saw "Ann".': None, "We saw Ann.": None})
+        translate_row(one, "text", translations | {'We saw "Ann".': None, "We saw Ann.": None}, held_out=False)
+
+
+def swayed(text: str) -> str:
+    """A translation in which marks change the wording of what they enclose, and of what is beside it."""
+    return say(text.replace('saw "', 'met "').replace('"Ann', '"Dame Ann'))
+
+
+def test_what_a_held_out_text_says_does_not_depend_on_its_answers() -> None:
+    """Nor where its sentences end; its answers are found in it as they are translated there, marked or alone."""
+    text = "We saw Ann. Then she saw Bob at 5 p.m. We left."
+    answers = {place: Answer(text[place:end], place) for place, end in ((7, 10), (25, 28), (29, 37), (32, 46))}
+    plain = translate(row(text), engine=swayed).fields["text"]
+    told = {place: translate(row(text, one), engine=swayed, held_out=True) for place, one in answers.items()}
+    assert {one.fields["text"] for one in told.values()} == {plain}
+    assert translate(row(text, answers[7]), engine=swayed).fields["text"] != plain, "in training the marks' wording"
+    for place, one in answers.items():
+        (found,) = told[place].answers
+        assert found.start is not None and plain[found.start :].startswith(found.text), one
+        assert found.text == say(one.text)
