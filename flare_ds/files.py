@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from flare_ds.exceptions import CheckpointError, HostError
+from flare_ds.exceptions import CheckpointError, FlareError, HostError
 from flare_ds.json_text import json_text
 
 if TYPE_CHECKING:
@@ -47,6 +47,23 @@ def readable_again(error: Exception, damaged: str) -> str:
         return ASK_OWNER
     gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
     return _LOOK_AT_DISK if isinstance(error, OSError) and not isinstance(error, gone) else damaged
+
+
+@contextmanager
+def reading(path: Path, kind: type[FlareError], *, damaged: str) -> Iterator[None]:
+    """Turn whatever keeps a file from being read, or what it holds from being understood, into one error.
+
+    Args:
+        path: of the file.
+        kind: of error.
+        damaged: what to do where it is gone, or holds something else.
+    """
+    try:
+        with opening(path):
+            yield
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        said = error if isinstance(error, OSError | SafetensorError | ValueError) else repr(error)
+        raise kind(f"cannot read {path}: {said}", fix=readable_again(error, damaged)) from error
 
 
 @contextmanager

@@ -49,9 +49,5 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:
-    """Read an object a line; what stands behind the last line's end is left out: a crash cut it off.
-
-    Raises:
-        ValueError: see `parse_object`.
-    """
+    """Read an object a line; what stands behind the last line's end is left out: a crash cut it off."""
     return [parse_object(line) for line in text.split("\n")[:-1]]

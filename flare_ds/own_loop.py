@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flare_ds.adapters.files import check_settings, load_adapter, save_adapter
-from flare_ds.adapters.inject import check_adapter, inject_adapter
+from flare_ds.adapters.inject import inject_adapter
 from flare_ds.batches.batching import MicroBatch
 from flare_ds.batches.collate import collate
 from flare_ds.batches.padded_rows import padded_rows
@@ -33,10 +33,9 @@ from flare_ds.model_files.fingerprint import are_different, model_fingerprint
 from flare_ds.models.attention_kernels import choose_attention_kernels
 from flare_ds.models.head import use_head
 from flare_ds.models.loss import loss_sum
-from flare_ds.models.probe import check_injection, check_streams
 from flare_ds.models.stored_weights import changed_weight
 from flare_ds.models.two_stream import TwoStreamModel
-from flare_ds.runtime.engine import let_go, trainable_parameters
+from flare_ds.runtime.engine import check_model, let_go, trainable_parameters
 from flare_ds.settings import parse_config
 
 _NAMELESS = "a model that was made in memory"
@@ -90,9 +89,7 @@ def adapt(
             "a loop of one's own",
             fix="use method=flare with source.provider=lockstep, one source language and adapter.span=prompt; or lora",
         )
-    check_adapter(hf_model, config)
-    check_injection(hf_model, config)
-    check_streams(hf_model, config)
+    check_model(config, hf_model)
     choose_attention_kernels()
     peft_model = inject_adapter(hf_model, adapter, sources=config.sources, seed=config.train.seed)
     use_head(hf_model, label_tokens=None, trained=adapter.train_head)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flare_ds.nested_settings import flat, merged, nested
 from flare_ds.shipped import AUTO, is_name
 
 _PATHS = ("cache_dir", "task.path", "task.data_dir", "translate.directory")
@@ -20,14 +21,16 @@ PLACES = ("run_dir", *_FILES)
 
 def placed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, nested, whose paths are absolute: they mean the same in every working directory."""
-    names = tuple(name for name in _PATHS_OR_NAMES if Path(_get(settings, name) or "").exists())
-    own_json = () if is_name(_get(settings, "deepspeed") or AUTO) else ("deepspeed",)
+    said = flat(settings)
+    names = tuple(name for name in _PATHS_OR_NAMES if Path(said.get(name) or "").exists())
+    own_json = () if is_name(said.get("deepspeed") or AUTO) else ("deepspeed",)
     return _changed(settings, ("run_dir", *own_json, *_PATHS, *names), os.path.abspath)
 
 
 def relocated(settings: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """The saved settings of the run that lies in `directory` now."""
-    began = os.path.abspath(_get(settings, "run_dir") or directory)
+    saved = settings.get("run_dir")
+    began = os.path.abspath(saved if saved and isinstance(saved, str) else directory)
     now = os.path.abspath(directory)
 
     def find(path: str) -> str:
@@ -38,18 +41,7 @@ def relocated(settings: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     return {**found, "run_dir": str(directory)}
 
 
-def _get(settings: Mapping[str, Any], name: str) -> str | None:
-    section, _, leaf = name.rpartition(".")
-    holder = (settings.get(section) or {}) if section else settings
-    value = holder.get(leaf) if isinstance(holder, Mapping) else None
-    return value if isinstance(value, str) else None
-
-
 def _changed(settings: Mapping[str, Any], names: tuple[str, ...], change: Callable[[str], str]) -> dict[str, Any]:
-    changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
-    for name in names:
-        if value := _get(settings, name):
-            section, _, leaf = name.rpartition(".")
-            holder = changed[section] if section else changed
-            holder[leaf] = change(value)
-    return changed
+    said = flat(settings)
+    values = ((name, said.get(name)) for name in names)
+    return merged(settings, nested({name: change(value) for name, value in values if isinstance(value, str) and value}))

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,6 +34,7 @@ from flare_ds.progress import bar
 
 Check = Callable[[Path], object]
 """Raises a FlareError where a directory is not whole; looks at its manifest and at the sizes of its files."""
+Form = TypeVar("Form", bound=BaseModel)
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 DAY_S = 24 * 3600
@@ -171,20 +172,30 @@ def with_checksum(content: dict[str, Any]) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
-    """What a manifest says, and what is wrong with its own checksum: nothing, where it is as it was written.
+def read_manifest(path: Path, form: type[Form], *, version: int | None = None, unsigned: bool = False) -> Form:
+    """What a manifest says.
+
+    Args:
+        path: of it.
+        form: what it has to say.
+        version: the `format_version` that it has to have, if any.
+        unsigned: whether it may have no checksum: it is of old.
 
     Raises:
         OSError: it cannot be read.
         HostError: too many files are open.
-        ValueError: it is no JSON object.
+        ValueError: it is no JSON object, of another version or form, or was changed after it was written.
     """
     with opening(path):
         written = path.read_bytes()
     content = parse_object(written)
-    found = content.pop("checksum", None)
-    changed = written != with_checksum(content)
-    return content, f"{path} was changed after it was written (checksum {found})" if changed else ""
+    if version not in (None, found := content.get("format_version")):
+        raise ValueError(f"it has format version {found}, this flare_ds reads version {version}")
+    checksum = content.pop("checksum", None)
+    said = form.model_validate(content)
+    if written != with_checksum(content) and not (unsigned and checksum is None):
+        raise ValueError(f"{path} was changed after it was written (checksum {checksum})")
+    return said
 
 
 def check_sizes(directory: Path, files: Mapping[str, FileRecord]) -> None:

@@ -129,11 +129,7 @@ def parse_yaml(text: str, *, origin: str) -> Any:
 
 
 def parse_value(text: str, *, origin: str) -> Any:
-    """Read a value of which every character counts: where YAML would drop what follows ` #`, it is refused.
-
-    Raises:
-        ConfigError: see `parse_yaml`.
-    """
+    """Read a value of which every character counts: where YAML would drop what follows ` #`, it is refused."""
     value = parse_yaml(text, origin=origin)
     node = yaml.compose(text, Loader=_Loader)
     if node is not None and node.end_mark.index < len(text.rstrip()):

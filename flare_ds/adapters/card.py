@@ -13,12 +13,11 @@ from typing import Any, get_args
 
 from huggingface_hub import EvalResult, ModelCardData
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
 
 from flare_ds.adapters.files import OWN_PEFT_TYPE, SETTINGS, WEIGHTS, made_anew, read_kept
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import open_tensors, opening, readable_again, write_text
+from flare_ds.files import open_tensors, reading, write_text
 from flare_ds.json_text import parse_object
 from flare_ds.markdown import DASH, table
 from flare_ds.tasks.base import Metric, Task
@@ -83,18 +82,14 @@ def card_text(
 
 def _read(directory: Path) -> tuple[bool, int, _Kept]:
     """Whether PEFT alone can load the adapter, how many parameters it has, and what was kept with them."""
-    try:
-        with opening(directory / SETTINGS):
-            settings = parse_object((directory / SETTINGS).read_bytes())
+    with reading(directory, CheckpointError, damaged=made_anew(directory)):
+        settings = parse_object((directory / SETTINGS).read_bytes())
         with open_tensors(directory / WEIGHTS) as weights:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118 - not a dict
         kept = _Kept.model_validate(read_kept(directory))
         if kept.validation is not None:
             kept.validation["step"]  # a KeyError here, where it is told
         return settings["peft_type"] != OWN_PEFT_TYPE, sum(map(math.prod, shapes)), kept
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        problem = f"cannot read the adapter {directory}: {error!r}"
-        raise CheckpointError(problem, fix=readable_again(error, damaged=made_anew(directory))) from error
 
 
 def _front_matter(

@@ -24,7 +24,7 @@ from flare_ds.adapters.passes import ADAPTER
 from flare_ds.adapters.settings import compared, compared_settings, recorded_settings, untold_setting
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import all_tensors, open_tensors, opening, readable_again, write_atomically, write_json
+from flare_ds.files import all_tensors, open_tensors, reading, write_atomically, write_json
 from flare_ds.json_text import json_text, parse_object
 from flare_ds.methods import METHODS
 from flare_ds.model_files.fingerprint import check_same_base, model_fingerprint
@@ -95,12 +95,9 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing or damaged, or may not be read.
         HostError: no file descriptor is left.
     """
-    try:
-        with open_tensors(directory / WEIGHTS) as file:
-            found = all_tensors(file)
-    except (OSError, SafetensorError) as error:
-        problem = f"cannot read the adapter {directory / WEIGHTS}: {error}"
-        raise CheckpointError(problem, fix=readable_again(error, damaged=made_anew(directory))) from error
+    path = directory / WEIGHTS
+    with reading(path, CheckpointError, damaged=made_anew(directory)), open_tensors(path) as file:
+        found = all_tensors(file)
     return dict(_as_now(key, tensor) for key, tensor in found.items())
 
 
@@ -135,11 +132,8 @@ def saved_figures(directory: Path) -> dict[str, float]:
     Raises:
         CheckpointError: the adapter is missing or damaged.
     """
-    try:
+    with reading(directory / WEIGHTS, CheckpointError, damaged=made_anew(directory)):
         return dict(read_kept(directory).get("validation") or {})
-    except (OSError, SafetensorError, ValueError) as error:
-        fix = readable_again(error, damaged=made_anew(directory))
-        raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error!r}", fix=fix) from error
 
 
 def check_settings(directory: Path, config: Config) -> None:
@@ -185,9 +179,8 @@ def saved_settings(directory: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or damaged.
     """
     path = directory / SETTINGS
-    try:
-        with opening(path):
-            settings = parse_object(path.read_bytes())
+    with reading(path, CheckpointError, damaged=made_anew(directory)):
+        settings = parse_object(path.read_bytes())
         section = settings.get(SECTION)
         if section is None:
             return _from_peft(settings)
@@ -203,9 +196,6 @@ def saved_settings(directory: Path) -> dict[str, Any]:
                 fix=f"use the version, or the fork, that made it (this one knows {', '.join(METHODS)})",
             )
         return saved
-    except (OSError, ValueError, KeyError) as error:
-        fix = readable_again(error, damaged=made_anew(directory))
-        raise CheckpointError(f"cannot read {path}: {error!r}", fix=fix) from error
 
 
 def _from_peft(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from flare_ds.config import AdapterConfig, Config
 from flare_ds.methods import Fuses
+from flare_ds.nested_settings import flat
 
 _PLAIN = ("adapter.r", "adapter.alpha", "adapter.rslora", "adapter.train_head")
 _FUSED = tuple(f"adapter.{name}" for name in AdapterConfig.model_fields if name not in ("dropout", "target_modules"))
@@ -23,12 +24,8 @@ _RECORDED = (*(f"adapter.{name}" for name in AdapterConfig.model_fields), *_SOUR
 
 def recorded_settings(config: Config) -> dict[str, Any]:
     """The method and every setting that may change the adapter's function, as JSON values."""
-    sections = config.model_dump(mode="json")
-    values = {}
-    for name in _RECORDED:
-        section, _, key = name.partition(".")
-        values[name] = sections[section][key]
-    return {"method": config.method, **values}
+    values = flat(config.model_dump(mode="json"))
+    return {"method": config.method, **{name: values[name] for name in _RECORDED}}
 
 
 _ONCE = {"adapter.pairing": "output", "adapter.source_down": "shared"}

@@ -19,11 +19,7 @@ class FirstRows(Cache):
     rows: int | None
 
     def split(self, name: str) -> CacheSplit:
-        """Open `train`, `validation` or `test`.
-
-        Raises:
-            CacheError: see `Cache.split`.
-        """
+        """Open `train`, `validation` or `test`."""
         whole = super().split(name)
         return whole if self.rows is None or self.rows >= len(whole) else _FirstRows(self, name, self.rows)
 

@@ -126,11 +126,7 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
 
 
 def config_of(options: argparse.Namespace) -> Config:
-    """Read the config of a verb.
-
-    Raises:
-        ConfigError: see `load_config`.
-    """
+    """Read the config of a verb."""
     return load_config(options.config, overrides_of(options), trust_task_code=options.trust_task_code)
 
 

@@ -13,11 +13,7 @@ _TRACKERS = "mlflow", "comet_ml"
 
 
 def check_bases(models: Iterable[ModelConfig]) -> None:
-    """Refuse bases that are paths at which nothing is, before anything heavy is imported.
-
-    Raises:
-        ConfigError: see `check_base`.
-    """
+    """Refuse bases that are paths at which nothing is, before anything heavy is imported."""
     from flare_ds.fetch.needed import check_base
 
     for base in dict.fromkeys(model.base for model in models):

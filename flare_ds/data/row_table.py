@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -46,11 +46,7 @@ class Lookup(Sequence[T]):
     def look_up(self, index: int) -> T:
         """The item at a place from 0 to the length less one."""
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+    def __getitem__(self, index: int) -> T:  # type: ignore[override]
         assert isinstance(index, int), "items are looked up one by one"
         return self.look_up(range(len(self))[index])
 

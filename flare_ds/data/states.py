@@ -31,7 +31,6 @@ from flare_ds.tasks.base import SPLITS
 
 FORMAT, FORMAT_VERSION = "flare_ds states", 2
 MANIFEST = "manifest.json"
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class _Manifest(BaseModel):
@@ -151,7 +150,7 @@ def open_store(path: Path, *, key: str) -> StateStore:
     if manifest.key != key:
         raise _damaged(path, ValueError(f"{MANIFEST} has another key than {key[:16]}"))
     states, width = manifest.shape
-    return StateStore(path, (states, width), _DTYPES[manifest.dtype])
+    return StateStore(path, (states, width), getattr(torch, manifest.dtype))
 
 
 def _read_manifest(path: Path) -> _Manifest:
@@ -161,15 +160,10 @@ def _read_manifest(path: Path) -> _Manifest:
         CacheError: it is not there or damaged, or a file is.
     """
     try:
-        content, changed = published.read_manifest(path / MANIFEST)
-        if (version := content.get("format_version")) != FORMAT_VERSION:
-            raise ValueError(f"it has format version {version}, this flare_ds reads version {FORMAT_VERSION}")
-        manifest = _Manifest.model_validate(content)
+        manifest = published.read_manifest(path / MANIFEST, _Manifest, version=FORMAT_VERSION)
         files = {file(path, split).name for split in SPLITS for file in (states_file, offsets_file)}
         if strange := manifest.files.keys() - files:
             raise ValueError(f"{min(strange)!r} is no file of a store")
-        if changed:
-            raise ValueError(changed)
         published.check_sizes(path, manifest.files)
     except (OSError, ValueError) as error:  # pydantic's are ValueErrors, too
         raise _damaged(path, error) from error

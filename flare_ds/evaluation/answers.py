@@ -74,11 +74,7 @@ def score_answers(asked: Asked, split_name: str, *, metric: Metric) -> Scores:
 
 
 def score_generated_labels(asked: Asked, split_name: str, *, metric: Metric) -> Scores:
-    """Decode an answer for every row of a split and read it as a label word; otherwise as `score_answers`.
-
-    Raises:
-        ConfigError: see `label_readings`.
-    """
+    """Decode an answer for every row of a split and read it as a label word; otherwise as `score_answers`."""
     split, words = asked.cache.split(split_name), asked.cache.labels
     readings = label_readings(words)
     said = written(asked, split_name)

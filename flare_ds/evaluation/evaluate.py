@@ -92,30 +92,18 @@ def score_run(run: Asked, rows: OtherRows = OWN, *, ranked: Ranked | None = None
 
 
 def as_asked(config: Config) -> Config:
-    """The settings of the model that is asked: with its whole head where answers are to be written.
-
-    Raises:
-        ConfigError: see `with_whole_head`.
-    """
+    """The settings of the model that is asked: with its whole head where answers are to be written."""
     return with_whole_head(config) if config.evaluate.answers == "generated" else config
 
 
 def open_trained(config: Config, *, shape: PreTrainedModel, label_tokens: list[list[int]]) -> RunningModel:
-    """Open the base with the run's saved adapter (none for a method that trains nothing), without an optimizer.
-
-    Raises:
-        CheckpointError: see `load_adapter` and `check_settings`.
-    """
+    """Open the base with the run's saved adapter (none for a method that trains nothing), without an optimizer."""
     adapter = agreed(saved_adapter, config)
     return open_model(config, shape=shape, label_tokens=label_tokens, adapter=adapter)
 
 
 def saved_adapter(config: Config) -> AdapterSource | None:
-    """What gives the values of a run's adapter; None: the method trains nothing.
-
-    Raises:
-        CheckpointError: see `check_settings`.
-    """
+    """What gives the values of a run's adapter; None: the method trains nothing."""
     if not config.recipe.trains:
         return None
     directory = Path(config.run_dir) / "adapter"

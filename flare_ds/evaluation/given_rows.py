@@ -152,11 +152,7 @@ def _python_text(task: Task, value: Any, name: str) -> Side | None:
 
 
 def row_of(config: Config, task: Task, record: Record, number: str) -> ParallelRow:
-    """One line of a file; without an id it is called by its number.
-
-    Raises:
-        DataError: see `read_rows`.
-    """
+    """One line of a file; without an id it is called by its number."""
     sides = _sources(config, task, record)
     target = _text(task, record.values.get("target"), lambda: record.refuse("target", task.text_form()))
     if target is None:

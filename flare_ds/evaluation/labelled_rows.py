@@ -8,7 +8,7 @@ answer_start}; in a CSV, one text or the JSON of either. They are in the languag
 translate_test the source's, in a row that has one.
 """
 
-import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from flare_ds.config import Config
 from flare_ds.data.parallel import ParallelRow, Side
 from flare_ds.evaluation.given_rows import COLUMNS, row_of
 from flare_ds.exceptions import DataError
+from flare_ds.json_text import parse_json
 from flare_ds.tasks.base import Answer, Task
 from flare_ds.tasks.cells import read_answers
 from flare_ds.tasks.records import Record, open_file
@@ -59,15 +60,10 @@ def _answered(task: Task, side: Side, record: Record, column: str) -> Side:
 def _answers(record: Record, column: str, context: str) -> tuple[Answer, ...]:
     given = record[column]
     if isinstance(given, str):
-        parsed = _parsed(given)
+        parsed: Any = None
+        with suppress(ValueError):  # it is a text
+            parsed = parse_json(given)
         given = parsed if isinstance(parsed, list | dict) else [given]
     if isinstance(given, list) and all(isinstance(text, str) for text in given):
         given = {"text": given, "answer_start": [0] * len(given)}
     return read_answers(replace(record, values={**record.values, column: given}), column, context)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

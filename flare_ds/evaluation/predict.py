@@ -169,9 +169,6 @@ class Predictor:
         """The answer decoded for each row, as `config.generate` says; arguments and errors of `log_probabilities`.
 
         Of a text too long for one prompt, the likeliest window answers, as in evaluation.
-
-        Raises:
-            ConfigError: see `refuse_to_write`.
         """
         refuse_to_write(self.config)
         if not rows:

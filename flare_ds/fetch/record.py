@@ -64,13 +64,9 @@ def check_source(source: Source, directory: Path) -> None:
 
 def _read(directory: Path) -> _Record:
     try:
-        content, changed = read_manifest(directory / RECORD)
-        record = _Record.model_validate(content)
-        if changed and record.contents is not None:
-            raise ValueError(changed)
+        return read_manifest(directory / RECORD, _Record, unsigned=True)
     except (OSError, ValueError) as error:
         raise FetchError(f"{directory} holds nothing that was fetched: {error}", fix=_AGAIN) from error
-    return record
 
 
 FETCHED = Kind(

@@ -71,11 +71,6 @@ def revision(name: str) -> str | None:
 
 
 def directory_of(name: str) -> Path:
-    """Where a model's files are: its directory, or that in which the hub's client keeps them.
-
-    Raises:
-        OSError: see `revision`.
-        HostError: see `commit`.
-    """
+    """Where a model's files are: its directory, or that in which the hub's client keeps them."""
     config = None if Path(name).is_dir() else cached_file(name, "config.json", revision=revision(name))
     return Path(config).parent if config else Path(name)

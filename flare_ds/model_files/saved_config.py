@@ -1,9 +1,9 @@
 """What a saved model says of itself, read without transformers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from flare_ds.json_text import parse_object
 from flare_ds.text_file import read_text
 
 
@@ -11,7 +11,6 @@ def saved_config(name: str) -> dict[str, Any]:
     """The settings in the `config.json` of a model that lies here; empty where there is none that can be read."""
     file = Path(name) / "config.json"
     try:
-        found = json.loads(read_text(file, named=str(file))) if file.is_file() else {}
+        return parse_object(read_text(file, named=str(file))) if file.is_file() else {}
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flare_ds.batches.collate import Batch
+from flare_ds.batches.collate import Batch, sent
 from flare_ds.batches.joined import JointBatch
 from flare_ds.exceptions import CheckpointError
 from flare_ds.files import open_tensors
@@ -52,11 +52,8 @@ class HostRows:
         """Fetch the rows of the batch whose forward comes next; nothing waits for the device."""
         device = batch.input_ids.device
         ids_U, places_XL = batch.host_ids.unique(return_inverse=True)
-        rows_UD = self.table_VD[ids_U].to(self.dtype)
-        if device.type == "cuda":
-            rows_UD, places_XL = rows_UD.pin_memory(), places_XL.pin_memory()
-        self.rows_UD = rows_UD.to(device, non_blocking=True)
-        self.places_XL = places_XL.to(device, non_blocking=True)
+        self.rows_UD = sent(self.table_VD[ids_U].to(self.dtype), device)
+        self.places_XL = sent(places_XL, device)
 
     def __call__(self, input_ids: Tensor) -> Tensor:
         """Embed the token ids [X, L] of the batch that was read."""

@@ -119,11 +119,7 @@ class _NearIdentity(nn.Module):
 
 
 def make_mixing(base: PreTrainedModel, config: Config) -> Mixing:
-    """A fresh mixing layer for a model; a function of train.seed alone.
-
-    Raises:
-        ConfigError: see `check_mixup`.
-    """
+    """A fresh mixing layer for a model; a function of train.seed alone."""
     check_mixup(base, config.mixup)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)

@@ -67,9 +67,6 @@ def make_projection(base: PreTrainedModel, config: Config) -> nn.Linear | None:
     """A fresh fp32 linear layer from the encoder's width to the base's, where the method reads an encoder's states.
 
     It is a function of train.seed alone.
-
-    Raises:
-        ConfigError: see `mt_width`.
     """
     if not config.reads_mt_encoder:
         return None

@@ -31,19 +31,30 @@ _ATTENTION_ALONE = (
 )
 
 
-def check_streams(shape: PreTrainedModel, config: Config) -> None:
-    """Check that the layers of a base can be run for several texts side by side, each with what is its own.
+def check_layers(shape: PreTrainedModel, config: Config) -> None:
+    """Check that a base's layers run for several texts side by side, and that PEFT adapts those named and no others.
+
+    Args:
+        shape: the base on the meta device, or loaded.
+        config: the run's settings.
 
     Raises:
-        ConfigError: a layer takes something that is of no known kind, or a fused module does not read every position
-            of every row once.
+        ConfigError: a layer takes something that is of no known kind; a fused module does not read every position of
+            every row once; or PEFT would adapt something else, leave one of them out, or refuses.
     """
+    if config.recipe.trains or config.recipe.fuses:
+        copy = _without_weights(shape)
+        _check_streams(copy, config)
+        if config.recipe.trains:
+            _check_injection(copy, config)
+
+
+def _check_streams(copy: PreTrainedModel, config: Config) -> None:
     reads_keys = config.recipe.fuses == "keys"
     if not (config.sources or config.streams_beside or reads_keys):
         return
     if reads_keys:
-        windows(shape.config.get_text_config(), len(decoder_layers(shape)))
-    copy = _without_weights(shape)
+        windows(copy.config.get_text_config(), len(decoder_layers(copy)))
     read: dict[str, list[torch.Size]] = {}
     for number, layer in enumerate(decoder_layers(copy)):
         if config.streams_beside or reads_keys:
@@ -57,20 +68,10 @@ def check_streams(shape: PreTrainedModel, config: Config) -> None:
         _check_read(read)
 
 
-def check_injection(shape: PreTrainedModel, config: Config) -> None:
-    """Check that PEFT puts the adapter on the linear layers that are named, and on nothing else.
-
-    In many bases with experts it takes `all-linear`, and the names of an MLP, for the experts' stacked weights and
-    their router, whose forwards are no linear layer's.
-
-    Args:
-        shape: the base on the meta device, or loaded.
-        config: the run's settings, of a method that trains.
-
-    Raises:
-        ConfigError: it would adapt something else, leave one of them out, or refuses.
-    """
-    adapter, copy = config.adapter, _without_weights(shape)
+def _check_injection(copy: PreTrainedModel, config: Config) -> None:
+    # In many bases with experts PEFT takes `all-linear`, and the names of an MLP, for the experts' stacked weights and
+    # their router, whose forwards are no linear layer's.
+    adapter = config.adapter
     wanted, named = set(adapted_linears(copy, adapter)), f"adapter.target_modules={adapter.target_modules!r}"
     try:
         with torch.device("meta"):
@@ -78,7 +79,7 @@ def check_injection(shape: PreTrainedModel, config: Config) -> None:
     except ValueError as error:
         raise ConfigError(f"PEFT does not take {named}: {one_line(str(error))}", fix=_ATTENTION_ALONE) from error
     adapted = {name for name, module in copy.named_modules() if isinstance(module, LoraLayer)}
-    kind = f"of a {type(shape).__name__}"
+    kind = f"of a {type(copy).__name__}"
     if others := adapted - wanted:
         problem = f"with {named} PEFT adapts {min(others)} {kind}, which is no linear layer"
         raise ConfigError(problem, fix=_ATTENTION_ALONE)

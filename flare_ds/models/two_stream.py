@@ -45,9 +45,6 @@ class TwoStreamModel(nn.Module):
         adapter: its name.
         mixing: the mixing layer, which trains beside the adapter (x_mixup).
         streams: how the rows go through the layers.
-
-    Raises:
-        ConfigError: see `make_mixing`.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flare_ds.exceptions import DataError, FlareError
+from flare_ds.json_text import parse_object
 from flare_ds.methods import METHODS
 from flare_ds.runs import RunResult
 from flare_ds.runs.changes import FUSION, deciding
@@ -134,7 +135,7 @@ def untuned(base: str) -> str:
     """What a base was before `flare-ds merge` tuned it; one that nothing was merged into is itself."""
     record = Path(base) / "merged_from.json"
     try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["base"])
+        return str(parse_object(record.read_bytes())["base"])
     except (OSError, ValueError, KeyError):
         return base
 
@@ -252,11 +253,7 @@ def outcomes_of(runs: Sequence[RunResult]) -> list[list[Outcome]]:
 
 
 def clusters_of(runs: Sequence[RunResult]) -> NDArray[np.int64]:
-    """The cluster of each test example, in the order of the first run's, as the first run says that knows them.
-
-    Raises:
-        DataError: see `RunResult.clusters`.
-    """
+    """The cluster of each test example, in the order of the first run's, as the first run says that knows them."""
     known = next(((run.outcomes, run.clusters) for run in runs if run.clusters is not None), None)
     if known is None:
         return np.arange(len(runs[0].outcomes))

@@ -12,13 +12,14 @@ accepted resume may say other housekeeping: smaller batches, where things lie. I
 
 import json
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flare_ds.checksums import unchanged_sha256
 from flare_ds.config import Config
 from flare_ds.exceptions import CheckpointError, ConfigError, DataError, HostError
-from flare_ds.files import ASK_OWNER, opening, readable_again, write_json, write_text
+from flare_ds.files import ASK_OWNER, opening, readable_again, reading, write_json, write_text
 from flare_ds.json_text import parse_lines, parse_object
 from flare_ds.locks import Holder, hold, holder_of, release
 from flare_ds.places import placed
@@ -84,14 +85,10 @@ class RunDirectory:
             DataError: it may not be read.
             HostError: no file descriptor is left.
         """
-        try:
-            with opening(self.path / ADAPTER_WEIGHTS):
-                return unchanged_sha256(self.path / ADAPTER_WEIGHTS)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            fix = readable_again(error, damaged=ASK_OWNER)
-            raise DataError(f"cannot read {self.path / ADAPTER_WEIGHTS}: {error.strerror}", fix=fix) from error
+        weights = self.path / ADAPTER_WEIGHTS
+        with reading(weights, DataError, damaged=ASK_OWNER), suppress(FileNotFoundError, NotADirectoryError):
+            return unchanged_sha256(weights)
+        return None
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its JSON files.
@@ -240,16 +237,12 @@ class RunDirectory:
         path = self.path / TRAIN_LOG
         if not path.is_file():
             return []
-        try:
-            with opening(path), path.open("rb") as file:
-                if last_bytes is not None and (begin := path.stat().st_size - last_bytes) > 0:
-                    file.seek(begin - 1)
-                    file.readline()  # the rest of a line that begins before them
-                return parse_lines(file.read().decode("utf-8"))
-        except (OSError, ValueError) as error:
-            mended = "remove the damaged lines" if self.trained else _TRAIN.format(self._quoted)
-            fix = readable_again(error, damaged=mended)
-            raise DataError(f"cannot read {path}: {error}", fix=fix) from error
+        mended = "remove the damaged lines" if self.trained else _TRAIN.format(self._quoted)
+        with reading(path, DataError, damaged=mended), path.open("rb") as file:
+            if last_bytes is not None and (begin := path.stat().st_size - last_bytes) > 0:
+                file.seek(begin - 1)
+                file.readline()  # the rest of a line that begins before them
+            return parse_lines(file.read().decode("utf-8"))
 
     def begin(self, config: Config, records: dict[str, dict[str, Any]]) -> None:
         """Write what the run is, its records by file name; of one that has begun only accepted housekeeping."""

@@ -35,11 +35,7 @@ def check_agreement(store: dist.Store, rank: int, world_size: int) -> None:
 
 
 def compare(everyone: list[tuple[str, dict[str, str]]]) -> None:
-    """Compare what the ranks told, in rank order: each its host, and what it computes with.
-
-    Raises:
-        HostError: see `check_agreement`.
-    """
+    """Compare what the ranks told, in rank order: each its host, and what it computes with."""
     problems = []
     for name in dict.fromkeys(name for _, found in everyone for name in found):
         hosts: dict[str, list[str]] = {}

@@ -48,11 +48,7 @@ def with_chosen_deepspeed(config: Config) -> Config:
 
 
 def resolve_ds_config(configs: Sequence[Config], shape: PreTrainedModel) -> dict[str, Any]:
-    """The DeepSpeed configuration of a job, whose cells share all that is read here but their ranks r.
-
-    Raises:
-        ConfigError: see `read_ds_config` and `copy_size`.
-    """
+    """The DeepSpeed configuration of a job, whose cells share all that is read here but their ranks r."""
     config = configs[0]
     settings = read_ds_config(config)
     zero = settings["zero_optimization"]

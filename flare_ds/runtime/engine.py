@@ -29,7 +29,7 @@ from flare_ds.config import Config
 from flare_ds.models.joint import JointModel
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
-from flare_ds.models.probe import check_injection, check_streams
+from flare_ds.models.probe import check_layers
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.free_memory import give_back
 from flare_ds.runtime.letting_go import let_go_of_shared
@@ -202,17 +202,12 @@ def is_bounded(norm: float) -> bool:
 
 
 def check_model(config: Config, shape: PreTrainedModel) -> None:
-    """Refuse what cannot be built on a base, before that is loaded: its shape tells.
-
-    Raises:
-        ConfigError: see `check_adapter`, `check_injection`, `check_mixup` and `check_streams`.
-    """
+    """Refuse what cannot be built on a base, before that is loaded: its shape tells."""
     if config.recipe.trains:
         check_adapter(shape, config)
-        check_injection(shape, config)
     if config.recipe.fuses == "mixup":
         check_mixup(shape, config.mixup)
-    check_streams(shape, config)
+    check_layers(shape, config)
 
 
 def make_room() -> None:

@@ -27,11 +27,7 @@ def whole_model(
     adapters: Sequence[AdapterSource | None],
     device: torch.device,
 ) -> TwoStreamModel | JointModel:
-    """Load the whole base onto one device, with the adapters of cells; see `filled_model`.
-
-    Raises:
-        ConfigError: see `build_model`.
-    """
+    """Load the whole base onto one device, with the adapters of cells; see `filled_model`."""
     assert not is_deepspeed_zero3_enabled(), "a sharded model is open: the base would be sharded too"
     choose_attention_kernels()
     return filled_model(configs, label_tokens=label_tokens, adapters=adapters, device=device).to(device)
@@ -57,9 +53,6 @@ def filled_model(
     """Build the model of one cell, or the joint one of several, and put in the adapters' values that there are yet.
 
     What is fresh beside the base may lie on the host yet; for the arguments see `open_model` and `load_base`.
-
-    Raises:
-        ConfigError: see `build_model`.
     """
     first, *others = configs
     if others:
@@ -74,11 +67,7 @@ def filled_model(
 
 @torch.no_grad()
 def put_adapter(cell: TwoStreamModel, adapter: AdapterSource) -> None:
-    """Give a cell's adapter other values; its optimizer, if it has one, is of no use any more; a collective.
-
-    Raises:
-        CheckpointError: see `load_adapter`.
-    """
+    """Give a cell's adapter other values; its optimizer, if it has one, is of no use any more; a collective."""
     parameters = cell.trained()
     values = agreed(adapter, parameters)
     with gathered(parameters.values(), modified=True):

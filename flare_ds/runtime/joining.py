@@ -27,10 +27,6 @@ def join_process_group() -> None:
 
 
 def join_if_launched() -> None:
-    """Join the other ranks, if a launcher has started several; a process alone joins nothing.
-
-    Raises:
-        HostError: see `join_process_group`.
-    """
+    """Join the other ranks, if a launcher has started several; a process alone joins nothing."""
     if place_of(os.environ).world_size > 1:
         join_process_group()

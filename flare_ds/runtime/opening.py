@@ -71,9 +71,6 @@ def open_engine(
 
     Whether the settings fit the base is known by then: see `check_model`. For the arguments see `open_model` and
     `trains_whole`.
-
-    Raises:
-        ConfigError: see `open_sharded_engine` and `build_model`.
     """
     join_if_launched()
     if whole:

@@ -41,8 +41,7 @@ class _OfBase:
 
     def __init__(self, config: Config, cache: Cache) -> None:
         # The bare base with the small head: neither adapter nor vocabulary matters to the states.
-        train = config.train.model_copy(update={"objective": "labels"})
-        self.config = config.model_copy(update={"method": "zero_shot", "train": train})
+        self.config = config.having("train", objective="labels").model_copy(update={"method": "zero_shot"})
         self.cache, self.shape = cache, agreed(load_shape, config.model)
         self.rows = {name: rows_read(cache.split(name), config, cache.manifest) for name in cache.manifest.splits}
         self.lengths = {name: rows.prompt_lengths("source") for name, rows in self.rows.items()}

@@ -125,11 +125,7 @@ def open_sharded(
     label_tokens: list[list[int]],
     adapter: AdapterSource | None,
 ) -> RunningModel:
-    """Load the base in shards, to be asked; for the arguments see `open_model`.
-
-    Raises:
-        ConfigError: see `resolve_ds_config` and `build_model`.
-    """
+    """Load the base in shards, to be asked; for the arguments see `open_model`."""
     settings, model, zero_init = _sharded_model([config], shape, label_tokens, [adapter])
     assert isinstance(model, TwoStreamModel)
     model.requires_grad_(False)

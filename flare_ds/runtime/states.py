@@ -64,8 +64,6 @@ def _without(config: Config, begun: bool) -> list[str]:
 
 def for_free_text(config: Config) -> Config:
     """The settings for a text that is in no cache: where its states would be stored, the source runs beside it."""
-    if config.source.provider != "cached":
-        return config
     return config.having("source", provider="lockstep")
 
 

@@ -27,30 +27,18 @@ def setup_seconds() -> float:
 
 
 def collective_timeout() -> timedelta:
-    """How long one operation of the process group may take.
-
-    Raises:
-        ConfigError: see `setup_seconds`.
-    """
+    """How long one operation of the process group may take."""
     return timedelta(seconds=_first(_minutes(), COLLECTIVE_S))
 
 
 def beat_seconds() -> float | None:
-    """How long a beat may take, where the user says it; None: it is measured.
-
-    Raises:
-        ConfigError: see `setup_seconds`.
-    """
+    """How long a beat may take, where the user says it; None: it is measured."""
     given = _number("FLARE_DS_STEP_SECONDS")
     return _minutes() if given is None else given
 
 
 def check_timeouts() -> None:
-    """Look at what the environment says before DeepSpeed is imported, which ends in a traceback of its own.
-
-    Raises:
-        ConfigError: see `setup_seconds`.
-    """
+    """Look at what the environment says before DeepSpeed is imported, which ends in a traceback of its own."""
     _ = setup_seconds(), beat_seconds()  # which read all of them
 
 

@@ -18,15 +18,14 @@ from flare_ds.scoring.sureness import of_clusters
 DRAWS = 10_000
 
 
-def firsts(values: Sequence[NDArray[np.float64]], clusters_N: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
+def firsts(values: Sequence[NDArray[np.float64]], clusters_N: ArrayLike) -> NDArray[np.float64]:
     """How often each system has the best mean: [M].
 
     Args:
         values: of each system, what each row contributes under each of the same two or more seeds: [S, N].
         clusters_N: the cluster of each row, of which there are two or more.
-        seed: of the draws.
     """
-    generator, freedom = np.random.default_rng(seed), len(values[0]) - 1
+    generator, freedom = np.random.default_rng(0), len(values[0]) - 1
     by_seed_MS = np.array([values_SN.mean(1) for values_SN in values])
     by_cluster_MC = np.array([of_clusters(values_SN.mean(0)[None], clusters_N)[0] for values_SN in values])
     shrunk_D1 = np.sqrt(generator.chisquare(freedom, size=(DRAWS, 1)) / freedom)

@@ -6,12 +6,13 @@ long each part took, from which follows how long the others will.
 
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from flare_ds.exceptions import DataError, FlareError
-from flare_ds.files import write_json
+from flare_ds.files import reading, write_json
 from flare_ds.json_text import parse_object
 from flare_ds.runs.directory import TRAINING, RunDirectory
 from flare_ds.sweep.nodes import Node
@@ -110,13 +111,11 @@ def read_record(out: Path) -> SweepRecord | None:
     Raises:
         DataError: it is damaged.
     """
-    try:
-        found = parse_object((out / RECORD).read_text(encoding="utf-8"))
+    path = out / RECORD
+    with reading(path, DataError, damaged="delete it; a sweep writes it anew"), suppress(FileNotFoundError):
+        found = parse_object(path.read_bytes())
         return SweepRecord(found["jobs"], {name: NodeRecord(**node) for name, node in found["nodes"].items()})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"cannot read {out / RECORD}: {error}", fix="delete it; a sweep writes it anew") from error
+    return None
 
 
 def record_of(nodes: Iterable[Node], out: Path, jobs: int) -> SweepRecord:

@@ -11,7 +11,7 @@ from pathlib import Path
 from flare_ds.checksums import file_sha256
 from flare_ds.exceptions import ConfigError
 from flare_ds.failures import say
-from flare_ds.files import write_atomically, write_json
+from flare_ds.files import reading, write_atomically, write_json
 from flare_ds.json_text import parse_object
 
 _RECORD = "task_file.json"
@@ -85,11 +85,7 @@ def task_file(path: str) -> Path:
 
 
 def task_sha256(path: str | None) -> str | None:
-    """Checksum of the file that `task.path` means; None: it names none, or none that is there.
-
-    Raises:
-        ConfigError: see `task_file`.
-    """
+    """Checksum of the file that `task.path` means; None: it names none, or none that is there."""
     file = None if path is None else task_file(path)
     return file_sha256(file) if file is not None and file.is_file() else None
 
@@ -106,12 +102,8 @@ def _is_recorded(copy: Path) -> bool:
 
 
 def _check_copy(copy: Path, path: str) -> None:
-    try:
+    with reading(copy.parent / _RECORD, ConfigError, damaged="restore it from where the run was"):
         recorded = _recorded(copy)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read {copy.parent / _RECORD}: {error}", fix="restore it from where the run was"
-        ) from None
     if recorded != file_sha256(copy):
         fix = "restore it, or name the config that the run was made from"
         raise ConfigError(f"{copy} was changed since the run began with it", fix=fix)

@@ -22,7 +22,7 @@ class OnMlflow(Tracker):
 
     is_service = True
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, first_step: int | None) -> None:
         self.client = MlflowClient()
         experiment, key = self._experiment(config.tracking.project), run_key(config)
         found = self.client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", max_results=1)

@@ -25,7 +25,7 @@ class OnTensorBoard(Tracker):
             will come again, are forgotten; None: the run is scored, by an adapter that may be of an earlier step.
     """
 
-    def __init__(self, config: Config, *, first_step: int | None) -> None:
+    def __init__(self, config: Config, first_step: int | None) -> None:
         self.writer = SummaryWriter(config.run_dir, purge_step=first_step + 1 if first_step else first_step)
         if first_step is not None:
             self._describe(config)

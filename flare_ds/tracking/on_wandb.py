@@ -22,7 +22,7 @@ class OnWandb(Tracker):
 
     is_service = True
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, first_step: int | None) -> None:
         self.run = wandb.init(
             project=config.tracking.project,
             id=run_key(config),

@@ -1,6 +1,7 @@
 """The trackers that a run's settings name, as one; none: everything is thrown away."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 import numpy as np
 
@@ -22,8 +23,7 @@ class Trackers(Tracker):
 
     def __init__(self, config: Config, *, first_step: int | None = None) -> None:
         self._run_dir = config.run_dir
-        opening = [_TRACKERS[name][1] for name in config.tracking.to]
-        self.all = [opened(config, first_step) for opened in opening]
+        self.all = [_opened(name, config, first_step) for name in config.tracking.to]
         if first_step is not None:
             self.text("config", f"```yaml\n{config.to_yaml()}```", first_step)
 
@@ -56,32 +56,14 @@ class Trackers(Tracker):
                 say(f"{name} failed and is off for {self._run_dir} until the next launch: {why}")
 
 
-def _on_tensorboard(config: Config, first_step: int | None) -> Tracker:
-    from flare_ds.tracking.on_tensorboard import OnTensorBoard
-
-    return OnTensorBoard(config, first_step=first_step)
+_TRACKERS = {"tensorboard": "OnTensorBoard", "wandb": "OnWandb", "mlflow": "OnMlflow"}
+"""By name, which is its extra's and its package's too: the class in `on_NAME.py`, which alone imports that package."""
 
 
-def _on_wandb(config: Config, first_step: int | None) -> Tracker:
-    from flare_ds.tracking.on_wandb import OnWandb
-
-    return OnWandb(config)
-
-
-def _on_mlflow(config: Config, first_step: int | None) -> Tracker:
-    from flare_ds.tracking.on_mlflow import OnMlflow
-
-    return OnMlflow(config)
-
-
-_TRACKERS: Mapping[str, tuple[str, Callable[[Config, int | None], Tracker]]] = {
-    "tensorboard": ("tensorboard", _on_tensorboard),
-    "wandb": ("wandb", _on_wandb),
-    "mlflow": ("mlflow", _on_mlflow),
-}
-"""By name, which is its extra's too: the module that it needs, and what opens it.
-
-That module is imported there alone: the others start without it."""
+def _opened(name: str, config: Config, first_step: int | None) -> Tracker:
+    kind = _TRACKERS[name]
+    opened: Tracker = getattr(import_module(f"flare_ds.tracking.on_{name}"), kind)(config, first_step)
+    return opened
 
 
 def check_trackers(config: Config) -> None:
@@ -91,6 +73,5 @@ def check_trackers(config: Config) -> None:
         ConfigError: naming the package, and how it is installed.
     """
     for name in config.tracking.to:
-        module, _ = _TRACKERS[name]
-        if missing := lacking(name, module):
+        if missing := lacking(name, name):
             raise ConfigError(f"tracking.to names {missing}", fix=f"{install(name)}, or take it out")

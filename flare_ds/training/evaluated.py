@@ -24,9 +24,6 @@ def score_trained(cells: Sequence[Cell]) -> Iterator[Scores | FlareError]:
 
     Yields:
         What comes of each run, in their order: its scores, or why they mean nothing or its adapter cannot be read.
-
-    Raises:
-        FlareError: see `evaluate_run`.
     """
     refused = [_refused(cell) for cell in cells]
     able = [cell for cell, why in zip(cells, refused, strict=True) if why is None]

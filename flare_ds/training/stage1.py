@@ -7,7 +7,6 @@ A merge, or a load, that silently did nothing leaves the score where it was, and
 What is done already is not done again.
 """
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from flare_ds.evaluation.finite import refuse_not_finite
 from flare_ds.evaluation.scores import Scores
 from flare_ds.exceptions import CheckpointError, ConfigError, FlareError
 from flare_ds.files import disk_errors, write_json
+from flare_ds.json_text import parse_object
 from flare_ds.locks import hold, release
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.models.loading import load_shape
@@ -127,7 +127,7 @@ def _check_settings(config: Config) -> None:
 def _finished(config: Config, output: Path, trained: bool) -> Stage1:
     """The record of an earlier call that made `output`."""
     try:
-        found = Stage1(**json.loads((Path(config.run_dir) / RECORD).read_text(encoding="utf-8")))
+        found = Stage1(**parse_object((Path(config.run_dir) / RECORD).read_bytes()))
         made = trained and found.fingerprint == model_fingerprint(str(output))
     except (OSError, ValueError, TypeError, FlareError):  # no record, or `output` is no model
         made = False
@@ -146,9 +146,8 @@ def _merge(config: Config, candidate: Path) -> None:
 
 def _score(config: Config, cache: Cache, base: str) -> Scores:
     """Score a base alone on the validation rows."""
-    model = config.model.model_copy(update={"base": base})
-    config = config.model_copy(update={"method": "zero_shot", "model": model})
-    running = open_model(config, shape=agreed(load_shape, model), label_tokens=cache.label_tokens)
+    config = config.having("model", base=base).model_copy(update={"method": "zero_shot"})
+    running = open_model(config, shape=agreed(load_shape, config.model), label_tokens=cache.label_tokens)
     scores = validate(Asked(running, cache, config))
     on_rank_zero(refuse_not_finite, scores.not_finite, f"validation rows by {base}")
     del running

@@ -26,9 +26,6 @@ def load_stage1(path: Path, overrides: Sequence[str] = (), *, trust_task_code: b
         path: a YAML file or a run directory, of the run that follows or of stage 1 itself.
         overrides: `key=value`, as they were typed.
         trust_task_code: see `load_config`.
-
-    Raises:
-        ConfigError: see `load_config`.
     """
     # A method that reads two languages is no reason to refuse: the method is another one here.
     run = load_config(path, ["method=lora", *overrides], trust_task_code=trust_task_code)

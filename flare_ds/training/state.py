@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ from flare_ds.config import Config
 from flare_ds.data.cache import Cache
 from flare_ds.evaluation.answerable import generates
 from flare_ds.exceptions import CheckpointError
-from flare_ds.files import all_tensors, open_tensors, readable_again, write_atomically
+from flare_ds.files import all_tensors, open_tensors, reading, write_atomically
 from flare_ds.json_text import json_text
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs.changes import deciding
@@ -79,35 +78,20 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor
         HostError: no file descriptor is left.
     """
     progress = read_progress(path, fingerprint)
-    try:
-        with open_tensors(path) as file:
-            return progress, all_tensors(file)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
+    with reading(path, CheckpointError, damaged=f"delete {path.parent}"), open_tensors(path) as file:
+        return progress, all_tensors(file)
 
 
 def read_progress(path: Path, fingerprint: str) -> Progress:
-    """Read where a run stands, without its tensors.
-
-    Raises:
-        CheckpointError: see `load_state`.
-    """
-    try:
-        with open_tensors(path) as file:
-            progress = _PROGRESS.validate_json(file.metadata()["progress"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
+    """Read where a run stands, without its tensors."""
+    with reading(path, CheckpointError, damaged=f"delete {path.parent}"), open_tensors(path) as file:
+        progress = _PROGRESS.validate_json(file.metadata()["progress"])
     if progress.fingerprint != fingerprint:
         raise CheckpointError(
             f"{path} was written by a run with other data or settings, so it cannot be continued",
             fix=f"use another run_dir, or delete {path.parent.parent} to start over",
         )
     return progress
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    fix = readable_again(error, damaged=f"delete {path.parent}")
-    return CheckpointError(f"cannot read the trainer state {path}: {error}", fix=fix)
 
 
 def saved_adapter(

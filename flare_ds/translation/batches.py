@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_ds.exceptions import DataError
-from flare_ds.files import opening, readable_again, write_text
+from flare_ds.files import reading, write_text
 from flare_ds.json_text import parse_json
 from flare_ds.translation.engines import Direction, Said
 
@@ -51,13 +51,8 @@ def said_so_far(directory: Path) -> dict[str, Said | None]:
     """
     said: dict[str, Said | None] = {}
     for path in sorted(directory.glob("[0-9a-f]*.json")):
-        try:
-            with opening(path):
-                written = path.read_bytes()
-            said.update(_pair(*pair) for pair in parse_json(written))
-        except (OSError, ValueError, TypeError) as error:
-            fix = readable_again(error, damaged=f"rm {shlex.quote(str(path))}; run it again")
-            raise DataError(f"cannot read {path}: {error}", fix=fix) from error
+        with reading(path, DataError, damaged=f"rm {shlex.quote(str(path))}; run it again"):
+            said.update(_pair(*pair) for pair in parse_json(path.read_bytes()))
     return said
 
 

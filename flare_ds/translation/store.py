@@ -187,15 +187,11 @@ def read_manifest(directory: Path) -> Manifest:
         HostError: too many files are open.
     """
     try:
-        content, changed = published.read_manifest(directory / MANIFEST)
-        manifest = Manifest.model_validate(content)
+        return published.read_manifest(directory / MANIFEST, Manifest)
     except OSError as error:
         raise damaged(directory, f"{MANIFEST}: {error.strerror}", error) from error
     except ValueError as error:  # pydantic's are, too
         raise damaged(directory, f"{MANIFEST}: {type(error).__name__}: {error}") from error
-    if changed:
-        raise damaged(directory, changed)
-    return manifest
 
 
 def damaged(directory: Path, problem: str, met: OSError | None = None) -> DataError:

@@ -154,14 +154,14 @@ def test_weights_that_do_not_fit_exactly_are_refused(trained: Trained, tmp_path:
 def test_damaged_and_absent_files_are_refused(trained: Trained, tmp_path: Path) -> None:
     config, model, directory = trained["flare"]
     parameters = trainable_parameters(model)
-    with pytest.raises(CheckpointError, match=r"cannot read the adapter .*adapter_model"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*adapter_model"):
         load_adapter(tmp_path, parameters)
     with pytest.raises(CheckpointError, match=r"cannot read .*adapter_config"):
         check_settings(tmp_path, config)
     weights = (directory / "adapter_model.safetensors").read_bytes()
     for damaged in (weights[:-1], weights[:100], b"", b"x" * len(weights)):
         (tmp_path / "adapter_model.safetensors").write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="cannot read the adapter"):
+        with pytest.raises(CheckpointError, match=r"cannot read .*adapter_model"):
             load_adapter(tmp_path, parameters)
     for damaged in (b"", b"{", b"[]", b"{}", b"\xff", b'{"flare_ds": 3}'):
         (tmp_path / "adapter_config.json").write_bytes(damaged)

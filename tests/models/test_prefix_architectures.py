@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.probe import check_streams
+from flare_ds.models.probe import check_layers
 from tests.by_hand import make_batch, make_rows
 from tests.models.architectures import ARCHITECTURES, ATTENTIONS, small_base
 from tests.models.test_architectures import TwoForwards, build, config_of
@@ -50,7 +50,7 @@ class JointRow(TwoForwards):
 @pytest.mark.parametrize(("name", "attention"), [pair for pair in ATTENTIONS if pair[0] not in REFUSED])
 def test_equals_the_joint_row(name: str, attention: str) -> None:
     config, rows = config_of(name, method="source_prefix"), make_rows(1, LONG)
-    check_streams(small_base(name, attention), config)
+    check_layers(small_base(name, attention), config)
     model = build(name, attention, config)
     reference, batch = JointRow(name, attention, model, config), make_batch(rows, config)
     with torch.no_grad():
@@ -67,5 +67,5 @@ def test_bases_whose_keys_cannot_stand_before_others_are_refused(name: str) -> N
     stored = live.model_copy(update={"source": live.source.model_copy(update={"provider": "cached"})})
     for config in (live, stored):
         with pytest.raises(ConfigError, match=f"of model.base {REFUSED[name]}.*\n.*input_fusion"):
-            check_streams(base, config)
-    check_streams(base, config_of(name, method="flare"))
+            check_layers(base, config)
+    check_layers(base, config_of(name, method="flare"))

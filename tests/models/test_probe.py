@@ -11,7 +11,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flare_ds.adapters.inject import inject_adapter
 from flare_ds.exceptions import ConfigError
-from flare_ds.models.probe import check_streams
+from flare_ds.models.probe import check_layers
 from flare_ds.runtime.engine import check_model
 from tests.by_hand import make_config
 from tests.models.architectures import ARCHITECTURES, ATTENTION, COMMON, EXPERTS, FEED_FORWARD, MOE, small_base
@@ -35,7 +35,7 @@ def on_meta(kind: str, settings: dict[str, Any]) -> PreTrainedModel:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_those_that_work_pass(name: str) -> None:
     for method in ("flare", "x_mixup"):
-        check_streams(small_base(name, ARCHITECTURES[name].attentions[0]), config_of(name, method=method))
+        check_layers(small_base(name, ARCHITECTURES[name].attentions[0]), config_of(name, method=method))
 
 
 @pytest.mark.parametrize("method", ["flare", "lora"])
@@ -53,8 +53,8 @@ def test_what_is_tried_out_is_not_shared_out_where_zero3_is_on(method: str) -> N
 def test_states_of_several_copies_are_refused() -> None:
     shape = on_meta("gemma3n_text", ALTUP)
     with pytest.raises(ConfigError, match=r"Gemma3nTextDecoderLayer .* takes a state of shape \(4, 2, 3, 16\)"):
-        check_streams(shape, make_config())
-    check_streams(shape, make_config(method="lora"))
+        check_layers(shape, make_config())
+    check_layers(shape, make_config(method="lora"))
 
 
 def test_layers_that_leave_something_to_the_next_are_refused() -> None:
@@ -62,7 +62,7 @@ def test_layers_that_leave_something_to_the_next_are_refused() -> None:
     heads = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 4, "n_group": 1}
     shape = on_meta("glm_moe_dsa", MOE | sparse | heads | {"topk_group": 1, "num_key_value_heads": 4})
     with pytest.raises(ConfigError, match=r"GlmMoeDsaDecoderLayer of model.base takes 'prev_topk_indices'"):
-        check_streams(shape, make_config())
+        check_layers(shape, make_config())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -133,5 +133,5 @@ def test_modules_that_tokens_are_routed_to_are_not_fused(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(type(shape), "__init__", with_experts)
     with pytest.raises(ConfigError, match=r"names 'down_proj', but mlp.down_proj of layer 1 does not read every"):
-        check_streams(shape, make_config(fused_modules=["o_proj", "down_proj"]))
-    check_streams(shape, make_config(fused_modules=["o_proj"]))
+        check_layers(shape, make_config(fused_modules=["o_proj", "down_proj"]))
+    check_layers(shape, make_config(fused_modules=["o_proj"]))

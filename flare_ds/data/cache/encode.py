@@ -75,11 +75,7 @@ Framing = Form | Manifest
 
 
 def form_of(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Form:
-    """How the prompts of a run are tokenized.
-
-    Raises:
-        ConfigError: see `read_frame`.
-    """
+    """How the prompts of a run are tokenized."""
     return ChatForm(tokenizer, read_frame(tokenizer)) if chat else PlainForm(tokenizer)
 
 

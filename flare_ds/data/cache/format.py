@@ -3,14 +3,14 @@
 tokenized_cache/README.md describes the same for a user; this module is the only code that knows file names.
 """
 
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from flare_ds.published import Count, FileRecord
 
-FORMAT = "flare_ds token cache"
+FORMAT: Final = "flare_ds token cache"
 FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 HEADER_BYTES = 128
@@ -71,7 +71,7 @@ class Manifest(_Record):
         sections: every file of the directory but the manifest.
     """
 
-    format: str
+    format: Literal["flare_ds token cache"]
     format_version: int
     key: str
     fields: dict[str, Any]

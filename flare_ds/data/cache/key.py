@@ -57,11 +57,7 @@ def key_fields(config: Config, task: Task, data: ParallelData, tokenizer: PreTra
 
 
 def chat_fields(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a chat template contributes; nothing where prompts are no chats.
-
-    Raises:
-        ConfigError: see `read_frame`.
-    """
+    """What a chat template contributes; nothing where prompts are no chats."""
     return {"chat_template": asdict(read_frame(tokenizer))} if config.task.chat else {}
 
 

@@ -6,7 +6,6 @@ under a name made here, in a length that agrees with all others.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from flare_ds import published
 from flare_ds.checksums import json_sha256
 from flare_ds.data.cache.format import (
-    FORMAT,
     FORMAT_VERSION,
     HEADER_BYTES,
     MANIFEST,
@@ -54,30 +52,14 @@ def read_manifest(directory: Path) -> Manifest:
         CacheError: there is none, it is damaged or edited, or it is of another format version.
     """
     try:
-        content, changed = published.read_manifest(directory / MANIFEST)
+        manifest = published.read_manifest(directory / MANIFEST, Manifest, version=FORMAT_VERSION)
+        _check(manifest)
+        return manifest
     except OSError as error:
         problem = f"{directory} holds no finished cache: {MANIFEST}: {error.strerror}"
         raise CacheError(problem, fix=readable_again(error, damaged=REBUILD)) from error
-    except ValueError as error:
-        raise CacheError(f"{directory / MANIFEST} is damaged: {error}", fix=REBUILD) from error
-    _check_version(directory, content)
-    if changed:
-        raise CacheError(changed, fix=REBUILD)
-    try:
-        manifest = Manifest.model_validate(content)
-        _check(manifest)
-        return manifest
     except ValueError as error:  # pydantic's are, too
-        raise CacheError(f"{directory / MANIFEST} is malformed: {error}", fix=REBUILD) from error
-
-
-def _check_version(directory: Path, content: dict[str, Any]) -> None:
-    if content.get("format") != FORMAT:
-        raise CacheError(f"{directory / MANIFEST} does not describe a {FORMAT}", fix=REBUILD)
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        problem = f"{directory} has format version {version}, this flare_ds reads version {FORMAT_VERSION}"
-        raise CacheError(problem, fix=REBUILD)
+        raise CacheError(f"{directory / MANIFEST} cannot be used: {error}", fix=REBUILD) from error
 
 
 def _check(manifest: Manifest) -> None:

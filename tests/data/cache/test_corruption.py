@@ -3,6 +3,7 @@
 What changes a file's size, its header or the manifest never gets as far as numbers.
 """
 
+import json
 import random
 import shutil
 import tracemalloc
@@ -16,7 +17,7 @@ import pytest
 from flare_ds.checksums import file_sha256
 from flare_ds.data.cache import Cache, open_cache, prepare_cache, verify
 from flare_ds.exceptions import CacheError
-from flare_ds.published import read_manifest, write_manifest
+from flare_ds.published import write_manifest
 from tests.data.cache.texts import byte_tokenizer, make_config, some_tables, write_tables
 
 CORRUPTIONS = 200
@@ -161,7 +162,8 @@ def test_numbers_that_cannot_be_are_found_though_all_checksums_are_right(
     """As of a cache that anybody may have made."""
     cache = Path(shutil.copytree(caches[0], tmp_path / "made"))
     verify(cache)
-    content, _ = read_manifest(cache / "manifest.json")
+    content = json.loads((cache / "manifest.json").read_bytes())
+    del content["checksum"]
     written = (cache / section).read_bytes()
     wrong = np.array([number], content["sections"][section]["dtype"]).tobytes()
     second = HEADER + len(wrong)  # the ends are looked at by whoever opens it

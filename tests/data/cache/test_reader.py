@@ -95,9 +95,9 @@ def test_a_bad_manifest_is_refused_with_the_command_that_rebuilds(built: Path, c
     text = path.read_text(encoding="utf-8")
     content = json.loads(text)
     edits = {
-        "not JSON": (text[:100], "damaged"),
+        "not JSON": (text[:100], "cannot be used"),
         "old": (json.dumps(content | {"format_version": 1}), "format version 1, this flare_ds reads version 4"),
-        "unknown": ('{"something": "else"}', "does not describe"),
+        "unknown": ('{"something": "else"}', "format version None"),
         "edited": (json.dumps(content | {"labels": ["bad", "good"]}), "was changed"),
         "cut off": (text[:-1], "was changed"),
         "white space": (text.replace("\n ", "\n\t", 1), "was changed"),
