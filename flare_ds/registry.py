@@ -24,9 +24,15 @@ class Registry(Generic[T]):
         self.kind = kind
         self._things: dict[str, T] = {}
 
-    def add(self, name: str, thing: T) -> T:
-        """Register `thing` under `name`; a name is taken once."""
-        assert name not in self._things, f"{self.kind} {name!r} is registered twice"
+    def add(self, name: str, thing: T, *, replace: bool = False) -> T:
+        """Register `thing` under `name`.
+
+        Raises:
+            ConfigError: the name is taken, and `replace` does not say that the new thing is meant.
+        """
+        if name in self._things and not replace:
+            fix = "choose another name; or, as in a notebook's cell that is run again, say replace=True"
+            raise ConfigError(f"{self.kind} {name!r} is registered already", fix=fix)
         self._things[name] = thing
         return thing
 

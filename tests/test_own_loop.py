@@ -34,14 +34,16 @@ from transformers import (
 
 import flare_ds
 from flare_ds.adapters import adapted
+from flare_ds.adapters.files import load_adapter
 from flare_ds.config import Config
 from flare_ds.methods import METHODS
 from flare_ds.models.loading import load_tokenizer
 from flare_ds.runs import RunDirectory
+from flare_ds.runtime.engine import trainable_parameters
 from flare_ds.settings import config_of
 from flare_ds.tasks.load import task_of
 from tests.distributed import run_ranks
-from tests.models.architectures import ATTENTION, COMMON, FEED_FORWARD, VISION, small_experts
+from tests.models.architectures import ATTENTION, COMMON, EXPERTS, FEED_FORWARD, VISION, small_experts
 from tests.small_models import small_model
 from tests.toy import FILLER, LABELS, SIGNAL, toy_settings, write_model
 
@@ -273,6 +275,21 @@ def test_a_base_that_was_changed_in_memory_is_not_recorded_as_its_files(
     again = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.bfloat16).float()
     flare_ds.adapt(again).save_adapter(root / "rounded")
     assert capsys.readouterr().err.count("warning") == 0
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_an_adapter_on_a_base_with_experts_is_saved_and_loaded(kind: str, tmp_path: Path) -> None:
+    """Loaded by transformers, such a base has stacked weights that PEFT keeps a set of names for."""
+    small_experts(kind).save_pretrained(tmp_path / "base")
+    settings = {"target_modules": ATTENTION, "fused_modules": ["o_proj"], "r": 4}
+    fused = flare_ds.adapt(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), settings)
+    trained = trainable_parameters(fused.two_streams)
+    for parameter in trained.values():
+        parameter.data.normal_()
+    fused.save_adapter(tmp_path / "adapter")
+    found = load_adapter(tmp_path / "adapter", trained)
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[name], parameter) for name, parameter in trained.items())
 
 
 def test_an_adapter_of_which_a_part_lies_elsewhere_is_not_saved(root: Path, tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from flare_ds.cli import main
+from flare_ds.data.cache.key import asked_fields
 from flare_ds.exceptions import ConfigError, DataError, FlareError, HostError
 from flare_ds.model_files.fingerprint import model_fingerprint
 from flare_ds.runs import RunDirectory
 from flare_ds.settings import load_config
-from flare_ds.sweep.changed import refuse_changed
+from flare_ds.sweep.changed import changed_runs, refuse_changed
 from flare_ds.sweep.dry_run import dry_run
 from flare_ds.sweep.local import sweep
 from flare_ds.sweep.nodes import is_done, nodes_of
@@ -28,6 +29,7 @@ from flare_ds.sweep.plan import load_sweep
 from flare_ds.sweep.progress import progress, progress_of
 from flare_ds.sweep.record import NodeRecord, SweepRecord, read_record
 from flare_ds.sweep.slots import slots
+from flare_ds.tasks.load import task_of
 from tests.distributed import shared_environment
 from tests.sweep_bench import CELLS, PREPARED, Bench, expected_calls, stage1_calls
 
@@ -448,6 +450,26 @@ def test_what_was_run_with_other_settings_is_moved_aside(bench: Bench, capfd: py
     assert bench.calls()[2:] == [*stage1_calls(bench), *expected_calls()], "all stand on the base of stage 1"
     newest = max((bench.out / ".aside").iterdir())
     assert (newest / "base").is_dir() and (newest / "stage1/metrics.json").exists()
+
+
+def test_runs_of_a_task_that_says_something_else_by_now_are_changed(bench: Bench) -> None:
+    """As one of one's own whose version was raised: new cells would read other prompts than those that are there."""
+    sweep(bench.path)
+    cells = {run.name: run for run in load_sweep(bench.path).cells}
+    for run in cells.values():
+        fields = asked_fields(run.config, task_of(run.config.task))
+        (run.directory / "cache.json").write_text(json.dumps({"fields": fields}))
+    assert changed_runs(load_sweep(bench.path)) == {}
+    old = cells["pl/lora-seed1"].directory / "cache.json"
+    fields = json.loads(old.read_text())["fields"] | {"task_version": 0, "prompt_template": "Text: {text}\nTone:"}
+    old.write_text(json.dumps({"fields": fields}))
+    with pytest.raises(
+        ConfigError, match="lora-seed1 was run with task_version=0, but the task now has task_version=1; p"
+    ):
+        sweep(bench.path)
+    bench.calls()
+    assert sweep(bench.path, rerun_changed=True) == 0
+    assert bench.calls()[1:] == expected_calls(["pl/lora-seed1"])
 
 
 @pytest.mark.parametrize(("only", "lacking"), [(["report"], "stage1 and cells"), (["prepare", "cells"], "stage1")])

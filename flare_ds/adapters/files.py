@@ -234,7 +234,8 @@ def _settings(model: PeftModel, config: Config, label_tokens: Mapping[str, list[
     """adapter_config.json: PEFT's own, marked and with our section unless PEFT computes the same function."""
     settings = model.peft_config[adapter].to_dict()
     settings |= {"base_model_name_or_path": config.model.base, "inference_mode": True}
-    settings["target_modules"] = sorted(settings["target_modules"])
+    # Of a base with experts PEFT has sets of more than the modules' names.
+    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     base = model.get_base_model()
     head: nn.Module = base.get_output_embeddings()  # type: ignore[operator]
     # PEFT saves and loads a trained head with its bias, which does not train here.

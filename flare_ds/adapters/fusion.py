@@ -15,9 +15,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from flare_ds.adapters.alignment import Alignment
 from flare_ds.config import AdapterConfig
+from flare_ds.exceptions import ConfigError
 from flare_ds.registry import Registry
 
 FusionFunction = Callable[[int, int], nn.Module]
@@ -141,6 +143,7 @@ class Fusion(nn.Module):
         own = adapter.source_down == "own"
         self.source_down = nn.Linear(width, adapter.r, bias=False, dtype=torch.float32) if own else None
         self.function = FUSIONS.get(adapter.fusion)(adapter.r, adapter.fusion_heads)
+        _check_keeps_parameters_alone(self.function, adapter.fusion)
         self.sources = sources
         learned = adapter.source_weights == "learned" and sources > 1
         self.source_scores_S = nn.Parameter(torch.zeros(sources, dtype=torch.float32)) if learned else None
@@ -155,4 +158,17 @@ class Fusion(nn.Module):
         scores_S = source_SBMR.new_zeros(self.sources) if self.source_scores_S is None else self.source_scores_S
         source_BLR = alignment.combine(source_SBMR, (SCALE * scores_S).softmax(0))
         fused_BLR = self.function.forward(source_BLR, target_BCR, alignment.real_BC)
+        assert fused_BLR.shape == source_BLR.shape, f"{self.function} gave {tuple(fused_BLR.shape)}, not φ's shape"
         return torch.where(alignment.partner_BL[..., None], fused_BLR, target_BCR[:, -source_BLR.shape[1] :])
+
+
+def _check_keeps_parameters_alone(function: nn.Module, name: str) -> None:
+    """Refuse a function with anything else that would have to be saved, or to be switched for training."""
+    held = [name for name, _ in function.named_buffers()]
+    held += [type(module).__name__ for module in function.modules() if isinstance(module, _Dropout)]
+    if held:
+        raise ConfigError(
+            f"adapter.fusion={name!r} holds {', '.join(held)}: buffers are not saved with the adapter, and a fusion "
+            "function is never in training mode",
+            fix="let it hold parameters alone, and use adapter.dropout",
+        )

@@ -23,6 +23,8 @@ from flare_ds.models.layer_calls import CACHES, SHARED, LayerCall
 from flare_ds.models.prefix_streams import no_keys, windows
 from flare_ds.texts import one_line
 
+_READ_PADDING = ("recurrent_gemma",)
+"""Kinds whose convolutions run over padding on the left, which transformers does not mask."""
 _ROWS, _COLUMNS = 2, 3
 _ALL_POSITIONS = ((_ROWS, _COLUMNS), (_ROWS * _COLUMNS,))
 _ATTENTION_ALONE = (
@@ -47,6 +49,27 @@ def check_layers(shape: PreTrainedModel, config: Config) -> None:
         _check_streams(copy, config)
         if config.recipe.trains:
             _check_injection(copy, config)
+
+
+def check_looks_back(shape: PreTrainedModel) -> None:
+    """Refuse encoders that transformers calls causal language models, and a kind that mixes padding into its rows.
+
+    Raises:
+        ConfigError: a layer looks ahead or reads padding.
+    """
+    attend = {module.is_causal for layer in decoder_layers(shape) for module in layer.modules() if _attends(module)}
+    if attend == {False}:
+        why = "whose layers see what stands behind a position, so the answer they are to predict"
+    elif shape.config.model_type in _READ_PADDING:
+        why = "whose layers read padding: a row would mean something else in another batch"
+    else:
+        return
+    problem = f"model.base is a {type(shape).__name__}, {why}"
+    raise ConfigError(problem, fix="use a decoder-only Hugging Face model such as Llama or Gemma")
+
+
+def _attends(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "is_causal", None), bool)
 
 
 def _check_streams(copy: PreTrainedModel, config: Config) -> None:

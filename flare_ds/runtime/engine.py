@@ -29,7 +29,7 @@ from flare_ds.config import Config
 from flare_ds.models.joint import JointModel
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
-from flare_ds.models.probe import check_layers
+from flare_ds.models.probe import check_layers, check_looks_back
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.free_memory import give_back
 from flare_ds.runtime.letting_go import let_go_of_shared
@@ -203,6 +203,7 @@ def is_bounded(norm: float) -> bool:
 
 def check_model(config: Config, shape: PreTrainedModel) -> None:
     """Refuse what cannot be built on a base, before that is loaded: its shape tells."""
+    check_looks_back(shape)
     if config.recipe.trains:
         check_adapter(shape, config)
     if config.recipe.fuses == "mixup":

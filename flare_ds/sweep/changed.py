@@ -10,15 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flare_ds.config import Config
+from flare_ds.data.cache.key import PROBES, asked_fields
 from flare_ds.exceptions import ConfigError
 from flare_ds.files import disk_errors
 from flare_ds.processes import say
 from flare_ds.runs.changes import changes, differs
-from flare_ds.runs.directory import RunDirectory, at_place
+from flare_ds.runs.directory import CACHE, RunDirectory, at_place
 from flare_ds.shipped import AUTO
 from flare_ds.sweep.nodes import is_done
 from flare_ds.sweep.plan import Plan, PlannedRun
+from flare_ds.tasks.load import task_of
 
+_OF_TASK = ("task_version", "prompt_template", "labels", PROBES)
+"""Of a cache's key, what a task of one's own says, and may say otherwise under the same settings."""
 ASIDE = ".aside"
 """Below the directory of the sweep, where no report looks."""
 
@@ -27,7 +31,7 @@ def changed_runs(plan: Plan) -> dict[str, list[PlannedRun]]:
     """The runs that have begun and would be others, by what differs."""
     found: dict[str, list[PlannedRun]] = {}
     for run in plan.runs:
-        if said := [*_settings(run), *_base(run)]:
+        if said := [*_settings(run), *_task(run), *_base(run)]:
             found.setdefault("; ".join(said), []).append(run)
     return found
 
@@ -110,6 +114,16 @@ def _settled(run: PlannedRun) -> Config:
 def _settings(run: PlannedRun) -> list[str]:
     differ = changes(run.owner.config, run.config) if run.owner.begun else {}
     return [f"{name}={before!r}, but the sweep now has {name}={now!r}" for name, (before, now) in differ.items()]
+
+
+def _task(run: PlannedRun) -> list[str]:
+    """What the task of a run that has begun says otherwise by now; a comment that was edited changes nothing."""
+    known = run.owner.record(CACHE).get("fields", {}) if run.owner.begun else {}
+    if not known:
+        return []
+    now = asked_fields(run.config, task_of(run.config.task))
+    names = [name for name in _OF_TASK if name in known and known[name] != now[name]]
+    return [f"{name}={known[name]!r:.80}, but the task now has {name}={now[name]!r:.80}" for name in names]
 
 
 def _base(run: PlannedRun) -> list[str]:

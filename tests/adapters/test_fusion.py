@@ -1,10 +1,12 @@
 """Fusion functions alone, at numbers small enough to check by hand, and what they train."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from flare_ds.adapters.fusion import FUSIONS, CrossAttention
 from flare_ds.adapters.inject import inject_adapter
@@ -38,6 +40,33 @@ def test_an_unknown_function_suggests_the_nearest() -> None:
     assert list(FUSIONS) == ["add_relu", "add", "mul", "mul_relu", "gate", "cross_attention"]
     with pytest.raises(ConfigError, match=r"'cross_atention'\n.*did you mean 'cross_attention'"):
         FUSIONS.get("cross_atention")
+
+
+class Counting(nn.Module):
+    """Holds what is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+
+def test_a_name_is_taken_once_unless_another_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FUSIONS, "_things", dict(FUSIONS._things))
+    with pytest.raises(ConfigError, match=r"fusion function 'add' is registered already\n.*replace=True"):
+        FUSIONS.add("add", lambda r, heads: Counting())
+    assert FUSIONS.get("add")(2, 1)(S, T, REAL).tolist() == [[[4, 8], [-4, 4]]]
+    FUSIONS.add("add", lambda r, heads: Counting(), replace=True)
+    assert isinstance(FUSIONS.get("add")(2, 1), Counting)
+
+
+@pytest.mark.parametrize(("made", "held"), [(Counting, "seen"), (lambda: nn.Sequential(nn.Dropout(0.1)), "Dropout")])
+def test_what_is_neither_saved_nor_switched_for_training_is_refused(
+    made: Callable[[], nn.Module], held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FUSIONS, "_things", dict(FUSIONS._things))
+    FUSIONS.add("own", lambda r, heads: made())
+    with pytest.raises(ConfigError, match=rf"adapter\.fusion='own' holds {held}: buffers are not saved"):
+        fresh(fusion="own")
 
 
 def test_the_gate_by_hand() -> None:

@@ -50,6 +50,31 @@ def test_what_is_tried_out_is_not_shared_out_where_zero3_is_on(method: str) -> N
     assert live.is_zero3()
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("bert", "see what stands behind a position"),
+        ("roberta", "see what stands behind a position"),
+        ("xlm-roberta", "see what stands behind a position"),
+        ("recurrent_gemma", "read padding"),
+    ],
+)
+@pytest.mark.parametrize("method", ["zero_shot", "lora", "flare"])
+def test_bases_that_do_not_look_back_alone_are_refused(kind: str, why: str, method: str) -> None:
+    own = {"attention_window_size": 8, "lru_width": 16} if kind == "recurrent_gemma" else {}
+    with pytest.raises(ConfigError, match=why):
+        check_model(make_config(method=method), on_meta(kind, own))
+
+
+def test_what_they_do_is_as_it_is_said() -> None:
+    """BERT's logits of a position change with what stands behind it; those of a decoder do not."""
+    for kind, ahead in (("bert", True), ("llama", False)):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**COMMON | FEED_FORWARD)).eval()
+        one, two = (model(torch.tensor([[3, 4, last]])).logits[0, 1] for last in (5, 6))
+        assert torch.allclose(one, two, atol=1e-6) != ahead
+
+
 def test_states_of_several_copies_are_refused() -> None:
     shape = on_meta("gemma3n_text", ALTUP)
     with pytest.raises(ConfigError, match=r"Gemma3nTextDecoderLayer .* takes a state of shape \(4, 2, 3, 16\)"):
