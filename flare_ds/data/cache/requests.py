@@ -32,7 +32,7 @@ from flare_ds.translation.store import MANIFEST
 _DIRECTORY = "requests"
 _OURS = (("config.yaml", "cache.json"), ("sweep.json",))
 """Files that together tell the directory of a run, or of a sweep: what lies there comes and goes, and is no data."""
-_VERSION = 3
+_VERSION = 4
 """Raised whenever the same request would be answered by other rows: a cache that answered before is then found by its
 rows alone."""
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*/*.jinja")
