@@ -158,10 +158,10 @@ def _line(comparison: Comparison, p: float | None) -> tuple[str, ...]:
     about = (*comparison.name, seeds([lora for _, lora in comparison.pairs]))
     if p is None:
         return (*about, UNLIKE, *[DASH] * 5)
-    by_seed = [f"{one:+.3f}" for one in comparison.differences_SN.mean(1)]
+    by_seed = [f"{one:+z.3f}" for one in comparison.differences_SN.mean(1)]
     return (
         *about,
-        f"{comparison.sureness.mean:+.3f}",
+        f"{comparison.sureness.mean:+z.3f}",
         " ".join(by_seed) if len(by_seed) > 1 else DASH,
         *known(comparison.differences_SN, comparison.sureness),
         f"{p:.2g}",
@@ -177,4 +177,4 @@ def known(values_SN: NDArray[np.float64], sureness: Sureness) -> tuple[str, str,
 def interval(sureness: Sureness) -> str:
     """Its bounds, in words; a dash where there is too little to tell them."""
     lo, hi = sureness.interval
-    return DASH if sureness.freedom == 0 else f"{lo:+.3f} to {hi:+.3f}"
+    return DASH if sureness.freedom == 0 else f"{lo:+z.3f} to {hi:+z.3f}"

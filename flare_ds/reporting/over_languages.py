@@ -86,7 +86,7 @@ def _lines(family: Family) -> Iterator[tuple[str, ...]]:
         told = next((one.group for one in compared if one.group.place), compared[0].group)
         mean = np.mean([one.sureness.mean for one in compared])
         yield (
-            *(task, base, told.label, ", ".join(by_language), f"{mean:+.3f}"),
+            *(task, base, told.label, ", ".join(by_language), f"{mean:+z.3f}"),
             *_intervals(compared),
             best.get(kind, DASH),
         )

@@ -52,8 +52,8 @@ def _difference(group: Group, scores: Mapping[int, float], groups: Sequence[Grou
     by_seed = [mine[seed] - of_lora[seed] for seed in of_lora if seed in mine]
     if not by_seed:
         return DASH, DASH
-    mean = f"{np.mean(by_seed):+.3f}{'' if group.is_set_as(loras[0]) else ', set otherwise'}"
-    each = " ".join(f"{one:+.3f}" for one in by_seed) if len(by_seed) > 1 else DASH
+    mean = f"{np.mean(by_seed):+z.3f}{'' if group.is_set_as(loras[0]) else ', set otherwise'}"
+    each = " ".join(f"{one:+z.3f}" for one in by_seed) if len(by_seed) > 1 else DASH
     return mean, each
 
 
