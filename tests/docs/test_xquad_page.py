@@ -54,6 +54,10 @@ def test_the_report_and_the_table_of_results_follow_from_the_rows(tmp_path: Path
     section = results.partition("\n## XQuAD")[2].partition("\n## ")[0]
     shown = [[*line.values()] for line in tables(section)[0]]
     assert [line[0].split(" ")[0].rstrip(":") for line in shown] == [*METHODS]
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    for method in ("lora", "flare", "source_prefix"):
+        first, second = (scores[language, method][0].removeprefix("0") for language in LANGUAGES)
+        assert f"`{method}` {first} and {second}" in readme
     over = {told["method"]: told for table in tables(found) if "languages" in table[0] for told in table}
     for line, method in zip(shown, METHODS, strict=True):
         of_language = [" / ".join(scores[language, method]) for language in LANGUAGES]
