@@ -154,11 +154,18 @@ class Fusion(nn.Module):
         return None if self.source_down is None else self.source_down.weight
 
     def fuse(self, source_SBMR: Tensor, target_BCR: Tensor, alignment: Alignment) -> Tensor:
-        """The fused bottleneck [B, L, R] of the last L target positions; T itself where there is no partner."""
+        """The fused bottleneck [B, L, R] of the last L target positions; T itself where there is no partner.
+
+        Raises:
+            ConfigError: φ has another shape.
+        """
         scores_S = source_SBMR.new_zeros(self.sources) if self.source_scores_S is None else self.source_scores_S
         source_BLR = alignment.combine(source_SBMR, (SCALE * scores_S).softmax(0))
         fused_BLR = self.function.forward(source_BLR, target_BCR, alignment.real_BC)
-        assert fused_BLR.shape == source_BLR.shape, f"{self.function} gave {tuple(fused_BLR.shape)}, not φ's shape"
+        if fused_BLR.shape != source_BLR.shape:  # it would be broadcast
+            given, wanted = tuple(fused_BLR.shape), tuple(source_BLR.shape)
+            problem = f"the fusion function {type(self.function).__name__} returned {given}, not φ [B, L, R] = {wanted}"
+            raise ConfigError(problem, fix="let it return φ for each of the last L positions (docs/extending.md)")
         return torch.where(alignment.partner_BL[..., None], fused_BLR, target_BCR[:, -source_BLR.shape[1] :])
 
 

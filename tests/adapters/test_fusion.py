@@ -69,6 +69,21 @@ def test_what_is_neither_saved_nor_switched_for_training_is_refused(
         fresh(fusion="own")
 
 
+class OneNumber(nn.Module):
+    """A φ that would be broadcast over the bottleneck."""
+
+    def forward(self, source_BLR: torch.Tensor, target_BCR: torch.Tensor, real_BC: torch.Tensor) -> torch.Tensor:
+        return source_BLR.mean(-1, keepdim=True)
+
+
+def test_a_result_of_another_shape_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FUSIONS, "_things", dict(FUSIONS._things))
+    FUSIONS.add("own", lambda r, heads: OneNumber())
+    config = make_config(fusion="own")
+    with pytest.raises(ConfigError, match=r"function OneNumber returned \(\d+, \d+, 1\), not φ \[B, L, R\]"):
+        fresh(fusion="own")(make_batch(make_rows(), config))
+
+
 def test_the_gate_by_hand() -> None:
     gate = FUSIONS.get("gate")(2, 1)
     assert gate(S, T, REAL).tolist() == [[[5 - 0.25, 6 + 0.5], [-7 + 0.75, 8 - 1]]], "a quarter of the source at first"
