@@ -9,7 +9,14 @@ from collections.abc import Iterable, Iterator
 from flare_ds.checksums import json_sha256
 from flare_ds.tasks.base import Task
 
-_TEXTS = (" Two  Words,\tone ﬁne “quote” & a <b>tag</b> – 1.50\nhttp://x.org @you #it! ", "A long text. " * 10_000, "")
+_SCRIPTS = "Ёлка ещё, İıßÆŒ e\u0301é, ٣ مُحَمَّدٌ، हिन्दी। १ ไทย 你好，世界。 ｶﾞガ 한글 ΟΔΟΣ 🙂\u200d"
+"""Marks that code may take away, letters that it may fold, digits and stops of other scripts than Latin."""
+_TEXTS = (
+    " Two  Words,\tone ﬁne “quote” & a <b>tag</b> – 1.50\nhttp://x.org @you #it! ",
+    _SCRIPTS,
+    "A long text. " * 10_000,
+    "",
+)
 _OTHERS = "word"
 _SAID = (_OTHERS, "0", "1", '["a", "b"]', *_TEXTS)
 """What may be said differently: what code may look up or take apart, and the texts, the longest of which few need."""

@@ -1,6 +1,8 @@
 """Half characters, and rows of a Python task that are none: refused by row, before anything is made of them."""
 
-from collections.abc import Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 
@@ -8,7 +10,7 @@ from flare_ds.exceptions import ConfigError, DataError
 from flare_ds.tasks import TASKS, TableTask
 from flare_ds.tasks.base import Answer, Pool, Row, Task
 from flare_ds.tasks.check import check_task, checked_rows
-from flare_ds.tasks.probes import said_fields
+from flare_ds.tasks.probes import probed_prompts, said_fields
 
 HALF = "\ud83d"
 GOOD = {"text": "a text", "note": "b"}
@@ -163,6 +165,31 @@ def test_what_code_does_not_say_of_a_row_is_known(prompt: str, said: tuple[str, 
             return str(eval(f'f"{prompt}"', {**fields}))
 
     assert said_fields(Code(("yes", "no")), "en") == said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("ё", "е"),
+        lambda text: text.translate(dict.fromkeys(range(0x64B, 0x653))),  # Arabic's marks of vowels
+        lambda text: unicodedata.normalize("NFC", text),
+        lambda text: text.replace("।", "."),
+        lambda text: text.replace("。", "."),
+        lambda text: re.sub(r"\d", "0", text),
+        str.casefold,
+    ],
+)
+def test_what_code_does_to_letters_of_other_scripts_changes_the_key(change: Callable[[str], str]) -> None:
+    class Code(Given):
+        def prompt(self, fields: Mapping[str, str]) -> str:
+            return fields["text"]
+
+    class Changed(Given):
+        def prompt(self, fields: Mapping[str, str]) -> str:
+            return change(fields["text"])
+
+    before, after = (probed_prompts(task(("yes", "no")), ["en"]) for task in (Code, Changed))
+    assert before != after
 
 
 @pytest.mark.parametrize("word", [" yes", "yes ", ""])
