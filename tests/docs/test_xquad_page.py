@@ -5,7 +5,10 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from flare_ds.reporting import report
+from flare_ds.scoring.sureness import over_seeds_and_rows
 from tests.distributed import REPOSITORY
 from tests.docs.blocks import blocks
 from tests.docs.test_nusax_page import lines
@@ -36,6 +39,26 @@ def write_cell(root: Path, language: str, method: str) -> None:
     )
     exact_match, f1 = (mean(row[name] for row in said) for name in ("exact_match", "f1"))
     write_scores(run, "exact_match", exact_match, said, exact_match=exact_match, f1=f1)
+
+
+def test_source_prefix_against_the_others_follows_from_the_rows() -> None:
+    with (PAGE.parent / "xquad_rows.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+
+    def of_rows(method: str) -> np.ndarray:
+        return np.mean([[float(row[f"{one}/{method}/exact_match"]) for row in rows] for one in LANGUAGES], 0)
+
+    told = " ".join((REPOSITORY / "docs/results.md").read_text(encoding="utf-8").split())
+    for method in ("flare", "input_fusion"):
+        sureness = over_seeds_and_rows(
+            (of_rows("source_prefix") - of_rows(method))[None], np.array([int(row["passage"]) for row in rows])
+        )
+        numbers = [
+            f"{number:+.3f}".replace("0.", ".").replace("-", "−") for number in (sureness.mean, *sureness.interval)
+        ]
+        assert any(f"`{method}` {verb}{numbers[0]} ({numbers[1]} to {numbers[2]})" in told for verb in ("is ", "")), (
+            numbers
+        )
 
 
 def test_the_report_and_the_table_of_results_follow_from_the_rows(tmp_path: Path) -> None:
