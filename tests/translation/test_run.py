@@ -63,8 +63,12 @@ def test_a_finished_translation_is_found_by_content(tmp_path: Path, program: Pro
     first = translate_jobs([job(rows)], settings(tmp_path))
     batches = len(program.finished())
     relabelled = [replace(row, id=f"other {row.id}", label=None) for row in rows]
-    again = translate_jobs([job(relabelled, split="test")], settings(tmp_path, batch_size=9, beams=4))
+    again = translate_jobs([job(relabelled)], settings(tmp_path, batch_size=9, beams=4))
     assert again == first and len(program.finished()) == batches
+    assert translate_jobs([job(rows, split="test")], settings(tmp_path)) != first, "held-out texts have no marks"
+    unanswered = [replace(row, answers=()) for row in rows]
+    train, test = (translate_jobs([job(unanswered, split=split)], settings(tmp_path)) for split in ("train", "test"))
+    assert train == test != first
     for changed in (
         [replace(rows[0], fields={**rows[0].fields, "question": "Why?"}), *rows[1:]],
         [*rows[:1], replace(rows[1], answers=(Answer("Why", None),)), *rows[2:]],
