@@ -69,7 +69,7 @@ def test_a_rank_writes_nothing_that_another_reads(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(gather_volume, "load_shape", lambda model: None)
     monkeypatch.setattr(gather_volume, "open_engine", stop)
     with pytest.raises(InterruptedError):
-        gather_volume.measure("lockstep", tmp_path, counter=None)
+        gather_volume.measure("lockstep", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
