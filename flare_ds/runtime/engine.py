@@ -12,6 +12,7 @@ import gc
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,6 +28,7 @@ from flare_ds.batches.collate import Batch
 from flare_ds.batches.joined import JointBatch
 from flare_ds.config import Config
 from flare_ds.models.joint import JointModel
+from flare_ds.models.loss import share_of_mean
 from flare_ds.models.mixup import check_mixup
 from flare_ds.models.partitioned import full_numel
 from flare_ds.models.probe import check_layers, check_looks_back
@@ -34,7 +36,7 @@ from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.free_memory import give_back
 from flare_ds.runtime.letting_go import let_go_of_shared
 from flare_ds.runtime.optimizer import CellsAdamW, Learner
-from flare_ds.runtime.process_group import device
+from flare_ds.runtime.process_group import device, world_size
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -134,7 +136,6 @@ class Engine(ABC):
             return RunningModel(self.root, self.model, self.zero_init, self.of_sources)
         return RunningModel(AskedCell(self.root, cell), self.model.cells[cell], self.zero_init, self.of_sources)
 
-    @abstractmethod
     def accumulate(
         self,
         batch: Batch | JointBatch,
@@ -155,6 +156,11 @@ class Engine(ABC):
         Returns:
             The losses summed over each cell's answers, on the device: [C].
         """
+        with self._micro_step(last):
+            losses: Tensor = self._forwards(batch, with_loss=True).view(-1)
+            forwarded()
+            self._backward(share_of_mean(losses, step_targets=targets, world_size=world_size()))
+        return losses.detach()
 
     def step(self, rates: Mapping[int, float]) -> dict[int, float | None]:
         """Clip what cells accumulated, each by its own global norm, and update their adapters.
@@ -183,6 +189,19 @@ class Engine(ABC):
     def gathered(self) -> dict[str, int]:
         """How often, and how many bytes, this rank gathered so far; nothing where it holds the base."""
         return {}
+
+    @property
+    def _forwards(self) -> Callable[..., Tensor]:
+        """What a forward that learns goes through."""
+        return self.root
+
+    @abstractmethod
+    def _micro_step(self, last: bool) -> AbstractContextManager[None]:
+        """Within which a micro-batch of a step goes forward and backward."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of the step."""
 
     @abstractmethod
     def _norms(self, cells: list[int]) -> list[float]:

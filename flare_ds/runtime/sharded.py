@@ -5,6 +5,7 @@ Only `flare_ds.runtime.opening` imports this module, and only when a model is to
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import deepspeed
@@ -23,11 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
-from flare_ds.batches.collate import Batch
-from flare_ds.batches.joined import JointBatch
 from flare_ds.config import Config
 from flare_ds.models.joint import JointModel
-from flare_ds.models.loss import share_of_mean
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.ds_config import resolve_ds_config
 from flare_ds.runtime.engine import MOMENTS, AdapterSource, Engine, Kind, RunningModel, is_bounded
@@ -45,23 +43,6 @@ class ShardedEngine(Engine):
 
     name = "zero3"
     root: deepspeed.DeepSpeedEngine
-
-    def accumulate(
-        self,
-        batch: Batch | JointBatch,
-        *,
-        targets: Sequence[int],
-        last: bool,
-        forwarded: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """See `Engine.accumulate`."""
-        self.root.set_gradient_accumulation_boundary(last)
-        losses: Tensor = self.root(batch, with_loss=True).view(-1)
-        forwarded()
-        self.root.backward(share_of_mean(losses, step_targets=targets, world_size=world_size()))
-        if not last:
-            self.root.step()  # counts the micro-step
-        return losses.detach()
 
     def tensors(self, kind: Kind, cell: int = 0) -> dict[str, Tensor]:
         """See `Engine.tensors`; one collective."""
@@ -89,6 +70,16 @@ class ShardedEngine(Engine):
                     "step": torch.tensor(updates, dtype=torch.float32),
                     **{kind: torch.zeros_like(flat) for kind in MOMENTS},
                 }
+
+    @contextmanager
+    def _micro_step(self, last: bool) -> Iterator[None]:
+        self.root.set_gradient_accumulation_boundary(last)
+        yield
+        if not last:
+            self.root.step()  # counts the micro-step
+
+    def _backward(self, loss: Tensor) -> None:
+        self.root.backward(loss)
 
     def _norms(self, cells: list[int]) -> list[float]:
         """See `Engine`; gradients without a bounded norm go: DeepSpeed would apply no cell's step."""

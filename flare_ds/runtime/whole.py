@@ -6,17 +6,14 @@ no group, and DeepSpeed is not imported.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from flare_ds.batches.collate import Batch
-from flare_ds.batches.joined import JointBatch
 from flare_ds.models.joint import JointModel
-from flare_ds.models.loss import share_of_mean
 from flare_ds.models.two_stream import TwoStreamModel
 from flare_ds.runtime.engine import MOMENTS, Engine, Kind
 from flare_ds.runtime.optimizer import CellsAdamW, Learner
@@ -36,22 +33,6 @@ class WholeEngine(Engine):
                 parameter.grad = torch.zeros_like(parameter)
         self.averaged = _averaged(model) if world_size() > 1 else None
 
-    def accumulate(
-        self,
-        batch: Batch | JointBatch,
-        *,
-        targets: Sequence[int],
-        last: bool,
-        forwarded: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """See `Engine.accumulate`."""
-        forward = self.averaged or self.model
-        with nullcontext() if last or self.averaged is None else self.averaged.no_sync():
-            losses: Tensor = forward(batch, with_loss=True).view(-1)
-            forwarded()
-            share_of_mean(losses, step_targets=targets, world_size=world_size()).backward()
-        return losses.detach()
-
     def tensors(self, kind: Kind, cell: int = 0) -> dict[str, Tensor]:
         """See `Engine.tensors`."""
         if rank():
@@ -64,6 +45,16 @@ class WholeEngine(Engine):
         for name, parameter in self.learners[cell].parameters.items():
             own = {kind: moments[kind][name].to(parameter.device, copy=True) for kind in MOMENTS}
             self.optimizer.state[parameter] = {"step": torch.tensor(updates, dtype=torch.float32), **own}
+
+    @property
+    def _forwards(self) -> Callable[..., Tensor]:
+        return self.averaged or self.model
+
+    def _micro_step(self, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last or self.averaged is None else self.averaged.no_sync()
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def _norms(self, cells: list[int]) -> list[float]:
         """See `Engine`; waits for the device once."""
